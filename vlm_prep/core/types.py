@@ -1,0 +1,116 @@
+"""The nouns that cross the seams between stages: Sample, Encoded, and what they are made of.
+
+    source rows ──ingest──▶ Sample ──tokenize──▶ Encoded ──pack──▶ Pack ──stream──▶ batch
+
+All are frozen: a stage makes new ones and never edits what it was given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+MediaKind = Literal["image", "video"]
+Message = dict[str, Any]
+"""One turn in Hugging Face's form: role, content (a list of typed parts), and tool_calls, reasoning_content,
+train where the source had them. Media parts are bare (`{"type": "image"}`): the n-th one is `Sample.media[n]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaHeader:
+    """What the head of a media file says; enough to know how many tokens the media becomes."""
+
+    height: int
+    """Pixels, after EXIF orientation."""
+    width: int
+    """Pixels, after EXIF orientation."""
+    total_frames: int | None = None
+    """Frames in a video file or in a frame list; None for a picture."""
+    fps: float | None = None
+    """Frames per second of a video file."""
+    digests: tuple[str, ...] = ()
+    """One content digest for each uri, see `media.files.digest_ends`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Media:
+    """A reference to a picture or a video, in the order of its placeholder in the conversation."""
+
+    kind: MediaKind
+    uris: tuple[str, ...]
+    """Absolute paths or `db.lmdb::key`. One, except for a video given as a list of frames."""
+    frame_list: bool = False
+    """True for a video given as pictures: `uris` are its frames."""
+    frame_indices: tuple[int, ...] | None = None
+    """Frames to take from a video file, as the source asks; None leaves the choice to the processor."""
+    fps: float | None = None
+    """Frames per second that the source states (needed for frame lists by families that use time)."""
+    header: MediaHeader | None = None
+    """Filled by `media.probe`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One conversation with references to its media: what ingest makes."""
+
+    sample_id: str
+    """`<dataset>/<row>`, 0-based; `#<copy>` is added for repeats of a sample_ratio above 1."""
+    dataset: str
+    source: str
+    """The data file, as the meta file names it."""
+    line: int
+    """1-based line in `source` where the row starts."""
+    messages: list[Message]
+    media: tuple[Media, ...] = ()
+    tools: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """A row that was not written: one line of rejects.parquet."""
+
+    sample_id: str
+    dataset: str
+    source: str
+    line: int
+    stage: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaItem:
+    """A media as it is stored in a shard: what the runtime needs to make the processor's pixels again."""
+
+    kind: MediaKind
+    uris: tuple[str, ...]
+    digests: tuple[str, ...]
+    data: tuple[bytes, ...] | None
+    """The files' own bytes (payload `encoded`), or None (payload `reference`)."""
+    height: int
+    width: int
+    frame_list: bool = False
+    frame_indices: tuple[int, ...] | None = None
+    """The frames taken from a video, frozen; for a frame list 0..n-1."""
+    fps: float | None = None
+    total_frames: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoded:
+    """A tokenized, labelled sample: one row of a tokenized store."""
+
+    sample_id: str
+    dataset: str
+    input_ids: NDArray[np.int32]
+    """(length,)"""
+    labels: NDArray[np.int32]
+    """(length,) unshifted; -100 where nothing is trained."""
+    geometry: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Per-media tensors under the processor's own names, e.g. image_grid_thw (n_images, 3)."""
+    media: tuple[MediaItem, ...] = ()
+    conversation: bytes = b""
+    """Canonical JSON of messages and tools, as rendered."""

@@ -1,0 +1,154 @@
+"""What the first rows of a data file say about it: format, conversation column, tags, and misspelt columns.
+
+Stands between `meta` (what the user wrote) and `rows`: `resolve` fills in what the user left out, once for each
+dataset and from the first readable row only, so the answer is the same on every run and can be shown. What the user
+wrote always wins. At most 64 rows and 4 MiB are read; one byte search through the file is added where a named column
+is in none of those rows, because text-only rows often come first.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Final
+
+import orjson
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.index import array_elements
+from vlm_prep.ingest.sniff import BOM, row_kind
+from vlm_prep.ingest.spec import (
+    COLUMN_NAMES,
+    DEFAULT_TAGS,
+    FROM_VALUE_TAGS,
+    DatasetSpec,
+    Format,
+    did_you_mean,
+)
+
+Row = dict[str, Any]
+
+_HEAD_ROWS = 64
+_HEAD_BYTES = 4 << 20
+_REQUIRED: Final = ("messages", "instruction", "output")
+
+
+def resolve(spec: DatasetSpec) -> DatasetSpec:
+    """Return `spec` with its format, conversation column and tags filled in from the head of its file.
+
+    Raises:
+        InputError: the file is not one we read, or a column or key the user named is not in it.
+    """
+    rows = list(_head_rows(spec))
+    if not rows:
+        return replace(spec, format=spec.format or "sharegpt")
+    for role in spec.columns:
+        _check_column(spec, role, rows)
+    first = rows[0]
+    kind = spec.format or _detect_format(spec, first)
+    if kind == "alpaca":
+        return replace(spec, format=kind)
+    column = next((name for name in spec.column_names("messages") if name in first), None)
+    if column is None:
+        return replace(spec, format=kind)
+    spec = replace(spec, format=kind, columns=spec.columns | {"messages": column})
+    _check_message_keys(spec, rows)
+    return replace(spec, tags=_detect_tags(spec, _messages(spec, first)))
+
+
+def _head_rows(spec: DatasetSpec) -> Iterator[Row]:
+    budget = _HEAD_BYTES
+    for data in islice(_head_bytes(spec), _HEAD_ROWS):
+        try:
+            row = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            yield row
+        budget -= len(data)
+        if budget < 0:
+            return
+
+
+def _head_bytes(spec: DatasetSpec) -> Iterator[bytes]:
+    if row_kind(spec.file) == "lines":
+        with open(spec.file, "rb") as file:
+            yield from (text for line in file if (text := line.removeprefix(BOM).strip()))
+        return
+    with open(spec.file, "rb") as file:
+        for start, end, _ in array_elements(spec.file):
+            file.seek(start)
+            yield file.read(end - start)
+
+
+def _detect_format(spec: DatasetSpec, first: Row) -> Format:
+    if any(name in first for name in spec.column_names("messages")):
+        structured = any(isinstance(message.get("content"), list) for message in _messages(spec, first))
+        return "messages" if structured else "sharegpt"
+    alpaca = all(any(name in first for name in spec.column_names(role)) for role in ("instruction", "output"))
+    return "alpaca" if alpaca else "sharegpt"
+
+
+def _messages(spec: DatasetSpec, row: Row) -> list[Row]:
+    """Return the row's messages that are objects; what else is wrong with them is the row's own matter."""
+    messages = next((row[name] for name in spec.column_names("messages") if name in row), None)
+    return [each for each in messages if isinstance(each, dict)] if isinstance(messages, list) else []
+
+
+def _detect_tags(spec: DatasetSpec, messages: list[Row]) -> dict[str, str]:
+    """Return all tags: the user's own, the others in the style of the first row's messages."""
+    keys = {key for message in messages for key in message}
+    found = {
+        tag: FROM_VALUE_TAGS[tag] if FROM_VALUE_TAGS[tag] in keys and DEFAULT_TAGS[tag] not in keys else DEFAULT_TAGS[tag]
+        for tag in ("role_tag", "content_tag")
+    } | {tag: value for tag, value in spec.tags.items() if tag in ("role_tag", "content_tag")}
+    values = {message.get(found["role_tag"]) for message in messages if isinstance(message.get(found["role_tag"]), str)}
+    style = FROM_VALUE_TAGS if _names_like_sharegpt(values, found["role_tag"]) else DEFAULT_TAGS
+    # tool_tag stays open: without one, every usual name of a tool's turn is understood
+    return {tag: value for tag, value in (style | found).items() if tag != "tool_tag"} | spec.tags
+
+
+def _names_like_sharegpt(roles: set[Any], role_key: str) -> bool:
+    if roles & {"human", "gpt"}:
+        return True
+    return role_key == "from" and not roles & {"user", "assistant"}
+
+
+# ---- names the user gave ----
+
+
+def _check_column(spec: DatasetSpec, role: str, rows: list[Row]) -> None:
+    column = spec.columns[role]
+    if any(column in row for row in rows):
+        return
+    optional = role not in _REQUIRED
+    if optional and (column in COLUMN_NAMES[role] or _occurs(spec, column)):
+        return
+    has = ", ".join(repr(name) for name in islice(rows[0], 20))
+    raise InputError(
+        f"dataset {spec.name!r}: no column {column!r} (columns.{role}) in {spec.file_name}",
+        f"Its rows have: {has}.{did_you_mean(column, rows[0])}",
+    )
+
+
+def _occurs(spec: DatasetSpec, column: str) -> bool:
+    """Return whether the file holds the column's name, as a JSON string, anywhere."""
+    with open(spec.file, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return any(data.find(written) >= 0 for written in {orjson.dumps(column), json.dumps(column).encode()})
+
+
+def _check_message_keys(spec: DatasetSpec, rows: list[Row]) -> None:
+    messages = [message for row in rows for message in _messages(spec, row)]
+    if not messages:
+        return
+    for tag in ("role_tag", "content_tag"):
+        key = spec.tags.get(tag)
+        if key is not None and not any(key in message for message in messages):
+            has = ", ".join(repr(name) for name in messages[0])
+            raise InputError(
+                f"dataset {spec.name!r}: no key {key!r} (tags.{tag}) in the messages of {spec.file_name}",
+                f"Its messages have: {has}.{did_you_mean(key, messages[0])}",
+            )

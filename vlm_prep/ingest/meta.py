@@ -1,0 +1,182 @@
+"""What to read: a meta JSON, or one data file given directly → DatasetSpec for each dataset.
+
+A meta JSON is `{name: {file_name, format, columns, tags, media_dir, sample_ratio}}`. `file_name` and `media_dir` start
+from the meta file's folder, so a meta file and its data move together and mean the same from any working directory.
+Everything a person can get wrong here is an InputError before the first row is read, with the nearest right name:
+one misspelt key that went unseen would cost a whole run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.detect import resolve
+from vlm_prep.ingest.names import check_columns, check_format, check_ratio, check_tags
+from vlm_prep.ingest.sniff import BOM, LINE_SUFFIXES, check_text, is_json, open_input
+from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec, did_you_mean
+
+_HEAD = 64 << 10
+_MAX_META = 64 << 20
+_EXAMPLE: Final = 'A meta file looks like {"my_set": {"file_name": "rows.jsonl", "media_dir": "images"}}.'
+
+
+class _Entry(BaseModel):
+    """One dataset of a meta file, as written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    file_name: str
+    format: str | None = None
+    columns: dict[str, str] | None = None
+    tags: dict[str, str] | None = None
+    media_dir: str | None = None
+    sample_ratio: float | None = None
+
+
+def load_source(
+    path: str | Path,
+    *,
+    datasets: Sequence[str] | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    media_dir: str | Path | None = None,
+    sample_ratio: float | None = None,
+) -> list[DatasetSpec]:
+    """Return the datasets of a meta JSON, or the one of a data file, resolved and in sorted order of their names.
+
+    Args:
+        path: a meta JSON, or a data file (JSON array or JSON lines); the content tells which.
+        datasets: the names to take; None takes all.
+        format: with a data file only, as `columns`, `tags`, `media_dir` and `sample_ratio`; in a meta JSON they
+            belong to the entries. `media_dir` given here starts from the working directory.
+
+    Raises:
+        InputError: a file, name, key or value that is not usable, and what to write in its place.
+    """
+    path = Path(os.path.abspath(path))
+    meta = _read_meta(path)
+    flags = {"format": format, "columns": columns, "tags": tags, "media_dir": media_dir, "sample_ratio": sample_ratio}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if meta is None:
+        if media_dir is not None:
+            given["media_dir"] = os.path.abspath(media_dir)
+        meta = {path.stem: {"file_name": path.name} | given}
+    elif given:
+        names = ", ".join(given)
+        raise InputError(f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry.")
+    return [resolve(_spec(path, name, meta[name])) for name in _asked(path, meta, datasets)]
+
+
+def _asked(path: Path, meta: Mapping[str, Any], datasets: Sequence[str] | None) -> list[str]:
+    if not meta:
+        raise InputError(f"{path}: names no datasets", _EXAMPLE)
+    for name in datasets or ():
+        if name not in meta:
+            known = ", ".join(sorted(meta))
+            raise InputError(f"{path}: no dataset {name!r}", f"It has: {known}.{did_you_mean(name, meta)}")
+    return sorted(set(datasets)) if datasets else sorted(meta)
+
+
+def _spec(path: Path, name: str, written: object) -> DatasetSpec:
+    entry = _validate(path, name, written)
+    file = path.parent / entry.file_name
+    if not file.exists():
+        raise InputError(f"{path}: dataset {name!r}: no data file {entry.file_name!r}", f"Looked for {file}.")
+    where = f"dataset {name!r}"
+    file = Path(os.path.abspath(file))
+    media_dir = file.parent if entry.media_dir is None else path.parent / entry.media_dir
+    return DatasetSpec(
+        name=name,
+        file=file,
+        file_name=entry.file_name,
+        media_dir=Path(os.path.abspath(media_dir)),
+        format=check_format(where, entry.format),
+        columns=check_columns(where, entry.columns or {}),
+        tags=check_tags(where, entry.tags or {}),
+        sample_ratio=check_ratio(where, 1.0 if entry.sample_ratio is None else entry.sample_ratio),
+    )
+
+
+def _validate(path: Path, name: str, written: object) -> _Entry:
+    try:
+        return _Entry.model_validate(_plain(written))
+    except ValidationError as error:
+        fault = error.errors()[0]
+    where = f"{path}: dataset {name!r}"
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        keys = list(_Entry.model_fields)
+        hint = f"An entry may have: {', '.join(keys)}.{did_you_mean(key, keys)}"
+        raise InputError(f"{where}: unknown key {key!r}", hint)
+    if fault["type"] == "missing":
+        raise InputError(f"{where}: file_name is missing", _EXAMPLE)
+    what = f"{key}: {fault['msg']}, found {fault['input']!r}" if key else f"is {written!r}, not an object"
+    raise InputError(f"{where}: {what}", _EXAMPLE)
+
+
+def _plain(written: object) -> object:
+    """Return the entry with mappings as dicts, which is all that strict validation takes."""
+    if not isinstance(written, Mapping):
+        return written
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in written.items()}
+
+
+# ---- the meta file ----
+
+
+def _read_meta(path: Path) -> dict[str, Any] | None:
+    """Return the object in a meta JSON, or None when `path` is a data file."""
+    with open_input(path) as file:
+        head = file.read(_HEAD)
+        check_text(path, head)
+        starts_object = head.removeprefix(BOM).lstrip().startswith(b"{")
+        if path.suffix.lower() in LINE_SUFFIXES or not starts_object or os.fstat(file.fileno()).st_size > _MAX_META:
+            return None
+        data = (head + file.read()).removeprefix(BOM)
+    try:
+        value: dict[str, Any] = json.loads(data.decode(), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text: byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        if is_json(data.lstrip().split(b"\n", 1)[0]):
+            return None  # JSON lines under the name .json
+        raise _malformed(path, error) from error
+    except _RepeatedKeyError as error:
+        raise InputError(f"{path}: {error.args[0]!r} is written twice in one object", "Rename one.") from error
+    return None if _is_row(value) else value
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    """Tell a file of one row, on one line, from a meta file."""
+    keys = {name for role in ("messages", "instruction") for name in COLUMN_NAMES[role]}
+    return any(key in keys and not isinstance(entry, dict) for key, entry in value.items())
+
+
+def _malformed(path: Path, error: json.JSONDecodeError) -> InputError:
+    lines = error.doc.splitlines()
+    text = lines[error.lineno - 1].strip() if error.lineno <= len(lines) else ""
+    return InputError(
+        f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}",
+        f"The line reads: {text[:200]}",
+    )
+
+
+class _RepeatedKeyError(Exception):
+    """A key stands twice in one object; JSON would keep the last one and lose the first."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _RepeatedKeyError(counts.most_common(1)[0][0])
+    return value

@@ -1,0 +1,89 @@
+"""The names a user may write for formats, columns and tags, checked and brought to one spelling.
+
+Used by `meta` for entries and flags alike. `where` begins every message: the dataset the name was written for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.spec import (
+    COLUMN_ALIASES,
+    COLUMN_NAMES,
+    DEFAULT_TAGS,
+    FORMATS,
+    TAG_ALIASES,
+    Format,
+    did_you_mean,
+)
+
+
+def check_format(where: str, format: str | None) -> Format | None:
+    """Return a format's name.
+
+    Raises:
+        InputError: it is not one of `FORMATS`.
+    """
+    if format is not None and format not in FORMATS:
+        hint = f"Formats: {', '.join(FORMATS)}; leave it out to have it detected.{did_you_mean(format, FORMATS)}"
+        raise InputError(f"{where}: unknown format {format!r}", hint)
+    return cast(Format | None, format)
+
+
+def check_columns(where: str, columns: Mapping[str, str]) -> dict[str, str]:
+    """Return column role → row key, with aliases replaced.
+
+    Raises:
+        InputError: a role does not exist or is given twice, or a key is empty.
+    """
+    return _check_names(f"{where}: columns", columns, known=COLUMN_NAMES, aliases=COLUMN_ALIASES)
+
+
+def check_tags(where: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tag → value, with aliases replaced.
+
+    Raises:
+        InputError: a tag does not exist or is given twice, or one value stands for two roles.
+    """
+    checked = _check_names(f"{where}: tags", tags, known=DEFAULT_TAGS, aliases=TAG_ALIASES)
+    seen: dict[str, str] = {}
+    for tag, value in checked.items():
+        if tag not in ("role_tag", "content_tag") and value in seen:
+            raise InputError(f"{where}: tags: {seen[value]} and {tag} are both {value!r}", "Give each role its own.")
+        seen[value] = tag
+    return checked
+
+
+def check_ratio(where: str, ratio: float) -> float:
+    """Return a sample ratio.
+
+    Raises:
+        InputError: it is not a finite number above 0.
+    """
+    if not (math.isfinite(ratio) and ratio > 0):
+        hint = "It must be a number above 0: 1 takes every row once, 0.5 half of them, 2 each twice."
+        raise InputError(f"{where}: sample_ratio is {ratio}", hint)
+    return float(ratio)
+
+
+def _check_names(
+    where: str, names: Mapping[str, str], *, known: Mapping[str, object], aliases: Mapping[str, str]
+) -> dict[str, str]:
+    checked: dict[str, str] = {}
+    for written, value in names.items():
+        name = aliases.get(written, written)
+        if name not in known:
+            allowed = [*known, *aliases]
+            raise InputError(
+                f"{where}: unknown name {written!r}",
+                f"Names: {', '.join(allowed)}.{did_you_mean(written, allowed)}",
+            )
+        if name in checked:
+            raise InputError(f"{where}: {written!r} is another name for {name!r}, which is given too")
+        if not value:
+            raise InputError(f"{where}: {written!r} is empty", "Leave it out to use the usual name.")
+        checked[name] = value
+    return checked

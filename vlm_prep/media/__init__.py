@@ -1,0 +1,11 @@
+"""Pictures and videos, by path or LMDB key.
+
+    files.py   bytes behind a uri, and cheap content digests
+    image.py   a picture's header, its completeness, and its RGB pixels
+    video.py   a video's header and its frames (decord)
+    probe.py   Media → Media with its header, or a reject
+    load.py    a shard's media struct → pixels, for the runtime and for the comparison with the real processor
+
+What a pixel *is* (EXIF applied, transparency on white, 16 bits scaled) is decided here once, for preparation and
+for training alike.
+"""

@@ -1,0 +1,140 @@
+"""The bytes behind a uri (`/a/b.jpg` or `/a/db.lmdb::key`), and digests that need not read all of them.
+
+A digest over size, first 64 KiB and last 64 KiB finds a replaced, cut or re-encoded file for the price of the two
+reads that the header and the completeness check need anyway; reading every byte of millions of pictures just to hash
+them would cost more than tokenizing them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from vlm_prep.core.errors import InputError, Reject, RejectReason
+from vlm_prep.core.fingerprint import digest_bytes
+
+if TYPE_CHECKING:
+    import lmdb
+
+END_BYTES = 64 << 10
+SEPARATOR = "::"
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The first and last 64 KiB of a file; for a file of up to 128 KiB together all of it."""
+
+    size: int
+    head: bytes
+    tail: bytes
+
+    @property
+    def last(self) -> bytes:
+        """The end of the file, also when it is so small that it lies in `head`."""
+        return self.tail or self.head
+
+
+def split_uri(uri: str) -> tuple[str, str | None]:
+    """Return (path, LMDB key or None). A path that exists as written is a path, even with `::` in it."""
+    if SEPARATOR not in uri or os.path.exists(uri):
+        return uri, None
+    path, _, key = uri.partition(SEPARATOR)
+    return path, key
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return all bytes behind `uri`.
+
+    Raises:
+        Reject: missing_file, missing_key, empty_file or unreadable_file.
+    """
+    path, key = split_uri(uri)
+    if key is not None:
+        return _read_lmdb(path, key)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise _os_reject(uri, error) from error
+    if not data:
+        raise Reject(RejectReason.EMPTY_FILE, f"{uri}: zero bytes")
+    return data
+
+
+def read_ends(uri: str) -> Ends:
+    """Return the first and last 64 KiB behind `uri`. Raises as `read_bytes`."""
+    path, key = split_uri(uri)
+    if key is not None:
+        return ends_of(_read_lmdb(path, key))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            head = os.pread(descriptor, END_BYTES, 0)
+            tail = os.pread(descriptor, END_BYTES, max(END_BYTES, size - END_BYTES)) if size > END_BYTES else b""
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _os_reject(uri, error) from error
+    if not size:
+        raise Reject(RejectReason.EMPTY_FILE, f"{uri}: zero bytes")
+    return Ends(size, head, tail)
+
+
+def ends_of(data: bytes) -> Ends:
+    """Return the ends of bytes that are in memory already."""
+    tail = data[max(END_BYTES, len(data) - END_BYTES) :] if len(data) > END_BYTES else b""
+    return Ends(len(data), data[:END_BYTES], tail)
+
+
+def digest_ends(ends: Ends) -> str:
+    """Return `xxh3-ends:<hex>` over the size (8 bytes, little endian), the first and the last 64 KiB."""
+    state = xxhash.xxh3_128(ends.size.to_bytes(8, "little"))
+    state.update(ends.head)
+    state.update(ends.tail)
+    return f"xxh3-ends:{state.hexdigest()}"
+
+
+def digest_matches(data: bytes, digest: str) -> bool:
+    """Whether `data` has `digest`, of either kind (`xxh3:` over all bytes, `xxh3-ends:` over the ends)."""
+    if digest.startswith("xxh3-ends:"):
+        return digest_ends(ends_of(data)) == digest
+    return digest_bytes(data) == digest
+
+
+def _os_reject(uri: str, error: OSError) -> Reject:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return Reject(RejectReason.MISSING_FILE, f"{uri}: no such file")
+    return Reject(RejectReason.UNREADABLE_FILE, f"{uri}: {error.strerror or error}")
+
+
+def _read_lmdb(path: str, key: str) -> bytes:
+    if not os.path.exists(path):
+        raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB")
+    try:
+        with _environment(path, os.getpid()).begin(buffers=False) as transaction:
+            data: bytes | None = transaction.get(key.encode())
+    except InputError:
+        raise
+    except Exception as error:  # lmdb.Error and its many kinds; BadValsizeError for an empty key
+        raise Reject(RejectReason.UNREADABLE_FILE, f"{path}: {type(error).__name__}: {error}") from error
+    if data is None:
+        raise Reject(RejectReason.MISSING_KEY, f"{path}: no key {key!r}")
+    if not data:
+        raise Reject(RejectReason.EMPTY_FILE, f"{path}{SEPARATOR}{key}: zero bytes")
+    return data
+
+
+@lru_cache(maxsize=64)
+def _environment(path: str, process: int) -> lmdb.Environment:
+    """Open an LMDB read-only. `process` keys the cache because an environment must not be used across a fork."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise InputError(f"{path}: reading LMDB needs the lmdb package", "pip install lmdb") from error
+    # a folder holds data.mdb; a single-file environment is a plain file
+    return lmdb.open(path, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(path), max_readers=1024)

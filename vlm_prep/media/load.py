@@ -1,0 +1,77 @@
+"""A shard's media struct → pixels: what training decodes, and what the comparison with the real processor decodes.
+
+The struct is one element of the `media` column (`shards.schema.MEDIA`). Files behind references are checked against
+their digest, so that training never reads other pixels than preparation saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.types import MediaItem
+from vlm_prep.media.files import digest_ends, digest_matches, read_bytes, read_ends, split_uri
+from vlm_prep.media.image import load_rgb
+from vlm_prep.media.video import read_frames
+
+Frames = NDArray[np.uint8]
+
+
+def media_struct(item: MediaItem) -> dict[str, Any]:
+    """Return the struct that a shard stores for `item`."""
+    data = item.data if item.data is not None else (None,) * len(item.uris)
+    return {
+        "kind": item.kind,
+        "files": [
+            {"uri": uri, "digest": digest, "bytes": content}
+            for uri, digest, content in zip(item.uris, item.digests, data, strict=True)
+        ],
+        "height": item.height,
+        "width": item.width,
+        "frame_list": item.frame_list,
+        "frame_indices": list(item.frame_indices) if item.frame_indices is not None else None,
+        "fps": item.fps,
+        "total_frames": item.total_frames,
+    }
+
+
+def load_media(struct: Mapping[str, Any]) -> Image.Image | Frames:
+    """Decode one media.
+
+    Returns:
+        An RGB picture, or uint8 frames (n, height, width, 3) for a video: those of `frame_indices`.
+
+    Raises:
+        Reject: the file is gone, was changed since preparation, or does not decode.
+    """
+    files = struct["files"]
+    if struct["kind"] == "image":
+        return load_rgb(_file_bytes(files[0]), files[0]["uri"])
+    if struct["frame_list"]:
+        pictures = [np.asarray(load_rgb(_file_bytes(file), file["uri"])) for file in files]
+        return np.stack([pictures[index] for index in struct["frame_indices"]])
+    return read_frames(_video_source(files[0]), struct["frame_indices"], files[0]["uri"])
+
+
+def _file_bytes(file: Mapping[str, Any]) -> bytes:
+    data: bytes | None = file["bytes"]
+    if data is not None:
+        return data
+    data = read_bytes(file["uri"])
+    if not digest_matches(data, file["digest"]):
+        raise Reject(RejectReason.MEDIA_CHANGED, f"{file['uri']} was changed after it was tokenized")
+    return data
+
+
+def _video_source(file: Mapping[str, Any]) -> str | bytes:
+    """The path where that is enough (decord then reads only what it needs), else the bytes."""
+    if file["bytes"] is None and split_uri(file["uri"])[1] is None:
+        if digest_ends(read_ends(file["uri"])) != file["digest"]:
+            raise Reject(RejectReason.MEDIA_CHANGED, f"{file['uri']} was changed after it was tokenized")
+        return str(file["uri"])
+    return _file_bytes(file)

@@ -1,0 +1,79 @@
+"""Read the headers of a media and its content digests; everything tokenizing needs to know of it.
+
+With `keep_bytes` the files are read whole, once, and kept for the shard (payload `encoded`); else only their ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.fingerprint import digest_bytes
+from vlm_prep.core.types import Media, MediaHeader
+from vlm_prep.media.files import digest_ends, ends_of, read_bytes, read_ends, split_uri
+from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image
+from vlm_prep.media.video import probe_video
+
+Probed = tuple[Media, tuple[bytes, ...] | None]
+
+
+def probe(
+    media: Media, *, keep_bytes: bool = False, decode: bool = False, max_pixels: int = MAX_PIXELS
+) -> Probed:
+    """Return `media` with its header, and its files' bytes when `keep_bytes`.
+
+    Args:
+        media: a reference.
+        keep_bytes: read the whole files.
+        decode: decode every picture, to find damage inside it (about 10 ms a megapixel).
+        max_pixels: reject larger pictures.
+
+    Raises:
+        Reject: the file is missing, empty, damaged, too large or not of its kind.
+    """
+    if media.kind == "video" and not media.frame_list:
+        return _probe_video_file(media, keep_bytes)
+    pictures = [_probe_picture(uri, keep_bytes, decode, max_pixels) for uri in media.uris]
+    sizes = {size for size, _, _ in pictures}
+    if len(sizes) > 1:
+        raise Reject(
+            RejectReason.BAD_MEDIA_ENTRY,
+            f"the frames of one video have different sizes: {', '.join(f'{w}x{h}' for h, w in sorted(sizes))}",
+        )
+    height, width = next(iter(sizes))
+    header = MediaHeader(
+        height=height,
+        width=width,
+        total_frames=len(media.uris) if media.frame_list else None,
+        digests=tuple(digest for _, digest, _ in pictures),
+    )
+    data = tuple(data for _, _, data in pictures if data is not None) if keep_bytes else None
+    return replace(media, header=header), data
+
+
+def _probe_picture(
+    uri: str, keep_bytes: bool, decode: bool, max_pixels: int
+) -> tuple[tuple[int, int], str, bytes | None]:
+    if keep_bytes or decode:
+        data = read_bytes(uri)
+        ends = ends_of(data)
+        size = probe_image(uri, ends, max_pixels=max_pixels)
+        if decode:
+            check_decodes(uri, data)
+        return size, digest_bytes(data) if keep_bytes else digest_ends(ends), data if keep_bytes else None
+    ends = read_ends(uri)
+    return probe_image(uri, ends, max_pixels=max_pixels), digest_ends(ends), None
+
+
+def _probe_video_file(media: Media, keep_bytes: bool) -> Probed:
+    (uri,) = media.uris
+    path, key = split_uri(uri)
+    if keep_bytes or key is not None:
+        data = read_bytes(uri)
+        header = probe_video(data if key is not None else path, uri)
+        digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
+    else:
+        data = b""
+        digest = digest_ends(read_ends(uri))
+        header = probe_video(path, uri)
+    return replace(media, header=replace(header, digests=(digest,))), (data,) if keep_bytes else None

@@ -1,0 +1,84 @@
+"""The files around the shards that make a folder open with `datasets` alone.
+
+`load_from_disk(OUT)` wants dataset_dict.json, and state.json and dataset_info.json in each split; `load_dataset(OUT)`
+wants a README with `configs` (a state.json at the root would make it refuse). None of them holds a time or a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlm_prep.core.types import Rejected
+from vlm_prep.shards.schema import REJECTS
+from vlm_prep.shards.writer import ShardInfo, sync_file, write_bytes_atomically
+
+REJECTS_FILE = "rejects.parquet"
+
+
+def shard_name(index: int, count: int) -> str:
+    """Return `data-00003-of-00032.arrow`."""
+    return f"data-{index:05d}-of-{count:05d}.arrow"
+
+
+def write_dataset_files(folder: Path, splits: Mapping[str, list[ShardInfo]], *, card: str, fingerprint: str) -> None:
+    """Write dataset_dict.json, each split's state.json and dataset_info.json, and README.md.
+
+    Args:
+        folder: the store.
+        splits: shards by split folder; empty splits are left out of what `datasets` sees.
+        card: Markdown body of the README.
+        fingerprint: of the run; `datasets` takes its head as its own cache key.
+    """
+    filled = {name: shards for name, shards in splits.items() if shards}
+    _write_json(folder / "dataset_dict.json", {"splits": list(filled)})
+    for name, shards in filled.items():
+        _write_json(folder / name / "state.json", _state(name, shards, fingerprint))
+        _write_json(folder / name / "dataset_info.json", {})
+    write_bytes_atomically(folder / "README.md", (_front_matter(filled) + card).encode())
+
+
+def _state(split: str, shards: list[ShardInfo], fingerprint: str) -> dict[str, Any]:
+    return {
+        "_data_files": [{"filename": shard.name} for shard in shards],
+        "_fingerprint": f"{fingerprint.removeprefix('xxh3:')[:16]}-{split}",
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": split,
+    }
+
+
+def _front_matter(splits: Iterable[str]) -> str:
+    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for split in splits:
+        # `datasets` allows word characters and dots only in the names of splits
+        lines += [f"  - split: {split.replace('-', '_')}", f"    path: {split}/*.arrow"]
+    return "\n".join([*lines, "---", "", ""])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_bytes_atomically(path, orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def write_rejects(folder: Path, rejects: Iterable[Rejected]) -> int:
+    """Write rejects.parquet (also when empty: its absence would be ambiguous) and return the number of rows."""
+    rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
+    path = folder / REJECTS_FILE
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS), temporary, compression="zstd")
+    sync_file(temporary)
+    temporary.replace(path)
+    return len(rows)
+
+
+def read_rejects(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of rejects.parquet."""
+    rows: list[dict[str, Any]] = pq.read_table(folder / REJECTS_FILE).to_pylist()
+    return rows

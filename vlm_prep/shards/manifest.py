@@ -1,0 +1,114 @@
+"""manifest.json: what a finished folder holds. Written last: present means complete.
+
+Readers of vlm_prep open nothing without it, because neither an Arrow stream nor a tar says by itself that rows are
+missing (a writer killed between two batches leaves a file that reads without an error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.shards.schema import SCHEMA_VERSION
+from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically
+
+MANIFEST = "manifest.json"
+WORK = "_work"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The contents of manifest.json."""
+
+    stage: str
+    """"ingest", "tokenize" or "pack"."""
+    fingerprint: str
+    """Identity of inputs, settings and versions; see core.fingerprint."""
+    config: dict[str, Any]
+    """The settings that shaped the output."""
+    splits: dict[str, list[ShardInfo]]
+    """Shards by folder: "train", or "rank-00000" … in a packed store."""
+    totals: dict[str, Any]
+    """Row and token accounting; rows_in == rows_written + rows_rejected."""
+    processor: dict[str, Any] = field(default_factory=dict)
+    """Identity of the processor and what the runtime needs of it (image processor settings, token ids)."""
+    proof: dict[str, Any] = field(default_factory=dict)
+    """The comparison with the real processor."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Facts of one stage: sources of a tokenize, the plan of a pack."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {
+            "schema_version": self.schema_version,
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            "config": self.config,
+            "totals": self.totals,
+            "processor": self.processor,
+            "proof": self.proof,
+            "extra": self.extra,
+            "splits": {name: [shard.to_json() for shard in shards] for name, shards in self.splits.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
+        """Read what `to_json` wrote."""
+        splits = {name: [ShardInfo.from_json(item) for item in items] for name, items in data["splits"].items()}
+        return cls(**{**data, "splits": splits})
+
+    def shards(self) -> list[tuple[str, ShardInfo]]:
+        """Return (path below the folder, shard) for all shards, in order."""
+        return [(f"{split}/{shard.name}", shard) for split, shards in self.splits.items() for shard in shards]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json, whole or not at all."""
+    data = orjson.dumps(manifest.to_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    write_bytes_atomically(folder / MANIFEST, data + b"\n")
+
+
+def read_manifest(folder: str | Path, *, stage: str | None = None) -> Manifest:
+    """Read and check manifest.json.
+
+    Args:
+        folder: a store.
+        stage: the stage that must have made it, or None for any.
+
+    Raises:
+        StoreError: no such folder, unfinished, not a store, another version or another stage.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise _no_manifest(folder)
+    try:
+        data = orjson.loads(path.read_bytes())
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise StoreError(
+                f"{folder}: written with schema version {data['schema_version']}, this vlm-prep reads {SCHEMA_VERSION}",
+                "make the store again with this version, or read it with the version that made it",
+            )
+        manifest = Manifest.from_json(data)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: {error}", "make the store again") from error
+    if stage is not None and manifest.stage != stage:
+        raise StoreError(f"{folder} holds the output of `{manifest.stage}`, `{stage}` is needed here")
+    return manifest
+
+
+def _no_manifest(folder: Path) -> StoreError:
+    if not folder.exists():
+        return StoreError(f"{folder}: no such folder")
+    if (folder / WORK).is_dir():
+        return StoreError(
+            f"{folder} is unfinished: it has no manifest.json",
+            "run the same command again, it continues where it stopped",
+        )
+    return StoreError(f"{folder} is not a vlm-prep store: it has no manifest.json")

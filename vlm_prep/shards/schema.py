@@ -1,0 +1,106 @@
+"""The Arrow columns of each kind of store.
+
+Shards are Arrow IPC *streams*, because that is the one form `datasets.load_from_disk` and `Dataset.from_file` open.
+Conversations are canonical JSON text, never Arrow structs: struct unification across rows adds null keys to tool
+schemas and drops others. Token ids and labels are int32 (vocabularies are far below 2**31); no attention mask is
+stored, it is all ones.
+
+Columns are either SCALAR (string, int), FLAT (a list of numbers per row), GRID (a list of 3-vectors per row), or
+MEDIA (a list of structs). `reader.py` relies on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+GRID = pa.list_(pa.list_(pa.int32(), 3))
+"""(n_media, 3) int32: frames, rows, columns of patches."""
+
+FILE = pa.struct([("uri", pa.string()), ("digest", pa.string()), ("bytes", pa.binary())])
+MEDIA = pa.list_(
+    pa.struct(
+        [
+            ("kind", pa.string()),
+            ("files", pa.list_(FILE)),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("frame_list", pa.bool_()),
+            ("frame_indices", pa.list_(pa.int32())),
+            ("fps", pa.float64()),
+            ("total_frames", pa.int32()),
+        ]
+    )
+)
+
+GEOMETRY_TYPES: Mapping[str, pa.DataType] = {
+    "image_grid_thw": GRID,
+    "video_grid_thw": GRID,
+    "second_per_grid_ts": pa.list_(pa.float32()),
+}
+"""Every per-media tensor a family may store, by the processor's own name."""
+
+
+def tokenized_schema(geometry: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of a tokenized store whose family stores the tensors named in `geometry`."""
+    fields = [
+        pa.field("sample_id", pa.string()),
+        pa.field("dataset", pa.string()),
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("labels", pa.list_(pa.int32())),
+        *(pa.field(name, GEOMETRY_TYPES[name]) for name in geometry),
+        pa.field("media", MEDIA),
+        pa.field("conversation", pa.string()),
+    ]
+    return pa.schema(fields)
+
+
+def packed_schema(geometry: tuple[str, ...], *, positions: str) -> pa.Schema:
+    """Return the schema of a packed store.
+
+    Args:
+        geometry: per-media tensors, concatenated over the pack's documents.
+        positions: "mrope" for (3, length) positions, "plain" for (length,).
+    """
+    position_type = pa.list_(pa.list_(pa.int32())) if positions == "mrope" else pa.list_(pa.int32())
+    fields = [
+        pa.field("pack_id", pa.int64()),
+        pa.field("sample_ids", pa.list_(pa.string())),
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("labels", pa.list_(pa.int32())),
+        pa.field("position_ids", position_type),
+        pa.field("seq_lens", pa.list_(pa.int32())),
+        *(pa.field(name, GEOMETRY_TYPES[name]) for name in geometry),
+        pa.field("media", MEDIA),
+    ]
+    return pa.schema(fields)
+
+
+def sample_schema() -> pa.Schema:
+    """Return the schema of an ingested store: conversations as JSON text and media references with their headers."""
+    return pa.schema(
+        [
+            pa.field("sample_id", pa.string()),
+            pa.field("dataset", pa.string()),
+            pa.field("source", pa.string()),
+            pa.field("line", pa.int64()),
+            pa.field("conversation", pa.string()),
+            pa.field("media", pa.string()),
+        ]
+    )
+
+
+REJECTS = pa.schema(
+    [
+        pa.field("sample_id", pa.string()),
+        pa.field("dataset", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("line", pa.int64()),
+        pa.field("stage", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)

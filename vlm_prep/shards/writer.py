@@ -1,0 +1,203 @@
+"""Write rows into shard files such that a file under its final name is whole.
+
+A shard is written under a temporary name, flushed and fsynced, reopened and counted, then renamed, and the folder is
+fsynced. fsync of a 64 MB shard costs 30-40 ms, the checksum 12 GB/s: nothing next to tokenization.
+
+Rows are gathered into record batches of about 16 MiB, cut by bytes in row order, so the bytes of a shard depend on
+its rows alone. Integer lists are gathered as numpy arrays and become Arrow buffers in one concatenation per batch: building them
+through Python lists would cost more than tokenizing (40 ns a token).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.core.fingerprint import digest_file
+
+BATCH_BYTES = 16 << 20
+SHARD_BYTES = 256 << 20
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """What the manifest says of a shard."""
+
+    name: str
+    rows: int
+    tokens: int
+    bytes: int
+    xxh3: str
+    batches: tuple[tuple[int, int], ...]
+    """(byte offset of the record batch in the file, rows) for each batch; a stream has no footer to seek by."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {**asdict(self), "batches": [list(pair) for pair in self.batches]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ShardInfo:
+        """Read what `to_json` wrote."""
+        return cls(**{**data, "batches": tuple((int(a), int(b)) for a, b in data["batches"])})
+
+
+def _lengths_to_offsets(lengths: Sequence[int]) -> NDArray[np.int32]:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _numbers(column: Sequence[NDArray[Any]], value_type: pa.DataType) -> pa.Array:
+    """Build a list column from one 1-D array per row."""
+    dtype = value_type.to_pandas_dtype()
+    flat = np.concatenate(column).astype(dtype, copy=False) if column else np.empty(0, dtype)
+    return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), pa.array(flat, value_type))
+
+
+def _grids(column: Sequence[NDArray[Any]]) -> pa.Array:
+    """Build a list<int32[3]> column from one (n, 3) array per row."""
+    flat = np.concatenate([row.reshape(-1, 3) for row in column]).astype(np.int32, copy=False)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), 3)
+    return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), vectors)
+
+
+def _number_lists(column: Sequence[NDArray[Any]], value_type: pa.DataType) -> pa.Array:
+    """Build a list<list<number>> column from one 2-D array per row."""
+    inner = _numbers([line for row in column for line in row], value_type)
+    return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), inner)
+
+
+def _column_builder(data_type: pa.DataType) -> Callable[[Sequence[Any]], pa.Array]:
+    """Choose how a column of `data_type` is built from one value per row."""
+    if not pa.types.is_list(data_type):
+        return lambda values: pa.array(values, data_type)
+    inner = data_type.value_type
+    if pa.types.is_integer(inner) or pa.types.is_floating(inner):
+        return lambda values: _numbers(values, inner)
+    if pa.types.is_fixed_size_list(inner):
+        return _grids
+    if pa.types.is_list(inner):
+        return lambda values: _number_lists(values, inner.value_type)
+    return lambda values: pa.array(values, data_type)
+
+
+class ShardWriter:
+    """Writes one shard. Use as a context manager; nothing appears under the final name before `commit`.
+
+    Args:
+        path: final path; `<path>.tmp` is written meanwhile.
+        schema: one of `schema.py`.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._schema = schema
+        self._builders = {field.name: _column_builder(field.type) for field in schema}
+        self._rows: list[Row] = []
+        self._pending_bytes = 0
+        self._batches: list[tuple[int, int]] = []
+        self._tokens = 0
+        self._sink = pa.OSFile(str(self._temporary), "wb")
+        self._stream = pa.ipc.new_stream(self._sink, schema)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._sink.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written and gathered so far, about."""
+        return int(self._sink.tell()) + self._pending_bytes
+
+    def write(self, row: Row, *, size: int, tokens: int) -> None:
+        """Add a row.
+
+        Args:
+            row: a value for each column of the schema; numpy arrays for number lists.
+            size: about how many bytes the row takes; decides where batches are cut.
+            tokens: tokens in the row, for the manifest.
+        """
+        self._rows.append(row)
+        self._pending_bytes += size
+        self._tokens += tokens
+        if self._pending_bytes >= BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        columns = [self._builders[field.name]([row[field.name] for row in self._rows]) for field in self._schema]
+        # pyarrow writes the schema message together with the first batch
+        offset = int(self._sink.tell()) or self._schema.serialize().size
+        self._batches.append((offset, len(self._rows)))
+        self._stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self._rows, self._pending_bytes = [], 0
+
+    def commit(self) -> ShardInfo:
+        """Finish the file, check it, give it its final name, and return what the manifest should say of it."""
+        self._flush()
+        rows = sum(count for _, count in self._batches)
+        self._stream.close()
+        self._sink.close()
+        sync_file(self._temporary)
+        counted = count_rows(self._temporary)
+        if counted != rows:
+            raise StoreError(f"{self.path.name}: wrote {rows} rows and read back {counted}", "check the disk")
+        info = ShardInfo(
+            name=self.path.name,
+            rows=rows,
+            tokens=self._tokens,
+            bytes=self._temporary.stat().st_size,
+            xxh3=digest_file(self._temporary),
+            batches=tuple(self._batches),
+        )
+        os.replace(self._temporary, self.path)
+        sync_folder(self.path.parent)
+        return info
+
+
+def count_rows(path: Path) -> int:
+    """Return the rows in an Arrow stream by walking its batch headers (0.4 ms for 100 batches)."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+        return sum(batch.num_rows for batch in stream)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's bytes to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's entries (renames) to disk."""
+    sync_file(path)
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Write a small file so that it is either absent or whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
