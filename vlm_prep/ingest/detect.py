@@ -1,9 +1,9 @@
 """What the first rows of a data file say about it: format, conversation column, tags, and misspelt columns.
 
-Stands between `meta` (what the user wrote) and `rows`: `resolve` fills in what the user left out, once for each
-dataset and from the first readable row only, so the answer is the same on every run and can be shown. What the user
-wrote always wins. At most 64 rows and 4 MiB are read; one byte search through the file is added where a named column
-is in none of those rows, because text-only rows often come first.
+Stands between `meta` (what the user wrote) and `rows`: `resolve` fills in what the user left out, once for
+each dataset and from the first readable row only, so the answer is the same on every run and can be shown.
+What the user wrote always wins. At most 64 rows and 4 MiB are read; one byte search through the file is added
+where a named column is in none of those rows, because text-only rows often come first.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import orjson
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.ingest.index import array_elements
+from vlm_prep.ingest.names import require_distinct_tags
 from vlm_prep.ingest.sniff import BOM, row_kind
 from vlm_prep.ingest.spec import (
     COLUMN_NAMES,
@@ -99,19 +100,24 @@ def _messages(spec: DatasetSpec, row: Row) -> list[Row]:
 
 
 def _detect_tags(spec: DatasetSpec, messages: list[Row]) -> dict[str, str]:
-    """Return all tags: the user's own, the others in the style of the first row's messages."""
+    """Return the user's own tags, and the others in the style of the first row's messages."""
     keys = {key for message in messages for key in message}
-    found = {
-        tag: FROM_VALUE_TAGS[tag] if FROM_VALUE_TAGS[tag] in keys and DEFAULT_TAGS[tag] not in keys else DEFAULT_TAGS[tag]
-        for tag in ("role_tag", "content_tag")
-    } | {tag: value for tag, value in spec.tags.items() if tag in ("role_tag", "content_tag")}
-    values = {message.get(found["role_tag"]) for message in messages if isinstance(message.get(found["role_tag"]), str)}
-    style = FROM_VALUE_TAGS if _names_like_sharegpt(values, found["role_tag"]) else DEFAULT_TAGS
-    # tool_tag stays open: without one, every usual name of a tool's turn is understood
-    return {tag: value for tag, value in (style | found).items() if tag != "tool_tag"} | spec.tags
+    found = {tag: spec.tags.get(tag) or _present(tag, keys) for tag in ("role_tag", "content_tag")}
+    roles = {role for message in messages if isinstance(role := message.get(found["role_tag"]), str)}
+    style = FROM_VALUE_TAGS if _names_like_sharegpt(roles, found["role_tag"]) else DEFAULT_TAGS
+    tags = style | found | spec.tags
+    if "tool_tag" not in spec.tags:
+        del tags["tool_tag"]  # left open, every usual name of a tool's turn is understood
+    require_distinct_tags(f"dataset {spec.name!r}", tags)
+    return tags
 
 
-def _names_like_sharegpt(roles: set[Any], role_key: str) -> bool:
+def _present(tag: str, keys: set[str]) -> str:
+    other = FROM_VALUE_TAGS[tag]
+    return other if other in keys and DEFAULT_TAGS[tag] not in keys else DEFAULT_TAGS[tag]
+
+
+def _names_like_sharegpt(roles: set[str], role_key: str) -> bool:
     if roles & {"human", "gpt"}:
         return True
     return role_key == "from" and not roles & {"user", "assistant"}

@@ -1,9 +1,9 @@
 """What to read: a meta JSON, or one data file given directly → DatasetSpec for each dataset.
 
-A meta JSON is `{name: {file_name, format, columns, tags, media_dir, sample_ratio}}`. `file_name` and `media_dir` start
-from the meta file's folder, so a meta file and its data move together and mean the same from any working directory.
-Everything a person can get wrong here is an InputError before the first row is read, with the nearest right name:
-one misspelt key that went unseen would cost a whole run.
+A meta JSON is `{name: {file_name, format, columns, tags, media_dir, sample_ratio}}`. `file_name` and
+`media_dir` start from the meta file's folder, so a meta file and its data move together and mean the same
+from any working directory. Everything a person can get wrong here is an InputError before the first row is
+read, with the nearest right name: one misspelt key that went unseen would cost a whole run.
 """
 
 from __future__ import annotations
@@ -51,20 +51,30 @@ def load_source(
     media_dir: str | Path | None = None,
     sample_ratio: float | None = None,
 ) -> list[DatasetSpec]:
-    """Return the datasets of a meta JSON, or the one of a data file, resolved and in sorted order of their names.
+    """Return the datasets of a meta JSON, or the one of a data file, resolved, in sorted order of names.
 
     Args:
         path: a meta JSON, or a data file (JSON array or JSON lines); the content tells which.
         datasets: the names to take; None takes all.
-        format: with a data file only, as `columns`, `tags`, `media_dir` and `sample_ratio`; in a meta JSON they
-            belong to the entries. `media_dir` given here starts from the working directory.
+        format: how rows are spelt; None has it detected. As the arguments below, for a data file only; in a
+            meta JSON it belongs to the entry.
+        columns: column role → row key, see `spec.COLUMN_NAMES`.
+        tags: tag → message key or role, see `spec.DEFAULT_TAGS`.
+        media_dir: where relative media paths start; by default the data file's folder.
+        sample_ratio: see `sampling`.
 
     Raises:
         InputError: a file, name, key or value that is not usable, and what to write in its place.
     """
     path = Path(os.path.abspath(path))
     meta = _read_meta(path)
-    flags = {"format": format, "columns": columns, "tags": tags, "media_dir": media_dir, "sample_ratio": sample_ratio}
+    flags = {
+        "format": format,
+        "columns": columns,
+        "tags": tags,
+        "media_dir": media_dir,
+        "sample_ratio": sample_ratio,
+    }
     given = {name: value for name, value in flags.items() if value is not None}
     if meta is None:
         if media_dir is not None:
@@ -72,7 +82,9 @@ def load_source(
         meta = {path.stem: {"file_name": path.name} | given}
     elif given:
         names = ", ".join(given)
-        raise InputError(f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry.")
+        raise InputError(
+            f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry."
+        )
     return [resolve(_spec(path, name, meta[name])) for name in _asked(path, meta, datasets)]
 
 
@@ -139,7 +151,11 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
         head = file.read(_HEAD)
         check_text(path, head)
         starts_object = head.removeprefix(BOM).lstrip().startswith(b"{")
-        if path.suffix.lower() in LINE_SUFFIXES or not starts_object or os.fstat(file.fileno()).st_size > _MAX_META:
+        if (
+            path.suffix.lower() in LINE_SUFFIXES
+            or not starts_object
+            or os.fstat(file.fileno()).st_size > _MAX_META
+        ):
             return None
         data = (head + file.read()).removeprefix(BOM)
     try:
@@ -151,7 +167,9 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
             return None  # JSON lines under the name .json
         raise _malformed(path, error) from error
     except _RepeatedKeyError as error:
-        raise InputError(f"{path}: {error.args[0]!r} is written twice in one object", "Rename one.") from error
+        raise InputError(
+            f"{path}: {error.args[0]!r} is written twice in one object", "Rename one."
+        ) from error
     return None if _is_row(value) else value
 
 

@@ -1,6 +1,7 @@
 """The names a user may write for formats, columns and tags, checked and brought to one spelling.
 
-Used by `meta` for entries and flags alike. `where` begins every message: the dataset the name was written for.
+Used by `meta` for entries and flags alike. `where` begins every message: the dataset the name was written
+for.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def check_format(where: str, format: str | None) -> Format | None:
         InputError: it is not one of `FORMATS`.
     """
     if format is not None and format not in FORMATS:
-        hint = f"Formats: {', '.join(FORMATS)}; leave it out to have it detected.{did_you_mean(format, FORMATS)}"
+        hint = (
+            f"Formats: {', '.join(FORMATS)}; leave it out to have it detected.{did_you_mean(format, FORMATS)}"
+        )
         raise InputError(f"{where}: unknown format {format!r}", hint)
     return cast(Format | None, format)
 
@@ -49,12 +52,24 @@ def check_tags(where: str, tags: Mapping[str, str]) -> dict[str, str]:
         InputError: a tag does not exist or is given twice, or one value stands for two roles.
     """
     checked = _check_names(f"{where}: tags", tags, known=DEFAULT_TAGS, aliases=TAG_ALIASES)
-    seen: dict[str, str] = {}
-    for tag, value in checked.items():
-        if tag not in ("role_tag", "content_tag") and value in seen:
-            raise InputError(f"{where}: tags: {seen[value]} and {tag} are both {value!r}", "Give each role its own.")
-        seen[value] = tag
+    require_distinct_tags(where, checked)
     return checked
+
+
+def require_distinct_tags(where: str, tags: Mapping[str, str]) -> None:
+    """Check that role and content are two keys, and each role has its own value.
+
+    Raises:
+        InputError: two tags share a value.
+    """
+    seen: dict[tuple[bool, str], str] = {}
+    for tag, value in tags.items():
+        place = (tag in ("role_tag", "content_tag"), value)
+        if place in seen:
+            raise InputError(
+                f"{where}: tags: {seen[place]} and {tag} are both {value!r}", "Give each its own."
+            )
+        seen[place] = tag
 
 
 def check_ratio(where: str, ratio: float) -> float:

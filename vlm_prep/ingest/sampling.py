@@ -1,14 +1,15 @@
 """sample_ratio → which rows are taken, in which order.
 
-The rule is the one of NeMo Automodel's unsharded meta datasets, so a run over the same meta file sees the same rows:
+The rule is the one of NeMo Automodel's unsharded meta datasets, so a run over the same meta file sees the
+same rows:
 
     ratio = 1   every row in file order
     ratio < 1   Random(42).sample(range(total), max(1, floor(total * ratio))), in the order drawn
     ratio > 1   int(ratio) passes in file order, then Random(42).sample(range(total), floor(total * fraction))
 
-`fraction` is `ratio - int(ratio)` and the products are IEEE doubles, because the reference's are: 10 rows at 2.3 give
-2 extra rows and not 3, since 2.3 - 2 is 0.2999999999999998. The rule is kept, not mended; otherwise a corpus would
-differ by a row.
+`fraction` is `ratio - int(ratio)` and the products are IEEE doubles, because the reference's are: 10 rows at
+2.3 give 2 extra rows and not 3, since 2.3 - 2 is 0.2999999999999998. The rule is kept, not mended; otherwise
+a corpus would differ by a row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What kind of file a data file is, from its first 64 KiB: a JSON array, JSON lines, or nothing we read.
 
-The content decides, not the suffix: `.json` files that hold JSON lines and `.jsonl` files that hold one array are
-both common. A suffix only breaks the tie for a first line that is not JSON.
+The content decides, not the suffix: `.json` files that hold JSON lines and `.jsonl` files that hold one array
+are both common. A suffix only breaks the tie for a first line that is not JSON.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def open_input(path: str | Path) -> BinaryIO:
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder, not a data file", _READ_FORMATS) from error
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", "Check the path; in a meta file it starts there.") from error
+        raise InputError(
+            f"{path}: no such file", "Check the path; in a meta file it starts there."
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -1,8 +1,8 @@
 """One dataset as ingest sees it: file, format, and the names its columns and roles go by.
 
-`columns` and `tags` hold the names that are known to be right: those the user gave and those `detect` read off the
-first row. A column nobody named goes by the first of `COLUMN_NAMES` that a row has, row by row, because text-only
-rows at the head of a file must not make the pictures further down invisible.
+`columns` and `tags` hold the names that are known to be right: those the user gave and those `detect` read
+off the first row. A column nobody named goes by the first of `COLUMN_NAMES` that a row has, row by row,
+because text-only rows at the head of a file must not make the pictures further down invisible.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "output": ("output",),
     "history": ("history",),
 }
-"""Column role → the names it goes by while the user gives none. `id` is accepted and not read: a sample's id is
-`<dataset>/<row>`."""
+"""Column role → the names it goes by while the user gives none. `id` is accepted and not read: a sample's
+id is `<dataset>/<row>`."""
 
 COLUMN_ALIASES: Final[dict[str, str]] = {"prompt": "instruction", "query": "input", "response": "output"}
 """LLaMA-Factory's names for the alpaca column roles."""
@@ -92,7 +92,9 @@ class DatasetSpec:
     @cached_property
     def roles(self) -> dict[str, str]:
         """Source role → system, user, assistant, tool or `TOOL_CALL`."""
-        roles = dict.fromkeys(_TOOL_ROLES if "tool_tag" not in self.tags else (self.tags["tool_tag"],), "tool")
+        roles = dict.fromkeys(
+            _TOOL_ROLES if "tool_tag" not in self.tags else (self.tags["tool_tag"],), "tool"
+        )
         roles[self.tag("tool_call_tag")] = TOOL_CALL
         for role in ("system", "user", "assistant"):
             roles[self.tag(f"{role}_tag")] = role

@@ -82,7 +82,7 @@ class TextEncoder:
             tokens = self.with_spans(self.ids(text), text)
             if tokens is not None:
                 return tokens
-        return self._encode_with_offsets(text)
+        return self.encode_by_offsets(text)
 
     def with_spans(self, ids: Ids, text: str) -> Tokens | None:
         """Return byte spans for ids that were made from `text`, or None when their bytes do not add up to it."""
@@ -95,7 +95,8 @@ class TextEncoder:
             return None
         return Tokens(ids, ends, ends - lengths)
 
-    def _encode_with_offsets(self, text: str) -> Tokens:
+    def encode_by_offsets(self, text: str) -> Tokens:
+        """Return ids and byte spans by the reference tokenizer and its own character offsets (10 times slower)."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         offsets = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
         to_bytes = byte_positions(text)

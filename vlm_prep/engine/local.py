@@ -1,0 +1,100 @@
+"""Run a job's tasks on this machine.
+
+One worker runs in this process. Several run in processes of a forkserver that has imported the heavy libraries once
+(torch and transformers take 5 s), before any of them has threads; each loads the processor itself. Tasks are handed out
+one at a time as workers become free.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from vlm_prep.core.errors import VlmPrepError
+from vlm_prep.engine.tasks import Job, Progress, Record, Task
+
+PRELOAD = ["vlm_prep.processors.preload"]
+_THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_job: Job | None = None
+
+
+def run_tasks(
+    job: Job,
+    tasks: Sequence[Task],
+    shards: Path,
+    *,
+    workers: int,
+    commit: Callable[[Record], None],
+    progress: Progress,
+) -> None:
+    """Run `tasks` and commit each result as it comes.
+
+    Raises:
+        VlmPrepError: from a task; results committed before stay.
+    """
+    if workers == 1 or len(tasks) <= 1:
+        for task in tasks:
+            commit(job.run(task, shards, progress))
+        return
+    _pin_threads()
+    with ProcessPool(
+        max_workers=min(workers, len(tasks)), context=forkserver(), initializer=_start_worker, initargs=(job,)
+    ) as pool:
+        waiting: set[Future[Record]] = {pool.schedule(_run_task, args=(task, shards)) for task in tasks}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    record = _result(future)
+                    commit(record)
+                    counts = record.counts
+                    progress(counts["rows_in"], counts.get("tokens", 0), counts["rows_rejected"])
+        except BaseException:
+            pool.stop()
+            raise
+
+
+def forkserver() -> Any:
+    """Return the forkserver context, told to import the heavy libraries once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def _pin_threads() -> None:
+    """One thread a worker: the parallelism is in the processes. Set before the forkserver starts, which inherits it."""
+    for name in _THREAD_LIMITS:
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _start_worker(job: Job) -> None:
+    global _job
+    job.setup()
+    _job = job
+
+
+def _run_task(task: Task, shards: Path) -> Record:
+    if _job is None:
+        raise RuntimeError("the worker was not started")
+    return _job.run(task, shards, _silent)
+
+
+def _silent(rows: int, tokens: int, rejects: int) -> None:
+    """A worker's progress is its finished tasks."""
+
+
+def _result(future: Future[Record]) -> Record:
+    try:
+        return future.result()
+    except ProcessExpired as error:
+        raise VlmPrepError(
+            f"a worker process died (exit code {error.exitcode})",
+            "what was committed is kept: run the same command again, with fewer --workers if memory was short",
+        ) from error

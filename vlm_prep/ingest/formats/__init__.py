@@ -1,0 +1,43 @@
+"""One parsed row → Sample, or a Reject that says what is wrong with the row.
+
+Pure functions: no file is opened, and nothing but `Reject` is raised whatever the row holds. In reading
+order:
+
+    sharegpt      turns with text; <image> and <video> in the text stand for the media columns' entries
+    messages      OpenAI and Hugging Face messages, whose content is a list of typed parts
+    alpaca        instruction, input, output, history: written as messages, then read as sharegpt
+    conversation  what the three share: a row's messages, in any of the spellings → Sample
+    placeholders  which media stands where, and that the counts agree
+    entries       one entry of a media column → Media
+    tools         tool schemas and tool calls
+    common        columns of a row, types, and per-message options
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.types import Sample
+from vlm_prep.ingest.formats import alpaca, messages, sharegpt
+from vlm_prep.ingest.spec import DatasetSpec
+
+__all__ = ["to_sample"]
+
+_CONVERT = {
+    "sharegpt": sharegpt.to_sample,
+    "messages": messages.to_sample,
+    "alpaca": alpaca.to_sample,
+}
+
+
+def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, line: int) -> Sample:
+    """Turn a parsed row into a Sample by the rules of the dataset's format.
+
+    Raises:
+        Reject: the row cannot be used, with its code and what to change.
+    """
+    if not isinstance(row, dict):
+        raise Reject(RejectReason.BAD_ROW, f"the row is {type(row).__name__}, not a JSON object")
+    fields: dict[str, Any] = row
+    return _CONVERT[spec.format or "sharegpt"](fields, spec, sample_id=sample_id, source=source, line=line)

@@ -1,0 +1,165 @@
+"""One entry of a media column, or one media part of a message → Media with absolute uris.
+
+    "a.jpg"                                   a path; relative ones start from media_dir
+    "db.lmdb::0007"                           a key of an LMDB; what is before the first `::` is the path
+    {"path": "v.mp4", "frame_indices": [0, 8]}    a path (or url, image, video, uri) with options
+    ["f0.jpg", "f1.jpg"]                      in a video column: one video, given as its frames
+
+No file is opened; whether it exists and can be decoded is asked by `vlm_prep.media`. An option that would
+change the pixels and is not applied here rejects the row: the run would train on other pixels than the source
+asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.types import Media, MediaKind
+from vlm_prep.ingest.formats.common import is_positive_number, type_name
+
+REFERENCE_KEYS: Final = ("path", "url", "image", "video", "uri", "image_url", "video_url", "value")
+_SIZE_OPTIONS = ("min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width", "resize", "size")
+_CROP_OPTIONS = ("crop", "bbox", "rotate", "start_time", "end_time", "start_frame", "end_frame")
+_FRAME_OPTIONS = ("nframes", "num_frames", "max_frames", "min_frames", "sample_fps", "video_start", "video_end")
+NOT_APPLIED: Final = frozenset((*_SIZE_OPTIONS, *_CROP_OPTIONS, *_FRAME_OPTIONS))
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+
+
+def column_entries(value: Any, kind: MediaKind, media_dir: Path) -> list[Media]:
+    """Return a media column's entries; one path or one object stands for a list of one.
+
+    Raises:
+        Reject: BAD_TYPE, the column is not a list; BAD_MEDIA_ENTRY, UNSUPPORTED_MEDIA or BAD_FRAME_INDICES,
+        with
+            the entry's 0-based place.
+    """
+    if value is None or value == "":
+        return []
+    if isinstance(value, str | dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise Reject(RejectReason.BAD_TYPE, f"the {kind} column is {type_name(value)}, not a list")
+    return [media_from(entry, kind, media_dir, f"{kind} {place}") for place, entry in enumerate(value)]
+
+
+def media_from(entry: Any, kind: MediaKind, media_dir: Path, where: str) -> Media:
+    """Return the Media that one entry describes.
+
+    Raises:
+        Reject: BAD_MEDIA_ENTRY, UNSUPPORTED_MEDIA or BAD_FRAME_INDICES.
+    """
+    if isinstance(entry, str):
+        return Media(kind=kind, uris=(absolute_uri(entry, media_dir, where),))
+    if isinstance(entry, list):
+        return Media(kind=kind, uris=_frames(entry, kind, media_dir, where), frame_list=True)
+    if not isinstance(entry, dict):
+        raise _bad(f"{where} is {type_name(entry)}, not a path or an object")
+    return _from_object(entry, kind, media_dir, where)
+
+
+def require_applied(options: dict[str, Any], where: str) -> None:
+    """Refuse options of one entry that would change its pixels or frames.
+
+    Raises:
+        Reject: BAD_MEDIA_ENTRY.
+    """
+    if unused := sorted(NOT_APPLIED & {key for key, value in options.items() if value is not None}):
+        raise _bad(f"{where}: {', '.join(unused)} is not applied per entry; set it for the run instead")
+
+
+def absolute_uri(written: str, media_dir: Path, where: str) -> str:
+    """Return an absolute path, or absolute path `::` key.
+
+    Raises:
+        Reject: UNSUPPORTED_MEDIA, a URL; BAD_MEDIA_ENTRY, empty or with a NUL.
+    """
+    if written.startswith("data:"):
+        raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is a data: URL; write it to a file first")
+    if scheme := _SCHEME.match(written):
+        if scheme.group().lower() != "file://":
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is {written[:200]!r}; download it first")
+        written = written[scheme.end() :]
+    path, separator, key = written.partition("::")
+    if not path.strip() or "\0" in written or (separator and not key):
+        raise _bad(f"{where} is {written!r}, not a path")
+    # only the path is normalised: a key is any text and may hold '/../'
+    return os.path.normpath(os.path.join(media_dir, path)) + separator + key
+
+
+def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path, where: str) -> Media:
+    given = _flat(entry)
+    if "bytes" in given:
+        raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} holds bytes; write them to a file first")
+    require_applied(given, where)
+    reference = _reference(given, where)
+    is_list = isinstance(reference, list)
+    media = media_from(reference, kind, media_dir, where)
+    return replace(
+        media,
+        frame_indices=_frame_indices(given.get("frame_indices"), kind, is_list, where),
+        fps=_fps(given.get("fps"), kind, where),
+    )
+
+
+def _flat(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry without nulls, and with `{"image_url": {"url": …}}` brought to one level."""
+    given: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key in REFERENCE_KEYS and isinstance(value, dict):
+            given |= {inner: each for inner, each in value.items() if each is not None}
+        elif value is not None:
+            given[key] = value
+    return given
+
+
+def _reference(given: dict[str, Any], where: str) -> str | list[Any]:
+    references = [given[key] for key in REFERENCE_KEYS if key in given]
+    if not references:
+        raise _bad(f"{where} has no path; it has {', '.join(map(repr, given)) or 'nothing'}")
+    reference = references[0]
+    if any(other != reference for other in references[1:]):
+        raise _bad(f"{where} has several paths that differ")
+    if not isinstance(reference, str | list):
+        raise _bad(f"{where}: the path is {type_name(reference)}, not a string")
+    return reference
+
+
+def _frames(entries: list[Any], kind: MediaKind, media_dir: Path, where: str) -> tuple[str, ...]:
+    if kind != "video":
+        raise _bad(f"{where} is a list; only a video may be given as a list of frames")
+    if not entries:
+        raise _bad(f"{where} is an empty list of frames")
+    frames = [media_from(entry, "image", media_dir, f"{where}, frame {n}") for n, entry in enumerate(entries)]
+    return tuple(frame.uris[0] for frame in frames)
+
+
+def _frame_indices(value: Any, kind: MediaKind, is_list: bool, where: str) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if kind != "video" or is_list:
+        raise Reject(RejectReason.BAD_FRAME_INDICES, f"{where}: frame_indices belong to a video file")
+    if (
+        not isinstance(value, list)
+        or not value
+        or any(type(index) is not int or index < 0 for index in value)
+    ):
+        message = f"{where}: frame_indices must be a list of whole numbers from 0 up"
+        raise Reject(RejectReason.BAD_FRAME_INDICES, message)
+    return tuple(value)
+
+
+def _fps(value: Any, kind: MediaKind, where: str) -> float | None:
+    if value is None:
+        return None
+    if kind != "video" or not is_positive_number(value):
+        raise _bad(f"{where}: fps is {value!r}; it must be a number above 0, of a video")
+    return float(value)
+
+
+def _bad(message: str) -> Reject:
+    return Reject(RejectReason.BAD_MEDIA_ENTRY, message)

@@ -1,0 +1,25 @@
+"""ShareGPT rows: turns of plain text, media in columns of their own, tags in the text where they stand.
+
+The rules are NeMo Automodel's, so a corpus reads the same in both: user text is stripped, around tags too,
+and system and assistant text is verbatim. Where that reader loses data in silence (unknown roles, surplus
+media, tool turns), this one keeps it or rejects the row. Tags in system and tool turns are media as well; in
+an assistant turn they stay text, since an answer may well be about the tag itself.
+"""
+
+from __future__ import annotations
+
+from vlm_prep.core.types import Sample
+from vlm_prep.ingest.formats.common import Row, required_column
+from vlm_prep.ingest.formats.conversation import Dialect, build_sample
+from vlm_prep.ingest.spec import DatasetSpec
+
+
+def to_sample(row: Row, spec: DatasetSpec, *, sample_id: str, source: str, line: int) -> Sample:
+    """Turn a ShareGPT row into a Sample.
+
+    Raises:
+        Reject: the row cannot be used.
+    """
+    dialect = Dialect(role_key=spec.tag("role_tag"), content_key=spec.tag("content_tag"), roles=spec.roles)
+    turns = required_column(row, spec, "messages")
+    return build_sample(turns, row, spec, dialect, sample_id=sample_id, source=source, line=line)

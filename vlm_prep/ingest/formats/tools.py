@@ -1,0 +1,95 @@
+"""Tool schemas and calls, brought to the form chat templates read (OpenAI's, with arguments as an object).
+
+Sources write both as JSON text inside JSON as often as not. Text that is not what it should be rejects the
+row: a call that does not parse would otherwise be trained on as prose.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.ingest.formats.common import type_name
+
+ToolSchemas = list[dict[str, Any]]
+ToolCalls = list[dict[str, Any]]
+
+
+def tool_schemas(value: Any) -> ToolSchemas | None:
+    """Return the tools column as `{"type": "function", "function": {...}}` objects; None where it is empty.
+
+    Raises:
+        Reject: BAD_TOOLS.
+    """
+    if isinstance(value, str):
+        value = _parse(value, RejectReason.BAD_TOOLS, "the tools column") if value.strip() else None
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list):
+        raise Reject(RejectReason.BAD_TOOLS, f"the tools column is {type_name(value)}, not a list of tools")
+    return [_schema(tool, f"tool {place}") for place, tool in enumerate(value)]
+
+
+def written_calls(value: Any, where: str) -> ToolCalls:
+    """Return the calls that a function-call turn holds: one or a list, mostly as JSON text.
+
+    Raises:
+        Reject: BAD_TOOL_CALL.
+    """
+    if isinstance(value, str):
+        value = _parse(value, RejectReason.BAD_TOOL_CALL, f"{where}: the tool call")
+    return message_calls([value] if isinstance(value, dict) else value, where)
+
+
+def message_calls(value: Any, where: str) -> ToolCalls:
+    """Return a message's list of tool calls.
+
+    Raises:
+        Reject: BAD_TOOL_CALL.
+    """
+    if not isinstance(value, list) or not value:
+        raise _bad_call(f"{where}: the tool calls are {type_name(value)}, not a list that holds some")
+    return [_call(call, f"{where}: tool call {place}") for place, call in enumerate(value)]
+
+
+def _schema(tool: Any, where: str) -> dict[str, Any]:
+    if not isinstance(tool, dict):
+        raise Reject(RejectReason.BAD_TOOLS, f"{where} is {type_name(tool)}, not an object")
+    function = tool.get("function")
+    wrapped = isinstance(function, dict)
+    if function is None:
+        function = {key: value for key, value in tool.items() if (key, value) != ("type", "function")}
+    if not isinstance(function, dict) or not _is_name(function.get("name")):
+        raise Reject(RejectReason.BAD_TOOLS, f"{where} has no function name")
+    # the source's own key order is kept, templates print it
+    return tool if wrapped and tool.get("type") == "function" else {"type": "function", "function": function}
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not _is_name(function.get("name")):
+        raise _bad_call(f"{where} has no function name")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _parse(arguments, RejectReason.BAD_TOOL_CALL, f"{where}: arguments")
+    if not isinstance(arguments, dict):
+        raise _bad_call(f"{where}: arguments are {type_name(arguments)}, not an object")
+    result = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return result | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
+
+
+def _parse(written: str, reason: RejectReason, what: str) -> Any:
+    try:
+        return orjson.loads(written)
+    except orjson.JSONDecodeError as error:
+        raise Reject(reason, f"{what} is not valid JSON: {error.msg} at character {error.pos}") from error
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _bad_call(message: str) -> Reject:
+    return Reject(RejectReason.BAD_TOOL_CALL, message)

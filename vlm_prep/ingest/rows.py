@@ -1,0 +1,112 @@
+"""RowSource: one dataset's rows, read by pick number.
+
+The end of ingest. The main process opens a source once (index and picks); tasks are ranges of picks, and a
+worker reads its range with nothing but the pickled arrays and the file. One output for each pick, in order,
+whatever the row holds: that is what makes `rows in = rows written + rows rejected` countable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.core.types import Rejected, Sample
+from vlm_prep.ingest.formats import to_sample
+from vlm_prep.ingest.index import RowIndex, build_index, read_row
+from vlm_prep.ingest.sampling import copies, pick_rows
+from vlm_prep.ingest.sniff import open_input
+from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
+
+STAGE = "ingest"
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """The picked rows of one dataset; holds arrays only, so it can be sent to workers."""
+
+    spec: DatasetSpec
+    index: RowIndex
+    picks: NDArray[np.int64]
+    """(picks,) row numbers, 0-based, in the order they are read."""
+    repeats: NDArray[np.int64]
+    """(picks,) how often each pick's row was taken before."""
+
+    @classmethod
+    def open(cls, spec: DatasetSpec, limit: int | None = None) -> RowSource:
+        """Index a dataset's file and pick its rows; `limit` keeps the first picks only.
+
+        Raises:
+            InputError: the file is gone, not JSON, or a broken array.
+        """
+        index = build_index(spec.file)
+        picks = pick_rows(len(index), spec.sample_ratio)[:limit]
+        return cls(spec, index, picks, copies(len(index), len(picks)))
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
+        """Yield the picks `start:stop`, exactly one output for each, in order.
+
+        Raises:
+            InputError: the file is gone or became shorter since it was indexed.
+        """
+        with open_input(self.spec.file) as file:
+            for place in range(*slice(start, stop).indices(len(self))):
+                yield self._read_pick(file, place)
+
+    def content_digest(self) -> str:
+        """Return the digest of the data file's bytes, for the run's fingerprint."""
+        return digest_file(self.spec.file)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the resolved settings, without absolute paths, for manifests and for people."""
+        spec = self.spec
+        return {
+            "dataset": spec.name,
+            "file": spec.file_name,
+            "kind": self.index.kind,
+            "format": spec.format,
+            "columns": {role: " or ".join(spec.column_names(role)) for role in COLUMN_NAMES},
+            "tags": dict(spec.tags),
+            "sample_ratio": spec.sample_ratio,
+            "rows": len(self.index),
+            "picks": len(self),
+        }
+
+    def sample_id(self, place: int) -> str:
+        """Return the id of a pick: `<dataset>/<row>`, and `#<copy>` from the second time on."""
+        copy = int(self.repeats[place])
+        return f"{self.spec.name}/{self.picks[place]}" + (f"#{copy}" if copy else "")
+
+    def _read_pick(self, file: BinaryIO, place: int) -> Sample | Rejected:
+        spec, row = self.spec, int(self.picks[place])
+        line, sample_id = int(self.index.lines[row]), self.sample_id(place)
+        data = read_row(file, int(self.index.starts[row]), int(self.index.ends[row]))
+        try:
+            return to_sample(_parse(data, line), spec, sample_id=sample_id, source=spec.file_name, line=line)
+        except Reject as reject:
+            return Rejected(
+                sample_id=sample_id,
+                dataset=spec.name,
+                source=spec.file_name,
+                line=line,
+                stage=STAGE,
+                reason=reject.reason.value,
+                message=reject.message,
+            )
+
+
+def _parse(data: bytes, line: int) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        where = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise Reject(RejectReason.BAD_JSON, f"{where}: {error.msg}") from error

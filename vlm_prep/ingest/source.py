@@ -1,0 +1,196 @@
+"""Samples by number: what tokenize reads, whether raw rows or an ingested store.
+
+Both give exactly one output for each number, a Sample or a Rejected, so that rows can be counted to the last.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import orjson
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.types import Media, MediaHeader, Rejected, Sample
+from vlm_prep.ingest.detect import resolve
+from vlm_prep.ingest.meta import load_source
+from vlm_prep.ingest.rows import RowSource
+from vlm_prep.shards.manifest import MANIFEST, WORK
+from vlm_prep.shards.reader import Store
+
+
+class Samples(Protocol):
+    """Numbered samples. Picklable."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
+        """Yield one output for each number in [start, stop)."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the samples are made of, by content, for the fingerprint."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return one entry for each dataset, for manifests and people."""
+
+
+@dataclass(frozen=True)
+class RawSamples:
+    """The rows of one or more data files, one dataset after the other."""
+
+    sources: tuple[RowSource, ...]
+
+    def __len__(self) -> int:
+        return sum(len(source) for source in self.sources)
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
+        """See `Samples.read`."""
+        begins = np.cumsum([0, *(len(source) for source in self.sources)]).tolist()
+        number = bisect_right(begins, start) - 1
+        while start < stop:
+            end = min(stop, begins[number + 1])
+            yield from self.sources[number].read(start - begins[number], end - begins[number])
+            start, number = end, number + 1
+
+    def identity(self) -> dict[str, Any]:
+        """See `Samples.identity`."""
+        return {"datasets": [{**source.describe(), "xxh3": source.content_digest()} for source in self.sources]}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """See `Samples.describe`."""
+        return [source.describe() for source in self.sources]
+
+
+class IngestedSamples:
+    """The rows of a store made by `vlm-prep ingest`.
+
+    Raises:
+        StoreError: the store is unfinished or another stage's.
+    """
+
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
+        self._folder, self._limit = folder, limit
+        self._store = Store(folder, stage="ingest")
+
+    def __getstate__(self) -> tuple[Path, int | None]:
+        return self._folder, self._limit
+
+    def __setstate__(self, state: tuple[Path, int | None]) -> None:
+        self.__init__(*state)  # type: ignore[misc]  # maps are opened again in each process
+
+    def __len__(self) -> int:
+        return len(self._store) if self._limit is None else min(self._limit, len(self._store))
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
+        """See `Samples.read`."""
+        for index in range(start, stop):
+            yield sample_from_row(self._store.row(index))
+
+    def identity(self) -> dict[str, Any]:
+        """See `Samples.identity`."""
+        return {"store": self._store.manifest.fingerprint, "rows": len(self)}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """See `Samples.describe`."""
+        found: list[dict[str, Any]] = self._store.manifest.extra["datasets"]
+        return found
+
+
+def sample_row(sample: Sample) -> dict[str, Any]:
+    """Return the columns of `shards.schema.sample_schema` for a probed sample."""
+    conversation = {"messages": sample.messages, **({"tools": sample.tools} if sample.tools else {})}
+    return {
+        "sample_id": sample.sample_id,
+        "dataset": sample.dataset,
+        "source": sample.source,
+        "line": sample.line,
+        "conversation": orjson.dumps(conversation).decode(),
+        "media": orjson.dumps(list(sample.media)).decode(),
+    }
+
+
+def sample_from_row(row: dict[str, Any]) -> Sample:
+    """Read what `sample_row` wrote."""
+    conversation = orjson.loads(row["conversation"])
+    return Sample(
+        sample_id=row["sample_id"],
+        dataset=row["dataset"],
+        source=row["source"],
+        line=row["line"],
+        messages=conversation["messages"],
+        tools=conversation.get("tools"),
+        media=tuple(_media(item) for item in orjson.loads(row["media"])),
+    )
+
+
+def _media(item: dict[str, Any]) -> Media:
+    header = item["header"]
+    if header is not None:
+        header = MediaHeader(**{**header, "digests": tuple(header["digests"])})
+    indices = item["frame_indices"]
+    return Media(
+        **{
+            **item,
+            "uris": tuple(item["uris"]),
+            "frame_indices": None if indices is None else tuple(indices),
+            "header": header,
+        }
+    )
+
+
+def open_samples(
+    path: str | Path,
+    *,
+    datasets: Sequence[str] | None = None,
+    format: str | None = None,
+    columns: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
+    media_dir: str | None = None,
+    sample_ratio: float | None = None,
+    limit: int | None = None,
+) -> Samples:
+    """Open a meta JSON, a data file, or the output of `vlm-prep ingest`.
+
+    Args:
+        path: the source.
+        datasets: which of a meta JSON's datasets, all by default.
+        format: how a data file's rows are read; found out by default. With a meta JSON each dataset says its own.
+        columns: names of a data file's columns.
+        tags: names of a data file's roles and keys.
+        media_dir: where a data file's relative media paths start.
+        sample_ratio: share of a data file's rows, or how often each.
+        limit: first rows only, of all datasets together.
+
+    Raises:
+        InputError: the source is not usable.
+        StoreError: an ingested store that is not finished.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        if (folder / MANIFEST).exists() or (folder / WORK).is_dir():
+            return IngestedSamples(folder, limit)
+        raise InputError(
+            f"{path} is a folder and not the output of `vlm-prep ingest`",
+            "give a meta JSON, a .json or .jsonl data file, or an ingested folder",
+        )
+    specs = load_source(
+        path,
+        datasets=datasets,
+        format=format,
+        columns=columns,
+        tags=tags,
+        media_dir=media_dir,
+        sample_ratio=sample_ratio,
+    )
+    sources: list[RowSource] = []
+    left = limit
+    for spec in specs:
+        source = RowSource.open(resolve(spec), left)
+        sources.append(source)
+        if left is not None:
+            left -= len(source)
+    return RawSamples(tuple(sources))

@@ -1,0 +1,99 @@
+"""Control tokens written in the data's own text (`<|im_end|>`, `<|image_pad|>` typed by a user).
+
+By default they are encoded as plain text, as transformers' `sanitize_control_tokens` does, so that data can neither end a
+turn nor forge a picture. Rows that hold none, nearly all, take the fast path; the others are marked and encoded by
+transformers' own functions, and only the byte spans are found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm_prep.core.config import ControlTokens as Mode
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.types import Message
+from vlm_prep.tokenize.encode import TextEncoder, Tokens
+from vlm_prep.tokenize.spans import Span, trained_spans
+from vlm_prep.tokenize.template import ChatTemplate
+
+if TYPE_CHECKING:
+    from vlm_prep.tokenize.tools import Tools
+
+
+class ControlTokens:
+    """What counts as a control token of a tokenizer and template, and how rows that hold one are encoded."""
+
+    def __init__(self, tokenizer: Any, template: str, mode: Mode) -> None:
+        from transformers.utils import chat_template_utils as chat
+
+        self._tokenizer, self._mode, self._chat = tokenizer, mode, chat
+        self._pattern, _ = chat._get_control_token_patterns(tokenizer._get_control_tokens(template))
+        self._marks = str.maketrans("", "", chat._CONTROL_TOKEN_START + chat._CONTROL_TOKEN_END)
+        self._mark_characters = (chat._CONTROL_TOKEN_START, chat._CONTROL_TOKEN_END)
+
+    def find(self, messages: Sequence[Message], tools: Tools) -> bool:
+        """Whether the row must be encoded with its control tokens as text.
+
+        Raises:
+            Reject: control_tokens, in mode "reject".
+        """
+        if self._mode == "allow":
+            return False
+        search, first, last = self._pattern.search, *self._mark_characters
+        for text in _texts(messages, tools):
+            found = search(text)
+            if found is not None and self._mode == "reject":
+                raise Reject(RejectReason.CONTROL_TOKENS, f"the row's own text holds {found.group()!r}")
+            if found is not None or first in text or last in text:
+                return True
+        return False
+
+    def encode(
+        self, template: ChatTemplate, encoder: TextEncoder, messages: list[Message], tools: Tools, wanted: Sequence[int]
+    ) -> tuple[Tokens, list[Span]]:
+        """Encode a row whose control tokens are text; return tokens and trained spans in bytes.
+
+        Raises:
+            Reject: as rendering does; control_tokens where the tokenizer cannot write them as text.
+        """
+        marked = self._chat.mark_control_tokens(messages, self._pattern)
+        marked_tools = self._chat.mark_control_tokens(tools, self._pattern)
+        rendered = template.render_marked(marked, marked_tools)
+        spans = trained_spans(template, rendered, marked, marked_tools, wanted)
+        try:
+            ids = self._chat.encode_marked_chat(self._tokenizer, rendered.text)
+        except ValueError as error:
+            raise Reject(RejectReason.CONTROL_TOKENS, str(error)) from error
+        clean = rendered.text.translate(self._marks)
+        tokens = encoder.with_spans(np.asarray(ids, np.int32), clean)
+        if tokens is None:
+            raise Reject(
+                RejectReason.CONTROL_TOKENS,
+                "the row's own text holds control tokens, and beside text that the tokenizer normalizes their "
+                "place cannot be told (--control-tokens)",
+            )
+        return tokens, [self._clean_span(rendered.text, span) for span in spans]
+
+    def _clean_span(self, text: str, span: Span) -> Span:
+        """A character span of marked text as a byte span of the text without marks."""
+        start = len(text[: span[0]].translate(self._marks).encode())
+        return start, start + len(text[span[0] : span[1]].translate(self._marks).encode())
+
+
+def _texts(value: Any, tools: Any = None) -> list[str]:
+    """All strings that come from the row: contents, reasoning, tool calls, schemas (their keys are not rendered as
+    control tokens by transformers either)."""
+    found: list[str] = []
+    stack = [value, tools]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+    return found

@@ -1,0 +1,177 @@
+"""The real processor on the real media, and the comparison with what we wrote.
+
+The real side shares with ours only the conversation and the decoded pictures: it renders through the processor's
+apply_chat_template, tokenizes the expanded text with the reference tokenizer, and runs the image processor. Labels are
+found a second way: spans turn by turn from renders of prefixes, tokens by the reference tokenizer's character offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.errors import Reject
+from vlm_prep.core.types import Media, MediaHeader, Message
+from vlm_prep.media.load import load_media
+from vlm_prep.processors.pixels import PixelMaker, video_metadata
+from vlm_prep.tokenize.encoder import IGNORE, SampleEncoder, expand_placeholders, mask_tokens, spans_in_bytes
+from vlm_prep.tokenize.spans import span_by_prefix, trained_messages
+
+Row = Mapping[str, Any]
+_DERIVED = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}
+_PIXELS = ("pixel_values", "pixel_values_videos")
+
+
+class Oracle:
+    """Compares rows of a tokenized store with the real processor.
+
+    Args:
+        encoder: the encoder that made them (its adapter holds the real processor).
+        config: the settings they were made with.
+    """
+
+    def __init__(self, encoder: SampleEncoder, config: TokenizeConfig) -> None:
+        self._encoder, self._config = encoder, config
+        self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
+        self._pixels = PixelMaker(self._adapter.runtime())
+
+    def differences(self, row: Row) -> list[str]:
+        """Return what differs between a stored row and the real processor's output, one line each; [] is equal.
+
+        Raises:
+            Reject: the media can no longer be read.
+        """
+        conversation = orjson.loads(row["conversation"])
+        messages, tools = conversation["messages"], conversation.get("tools")
+        real = self._real(messages, tools, row["media"])
+        found = _differing_ids(self._hf.tokenizer, row["input_ids"], real["input_ids"][0].numpy())
+        found += self._differing_tensors(row, real)
+        if not found:
+            # labels are compared on equal ids only; on unequal ones every position would differ
+            found += self._differing_labels(row, messages, tools)
+        return found
+
+    def _real(self, messages: Sequence[Message], tools: Any, media: Sequence[Row]) -> Any:
+        """Run the processor's own apply_chat_template."""
+        loaded = [load_media(struct) for struct in media]
+        options: dict[str, Any] = {}
+        videos = [video_metadata(struct) for struct in media if struct["kind"] == "video"]
+        if videos:
+            options["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": videos}
+        return self._hf.apply_chat_template(
+            _with_media(messages, loaded),
+            tools=tools,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
+            sanitize_control_tokens=self._config.control_tokens != "allow",
+        )
+
+    def _differing_tensors(self, row: Row, real: Any) -> list[str]:
+        import torch
+
+        ours = dict(self._pixels.pixels(row["media"])) if row["media"] else {}
+        found = []
+        for name in self._adapter.geometry:
+            stored = torch.from_numpy(np.array(row[name]))
+            expected = real[name] if name in real else stored.new_empty((0, *stored.shape[1:]))
+            if not torch.equal(stored.to(expected.dtype), expected):
+                found.append(f"{name}: stored {stored.tolist()}, the processor says {expected.tolist()}")
+        for name in _PIXELS:
+            if (name in real) != (name in ours):
+                found.append(f"{name}: only one side has it")
+            elif name in real and not (real[name].dtype == ours[name].dtype and torch.equal(real[name], ours[name])):
+                found.append(f"{name}: {_pixel_difference(ours[name], real[name])}")
+        lost = set(real) - _DERIVED - set(_PIXELS) - set(self._adapter.geometry)
+        found += [f"{name}: the processor returns it and the store does not hold it" for name in sorted(lost)]
+        return found
+
+    def _differing_labels(self, row: Row, messages: list[Message], tools: Any) -> list[str]:
+        expected = self._second_labels(messages, tools, row)
+        if expected is None or np.array_equal(expected, row["labels"]):
+            return []
+        position = int(np.flatnonzero(expected != row["labels"])[0])
+        return [
+            f"labels: from token {position}: stored {_around(self._hf.tokenizer, row['labels'], position)}, "
+            f"turn by turn {_around(self._hf.tokenizer, expected, position)}"
+        ]
+
+    def _second_labels(self, messages: list[Message], tools: Any, row: Row) -> NDArray[np.int32] | None:
+        """Labels by prefix renders and the tokenizer's own offsets; None where only marks can decide them."""
+        template, text_encoder = self._encoder.template, self._encoder.text
+        wanted = trained_messages(messages, self._config.train_on)
+        if self._encoder.writes_control_tokens(messages, tools):
+            return None
+        try:
+            text = template.render(messages, tools)
+            spans = [span_by_prefix(template, text, messages, tools, index) for index in wanted]
+        except Reject:
+            return None
+        tokens = text_encoder.encode_by_offsets(text)
+        trained, _ = mask_tokens(tokens, spans_in_bytes(text, spans))
+        positions = np.flatnonzero(np.isin(tokens.ids, list(self._adapter.placeholder_ids)))
+        # the ids are known to be equal here, so our runs are the processor's
+        runs = [self._adapter.expand(stored_media(struct), text_encoder.ids).ids for struct in row["media"]]
+        return expand_placeholders(tokens.ids, trained, positions, runs)[1]
+
+
+def stored_media(struct: Row) -> Media:
+    """Return the probed media that a stored struct was made from."""
+    fps, indices = struct["fps"], struct["frame_indices"]
+    header = MediaHeader(
+        height=struct["height"], width=struct["width"], total_frames=struct["total_frames"], fps=fps
+    )
+    return Media(
+        kind=struct["kind"],
+        uris=tuple(file["uri"] for file in struct["files"]),
+        frame_list=struct["frame_list"],
+        frame_indices=tuple(indices) if indices is not None else None,
+        fps=fps,
+        header=header,
+    )
+
+
+def _with_media(messages: Sequence[Message], loaded: Sequence[Any]) -> list[Message]:
+    """The conversation with each bare media part holding its picture or frames."""
+    remaining = iter(loaded)
+    filled = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, list):
+            content = [
+                {**part, part["type"]: next(remaining)} if part["type"] in ("image", "video") else part
+                for part in content
+            ]
+        filled.append({**message, "content": content})
+    return filled
+
+
+def _differing_ids(tokenizer: Any, ours: NDArray[np.int32], real: NDArray[np.int64]) -> list[str]:
+    if np.array_equal(ours, real):
+        return []
+    shared = min(len(ours), len(real))
+    different = np.flatnonzero(ours[:shared] != real[:shared])
+    position = int(different[0]) if len(different) else shared
+    return [
+        f"input_ids: {len(ours)} tokens, the processor makes {len(real)}; they part at token {position}: "
+        f"ours {_around(tokenizer, ours, position)}, the processor's {_around(tokenizer, real, position)}"
+    ]
+
+
+def _around(tokenizer: Any, ids: NDArray[Any], position: int) -> str:
+    window = [int(token) for token in ids[max(0, position - 3) : position + 5]]
+    tokens = [tokenizer.convert_ids_to_tokens(token) if token != IGNORE else "·" for token in window]
+    return " ".join(f"{text}({token})" if token != IGNORE else text for token, text in zip(window, tokens, strict=True))
+
+
+def _pixel_difference(ours: Any, real: Any) -> str:
+    if ours.shape != real.shape or ours.dtype != real.dtype:
+        return f"{ours.dtype} {tuple(ours.shape)}, the processor makes {real.dtype} {tuple(real.shape)}"
+    gap = (ours - real).abs()
+    return f"{int((gap > 0).sum())} of {gap.numel()} values differ, by up to {float(gap.max()):.6g}"

@@ -1,0 +1,81 @@
+"""Tool schemas and calls as text, for chat templates that do not know them.
+
+Qwen2-VL's and Qwen2.5-VL's templates render neither `tools` nor `tool_calls`: passed on as they are, both would vanish
+without a word. Instead the schemas are written into the system turn and each call into the assistant's text between
+<tool_call> and </tool_call>, the tags that these vocabularies carry as tokens. The stored conversation is the rewritten one, so the
+comparison with the real processor covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from vlm_prep.core.config import ToolText
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.types import Message
+from vlm_prep.tokenize.template import TemplateFacts
+
+Tools = list[dict[str, Any]] | None
+_PREAMBLE = (
+    "The following tools can be called, one JSON schema a line between the tags. A call is a JSON object with "
+    '"name" and "arguments", written between <tool_call> and </tool_call>.\n<tools>\n'
+)
+
+
+def fit_to_template(
+    messages: Sequence[Message], tools: Tools, facts: TemplateFacts, mode: ToolText
+) -> tuple[list[Message], Tools]:
+    """Return messages and tools that the template renders in full.
+
+    Raises:
+        Reject: template_drops_content for reasoning, or for tools with mode "reject", that the template leaves out.
+    """
+    if not facts.reasoning and any(message.get("reasoning_content") for message in messages):
+        raise Reject(
+            RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template leaves out reasoning_content of assistant turns"
+        )
+    fitted = list(messages)
+    calls = any(message.get("tool_calls") for message in messages)
+    if (tools and not facts.tools) or (calls and not facts.tool_calls):
+        if mode == "reject":
+            raise Reject(
+                RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template leaves out tools and tool calls (--tool-text)"
+            )
+        if calls and not facts.tool_calls:
+            fitted = [_with_calls_as_text(message) for message in fitted]
+        if tools and not facts.tools:
+            fitted, tools = _with_tools_in_system(fitted, tools), None
+    return fitted, tools
+
+
+def _with_calls_as_text(message: Message) -> Message:
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    lines = [f"<tool_call>\n{_json(_function(call))}\n</tool_call>" for call in calls]
+    content = list(message["content"])
+    if any(part.get("text") for part in content):
+        lines[0] = "\n" + lines[0]
+    content.append({"type": "text", "text": "\n".join(lines)})
+    return {**{key: value for key, value in message.items() if key != "tool_calls"}, "content": content}
+
+
+def _function(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function", call)
+    return {"name": function["name"], "arguments": function.get("arguments", {})}
+
+
+def _with_tools_in_system(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:
+    text = _PREAMBLE + "\n".join(_json(tool) for tool in tools) + "\n</tools>"
+    if messages and messages[0]["role"] == "system":
+        first = messages[0]
+        content = [*first["content"], {"type": "text", "text": "\n\n" + text}]
+        return [{**first, "content": content}, *messages[1:]]
+    return [{"role": "system", "content": [{"type": "text", "text": text}]}, *messages]
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

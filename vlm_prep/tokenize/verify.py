@@ -1,0 +1,70 @@
+"""Which rows are compared with the real processor, and the proof that lands in the manifest.
+
+A row is chosen by a hash of its sample_id, so the choice is the same for any number of workers; on top of that come the
+first rows of each kind of media until eight of the kind were compared (or all there are).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import xxhash
+
+from vlm_prep.core.errors import ExactnessError, Reject
+from vlm_prep.tokenize.oracle import Oracle, Row
+
+ROWS_PER_KIND = 8
+_SEED = 0x766C6D
+
+
+def is_chosen(sample_id: str, fraction: float) -> bool:
+    """Whether a row belongs to the compared share."""
+    return xxhash.xxh3_64_intdigest(sample_id.encode(), seed=_SEED) < fraction * 2**64
+
+
+def media_kind(media: Sequence[Mapping[str, Any]]) -> str:
+    """Return "text", "image", "video", "frame list" or a sum of them."""
+    kinds = {"frame list" if item["frame_list"] else str(item["kind"]) for item in media}
+    return "+".join(sorted(kinds)) or "text"
+
+
+def check_row(oracle: Oracle, row: Row) -> None:
+    """Compare one row.
+
+    Raises:
+        ExactnessError: it differs, with the differences.
+    """
+    try:
+        found = oracle.differences(row)
+    except Reject as reject:
+        raise ExactnessError(
+            f"{row['sample_id']}: cannot be compared with the real processor: {reject.message}",
+            "a header that reads but pixels that do not: --check-media decode rejects such rows",
+        ) from reject
+    if found:
+        lines = "\n  ".join(found)
+        raise ExactnessError(
+            f"{row['sample_id']} differs from the real processor:\n  {lines}",
+            "nothing of this run should be trained on; please report it with the row and the processor's name",
+        )
+
+
+def proof(
+    checked: Iterable[Mapping[str, int]], available: Mapping[str, int], runtime: Mapping[str, Any], fraction: float
+) -> dict[str, Any]:
+    """Return the proof for the manifest."""
+    rows: Counter[str] = Counter()
+    for counts in checked:
+        rows.update(counts)
+    identity = runtime["identity"]
+    return {
+        "against": f"{identity['class']}, transformers {identity['transformers']}",
+        "level": runtime["level"],
+        "compared": ["input_ids", "labels", "media geometry", "pixels"],
+        "fraction": fraction,
+        "rows": dict(sorted(rows.items())),
+        "of": dict(sorted(available.items())),
+        "different": 0,
+    }
