@@ -113,4 +113,4 @@ class Encoded:
     """Per-media tensors under the processor's own names, e.g. image_grid_thw (n_images, 3)."""
     media: tuple[MediaItem, ...] = ()
     conversation: bytes = b""
-    """Canonical JSON of messages and tools, as rendered."""
+    """JSON of messages and tools as rendered, keys in the row's own order (templates print schemas as they come)."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import InputError, Reject, RejectReason
-from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.types import Encoded, Media, MediaItem, Message, Sample
 from vlm_prep.processors.adapter import Adapter, Expansion
 from vlm_prep.tokenize.control import ControlTokens
@@ -154,7 +154,8 @@ class SampleEncoder:
                 _item(item, data, expansion)
                 for item, data, expansion in zip(media, payload, draft.expansions, strict=False)
             ),
-            conversation=canonical_json(conversation),
+            # in the row's own key order: templates print tool schemas as they come
+            conversation=orjson.dumps(conversation),
         )
 
     def _geometry(self, expansions: Sequence[Expansion]) -> dict[str, NDArray[Any]]:
