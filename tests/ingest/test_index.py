@@ -118,7 +118,8 @@ def random_value(rng: random.Random, depth: int) -> Any:
     kind = rng.randrange(6 if depth else 4)
     if kind < 4:
         letters = '"\\[]{},:\n\r\t aé日\U0001f600'
-        return ["".join(rng.choices(letters, k=rng.randrange(12))), rng.random(), None, rng.randrange(99)][kind]
+        text = "".join(rng.choices(letters, k=rng.randrange(12)))
+        return [text, rng.random(), None, rng.randrange(99)][kind]
     children = [random_value(rng, depth - 1) for _ in range(rng.randrange(4))]
     return children if kind == 4 else {f'k"{n}]\\': child for n, child in enumerate(children)}
 
@@ -165,9 +166,7 @@ def test_lines_of_array_elements_are_those_they_start_on(tmp_path: Path) -> None
         (b"[1]]", 1, "follows"),
     ],
 )
-def test_a_broken_array_is_refused_with_its_line(
-    tmp_path: Path, text: bytes, line: int, what: str
-) -> None:
+def test_a_broken_array_is_refused_with_its_line(tmp_path: Path, text: bytes, line: int, what: str) -> None:
     with pytest.raises(InputError, match=f"line {line}: .*{what}"):
         build_index(write(tmp_path, "rows.json", text))
 

@@ -147,7 +147,8 @@ class Workspace:
     def _place_shards(self, records: Sequence[Record]) -> dict[str, list[ShardInfo]]:
         by_split: dict[str, list[ShardInfo]] = {}
         for record in records:
-            by_split.setdefault(record.split, []).extend(record.shards)
+            if record.shards:
+                by_split.setdefault(record.split, []).extend(record.shards)
         placed: dict[str, list[ShardInfo]] = {}
         for split, shards in by_split.items():
             target = self.folder / split

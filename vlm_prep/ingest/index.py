@@ -3,7 +3,9 @@
 Stands between `meta` and `rows`: the main process builds one index for each file, workers then read any row
 with one `pread`. JSON lines are found by numpy over 8 MiB pieces. The elements of a JSON array are found by
 one regex that swallows everything up to the next bracket outside a string, so Python runs once per bracket
-and not once per token: 230-400 MB/s on chat data, against 70-130 MB/s with a token at a time.
+and not once per token, which makes the scan three times as fast. Measured on one core, index and lines and
+all: 1.3-1.8 GB/s for JSON lines of 0.4-2 KB, 190-225 MB/s for arrays of such rows, 80 MB/s for rows of 380
+bytes.
 
 Invariant: `starts[i]:ends[i]` is row i and nothing else, blanks and separators left out. Memory is 24 bytes a
 row; the pages of the map are given back every 16 MiB. Only the structure of an array is checked here. What is

@@ -170,6 +170,8 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
         raise InputError(
             f"{path}: {error.args[0]!r} is written twice in one object", "Rename one."
         ) from error
+    except (ValueError, RecursionError) as error:  # what JSON allows and Python's parser does not
+        raise InputError(f"{path}: cannot be read as a meta file: {error}", _EXAMPLE) from error
     return None if _is_row(value) else value
 
 

@@ -80,7 +80,7 @@ def check_text(path: str | Path, head: bytes) -> None:
     for magic, name in _MAGIC:
         if head.startswith(magic):
             raise InputError(f"{path}: is a {name} file", _READ_FORMATS)
-    if b"\0" in head:
+    if b"\0" in head.split(b"\n", 1)[0]:  # further down it is a damaged row
         raise InputError(f"{path}: is a binary file", _READ_FORMATS)
 
 

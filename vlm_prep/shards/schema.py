@@ -79,6 +79,13 @@ def packed_schema(geometry: tuple[str, ...], *, positions: str) -> pa.Schema:
     return pa.schema(fields)
 
 
+def plan_schema() -> pa.Schema:
+    """Return the schema of a plan: the document rows of each pack, by number in the tokenized store."""
+    return pa.schema(
+        [pa.field("pack_id", pa.int64()), pa.field("rank", pa.int32()), pa.field("rows", pa.list_(pa.int64()))]
+    )
+
+
 def sample_schema() -> pa.Schema:
     """Return the schema of an ingested store: conversations as JSON text and media references with their headers."""
     return pa.schema(

@@ -7,7 +7,7 @@ data fill every missing key with one.
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -15,6 +15,7 @@ from vlm_prep.ingest.spec import DatasetSpec
 
 Row = dict[str, Any]
 
+_LARGEST = sys.float_info.max
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _WEIGHT_KEYS = ("loss", "loss_weight", "weight")
 
@@ -116,6 +117,5 @@ def reasoning(message: Row, role: str, where: str) -> str | None:
 
 def is_positive_number(value: Any) -> bool:
     """Return whether a value is a finite number above 0; true and false are not numbers."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    )
+    # compared and not converted: an int may be too large for a float
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LARGEST

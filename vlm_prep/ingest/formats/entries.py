@@ -23,9 +23,25 @@ from vlm_prep.core.types import Media, MediaKind
 from vlm_prep.ingest.formats.common import is_positive_number, type_name
 
 REFERENCE_KEYS: Final = ("path", "url", "image", "video", "uri", "image_url", "video_url", "value")
-_SIZE_OPTIONS = ("min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width", "resize", "size")
+_SIZE_OPTIONS = (
+    "min_pixels",
+    "max_pixels",
+    "total_pixels",
+    "resized_height",
+    "resized_width",
+    "resize",
+    "size",
+)
 _CROP_OPTIONS = ("crop", "bbox", "rotate", "start_time", "end_time", "start_frame", "end_frame")
-_FRAME_OPTIONS = ("nframes", "num_frames", "max_frames", "min_frames", "sample_fps", "video_start", "video_end")
+_FRAME_OPTIONS = (
+    "nframes",
+    "num_frames",
+    "max_frames",
+    "min_frames",
+    "sample_fps",
+    "video_start",
+    "video_end",
+)
 NOT_APPLIED: Final = frozenset((*_SIZE_OPTIONS, *_CROP_OPTIONS, *_FRAME_OPTIONS))
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 

@@ -1,0 +1,146 @@
+"""A tokenized store into a packed one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+import vlm_prep
+from vlm_prep.core.config import PackConfig
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.engine.stage import RunOptions, check_reject_rate, reject_reasons, run_stage, sum_counts
+from vlm_prep.engine.tasks import Record, Task
+from vlm_prep.engine.workspace import Describe
+from vlm_prep.pack.job import PLAN_SPLIT, STAGE, PackJob, rank_split
+from vlm_prep.pack.plan import Plan, make_plan, plan_table
+from vlm_prep.pack.positions import Mrope
+from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.reader import Store
+from vlm_prep.shards.schema import SCHEMA_VERSION
+from vlm_prep.shards.writer import ShardInfo
+
+TOKENS_PER_TASK = 8 << 20
+PLAN_FILE = "plan.parquet"
+
+_CARD = """# Packed by vlm-prep
+
+{packs} packs of up to {length} tokens for {world} rank(s), fill {fill:.2%}. For training use
+`vlm_prep.stream.ShardDataset(FOLDER, rank=..., world_size=...)`.
+
+- a row is a pack: `input_ids`, `labels` (unshifted), `position_ids`, `seq_lens` (documents), media and their geometry
+- `plan.parquet`: which documents of the tokenized store are in which pack
+"""
+
+
+def mrope_rule(runtime: dict[str, Any], config: PackConfig) -> Mrope | None:
+    """Return how positions are computed for a store's family, or None for plain positions."""
+    settings = runtime.get("mrope")
+    if settings is None:
+        return None
+    if config.tokens_per_second is not None:
+        if settings["tokens_per_second"] is None:
+            raise InputError(f"--tokens-per-second: {runtime['family']} does not use it")
+        settings = {**settings, "tokens_per_second": config.tokens_per_second}
+    return Mrope(**settings)
+
+
+def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
+    """Pack the tokenized store `source` into `options.out`.
+
+    Returns:
+        The manifest of the packed store.
+
+    Raises:
+        StoreError: the source is unfinished or no tokenized store.
+        InputError: no document fits a pack.
+        RejectRateError: the store is complete, with too many rejects.
+    """
+    store = Store(source, stage="tokenize")
+    plan = make_plan(store, config.pack_length, config.world_size)
+    if not plan.n_packs:
+        raise InputError(f"{source}: no document fits --pack-length {config.pack_length}")
+    rule = mrope_rule(store.manifest.processor, config)
+    identity = {
+        "stage": STAGE,
+        "schema": SCHEMA_VERSION,
+        "vlm_prep": vlm_prep.__version__,
+        "source": store.manifest.fingerprint,
+        "config": config.to_json(),
+    }
+    fingerprint = digest_json(identity)
+    job = PackJob(source, plan, rule, write_plan=config.layout == "index")
+
+    def ready() -> PackJob:
+        job.setup()
+        return job
+
+    def describe(records: Sequence[Record]) -> Describe:
+        return lambda splits: _describe(store, plan, config, options.out, fingerprint, records, splits, rule)
+
+    def write_plan(records: Sequence[Record], shards: Path) -> None:
+        pq.write_table(plan_table(plan), options.out / PLAN_FILE, compression="zstd")
+
+    manifest = run_stage(
+        STAGE,
+        fingerprint,
+        pack_tasks(plan, config),
+        options,
+        prepare=ready,
+        describe=describe,
+        check=write_plan if config.layout == "ranks" else None,
+    )
+    check_reject_rate(manifest.totals, options)
+    return manifest
+
+
+def pack_tasks(plan: Plan, config: PackConfig) -> list[Task]:
+    """Return the plan's own task and, for ranks, tasks of about 8 million tokens (about 160 MB without media)."""
+    tasks = [Task(index=0, start=0, stop=0, split=PLAN_SPLIT)]
+    if config.layout == "index":
+        return tasks
+    step = max(1, TOKENS_PER_TASK // config.pack_length)
+    for rank in range(config.world_size):
+        count = len(plan.packs_of(rank))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            tasks.append(Task(index=len(tasks), start=start, stop=stop, split=rank_split(rank)))
+    return tasks
+
+
+def _describe(
+    store: Store,
+    plan: Plan,
+    config: PackConfig,
+    out: Path,
+    fingerprint: str,
+    records: Sequence[Record],
+    splits: dict[str, list[ShardInfo]],
+    rule: Mrope | None,
+) -> tuple[Manifest, str]:
+    totals: dict[str, Any] = sum_counts(records)
+    totals["rejects"] = reject_reasons(records)
+    totals["fill"] = round(plan.fill, 6)
+    totals["packs_by_rank"] = [len(plan.packs_of(rank)) for rank in range(plan.world_size)]
+    source = store.manifest
+    runtime = {**source.processor, "mrope": vars(rule) if rule is not None else None}
+    manifest = Manifest(
+        stage=STAGE,
+        fingerprint=fingerprint,
+        config=config.to_json(),
+        splits=splits,
+        totals=totals,
+        processor=runtime,
+        proof=source.proof,
+        extra={
+            "layout": config.layout,
+            "source": os.path.relpath(store.folder, out),
+            "source_fingerprint": source.fingerprint,
+        },
+    )
+    card = _CARD.format(packs=plan.n_packs, length=plan.pack_length, world=plan.world_size, fill=plan.fill)
+    return manifest, card
