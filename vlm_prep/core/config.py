@@ -61,3 +61,17 @@ class PackConfig:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """Settings of `ingest` that shape its output."""
+
+    check_media: CheckMedia = "header"
+    """Read the headers and ends of pictures, or decode them whole."""
+    max_image_pixels: int = 178_956_970
+    """Larger pictures are rejected before they are decoded."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return asdict(self)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.core.errors import Reject
+
 MediaKind = Literal["image", "video"]
 Message = dict[str, Any]
 """One turn in Hugging Face's form: role, content (a list of typed parts), and tool_calls, reasoning_content,
@@ -47,7 +49,8 @@ class Media:
     frame_indices: tuple[int, ...] | None = None
     """Frames to take from a video file, as the source asks; None leaves the choice to the processor."""
     fps: float | None = None
-    """Frames per second that the source states (needed for frame lists by families that use time)."""
+    """Frames per second that the entry states: of a frame list, the rate it was taken at; of a video file, the rate
+    to sample at."""
     header: MediaHeader | None = None
     """Filled by `media.probe`."""
 
@@ -79,6 +82,19 @@ class Rejected:
     stage: str
     reason: str
     message: str
+
+
+def rejected(sample: Sample, stage: str, reject: Reject) -> Rejected:
+    """Return the line of rejects.parquet for a sample."""
+    return Rejected(
+        sample_id=sample.sample_id,
+        dataset=sample.dataset,
+        source=sample.source,
+        line=sample.line,
+        stage=stage,
+        reason=reject.reason.value,
+        message=reject.message,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

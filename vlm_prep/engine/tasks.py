@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from vlm_prep.core.types import Rejected
 from vlm_prep.shards.writer import ShardInfo
@@ -64,6 +64,9 @@ class Record:
 
 class Job(Protocol):
     """A stage, as workers run it. Picklable: it travels to worker processes before `setup`."""
+
+    preload: ClassVar[tuple[str, ...]]
+    """Modules that every worker needs and that are slow to import."""
 
     def setup(self) -> None:
         """Load what every task needs (a processor, a source); called once in each process."""

@@ -16,7 +16,6 @@ import orjson
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.types import Media, MediaHeader, Rejected, Sample
-from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.rows import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
@@ -189,7 +188,7 @@ def open_samples(
     sources: list[RowSource] = []
     left = limit
     for spec in specs:
-        source = RowSource.open(resolve(spec), left)
+        source = RowSource.open(spec, left)
         sources.append(source)
         if left is not None:
             left -= len(source)

@@ -34,6 +34,8 @@ def probe(
     if media.kind == "video" and not media.frame_list:
         return _probe_video_file(media, keep_bytes)
     pictures = [_probe_picture(uri, keep_bytes, decode, max_pixels) for uri in media.uris]
+    if not pictures:
+        raise Reject(RejectReason.BAD_MEDIA_ENTRY, "a video given as an empty list of frames")
     sizes = {size for size, _, _ in pictures}
     if len(sizes) > 1:
         raise Reject(

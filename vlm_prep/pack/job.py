@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class PackJob:
         write_plan: whether task 0 writes the plan as a shard (layout "index").
     """
 
+    preload: ClassVar[tuple[str, ...]] = ()
     source: Path
     plan: Plan
     rule: Mrope | None

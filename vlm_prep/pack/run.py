@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 import vlm_prep
 from vlm_prep.core.config import PackConfig
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.stage import RunOptions, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
@@ -144,3 +144,17 @@ def _describe(
     )
     card = _CARD.format(packs=plan.n_packs, length=plan.pack_length, world=plan.world_size, fill=plan.fill)
     return manifest, card
+
+
+def dry_run(source: Path, config: PackConfig) -> dict[str, Any]:
+    """Plan the packs and return their numbers; write nothing."""
+    store = Store(source, stage="tokenize")
+    plan = make_plan(store, config.pack_length, config.world_size)
+    return {
+        "documents": len(store),
+        "packs": plan.n_packs,
+        "packs_by_rank": [len(plan.packs_of(rank)) for rank in range(plan.world_size)],
+        "tokens": plan.tokens,
+        "fill": round(plan.fill, 6),
+        "rejected": {RejectReason.LONGER_THAN_PACK.value: len(plan.too_long)},
+    }

@@ -6,6 +6,7 @@ versions) and no path, so two copies of one processor are the same and an edited
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,8 @@ def _from_pretrained(name: str, target: str) -> Any:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # its retries against a hub that cannot be reached would bury the one message that counts
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         return transformers.AutoProcessor.from_pretrained(target, trust_remote_code=False)
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, ... alike

@@ -105,10 +105,12 @@ class Qwen2VL(Adapter):
                 )
             return media.frame_indices
         video = self.hf.video_processor
-        if media.frame_list or not video.do_sample_frames:
+        # an entry's own fps on a video file is the rate to sample at, as in Qwen's data format
+        rate = {"fps": media.fps} if media.fps is not None else {}
+        if media.frame_list or not (video.do_sample_frames or rate):
             return tuple(range(total))
         try:
-            picked = video.sample_frames(metadata=_metadata(header, header.fps, None))
+            picked = video.sample_frames(metadata=_metadata(header, header.fps, None), **rate)
         except ValueError as error:
             raise Reject(RejectReason.PROCESSOR_ERROR, f"{media.uris[0]}: {error}") from error
         return tuple(int(index) for index in picked)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.shards.schema import FILE, MEDIA
 
 BATCH_BYTES = 16 << 20
 SHARD_BYTES = 256 << 20
@@ -76,11 +77,34 @@ def _number_lists(column: Sequence[NDArray[Any]], value_type: pa.DataType) -> pa
     return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), inner)
 
 
+def _media(column: Sequence[Sequence[Row]]) -> pa.Array:
+    """Build the media column from one list of structs per row, field by field.
+
+    pyarrow's own conversion of nested dicts looks every key up for every value and costs three times as much.
+    """
+    items = [item for row in column for item in row]
+    files = [file for item in items for file in item["files"]]
+    file_array = pa.StructArray.from_arrays(
+        [pa.array([file[field.name] for file in files], field.type) for field in FILE], fields=list(FILE)
+    )
+    fields = []
+    for field in MEDIA.value_type:
+        if field.name == "files":
+            offsets = _lengths_to_offsets([len(item["files"]) for item in items])
+            fields.append(pa.ListArray.from_arrays(offsets, file_array))
+        else:
+            fields.append(pa.array([item[field.name] for item in items], field.type))
+    structs = pa.StructArray.from_arrays(fields, fields=list(MEDIA.value_type))
+    return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), structs)
+
+
 def _column_builder(data_type: pa.DataType) -> Callable[[Sequence[Any]], pa.Array]:
     """Choose how a column of `data_type` is built from one value per row."""
     if not pa.types.is_list(data_type):
         return lambda values: pa.array(values, data_type)
     inner = data_type.value_type
+    if data_type == MEDIA:
+        return _media
     if pa.types.is_integer(inner) or pa.types.is_floating(inner):
         return lambda values: _numbers(values, inner)
     if pa.types.is_fixed_size_list(inner):

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.types import Encoded, Media, Rejected, Sample
+from vlm_prep.core.types import Encoded, Media, Rejected, Sample, rejected
 from vlm_prep.engine.tasks import Progress, Record, Task
 from vlm_prep.ingest.source import Samples
 from vlm_prep.media.files import digest_ends, ends_of
@@ -41,6 +41,7 @@ class TokenizeJob:
         config: settings.
     """
 
+    preload: ClassVar[tuple[str, ...]] = ("vlm_prep.processors.preload",)
     samples: Samples
     processor: str
     config: TokenizeConfig
@@ -116,19 +117,6 @@ class TokenizeJob:
             if now != known.digests:
                 raise Reject(RejectReason.MEDIA_CHANGED, f"{media.uris[0]} was changed after it was ingested")
         return found, data
-
-
-def rejected(sample: Sample, stage: str, reject: Reject) -> Rejected:
-    """Return the line of rejects.parquet for a sample."""
-    return Rejected(
-        sample_id=sample.sample_id,
-        dataset=sample.dataset,
-        source=sample.source,
-        line=sample.line,
-        stage=stage,
-        reason=reject.reason.value,
-        message=reject.message,
-    )
 
 
 def row_of(encoded: Encoded) -> dict[str, Any]:
@@ -207,14 +195,12 @@ class Tally:
         tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
         images = sum(item.kind == "image" for item in encoded.media)
         for counts in (self._counts, self._dataset(encoded.dataset)):
-            counts.update(
-                rows_in=1,
-                rows_written=1,
-                tokens=tokens,
-                trained_tokens=trained,
-                images=images,
-                videos=len(encoded.media) - images,
-            )
+            counts["rows_in"] += 1
+            counts["rows_written"] += 1
+            counts["tokens"] += tokens
+            counts["trained_tokens"] += trained
+            counts["images"] += images
+            counts["videos"] += len(encoded.media) - images
         kind = media_kind(row["media"])
         self._kinds[kind] += 1
         if chosen:
@@ -229,8 +215,10 @@ class Tally:
     def report(self, progress: Progress, *, last: bool = False) -> None:
         """Tell the progress what is new, every few rows."""
         names = ("rows_in", "tokens", "rows_rejected")
+        if not last and self._counts["rows_in"] - self._seen["rows_in"] < PROGRESS_ROWS:
+            return
         new = [self._counts[name] - self._seen[name] for name in names]
-        if new[0] >= PROGRESS_ROWS or (last and new[0]):
+        if new[0]:
             progress(*new)
             self._seen.update(dict(zip(names, new, strict=True)))
 

@@ -19,7 +19,14 @@ from vlm_prep.core.errors import Reject
 from vlm_prep.core.types import Media, MediaHeader, Message
 from vlm_prep.media.load import load_media
 from vlm_prep.processors.pixels import PixelMaker, video_metadata
-from vlm_prep.tokenize.encoder import IGNORE, SampleEncoder, expand_placeholders, mask_tokens, spans_in_bytes
+from vlm_prep.tokenize.encoder import (
+    IGNORE,
+    SampleEncoder,
+    expand_placeholders,
+    find_placeholders,
+    mask_tokens,
+    spans_in_bytes,
+)
 from vlm_prep.tokenize.spans import span_by_prefix, trained_messages
 
 Row = Mapping[str, Any]
@@ -115,7 +122,7 @@ class Oracle:
             return None
         tokens = text_encoder.encode_by_offsets(text)
         trained, _ = mask_tokens(tokens, spans_in_bytes(text, spans))
-        positions = np.flatnonzero(np.isin(tokens.ids, list(self._adapter.placeholder_ids)))
+        positions = find_placeholders(tokens.ids, self._adapter.placeholder_ids)
         # the ids are known to be equal here, so our runs are the processor's
         runs = [self._adapter.expand(stored_media(struct), text_encoder.ids).ids for struct in row["media"]]
         return expand_placeholders(tokens.ids, trained, positions, runs)[1]

@@ -13,6 +13,7 @@ from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.types import Encoded
+from vlm_prep.engine.local import start_forkserver
 from vlm_prep.engine.stage import (
     RunOptions,
     check_reject_rate,
@@ -65,6 +66,7 @@ def tokenize(
         ExactnessError: a row differs from the real processor's output.
         RejectRateError: the store is complete, with too many rejects.
     """
+    start_forkserver(TokenizeJob(samples, processor, config), options.workers)
     job, fingerprint = prepare(samples, processor, config, options)
     runtime = job.encoder.adapter.runtime()
 
@@ -185,3 +187,36 @@ def _describe(
         extra={"datasets": samples.describe()},
     )
     return manifest, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
+
+
+def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> dict[str, Any]:
+    """Load, check and encode the first rows; write nothing.
+
+    Returns:
+        What the run would be: rows, datasets, processor, template facts, and the numbers of the first rows.
+    """
+    job, fingerprint = prepare(samples, processor, config, options)
+    startup_check(job)
+    count = min(4 * STARTUP_ROWS, len(samples))
+    results = list(job.results(0, count))
+    written = [result for result in results if isinstance(result, Encoded)]
+    rejects = Counter(result.reason for result in results if not isinstance(result, Encoded))
+    tokens = sum(len(encoded.input_ids) for encoded in written)
+    return {
+        "rows": len(samples),
+        "datasets": samples.describe(),
+        "fingerprint": fingerprint,
+        "processor": job.encoder.adapter.loaded.identity,
+        "family": job.encoder.adapter.family,
+        "level": job.encoder.adapter.level,
+        "text_encoder": job.encoder.text.implementation,
+        "template": vars(job.encoder.template.facts),
+        "first_rows": {
+            "rows": count,
+            "written": len(written),
+            "rejected": dict(rejects),
+            "tokens": tokens,
+            "mean_tokens": round(tokens / len(written), 1) if written else 0,
+        },
+        "equal_to_the_processor": config.verify_fraction > 0,
+    }

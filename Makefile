@@ -1,0 +1,41 @@
+# The environment is made once from pinned versions; every target uses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CORPUS := out/bench/corpus
+KIT := ../shared/kit
+
+.PHONY: demo test lint bench bench-smoke bench-pack clean
+
+# torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
+$(READY): pyproject.toml configs/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint configs/constraints.txt torch
+	$(BIN)/pip install --quiet --constraint configs/constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/vlm-prep demo
+
+test: $(READY)
+	$(BIN)/ruff check vlm_prep scripts tests
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check vlm_prep scripts tests
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python scripts/bench_tokenize.py --kit $(KIT) --samples 2000
+
+bench-smoke: $(READY)
+	$(BIN)/python scripts/bench_tokenize.py --kit $(KIT) --samples 60 --plain 10
+	$(BIN)/python scripts/bench_pack.py --small
+
+bench-pack: $(READY)
+	$(BIN)/python scripts/bench_pack.py
+
+clean:
+	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

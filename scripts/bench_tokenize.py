@@ -1,0 +1,191 @@
+"""Compare `tokenize` with the plain way (the full Hugging Face processor per sample, with labels), on one core.
+
+Everything is measured in one process pinned to one core, after the processor is loaded: the plain way over all samples,
+then `tokenize --media reference` and `--media encoded` as a worker does them (read rows, probe media, encode, label, write and
+fsync shards), a first pass with cold caches and then the median of three. Verification is switched off for these rates,
+because it is the plain way, on a chosen share of rows; the last line is the whole command with its defaults, start-up, imports and
+verification included. Ids and labels of all samples are compared with the plain way's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import numpy as np
+
+OUT = Path("out/bench")
+PASSES = 3
+
+
+def main() -> None:
+    """Build the corpus, measure, compare, print."""
+    arguments = _arguments()
+    if not (arguments.kit / "bench" / "make_corpus.py").exists():
+        sys.exit(f"{arguments.kit}: the benchmark builds its corpus with the kit's bench/make_corpus.py; none is there")
+    corpus, processor = _corpus(arguments.kit, arguments.samples), _processor(arguments.kit)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+    from vlm_prep.core.config import TokenizeConfig
+    from vlm_prep.ingest.source import open_samples
+    from vlm_prep.tokenize.job import TokenizeJob
+
+    samples = open_samples(corpus / "meta.json")
+    job = TokenizeJob(samples, str(processor), TokenizeConfig(verify_fraction=0))
+    job.setup()
+    count = min(arguments.plain or len(samples), len(samples))
+    plain_rate, plain = _plain(job, count)
+    print(f"one core, {len(samples)} samples, {_images(corpus)} images; text by {job.encoder.text.implementation}")
+    print(f"plain way (full processor, labels): {plain_rate:.1f} samples/s over {count} samples")
+    for media in ("reference", "encoded"):
+        first, steady = _ours(job, media)
+        print(
+            f"tokenize --media {media:<10} {steady:,.0f} samples/s, {steady / plain_rate:.0f}x the plain way "
+            f"(first pass, cold caches: {first:,.0f}/s, {first / plain_rate:.0f}x)"
+        )
+    same_ids, same_labels = _compare(job, plain)
+    print(f"identical to the plain way: ids {same_ids} of {count}, labels {same_labels} of {count}")
+    if same_ids < count:
+        sys.exit("ids differ from the real processor's")
+    _whole_command(corpus, processor, len(samples))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kit", type=Path, default=Path("../shared/kit"), help="folder of real processors and photos")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--plain", type=int, default=0, help="samples for the plain way (0: all)")
+    return parser.parse_args()
+
+
+def _corpus(kit: Path, samples: int) -> Path:
+    corpus = OUT / f"corpus-{samples}"
+    if not (corpus / "meta.json").exists():
+        print(f"building {corpus} ...", flush=True)
+        script = kit / "bench" / "make_corpus.py"
+        subprocess.run([sys.executable, str(script), str(corpus), "--samples", str(samples)], check=True)
+    return corpus
+
+
+def _processor(kit: Path) -> Path:
+    folder = OUT / "procs"
+    if not (folder / "qwen2_5_vl").exists():
+        script = kit / "processors" / "assemble.py"
+        subprocess.run(
+            [sys.executable, str(script), str(folder), "qwen2_5_vl"], check=True, stdout=subprocess.DEVNULL
+        )
+    return folder / "qwen2_5_vl"
+
+
+def _images(corpus: Path) -> int:
+    return sum(1 for _ in (corpus / "media").iterdir())
+
+
+def _plain(job: Any, count: int) -> tuple[float, list[tuple[Any, Any]]]:
+    """Run what a trainer's collate does; return samples/s and (ids, labels) of each sample."""
+    samples = list(job.samples.read(0, count))
+    _plain_one(job.encoder.adapter.hf, samples[0])
+    results = []
+    start = time.perf_counter()
+    for sample in samples:
+        results.append(_plain_one(job.encoder.adapter.hf, sample))
+    return count / (time.perf_counter() - start), results
+
+
+def _plain_one(processor: Any, sample: Any) -> tuple[Any, Any]:
+    from PIL import Image
+
+    pictures = iter([Image.open(media.uris[0]).convert("RGB") for media in sample.media])
+    messages = [
+        {
+            "role": message["role"],
+            "content": [
+                {"type": "image", "image": next(pictures)} if part["type"] == "image" else part
+                for part in message["content"]
+            ],
+        }
+        for message in sample.messages
+    ]
+    output = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    ids = output["input_ids"][0].numpy()
+    return ids, _marker_labels(processor.tokenizer, ids)
+
+
+def _marker_labels(tokenizer: Any, ids: Any) -> Any:
+    """Label as trainers do: from each "<|im_start|>assistant\\n" to the next <|im_end|>, by searching ids."""
+    start = [tokenizer.convert_tokens_to_ids("<|im_start|>"), *tokenizer.encode("assistant\n")]
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    labels = np.full_like(ids, -100)
+    for position in np.flatnonzero(ids == start[0]):
+        if list(ids[position : position + len(start)]) == start:
+            first = position + len(start)
+            last = first + int(np.flatnonzero(ids[first:] == stop)[0]) + 1
+            labels[first:last] = ids[first:last]
+    return labels
+
+
+def _ours(job: Any, media: str) -> tuple[float, float]:
+    """Return samples/s of the first pass and the median of the later ones."""
+    from dataclasses import replace
+
+    from vlm_prep.tokenize.job import TokenizeJob
+
+    fresh = TokenizeJob(job.samples, job.processor, replace(job.config, media=media))
+    fresh.setup(job.encoder.adapter.loaded)
+    rates = [_pass(fresh) for _ in range(1 + PASSES)]
+    return rates[0], statistics.median(rates[1:])
+
+
+def _pass(job: Any) -> float:
+    from vlm_prep.engine.tasks import rows_per_task, split_rows
+
+    folder = OUT / "shards"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    total = len(job.samples)
+    start = time.perf_counter()
+    for task in split_rows(total, rows_per_task(total)):
+        job.run(task, folder, lambda rows, tokens, rejects: None)
+    elapsed = time.perf_counter() - start
+    shutil.rmtree(folder)
+    return total / elapsed
+
+
+def _compare(job: Any, plain: list[tuple[Any, Any]]) -> tuple[int, int]:
+    same_ids = same_labels = 0
+    for (ids, labels), encoded in zip(plain, _encoded(job, len(plain)), strict=True):
+        same_ids += np.array_equal(ids, encoded.input_ids)
+        same_labels += np.array_equal(labels, encoded.labels)
+    return same_ids, same_labels
+
+
+def _encoded(job: Any, count: int) -> Iterator[Any]:
+    yield from job.results(0, count)
+
+
+def _whole_command(corpus: Path, processor: Path, count: int) -> None:
+    for media in ("reference", "encoded"):
+        command = [sys.executable, "-m", "vlm_prep.cli.main", "tokenize", str(corpus / "meta.json"), "--media", media]
+        command += ["--processor", str(processor), "--out", str(OUT / "tok"), "--fresh", "--workers", "1", "--quiet"]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        elapsed = time.perf_counter() - start
+        print(
+            f"whole command, --media {media}, imports, loading and verification of 1 % included: "
+            f"{elapsed:.1f} s, {count / elapsed:.0f} samples/s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""`vlm-prep ingest`: raw rows into samples with probed media."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vlm_prep.cli import options
+from vlm_prep.core.config import CheckMedia, IngestConfig
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="A meta JSON, or a .json or .jsonl data file.")],
+    out: options.Out,
+    check_media: Annotated[
+        CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
+    ] = "header",
+    max_image_pixels: Annotated[int, typer.Option(min=1, help="Reject larger pictures.")] = 178_956_970,
+    dataset: options.Dataset = None,
+    format: options.Format = None,
+    column: options.Column = None,
+    tag: options.Tag = None,
+    media_dir: options.MediaDir = None,
+    sample_ratio: options.SampleRatio = None,
+    limit: options.Limit = None,
+    workers: options.Workers = options.default_workers(),
+    max_reject_rate: options.RejectRate = 0.05,
+    fresh: options.Fresh = False,
+    dry_run: Annotated[bool, typer.Option(help="Read and check the sources; write nothing.")] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Read raw chats of any supported format into one store of samples, with media headers probed."""
+    from vlm_prep.ingest.run import ingest
+    from vlm_prep.ingest.source import open_samples
+    from vlm_prep.report import stats
+
+    samples = open_samples(
+        source,
+        datasets=dataset,
+        format=format,
+        columns=options.pairs(column, "--column"),
+        tags=options.pairs(tag, "--tag"),
+        media_dir=media_dir,
+        sample_ratio=sample_ratio,
+        limit=limit,
+    )
+    if dry_run:
+        options.show_json({"rows": len(samples), "datasets": samples.describe()})
+        return
+    config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
+    ingest(samples, config, options.run_options(out, workers, fresh, max_reject_rate, quiet))
+    found = stats.collect(out)
+    if as_json:
+        options.show_json(found)
+    else:
+        typer.echo(stats.render(found))

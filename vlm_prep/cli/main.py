@@ -1,0 +1,60 @@
+"""The command line's root: commands, and errors without a traceback."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import vlm_prep
+from vlm_prep.cli import demo, ingest, pack, stats, tokenize
+from vlm_prep.core.errors import VlmPrepError
+
+app = typer.Typer(
+    name="vlm-prep",
+    help="Turn raw multimodal chats into training-ready shards: exact, and before the GPUs are rented.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vlm-prep {vlm_prep.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+    = False,
+) -> None:
+    """Turn raw multimodal chats into training-ready shards."""
+
+
+app.command("ingest")(ingest.command)
+app.command("tokenize")(tokenize.command)
+app.command("pack")(pack.command)
+app.command("stats")(stats.command)
+app.command("demo")(demo.command)
+
+
+def main() -> None:
+    """Run the command line; a fault prints one message and what to do, and sets the exit status."""
+    try:
+        app()
+    except VlmPrepError as error:
+        typer.secho(f"error: {error.message}", fg="red", err=True)
+        if error.hint:
+            typer.echo(f"  {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what was committed is kept, run the same command again to continue", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

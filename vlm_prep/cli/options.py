@@ -1,0 +1,87 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.engine.stage import RunOptions
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; a rerun continues where it stopped.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes. The output does not depend on it.")]
+Fresh = Annotated[bool, typer.Option(help="Discard another run's output in --out and start over.")]
+RejectRate = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Exit with status 3 when a larger share of rows is rejected.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+
+Dataset = Annotated[
+    list[str] | None, typer.Option("--dataset", help="Only this dataset of a meta JSON; may be repeated.")
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="How a data file's rows are read: sharegpt, messages or alpaca.")
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="A data file's column as role=name, e.g. messages=conversations; may be repeated."),
+]
+Tag = Annotated[
+    list[str] | None,
+    typer.Option("--tag", help="A data file's tag as tag=value, e.g. user_tag=human; may be repeated."),
+]
+MediaDir = Annotated[str | None, typer.Option(help="Where a data file's relative media paths start.")]
+SampleRatio = Annotated[float | None, typer.Option(help="Share of a data file's rows, or how often each (2.5).")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
+
+
+def default_workers() -> int:
+    """Return the processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
+    """Read repeated key=value options.
+
+    Raises:
+        InputError: a value without "=".
+    """
+    if not values:
+        return None
+    found: dict[str, str] = {}
+    for value in values:
+        key, equals, name = value.partition("=")
+        if not equals or not key or not name:
+            raise InputError(f"{option} {value!r}: expected key=value")
+        found[key] = name
+    return found
+
+
+def run_options(out: Path, workers: int, fresh: bool, reject_rate: float, quiet: bool) -> RunOptions:
+    """Return how a stage runs."""
+    return RunOptions(
+        out=out,
+        workers=workers,
+        fresh=fresh,
+        max_reject_rate=reject_rate,
+        progress=False if quiet else None,
+        say=_silent if quiet else _say,
+    )
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _silent(line: str) -> None:
+    """--quiet: errors alone are shown."""
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

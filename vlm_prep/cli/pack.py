@@ -1,0 +1,49 @@
+"""`vlm-prep pack`: documents into packs, packs to ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm_prep.cli import options
+from vlm_prep.core.config import Layout, PackConfig
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="The output of `vlm-prep tokenize`.")],
+    pack_length: Annotated[int, typer.Option(min=1, help="Tokens in a pack.")],
+    out: options.Out,
+    world_size: Annotated[int, typer.Option(min=1, help="Ranks to make shards for.")] = 1,
+    layout: Annotated[
+        Layout, typer.Option(help="Shards for each rank, or the plan alone over the tokenized store.")
+    ] = "ranks",
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(help="Qwen2.5-VL's vision_config.tokens_per_second, if the model's is not the published 2."),
+    ] = None,
+    workers: options.Workers = options.default_workers(),
+    max_reject_rate: options.RejectRate = 0.05,
+    fresh: options.Fresh = False,
+    dry_run: Annotated[bool, typer.Option(help="Plan and show the fill; write nothing.")] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Pack documents into sequences of exact length, per rank, with positions."""
+    from vlm_prep.pack.run import dry_run as preview
+    from vlm_prep.pack.run import pack
+    from vlm_prep.report import stats
+
+    config = PackConfig(
+        pack_length=pack_length, world_size=world_size, layout=layout, tokens_per_second=tokens_per_second
+    )
+    if dry_run:
+        options.show_json(preview(source, config))
+        return
+    pack(source, config, options.run_options(out, workers, fresh, max_reject_rate, quiet))
+    found = stats.collect(out)
+    if as_json:
+        options.show_json(found)
+    else:
+        typer.echo(stats.render(found))

@@ -1,0 +1,100 @@
+"""`vlm-prep tokenize`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm_prep.cli import options
+from vlm_prep.core.config import CheckMedia, ControlTokens, MediaMode, Overlong, TokenizeConfig, ToolText, TrainOn
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="A meta JSON, a .json or .jsonl data file, or an ingested folder.")],
+    processor: Annotated[
+        str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + .tok]")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Most tokens in a row. [default: no limit]")] = None,
+    overlong: Annotated[
+        Overlong, typer.Option(help="Longer rows: reject, cut whole turns off the end, or stop.")
+    ] = "drop",
+    media: Annotated[
+        MediaMode, typer.Option(help="Store checked references to media files, or the files' bytes.")
+    ] = "encoded",
+    train_on: Annotated[TrainOn, typer.Option(help="Train all assistant turns, or the last.")] = "assistant",
+    control_tokens: Annotated[
+        ControlTokens, typer.Option(help="Control tokens typed in the data: plain text, a reject, or let them act.")
+    ] = "text",
+    tool_text: Annotated[
+        ToolText, typer.Option(help="Tools for a chat template that ignores them: write them as text, or reject.")
+    ] = "inline",
+    check_media: Annotated[
+        CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
+    ] = "header",
+    max_image_pixels: Annotated[int, typer.Option(min=1, help="Reject larger pictures.")] = 178_956_970,
+    fps: Annotated[float | None, typer.Option(help="Video frames a second. [default: the processor's]")] = None,
+    min_frames: Annotated[int | None, typer.Option(min=1, help="Least frames of a video.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames of a video.")] = None,
+    verify_fraction: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of rows compared with the real processor (0: none).")
+    ] = 0.01,
+    dataset: options.Dataset = None,
+    format: options.Format = None,
+    column: options.Column = None,
+    tag: options.Tag = None,
+    media_dir: options.MediaDir = None,
+    sample_ratio: options.SampleRatio = None,
+    limit: options.Limit = None,
+    workers: options.Workers = options.default_workers(),
+    max_reject_rate: options.RejectRate = 0.05,
+    fresh: options.Fresh = False,
+    dry_run: Annotated[bool, typer.Option(help="Load, check and measure the first rows; write nothing.")] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Tokenize and label multimodal chats into shards, and prove it against the real processor."""
+    from vlm_prep.ingest.source import open_samples
+    from vlm_prep.report import stats
+    from vlm_prep.tokenize.run import dry_run as preview
+    from vlm_prep.tokenize.run import tokenize
+
+    samples = open_samples(
+        source,
+        datasets=dataset,
+        format=format,
+        columns=options.pairs(column, "--column"),
+        tags=options.pairs(tag, "--tag"),
+        media_dir=media_dir,
+        sample_ratio=sample_ratio,
+        limit=limit,
+    )
+    config = TokenizeConfig(
+        max_length=max_length,
+        overlong=overlong,
+        media=media,
+        train_on=train_on,
+        control_tokens=control_tokens,
+        tool_text=tool_text,
+        check_media=check_media,
+        max_image_pixels=max_image_pixels,
+        fps=fps,
+        min_frames=min_frames,
+        max_frames=max_frames,
+        verify_fraction=verify_fraction,
+    )
+    out = out or Path(Path(source).stem + ".tok")
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet)
+    if dry_run:
+        options.show_json(preview(samples, processor, config, run))
+        return
+    tokenize(samples, processor, config, run)
+    found = stats.collect(out)
+    if as_json:
+        options.show_json(found)
+    else:
+        typer.echo(stats.render(found))

@@ -1,0 +1,140 @@
+"""Raw rows into a store of samples with probed media headers.
+
+Not needed before `tokenize`, which ingests on the way; useful to check a source once and tokenize it many times.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import vlm_prep
+from vlm_prep.core.config import IngestConfig
+from vlm_prep.core.errors import InputError, Reject
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.types import Rejected, Sample, rejected
+from vlm_prep.engine.stage import (
+    RunOptions,
+    check_reject_rate,
+    reject_reasons,
+    run_stage,
+    sum_counts,
+    sum_datasets,
+)
+from vlm_prep.engine.tasks import Progress, Record, Task, rows_per_task, split_rows
+from vlm_prep.engine.workspace import Describe
+from vlm_prep.ingest.rows import STAGE
+from vlm_prep.ingest.source import Samples, sample_row
+from vlm_prep.media.probe import probe
+from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
+from vlm_prep.shards.writer import ShardInfo, ShardWriter
+
+_CARD = """# Ingested by vlm-prep
+
+{rows} samples. Next: `vlm-prep tokenize FOLDER --processor P --out OUT`.
+"""
+
+
+@dataclass
+class IngestJob:
+    """Ingests ranges of rows."""
+
+    preload: ClassVar[tuple[str, ...]] = ()
+    samples: Samples
+    config: IngestConfig
+
+    def setup(self) -> None:
+        """See `engine.tasks.Job`; there is nothing to load."""
+
+    def run(self, task: Task, shards: Path, progress: Progress) -> Record:
+        """See `engine.tasks.Job`."""
+        rejects: list[Rejected] = []
+        datasets: dict[str, Counter[str]] = {}
+        with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", sample_schema()) as writer:
+            for item in self.samples.read(task.start, task.stop):
+                result = self._probe(item) if isinstance(item, Sample) else item
+                counts = datasets.setdefault(item.dataset, Counter(rows_in=0, rows_written=0, rows_rejected=0))
+                if isinstance(result, Rejected):
+                    rejects.append(result)
+                    counts.update(rows_in=1, rows_rejected=1)
+                else:
+                    row = sample_row(result)
+                    writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
+                    counts.update(rows_in=1, rows_written=1)
+            infos = (writer.commit(),) if len(rejects) < task.stop - task.start else ()
+        totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
+        for counts in datasets.values():
+            totals.update(counts)
+        progress(totals["rows_in"], 0, totals["rows_rejected"])
+        return Record(
+            task=task.index,
+            split=task.split,
+            shards=infos,
+            rejects=tuple(rejects),
+            counts=dict(totals),
+            facts={"datasets": {name: dict(counts) for name, counts in datasets.items()}},
+        )
+
+    def _probe(self, sample: Sample) -> Sample | Rejected:
+        config = self.config
+        try:
+            media = tuple(
+                probe(item, decode=config.check_media == "decode", max_pixels=config.max_image_pixels)[0]
+                for item in sample.media
+            )
+        except Reject as reject:
+            return rejected(sample, STAGE, reject)
+        return replace(sample, media=media)
+
+
+def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manifest:
+    """Write `samples` with probed media into the store `options.out`.
+
+    Raises:
+        InputError: there are no rows.
+        RejectRateError: the store is complete, with too many rejects.
+    """
+    if not len(samples):
+        raise InputError("the source has no rows")
+    identity = {
+        "stage": STAGE,
+        "schema": SCHEMA_VERSION,
+        "vlm_prep": vlm_prep.__version__,
+        "samples": samples.identity(),
+        "config": config.to_json(),
+    }
+    fingerprint = digest_json(identity)
+
+    def describe(records: Sequence[Record]) -> Describe:
+        return lambda splits: _describe(samples, config, fingerprint, records, splits)
+
+    tasks = split_rows(len(samples), rows_per_task(len(samples)))
+    job = IngestJob(samples, config)
+    manifest = run_stage(STAGE, fingerprint, tasks, options, prepare=lambda: job, describe=describe)
+    check_reject_rate(manifest.totals, options)
+    return manifest
+
+
+def _describe(
+    samples: Samples,
+    config: IngestConfig,
+    fingerprint: str,
+    records: Sequence[Record],
+    splits: dict[str, list[ShardInfo]],
+) -> tuple[Manifest, str]:
+    totals: dict[str, Any] = sum_counts(records)
+    totals["rejects"] = reject_reasons(records)
+    totals["datasets"] = sum_datasets(records)
+    manifest = Manifest(
+        stage=STAGE,
+        fingerprint=fingerprint,
+        config=config.to_json(),
+        splits=splits,
+        totals=totals,
+        extra={"datasets": samples.describe()},
+    )
+    return manifest, _CARD.format(rows=totals["rows_written"])

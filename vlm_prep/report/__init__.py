@@ -1,0 +1,1 @@
+"""What a finished store holds, for people and as JSON."""

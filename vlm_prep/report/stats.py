@@ -1,0 +1,135 @@
+"""Numbers of a store: rows, tokens, lengths, media, rejects, fill, and the proof.
+
+Counts come from the manifest; length quantiles are read from list offsets, so nothing is decoded and a store of
+a million rows takes well under a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_prep.shards.reader import Store
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+def collect(folder: str | Path) -> dict[str, Any]:
+    """Return a store's statistics, JSON-ready.
+
+    Raises:
+        StoreError: unfinished, damaged or no store.
+    """
+    store = Store(folder)
+    manifest = store.manifest
+    shards = [shard.info for shard in store.shards]
+    stats: dict[str, Any] = {
+        "folder": str(folder),
+        "stage": manifest.stage,
+        "fingerprint": manifest.fingerprint,
+        "totals": manifest.totals,
+        "shards": len(shards),
+        "bytes": sum(info.bytes for info in shards),
+        "config": manifest.config,
+        "proof": manifest.proof,
+    }
+    if manifest.processor:
+        stats["processor"] = {
+            "family": manifest.processor["family"],
+            "level": manifest.processor["level"],
+            **manifest.processor["identity"],
+        }
+    if shards and "input_ids" in store.shards[0].schema.names:
+        stats["length"] = _quantiles(store.lengths())
+    if shards and "seq_lens" in store.shards[0].schema.names:
+        stats["documents_per_pack"] = _quantiles(_list_lengths(store, "seq_lens"))
+    return stats
+
+
+def _list_lengths(store: Store, name: str) -> NDArray[np.int64]:
+    chunks = [chunk.value_lengths().to_numpy() for shard in store.shards for chunk in shard.column(name).chunks]
+    return np.concatenate(chunks).astype(np.int64)
+
+
+def _quantiles(values: NDArray[np.int64]) -> dict[str, float]:
+    if not len(values):
+        return {}
+    found = np.quantile(values, QUANTILES)
+    named = {f"p{int(q * 100)}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
+    return {**named, "mean": round(float(values.mean()), 2)}
+
+
+def render(stats: dict[str, Any]) -> str:
+    """Return the statistics as text for a terminal."""
+    totals = stats["totals"]
+    lines = [f"{stats['folder']}: output of {stats['stage']}, {stats['shards']} shard(s), {_size(stats['bytes'])}"]
+    what = "documents" if stats["stage"] == "pack" else "rows"
+    lines.append(
+        f"  {what:<11} {totals['rows_in']:,} in = {totals['rows_written']:,} written "
+        f"+ {totals['rows_rejected']:,} rejected{_reasons(totals.get('rejects', {}))}"
+    )
+    if "packs" in totals:
+        ranks = totals["packs_by_rank"]
+        lines.append(f"  packs       {totals['packs']:,} for {len(ranks)} rank(s), fill {totals['fill']:.2%}")
+    if "tokens" in totals:
+        trained = f", {totals['trained_tokens']:,} trained" if "trained_tokens" in totals else ""
+        lines.append(f"  tokens      {totals['tokens']:,}{trained}")
+    if "kinds" in totals:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in totals["kinds"].items())
+        media = f"{totals.get('images', 0):,} images, {totals.get('videos', 0):,} videos"
+        lines.append(f"  media       {media} ({kinds})")
+    for name in ("length", "documents_per_pack"):
+        if stats.get(name):
+            lines.append(f"  {name.replace('_per_pack', '/pack'):<11} {_spread(stats[name])}")
+    lines += _datasets(totals.get("datasets", {}))
+    lines += _identity(stats)
+    return "\n".join(lines)
+
+
+def _reasons(reasons: dict[str, int]) -> str:
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+
+
+def _spread(quantiles: dict[str, float]) -> str:
+    named = {"p0": "min", "p50": "median", "p95": "p95", "p100": "max", "mean": "mean"}
+    return ", ".join(f"{label} {quantiles[key]:,.0f}" for key, label in named.items())
+
+
+def _datasets(datasets: dict[str, dict[str, int]]) -> list[str]:
+    if not datasets:
+        return []
+    width = max(len(name) for name in datasets)
+    return ["  datasets"] + [
+        f"    {name:<{width}}  {counts['rows_written']:,} of {counts['rows_in']:,} rows, "
+        f"{counts.get('tokens', 0):,} tokens"
+        for name, counts in datasets.items()
+    ]
+
+
+def _identity(stats: dict[str, Any]) -> list[str]:
+    lines = []
+    if "processor" in stats:
+        processor = stats["processor"]
+        lines.append(
+            f"  processor   {processor['class']} ({processor['family']}, {processor['level']} level), "
+            f"transformers {processor['transformers']}"
+        )
+    proof = stats["proof"]
+    if proof and proof["rows"]:
+        rows = ", ".join(f"{count} of {proof['of'].get(kind, count)} {kind}" for kind, count in proof["rows"].items())
+        lines.append(f"  proof       {rows} rows equal to {proof['against']}: {', '.join(proof['compared'])}")
+    elif proof:
+        lines.append("  proof       none: this store was made with --verify-fraction 0")
+    return lines
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} TiB"
