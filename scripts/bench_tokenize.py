@@ -1,10 +1,11 @@
 """Compare `tokenize` with the plain way (the full Hugging Face processor per sample, with labels), on one core.
 
-Everything is measured in one process pinned to one core, after the processor is loaded: the plain way over all samples,
-then `tokenize --media reference` and `--media encoded` as a worker does them (read rows, probe media, encode, label, write and
-fsync shards), a first pass with cold caches and then the median of three. Verification is switched off for these rates,
-because it is the plain way, on a chosen share of rows; the last line is the whole command with its defaults, start-up, imports and
-verification included. Ids and labels of all samples are compared with the plain way's.
+Everything is measured in one process pinned to one core, after the processor is loaded: the plain way over all
+samples, then `tokenize --media reference` and `--media encoded` as a worker does them (read rows, probe media,
+encode, label, write and fsync shards), a first pass with cold caches and then the median of three. Verification is
+switched off for these rates, because it is the plain way, on a chosen share of rows; the last line is the whole
+command with its defaults, start-up, imports and verification included. Ids and labels of all samples are compared
+with the plain way's.
 """
 
 from __future__ import annotations
@@ -96,10 +97,8 @@ def _plain(job: Any, count: int) -> tuple[float, list[tuple[Any, Any]]]:
     """Run what a trainer's collate does; return samples/s and (ids, labels) of each sample."""
     samples = list(job.samples.read(0, count))
     _plain_one(job.encoder.adapter.hf, samples[0])
-    results = []
     start = time.perf_counter()
-    for sample in samples:
-        results.append(_plain_one(job.encoder.adapter.hf, sample))
+    results = [_plain_one(job.encoder.adapter.hf, sample) for sample in samples]
     return count / (time.perf_counter() - start), results
 
 
@@ -123,7 +122,7 @@ def _plain_one(processor: Any, sample: Any) -> tuple[Any, Any]:
 
 
 def _marker_labels(tokenizer: Any, ids: Any) -> Any:
-    """Label as trainers do: from each "<|im_start|>assistant\\n" to the next <|im_end|>, by searching ids."""
+    """Label as trainers do: from each assistant header to the next <|im_end|>, by searching ids."""
     start = [tokenizer.convert_tokens_to_ids("<|im_start|>"), *tokenizer.encode("assistant\n")]
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
     labels = np.full_like(ids, -100)

@@ -24,7 +24,7 @@ def command(
     media_dir: options.MediaDir = None,
     sample_ratio: options.SampleRatio = None,
     limit: options.Limit = None,
-    workers: options.Workers = options.default_workers(),
+    workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
     fresh: options.Fresh = False,
     dry_run: Annotated[bool, typer.Option(help="Read and check the sources; write nothing.")] = False,

@@ -12,6 +12,9 @@ import typer
 from vlm_prep.core.errors import InputError
 from vlm_prep.engine.stage import RunOptions
 
+DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""The processors this process may use."""
+
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; a rerun continues where it stopped.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes. The output does not depend on it.")]
 Fresh = Annotated[bool, typer.Option(help="Discard another run's output in --out and start over.")]
@@ -38,11 +41,6 @@ Tag = Annotated[
 MediaDir = Annotated[str | None, typer.Option(help="Where a data file's relative media paths start.")]
 SampleRatio = Annotated[float | None, typer.Option(help="Share of a data file's rows, or how often each (2.5).")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
-
-
-def default_workers() -> int:
-    """Return the processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pairs(values: list[str] | None, option: str) -> dict[str, str] | None:

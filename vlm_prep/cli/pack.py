@@ -23,7 +23,7 @@ def command(
         float | None,
         typer.Option(help="Qwen2.5-VL's vision_config.tokens_per_second, if the model's is not the published 2."),
     ] = None,
-    workers: options.Workers = options.default_workers(),
+    workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
     fresh: options.Fresh = False,
     dry_run: Annotated[bool, typer.Option(help="Plan and show the fill; write nothing.")] = False,

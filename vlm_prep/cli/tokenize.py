@@ -17,7 +17,8 @@ def command(
         str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + .tok]")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + .tok]"),
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Most tokens in a row. [default: no limit]")] = None,
     overlong: Annotated[
@@ -50,7 +51,7 @@ def command(
     media_dir: options.MediaDir = None,
     sample_ratio: options.SampleRatio = None,
     limit: options.Limit = None,
-    workers: options.Workers = options.default_workers(),
+    workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
     fresh: options.Fresh = False,
     dry_run: Annotated[bool, typer.Option(help="Load, check and measure the first rows; write nothing.")] = False,

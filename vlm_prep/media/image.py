@@ -1,8 +1,8 @@
 """A picture's header, its completeness, and its RGB pixels.
 
-Pillow is the one reader, for the header as for the pixels: what it calls width and height is what it will decode. Reading
-a header from the first 64 KiB costs 15 µs. EXIF orientation is applied, transparency is laid on white, 16-bit grey is
-scaled (not clipped) to 8 bits; of an animation the first frame is taken.
+Pillow is the one reader, for the header as for the pixels: what it calls width and height is what it will decode.
+Reading a header from the first 64 KiB costs 15 µs. EXIF orientation is applied, transparency is laid on white,
+16-bit grey is scaled (not clipped) to 8 bits; of an animation the first frame is taken.
 
 A file that was cut short opens like a whole one, so its end is looked at too: JPEG, PNG, GIF and WebP say where
 they end. A file without the expected end, or of another format, is decoded to decide.
@@ -80,7 +80,8 @@ def check_size(uri: str, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise Reject(
-            RejectReason.IMAGE_TOO_LARGE, f"{uri}: {width}x{height} is more than {max_pixels} pixels (--max-image-pixels)"
+            RejectReason.IMAGE_TOO_LARGE,
+            f"{uri}: {width}x{height} is more than {max_pixels} pixels (--max-image-pixels)",
         )
 
 

@@ -1,8 +1,8 @@
 """The plan of a packed store: which documents share a pack, and which rank gets which pack.
 
-Lengths are exact, so bins are best-fit-decreasing over the whole store. Packs are then ordered by their visual tokens and
-dealt to ranks in turn: the packs of one step (one for each rank) cost about the same and have the same kinds of media,
-so no rank waits for another. The plan depends on the store and the settings alone.
+Lengths are exact, so bins are best-fit-decreasing over the whole store. Packs are then ordered by their visual
+tokens and dealt to ranks in turn: the packs of one step (one for each rank) cost about the same and have the same
+kinds of media, so no rank waits for another. The plan depends on the store and the settings alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What tokenizing asks of any model family.
 
-The seam lies in transformers itself: a processor's text expansion depends on the *dimensions* of media only. So a family
-says, for a media whose header is known, which token ids its placeholder becomes and which geometry tensors come with
-it. Pixels are never touched here.
+The seam lies in transformers itself: a processor's text expansion depends on the *dimensions* of media only. So a
+family says, for a media whose header is known, which token ids its placeholder becomes and which geometry tensors
+come with it. Pixels are never touched here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The image and video processors alone: a shard's media → the processor's own pixel tensors.
 
 Built from the settings in a manifest, so training needs no tokenizer and no model folder. Each media is one call of
-the transformers image or video processor, whose arithmetic is the only one there is: equality with the full processor is a
-matter of giving it the same pixels (media.load) and the same settings.
+the transformers image or video processor, whose arithmetic is the only one there is: equality with the full
+processor is a matter of giving it the same pixels (media.load) and the same settings.
 """
 
 from __future__ import annotations

@@ -81,9 +81,11 @@ def render(stats: dict[str, Any]) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in totals["kinds"].items())
         media = f"{totals.get('images', 0):,} images, {totals.get('videos', 0):,} videos"
         lines.append(f"  media       {media} ({kinds})")
-    for name in ("length", "documents_per_pack"):
-        if stats.get(name):
-            lines.append(f"  {name.replace('_per_pack', '/pack'):<11} {_spread(stats[name])}")
+    lines += [
+        f"  {name.replace('_per_pack', '/pack'):<11} {_spread(stats[name])}"
+        for name in ("length", "documents_per_pack")
+        if stats.get(name)
+    ]
     lines += _datasets(totals.get("datasets", {}))
     lines += _identity(stats)
     return "\n".join(lines)

@@ -4,8 +4,8 @@ A shard is written under a temporary name, flushed and fsynced, reopened and cou
 fsynced. fsync of a 64 MB shard costs 30-40 ms, the checksum 12 GB/s: nothing next to tokenization.
 
 Rows are gathered into record batches of about 16 MiB, cut by bytes in row order, so the bytes of a shard depend on
-its rows alone. Integer lists are gathered as numpy arrays and become Arrow buffers in one concatenation per batch: building them
-through Python lists would cost more than tokenizing (40 ns a token).
+its rows alone. Integer lists are gathered as numpy arrays and become Arrow buffers in one concatenation per batch:
+building them through Python lists would cost more than tokenizing (40 ns a token).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Control tokens written in the data's own text (`<|im_end|>`, `<|image_pad|>` typed by a user).
 
-By default they are encoded as plain text, as transformers' `sanitize_control_tokens` does, so that data can neither end a
-turn nor forge a picture. Rows that hold none, nearly all, take the fast path; the others are marked and encoded by
-transformers' own functions, and only the byte spans are found here.
+By default they are encoded as plain text, as transformers' `sanitize_control_tokens` does, so that data can neither
+end a turn nor forge a picture. Rows that hold none, nearly all, take the fast path; the others are marked and
+encoded by transformers' own functions, and only the byte spans are found here.
 """
 
 from __future__ import annotations

@@ -110,7 +110,8 @@ class SampleEncoder:
         if kinds != [item.kind for item in media]:
             raise Reject(
                 RejectReason.MEDIA_COUNT_MISMATCH,
-                f"the rendered text has placeholders for {_count(kinds)}, the row has {_count([m.kind for m in media])}",
+                f"the rendered text has placeholders for {_count(kinds)}, "
+                f"the row has {_count([item.kind for item in media])}",
             )
         return tuple(self.adapter.expand(item, self.text.ids) for item in media)
 

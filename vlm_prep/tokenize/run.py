@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +101,7 @@ def prepare(
     for note in (*loaded.notes, job.encoder.text.note):
         if note:
             options.say(f"note: {note}")
-    _say_about_tools_and_video(job, options)
+    _say_about_video(job, options)
     identity = {
         "stage": STAGE,
         "schema": SCHEMA_VERSION,
@@ -114,8 +113,8 @@ def prepare(
     return job, digest_json(identity)
 
 
-def _say_about_tools_and_video(job: TokenizeJob, options: RunOptions) -> None:
-    first = [item for item in islice(job.samples.read(0, min(STARTUP_ROWS, len(job.samples))), STARTUP_ROWS)]
+def _say_about_video(job: TokenizeJob, options: RunOptions) -> None:
+    first = list(job.samples.read(0, min(STARTUP_ROWS, len(job.samples))))
     video = getattr(job.encoder.adapter.hf, "video_processor", None)
     sampled = video is None or video.do_sample_frames
     if not sampled and any(media.kind == "video" for item in first for media in getattr(item, "media", ())):

@@ -2,9 +2,9 @@
 
 Every text part is wrapped in two private-use characters that name it, the conversation is rendered once with the marks
 and once without; if the marked text without its marks equals the plain text, the marks are true positions, found by
-structure and not by searching for words. It costs two renders (21 µs each) whatever the number of turns. A text whose marks
-are missing was dropped by the template: the row is rejected, not silently shortened. Templates that look into the
-content (trim it, split it) fail the equality and are handled turn by turn in `spans.py`.
+structure and not by searching for words. It costs two renders (21 µs each) whatever the number of turns. A text whose
+marks are missing was dropped by the template: the row is rejected, not silently shortened. Templates that look into
+the content (trim it, split it) fail the equality and are handled turn by turn in `spans.py`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Tool schemas and calls as text, for chat templates that do not know them.
 
-Qwen2-VL's and Qwen2.5-VL's templates render neither `tools` nor `tool_calls`: passed on as they are, both would vanish
-without a word. Instead the schemas are written into the system turn and each call into the assistant's text between
-<tool_call> and </tool_call>, the tags that these vocabularies carry as tokens. The stored conversation is the rewritten one, so the
-comparison with the real processor covers it.
+Qwen2-VL's and Qwen2.5-VL's templates render neither `tools` nor `tool_calls`: passed on as they are, both would
+vanish without a word. Instead the schemas are written into the system turn and each call into the assistant's text
+between <tool_call> and </tool_call>, the tags that these vocabularies carry as tokens. The stored conversation is
+the rewritten one, so the comparison with the real processor covers it.
 """
 
 from __future__ import annotations
