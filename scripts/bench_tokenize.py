@@ -147,6 +147,7 @@ def _ours(job: Any, media: str) -> tuple[float, float]:
 
 
 def _pass(job: Any) -> float:
+    from vlm_prep.engine.local import run_tasks
     from vlm_prep.engine.tasks import rows_per_task, split_rows
 
     folder = OUT / "shards"
@@ -154,8 +155,8 @@ def _pass(job: Any) -> float:
     folder.mkdir(parents=True)
     total = len(job.samples)
     start = time.perf_counter()
-    for task in split_rows(total, rows_per_task(total)):
-        job.run(task, folder, lambda rows, tokens, rejects: None)
+    tasks = split_rows(total, rows_per_task(total))
+    run_tasks(job, tasks, folder, workers=1, commit=lambda record: None, progress=lambda rows, tokens, rejects: None)
     elapsed = time.perf_counter() - start
     shutil.rmtree(folder)
     return total / elapsed

@@ -36,7 +36,7 @@ class _Draft:
     ids: NDArray[np.int32]
     labels: NDArray[np.int32]
     turn_ends: dict[int, int]
-    """Token position after each trained message's end, by message index."""
+    """Token position after each trained message's end, by message index, before placeholders are expanded."""
     expansions: tuple[Expansion, ...]
 
 
@@ -92,8 +92,8 @@ class SampleEncoder:
         trained, ends = mask_tokens(tokens, spans)
         positions = find_placeholders(tokens.ids, self._kinds)
         expansions = self._expansions(media, tokens.ids[positions])
-        ids, labels, shift = expand_placeholders(tokens.ids, trained, positions, [e.ids for e in expansions])
-        turn_ends = {index: int(end + shift[end]) for index, end in zip(wanted, ends, strict=True)}
+        ids, labels = expand_placeholders(tokens.ids, trained, positions, [e.ids for e in expansions])
+        turn_ends = dict(zip(wanted, ends, strict=True))
         return _Draft(ids, labels, turn_ends, expansions)
 
     def _tokens(self, messages: list[Message], tools: Tools, wanted: Sequence[int]) -> tuple[Tokens, list[Span]]:
@@ -192,27 +192,23 @@ def mask_tokens(tokens: Tokens, spans: Sequence[Span]) -> tuple[NDArray[np.bool_
 
 def expand_placeholders(
     ids: NDArray[np.int32], trained: NDArray[np.bool_], positions: NDArray[np.int64], runs: Sequence[NDArray[np.int32]]
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    """Replace the tokens at `positions` by `runs`.
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Replace the tokens at `positions` by `runs`; return ids and labels.
 
     Worked example: ids [1, 9, 2], positions [1], runs [[9, 9, 9]] gives [1, 9, 9, 9, 2]. Media tokens are never
     trained, also inside an assistant's turn: a language model cannot predict them.
-
-    Returns:
-        ids, labels, and (len(ids)+1,) by how much each old position moved.
     """
     labels = np.where(trained, ids, np.int32(IGNORE))
     if not len(positions):
-        return ids, labels, np.zeros(len(ids) + 1, np.int64)
-    counts = np.ones(len(ids), np.int64)
-    counts[positions] = [len(run) for run in runs]
-    labels[positions] = IGNORE
-    new_ids, new_labels = np.repeat(ids, counts), np.repeat(labels, counts)
-    moved = np.concatenate([[0], np.cumsum(counts)]) - np.arange(len(ids) + 1)
-    for position, run in zip(positions, runs, strict=True):
-        start = position + moved[position]
-        new_ids[start : start + len(run)] = run
-    return new_ids, new_labels, moved
+        return ids, labels
+    id_pieces: list[NDArray[np.int32]] = []
+    label_pieces: list[NDArray[np.int32]] = []
+    start = 0
+    for position, run in zip(positions.tolist(), runs, strict=True):
+        id_pieces += (ids[start:position], run)
+        label_pieces += (labels[start:position], np.full(len(run), IGNORE, np.int32))
+        start = position + 1
+    return np.concatenate([*id_pieces, ids[start:]]), np.concatenate([*label_pieces, labels[start:]])
 
 
 def find_placeholders(ids: NDArray[np.int32], kinds: Iterable[int]) -> NDArray[np.int64]:
@@ -244,7 +240,7 @@ def _item(media: Media, data: tuple[bytes, ...] | None, expansion: Expansion) ->
 def _cuts(messages: Sequence[Message], limit: int, turn_ends: dict[int, int]) -> list[int]:
     """Assistant messages after which the conversation may be cut, longest first.
 
-    Those whose end is known to lie past the limit are left out; the first messages may be any role.
+    Those whose end lies past the limit even before placeholders are expanded are left out.
     """
     answers = [index for index, message in enumerate(messages[:-1]) if message["role"] == "assistant"]
     return [index for index in reversed(answers) if turn_ends.get(index, 0) <= limit]

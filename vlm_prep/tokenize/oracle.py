@@ -125,7 +125,8 @@ class Oracle:
         positions = find_placeholders(tokens.ids, self._adapter.placeholder_ids)
         # the ids are known to be equal here, so our runs are the processor's
         runs = [self._adapter.expand(stored_media(struct), text_encoder.ids).ids for struct in row["media"]]
-        return expand_placeholders(tokens.ids, trained, positions, runs)[1]
+        _, labels = expand_placeholders(tokens.ids, trained, positions, runs)
+        return labels
 
 
 def stored_media(struct: Row) -> Media:

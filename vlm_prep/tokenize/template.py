@@ -5,6 +5,10 @@ and once without; if the marked text without its marks equals the plain text, th
 structure and not by searching for words. It costs two renders (21 µs each) whatever the number of turns. A text whose
 marks are missing was dropped by the template: the row is rejected, not silently shortened. Templates that look into
 the content (trim it, split it) fail the equality and are handled turn by turn in `spans.py`.
+
+What a template writes between two texts (the end of a turn, a header, a placeholder) is remembered by what lies between
+them. Where all gaps of a row are known, its text is put together from them and compared with the plain render: equal
+means known places for the price of a join (3 µs) instead of a second render; unequal means the marks decide.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
@@ -22,6 +27,9 @@ _FIRST_MARK = 0xF0000
 """Supplementary private use area A: 65534 code points, two for each text part."""
 _MARK = re.compile("[\U000f0000-\U000ffffd]")
 _SENTINEL = "vlmprepsentinel"
+_MOST_GAPS = 4096
+Gap = tuple[str, ...]
+"""What lies between two texts: roles of the messages that begin there, kinds of media."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +42,15 @@ class TextPlace:
     """Characters, half open."""
 
 
+Places = tuple[TextPlace, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A rendered conversation."""
 
     text: str
-    places: tuple[TextPlace, ...] | None
+    places: Places | None
     """Where each text part is, in order of the rendered text; None when the template changes contents."""
 
 
@@ -73,6 +84,7 @@ class ChatTemplate:
         self._compiled = _compile_jinja_template(self.source)
         self._special = dict(loaded.hf.tokenizer.special_tokens_map)
         self._added = sorted(loaded.hf.tokenizer.get_added_vocab(), key=len, reverse=True)
+        self._gaps: dict[Gap, str] = {}
         self.facts = self._probe(loaded.name)
 
     def render(
@@ -108,8 +120,49 @@ class ChatTemplate:
             Reject: template_error; template_drops_content when a text does not appear.
         """
         text = self.render(messages, tools)
+        gaps = _gaps_between(messages) if not tools else None
+        if gaps is not None:
+            places = self._place_by_gaps(text, messages, gaps)
+            if places is not None:
+                return Rendered(text, places)
         if _MARK.search(text):
             return Rendered(text, None)
+        rendered = self._place_by_marks(text, messages, tools)
+        if gaps is not None and rendered.places is not None and len(self._gaps) < _MOST_GAPS:
+            self._learn(gaps, rendered)
+        return rendered
+
+    def _place_by_gaps(self, text: str, messages: Sequence[Message], gaps: Sequence[Gap]) -> Places | None:
+        """Put the row together from known gaps; None if one is unknown or the result is not `text`."""
+        known = [self._gaps.get(gap) for gap in gaps]
+        if None in known:
+            return None
+        pieces = [known[0] or ""]
+        places = []
+        position = len(pieces[0])
+        number = 0
+        for index, message in enumerate(messages):
+            for part in message["content"]:
+                if "text" in part:
+                    number += 1
+                    content, gap = part["text"], known[number] or ""
+                    places.append(TextPlace(index, position, position + len(content)))
+                    position += len(content) + len(gap)
+                    pieces += (content, gap)
+        return tuple(places) if "".join(pieces) == text else None
+
+    def _learn(self, gaps: Sequence[Gap], rendered: Rendered) -> None:
+        """Remember what the template wrote between the texts of a row."""
+        places = rendered.places or ()
+        if any(after.start < before.end for before, after in pairwise(places)):
+            return  # the template moved texts around
+        starts = [0, *(place.end for place in places)]
+        stops = [*(place.start for place in places), len(rendered.text)]
+        self._gaps.update((gap, rendered.text[a:b]) for gap, a, b in zip(gaps, starts, stops, strict=True))
+
+    def _place_by_marks(
+        self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
+    ) -> Rendered:
         marked, owners = _mark(messages)
         try:
             with_marks = self.render(marked, tools)
@@ -194,6 +247,29 @@ def _alias_reasoning(message: Message) -> Message:
 def _has_text(message: Message) -> bool:
     content = message["content"]
     return bool(content) if isinstance(content, str) else any(part.get("text") for part in content)
+
+
+def _gaps_between(messages: Sequence[Message]) -> list[Gap] | None:
+    """Return what lies before the first text, between each two, and after the last: roles that begin, media kinds.
+
+    None for rows that a template may treat in special ways: tool calls, reasoning, contents that are no lists.
+    """
+    gaps: list[Gap] = []
+    gap: list[str] = ["start"]
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str) or "tool_calls" in message or "reasoning_content" in message:
+            return None
+        gap.append("\n" + message["role"])
+        for part in content:
+            if "text" in part:
+                gaps.append(tuple(gap))
+                gap = []
+            else:
+                gap.append(part["type"])
+    gap.append("end")
+    gaps.append(tuple(gap))
+    return gaps
 
 
 def _mark(messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
