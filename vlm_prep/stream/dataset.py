@@ -1,39 +1,45 @@
 """ShardDataset: a map-style torch dataset over a finished store.
 
-With torch's DataLoader:
+With torch's DataLoader the loop says what it has trained on, since workers are some batches ahead of it:
 
     dataset = ShardDataset("out/packed", rank=rank, world_size=world_size, seed=0)
-    loader = DataLoader(dataset, batch_size=4, num_workers=4, collate_fn=PackedCollate.for_store(dataset))
-    for epoch in range(epochs):
-        dataset.set_epoch(epoch)
-        for step, batch in enumerate(loader):
+    loader = DataLoader(dataset, batch_size=4, sampler=dataset.sampler(), num_workers=4, collate_fn=...)
+    if saved:
+        dataset.resume(State.from_json(saved))   # any world size, any number of workers
+    for epoch in range(dataset.epoch, epochs):
+        dataset.set_epoch(epoch)                 # keeps the position of a resumed epoch
+        for step, batch in enumerate(loader, start=1):
             ...
-            state = dataset.state(consumed=(step + 1) * 4 * world_size)   # save state.to_json() with the checkpoint
+            state = dataset.state(consumed=step * 4 * world_size)   # save state.to_json() with the checkpoint
 
-    dataset.resume(State.from_json(saved))   # any world size, any number of workers; the next epoch() iterates the rest
-
-With torchdata's StatefulDataLoader the loader's own state_dict() and load_state_dict() resume exactly as well (for the same
-number of workers, a rule of that class). Do not shuffle in the loader: the order is the dataset's.
+With torchdata's StatefulDataLoader and the same sampler, the loader's own state_dict() and load_state_dict() are
+exact, for any world size and the same number of workers; for another number give `State.from_loader(saved)` to
+`resume`. All ranks save the same position. Do not shuffle in the loader: the order is the dataset's.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.processors.pixels import PixelMaker
-from vlm_prep.stream.order import Order, Remainder, epoch_order, positions_in_epoch
+from vlm_prep.stream.order import Order, Remainder, epoch_order, steps_left
 from vlm_prep.stream.rows import Rows, open_rows
+from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
 from vlm_prep.stream.state import State
 
 Item = dict[str, Any]
 _WIDE = ("input_ids", "labels", "position_ids", "image_grid_thw", "video_grid_thw", "seq_lens")
 _GRIDS = ("image_grid_thw", "video_grid_thw")
+_FAULTS = (Reject, StoreError, pa.ArrowException, ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError)
+"""What reading, decoding and the image processors raise; not MemoryError, which is no fault of the row."""
 
 
 class ShardDataset(Dataset[Item]):
@@ -51,8 +57,9 @@ class ShardDataset(Dataset[Item]):
         shuffle: False reads in the store's order.
         epoch: to start with.
         pixels: make pixel tensors; False leaves them out, for models without a vision tower or for counting.
-        remainder: what happens when the rows do not divide by world_size, see `order.positions_in_epoch`.
+        remainder: what happens when the rows do not divide by world_size, see `order.steps_left`.
         verify: compare all shards' checksums first.
+        max_rows: only the first rows of the store.
 
     Raises:
         StoreError: the store is unfinished, damaged or cannot be streamed.
@@ -71,59 +78,91 @@ class ShardDataset(Dataset[Item]):
         pixels: bool = True,
         remainder: Remainder = "pad",
         verify: bool = False,
+        max_rows: int | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of world size {world_size}")
-        self.path = Path(path)
+        # absolute: trainers change the working folder, and workers open the store again
+        self.path = Path(os.path.abspath(path))
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self._shuffle, self._remainder = shuffle, remainder
         self._rows: Rows = open_rows(self.path, verify=verify)
+        self.n_rows = len(self._rows) if max_rows is None else min(max_rows, len(self._rows))
+        self._max_rows = max_rows
         self._pixels = PixelMaker(self._rows.manifest.processor) if pixels else None
-        self.set_epoch(epoch)
+        self._order: tuple[int, Order] | None = None
+        self.cursor = Cursor(epoch)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_rows"}
+        # memory maps are opened again in each process, and workers that are given Picks need no order
+        kept = {name: value for name, value in vars(self).items() if name not in ("_rows", "_order")}
+        return {**kept, "_opened_fingerprint": self.manifest.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        fingerprint = state.pop("_opened_fingerprint")
         self.__dict__.update(state)
-        self._rows = open_rows(self.path, verify=False)  # memory maps are opened again in each process
+        self._order = None
+        self._rows = open_rows(self.path, verify=False)
+        if self.manifest.fingerprint != fingerprint:
+            raise StoreError(f"{self.path} was replaced while it was in use", "start the run again")
 
     @property
     def manifest(self) -> Any:
         """The store's manifest."""
         return self._rows.manifest
 
+    @property
+    def fingerprint(self) -> str:
+        """The store's fingerprint and what else decides a position's row; what a State is checked against."""
+        marks = [] if self._shuffle else ["in order"]
+        if self._max_rows is not None:
+            marks.append(f"first {self._max_rows}")
+        return " ".join([self.manifest.fingerprint, *marks])
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch."""
+        return self.cursor.epoch
+
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; call it before the loader's workers start."""
-        self.epoch = epoch
-        self._start = 0
-        self._order: Order = epoch_order(
-            len(self._rows), self.seed, epoch, shuffle=self._shuffle, group=self._rows.group
-        )
+        """Go to an epoch: to its start, or, if it is the epoch of a resumed state, to that state's position."""
+        self.cursor.set_epoch(epoch)
+
+    def sampler(self) -> ShardSampler:
+        """Return the sampler for a loader; it carries the position of the run."""
+        return ShardSampler(self)
 
     def __len__(self) -> int:
         """Items of this rank that are left in the epoch."""
-        total = positions_in_epoch(len(self._order), self.world_size, self._remainder)
-        return max(0, total - self._start) // self.world_size
+        return steps_left(self.n_rows, self.cursor.start, self.world_size, self._remainder)
 
     def position(self, index: int) -> int:
         """Return the position in the epoch of item `index` of this rank."""
-        return self._start + index * self.world_size + self.rank
+        return self.cursor.start + index * self.world_size + self.rank
+
+    def row_at(self, epoch: int, position: int) -> int:
+        """Return the store row at a position of an epoch; past the last row the order begins again."""
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_order(self.n_rows, self.seed, epoch, shuffle=self._shuffle, group=self._rows.group)
+            self._order = (epoch, order)
+        return int(self._order[1][position % self.n_rows])
 
     def row_number(self, index: int) -> int:
         """Return the store row of item `index` of this rank."""
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
-        return int(self._order[self.position(index) % len(self._order)])
+        return self.row_at(self.epoch, self.position(index))
 
-    def __getitem__(self, index: int) -> Item:
-        number = self.row_number(index)
-        row = self._rows.row(number)
+    def __getitem__(self, index: int | Pick) -> Item:
+        number = index.row if isinstance(index, Pick) else self.row_number(index)
+        row: dict[str, Any] = {}
         try:
+            row = self._rows.row(number)
             return self._item(row)
-        except (Reject, StoreError, ValueError) as error:
-            names = row.get("sample_id") or ", ".join(row["sample_ids"])
-            raise StoreError(f"{self._rows.where(number)} ({names}): {error}") from error
+        except _FAULTS as error:
+            message = error.message if isinstance(error, Reject | StoreError) else f"{type(error).__name__}: {error}"
+            hint = error.hint if isinstance(error, StoreError) else None
+            raise StoreError(f"{self._rows.where(number)}{_names(row)}: {message}", hint) from error
 
     def _item(self, row: dict[str, Any]) -> Item:
         item: Item = {}
@@ -148,15 +187,14 @@ class ShardDataset(Dataset[Item]):
         """Return where the run stands.
 
         Args:
-            consumed: rows that all ranks together took since the dataset's start or `resume`, e.g. batches x batch size
-                x world size.
+            consumed: rows that all ranks together took since this iteration of the epoch began (at its start, or
+                where `resume` put it): batches x batch size x world size.
         """
-        return State(
-            fingerprint=self._rows.manifest.fingerprint,
-            seed=self.seed,
-            epoch=self.epoch,
-            consumed=self._start + consumed,
-        )
+        return self.state_at(self.epoch, self.cursor.start + consumed)
+
+    def state_at(self, epoch: int, consumed: int) -> State:
+        """Return the state after `consumed` rows (of all ranks, from its start) of an epoch."""
+        return State(fingerprint=self.fingerprint, seed=self.seed, epoch=epoch, consumed=consumed)
 
     def resume(self, state: State) -> None:
         """Go where `state` says: the items left of its epoch come first, 0 being the next one.
@@ -164,6 +202,13 @@ class ShardDataset(Dataset[Item]):
         Raises:
             StoreError: the state is of another store or seed.
         """
-        state.check(self._rows.manifest.fingerprint, self.seed)
-        self.set_epoch(state.epoch)
-        self._start = state.consumed
+        state.check(self.fingerprint, self.seed)
+        self.cursor.move(state.epoch, state.consumed)
+        self.cursor.finished = len(self) == 0
+
+
+def _names(row: dict[str, Any]) -> str:
+    """Name the samples of a row, as far as it was read."""
+    names = [row["sample_id"]] if "sample_id" in row else row.get("sample_ids", [])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f" ({', '.join(names[:8])}{more})" if names else ""

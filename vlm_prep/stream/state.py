@@ -48,6 +48,28 @@ class State:
         except TypeError as error:
             raise StoreError(f"not a state of vlm_prep.stream: {error}") from error
 
+    @classmethod
+    def from_loader(cls, data: Mapping[str, Any]) -> State:
+        """Take the state out of a `StatefulDataLoader.state_dict()`.
+
+        That dict itself loads only into a loader with as many workers (torchdata 0.11 asserts it); the state in it,
+        given to `ShardDataset.resume`, goes on with any number.
+
+        Raises:
+            StoreError: the loader was made without `sampler=dataset.sampler()`, or its state is some steps old.
+        """
+        if data.get("_steps_since_snapshot"):
+            raise StoreError(
+                f"the loader's state is {data['_steps_since_snapshot']} steps old",
+                "save it after a multiple of the loader's snapshot_every_n_steps",
+            )
+        found = _find(data)
+        if found is None:
+            raise StoreError(
+                "the loader's state holds no position of a store", "make the loader with sampler=dataset.sampler()"
+            )
+        return cls.from_json(found)
+
     def check(self, fingerprint: str, seed: int) -> None:
         """Raise unless the state belongs to this store and seed.
 
@@ -61,3 +83,14 @@ class State:
             )
         if self.seed != seed:
             raise StoreError(f"the state was saved with seed {self.seed}, the dataset has seed {seed}")
+
+
+_FIELDS = frozenset({"version", "fingerprint", "seed", "epoch", "consumed"})
+
+
+def _find(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the first dict in `data` that has a state's keys."""
+    if set(data) >= _FIELDS:
+        return data
+    found = (_find(value) for value in data.values() if isinstance(value, Mapping))
+    return next((state for state in found if state is not None), None)

@@ -1,0 +1,230 @@
+"""A run that stops anywhere goes on at the same row: any loader, workers, world size and batch size."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.stream import ShardDataset, State
+from vlm_prep.stream.order import epoch_order, steps_left
+
+ROWS = 13
+WORKERS = (0, 2)
+
+
+def ids(items: list[dict[str, Any]]) -> list[str]:
+    """A collater that keeps the names alone."""
+    return [item["sample_id"] for item in items]
+
+
+def loader_for(kind: type[Any], dataset: ShardDataset, workers: int, **options: Any) -> Any:
+    """A loader of batches of 2."""
+    return kind(dataset, batch_size=2, sampler=dataset.sampler(), num_workers=workers, collate_fn=ids, **options)
+
+
+def whole_epoch(path: Path, epoch: int = 0) -> list[str]:
+    """The names of an epoch in order."""
+    dataset = ShardDataset(path, epoch=epoch)
+    return [dataset[i]["sample_id"] for i in range(len(dataset))]
+
+
+def flat(batches: list[list[str]]) -> list[str]:
+    """All names of some batches."""
+    return [name for batch in batches for name in batch]
+
+
+def test_the_order_is_frozen() -> None:
+    # part of the format of a State: another order would resume a run at other rows
+    assert epoch_order(8, 0, 0, shuffle=True).tolist() == [6, 3, 1, 4, 5, 2, 7, 0]
+    assert epoch_order(8, 0, 1, shuffle=True).tolist() == [1, 3, 6, 2, 0, 7, 5, 4]
+    assert epoch_order(8, 1, 0, shuffle=True).tolist() == [4, 6, 1, 3, 2, 0, 5, 7]
+
+
+@pytest.mark.parametrize("before", WORKERS)
+@pytest.mark.parametrize("after", WORKERS)
+def test_a_plain_loader_goes_on_after_the_last_batch_trained(stores: Any, before: int, after: int) -> None:
+    path = stores.tokenized(ROWS)
+    dataset = ShardDataset(path, epoch=1)
+    batches = iter(loader_for(DataLoader, dataset, before))
+    trained = [next(batches) for _ in range(3)]
+    saved = dataset.state(consumed=3 * 2).to_json()
+    again = ShardDataset(path)
+    again.resume(State.from_json(saved))
+    assert flat(trained) + flat(list(loader_for(DataLoader, again, after))) == whole_epoch(path, 1)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("steps", [0, 1, 3, 7])
+def test_a_stateful_loader_goes_on_in_its_epoch(stores: Any, workers: int, steps: int) -> None:
+    path = stores.tokenized(ROWS)
+    dataset = ShardDataset(path, epoch=2)
+    loader = loader_for(StatefulDataLoader, dataset, workers)
+    batches = iter(loader)
+    trained = [next(batches) for _ in range(steps)]
+    again = ShardDataset(path)
+    resumed = loader_for(StatefulDataLoader, again, workers)
+    resumed.load_state_dict(loader.state_dict())
+    assert flat(trained) + flat(list(resumed)) == whole_epoch(path, 2)
+    assert flat(list(resumed)) == whole_epoch(path, 3)
+
+
+def test_a_stateful_loader_saved_after_an_epoch_begins_the_next(stores: Any) -> None:
+    path = stores.tokenized(ROWS)
+    loader = loader_for(StatefulDataLoader, ShardDataset(path), 0)
+    list(loader)
+    resumed = loader_for(StatefulDataLoader, ShardDataset(path), 0)
+    resumed.load_state_dict(loader.state_dict())
+    assert flat(list(resumed)) == whole_epoch(path, 1)
+
+
+def test_a_stateful_loaders_state_goes_on_with_other_workers(stores: Any) -> None:
+    path = stores.tokenized(ROWS)
+    loader = loader_for(StatefulDataLoader, ShardDataset(path), 2)
+    batches = iter(loader)
+    trained = [next(batches) for _ in range(2)]
+    again = ShardDataset(path)
+    again.resume(State.from_loader(loader.state_dict()))
+    assert flat(trained) + flat(list(loader_for(StatefulDataLoader, again, 0))) == whole_epoch(path)
+
+
+def test_a_stateful_loader_without_the_sampler_gives_no_state(stores: Any) -> None:
+    loader = StatefulDataLoader(ShardDataset(stores.tokenized(4)), batch_size=2, collate_fn=ids)
+    with pytest.raises(StoreError, match="no position"):
+        State.from_loader(loader.state_dict())
+
+
+@pytest.mark.parametrize("old", [1, 2, 3, 4])
+@pytest.mark.parametrize("new", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_no_row_is_lost_or_doubled_when_the_world_size_changes(stores: Any, old: int, new: int, steps: int) -> None:
+    path = stores.tokenized(ROWS)
+    order = whole_epoch(path)
+    saved = ShardDataset(path, 0, old).state(consumed=steps * old)
+    ranks = [ShardDataset(path, rank, new) for rank in range(new)]
+    for rank in ranks:
+        rank.resume(saved)
+    rest = [ranks[rank][step]["sample_id"] for step in range(len(ranks[0])) for rank in range(new)]
+    left = ROWS - steps * old
+    assert rest[:left] == order[steps * old :]
+    assert rest[left:] == order[: len(rest) - left]
+    assert len(rest) - left < new
+
+
+@pytest.mark.parametrize(("start", "pad", "drop"), [(0, 3, 2), (2, 2, 1), (8, 1, 0), (9, 0, 0), (12, 0, 0)])
+def test_steps_left_count_the_rows_that_are_left(start: int, pad: int, drop: int) -> None:
+    assert steps_left(9, start, 4, "pad") == pad
+    assert steps_left(9, start, 4, "drop") == drop
+
+
+def test_setting_the_epoch_of_a_resumed_state_keeps_its_position(stores: Any) -> None:
+    dataset = ShardDataset(stores.tokenized(ROWS))
+    dataset.resume(dataset.state_at(epoch=2, consumed=10))
+    dataset.set_epoch(2)
+    assert len(dataset) == 3
+    dataset.set_epoch(3)
+    assert len(dataset) == ROWS
+
+
+def test_a_state_from_the_end_of_an_epoch_leaves_nothing_of_it(stores: Any) -> None:
+    path = stores.tokenized(ROWS)
+    dataset = ShardDataset(path)
+    dataset.resume(dataset.state(consumed=ROWS))
+    loader = loader_for(DataLoader, dataset, 0)
+    dataset.set_epoch(0)
+    assert list(loader) == []
+    assert flat(list(loader)) == whole_epoch(path, 1)
+
+
+def test_each_iteration_of_a_sampler_is_the_next_epoch(stores: Any) -> None:
+    path = stores.tokenized(ROWS)
+    loader = loader_for(DataLoader, ShardDataset(path), 0)
+    assert [flat(list(loader)) for _ in range(3)] == [whole_epoch(path, epoch) for epoch in range(3)]
+
+
+@pytest.mark.parametrize("sampler", [True, False])
+def test_persistent_workers_follow_the_epoch(stores: Any, sampler: bool) -> None:
+    path = stores.tokenized(ROWS)
+    dataset = ShardDataset(path)
+    chosen = dataset.sampler() if sampler else None
+    loader = DataLoader(dataset, batch_size=2, sampler=chosen, num_workers=1, persistent_workers=True, collate_fn=ids)
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        assert flat(list(loader)) == whole_epoch(path, epoch)
+
+
+def test_the_state_is_right_while_workers_have_drawn_the_epochs_last_rows(stores: Any) -> None:
+    path = stores.tokenized(ROWS)
+    dataset = ShardDataset(path)
+    dataset.resume(dataset.state(consumed=6))
+    batches = iter(loader_for(DataLoader, dataset, 2, prefetch_factor=8))
+    next(batches)
+    assert dataset.state(consumed=2) == dataset.state_at(epoch=0, consumed=8)
+
+
+def test_states_of_another_store_seed_or_order_are_refused(stores: Any) -> None:
+    path = stores.tokenized(4)
+    state = ShardDataset(path).state(consumed=2)
+    other = stores.tokenized(4, name="other", fingerprint="xxh3:other")
+    for dataset in (
+        ShardDataset(other),
+        ShardDataset(path, seed=1),
+        ShardDataset(path, shuffle=False),
+        ShardDataset(path, max_rows=3),
+    ):
+        with pytest.raises(StoreError):
+            dataset.resume(state)
+    loader = loader_for(StatefulDataLoader, ShardDataset(path), 0)
+    resumed = loader_for(StatefulDataLoader, ShardDataset(other), 0)
+    resumed.load_state_dict(loader.state_dict())
+    with pytest.raises(StoreError, match="another store"):
+        iter(resumed)
+
+
+def test_a_state_of_another_version_is_refused(stores: Any) -> None:
+    data = ShardDataset(stores.tokenized(4)).state(0).to_json()
+    with pytest.raises(StoreError, match="version 99"):
+        State.from_json({**data, "version": 99})
+
+
+def test_max_rows_takes_the_first_rows(stores: Any) -> None:
+    dataset = ShardDataset(stores.tokenized(9), max_rows=4)
+    assert sorted(item["sample_id"] for item in dataset) == [f"demo/{number}" for number in range(4)]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_row_of_a_damaged_shard_raises_with_its_place(stores: Any, workers: int) -> None:
+    path = stores.tokenized(4, shards=1)
+    shard = next(path.glob("train/*.arrow"))
+    data = bytearray(shard.read_bytes())
+    start = ShardDataset(path).manifest.splits["train"][0].batches[0][0]
+    data[start : start + 64] = bytes(np.full(64, 255, np.uint8))
+    shard.write_bytes(data)
+    loader = loader_for(DataLoader, ShardDataset(path, shuffle=False), workers)
+    with pytest.raises(StoreError, match=re.escape(f"{shard}, row 0")):
+        list(loader)
+
+
+def test_a_store_replaced_while_in_use_is_refused(stores: Any) -> None:
+    path = stores.tokenized(4)
+    sent = pickle.dumps(ShardDataset(path))
+    shutil.rmtree(path)
+    stores.tokenized(4, fingerprint="xxh3:new")
+    with pytest.raises(StoreError, match="replaced"):
+        pickle.loads(sent)
+
+
+def test_changing_the_working_folder_does_no_harm(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stores.tokenized(4)
+    monkeypatch.chdir(path.parent)
+    dataset = ShardDataset(path.name)
+    monkeypatch.chdir("/")
+    assert len(pickle.loads(pickle.dumps(dataset))) == 4

@@ -1,0 +1,121 @@
+"""Where an epoch's rows are handed out, and the one place where a run's position is kept.
+
+torchdata's StatefulDataLoader asks the sampler's *iterator* for its state as it draws each batch, and saves the one
+that belongs to the last batch that came out, so batches prefetched by workers do not count. A state_dict of the
+dataset would be loaded into every worker's copy beside fast-forwarding the sampler; with neither, the loader only
+counts batches, and would resume in another epoch, of another store, on another world size, in silence. A plain
+DataLoader has no such hook: there the loop says how much it has trained on (`ShardDataset.state`).
+
+What is handed out is a `Pick` with the row's number, so workers neither compute nor hold an epoch's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils.data import Sampler
+
+from vlm_prep.stream.state import State
+
+if TYPE_CHECKING:
+    from vlm_prep.stream.dataset import ShardDataset
+
+
+class Pick(NamedTuple):
+    """A row to read: an index that `ShardDataset` takes beside plain integers."""
+
+    position: int
+    """In the epoch, over all ranks."""
+    row: int
+    """In the store."""
+
+
+class Cursor:
+    """The epoch, and the position in it at which reading begins.
+
+    In shared memory: persistent workers keep their copy of the dataset for the whole run, and would otherwise stay
+    in the epoch they were started in.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self._shared = torch.tensor([epoch, 0])
+        self._shared.share_memory_()  # type: ignore[no-untyped-call]
+        self.finished = False
+        """Whether the epoch was read to its end; a sampler's next iteration then begins the next one."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch."""
+        return int(self._shared[0])
+
+    @property
+    def start(self) -> int:
+        """Rows that all ranks took before; above 0 only after a state was loaded."""
+        return int(self._shared[1])
+
+    def move(self, epoch: int, start: int) -> None:
+        """Go to a position."""
+        self._shared.copy_(torch.tensor([epoch, start]))
+        self.finished = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch: to its start, or, if it is the epoch of a loaded state, to that state's position."""
+        self.move(epoch, self.start if epoch == self.epoch else 0)
+
+
+class ShardSampler(Sampler[Pick]):
+    """Hands out one rank's rows, an epoch for each iteration; made by `ShardDataset.sampler`.
+
+    The next epoch begins by itself where `set_epoch` is not called. An iteration that was left early begins again
+    where it began.
+    """
+
+    def __init__(self, dataset: ShardDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Pick]:
+        cursor = self._dataset.cursor
+        if cursor.finished:
+            cursor.set_epoch(cursor.epoch + 1)
+        return _Epoch(self._dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """See `ShardDataset.set_epoch`; some trainers call it on the sampler."""
+        self._dataset.set_epoch(epoch)
+
+
+class _Epoch(Iterator[Pick]):
+    """The rows left of the current epoch."""
+
+    def __init__(self, dataset: ShardDataset) -> None:
+        self._dataset = dataset
+        self._begin()
+
+    def _begin(self) -> None:
+        self._epoch, self._start = self._dataset.epoch, self._dataset.cursor.start
+        self._taken, self._count = 0, len(self._dataset)
+
+    def __next__(self) -> Pick:
+        dataset = self._dataset
+        if self._taken >= self._count:
+            if dataset.epoch == self._epoch:
+                dataset.cursor.finished = True
+            raise StopIteration
+        position = self._start + self._taken * dataset.world_size + dataset.rank
+        self._taken += 1
+        return Pick(position, dataset.row_at(self._epoch, position))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Called by StatefulDataLoader after each batch it draws."""
+        taken = self._taken * self._dataset.world_size
+        return self._dataset.state_at(self._epoch, self._start + taken).to_json()
+
+    def load_state_dict(self, data: Mapping[str, Any]) -> None:
+        """Called by StatefulDataLoader before its first batch."""
+        self._dataset.resume(State.from_json(data))
+        self._begin()
