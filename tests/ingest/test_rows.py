@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import random
-from multiprocessing import get_context
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,12 @@ def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:
 def test_a_pickled_source_reads_the_same_in_another_process(tmp_path: Path) -> None:
     source = open_lines(tmp_path, *[json.dumps(CHAT), "{"] * 5)
     assert read_all(pickle.loads(pickle.dumps(source))) == read_all(source)
-    with get_context("spawn").Pool(1) as pool:
-        assert pool.apply(read_all, (source,)) == read_all(source)
+    code = (
+        "import pickle, sys; source = pickle.load(sys.stdin.buffer); "
+        "pickle.dump(list(source.read(0, len(source))), sys.stdout.buffer)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(source), capture_output=True, check=True)
+    assert pickle.loads(done.stdout) == read_all(source)
 
 
 def test_a_file_that_vanished_stops_the_run(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Batches: pad and stack. Everything that could be decided before training was.
 
-`PadCollate` has the semantics of the padding collater that it replaces in trainers (NeMo Automodel's pad_collate_fn: right
-padding, shifted labels, media concatenated), except that nothing is cut or dropped: a row longer than `max_length`
-raises, `second_per_grid_ts` is kept, and pixels keep the processor's float32 unless a dtype is given.
+`PadCollate` has the semantics of the padding collater that it replaces in trainers (NeMo Automodel's
+pad_collate_fn: right padding, shifted labels, media concatenated), except that nothing is cut or dropped: a row
+longer than `max_length` raises, `second_per_grid_ts` is kept, and pixels keep the processor's float32 unless a
+dtype is given.
 """
 
 from __future__ import annotations
@@ -107,13 +108,13 @@ class PadCollate(_Collate):
     """Pad samples on the right and stack them.
 
     Returns, for a batch of B items padded to S: input_ids, labels, attention_mask (1 for tokens, 0 for padding) and
-    mm_token_type_ids, int64 (B, S), or (B, S-1) with `shift`; media tensors concatenated over the batch; n_images_per_sample
-    and n_videos_per_sample int64 (B,) where the batch has any.
+    mm_token_type_ids, int64 (B, S), or (B, S-1) with `shift`; media tensors concatenated over the batch;
+    n_images_per_sample and n_videos_per_sample int64 (B,) where the batch has any.
 
     Args:
         pad_token_id: see `_Collate`.
-        shift: labels[t] is the token after input_ids[t], for trainers that compare position by position; False for models
-            that shift inside (transformers).
+        shift: labels[t] is the token after input_ids[t], for trainers that compare position by position; False for
+            models that shift inside (transformers).
         options: see `_Collate`.
     """
 
@@ -144,8 +145,8 @@ class PadCollate(_Collate):
 class PackedCollate(_Collate):
     """Pad packs on the right and stack them, with the attention of their documents.
 
-    Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S); position_ids int64 (3, B, S) for mRoPE or
-    (B, S); seq_lens, a list of int64 (documents,); media tensors concatenated; and by `mask`
+    Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S); position_ids int64 (3, B, S) for
+    mRoPE or (B, S); seq_lens, a list of int64 (documents,); media tensors concatenated; and by `mask`
 
     - "sdpa": attention_mask bool (B, 1, S, S);
     - "document_ids": attention_mask int64 (B, S), 1-based document numbers;
@@ -154,9 +155,10 @@ class PackedCollate(_Collate):
     Args:
         pad_token_id: see `_Collate`.
         mask: the form of attention, see `masks`.
-        shift: labels[t] becomes the label of t+1 within each document and -100 at its end, same length, so that no document
-            predicts the next one's first token; False for models that shift inside. Those shift across documents too, so the
-            first label of each later document is -100 then: it would be predicted from the document before.
+        shift: labels[t] becomes the label of t+1 within each document and -100 at its end, same length, so that no
+            document predicts the next one's first token; False for models that shift inside. Those shift across
+            documents too, so the first label of each later document is -100 then: it would be predicted from the
+            document before.
         options: see `_Collate`.
     """
 

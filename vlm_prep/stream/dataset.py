@@ -45,9 +45,10 @@ _FAULTS = (Reject, StoreError, pa.ArrowException, ValueError, KeyError, IndexErr
 class ShardDataset(Dataset[Item]):
     """Rows of a tokenized store, or packs of a packed one, of one rank, in the order of (seed, epoch).
 
-    An item holds torch tensors: input_ids and labels int64 (length,), labels unshifted; for packs position_ids int64 (3,
-    length) or (length,) and seq_lens int64 (documents,); for media the processor's tensors under its names, int64 grids
-    (n, 3), float32 pixel_values (patches, dim), ...; and sample_id (or sample_ids), n_images, n_videos.
+    An item holds torch tensors: input_ids and labels int64 (length,), labels unshifted; for packs position_ids
+    int64 (3, length) or (length,) and seq_lens int64 (documents,); for media the processor's tensors under its
+    names, int64 grids (n, 3), float32 pixel_values (patches, dim), ...; and sample_id (or sample_ids), n_images,
+    n_videos.
 
     Args:
         path: a finished store.

@@ -1,10 +1,10 @@
 """Attention of packed documents, in the three forms that trainers take.
 
-- sdpa: bool (batch, 1, length, length), True = may attend: causal within a document, nothing across. Rows of padding are
-  all False. It grows with the square of the length: 4 x 16384 tokens are 1 GiB.
+- sdpa: bool (batch, 1, length, length), True = may attend: causal within a document, nothing across. Rows of
+  padding are all False. It grows with the square of the length: 4 x 16384 tokens are 1 GiB.
 - document ids: int64 (batch, length), 1-based number of the document, 0 for padding; a model builds what it needs.
-- varlen: int32 `cu_seq_lens` over the flattened batch, each row's documents and then its padding as a run of its own, as
-  flash attention's varlen kernels take them.
+- varlen: int32 `cu_seq_lens` over the flattened batch, each row's documents and then its padding as a run of its
+  own, as flash attention's varlen kernels take them.
 """
 
 from __future__ import annotations

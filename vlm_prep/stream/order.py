@@ -1,9 +1,9 @@
 """Position → row: a pure function of (seed, epoch, position).
 
-An epoch is a sequence of positions. Global batch b is the positions [b x G, (b+1) x G) for every world size that divides G:
-rank r takes positions r, r + world_size, ... . Rows that were planned as one step (a packed store's packs, one for
-each rank) stay together: shuffling moves whole steps, so a rank of the planned world size keeps reading its own folder.
-A last step that is not full stays at the end, where it cannot shift the ranks of others.
+An epoch is a sequence of positions. Global batch b is the positions [b x G, (b+1) x G) for every world size that
+divides G: rank r takes positions r, r + world_size, ... . Rows that were planned as one step (a packed store's
+packs, one for each rank) stay together: shuffling moves whole steps, so a rank of the planned world size keeps
+reading its own folder. A last step that is not full stays at the end, where it cannot shift the ranks of others.
 
 Worked example: 7 packs planned for 2 ranks are the steps (0 1) (2 3) (4 5) (6); a shuffle may give 4 5 0 1 2 3 6.
 

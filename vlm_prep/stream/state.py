@@ -1,7 +1,7 @@
 """Where a run stands: {version, fingerprint, seed, epoch, consumed}.
 
-`consumed` counts rows that all ranks together have trained in this epoch, so a state saved with eight ranks resumes with
-four, and with any number of loader workers.
+`consumed` counts rows that all ranks together have trained in this epoch, so a state saved with eight ranks resumes
+with four, and with any number of loader workers.
 """
 
 from __future__ import annotations
