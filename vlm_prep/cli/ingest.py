@@ -49,6 +49,7 @@ def command(
     if dry_run:
         options.show_json({"rows": len(samples), "datasets": samples.describe()})
         return
+    options.must_differ(source, out)
     config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
     ingest(samples, config, options.run_options(out, workers, fresh, max_reject_rate, quiet))
     found = stats.collect(out)

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, ingest, pack, stats, tokenize
+from vlm_prep.cli import demo, ingest, labels, pack, rejects, stats, tokenize, verify
 from vlm_prep.core.errors import VlmPrepError
 
+INTERRUPTED = 130
 app = typer.Typer(
     name="vlm-prep",
     help="Turn raw multimodal chats into training-ready shards: exact, and before the GPUs are rented.",
@@ -39,6 +40,9 @@ app.command("ingest")(ingest.command)
 app.command("tokenize")(tokenize.command)
 app.command("pack")(pack.command)
 app.command("stats")(stats.command)
+app.command("labels")(labels.command)
+app.command("rejects")(rejects.command)
+app.command("verify")(verify.command)
 app.command("demo")(demo.command)
 
 
@@ -51,9 +55,11 @@ def main() -> None:
         if error.hint:
             typer.echo(f"  {error.hint}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what was committed is kept, run the same command again to continue", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this status
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted: what was committed is kept, run the same command again to continue", err=True)
+        raise
 
 
 if __name__ == "__main__":

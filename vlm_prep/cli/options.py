@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, OutputError
 from vlm_prep.engine.stage import RunOptions
 
 DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -43,6 +44,9 @@ SampleRatio = Annotated[float | None, typer.Option(help="Share of a data file's 
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
 
 
+_EXAMPLES = {"--column": "messages=conversations", "--tag": "user_tag=human"}
+
+
 def pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
     """Read repeated key=value options.
 
@@ -55,9 +59,29 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
     for value in values:
         key, equals, name = value.partition("=")
         if not equals or not key or not name:
-            raise InputError(f"{option} {value!r}: expected key=value")
+            raise InputError(f"{option} {value!r}: expected key=value", f"for example: {option} {_EXAMPLES[option]}")
         found[key] = name
     return found
+
+
+def check_positive(value: float | None, option: str) -> None:
+    """Refuse zero, negative numbers, infinity and nan.
+
+    Raises:
+        InputError: the option's value is one of them.
+    """
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"{option} {value:g}: expected a number above 0")
+
+
+def must_differ(source: str | Path, out: Path) -> None:
+    """Refuse to write into the folder that is read: --fresh would delete it first.
+
+    Raises:
+        OutputError: they are the same folder.
+    """
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise OutputError(f"{out} is the source itself", "choose another --out")
 
 
 def run_options(out: Path, workers: int, fresh: bool, reject_rate: float, quiet: bool) -> RunOptions:

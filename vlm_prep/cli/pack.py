@@ -35,12 +35,14 @@ def command(
     from vlm_prep.pack.run import pack
     from vlm_prep.report import stats
 
+    options.check_positive(tokens_per_second, "--tokens-per-second")
     config = PackConfig(
         pack_length=pack_length, world_size=world_size, layout=layout, tokens_per_second=tokens_per_second
     )
     if dry_run:
         options.show_json(preview(source, config))
         return
+    options.must_differ(source, out)
     pack(source, config, options.run_options(out, workers, fresh, max_reject_rate, quiet))
     found = stats.collect(out)
     if as_json:

@@ -9,6 +9,7 @@ import typer
 
 from vlm_prep.cli import options
 from vlm_prep.core.config import CheckMedia, ControlTokens, MediaMode, Overlong, TokenizeConfig, ToolText, TrainOn
+from vlm_prep.core.errors import InputError
 
 
 def command(
@@ -64,6 +65,9 @@ def command(
     from vlm_prep.tokenize.run import dry_run as preview
     from vlm_prep.tokenize.run import tokenize
 
+    options.check_positive(fps, "--fps")
+    if min_frames is not None and max_frames is not None and min_frames > max_frames:
+        raise InputError(f"--min-frames {min_frames} is more than --max-frames {max_frames}", "lower the one or raise the other")
     samples = open_samples(
         source,
         datasets=dataset,
@@ -89,6 +93,7 @@ def command(
         verify_fraction=verify_fraction,
     )
     out = out or Path(Path(source).stem + ".tok")
+    options.must_differ(source, out)
     run = options.run_options(out, workers, fresh, max_reject_rate, quiet)
     if dry_run:
         options.show_json(preview(samples, processor, config, run))

@@ -1,7 +1,8 @@
 """Running a stage as a list of deterministic tasks.
 
     tasks.py      a task is a range of rows; what a worker does with it and reports
-    workspace.py  the output folder while it is being made: plan, lock, commit records, finishing
+    workspace.py  the output folder while it is being made: plan, commit records, finishing
+    lock.py       one writer for a folder
     local.py      this machine's processes
     progress.py   what the user sees meanwhile
 

@@ -7,11 +7,15 @@ out one at a time as workers become free.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from multiprocessing import resource_tracker
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from vlm_prep.core.errors import VlmPrepError
 from vlm_prep.engine.tasks import Job, Progress, Record, Task
 
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_PR_SET_PDEATHSIG = 1
 _job: Job | None = None
 
 
@@ -47,7 +52,10 @@ def run_tasks(
     with ProcessPool(
         max_workers=min(workers, len(tasks)), context=forkserver(job), initializer=_start_worker, initargs=(job,)
     ) as pool:
-        waiting: set[Future[Record]] = {pool.schedule(_run_task, args=(task, shards)) for task in tasks}
+        rows: dict[Future[Record], int] = {
+            pool.schedule(_run_task, args=(task, shards)): task.stop - task.start for task in tasks
+        }
+        waiting = set(rows)
         try:
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -55,17 +63,24 @@ def run_tasks(
                     record = _result(future)
                     commit(record)
                     counts = record.counts
-                    progress(counts["rows_in"], counts.get("tokens", 0), counts["rows_rejected"])
+                    progress(rows[future], counts.get("tokens", 0), counts["rows_rejected"])
         except BaseException:
             pool.stop()
             raise
 
 
 def forkserver(job: Job) -> Any:
-    """Return the forkserver context, told to import the job's heavy libraries once."""
+    """Return the forkserver context, started and told to import the job's heavy libraries once."""
     _pin_threads()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(job.preload))
+    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to start first
+    # Ctrl-C is this process's matter: while it imports, the forkserver would print a traceback and die of it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -73,7 +88,6 @@ def start_forkserver(job: Job, workers: int) -> None:
     """Let the forkserver begin its imports now, while this process does its own."""
     if workers > 1:
         forkserver(job)
-        ensure_running()
 
 
 def _pin_threads() -> None:
@@ -85,9 +99,17 @@ def _pin_threads() -> None:
 
 def _start_worker(job: Job) -> None:
     global _job
+    _die_with_parent()
     job.setup()
     _job = job
     _settle_memory()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this worker when the forkserver ends, as it does when the run is killed: a worker that lived
+    on would finish its task and write into the folder of the rerun."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _settle_memory() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_prep.core.errors import RejectRateError, VlmPrepError
+from vlm_prep.core.errors import OutputError, RejectRateError, VlmPrepError
 from vlm_prep.engine.local import run_tasks
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.tasks import Job, Record, Task
@@ -46,7 +46,7 @@ def run_stage(
     """Run the tasks that are not done yet, finish the folder, and return its manifest.
 
     Args:
-        name: of the stage, for the progress bar.
+        name: of the stage.
         fingerprint: identity of the run.
         tasks: all of them.
         options: how to run.
@@ -55,10 +55,10 @@ def run_stage(
         check: looks at the records and their shards (still in the given folder) before anything is final.
 
     Raises:
-        OutputError: the folder is not ours to write.
+        OutputError: the folder is not ours to write, or writing failed (disk full).
         VlmPrepError: from the tasks.
     """
-    workspace = Workspace(options.out, fingerprint, fresh=options.fresh, say=options.say)
+    workspace = Workspace(options.out, fingerprint, stage=name, fresh=options.fresh, say=options.say)
     if workspace.finished:
         options.say(f"{options.out} is complete already: nothing to do")
         return read_manifest(options.out)
@@ -72,25 +72,37 @@ def run_stage(
                 job, pending, workspace.shards, workers=options.workers, commit=workspace.commit, progress=progress
             )
         records = workspace.records(tasks)
+        workspace.recall(records)
         if check is not None:
             check(records, workspace.shards)
         return workspace.finish(records, describe(records))
+    except OSError as error:
+        raise OutputError(
+            f"{options.out}: {error}",
+            "what was committed is kept: when there is room again, run the same command to continue",
+        ) from error
     finally:
         workspace.release()
 
 
-def sum_counts(records: Iterable[Record]) -> dict[str, int]:
+def sum_counts(records: Iterable[Record], *, rows: int | None = None) -> dict[str, int]:
     """Return the counts of all records together, and check that no row is missing.
 
+    Args:
+        records: of all tasks.
+        rows: how many rows the stage was given; None does not compare.
+
     Raises:
-        VlmPrepError: rows in != written + rejected.
+        VlmPrepError: rows in != written + rejected, or another number of rows than was given.
     """
     totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
     for record in records:
         totals.update(record.counts)
-    if totals["rows_in"] != totals["rows_written"] + totals["rows_rejected"]:
+    accounted = totals["rows_written"] + totals["rows_rejected"]
+    if totals["rows_in"] != accounted or rows not in (None, accounted):
+        given = totals["rows_in"] if rows is None else rows
         raise VlmPrepError(
-            f"{totals['rows_in']} rows in, {totals['rows_written']} written and {totals['rows_rejected']} rejected: "
+            f"{given} rows in, {totals['rows_written']} written and {totals['rows_rejected']} rejected: "
             "the accounts do not add up",
             "this is a defect of vlm-prep: please report it",
         )

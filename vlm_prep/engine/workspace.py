@@ -1,7 +1,7 @@
 """The output folder while it is being made.
 
-    OUT/_work/plan.json           the fingerprint of the run that owns the folder
-    OUT/_work/lock                who is writing
+    OUT/_work/plan.json           the stage and fingerprint of the run that owns the folder
+    OUT/_work/lock                who is writing, see lock.py
     OUT/_work/shards/             whole shards of finished tasks
     OUT/_work/done/<task>.json    the record of a finished task, written after its shards
 
@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
 from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.tasks import Record, Task
-from vlm_prep.shards.layout import shard_name, write_dataset_files, write_rejects
+from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, write_manifest
 from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomically
 
@@ -35,6 +36,7 @@ class Workspace:
     Args:
         folder: OUT.
         fingerprint: identity of the run.
+        stage: which stage runs; `fresh` discards an earlier output of the same stage only.
         fresh: discard what the folder holds if it is another run's.
         say: tells the user a line.
 
@@ -43,36 +45,78 @@ class Workspace:
     """
 
     def __init__(
-        self, folder: Path, fingerprint: str, *, fresh: bool = False, say: Callable[[str], None] = print
+        self,
+        folder: Path,
+        fingerprint: str,
+        *,
+        stage: str,
+        fresh: bool = False,
+        say: Callable[[str], None] = print,
     ) -> None:
-        self.folder, self.fingerprint = folder, fingerprint
+        self.folder, self.fingerprint, self.stage = folder, fingerprint, stage
         self.work = folder / WORK
         self.shards = self.work / "shards"
         self.done = self.work / "done"
-        self._lock = self.work / "lock"
-        self._say = say
-        self.finished = self._take_over(fresh)
+        self._plan = self.work / "plan.json"
+        self._lock = Lock(folder, self.work / "lock", say)
+        try:
+            self.finished = self._take_over(fresh)
+        except OSError as error:
+            self.release()
+            raise OutputError(
+                f"cannot write to {self.folder}: {error.strerror or error}", "choose another --out"
+            ) from error
+        except BaseException:
+            self.release()
+            raise
 
     def _take_over(self, fresh: bool) -> bool:
         """Make the folder ours; return whether this very run is already complete in it."""
-        if fresh:
-            self._discard()
-        if (self.folder / MANIFEST).exists():
+        holds_run = self._must_be_empty_or_a_run()
+        if fresh and holds_run:
+            self._must_be_discardable()
+        elif (self.folder / MANIFEST).exists():
             self._must_be_ours(read_manifest(self.folder).fingerprint)
+            # a kill between the manifest and the end leaves the work folder behind
+            shutil.rmtree(self.work, ignore_errors=True)
             return True
-        plan = self.work / "plan.json"
-        if plan.exists():
-            self._must_be_ours(orjson.loads(plan.read_bytes())["fingerprint"])
-        elif self.folder.exists() and any(path.name != WORK for path in self.folder.iterdir()):
-            raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another --out")
-        try:
-            self.shards.mkdir(parents=True, exist_ok=True)
-            self.done.mkdir(exist_ok=True)
-            self._acquire()
-            write_bytes_atomically(plan, orjson.dumps({"fingerprint": self.fingerprint}))
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.folder}: {error.strerror}", "choose another --out") from error
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        if fresh and holds_run:
+            self._discard()
+        elif self._plan.exists():
+            self._must_be_ours(self._read_plan()["fingerprint"])
+        self.shards.mkdir(exist_ok=True)
+        self.done.mkdir(exist_ok=True)
+        for left_over in self.shards.glob("*.tmp"):
+            left_over.unlink()
+        self._write_plan(self.fingerprint)
         return False
+
+    def _must_be_empty_or_a_run(self) -> bool:
+        """Return whether the folder holds a run of ours, finished or not."""
+        if not self.folder.exists():
+            return False
+        if not self.folder.is_dir():
+            raise OutputError(f"{self.folder} is a file, not a folder", "choose another --out")
+        if (self.folder / MANIFEST).exists() or self._plan.exists():
+            return True
+        # a kill before the plan was written leaves no more than these
+        known = {"shards", "done", "lock", "plan.json.tmp"}
+        inside = {path.name for path in self.work.iterdir()} if self.work.is_dir() else set()
+        if any(path.name != WORK for path in self.folder.iterdir()) or not inside <= known:
+            raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another --out")
+        return False
+
+    def _read_plan(self) -> dict[str, str]:
+        try:
+            plan: dict[str, str] = orjson.loads(self._plan.read_bytes())
+            return {"stage": plan["stage"], "fingerprint": plan["fingerprint"]}
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise OutputError(f"{self._plan} is damaged: {error}", f"delete {self.folder} and start over") from error
+
+    def _write_plan(self, fingerprint: str) -> None:
+        write_bytes_atomically(self._plan, orjson.dumps({"stage": self.stage, "fingerprint": fingerprint}))
 
     def _must_be_ours(self, found: str) -> None:
         if found != self.fingerprint:
@@ -81,43 +125,39 @@ class Workspace:
                 "choose another --out, or give --fresh to discard it and start over",
             )
 
-    def _discard(self) -> None:
-        """Delete a former run, and nothing that is not one."""
-        if not self.folder.exists():
-            return
-        if (self.folder / MANIFEST).exists() or (self.work / "plan.json").exists():
-            self._refuse_if_running()
-            shutil.rmtree(self.folder)
-
-    def _acquire(self) -> None:
-        self._refuse_if_running()
-        owner = {"host": socket.gethostname(), "pid": os.getpid()}
-        try:
-            descriptor = os.open(self._lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            raise OutputError(f"{self.folder} is being written by another run", "wait for it") from None
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(orjson.dumps(owner))
-
-    def _refuse_if_running(self) -> None:
-        try:
-            owner = orjson.loads(self._lock.read_bytes())
-        except (FileNotFoundError, orjson.JSONDecodeError):
-            self._lock.unlink(missing_ok=True)
-            return
-        if owner["host"] != socket.gethostname():
+    def _must_be_discardable(self) -> None:
+        """Refuse --fresh for anything but an earlier output of this stage: a wrong --out must not cost a store."""
+        foreign = sorted(path.name for path in self.folder.iterdir() if not is_store_entry(path))
+        if foreign:
             raise OutputError(
-                f"{self.folder} is locked by process {owner['pid']} on {owner['host']}",
-                f"if that run is over, delete {self._lock}",
+                f"{self.folder} holds what no run of vlm-prep made: {', '.join(foreign[:5])}",
+                "choose another --out, or move these away: --fresh deletes nothing but a former run",
             )
-        if owner["pid"] != os.getpid() and _alive(owner["pid"]):
-            raise OutputError(f"{self.folder} is being written by process {owner['pid']}", "wait for it, or stop it")
-        self._say(f"taking over {self.folder}: process {owner['pid']} that was writing it is gone")
-        self._lock.unlink(missing_ok=True)
+        complete = (self.folder / MANIFEST).exists()
+        found = read_manifest(self.folder).stage if complete else self._read_plan()["stage"]
+        if found != self.stage:
+            raise OutputError(
+                f"{self.folder} holds the output of `{found}`, and --fresh of `{self.stage}` does not discard that",
+                "choose another --out",
+            )
+
+    def _discard(self) -> None:
+        """Delete a former run, such that a kill in between leaves a folder that is nobody's and not complete."""
+        self._write_plan("discarded")
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        sync_folder(self.folder)
+        kept = (self.work, self._plan, self._lock.path)
+        for path in [*self.folder.iterdir(), *self.work.iterdir()]:
+            if path in kept:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def release(self) -> None:
         """Give the folder up; what was committed stays."""
-        self._lock.unlink(missing_ok=True)
+        self._lock.release()
 
     def pending(self, tasks: Sequence[Task]) -> list[Task]:
         """Return the tasks without a record."""
@@ -126,6 +166,12 @@ class Workspace:
     def commit(self, record: Record) -> None:
         """Make a task's result permanent."""
         write_bytes_atomically(self._record_path(record.task), orjson.dumps(record.to_json()))
+
+    def recall(self, records: Sequence[Record]) -> None:
+        """Undo a finishing that was interrupted while shards were renamed, so that all are in `shards` again."""
+        for source, target, shard in self._moves(records):
+            if not source.exists() and target.exists() and target.stat().st_size == shard.bytes:
+                os.replace(target, source)
 
     def records(self, tasks: Sequence[Task]) -> list[Record]:
         """Return all records, in task order."""
@@ -145,37 +191,31 @@ class Workspace:
         return manifest
 
     def _place_shards(self, records: Sequence[Record]) -> dict[str, list[ShardInfo]]:
+        placed: dict[str, list[ShardInfo]] = {}
+        for source, target, shard in self._moves(records):
+            target.parent.mkdir(exist_ok=True)
+            self._place(source, target, shard)
+            placed.setdefault(target.parent.name, []).append(replace(shard, name=target.name))
+        for split in placed:
+            sync_folder(self.folder / split)
+        return placed
+
+    def _moves(self, records: Sequence[Record]) -> Iterator[tuple[Path, Path, ShardInfo]]:
+        """Yield (where a shard is made, where it ends, the shard) for all, in task order."""
         by_split: dict[str, list[ShardInfo]] = {}
         for record in records:
             if record.shards:
                 by_split.setdefault(record.split, []).extend(record.shards)
-        placed: dict[str, list[ShardInfo]] = {}
         for split, shards in by_split.items():
-            target = self.folder / split
-            target.mkdir(exist_ok=True)
-            named = []
             for index, shard in enumerate(shards):
-                name = shard_name(index, len(shards))
-                self._place(self.shards / shard.name, target / name, shard)
-                named.append(ShardInfo(**{**vars(shard), "name": name}))
-            sync_folder(target)
-            placed[split] = named
-        return placed
+                target = self.folder / split / shard_name(index, len(shards))
+                yield self.shards / shard.name, target, shard
 
     def _place(self, source: Path, target: Path, shard: ShardInfo) -> None:
-        if source.exists():
-            os.replace(source, target)
-        elif not target.exists() or target.stat().st_size != shard.bytes:
+        found = source if source.exists() else target
+        if not found.exists() or found.stat().st_size != shard.bytes:
             raise StoreError(
-                f"{source.name}: committed by an earlier run and now missing", "give --fresh to start over"
+                f"{source}: committed by an earlier run and now missing or damaged", "give --fresh to start over"
             )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        if found is source:
+            os.replace(source, target)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -42,8 +41,16 @@ def split_uri(uri: str) -> tuple[str, str | None]:
     """Return (path, LMDB key or None). A path that exists as written is a path, even with `::` in it."""
     if SEPARATOR not in uri or os.path.exists(uri):
         return uri, None
-    path, _, key = uri.partition(SEPARATOR)
-    return path, key
+    # a key may hold `::` and so may a folder: the LMDB is the first prefix that is one, else the shortest
+    position = first = uri.index(SEPARATOR)
+    while position >= 0 and not _is_lmdb(uri[:position]):
+        position = uri.find(SEPARATOR, position + 1)
+    position = first if position < 0 else position
+    return uri[:position], uri[position + len(SEPARATOR) :]
+
+
+def _is_lmdb(path: str) -> bool:
+    return os.path.isfile(path) or os.path.isfile(os.path.join(path, "data.mdb"))
 
 
 def read_bytes(uri: str) -> bytes:
@@ -58,7 +65,7 @@ def read_bytes(uri: str) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _os_reject(uri, error) from error
     if not data:
         raise Reject(RejectReason.EMPTY_FILE, f"{uri}: zero bytes")
@@ -78,7 +85,7 @@ def read_ends(uri: str) -> Ends:
             tail = os.pread(descriptor, END_BYTES, max(END_BYTES, size - END_BYTES)) if size > END_BYTES else b""
         finally:
             os.close(descriptor)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _os_reject(uri, error) from error
     if not size:
         raise Reject(RejectReason.EMPTY_FILE, f"{uri}: zero bytes")
@@ -106,8 +113,9 @@ def digest_matches(data: bytes, digest: str) -> bool:
     return digest_bytes(data) == digest
 
 
-def _os_reject(uri: str, error: OSError) -> Reject:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
+def _os_reject(uri: str, error: OSError | ValueError) -> Reject:
+    # ValueError: a NUL in the path, which no file system has
+    if isinstance(error, FileNotFoundError | NotADirectoryError | ValueError):
         return Reject(RejectReason.MISSING_FILE, f"{uri}: no such file")
     return Reject(RejectReason.UNREADABLE_FILE, f"{uri}: {error.strerror or error}")
 
@@ -116,7 +124,7 @@ def _read_lmdb(path: str, key: str) -> bytes:
     if not os.path.exists(path):
         raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB")
     try:
-        with _environment(path, os.getpid()).begin(buffers=False) as transaction:
+        with _environment(path).begin(buffers=False) as transaction:
             data: bytes | None = transaction.get(key.encode())
     except InputError:
         raise
@@ -129,12 +137,30 @@ def _read_lmdb(path: str, key: str) -> bytes:
     return data
 
 
-@lru_cache(maxsize=64)
-def _environment(path: str, process: int) -> lmdb.Environment:
-    """Open an LMDB read-only. `process` keys the cache because an environment must not be used across a fork."""
-    try:
-        import lmdb
-    except ImportError as error:
-        raise InputError(f"{path}: reading LMDB needs the lmdb package", "pip install lmdb") from error
-    # a folder holds data.mdb; a single-file environment is a plain file
-    return lmdb.open(path, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(path), max_readers=1024)
+_environments: dict[str, lmdb.Environment] = {}
+
+
+def _environment(path: str) -> lmdb.Environment:
+    """Return an LMDB, opened read-only once in this process."""
+    real = os.path.realpath(path)
+    if real not in _environments:
+        try:
+            import lmdb
+        except ImportError as error:
+            raise InputError(f"{path}: reading LMDB needs the lmdb package", "pip install lmdb") from error
+        # a folder holds data.mdb; a single-file environment is a plain file
+        _environments[real] = lmdb.open(
+            real, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(real), max_readers=1024
+        )
+    return _environments[real]
+
+
+def _close_inherited() -> None:
+    """An environment must not be used across a fork (a DataLoader's workers), and lmdb refuses to open it a second time
+    while the parent's is open. Closing it in the child leaves the parent's as it is."""
+    for environment in _environments.values():
+        environment.close()
+    _environments.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)

@@ -59,9 +59,9 @@ def _probe_picture(
     if keep_bytes or decode:
         data = read_bytes(uri)
         ends = ends_of(data)
-        size = probe_image(uri, ends, max_pixels=max_pixels)
+        size = probe_image(uri, ends, data=data, max_pixels=max_pixels)
         if decode:
-            check_decodes(uri, data)
+            size = check_decodes(uri, data)
         return size, digest_bytes(data) if keep_bytes else digest_ends(ends), data if keep_bytes else None
     ends = read_ends(uri)
     return probe_image(uri, ends, max_pixels=max_pixels), digest_ends(ends), None

@@ -69,7 +69,7 @@ class PackJob:
                     pack = self._assemble(numbers[position])
                     length = len(pack["input_ids"])
                     writer.write(pack, size=_size(pack), tokens=length)
-                    progress(len(pack["seq_lens"]), length, 0)
+                    progress(1, length, 0)
                     documents, tokens, position = documents + len(pack["seq_lens"]), tokens + length, position + 1
                 infos.append(writer.commit())
         counts = {

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 import vlm_prep
 from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError, RejectReason
@@ -19,13 +17,13 @@ from vlm_prep.engine.workspace import Describe
 from vlm_prep.pack.job import PLAN_SPLIT, STAGE, PackJob, rank_split
 from vlm_prep.pack.plan import Plan, make_plan, plan_table
 from vlm_prep.pack.positions import Mrope
+from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
-from vlm_prep.shards.writer import ShardInfo
+from vlm_prep.shards.writer import ShardInfo, write_table_atomically
 
 TOKENS_PER_TASK = 8 << 20
-PLAN_FILE = "plan.parquet"
 
 _CARD = """# Packed by vlm-prep
 
@@ -70,6 +68,8 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
         "schema": SCHEMA_VERSION,
         "vlm_prep": vlm_prep.__version__,
         "source": store.manifest.fingerprint,
+        # by content too: media may have changed between two runs of the same fingerprint
+        "shards": [info.xxh3 for _, info in store.manifest.shards()],
         "config": config.to_json(),
     }
     fingerprint = digest_json(identity)
@@ -83,7 +83,7 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
         return lambda splits: _describe(store, plan, config, options.out, fingerprint, records, splits, rule)
 
     def write_plan(records: Sequence[Record], shards: Path) -> None:
-        pq.write_table(plan_table(plan), options.out / PLAN_FILE, compression="zstd")
+        write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
 
     manifest = run_stage(
         STAGE,
@@ -122,7 +122,7 @@ def _describe(
     splits: dict[str, list[ShardInfo]],
     rule: Mrope | None,
 ) -> tuple[Manifest, str]:
-    totals: dict[str, Any] = sum_counts(records)
+    totals: dict[str, Any] = sum_counts(records, rows=len(store))
     totals["rejects"] = reject_reasons(records)
     totals["fill"] = round(plan.fill, 6)
     totals["packs_by_rank"] = [len(plan.packs_of(rank)) for rank in range(plan.world_size)]

@@ -83,7 +83,7 @@ class Qwen2VL(Adapter):
     def _expand_video(self, media: Media, header: MediaHeader, encode: EncodeText) -> Expansion:
         indices = self._frame_indices(media, header)
         fps = self._fps(media, header)
-        grid = self._video_grid(len(indices), header)
+        grid = self._video_grid(media, len(indices), header)
         metadata = _metadata(header, fps, indices)
         # the processor's own writer; it may lengthen the index list it is given, so it gets its own
         text = self.hf.replace_video_token(
@@ -111,8 +111,13 @@ class Qwen2VL(Adapter):
             return tuple(range(total))
         try:
             picked = video.sample_frames(metadata=_metadata(header, header.fps, None), **rate)
-        except ValueError as error:
-            raise Reject(RejectReason.PROCESSOR_ERROR, f"{media.uris[0]}: {error}") from error
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            # ZeroDivisionError: Qwen2-VL's sampling of a video shorter than temporal_patch_size; TypeError: max_frames
+            # without fps
+            raise Reject(
+                RejectReason.PROCESSOR_ERROR,
+                f"{media.uris[0]}: the processor cannot sample {total} frames: {type(error).__name__}: {error}",
+            ) from error
         return tuple(int(index) for index in picked)
 
     def _fps(self, media: Media, header: MediaHeader) -> float | None:
@@ -127,7 +132,7 @@ class Qwen2VL(Adapter):
                 )
         return stated
 
-    def _video_grid(self, frames: int, header: MediaHeader) -> Grid:
+    def _video_grid(self, media: Media, frames: int, header: MediaHeader) -> Grid:
         settings = self.hf.video_processor
         patch, temporal = int(settings.patch_size), int(settings.temporal_patch_size)
         height, width = header.height, header.width
@@ -135,7 +140,8 @@ class Qwen2VL(Adapter):
             try:
                 height, width = self._resize_video(frames, height, width)
             except ValueError as error:
-                raise Reject(RejectReason.ASPECT_RATIO, f"{frames} frames of {width}x{height}: {error}") from error
+                reason = RejectReason.ASPECT_RATIO if "aspect" in str(error) else RejectReason.PROCESSOR_ERROR
+                raise Reject(reason, f"{media.uris[0]}: {frames} frames of {width}x{height}: {error}") from error
         return -(-frames // temporal), height // patch, width // patch
 
     def _resize_video(self, frames: int, height: int, width: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ wants a README with `configs` (a state.json at the root would make it refuse). N
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlm_prep.core.types import Rejected
+from vlm_prep.shards.manifest import MANIFEST, WORK
 from vlm_prep.shards.schema import REJECTS
-from vlm_prep.shards.writer import ShardInfo, sync_file, write_bytes_atomically
+from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically, write_table_atomically
 
 REJECTS_FILE = "rejects.parquet"
+PLAN_FILE = "plan.parquet"
+_ROOT_FILES = frozenset(
+    name + end
+    for name in (MANIFEST, "README.md", "dataset_dict.json", REJECTS_FILE, PLAN_FILE)
+    for end in ("", ".tmp")
+)
+# cache-*.arrow: what `datasets` leaves beside the shards when a store opened with load_from_disk is mapped
+_SPLIT_FILES = re.compile(r"(data-\d+-of-\d+\.arrow|cache-\w+\.arrow|(state|dataset_info)\.json)(\.tmp)?")
 
 
 def shard_name(index: int, count: int) -> str:
     """Return `data-00003-of-00032.arrow`."""
     return f"data-{index:05d}-of-{count:05d}.arrow"
+
+
+def is_store_entry(path: Path) -> bool:
+    """Return whether an entry of a store's folder is by its name one that a run makes."""
+    if path.is_symlink() or not path.is_dir():
+        return path.name in _ROOT_FILES
+    return path.name == WORK or all(_SPLIT_FILES.fullmatch(inside.name) for inside in path.iterdir())
 
 
 def write_dataset_files(folder: Path, splits: Mapping[str, list[ShardInfo]], *, card: str, fingerprint: str) -> None:
@@ -59,7 +76,7 @@ def _front_matter(splits: Iterable[str]) -> str:
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
     for split in splits:
         # `datasets` allows word characters and dots only in the names of splits
-        lines += [f"  - split: {split.replace('-', '_')}", f"    path: {split}/*.arrow"]
+        lines += [f"  - split: {split.replace('-', '_')}", f"    path: {split}/data-*.arrow"]
     return "\n".join([*lines, "---", "", ""])
 
 
@@ -70,11 +87,7 @@ def _write_json(path: Path, value: Any) -> None:
 def write_rejects(folder: Path, rejects: Iterable[Rejected]) -> int:
     """Write rejects.parquet (also when empty: its absence would be ambiguous) and return the number of rows."""
     rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
-    path = folder / REJECTS_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS), temporary, compression="zstd")
-    sync_file(temporary)
-    temporary.replace(path)
+    write_table_atomically(folder / REJECTS_FILE, pa.Table.from_pylist(rows, schema=REJECTS))
     return len(rows)
 
 

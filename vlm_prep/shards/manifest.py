@@ -99,16 +99,21 @@ def read_manifest(folder: str | Path, *, stage: str | None = None) -> Manifest:
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is damaged: {error}", "make the store again") from error
     if stage is not None and manifest.stage != stage:
-        raise StoreError(f"{folder} holds the output of `{manifest.stage}`, `{stage}` is needed here")
+        raise StoreError(
+            f"{folder} holds the output of `{manifest.stage}`, `{stage}` is needed here",
+            f"give a folder made by `vlm-prep {stage}`",
+        )
     return manifest
 
 
 def _no_manifest(folder: Path) -> StoreError:
     if not folder.exists():
-        return StoreError(f"{folder}: no such folder")
+        return StoreError(f"{folder}: no such folder", "give a folder made by `vlm-prep`")
     if (folder / WORK).is_dir():
         return StoreError(
             f"{folder} is unfinished: it has no manifest.json",
             "run the same command again, it continues where it stopped",
         )
-    return StoreError(f"{folder} is not a vlm-prep store: it has no manifest.json")
+    return StoreError(
+        f"{folder} is not a vlm-prep store: it has no manifest.json", "give a folder made by `vlm-prep`"
+    )

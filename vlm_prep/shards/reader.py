@@ -91,7 +91,10 @@ class ShardReader:
         """Read the whole file and compare its checksum with the manifest's."""
         found = digest_file(self.path)
         if found != self.info.xxh3:
-            raise StoreError(f"{self.path}: checksum {found}, the manifest says {self.info.xxh3}: damaged")
+            raise StoreError(
+                f"{self.path}: checksum {found}, the manifest says {self.info.xxh3}: the shard is damaged",
+                "restore it or run again",
+            )
 
 
 def cell(column: pa.Array, index: int) -> Any:

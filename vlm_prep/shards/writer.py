@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import OutputError, StoreError
@@ -221,6 +222,18 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_table_atomically(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file so that it is either absent or whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:

@@ -78,14 +78,21 @@ class TextEncoder:
 
     def encode(self, text: str) -> Tokens:
         """Return ids and byte spans of `text`."""
-        if self._byte_lengths is not None and (not self._nfc or unicodedata.is_normalized("NFC", text)):
-            tokens = self.with_spans(self.ids(text), text)
+        if self._is_written_as_is(text):
+            tokens = self._spans(self.ids(text), text)
             if tokens is not None:
                 return tokens
         return self.encode_by_offsets(text)
 
+    def _is_written_as_is(self, text: str) -> bool:
+        """Whether ids stand for the bytes of `text` itself: a byte-level vocabulary, and nothing to normalize."""
+        return self._byte_lengths is not None and (not self._nfc or unicodedata.is_normalized("NFC", text))
+
     def with_spans(self, ids: Ids, text: str) -> Tokens | None:
         """Return byte spans for ids that were made from `text`, or None when their bytes do not add up to it."""
+        return self._spans(ids, text) if self._is_written_as_is(text) else None
+
+    def _spans(self, ids: Ids, text: str) -> Tokens | None:
         if self._byte_lengths is None:
             return None
         lengths = self._byte_lengths[ids]

@@ -26,6 +26,7 @@ from vlm_prep.tokenize.template import ChatTemplate
 from vlm_prep.tokenize.tools import Tools, fit_to_template
 
 IGNORE = -100
+VIDEO_FRAMES = "video frames"
 Payload = tuple[tuple[bytes, ...] | None, ...]
 
 
@@ -136,7 +137,7 @@ class SampleEncoder:
         hint = ""
         frames = sum(len(e.frame_indices or ()) for e in draft.expansions)
         if frames:
-            hint = f"; {frames} of its tokens' frames come from video, --fps and --max-frames take fewer"
+            hint = f"; it holds {frames} {VIDEO_FRAMES}, --fps and --max-frames take fewer"
         raise Reject(RejectReason.OVERLONG, f"{length} tokens, --max-length is {limit}{hint}")
 
     def _finish(

@@ -113,7 +113,7 @@ class Oracle:
         """Labels by prefix renders and the tokenizer's own offsets; None where only marks can decide them."""
         template, text_encoder = self._encoder.template, self._encoder.text
         wanted = trained_messages(messages, self._config.train_on)
-        if self._encoder.writes_control_tokens(messages, tools):
+        if self._encoder.writes_control_tokens(messages, tools) or not template.facts.header_is_prompt:
             return None
         try:
             text = template.render(messages, tools)
@@ -173,9 +173,9 @@ def _differing_ids(tokenizer: Any, ours: NDArray[np.int32], real: NDArray[np.int
 
 
 def _around(tokenizer: Any, ids: NDArray[Any], position: int) -> str:
+    """Show the tokens around a position: their text and id, a dot for what is not trained."""
     window = [int(token) for token in ids[max(0, position - 3) : position + 5]]
-    tokens = [tokenizer.convert_ids_to_tokens(token) if token != IGNORE else "·" for token in window]
-    return " ".join(f"{text}({token})" if token != IGNORE else text for token, text in zip(window, tokens, strict=True))
+    return " ".join("·" if token == IGNORE else f"{tokenizer.decode([token])!r}({token})" for token in window)
 
 
 def _pixel_difference(ours: Any, real: Any) -> str:

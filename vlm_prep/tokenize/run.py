@@ -9,7 +9,7 @@ from typing import Any
 
 import vlm_prep
 from vlm_prep.core.config import TokenizeConfig
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.types import Encoded
 from vlm_prep.engine.local import start_forkserver
@@ -24,10 +24,12 @@ from vlm_prep.engine.stage import (
 from vlm_prep.engine.tasks import Record, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.source import Samples
+from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
+from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.job import STAGE, TokenizeJob, row_of
 from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, media_kind, proof
 
@@ -85,6 +87,7 @@ def tokenize(
     manifest = run_stage(
         STAGE, fingerprint, tasks, options, prepare=ready, describe=describe, check=top_up
     )
+    _say_about_overlong_video(manifest, job, options)
     check_reject_rate(manifest.totals, options)
     return manifest
 
@@ -101,7 +104,6 @@ def prepare(
     for note in (*loaded.notes, job.encoder.text.note):
         if note:
             options.say(f"note: {note}")
-    _say_about_video(job, options)
     identity = {
         "stage": STAGE,
         "schema": SCHEMA_VERSION,
@@ -113,14 +115,19 @@ def prepare(
     return job, digest_json(identity)
 
 
-def _say_about_video(job: TokenizeJob, options: RunOptions) -> None:
-    first = list(job.samples.read(0, min(STARTUP_ROWS, len(job.samples))))
+def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: RunOptions) -> None:
+    """Say what to do when rows were too long because the processor keeps every frame of a video."""
     video = getattr(job.encoder.adapter.hf, "video_processor", None)
-    sampled = video is None or video.do_sample_frames
-    if not sampled and any(media.kind == "video" for item in first for media in getattr(item, "media", ())):
+    if video is None or video.do_sample_frames or not manifest.totals["rejects"].get(RejectReason.OVERLONG.value):
+        return
+    long = sum(
+        row["reason"] == RejectReason.OVERLONG.value and VIDEO_FRAMES in row["message"]
+        for row in read_rejects(options.out)
+    )
+    if long:
         options.say(
-            f"note: {type(video).__name__} samples no frames by itself, so every frame of a video is kept, as the "
-            "processor would; --fps 2 samples"
+            f"note: {long} rows with video were too long: {type(video).__name__} samples no frames by itself, so every "
+            "frame was kept, as the processor would; --fps 2 takes two a second"
         )
 
 

@@ -52,9 +52,8 @@ def trained_spans(
         Reject: labels_undecidable.
     """
     return [
-        _span_by_marks(template, rendered, index)
-        if rendered.places is not None and _only_text(messages[index])
-        else span_by_prefix(template, rendered.text, messages, tools, index)
+        _span_by_marks(template, rendered, messages, index)
+        or span_by_prefix(template, rendered.text, messages, tools, index)
         for index in wanted
     ]
 
@@ -66,9 +65,18 @@ def _only_text(message: Message) -> bool:
     return isinstance(content, str) or (bool(content) and all("text" in part for part in content))
 
 
-def _span_by_marks(template: ChatTemplate, rendered: Rendered, index: int) -> Span:
-    places = [place for place in rendered.places or () if place.message == index]
-    start, end = places[0].start, places[-1].end
+def _span_by_marks(
+    template: ChatTemplate, rendered: Rendered, messages: Sequence[Message], index: int
+) -> Span | None:
+    """The span of a message of text only, or None where its texts are not rendered once each, one after the other."""
+    message, places = messages[index], rendered.places
+    if places is None or not _only_text(message):
+        return None
+    found = [number for number, place in enumerate(places) if place.message == index]
+    parts = 1 if isinstance(message["content"], str) else len(message["content"])
+    if len(found) != parts or found[-1] - found[0] + 1 != parts:
+        return None
+    start, end = places[found[0]].start, places[found[-1]].end
     return start, _after_turn_end(rendered.text, end, template.facts.turn_end)
 
 

@@ -23,11 +23,18 @@ from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.types import Message
 from vlm_prep.processors.load import LoadedProcessor
 
-_FIRST_MARK = 0xF0000
-"""Supplementary private use area A: 65534 code points, two for each text part."""
-_MARK = re.compile("[\U000f0000-\U000ffffd]")
+Area = tuple[int, re.Pattern[str]]
+_AREAS: tuple[Area, ...] = (
+    (0xF0000, re.compile("[\U000f0000-\U000ffffd]")),
+    (0x100000, re.compile("[\U00100000-\U0010fffd]")),
+)
+"""Supplementary private use areas A and B: 65534 code points each, two for each text part. The second is for rows that
+hold some of the first, as those do whose control tokens transformers has marked."""
+_MOST_PARTS = 0xFFFE // 2
 _SENTINEL = "vlmprepsentinel"
 _MOST_GAPS = 4096
+Part = tuple[int, str]
+"""Message index and text of a text part."""
 Gap = tuple[str, ...]
 """What lies between two texts: roles of the messages that begin there, kinds of media."""
 
@@ -62,6 +69,8 @@ class TemplateFacts:
     """Text that closes an assistant turn, up to and including its end token; empty if there is none."""
     header: str
     """Text that opens an assistant turn."""
+    header_is_prompt: bool
+    """Whether an answer directly follows the header: not so where a template writes an empty <think> block first."""
     tools: bool
     tool_calls: bool
     reasoning: bool
@@ -122,19 +131,45 @@ class ChatTemplate:
         text = self.render(messages, tools)
         gaps = _gaps_between(messages) if not tools else None
         if gaps is not None:
-            places = self._place_by_gaps(text, messages, gaps)
+            places = self._place_by_gaps(text, messages, [self._gaps.get(gap) for gap in gaps])
             if places is not None:
                 return Rendered(text, places)
-        if _MARK.search(text):
-            return Rendered(text, None)
-        rendered = self._place_by_marks(text, messages, tools)
-        if gaps is not None and rendered.places is not None and len(self._gaps) < _MOST_GAPS:
-            self._learn(gaps, rendered)
-        return rendered
+        dropped: Reject | None = None
+        try:
+            places = self._place_by_marks(text, messages, tools)
+        except Reject as reject:
+            places, dropped = None, reject
+        if gaps is not None:
+            written = _written_between(text, places, len(gaps) - 1)
+            if written is not None and len(self._gaps) < _MOST_GAPS:
+                self._gaps.update(zip(gaps, written, strict=True))
+            if places is None:
+                # the marks got in the way of a template that looks into the content
+                places = self._place_by_plain_texts(text, messages)
+        if places is None and dropped is not None:
+            raise dropped
+        return Rendered(text, places)
 
-    def _place_by_gaps(self, text: str, messages: Sequence[Message], gaps: Sequence[Gap]) -> Places | None:
+    def _place_by_plain_texts(self, text: str, messages: Sequence[Message]) -> Places | None:
+        """Put the row together from what the template writes around the simplest texts in the same places.
+
+        With this, whether a row has places depends on the row alone and not on which gaps are known already: rows must
+        come out the same for any number of workers.
+        """
+        plain = [
+            {**message, "content": [{**part, "text": "x"} if part.get("text") else part for part in message["content"]]}
+            for message in messages
+        ]
+        try:
+            rendered = self.render(plain)
+            places = self._place_by_marks(rendered, plain, None)
+        except Reject:
+            return None
+        written = _written_between(rendered, places, sum("text" in part for m in messages for part in m["content"]))
+        return None if written is None else self._place_by_gaps(text, messages, written)
+
+    def _place_by_gaps(self, text: str, messages: Sequence[Message], known: Sequence[str | None]) -> Places | None:
         """Put the row together from known gaps; None if one is unknown or the result is not `text`."""
-        known = [self._gaps.get(gap) for gap in gaps]
         if None in known:
             return None
         pieces = [known[0] or ""]
@@ -151,36 +186,28 @@ class ChatTemplate:
                     pieces += (content, gap)
         return tuple(places) if "".join(pieces) == text else None
 
-    def _learn(self, gaps: Sequence[Gap], rendered: Rendered) -> None:
-        """Remember what the template wrote between the texts of a row."""
-        places = rendered.places or ()
-        if any(after.start < before.end for before, after in pairwise(places)):
-            return  # the template moved texts around
-        starts = [0, *(place.end for place in places)]
-        stops = [*(place.start for place in places), len(rendered.text)]
-        self._gaps.update((gap, rendered.text[a:b]) for gap, a, b in zip(gaps, starts, stops, strict=True))
-
     def _place_by_marks(
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
-    ) -> Rendered:
-        marked, owners = _mark(messages)
+    ) -> Places | None:
+        area = next((area for area in _AREAS if not area[1].search(text)), None)
+        if area is None:
+            return None
+        marked, parts = _mark(messages, area[0])
+        if len(parts) > _MOST_PARTS:
+            return None
         try:
             with_marks = self.render(marked, tools)
         except Reject:
             # a template may refuse a marked text that it takes plain (a check on the content)
-            return Rendered(text, None)
-        plain, places = _read_marks(with_marks, owners)
-        if len(places) < len(owners):
-            seen = {(place.message) for place in places}
-            missing = next((index for index in owners if index not in seen), owners[-1])
-            role = messages[missing]["role"]
-            if not _has_text(messages[missing]):
-                return Rendered(text, None)
-            raise Reject(
-                RejectReason.TEMPLATE_DROPS_CONTENT,
-                f"the chat template leaves out text of message {missing} (role {role!r})",
-            )
-        return Rendered(text, tuple(places) if plain == text else None)
+            return None
+        plain, places, seen = _read_marks(with_marks, parts, area)
+        for number, (index, content) in enumerate(parts):
+            if content and number not in seen:
+                raise Reject(
+                    RejectReason.TEMPLATE_DROPS_CONTENT,
+                    f"the chat template leaves out text of message {index} (role {messages[index]['role']!r})",
+                )
+        return tuple(places) if plain == text else None
 
     def _probe(self, name: str) -> TemplateFacts:
         parts = self._content_reaches([{"type": "text", "text": _SENTINEL}])
@@ -193,6 +220,7 @@ class ChatTemplate:
         return TemplateFacts(
             turn_end=self._turn_end(tail),
             header=prompt,
+            header_is_prompt=whole[: whole.index(_SENTINEL)].endswith(prompt),
             tools=self._mentions([user], tools=[_tool(_SENTINEL)]),
             tool_calls=self._mentions([user, {**_message("assistant", "a", parts), "tool_calls": [_call(_SENTINEL)]}]),
             reasoning=self._mentions([user, {**_message("assistant", "a", parts), "reasoning_content": _SENTINEL}]),
@@ -244,11 +272,6 @@ def _alias_reasoning(message: Message) -> Message:
     return message if reasoning is None else {"thinking": reasoning, **message}
 
 
-def _has_text(message: Message) -> bool:
-    content = message["content"]
-    return bool(content) if isinstance(content, str) else any(part.get("text") for part in content)
-
-
 def _gaps_between(messages: Sequence[Message]) -> list[Gap] | None:
     """Return what lies before the first text, between each two, and after the last: roles that begin, media kinds.
 
@@ -272,13 +295,27 @@ def _gaps_between(messages: Sequence[Message]) -> list[Gap] | None:
     return gaps
 
 
-def _mark(messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
-    """Return the messages with every text part between its two marks, and the message index of each part."""
-    owners: list[int] = []
+def _written_between(text: str, places: Places | None, parts: int) -> list[str] | None:
+    """Return what the template wrote before the first text, between each two and after the last.
+
+    None unless each of the `parts` texts of the row is there once, in the row's order.
+    """
+    if places is None or len(places) != parts:
+        return None
+    if any(after.start < before.end or after.message < before.message for before, after in pairwise(places)):
+        return None  # the template moved texts around
+    starts = [0, *(place.end for place in places)]
+    stops = [*(place.start for place in places), len(text)]
+    return [text[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+
+def _mark(messages: Sequence[Message], first: int) -> tuple[list[Message], list[Part]]:
+    """Return the messages with every text part between its two marks, and the parts in order."""
+    parts: list[Part] = []
 
     def wrap(text: str, index: int) -> str:
-        code = _FIRST_MARK + 2 * len(owners)
-        owners.append(index)
+        code = first + 2 * min(len(parts), _MOST_PARTS - 1)
+        parts.append((index, text))
         return f"{chr(code)}{text}{chr(code + 1)}"
 
     marked: list[Message] = []
@@ -289,24 +326,38 @@ def _mark(messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
         else:
             new = [{**part, "text": wrap(part["text"], index)} if "text" in part else part for part in content]
         marked.append({**message, "content": new})
-    return marked, owners
+    return marked, parts
 
 
-def _read_marks(text: str, owners: Sequence[int]) -> tuple[str, list[TextPlace]]:
-    """Return the text without marks, and a place for each part whose two marks were found in order."""
+def _read_marks(text: str, parts: Sequence[Part], area: Area) -> tuple[str, list[TextPlace], set[int]]:
+    """Return the text without marks, a place for each part found, and the numbers of the parts found.
+
+    A template that takes a text apart (at `</think>`) and puts it together again may lose the first of its marks; then
+    the text itself must end at the other.
+    """
     pieces: list[str] = []
-    places: list[TextPlace] = []
-    opened: dict[int, int] = {}
+    marks: list[tuple[int, int, int]] = []
     length = last = 0
-    for match in _MARK.finditer(text):
+    for match in area[1].finditer(text):
         piece = text[last : match.start()]
         pieces.append(piece)
         length += len(piece)
         last = match.end()
-        number, closing = divmod(ord(match.group()) - _FIRST_MARK, 2)
+        number, closing = divmod(ord(match.group()) - area[0], 2)
+        marks.append((number, closing, length))
+    plain = "".join([*pieces, text[last:]])
+    places: list[TextPlace] = []
+    seen: set[int] = set()
+    opened: dict[int, int] = {}
+    for number, closing, position in marks:
+        index, part = parts[number]
         if not closing:
-            opened[number] = length
-        elif number in opened:
-            places.append(TextPlace(owners[number], opened.pop(number), length))
-    pieces.append(text[last:])
-    return "".join(pieces), places
+            opened[number] = position
+            continue
+        start = opened.pop(number, None)
+        if start is None and part and plain.endswith(part, 0, position):
+            start = position - len(part)
+        if start is not None:
+            places.append(TextPlace(index, start, position))
+            seen.add(number)
+    return plain, places, seen

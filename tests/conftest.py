@@ -1,0 +1,140 @@
+"""Stores made once for all tests: the built-in data through every stage, with the built-in processor."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm_prep.builtin import builtin_data
+from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.pack.run import pack
+from vlm_prep.processors.load import LoadedProcessor, load_processor
+from vlm_prep.tokenize.run import tokenize
+
+PROCESSOR = "builtin:qwen2.5-vl-mini"
+Options = Callable[..., RunOptions]
+Tree = Callable[[Path], dict[str, str]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _options(out: Path, **settings: Any) -> RunOptions:
+    return RunOptions(out=out, **{"progress": False, "say": _silent, **settings})
+
+
+def _silent(line: str) -> None:
+    """The tests look at files."""
+
+
+@pytest.fixture(scope="session")
+def options() -> Options:
+    """How a stage runs in a test: `options(out, workers=2, ...)`, silent."""
+    return _options
+
+
+@pytest.fixture(scope="session")
+def tree() -> Tree:
+    """`tree(folder)`: the digest of every file below a folder, by relative path."""
+    return lambda folder: {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """`command("stats", folder)`: the real command in a process of its own; `env=` and `cwd=` go to it."""
+
+    def run(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+        line = [str(Path(sys.executable).with_name("vlm-prep")), *(str(each) for each in arguments)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=120, **settings)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A meta JSON of 640 rows (three tasks): the built-in data, each row 16 times."""
+    data = builtin_data()
+    meta = json.loads(data.read_bytes())
+    for entry in meta.values():
+        entry["file_name"] = str(data.parent / entry["file_name"])
+        entry["sample_ratio"] = 16
+        if "media_dir" in entry:
+            entry["media_dir"] = str(data.parent)
+    path = tmp_path_factory.mktemp("many") / "meta.json"
+    path.write_text(json.dumps(meta))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in data tokenized: 40 rows with pictures, video and tools."""
+    out = tmp_path_factory.mktemp("stores") / "tok"
+    tokenize(open_samples(builtin_data()), PROCESSOR, TokenizeConfig(fps=2.0), _options(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def packed(tokenized: Path) -> Path:
+    """`tokenized` in packs of 2048 for two ranks."""
+    out = tokenized.with_name("packed")
+    pack(tokenized, PackConfig(pack_length=2048, world_size=2), _options(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def packed_index(tokenized: Path) -> Path:
+    """The plan of the same packs, layout "index"."""
+    out = tokenized.with_name("index")
+    pack(tokenized, PackConfig(pack_length=2048, world_size=2, layout="index"), _options(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in data ingested."""
+    out = tmp_path_factory.mktemp("ingested") / "samples"
+    ingest(open_samples(builtin_data()), IngestConfig(), _options(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def kit() -> Path:
+    """The test kit: real processors and real samples (`../shared/kit`)."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "kit"
+    if not folder.is_dir():
+        pytest.skip(f"the test kit is not here: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processors(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of the kit's Qwen processors; each pytest-xdist worker assembles its own (3 s)."""
+    folder = tmp_path_factory.mktemp("processors")
+    names = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    script = str(kit / "processors" / "assemble.py")
+    subprocess.run([sys.executable, script, str(folder), *names], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(processors: Path) -> Callable[[str], LoadedProcessor]:
+    """`loaded("qwen3_vl")` or `loaded("builtin")`: a processor, loaded once; tests must leave it as it is."""
+
+    @functools.cache
+    def load(name: str) -> LoadedProcessor:
+        return load_processor(PROCESSOR if name == "builtin" else str(processors / name))
+
+    return load

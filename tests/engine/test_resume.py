@@ -1,0 +1,430 @@
+"""A run that was killed at any instant ends, after a rerun, as if it had not been; a folder that is not ours is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from vlm_prep.builtin import builtin_data
+from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.pack.run import pack
+from vlm_prep.shards.reader import Store
+from vlm_prep.tokenize.run import tokenize
+
+PROCESSOR = "builtin:qwen2.5-vl-mini"
+Options = Callable[..., RunOptions]
+Tree = Callable[[Path], dict[str, str]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+Do = Callable[[Path], object]
+
+VLM_PREP = str(Path(sys.executable).with_name("vlm-prep"))
+
+
+def killed_at_rename(number: int, when: str, work: Do, out: Path) -> bool:
+    """Run `work(out)` in a forked process that kills itself at its n-th rename; return whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        rename, seen = os.replace, 0
+
+        def replace(source: object, target: object) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == number and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(source, target)  # type: ignore[arg-type]
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = replace  # type: ignore[assignment]
+        try:
+            work(out)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def renames_killed(when: str, work: Do, base: Path) -> Iterator[Path]:
+    """Yield an output folder for each rename of a run, killed at that rename and not rerun yet."""
+    number = 1
+    while killed_at_rename(number, when, work, base / f"{number}"):
+        yield base / f"{number}"
+        number += 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_ingest_killed_at_any_rename_ends_like_an_undisturbed_one(
+    tmp_path: Path, many_rows: Path, options: Options, tree: Tree, when: str
+) -> None:
+    samples = open_samples(many_rows)
+    ingest(samples, IngestConfig(), options(tmp_path / "whole"))
+    killed = 0
+    for out in renames_killed(when, lambda out: ingest(samples, IngestConfig(), options(out)), tmp_path):
+        ingest(samples, IngestConfig(), options(out))
+        assert tree(out) == tree(tmp_path / "whole")
+        killed += 1
+    assert killed > 12  # 3 tasks: shard, record, final name; and the files around them
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("layout", ["ranks", "index"])
+def test_a_pack_killed_at_any_rename_ends_like_an_undisturbed_one(
+    tmp_path: Path, tokenized: Path, options: Options, tree: Tree, when: str, layout: str
+) -> None:
+    config = PackConfig(pack_length=1024, world_size=2, layout=layout)  # type: ignore[arg-type]
+    run = {"max_reject_rate": 1.0}
+    pack(tokenized, config, options(tmp_path / "whole", **run))
+    for out in renames_killed(when, lambda out: pack(tokenized, config, options(out, **run)), tmp_path):
+        pack(tokenized, config, options(out, **run))
+        assert tree(out) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_tokenize_killed_at_any_rename_ends_like_an_undisturbed_one(
+    tmp_path: Path, options: Options, tree: Tree, when: str
+) -> None:
+    samples, config = open_samples(builtin_data(), datasets=["tool_talk"]), TokenizeConfig()
+    tokenize(samples, PROCESSOR, config, options(tmp_path / "whole"))
+    for out in renames_killed(when, lambda out: tokenize(samples, PROCESSOR, config, options(out)), tmp_path):
+        tokenize(samples, PROCESSOR, config, options(out))
+        assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_fresh_run_killed_at_any_rename_leaves_nothing_that_reads_as_complete(
+    tmp_path: Path, tokenized: Path, options: Options, tree: Tree
+) -> None:
+    def work(out: Path) -> None:
+        if not out.exists():
+            shutil.copytree(tmp_path / "old", out)
+        pack(tokenized, PackConfig(pack_length=2048), options(out, fresh=True))
+
+    pack(tokenized, PackConfig(pack_length=4096), options(tmp_path / "old"))
+    pack(tokenized, PackConfig(pack_length=2048), options(tmp_path / "whole"))
+    old, whole = tree(tmp_path / "old"), tree(tmp_path / "whole")
+    for out in renames_killed("after", work, tmp_path):
+        if (out / "manifest.json").exists():
+            left = {name: digest for name, digest in tree(out).items() if not name.startswith("_work")}
+            assert left in (old, whole)
+        pack(tokenized, PackConfig(pack_length=2048), options(out, fresh=True))
+        assert tree(out) == whole
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_command_killed_at_random_instants_ends_like_an_undisturbed_one(
+    tmp_path: Path, many_rows: Path, options: Options, tree: Tree, seed: int
+) -> None:
+    instants = random.Random(seed)
+    out = tmp_path / "killed"
+    line = [VLM_PREP, "ingest", str(many_rows), "--out", str(out), "--workers", "2", "--quiet"]
+    killed = 0
+    for _ in range(6):
+        run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(out, run)
+        time.sleep(instants.uniform(0, 0.25))
+        run.kill()
+        killed += run.wait() != 0
+    assert killed
+    ingest(open_samples(many_rows), IngestConfig(), options(out))
+    ingest(open_samples(many_rows), IngestConfig(), options(tmp_path / "whole"))
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_tokenize_with_workers_killed_in_the_middle_continues(
+    tmp_path: Path, many_rows: Path, options: Options, tree: Tree
+) -> None:
+    out, lines = tmp_path / "killed", []
+    line = [VLM_PREP, "tokenize", str(many_rows), "--processor", PROCESSOR, "--fps", "2"]
+    line += ["--out", str(out), "--workers", "2", "--quiet"]
+    run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(out / "_work" / "done" / "task-000000.json", run)
+    run.kill()
+    assert run.wait() == -signal.SIGKILL
+    tokenize(open_samples(many_rows), PROCESSOR, TokenizeConfig(fps=2.0), options(out, say=lines.append))
+    tokenize(open_samples(many_rows), PROCESSOR, TokenizeConfig(fps=2.0), options(tmp_path / "whole"))
+    assert any("of 3 tasks are done" in each for each in lines)
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_an_interrupt_leaves_no_process_and_says_how_to_continue(tmp_path: Path, many_rows: Path) -> None:
+    out = tmp_path / "out"
+    line = [VLM_PREP, "ingest", str(many_rows), "--out", str(out), "--workers", "2"]
+    run = subprocess.Popen(
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(out / "_work" / "plan.json", run)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=20)  # ends only when the last process of the run has closed its stderr
+    assert run.returncode == 130
+    assert "run the same command again" in errors
+
+
+def wait_for(path: Path, run: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    while not path.exists() and run.poll() is None:
+        time.sleep(0.005)
+
+
+# ---- what is left over ----
+
+
+def killed_ingest(out: Path, options: Options, number: int) -> None:
+    samples = open_samples(builtin_data())
+    assert killed_at_rename(number, "after", lambda out: ingest(samples, IngestConfig(), options(out)), out)
+
+
+def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path, options: Options) -> None:
+    out = tmp_path / "out"
+    killed_ingest(out, options, 1)
+    (out / "_work" / "shards" / "task-000099-000.arrow.tmp").write_bytes(b"half")
+    (out / "manifest.json.tmp").write_bytes(b"half")
+    ingest(open_samples(builtin_data()), IngestConfig(), options(out))
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_a_finishing_that_stopped_between_two_renames_is_completed(
+    tmp_path: Path, many_rows: Path, options: Options, tree: Tree
+) -> None:
+    samples, config = open_samples(many_rows), TokenizeConfig(media="reference", fps=2.0)
+    run = lambda out: tokenize(samples, PROCESSOR, config, options(out))  # noqa: E731
+    # 1 plan; shard and record of 3 tasks; then the final names of which 2 are given
+    assert killed_at_rename(9, "after", run, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "train").iterdir())) == 2
+    run(tmp_path / "out")
+    run(tmp_path / "whole")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_reader_refuses_a_folder_whose_run_was_killed(tmp_path: Path, options: Options) -> None:
+    killed_ingest(tmp_path / "out", options, 5)
+    with pytest.raises(StoreError, match="unfinished") as caught:
+        Store(tmp_path / "out")
+    assert caught.value.hint
+    assert "again" in caught.value.hint
+
+
+def test_a_committed_shard_that_was_cut_since_is_found(tmp_path: Path, many_rows: Path, options: Options) -> None:
+    samples, out = open_samples(many_rows), tmp_path / "out"
+    assert killed_at_rename(3, "after", lambda out: ingest(samples, IngestConfig(), options(out)), out)
+    (shard,) = (out / "_work" / "shards").glob("*.arrow")
+    os.truncate(shard, shard.stat().st_size - 1)
+    with pytest.raises(StoreError, match="missing or damaged"):
+        ingest(samples, IngestConfig(), options(out))
+    ingest(samples, IngestConfig(), options(out, fresh=True))
+
+
+def test_a_finished_run_is_not_done_again(tmp_path: Path, options: Options) -> None:
+    out, lines = tmp_path / "out", []
+    ingest(open_samples(builtin_data()), IngestConfig(), options(out))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    ingest(open_samples(builtin_data()), IngestConfig(), options(out, say=lines.append))
+    assert any("is complete already" in line for line in lines)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+# ---- another run's folder ----
+
+
+def test_other_settings_are_refused(tmp_path: Path, options: Options, tree: Tree) -> None:
+    samples, out = open_samples(builtin_data()), tmp_path / "out"
+    ingest(samples, IngestConfig(), options(out))
+    before = tree(out)
+    with pytest.raises(OutputError, match="holds another run") as caught:
+        ingest(samples, IngestConfig(check_media="decode"), options(out))
+    assert "--fresh" in str(caught.value.hint)
+    assert tree(out) == before
+
+
+def test_other_settings_are_refused_while_the_run_is_unfinished(tmp_path: Path, options: Options) -> None:
+    killed_ingest(tmp_path / "out", options, 2)
+    with pytest.raises(OutputError, match="holds another run"):
+        ingest(open_samples(builtin_data()), IngestConfig(check_media="decode"), options(tmp_path / "out"))
+
+
+def test_a_changed_input_file_is_another_run(tmp_path: Path, options: Options) -> None:
+    source = tmp_path / "rows.jsonl"
+    rows = (builtin_data().parent / "tool_talk.json").read_bytes()
+    source.write_bytes(rows)
+    ingest(open_samples(source), IngestConfig(), options(tmp_path / "out"))
+    source.write_bytes(rows.replace(b"Porto", b"Lyon!"))
+    with pytest.raises(OutputError, match="holds another run"):
+        ingest(open_samples(source), IngestConfig(), options(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_fresh_starts_over(tmp_path: Path, options: Options, tree: Tree, finished: bool) -> None:
+    samples, out = open_samples(builtin_data()), tmp_path / "out"
+    if finished:
+        ingest(samples, IngestConfig(check_media="decode"), options(out))
+    else:
+        killed_ingest(out, options, 3)
+    ingest(samples, IngestConfig(max_image_pixels=10_000_000), options(out, fresh=True))
+    ingest(samples, IngestConfig(max_image_pixels=10_000_000), options(tmp_path / "whole"))
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", ["notes.txt", "manifest.json", "_work/mine.txt", "train/picture.png"])
+def test_a_folder_with_foreign_files_is_refused_and_left_alone(
+    tmp_path: Path, options: Options, tree: Tree, name: str, fresh: bool
+) -> None:
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text('{"manifest_version": 3}')
+    before = tree(tmp_path / "out")
+    with pytest.raises((OutputError, StoreError)) as caught:
+        ingest(open_samples(builtin_data()), IngestConfig(), options(tmp_path / "out", fresh=fresh))
+    assert caught.value.hint
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train/picture.png", "mine/notes.txt"])
+def test_fresh_does_not_delete_what_was_put_beside_a_store(
+    tmp_path: Path, options: Options, tree: Tree, name: str
+) -> None:
+    samples, out = open_samples(builtin_data()), tmp_path / "out"
+    ingest(samples, IngestConfig(), options(out))
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    before = tree(out)
+    with pytest.raises(OutputError, match="no run of vlm-prep made"):
+        ingest(samples, IngestConfig(check_media="decode"), options(out, fresh=True))
+    assert tree(out) == before
+
+
+def test_fresh_does_not_delete_the_store_it_reads(
+    tmp_path: Path, tokenized: Path, options: Options, tree: Tree
+) -> None:
+    before = tree(tokenized)
+    with pytest.raises(OutputError, match="output of `tokenize`"):
+        pack(tokenized, PackConfig(pack_length=2048), options(tokenized, fresh=True))
+    assert tree(tokenized) == before
+
+
+def test_fresh_does_not_delete_the_ingested_store_it_ingests(
+    ingested: Path, tmp_path: Path, command: Command, tree: Tree
+) -> None:
+    out = tmp_path / "samples"
+    shutil.copytree(ingested, out)
+    before = tree(out)
+    result = command("ingest", out, "--out", out, "--fresh")
+    assert result.returncode == 2
+    assert tree(out) == before
+
+
+# ---- the lock ----
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """An output folder that a live process is writing."""
+    out = tmp_path / "out"
+    code = (
+        "import sys, time; from pathlib import Path; from vlm_prep.engine.workspace import Workspace\n"
+        f"Workspace(Path({str(out)!r}), 'xxh3:0', stage='ingest'); print('held', flush=True); time.sleep(60)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "held\n"
+    yield out, run
+    run.kill()
+    run.wait()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_a_live_process_writes_is_refused(
+    held: tuple[Path, subprocess.Popen[str]], options: Options, tree: Tree, fresh: bool
+) -> None:
+    out, run = held
+    before = tree(out)
+    with pytest.raises(OutputError, match=f"being written by process {run.pid}"):
+        ingest(open_samples(builtin_data()), IngestConfig(), options(out, fresh=fresh))
+    assert tree(out) == before
+
+
+def test_the_lock_of_a_dead_process_is_taken_over_with_a_message(
+    held: tuple[Path, subprocess.Popen[str]], options: Options
+) -> None:
+    out, run = held
+    run.kill()
+    run.wait()
+    lines: list[str] = []
+    ingest(open_samples(builtin_data()), IngestConfig(), options(out, fresh=True, say=lines.append))
+    assert any(f"process {run.pid} that was writing it is gone" in line for line in lines)
+
+
+def test_a_dead_lock_whose_process_number_was_given_away_does_not_block(tmp_path: Path, options: Options) -> None:
+    out = tmp_path / "out"
+    killed_ingest(out, options, 3)
+    (out / "_work" / "lock").write_text(json.dumps({"host": socket.gethostname(), "pid": 1}))
+    ingest(open_samples(builtin_data()), IngestConfig(), options(out))
+
+
+def test_a_lock_that_was_created_and_not_yet_written_is_respected(
+    held: tuple[Path, subprocess.Popen[str]], options: Options
+) -> None:
+    out, _ = held
+    os.truncate(out / "_work" / "lock", 0)
+    with pytest.raises(OutputError, match="being written by another process"):
+        ingest(open_samples(builtin_data()), IngestConfig(), options(out))
+
+
+def test_the_lock_of_another_host_is_refused(tmp_path: Path, options: Options) -> None:
+    out = tmp_path / "out"
+    killed_ingest(out, options, 3)
+    (out / "_work" / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    with pytest.raises(OutputError, match="process 1 on elsewhere") as caught:
+        ingest(open_samples(builtin_data()), IngestConfig(), options(out))
+    assert "delete" in str(caught.value.hint)
+
+
+def test_of_many_runs_that_start_at_once_on_one_folder_one_writes_it(
+    tmp_path: Path, many_rows: Path, options: Options, tree: Tree
+) -> None:
+    out = tmp_path / "out"
+    line = [VLM_PREP, "ingest", str(many_rows), "--out", str(out), "--workers", "1", "--quiet"]
+    runs = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [run.communicate(timeout=60)[1] for run in runs]
+    assert 0 in [run.returncode for run in runs]
+    assert all(run.returncode == 0 or "being written by" in error for run, error in zip(runs, errors, strict=True))
+    ingest(open_samples(many_rows), IngestConfig(), options(tmp_path / "whole"))
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+# ---- folders that cannot be written ----
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path, options: Options) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OutputError, match="is a file"):
+        ingest(open_samples(builtin_data()), IngestConfig(), options(tmp_path / "out"))
+
+
+def test_an_output_below_a_file_is_refused(tmp_path: Path, options: Options) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="cannot write"):
+        ingest(open_samples(builtin_data()), IngestConfig(), options(tmp_path / "file" / "out"))
+
+
+def test_an_output_that_may_not_be_written_is_refused(tmp_path: Path, options: Options) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o555)
+    if os.geteuid() == 0:
+        out = Path("/proc/vlm-prep")  # root may write to any folder but not to this one
+    with pytest.raises(OutputError, match="cannot write"):
+        ingest(open_samples(builtin_data()), IngestConfig(), options(out))

@@ -1,0 +1,478 @@
+"""Promise 1: what a store holds equals what the real processor makes of the same conversation and media.
+
+The expected side is built here, from files decoded here, with the processor's own apply_chat_template and its own frame
+sampling; only the conversations of tool rows are taken from the store (written as text for templates without tools).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import decord
+import lmdb
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.errors import ExactnessError
+from vlm_prep.core.types import Media
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.media.probe import probe
+from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.reader import Store
+from vlm_prep.tokenize.run import tokenize
+
+Load = Callable[[str], LoadedProcessor]
+Options = Callable[..., RunOptions]
+NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "builtin")
+Row = dict[str, Any]
+
+
+def source_of(name: str, processors: Path) -> str:
+    return "builtin:qwen2.5-vl-mini" if name == "builtin" else str(processors / name)
+
+
+# --- the rows, and the same with decoded media -----
+
+
+def picture(path: Path | io.BytesIO) -> Image.Image:
+    """A file as the processor should see it, by Pillow and numpy."""
+    with Image.open(path) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode == "I;16":
+            return Image.fromarray(np.rint(np.asarray(upright) * (255 / 65535)).astype(np.uint8)).convert("RGB")
+        if upright.mode in ("RGBA", "LA"):
+            white = Image.new("RGBA", upright.size, "white")
+            return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+        return upright.convert("RGB")
+
+
+def clip(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """All frames of a video, and what transformers wants to know of it."""
+    reader = decord.VideoReader(str(path))
+    frames = reader.get_batch(range(len(reader))).asnumpy()
+    return frames, {"total_num_frames": len(frames), "fps": reader.get_avg_fps()}
+
+
+@dataclass
+class Case:
+    """A row as users write it, and the arguments that make the processor do the same."""
+
+    messages: list[Row] = field(default_factory=list)
+    real: list[Row] = field(default_factory=list)
+    videos: list[dict[str, Any]] = field(default_factory=list)
+    sampling: dict[str, Any] = field(default_factory=lambda: {"do_sample_frames": False})
+    extra: Row = field(default_factory=dict)
+
+    def say(self, role: str, *parts: str | tuple[Row, Row]) -> Case:
+        """Add a message of texts and (written part, decoded part)."""
+        texts = [({"type": "text", "text": part},) * 2 if isinstance(part, str) else part for part in parts]
+        self.messages.append({"role": role, "content": [written for written, _ in texts]})
+        self.real.append({"role": role, "content": [decoded for _, decoded in texts]})
+        return self
+
+    def image(self, path: Path) -> tuple[Row, Row]:
+        """A picture."""
+        return {"type": "image", "image": str(path)}, {"type": "image", "image": picture(path)}
+
+    def sampled(self, path: Path, fps: float) -> tuple[Row, Row]:
+        """A video that the processor samples by itself."""
+        frames, metadata = clip(path)
+        self.videos.append(metadata)
+        self.sampling = {"do_sample_frames": True, "fps": fps}
+        return {"type": "video", "video": str(path), "fps": fps}, {"type": "video", "video": frames}
+
+    def frames(self, path: Path, indices: list[int]) -> tuple[Row, Row]:
+        """A video with the frames to take."""
+        frames, metadata = clip(path)
+        self.videos.append({**metadata, "frames_indices": list(indices)})
+        written = {"type": "video", "video": str(path), "frame_indices": indices}
+        return written, {"type": "video", "video": frames[indices]}
+
+    def frame_list(self, uris: list[str], pictures: list[Image.Image], fps: float) -> tuple[Row, Row]:
+        """A video given as pictures."""
+        number = len(uris)
+        self.videos.append({"total_num_frames": number, "fps": fps, "frames_indices": list(range(number))})
+        written = {"type": "video", "video": uris, "fps": fps}
+        return written, {"type": "video", "video": np.stack([np.asarray(each) for each in pictures])}
+
+
+def lmdb_frames(kit: Path, number: int) -> tuple[list[str], list[Image.Image]]:
+    folder = kit / "data" / "lmdb_store"
+    names = json.loads((folder / "frames.json").read_text())["frames"][:number]
+    # of a copy, since one process may open an LMDB only once and vlm_prep opens it too
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copy(folder / "images.lmdb" / "data.mdb", copy)
+        with lmdb.open(copy, readonly=True, lock=False) as environment, environment.begin() as reader:
+            contents = [bytes(reader.get(name.partition("::")[2].encode())) for name in names]
+    pictures = [picture(io.BytesIO(content)) for content in contents]
+    return [str(folder / name) for name in names], pictures
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city, e.g. Zürich.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def cases(kit: Path) -> dict[str, Case]:
+    images, videos = kit / "data" / "images", kit / "data" / "videos"
+    pillow = images / "pillow"
+    found: dict[str, Case] = {}
+
+    def case(name: str) -> Case:
+        return found.setdefault(name, Case())
+
+    c = case("one image")
+    c.say("user", c.image(pillow / "hopper.jpg"), "Who?").say("assistant", "Grace Hopper.")
+    c = case("several sizes in one turn")
+    c.say(
+        "user", "A", c.image(images / "china_6x5.png"), c.image(images / "page.png"), "B", c.image(images / "text.png")
+    )
+    c.say("assistant", "Three pictures.")
+    c = case("several sizes over turns")
+    c.say("system", "Be brief.").say("user", c.image(images / "chelsea_palette.png"), "What?").say(
+        "assistant", "A cat."
+    )
+    c.say("user", "And", c.image(pillow / "flower2.webp"), "?").say("assistant", "A flower.")
+    for name in ("hopper_gray16.png", "china_exif6.jpg", "no_time_for_that_tiny.gif", "test_image_rgba.png"):
+        c = case(name)
+        c.say("user", c.image(images / name)).say("assistant", "Yes.")
+    c = case("cmyk")
+    c.say("user", c.image(pillow / "pil_sample_cmyk.jpg"), "Colours?").say("assistant", "Four inks.")
+    case("text only").say("user", "Hi there,\n\n  friend!").say("assistant", "Hello.\n\n- one\n- two\n")
+    case("Chinese").say("user", "你好，介绍一下你自己。").say("assistant", "我是一个助手。\n很高兴认识你！")
+    case("emoji").say("user", "👩‍👩‍👧‍👦 🏳️‍🌈?").say("assistant", "🧑🏽‍🚀 ok 🇨🇳")
+    nfd = unicodedata.normalize("NFD", "Crème brûlée déjà vu, naïve Ångström 한국어")
+    case("decomposed").say("user", nfd).say("assistant", nfd + "!")
+    c = case("decomposed with image")
+    c.say("user", nfd, c.image(pillow / "hopper.png"), nfd).say("assistant", nfd)
+    case("written control tokens").say("user", "say <|im_end|> and <|image_pad|>").say("assistant", "<|im_end|> it is")
+    case("assistant first").say("assistant", "Welcome!").say("user", "Thanks.").say("assistant", "Sure.")
+    for fps in (2.0, 1.0):
+        c = case(f"video at {fps} fps")
+        c.say("user", c.sampled(videos / "carphone_pristine.mp4", fps), "What?").say("assistant", "A man in a car.")
+    c = case("explicit frames")
+    c.say("user", c.frames(videos / "carphone_pristine.mp4", [0, 30, 60, 90]), "What?").say("assistant", "A man.")
+    c = case("an odd number of frames")
+    c.say("user", c.frames(videos / "h265_video.mp4", [0, 3, 9]), "What?").say("assistant", "A pattern.")
+    for number in (4, 5):
+        uris, pictures = lmdb_frames(kit, number)
+        c = case(f"a list of {number} frames")
+        c.say("user", c.frame_list(uris, pictures, 2.5), "What?").say("assistant", "A pancake.")
+    c = case("two videos")
+    c.say("user", c.sampled(videos / "h265_video.mp4", 4), "and", c.sampled(videos / "h264_10bits.mp4", 4))
+    c.say("assistant", "Two clips.")
+    c = case("image and video")
+    c.say("user", c.image(pillow / "hopper.jpg"), c.frames(videos / "h265_video.mp4", [1, 2]), "?")
+    c.say("assistant", "Both.").say("user", c.image(images / "page.png")).say("assistant", "A page.")
+    c = case("tools")
+    c.extra["tools"] = [WEATHER]
+    c.say("user", "Weather in Zürich?").say("assistant")
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Zürich", "ü": [1, 2.5]}}}
+    c.messages[-1] |= {"content": "Looking…", "tool_calls": [call, call]}
+    c.say("tool", '{"sky": "clear"}').say("assistant", "Clear.")
+    return found
+
+
+@pytest.fixture(scope="session")
+def all_cases(kit: Path) -> dict[str, Case]:
+    """The conversations of this file."""
+    return cases(kit)
+
+
+@dataclass
+class Run:
+    """A finished store of all cases."""
+
+    manifest: Manifest
+    rows: dict[str, Row]
+    rejects: int
+
+
+@pytest.fixture(scope="session")
+def run(
+    all_cases: dict[str, Case], processors: Path, tmp_path_factory: pytest.TempPathFactory, options: Options
+) -> Callable[[str], Run]:
+    """Tokenize all cases with a processor, every row compared with it; once for each."""
+    made: dict[str, Run] = {}
+
+    def once(name: str) -> Run:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(f"exact-{name}")
+            data = folder / "rows.jsonl"
+            lines = [json.dumps({"messages": case.messages, **case.extra}) for case in all_cases.values()]
+            data.write_text("\n".join(lines) + "\n")
+            manifest = tokenize(
+                open_samples(data, format="messages"),
+                source_of(name, processors),
+                TokenizeConfig(verify_fraction=1.0),
+                options(folder / "out", max_reject_rate=1.0),
+            )
+            rows = {row["sample_id"]: row for row in Store(folder / "out").rows()}
+            by_name = {case: rows.get(f"rows/{number}") for number, case in enumerate(all_cases)}
+            made[name] = Run(
+                manifest,
+                {case: row for case, row in by_name.items() if row is not None},
+                manifest.totals["rows_rejected"],
+            )
+        return made[name]
+
+    return once
+
+
+def expected(hf: Any, case: Case, row: Row) -> Any:
+    messages, tools = case.real, None
+    if case.extra:
+        conversation = json.loads(row["conversation"])
+        messages, tools = conversation["messages"], conversation.get("tools")
+    videos = {"videos_kwargs": {**case.sampling, "video_metadata": case.videos}} if case.videos else {}
+    return hf.apply_chat_template(
+        messages,
+        tools=tools,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=videos,
+        sanitize_control_tokens=True,
+    )
+
+
+CASES = (
+    "one image", "several sizes in one turn", "several sizes over turns", "hopper_gray16.png", "china_exif6.jpg",
+    "no_time_for_that_tiny.gif", "test_image_rgba.png", "cmyk", "text only", "Chinese", "emoji", "decomposed",
+    "decomposed with image", "written control tokens", "assistant first", "video at 2.0 fps", "video at 1.0 fps",
+    "explicit frames", "an odd number of frames", "a list of 4 frames", "a list of 5 frames", "two videos",
+    "image and video", "tools",
+)  # fmt: skip
+
+
+def test_the_list_of_cases_is_complete(all_cases: dict[str, Case]) -> None:
+    assert tuple(all_cases) == CASES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_is_written_and_proven(run: Callable[[str], Run], name: str) -> None:
+    manifest = run(name).manifest
+    assert manifest.totals["rejects"] == {}
+    assert sum(manifest.proof["rows"].values()) == manifest.totals["rows_written"] == len(CASES)
+    assert manifest.proof["rows"] == manifest.proof["of"]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_is_what_the_processor_makes(
+    run: Callable[[str], Run], loaded: Load, all_cases: dict[str, Case], name: str, case: str
+) -> None:
+    stored = run(name)
+    row = stored.rows[case]
+    real = expected(loaded(name).hf, all_cases[case], row)
+    assert row["input_ids"].tolist() == real["input_ids"][0].tolist()
+    for tensor in ("image_grid_thw", "video_grid_thw"):
+        assert row[tensor].tolist() == (real[tensor].tolist() if tensor in real else [])
+    if "second_per_grid_ts" in real:
+        # the processor gives Python floats or float32; the store holds float32
+        seconds = np.asarray(real["second_per_grid_ts"], np.float32)
+        np.testing.assert_array_equal(row["second_per_grid_ts"], seconds)
+    pixels = PixelMaker(stored.manifest.processor).pixels(row["media"])
+    for tensor in ("pixel_values", "pixel_values_videos"):
+        assert (tensor in pixels) == (tensor in real)
+        if tensor in real:
+            assert pixels[tensor].dtype == real[tensor].dtype
+            assert torch.equal(pixels[tensor], real[tensor])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_that_the_processor_refuses_is_rejected(
+    kit: Path, processors: Path, loaded: Load, tmp_path: Path, options: Options, name: str
+) -> None:
+    path = kit / "data" / "images" / "china_2000x8.png"
+    with pytest.raises(ValueError, match="aspect ratio"):
+        loaded(name).hf.image_processor(images=[picture(path)])
+    good = kit / "data" / "images" / "china_6x5.png"
+    data = tmp_path / "rows.jsonl"
+    data.write_text(
+        "".join(
+            json.dumps({"messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "a"}],
+                        "images": [str(each)]}) + "\n"
+            for each in (path, good)
+        )
+    )  # fmt: skip
+    manifest = tokenize(
+        open_samples(data),
+        source_of(name, processors),
+        TokenizeConfig(verify_fraction=1.0),
+        options(tmp_path / "out", max_reject_rate=1.0),
+    )
+    assert manifest.totals["rejects"] == {"aspect_ratio": 1}
+    assert manifest.totals["rows_written"] == 1
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{% for p in m.content %}{{ p.text }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+def test_a_template_whose_prompt_opens_a_think_block_is_not_taken_for_an_error(
+    processors: Path, tmp_path: Path, options: Options
+) -> None:
+    """Qwen3-VL-Thinking's prompt ends in <think>, where the written turn goes on with an empty block."""
+    folder = tmp_path / "thinking"
+    shutil.copytree(processors / "qwen3_vl", folder)
+    (folder / "chat_template.jinja").write_text(THINKING)
+    data = tmp_path / "rows.jsonl"
+    turns = [{"role": role, "content": text} for role, text in (("user", "A?"), ("assistant", "a"))]
+    data.write_text(json.dumps({"messages": turns * 2}) + "\n" + json.dumps({"messages": turns}) + "\n")
+    manifest = tokenize(open_samples(data), str(folder), TokenizeConfig(verify_fraction=1.0), options(tmp_path / "out"))
+    assert manifest.totals["rows_written"] == 2
+    assert manifest.totals["trained_tokens"] == 6
+
+
+# --- frame sampling -----
+
+
+@pytest.mark.parametrize("clip_name", ["h265_video.mp4", "carphone_pristine.mp4", "transparent.webm"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "settings",
+    [{"fps": 1}, {"fps": 2}, {"fps": 0.5}, {"fps": 24}, {"fps": 2, "min_frames": 8}, {"fps": 10, "max_frames": 7}],
+    ids=str,
+)
+def test_our_frames_are_those_that_the_processor_samples(
+    kit: Path,
+    loaded: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    clip_name: str,
+    name: str,
+    settings: dict[str, Any],
+) -> None:
+    path = kit / "data" / "videos" / clip_name
+    processor = loaded(name)
+    video = processor.hf.video_processor
+    for key, value in {**settings, "do_sample_frames": True, "num_frames": None}.items():
+        monkeypatch.setattr(video, key, value)
+    media, _ = probe(Media(kind="video", uris=(str(path),)))
+    ours = adapter_for(processor).expand(media, lambda text: np.zeros(0, np.int32))
+    frames, metadata = clip(path)
+    # sampling and grids do not look at pixels
+    small = np.zeros((len(frames), *frames.shape[1:]), np.uint8)
+    real = video(videos=[small], video_metadata=[metadata], return_metadata=True, return_tensors="pt")
+    assert list(ours.frame_indices or ()) == [int(index) for index in real["video_metadata"][0].frames_indices]
+    assert list(ours.geometry["video_grid_thw"]) == real["video_grid_thw"][0].tolist()
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+def test_a_clip_of_one_frame_is_a_reject_where_the_processor_fails(
+    loaded: Load, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from vlm_prep.core.errors import Reject
+    from vlm_prep.core.types import MediaHeader
+
+    processor = loaded(name)
+    monkeypatch.setattr(processor.hf.video_processor, "fps", 2)
+    monkeypatch.setattr(processor.hf.video_processor, "do_sample_frames", True)
+    header = MediaHeader(height=64, width=64, total_frames=1, fps=25.0, digests=("",))
+    media = Media(kind="video", uris=("one.mp4",), header=header)
+    with pytest.raises(Reject) as caught:
+        adapter_for(processor).expand(media, lambda text: np.zeros(0, np.int32))
+    assert caught.value.reason.value == "processor_error"
+
+
+# --- an error of ours is caught -----
+
+
+def wrong_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlm_prep.processors.qwen_vl import Qwen2VL
+
+    right = Qwen2VL._compute_image_grid
+    # the same number of tokens, lying down instead of standing
+    monkeypatch.setattr(Qwen2VL, "_compute_image_grid", lambda self, h, w: right(self, w, h))
+
+
+def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlm_prep.tokenize.encode import TextEncoder, Tokens
+
+    right = TextEncoder.encode
+
+    def encode(self: TextEncoder, text: str) -> Tokens:
+        tokens = right(self, text)
+        ids = tokens.ids.copy()
+        ids[-3] += 1
+        return Tokens(ids, tokens.ends, tokens.starts)
+
+    monkeypatch.setattr(TextEncoder, "encode", encode)
+
+
+def wrong_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlm_prep.tokenize import encoder
+
+    right = encoder.mask_tokens
+
+    def mask(tokens: Any, spans: Any) -> Any:
+        trained, ends = right(tokens, spans)
+        trained[np.flatnonzero(trained)[-1]] = False
+        return trained, ends
+
+    monkeypatch.setattr(encoder, "mask_tokens", mask)
+
+
+def wrong_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = PixelMaker._one
+
+    def one(self: PixelMaker, struct: Any) -> Any:
+        made = right(self, struct)
+        made["pixel_values"][0, 0] += 1e-6
+        return made
+
+    monkeypatch.setattr(PixelMaker, "_one", one)
+
+
+@pytest.mark.parametrize(
+    ("field", "inject"),
+    [
+        ("image_grid_thw", wrong_grid),
+        ("input_ids", wrong_ids),
+        ("labels", wrong_labels),
+        ("pixel_values", wrong_pixels),
+    ],
+    ids=["grid", "ids", "labels", "pixels"],
+)
+def test_a_wrong_tensor_stops_the_run_and_is_named(
+    kit: Path, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch, field: str, inject: Any
+) -> None:
+    data = tmp_path / "some.jsonl"
+    data.write_text(
+        json.dumps(
+            {
+                "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A page."}],
+                "images": [str(kit / "data" / "images" / "page.png")],
+            }
+        )
+    )
+    inject(monkeypatch)
+    with pytest.raises(ExactnessError) as caught:
+        tokenize(open_samples(data), "builtin:qwen2.5-vl-mini", TokenizeConfig(), options(tmp_path / "out"))
+    assert "some/0" in caught.value.message
+    assert field in caught.value.message
+    assert not (tmp_path / "out" / "manifest.json").exists()

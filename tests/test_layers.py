@@ -1,0 +1,80 @@
+"""The package is built in layers, and its modules are small enough to read."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vlm_prep
+
+ORDER = (
+    "core",
+    "builtin",
+    "shards",
+    "engine",
+    "media",
+    "ingest",
+    "processors",
+    "tokenize",
+    "pack",
+    "stream",
+    "report",
+    "cli",
+)
+ROOT = Path(vlm_prep.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+LAYERED = [path for path in MODULES if path.parent != ROOT]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the vlm_prep packages that are imported, also inside functions, except for type checkers."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test).endswith("TYPE_CHECKING"):
+        for node in tree.orelse:
+            yield from imports(node)
+        return
+    if isinstance(tree, ast.Import):
+        names = [alias.name for alias in tree.names]
+    elif isinstance(tree, ast.ImportFrom):
+        names = [tree.module or "."] if tree.level == 0 else ["." * tree.level]
+        if tree.module == "vlm_prep":
+            names = [f"vlm_prep.{alias.name}" for alias in tree.names]
+    else:
+        names = []
+    yield from (name.split(".")[1] for name in names if name.startswith("vlm_prep."))
+    for node in ast.iter_child_nodes(tree):
+        yield from imports(node)
+
+
+@pytest.mark.parametrize("path", LAYERED, ids=name_of)
+def test_a_package_imports_only_packages_before_it(path: Path) -> None:
+    layer = path.relative_to(ROOT).parts[0]
+    allowed = {*ORDER[: ORDER.index(layer) + 1], "__version__"}
+    assert set(imports(ast.parse(path.read_text()))) <= allowed
+
+
+@pytest.mark.parametrize("path", LAYERED, ids=name_of)
+def test_imports_are_absolute(path: Path) -> None:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes)
+
+
+def test_every_package_has_a_place_in_the_order() -> None:
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_says_what_it_holds(path: Path) -> None:
+    text = path.read_text()
+    assert not text or ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_is_short_enough_to_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 350

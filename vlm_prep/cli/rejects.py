@@ -1,0 +1,30 @@
+"""`vlm-prep rejects`: which rows were not written, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm_prep.cli import options
+
+
+def command(
+    store: Annotated[Path, typer.Argument(help="A folder made by ingest, tokenize or pack.")],
+    reason: Annotated[str | None, typer.Option(help="Only this reason code.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show the first N. [default: all]")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List the rows that were not written: sample, file and line, reason, message."""
+    from vlm_prep.shards.layout import read_rejects
+    from vlm_prep.shards.manifest import read_manifest
+
+    read_manifest(store)
+    rows = [row for row in read_rejects(store) if reason in (None, row["reason"])][:limit]
+    if as_json:
+        options.show_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{row['sample_id']}  {row['source']}:{row['line']}  {row['reason']}: {row['message']}")
+    typer.echo(f"{len(rows)} rows", err=True)

@@ -1,0 +1,53 @@
+"""`vlm-prep verify`: is a finished store what it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm_prep.cli import options
+from vlm_prep.core.errors import ExactnessError, StoreError
+
+
+def command(
+    store: Annotated[Path, typer.Argument(help="A folder made by ingest, tokenize or pack.")],
+    processor: Annotated[
+        str | None,
+        typer.Option("--processor", "-p", help="Compare rows of a tokenized store with this processor, too."),
+    ] = None,
+    fraction: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of rows compared with the processor.")
+    ] = 1.0,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check every shard's checksum, the accounts, and rows against the real processor; fail on a difference."""
+    from vlm_prep.engine.progress import ProgressBar
+    from vlm_prep.shards.manifest import read_manifest
+    from vlm_prep.tokenize.check import check_store
+
+    rows = read_manifest(store).totals["rows_written"]
+    with ProgressBar(rows if processor else 0, "verify", show=False if quiet or not processor else None) as progress:
+        found = check_store(store, processor, fraction, progress)
+    if as_json:
+        options.show_json(found.to_json())
+    else:
+        typer.echo(f"{store}: {found.shards} shard(s), {found.rows:,} rows")
+        for line in found.damaged:
+            typer.echo(f"  damaged    {line}")
+        for line in found.identity:
+            typer.echo(f"  processor  {line}")
+        if found.kinds:
+            typer.echo(f"  {'kind':<14}{'rows':>10}{'checked':>10}{'differing':>10}")
+        for kind, counts in found.kinds.items():
+            typer.echo(f"  {kind:<14}{counts['rows']:>10,}{counts['checked']:>10,}{counts['differing']:>10,}")
+        for line in found.differences:
+            typer.echo(f"  differs    {line}")
+    if found.damaged:
+        raise StoreError(f"{store} is damaged", "restore the shards named above, or make the store again")
+    if not found.sound:
+        raise ExactnessError(f"{store} differs from {processor}", "do not train on it with this processor")
+    if not as_json:
+        typer.echo("  sound")

@@ -1,0 +1,125 @@
+"""Check a finished store: every shard's checksum, the accounts, and rows against the real processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.errors import Reject, StoreError
+from vlm_prep.engine.tasks import Progress
+from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.load import load_processor
+from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.reader import Store
+from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.oracle import Oracle
+from vlm_prep.tokenize.verify import is_chosen, media_kind
+
+MOST_SHOWN = 20
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What a check found."""
+
+    shards: int = 0
+    rows: int = 0
+    damaged: list[str] = field(default_factory=list)
+    """Shards and accounts that are wrong."""
+    identity: list[str] = field(default_factory=list)
+    """What of the processor is not as it was when the store was made."""
+    kinds: dict[str, dict[str, int]] = field(default_factory=dict)
+    """{kind of media: {rows, checked, differing}}."""
+    differences: list[str] = field(default_factory=list)
+    """The first differing rows, with what differs."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong (another processor identity is told, its rows decide)."""
+        return not self.damaged and not any(counts["differing"] for counts in self.kinds.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {**vars(self), "sound": self.sound}
+
+
+def check_store(folder: Path, processor: str | None, fraction: float, progress: Progress) -> Findings:
+    """Check the store in `folder`.
+
+    Args:
+        folder: a finished store of any stage.
+        processor: compare rows of a tokenized store with this processor; None checks checksums and accounts only.
+        fraction: share of rows to compare, chosen by a hash of their sample_id.
+        progress: told of the rows that were looked at.
+
+    Raises:
+        StoreError: unfinished, no store, or rows are to be compared and it is not a tokenized one.
+        ProcessorError: the processor does not load.
+    """
+    store = Store(folder)
+    found = Findings(shards=len(store.shards), rows=len(store))
+    _check_shards(store, found)
+    _check_accounts(store, found)
+    if processor is not None and not found.damaged:
+        _check_rows(store, processor, fraction, found, progress)
+    return found
+
+
+def _check_shards(store: Store, found: Findings) -> None:
+    for shard in store.shards:
+        try:
+            shard.verify()
+        except StoreError as error:
+            found.damaged.append(error.message)
+
+
+def _check_accounts(store: Store, found: Findings) -> None:
+    totals = store.manifest.totals
+    rejected = len(read_rejects(store.folder))
+    if totals["rows_in"] != totals["rows_written"] + totals["rows_rejected"]:
+        found.damaged.append("manifest.json: rows in are not rows written plus rows rejected")
+    if rejected != totals["rows_rejected"]:
+        found.damaged.append(f"rejects.parquet: {rejected} rows, the manifest says {totals['rows_rejected']}")
+    if store.manifest.stage != "pack" and len(store) != totals["rows_written"]:
+        found.damaged.append(f"the shards hold {len(store)} rows, the manifest says {totals['rows_written']}")
+
+
+def _check_rows(store: Store, processor: str, fraction: float, found: Findings, progress: Progress) -> None:
+    if store.manifest.stage != "tokenize":
+        raise StoreError(
+            f"{store.folder} holds the output of `{store.manifest.stage}`",
+            "rows are compared in a tokenized store; without --processor checksums and accounts are checked",
+        )
+    config = TokenizeConfig(**store.manifest.config)
+    loaded = load_processor(processor, fps=config.fps, min_frames=config.min_frames, max_frames=config.max_frames)
+    found.identity = _identity_changes(store.manifest.processor["identity"], loaded.identity)
+    oracle = Oracle(SampleEncoder(adapter_for(loaded), config), config)
+    for row in store.rows():
+        counts = found.kinds.setdefault(media_kind(row["media"]), {"rows": 0, "checked": 0, "differing": 0})
+        counts["rows"] += 1
+        if is_chosen(row["sample_id"], fraction):
+            counts["checked"] += 1
+            lines = _differences(oracle, row)
+            counts["differing"] += bool(lines)
+            if lines and len(found.differences) < MOST_SHOWN:
+                found.differences.append(f"{row['sample_id']}: " + "; ".join(lines))
+        progress(1, len(row["input_ids"]), 0)
+    found.kinds = dict(sorted(found.kinds.items()))
+
+
+def _differences(oracle: Oracle, row: dict[str, Any]) -> list[str]:
+    try:
+        return oracle.differences(row)
+    except Reject as reject:
+        return [f"{reject.reason}: {reject.message}"]
+
+
+def _identity_changes(stored: dict[str, str], now: dict[str, str]) -> list[str]:
+    names = sorted({*stored, *now})
+    return [
+        f"{name}: {stored.get(name, 'absent')} when the store was made, {now.get(name, 'absent')} now"
+        for name in names
+        if stored.get(name) != now.get(name)
+    ]
