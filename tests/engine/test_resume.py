@@ -1,4 +1,4 @@
-"""A run that was killed at any instant ends, after a rerun, as if it had not been; a folder that is not ours is left alone."""
+"""A run killed at any instant ends, after a rerun, as if it had not been; a folder that is not ours is left alone."""
 
 from __future__ import annotations
 

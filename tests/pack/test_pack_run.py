@@ -119,9 +119,9 @@ def test_ranks_share_the_packs_in_turn(tokenized: Path, tmp_path: Path, options:
         shards = manifest.splits.get(f"rank_{rank:05d}", [])
         assert sum(shard.rows for shard in shards) == count
     assert sorted(each["pack_id"] for each in store.rows()) == list(range(len(store)))
-    for path, _ in manifest.shards():
-        rank = int(path.split("/")[0].removeprefix("rank_"))
-        assert all(each["pack_id"] % world_size == rank for each in Store(tmp_path / "out", split=path.split("/")[0]).rows())
+    for split in manifest.splits:
+        rank = int(split.removeprefix("rank_"))
+        assert all(each["pack_id"] % world_size == rank for each in Store(tmp_path / "out", split=split).rows())
 
 
 def test_the_index_names_the_documents_that_the_ranks_hold(

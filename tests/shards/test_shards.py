@@ -163,9 +163,13 @@ def test_arrays_are_views_of_the_file_and_cannot_be_written(tmp_path: Path) -> N
 
 
 def test_an_exception_in_the_middle_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "a.arrow", SCHEMA) as writer:
-        writer.write(DOCUMENTS[0], size=BATCH_BYTES, tokens=3)
-        raise RuntimeError
+    def fails_after_a_row() -> None:
+        with ShardWriter(tmp_path / "a.arrow", SCHEMA) as writer:
+            writer.write(DOCUMENTS[0], size=BATCH_BYTES, tokens=3)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails_after_a_row()
     assert not list(tmp_path.iterdir())
 
 

@@ -16,7 +16,7 @@ def command(
     check_media: Annotated[
         CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
     ] = "header",
-    max_image_pixels: Annotated[int, typer.Option(min=1, help="Reject larger pictures.")] = 178_956_970,
+    max_image_pixels: options.MaxImagePixels = 178_956_970,
     dataset: options.Dataset = None,
     format: options.Format = None,
     column: options.Column = None,

@@ -41,6 +41,9 @@ Tag = Annotated[
 ]
 MediaDir = Annotated[str | None, typer.Option(help="Where a data file's relative media paths start.")]
 SampleRatio = Annotated[float | None, typer.Option(help="Share of a data file's rows, or how often each (2.5).")]
+MaxImagePixels = Annotated[
+    int, typer.Option(min=1, max=357_913_940, help="Reject larger pictures; Pillow refuses more than the maximum.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
 
 

@@ -38,7 +38,7 @@ def command(
     check_media: Annotated[
         CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
     ] = "header",
-    max_image_pixels: Annotated[int, typer.Option(min=1, help="Reject larger pictures.")] = 178_956_970,
+    max_image_pixels: options.MaxImagePixels = 178_956_970,
     fps: Annotated[float | None, typer.Option(help="Video frames a second. [default: the processor's]")] = None,
     min_frames: Annotated[int | None, typer.Option(min=1, help="Least frames of a video.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames of a video.")] = None,
@@ -67,7 +67,9 @@ def command(
 
     options.check_positive(fps, "--fps")
     if min_frames is not None and max_frames is not None and min_frames > max_frames:
-        raise InputError(f"--min-frames {min_frames} is more than --max-frames {max_frames}", "lower the one or raise the other")
+        raise InputError(
+            f"--min-frames {min_frames} is more than --max-frames {max_frames}", "lower the one or raise the other"
+        )
     samples = open_samples(
         source,
         datasets=dataset,

@@ -107,9 +107,12 @@ def _start_worker(job: Job) -> None:
 
 def _die_with_parent() -> None:
     """Have the kernel end this worker when the forkserver ends, as it does when the run is killed: a worker that lived
-    on would finish its task and write into the folder of the rerun."""
+    on would finish its task beside the rerun."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    run = multiprocessing.parent_process()
+    if run is not None and not run.is_alive():
+        os._exit(1)  # it was killed before the line above
 
 
 def _settle_memory() -> None:

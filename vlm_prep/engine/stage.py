@@ -79,7 +79,7 @@ def run_stage(
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",
-            "what was committed is kept: when there is room again, run the same command to continue",
+            "what was committed is kept: when the cause is gone (make room on a full disk), run the same command again",
         ) from error
     finally:
         workspace.release()

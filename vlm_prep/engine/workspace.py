@@ -89,7 +89,7 @@ class Workspace:
         self.shards.mkdir(exist_ok=True)
         self.done.mkdir(exist_ok=True)
         for left_over in self.shards.glob("*.tmp"):
-            left_over.unlink()
+            left_over.unlink(missing_ok=True)
         self._write_plan(self.fingerprint)
         return False
 
@@ -187,7 +187,8 @@ class Workspace:
         write_rejects(self.folder, (reject for record in records for reject in record.rejects))
         write_dataset_files(self.folder, splits, card=card, fingerprint=self.fingerprint)
         write_manifest(self.folder, manifest)
-        shutil.rmtree(self.work)
+        # the store is complete: what cannot be deleted now (a file that NFS holds) is no reason to fail
+        shutil.rmtree(self.work, ignore_errors=True)
         return manifest
 
     def _place_shards(self, records: Sequence[Record]) -> dict[str, list[ShardInfo]]:

@@ -139,6 +139,11 @@ def _set_sampling(name: str, hf: Any, fps: float | None, min_frames: int | None,
     video.do_sample_frames = True
     if getattr(video, "fps", None) is not None:
         video.num_frames = None  # the two ways of sampling exclude each other
+    elif getattr(video, "num_frames", None) is None:
+        raise ProcessorError(
+            f"{name}: its {type(video).__name__} samples by no rate, so {' and '.join(asked)} alone decide nothing",
+            "give --fps as well",
+        )
 
 
 def identity_of(hf: Any) -> dict[str, str]:

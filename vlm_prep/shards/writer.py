@@ -119,13 +119,14 @@ class ShardWriter:
     """Writes one shard. Use as a context manager; nothing appears under the final name before `commit`.
 
     Args:
-        path: final path; `<path>.tmp` is written meanwhile.
+        path: final path; meanwhile `<path>.<process>.tmp` is written, a name that no worker of a killed run which
+            lives on for a moment can have.
         schema: one of `schema.py`.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
+        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._schema = schema
         self._builders = {field.name: _column_builder(field.type) for field in schema}
         self._rows: list[Row] = []

@@ -111,7 +111,7 @@ def _check_rows(store: Store, processor: str, fraction: float, found: Findings, 
 
 def _differences(oracle: Oracle, row: dict[str, Any]) -> list[str]:
     try:
-        return oracle.differences(row)
+        return list(oracle.compare(row).differences)
     except Reject as reject:
         return [f"{reject.reason}: {reject.message}"]
 

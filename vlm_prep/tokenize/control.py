@@ -1,8 +1,12 @@
 """Control tokens written in the data's own text (`<|im_end|>`, `<|image_pad|>` typed by a user).
 
-By default they are encoded as plain text, as transformers' `sanitize_control_tokens` does, so that data can neither
-end a turn nor forge a picture. Rows that hold none, nearly all, take the fast path; the others are marked and
-encoded by transformers' own functions, and only the byte spans are found here.
+By default they are encoded as plain text, so that data can neither end a turn nor forge a picture. What counts are the
+special tokens that a chat template writes by itself around texts and media, and the end and padding tokens: those can
+change the structure. Other special tokens (`<|box_start|>` of grounding data) are part of what is said and stay
+tokens; transformers' own `sanitize_control_tokens` would turn them into text too, in answers as well.
+
+Rows that hold none, nearly all, take the fast path; the others are marked and encoded by transformers' own functions,
+and only the byte spans are found here.
 """
 
 from __future__ import annotations
@@ -26,11 +30,12 @@ if TYPE_CHECKING:
 class ControlTokens:
     """What counts as a control token of a tokenizer and template, and how rows that hold one are encoded."""
 
-    def __init__(self, tokenizer: Any, template: str, mode: Mode) -> None:
+    def __init__(self, hf: Any, template: ChatTemplate, mode: Mode) -> None:
         from transformers.utils import chat_template_utils as chat
 
-        self._tokenizer, self._mode, self._chat = tokenizer, mode, chat
-        self._pattern, _ = chat._get_control_token_patterns(tokenizer._get_control_tokens(template))
+        self._tokenizer, self._mode, self._chat = hf.tokenizer, mode, chat
+        self.tokens = _structural_tokens(hf, template)
+        self._pattern, _ = chat._get_control_token_patterns(self.tokens)
         self._marks = str.maketrans("", "", chat._CONTROL_TOKEN_START + chat._CONTROL_TOKEN_END)
         self._mark_characters = (chat._CONTROL_TOKEN_START, chat._CONTROL_TOKEN_END)
 
@@ -59,8 +64,7 @@ class ControlTokens:
         Raises:
             Reject: as rendering does; control_tokens where the tokenizer cannot write them as text.
         """
-        marked = self._chat.mark_control_tokens(messages, self._pattern)
-        marked_tools = self._chat.mark_control_tokens(tools, self._pattern)
+        marked, marked_tools = self.marked(messages, tools)
         rendered = template.render_marked(marked, marked_tools)
         spans = trained_spans(template, rendered, marked, marked_tools, wanted)
         try:
@@ -77,10 +81,26 @@ class ControlTokens:
             )
         return tokens, [self._clean_span(rendered.text, span) for span in spans]
 
+    def marked(self, messages: Sequence[Message], tools: Tools) -> tuple[list[Message], Tools]:
+        """Return the row with its control tokens marked as text, the way transformers' tokenizers take it."""
+        mark = self._chat.mark_control_tokens
+        return mark(list(messages), self._pattern), mark(tools, self._pattern)
+
     def _clean_span(self, text: str, span: Span) -> Span:
         """A character span of marked text as a byte span of the text without marks."""
         start = len(text[: span[0]].translate(self._marks).encode())
         return start, start + len(text[span[0] : span[1]].translate(self._marks).encode())
+
+
+def _structural_tokens(hf: Any, template: ChatTemplate) -> tuple[str, ...]:
+    """Special tokens that the template writes, that stand for media, or that end or pad a sequence."""
+    written = template.frame()
+    named = {getattr(hf, name, None) for name in ("image_token", "video_token", "audio_token")}
+    named |= {str(getattr(hf.tokenizer, name, None)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    added = hf.tokenizer.added_tokens_decoder.values()
+    return tuple(
+        token.content for token in added if (token.special and token.content in written) or token.content in named
+    )
 
 
 def _texts(value: Any, tools: Any = None) -> list[str]:

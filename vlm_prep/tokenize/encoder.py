@@ -54,7 +54,7 @@ class SampleEncoder:
         self.adapter, self.config = adapter, config
         self.template = ChatTemplate(adapter.loaded)
         self.text = TextEncoder(adapter.hf.tokenizer, fast=fast)
-        self._control = ControlTokens(adapter.hf.tokenizer, self.template.source, config.control_tokens)
+        self._control = ControlTokens(adapter.hf, self.template, config.control_tokens)
         self._kinds = adapter.placeholder_ids
 
     def encode(self, sample: Sample, payload: Payload) -> Encoded:
@@ -85,6 +85,10 @@ class SampleEncoder:
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
         """Whether the row's own text holds control tokens that are encoded as plain text."""
         return self._control.find(messages, tools)
+
+    def mark_control_tokens(self, messages: list[Message], tools: Tools) -> tuple[list[Message], Tools]:
+        """Return the row with its control tokens marked as plain text for transformers' tokenizers."""
+        return self._control.marked(messages, tools)
 
     def _draft(
         self, media: Sequence[Media], messages: list[Message], tools: Tools, wanted: Sequence[int]

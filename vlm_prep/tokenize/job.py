@@ -82,7 +82,8 @@ class TokenizeJob:
             infos = writer.close()
         tally.report(progress, last=True)
         for shard, index in tally.chosen:
-            check_row(self.oracle, ShardReader(shards / infos[shard].name, infos[shard]).row(index))
+            row = ShardReader(shards / infos[shard].name, infos[shard]).row(index)
+            tally.checked.update(check_row(self.oracle, row))
         return tally.record(task, infos)
 
     def results(self, start: int, stop: int) -> Iterator[Encoded | Rejected]:
@@ -92,26 +93,28 @@ class TokenizeJob:
                 yield item
                 continue
             try:
-                sample, payload = self._probe(item)
+                sample, payload = self._probe(item, decode=self._decodes(item))
                 yield self.encoder.encode(sample, payload)
             except Reject as reject:
                 yield rejected(item, STAGE, reject)
 
-    def _probe(self, sample: Sample) -> tuple[Sample, Payload]:
-        probed = [self._probe_media(media) for media in sample.media]
+    def _decodes(self, sample: Sample) -> bool:
+        """Whether the sample's pictures are decoded: rows that will be compared are, so damage inside is a reject."""
+        return self.config.check_media == "decode" or is_chosen(sample.sample_id, self.config.verify_fraction)
+
+    def _probe(self, sample: Sample, *, decode: bool) -> tuple[Sample, Payload]:
+        probed = [self._probe_media(media, decode=decode) for media in sample.media]
         if not probed:
             return sample, ()
         return replace(sample, media=tuple(media for media, _ in probed)), tuple(data for _, data in probed)
 
-    def _probe_media(self, media: Media) -> Probed:
+    def _probe_media(self, media: Media, *, decode: bool) -> Probed:
         config = self.config
         keep = config.media == "encoded"
         known = media.header
-        if known is not None and not keep:
+        if known is not None and not keep and not decode:
             return media, None  # probed by ingest
-        found, data = probe(
-            media, keep_bytes=keep, decode=config.check_media == "decode", max_pixels=config.max_image_pixels
-        )
+        found, data = probe(media, keep_bytes=keep, decode=decode, max_pixels=config.max_image_pixels)
         if known is not None and data is not None:
             now = tuple(digest_ends(ends_of(content)) for content in data)
             if now != known.digests:
@@ -180,7 +183,7 @@ class Tally:
         self._counts: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0, tokens=0, trained_tokens=0)
         self._datasets: dict[str, Counter[str]] = {}
         self._kinds: Counter[str] = Counter()
-        self._checked: Counter[str] = Counter()
+        self.checked: Counter[str] = Counter()
         self._spare: dict[str, list[list[int]]] = {}
         self._seen: Counter[str] = Counter()
 
@@ -205,7 +208,6 @@ class Tally:
         self._kinds[kind] += 1
         if chosen:
             self.chosen.append(place)
-            self._checked[kind] += 1
         elif len(spare := self._spare.setdefault(kind, [])) < ROWS_PER_KIND:
             spare.append(list(place))
 
@@ -233,7 +235,7 @@ class Tally:
             facts={
                 "datasets": {name: dict(counts) for name, counts in self._datasets.items()},
                 "kinds": dict(self._kinds),
-                "checked": dict(self._checked),
+                "checked": dict(self.checked),
                 "spare": self._spare,
             },
         )

@@ -8,6 +8,7 @@ found a second way: spans turn by turn from renders of prefixes, tokens by the r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,16 @@ _DERIVED = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"
 _PIXELS = ("pixel_values", "pixel_values_videos")
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What comparing a row showed."""
+
+    differences: tuple[str, ...]
+    """What differs, a line each; empty when all is equal."""
+    labels: bool
+    """Whether the labels were found a second way; not where only marks can decide them."""
+
+
 class Oracle:
     """Compares rows of a tokenized store with the real processor.
 
@@ -47,8 +58,8 @@ class Oracle:
         self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
         self._pixels = PixelMaker(self._adapter.runtime())
 
-    def differences(self, row: Row) -> list[str]:
-        """Return what differs between a stored row and the real processor's output, one line each; [] is equal.
+    def compare(self, row: Row) -> Comparison:
+        """Compare a stored row with the real processor's output.
 
         Raises:
             Reject: the media can no longer be read.
@@ -58,15 +69,21 @@ class Oracle:
         real = self._real(messages, tools, row["media"])
         found = _differing_ids(self._hf.tokenizer, row["input_ids"], real["input_ids"][0].numpy())
         found += self._differing_tensors(row, real)
-        if not found:
+        if found:
             # labels are compared on equal ids only; on unequal ones every position would differ
-            found += self._differing_labels(row, messages, tools)
-        return found
+            return Comparison(tuple(found), labels=False)
+        expected = self._second_labels(messages, tools, row)
+        if expected is None:
+            return Comparison((), labels=False)
+        return Comparison(tuple(self._differing_labels(row, expected)), labels=True)
 
     def _real(self, messages: Sequence[Message], tools: Any, media: Sequence[Row]) -> Any:
         """Run the processor's own apply_chat_template."""
         loaded = [load_media(struct) for struct in media]
         options: dict[str, Any] = {}
+        if self._encoder.writes_control_tokens(list(messages), tools):
+            messages, tools = self._encoder.mark_control_tokens(list(messages), tools)
+            options["sanitize_control_tokens"] = True
         videos = [video_metadata(struct) for struct in media if struct["kind"] == "video"]
         if videos:
             options["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": videos}
@@ -77,7 +94,6 @@ class Oracle:
             return_dict=True,
             return_tensors="pt",
             processor_kwargs=options,
-            sanitize_control_tokens=self._config.control_tokens != "allow",
         )
 
     def _differing_tensors(self, row: Row, real: Any) -> list[str]:
@@ -99,9 +115,8 @@ class Oracle:
         found += [f"{name}: the processor returns it and the store does not hold it" for name in sorted(lost)]
         return found
 
-    def _differing_labels(self, row: Row, messages: list[Message], tools: Any) -> list[str]:
-        expected = self._second_labels(messages, tools, row)
-        if expected is None or np.array_equal(expected, row["labels"]):
+    def _differing_labels(self, row: Row, expected: NDArray[np.int32]) -> list[str]:
+        if np.array_equal(expected, row["labels"]):
             return []
         position = int(np.flatnonzero(expected != row["labels"])[0])
         return [

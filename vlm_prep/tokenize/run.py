@@ -88,6 +88,11 @@ def tokenize(
         STAGE, fingerprint, tasks, options, prepare=ready, describe=describe, check=top_up
     )
     _say_about_overlong_video(manifest, job, options)
+    if unreadable := manifest.proof["unreadable"]:
+        options.say(
+            f"note: {unreadable} compared rows have media that do not decode; training would stop at them and at "
+            "others like them: --check-media decode finds and rejects all of them"
+        )
     check_reject_rate(manifest.totals, options)
     return manifest
 
@@ -143,8 +148,7 @@ def startup_check(job: TokenizeJob) -> None:
             row = row_of(result)
             kind = media_kind(row["media"])
             if seen[kind] < STARTUP_PER_KIND and job.config.verify_fraction > 0:
-                check_row(job.oracle, row)
-                seen[kind] += 1
+                seen.update(check_row(job.oracle, row))
 
 
 def _top_up(job: TokenizeJob, records: Sequence[Record], shards: Path) -> Counter[str]:
@@ -157,11 +161,13 @@ def _top_up(job: TokenizeJob, records: Sequence[Record], shards: Path) -> Counte
         done.update(record.facts["checked"])
     for record in records:
         for kind, places in record.facts["spare"].items():
-            for shard, index in places[: max(0, ROWS_PER_KIND - done[kind])]:
+            for shard, index in places:
+                if done[kind] >= ROWS_PER_KIND:
+                    break
                 info = record.shards[shard]
-                check_row(job.oracle, ShardReader(shards / info.name, info).row(index))
-                done[kind] += 1
-                added[kind] += 1
+                counts = check_row(job.oracle, ShardReader(shards / info.name, info).row(index))
+                done.update(counts)
+                added.update(counts)
     return added
 
 

@@ -13,7 +13,6 @@ means known places for the price of a join (3 µs) instead of a second render; u
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,31 +21,12 @@ from typing import Any
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.types import Message
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.tokenize.marks import AREAS, MOST_PARTS, TextPlace, mark, read_marks
 
-Area = tuple[int, re.Pattern[str]]
-_AREAS: tuple[Area, ...] = (
-    (0xF0000, re.compile("[\U000f0000-\U000ffffd]")),
-    (0x100000, re.compile("[\U00100000-\U0010fffd]")),
-)
-"""Supplementary private use areas A and B: 65534 code points each, two for each text part. The second is for rows that
-hold some of the first, as those do whose control tokens transformers has marked."""
-_MOST_PARTS = 0xFFFE // 2
 _SENTINEL = "vlmprepsentinel"
 _MOST_GAPS = 4096
-Part = tuple[int, str]
-"""Message index and text of a text part."""
 Gap = tuple[str, ...]
 """What lies between two texts: roles of the messages that begin there, kinds of media."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextPlace:
-    """Where one text part landed in the rendered text."""
-
-    message: int
-    start: int
-    end: int
-    """Characters, half open."""
 
 
 Places = tuple[TextPlace, ...]
@@ -189,18 +169,18 @@ class ChatTemplate:
     def _place_by_marks(
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
     ) -> Places | None:
-        area = next((area for area in _AREAS if not area[1].search(text)), None)
+        area = next((area for area in AREAS if not area[1].search(text)), None)
         if area is None:
             return None
-        marked, parts = _mark(messages, area[0])
-        if len(parts) > _MOST_PARTS:
+        marked, parts = mark(messages, area[0])
+        if len(parts) > MOST_PARTS:
             return None
         try:
             with_marks = self.render(marked, tools)
         except Reject:
             # a template may refuse a marked text that it takes plain (a check on the content)
             return None
-        plain, places, seen = _read_marks(with_marks, parts, area)
+        plain, places, seen = read_marks(with_marks, parts, area)
         for number, (index, content) in enumerate(parts):
             if content and number not in seen:
                 raise Reject(
@@ -226,6 +206,23 @@ class ChatTemplate:
             reasoning=self._mentions([user, {**_message("assistant", "a", parts), "reasoning_content": _SENTINEL}]),
             parts=parts,
         )
+
+    def frame(self) -> str:
+        """Return what the template writes around turns of all roles and around media, in one-letter conversations."""
+        media = [{"type": "image"}, {"type": "video"}, {"type": "audio"}]
+        turns: list[list[Message]] = [
+            [_message("system", "s", self.facts.parts), _message("user", "u", self.facts.parts)],
+            [_message("user", "u", self.facts.parts), _message("assistant", "a", self.facts.parts)],
+            [_message(role, "x", self.facts.parts) for role in ("user", "assistant", "tool", "assistant")],
+        ]
+        turns += [[{"role": "user", "content": [part, {"type": "text", "text": "u"}]}] for part in media]
+        written = [self.facts.header]
+        for messages in turns:
+            try:
+                written.append(self.render(messages))
+            except Reject:
+                continue  # a role or a kind of media that this template does not take
+        return "\n".join(written)
 
     def _header(self, user: Message) -> str:
         try:
@@ -307,57 +304,3 @@ def _written_between(text: str, places: Places | None, parts: int) -> list[str] 
     starts = [0, *(place.end for place in places)]
     stops = [*(place.start for place in places), len(text)]
     return [text[start:stop] for start, stop in zip(starts, stops, strict=True)]
-
-
-def _mark(messages: Sequence[Message], first: int) -> tuple[list[Message], list[Part]]:
-    """Return the messages with every text part between its two marks, and the parts in order."""
-    parts: list[Part] = []
-
-    def wrap(text: str, index: int) -> str:
-        code = first + 2 * min(len(parts), _MOST_PARTS - 1)
-        parts.append((index, text))
-        return f"{chr(code)}{text}{chr(code + 1)}"
-
-    marked: list[Message] = []
-    for index, message in enumerate(messages):
-        content = message["content"]
-        if isinstance(content, str):
-            new: Any = wrap(content, index)
-        else:
-            new = [{**part, "text": wrap(part["text"], index)} if "text" in part else part for part in content]
-        marked.append({**message, "content": new})
-    return marked, parts
-
-
-def _read_marks(text: str, parts: Sequence[Part], area: Area) -> tuple[str, list[TextPlace], set[int]]:
-    """Return the text without marks, a place for each part found, and the numbers of the parts found.
-
-    A template that takes a text apart (at `</think>`) and puts it together again may lose the first of its marks; then
-    the text itself must end at the other.
-    """
-    pieces: list[str] = []
-    marks: list[tuple[int, int, int]] = []
-    length = last = 0
-    for match in area[1].finditer(text):
-        piece = text[last : match.start()]
-        pieces.append(piece)
-        length += len(piece)
-        last = match.end()
-        number, closing = divmod(ord(match.group()) - area[0], 2)
-        marks.append((number, closing, length))
-    plain = "".join([*pieces, text[last:]])
-    places: list[TextPlace] = []
-    seen: set[int] = set()
-    opened: dict[int, int] = {}
-    for number, closing, position in marks:
-        index, part = parts[number]
-        if not closing:
-            opened[number] = position
-            continue
-        start = opened.pop(number, None)
-        if start is None and part and plain.endswith(part, 0, position):
-            start = position - len(part)
-        if start is not None:
-            places.append(TextPlace(index, start, position))
-            seen.add(number)
-    return plain, places, seen
