@@ -35,22 +35,38 @@ Do = Callable[[Path], object]
 VLM_PREP = str(Path(sys.executable).with_name("vlm-prep"))
 
 
-def killed_at_rename(number: int, when: str, work: Do, out: Path) -> bool:
-    """Run `work(out)` in a forked process that kills itself at its n-th rename; return whether it was killed."""
+RENAMES = ("replace",)
+CHANGES = ("replace", "unlink", "rmdir")
+
+
+def killed_at(number: int, when: str, work: Do, out: Path, calls: tuple[str, ...] = RENAMES) -> bool:
+    """Run `work(out)` in a forked process that kills itself at its n-th rename; return whether it was killed.
+
+    Args:
+        number: 1 is the first.
+        when: "before" or "after" the rename.
+        work: what to run.
+        out: its output folder.
+        calls: functions of `os` that count; a rename is "replace".
+    """
     child = os.fork()
     if child == 0:
-        rename, seen = os.replace, 0
+        seen = 0
 
-        def replace(source: object, target: object) -> None:
-            nonlocal seen
-            seen += 1
-            if seen == number and when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            rename(source, target)  # type: ignore[arg-type]
-            if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+        def dying(real: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: object, **settings: object) -> None:
+                nonlocal seen
+                seen += 1
+                if seen == number and when == "before":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                real(*arguments, **settings)
+                if seen == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-        os.replace = replace  # type: ignore[assignment]
+            return call
+
+        for name in calls:
+            setattr(os, name, dying(getattr(os, name)))
         try:
             work(out)
             os._exit(0)
@@ -61,10 +77,10 @@ def killed_at_rename(number: int, when: str, work: Do, out: Path) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def renames_killed(when: str, work: Do, base: Path) -> Iterator[Path]:
+def every_death(when: str, work: Do, base: Path, calls: tuple[str, ...] = RENAMES) -> Iterator[Path]:
     """Yield an output folder for each rename of a run, killed at that rename and not rerun yet."""
     number = 1
-    while killed_at_rename(number, when, work, base / f"{number}"):
+    while killed_at(number, when, work, base / f"{number}", calls):
         yield base / f"{number}"
         number += 1
 
@@ -76,7 +92,7 @@ def test_an_ingest_killed_at_any_rename_ends_like_an_undisturbed_one(
     samples = open_samples(many_rows)
     ingest(samples, IngestConfig(), options(tmp_path / "whole"))
     killed = 0
-    for out in renames_killed(when, lambda out: ingest(samples, IngestConfig(), options(out)), tmp_path):
+    for out in every_death(when, lambda out: ingest(samples, IngestConfig(), options(out)), tmp_path):
         ingest(samples, IngestConfig(), options(out))
         assert tree(out) == tree(tmp_path / "whole")
         killed += 1
@@ -85,13 +101,13 @@ def test_an_ingest_killed_at_any_rename_ends_like_an_undisturbed_one(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("layout", ["ranks", "index"])
-def test_a_pack_killed_at_any_rename_ends_like_an_undisturbed_one(
+def test_a_pack_killed_at_any_change_ends_like_an_undisturbed_one(
     tmp_path: Path, tokenized: Path, options: Options, tree: Tree, when: str, layout: str
 ) -> None:
     config = PackConfig(pack_length=1024, world_size=2, layout=layout)  # type: ignore[arg-type]
     run = {"max_reject_rate": 1.0}
     pack(tokenized, config, options(tmp_path / "whole", **run))
-    for out in renames_killed(when, lambda out: pack(tokenized, config, options(out, **run)), tmp_path):
+    for out in every_death(when, lambda out: pack(tokenized, config, options(out, **run)), tmp_path, CHANGES):
         pack(tokenized, config, options(out, **run))
         assert tree(out) == tree(tmp_path / "whole")
 
@@ -102,12 +118,12 @@ def test_a_tokenize_killed_at_any_rename_ends_like_an_undisturbed_one(
 ) -> None:
     samples, config = open_samples(builtin_data(), datasets=["tool_talk"]), TokenizeConfig()
     tokenize(samples, PROCESSOR, config, options(tmp_path / "whole"))
-    for out in renames_killed(when, lambda out: tokenize(samples, PROCESSOR, config, options(out)), tmp_path):
+    for out in every_death(when, lambda out: tokenize(samples, PROCESSOR, config, options(out)), tmp_path):
         tokenize(samples, PROCESSOR, config, options(out))
         assert tree(out) == tree(tmp_path / "whole")
 
 
-def test_a_fresh_run_killed_at_any_rename_leaves_nothing_that_reads_as_complete(
+def test_a_fresh_run_killed_at_any_change_leaves_nothing_that_reads_as_complete(
     tmp_path: Path, tokenized: Path, options: Options, tree: Tree
 ) -> None:
     def work(out: Path) -> None:
@@ -118,7 +134,7 @@ def test_a_fresh_run_killed_at_any_rename_leaves_nothing_that_reads_as_complete(
     pack(tokenized, PackConfig(pack_length=4096), options(tmp_path / "old"))
     pack(tokenized, PackConfig(pack_length=2048), options(tmp_path / "whole"))
     old, whole = tree(tmp_path / "old"), tree(tmp_path / "whole")
-    for out in renames_killed("after", work, tmp_path):
+    for out in every_death("after", work, tmp_path, CHANGES):
         if (out / "manifest.json").exists():
             left = {name: digest for name, digest in tree(out).items() if not name.startswith("_work")}
             assert left in (old, whole)
@@ -185,7 +201,7 @@ def wait_for(path: Path, run: subprocess.Popen[str] | subprocess.Popen[bytes]) -
 
 def killed_ingest(out: Path, options: Options, number: int) -> None:
     samples = open_samples(builtin_data())
-    assert killed_at_rename(number, "after", lambda out: ingest(samples, IngestConfig(), options(out)), out)
+    assert killed_at(number, "after", lambda out: ingest(samples, IngestConfig(), options(out)), out)
 
 
 def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path, options: Options) -> None:
@@ -203,7 +219,7 @@ def test_a_finishing_that_stopped_between_two_renames_is_completed(
     samples, config = open_samples(many_rows), TokenizeConfig(media="reference", fps=2.0)
     run = lambda out: tokenize(samples, PROCESSOR, config, options(out))  # noqa: E731
     # 1 plan; shard and record of 3 tasks; then the final names of which 2 are given
-    assert killed_at_rename(9, "after", run, tmp_path / "out")
+    assert killed_at(9, "after", run, tmp_path / "out")
     assert len(list((tmp_path / "out" / "train").iterdir())) == 2
     run(tmp_path / "out")
     run(tmp_path / "whole")
@@ -220,7 +236,7 @@ def test_a_reader_refuses_a_folder_whose_run_was_killed(tmp_path: Path, options:
 
 def test_a_committed_shard_that_was_cut_since_is_found(tmp_path: Path, many_rows: Path, options: Options) -> None:
     samples, out = open_samples(many_rows), tmp_path / "out"
-    assert killed_at_rename(3, "after", lambda out: ingest(samples, IngestConfig(), options(out)), out)
+    assert killed_at(3, "after", lambda out: ingest(samples, IngestConfig(), options(out)), out)
     (shard,) = (out / "_work" / "shards").glob("*.arrow")
     os.truncate(shard, shard.stat().st_size - 1)
     with pytest.raises(StoreError, match="missing or damaged"):

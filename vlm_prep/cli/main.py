@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, ingest, labels, pack, rejects, stats, tokenize, verify
+from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, stats, tokenize, verify
 from vlm_prep.core.errors import VlmPrepError
 
 INTERRUPTED = 130
@@ -40,6 +40,7 @@ app.command("ingest")(ingest.command)
 app.command("tokenize")(tokenize.command)
 app.command("pack")(pack.command)
 app.command("stats")(stats.command)
+app.command("doctor")(doctor.command)
 app.command("labels")(labels.command)
 app.command("rejects")(rejects.command)
 app.command("verify")(verify.command)

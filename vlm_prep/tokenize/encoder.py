@@ -86,6 +86,11 @@ class SampleEncoder:
         """Whether the row's own text holds control tokens that are encoded as plain text."""
         return self._control.find(messages, tools)
 
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The tokens that the data's own text cannot write."""
+        return self._control.tokens
+
     def mark_control_tokens(self, messages: list[Message], tools: Tools) -> tuple[list[Message], Tools]:
         """Return the row with its control tokens marked as plain text for transformers' tokenizers."""
         return self._control.marked(messages, tools)

@@ -1,0 +1,63 @@
+"""`vlm-prep doctor`: what vlm-prep makes of a processor, before a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from vlm_prep.cli import options
+
+
+def command(
+    processor: Annotated[
+        str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
+    ],
+    fps: Annotated[float | None, typer.Option(help="Video frames a second. [default: the processor's]")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say which family a processor is, how its tokens are counted, and what its chat template supports."""
+    from vlm_prep.core.config import TokenizeConfig
+    from vlm_prep.processors.families import adapter_for
+    from vlm_prep.processors.load import load_processor
+    from vlm_prep.tokenize.encoder import SampleEncoder
+
+    loaded = load_processor(processor, fps=fps)
+    found = _facts(SampleEncoder(adapter_for(loaded), TokenizeConfig(fps=fps)))
+    if as_json:
+        options.show_json(found)
+        return
+    for line in loaded.notes:
+        typer.echo(f"note: {line}", err=True)
+    for name, value in found.items():
+        typer.echo(f"{name:<20} {_shown(value)}")
+
+
+def _facts(encoder: Any) -> dict[str, Any]:
+    adapter = encoder.adapter
+    facts = encoder.template.facts
+    video = getattr(adapter.hf, "video_processor", None)
+    sampling = "every frame is kept (give --fps)"
+    if video is not None and video.do_sample_frames:
+        sampling = f"fps {video.fps}, {getattr(video, 'min_frames', '-')} to {getattr(video, 'max_frames', '-')} frames"
+    return {
+        "processor": adapter.loaded.identity["class"],
+        "family": adapter.family,
+        "level": adapter.level,
+        "media": list(adapter.kinds),
+        "stored per sample": ["input_ids", "labels", *adapter.geometry, "media", "conversation"],
+        "positions": "mRoPE" if adapter.mrope() else "plain",
+        "text by": encoder.text.implementation,
+        "assistant header": facts.header,
+        "turn end": facts.turn_end or "none: the end of a turn cannot be trained",
+        "tool schemas": "rendered" if facts.tools else "ignored by the template: written as text (--tool-text)",
+        "tool calls": "rendered" if facts.tool_calls else "ignored by the template: written as text (--tool-text)",
+        "reasoning": "rendered" if facts.reasoning else "ignored by the template: such rows are rejected",
+        "video sampling": sampling if video is not None else "no video",
+        "control tokens": list(encoder.control_tokens),
+        "transformers": adapter.loaded.identity["transformers"],
+    }
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else repr(value) if "\n" in str(value) else str(value)
