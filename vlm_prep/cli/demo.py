@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,9 +53,11 @@ def command(
     for line in _stream(tokenized, packed):
         typer.echo(f"  {line}")
     typer.echo(f"\nDone in {time.monotonic() - started:.0f} s. The files: {tokenized} and {packed}. Try next:")
-    typer.echo(f"  vlm-prep stats {packed} --json")
-    typer.echo(f"  vlm-prep tokenize {builtin_data()} --processor {PROCESSOR} --max-length 2048 --fps 2 --dry-run")
-    typer.echo(f"  vlm-prep pack {tokenized} --pack-length 4096 --layout index --out {out / 'index'}")
+    # make runs the command by its path, in an environment that the user's shell may not have on its PATH
+    run = "vlm-prep" if shutil.which("vlm-prep") else os.path.relpath(sys.argv[0])
+    typer.echo(f"  {run} stats {packed} --json")
+    typer.echo(f"  {run} labels {os.path.relpath(builtin_data())} --processor {PROCESSOR} --fps 2 --limit 3")
+    typer.echo(f"  {run} pack {tokenized} --pack-length 4096 --layout index --out {out / 'index'}")
 
 
 def _stream(tokenized: Path, packed: Path) -> Iterator[str]:
