@@ -192,18 +192,7 @@ def test_a_processor_whose_tokenizer_is_damaged(call: Call, tmp_path: Path) -> N
     assert_says(ended, f"cannot load the processor {folder}")
 
 
-@pytest.mark.parametrize(
-    "workers",
-    [
-        1,
-        pytest.param(
-            2,
-            marks=pytest.mark.xfail(
-                strict=True, reason="processors/preload.py raises inside the forkserver, which prints a traceback"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_torchvision_that_does_not_import(command: Command, tmp_path: Path, workers: int) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text("raise ImportError('libtorch.so: cannot open')")

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -444,3 +445,11 @@ def test_an_output_that_may_not_be_written_is_refused(tmp_path: Path, options: O
         out = Path("/proc/vlm-prep")  # root may write to any folder but not to this one
     with pytest.raises(OutputError, match="cannot write"):
         ingest(open_samples(builtin_data()), IngestConfig(), options(out))
+
+
+def test_another_run_in_the_folder_is_refused_and_what_differs_is_said(tmp_path: Path, options: Any) -> None:
+    out = tmp_path / "out"
+    samples = open_samples(builtin_data())
+    ingest(samples, IngestConfig(), options(out))
+    with pytest.raises(OutputError, match=r"config\.check_media: 'header' then, 'decode' now"):
+        ingest(samples, IngestConfig(check_media="decode"), options(out))

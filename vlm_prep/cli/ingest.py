@@ -12,7 +12,7 @@ from vlm_prep.core.config import CheckMedia, IngestConfig
 
 def command(
     source: Annotated[str, typer.Argument(help="A meta JSON, or a .json or .jsonl data file.")],
-    out: options.Out,
+    out: options.Out = None,
     check_media: Annotated[
         CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
     ] = "header",
@@ -49,7 +49,7 @@ def command(
     if dry_run:
         options.show_json({"rows": len(samples), "datasets": samples.describe()})
         return
-    options.must_differ(source, out)
+    out = options.out_for(source, out, ".ingested")
     config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
     ingest(samples, config, options.run_options(out, workers, fresh, max_reject_rate, quiet))
     found = stats.collect(out)

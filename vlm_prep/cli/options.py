@@ -16,7 +16,10 @@ from vlm_prep.engine.stage import RunOptions
 DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """The processors this process may use."""
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; a rerun continues where it stopped.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + the stage's end]"),
+]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes. The output does not depend on it.")]
 Fresh = Annotated[bool, typer.Option(help="Discard another run's output in --out and start over.")]
 RejectRate = Annotated[
@@ -65,6 +68,17 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
             raise InputError(f"{option} {value!r}: expected key=value", f"for example: {option} {_EXAMPLES[option]}")
         found[key] = name
     return found
+
+
+def out_for(source: str | Path, out: Path | None, end: str) -> Path:
+    """Return the folder to write: what was asked for, or the source's name with the stage's end, in this folder.
+
+    Raises:
+        OutputError: it is the source itself.
+    """
+    chosen = out or Path(Path(source).stem + end)
+    must_differ(source, chosen)
+    return chosen
 
 
 def check_positive(value: float | None, option: str) -> None:

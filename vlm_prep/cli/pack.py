@@ -14,7 +14,7 @@ from vlm_prep.core.config import Layout, PackConfig
 def command(
     source: Annotated[Path, typer.Argument(help="The output of `vlm-prep tokenize`.")],
     pack_length: Annotated[int, typer.Option(min=1, help="Tokens in a pack.")],
-    out: options.Out,
+    out: options.Out = None,
     world_size: Annotated[int, typer.Option(min=1, help="Ranks to make shards for.")] = 1,
     layout: Annotated[
         Layout, typer.Option(help="Shards for each rank, or the plan alone over the tokenized store.")
@@ -42,7 +42,7 @@ def command(
     if dry_run:
         options.show_json(preview(source, config))
         return
-    options.must_differ(source, out)
+    out = options.out_for(source, out, ".packed")
     pack(source, config, options.run_options(out, workers, fresh, max_reject_rate, quiet))
     found = stats.collect(out)
     if as_json:

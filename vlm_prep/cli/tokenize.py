@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,10 +16,7 @@ def command(
     processor: Annotated[
         str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + .tok]"),
-    ] = None,
+    out: options.Out = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Most tokens in a row. [default: no limit]")] = None,
     overlong: Annotated[
         Overlong, typer.Option(help="Longer rows: reject, cut whole turns off the end, or stop.")
@@ -94,8 +90,7 @@ def command(
         max_frames=max_frames,
         verify_fraction=verify_fraction,
     )
-    out = out or Path(Path(source).stem + ".tok")
-    options.must_differ(source, out)
+    out = options.out_for(source, out, ".tok")
     run = options.run_options(out, workers, fresh, max_reject_rate, quiet)
     if dry_run:
         options.show_json(preview(samples, processor, config, run))

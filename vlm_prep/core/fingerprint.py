@@ -7,6 +7,7 @@ not against an attacker).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,31 @@ def digest_file(path: str | Path) -> str:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
     return f"xxh3:{state.hexdigest()}"
+
+
+def changes(then: Any, now: Any) -> list[str]:
+    """Return what differs between two identities, a line for each leaf: `config.max_length: 8192 then, 4096 now`."""
+    before, after = dict(_leaves(then)), dict(_leaves(now))
+    return [
+        f"{name}: {_shown(before, name)} then, {_shown(after, name)} now"
+        for name in sorted({*before, *after})
+        if before.get(name, _ABSENT) != after.get(name, _ABSENT)
+    ]
+
+
+_ABSENT = object()
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}.{index}")
+    else:
+        yield path, value
+
+
+def _shown(leaves: dict[str, Any], name: str) -> str:
+    return repr(leaves[name]) if name in leaves else "absent"

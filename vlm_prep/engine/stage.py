@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import OutputError, RejectRateError, VlmPrepError
+from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.local import run_tasks
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.tasks import Job, Record, Task
 from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.layout import REJECTS_FILE
 from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.writer import ShardInfo
 
 Say = Callable[[str], None]
 
@@ -35,7 +37,7 @@ class RunOptions:
 
 def run_stage(
     name: str,
-    fingerprint: str,
+    identity: dict[str, Any],
     tasks: Sequence[Task],
     options: RunOptions,
     *,
@@ -47,7 +49,7 @@ def run_stage(
 
     Args:
         name: of the stage.
-        fingerprint: identity of the run.
+        identity: all that the output depends on; its digest is the run's fingerprint.
         tasks: all of them.
         options: how to run.
         prepare: makes the job ready in this process; only called when there is work.
@@ -58,7 +60,10 @@ def run_stage(
         OutputError: the folder is not ours to write, or writing failed (disk full).
         VlmPrepError: from the tasks.
     """
-    workspace = Workspace(options.out, fingerprint, stage=name, fresh=options.fresh, say=options.say)
+    fingerprint = digest_json(identity)
+    workspace = Workspace(
+        options.out, fingerprint, stage=name, identity=identity, fresh=options.fresh, say=options.say
+    )
     if workspace.finished:
         options.say(f"{options.out} is complete already: nothing to do")
         return read_manifest(options.out)
@@ -75,7 +80,7 @@ def run_stage(
         workspace.recall(records)
         if check is not None:
             check(records, workspace.shards)
-        return workspace.finish(records, describe(records))
+        return workspace.finish(records, _identified(describe(records), fingerprint, identity))
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",
@@ -83,6 +88,16 @@ def run_stage(
         ) from error
     finally:
         workspace.release()
+
+
+def _identified(describe: Describe, fingerprint: str, identity: dict[str, Any]) -> Describe:
+    """Return a describer whose manifest carries the run's identity."""
+
+    def describe_with_identity(splits: dict[str, list[ShardInfo]]) -> tuple[Manifest, str]:
+        manifest, card = describe(splits)
+        return replace(manifest, fingerprint=fingerprint, identity=identity), card
+
+    return describe_with_identity
 
 
 def sum_counts(records: Iterable[Record], *, rows: int | None = None) -> dict[str, int]:

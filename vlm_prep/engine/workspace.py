@@ -16,10 +16,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.core.fingerprint import changes
 from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_rejects
@@ -30,6 +32,9 @@ Describe = Callable[[dict[str, list[ShardInfo]]], tuple[Manifest, str]]
 """Makes the manifest and the text of the data card from the final shards."""
 
 
+MOST_CHANGES = 12
+
+
 class Workspace:
     """One output folder, owned by one run.
 
@@ -37,6 +42,7 @@ class Workspace:
         folder: OUT.
         fingerprint: identity of the run.
         stage: which stage runs; `fresh` discards an earlier output of the same stage only.
+        identity: what the fingerprint is the digest of, to say what differs from another run.
         fresh: discard what the folder holds if it is another run's.
         say: tells the user a line.
 
@@ -50,10 +56,12 @@ class Workspace:
         fingerprint: str,
         *,
         stage: str,
+        identity: dict[str, Any] | None = None,
         fresh: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
         self.folder, self.fingerprint, self.stage = folder, fingerprint, stage
+        self.identity = identity or {}
         self.work = folder / WORK
         self.shards = self.work / "shards"
         self.done = self.work / "done"
@@ -76,7 +84,8 @@ class Workspace:
         if fresh and holds_run:
             self._must_be_discardable()
         elif (self.folder / MANIFEST).exists():
-            self._must_be_ours(read_manifest(self.folder).fingerprint)
+            manifest = read_manifest(self.folder)
+            self._must_be_ours(manifest.fingerprint, manifest.identity)
             # a kill between the manifest and the end leaves the work folder behind
             shutil.rmtree(self.work, ignore_errors=True)
             return True
@@ -85,7 +94,8 @@ class Workspace:
         if fresh and holds_run:
             self._discard()
         elif self._plan.exists():
-            self._must_be_ours(self._read_plan()["fingerprint"])
+            plan = self._read_plan()
+            self._must_be_ours(plan["fingerprint"], plan["identity"])
         self.shards.mkdir(exist_ok=True)
         self.done.mkdir(exist_ok=True)
         for left_over in self.shards.glob("*.tmp"):
@@ -108,20 +118,24 @@ class Workspace:
             raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another --out")
         return False
 
-    def _read_plan(self) -> dict[str, str]:
+    def _read_plan(self) -> dict[str, Any]:
         try:
-            plan: dict[str, str] = orjson.loads(self._plan.read_bytes())
-            return {"stage": plan["stage"], "fingerprint": plan["fingerprint"]}
+            plan: dict[str, Any] = orjson.loads(self._plan.read_bytes())
+            return {name: plan[name] for name in ("stage", "fingerprint", "identity")}
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise OutputError(f"{self._plan} is damaged: {error}", f"delete {self.folder} and start over") from error
 
     def _write_plan(self, fingerprint: str) -> None:
-        write_bytes_atomically(self._plan, orjson.dumps({"stage": self.stage, "fingerprint": fingerprint}))
+        plan = {"stage": self.stage, "fingerprint": fingerprint, "identity": self.identity}
+        write_bytes_atomically(self._plan, orjson.dumps(plan))
 
-    def _must_be_ours(self, found: str) -> None:
-        if found != self.fingerprint:
+    def _must_be_ours(self, fingerprint: str, identity: dict[str, Any]) -> None:
+        if fingerprint != self.fingerprint:
+            lines = changes(identity, self.identity)
+            more = [f"and {len(lines) - MOST_CHANGES} more"] if len(lines) > MOST_CHANGES else []
+            differs = "\n    ".join(["", *lines[:MOST_CHANGES], *more])
             raise OutputError(
-                f"{self.folder} holds another run (its inputs, settings or versions differ from these)",
+                f"{self.folder} holds another run; what differs:{differs}",
                 "choose another --out, or give --fresh to discard it and start over",
             )
 

@@ -7,6 +7,7 @@ whatever the row holds: that is what makes `rows in = rows written + rows reject
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -76,6 +77,8 @@ class RowSource:
             "format": spec.format,
             "columns": {role: " or ".join(spec.column_names(role)) for role in COLUMN_NAMES},
             "tags": dict(spec.tags),
+            # relative, so that moving data and media together changes nothing
+            "media_dir": os.path.relpath(spec.media_dir, spec.file.parent),
             "sample_ratio": spec.sample_ratio,
             "rows": len(self.index),
             "picks": len(self),

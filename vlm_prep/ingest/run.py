@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import vlm_prep
 from vlm_prep.core.config import IngestConfig
 from vlm_prep.core.errors import InputError, Reject
-from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.types import Rejected, Sample, rejected
 from vlm_prep.engine.stage import (
     RunOptions,
@@ -107,14 +106,13 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
         "samples": samples.identity(),
         "config": config.to_json(),
     }
-    fingerprint = digest_json(identity)
 
     def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(samples, config, fingerprint, records, splits)
+        return lambda splits: _describe(samples, config, records, splits)
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     job = IngestJob(samples, config)
-    manifest = run_stage(STAGE, fingerprint, tasks, options, prepare=lambda: job, describe=describe)
+    manifest = run_stage(STAGE, identity, tasks, options, prepare=lambda: job, describe=describe)
     check_reject_rate(manifest.totals, options)
     return manifest
 
@@ -122,16 +120,14 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
 def _describe(
     samples: Samples,
     config: IngestConfig,
-    fingerprint: str,
     records: Sequence[Record],
     splits: dict[str, list[ShardInfo]],
 ) -> tuple[Manifest, str]:
-    totals: dict[str, Any] = sum_counts(records)
+    totals: dict[str, Any] = sum_counts(records, rows=len(samples))
     totals["rejects"] = reject_reasons(records)
     totals["datasets"] = sum_datasets(records)
     manifest = Manifest(
         stage=STAGE,
-        fingerprint=fingerprint,
         config=config.to_json(),
         splits=splits,
         totals=totals,

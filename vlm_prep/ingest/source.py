@@ -171,6 +171,11 @@ def open_samples(
     folder = Path(path)
     if folder.is_dir():
         if (folder / MANIFEST).exists() or (folder / WORK).is_dir():
+            if any((datasets, format, columns, tags, media_dir, sample_ratio)):
+                raise InputError(
+                    f"{path} is ingested already: options that say how to read a source have no meaning for it",
+                    "give them to `vlm-prep ingest`",
+                )
             return IngestedSamples(folder, limit)
         raise InputError(
             f"{path} is a folder and not the output of `vlm-prep ingest`",

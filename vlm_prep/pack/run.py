@@ -69,10 +69,9 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
         "vlm_prep": vlm_prep.__version__,
         "source": store.manifest.fingerprint,
         # by content too: media may have changed between two runs of the same fingerprint
-        "shards": [info.xxh3 for _, info in store.manifest.shards()],
+        "shards": digest_json([info.xxh3 for _, info in store.manifest.shards()]),
         "config": config.to_json(),
     }
-    fingerprint = digest_json(identity)
     job = PackJob(source, plan, rule, write_plan=config.layout == "index")
 
     def ready() -> PackJob:
@@ -80,14 +79,14 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
         return job
 
     def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(store, plan, config, options.out, fingerprint, records, splits, rule)
+        return lambda splits: _describe(store, plan, config, options.out, records, splits, rule)
 
     def write_plan(records: Sequence[Record], shards: Path) -> None:
         write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
 
     manifest = run_stage(
         STAGE,
-        fingerprint,
+        identity,
         pack_tasks(plan, config),
         options,
         prepare=ready,
@@ -117,7 +116,6 @@ def _describe(
     plan: Plan,
     config: PackConfig,
     out: Path,
-    fingerprint: str,
     records: Sequence[Record],
     splits: dict[str, list[ShardInfo]],
     rule: Mrope | None,
@@ -130,7 +128,6 @@ def _describe(
     runtime = {**source.processor, "mrope": vars(rule) if rule is not None else None}
     manifest = Manifest(
         stage=STAGE,
-        fingerprint=fingerprint,
         config=config.to_json(),
         splits=splits,
         totals=totals,

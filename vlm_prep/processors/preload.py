@@ -1,8 +1,13 @@
 """Imported once by the forkserver, so that every worker starts with the heavy libraries in memory."""
 
+from vlm_prep.core.errors import ProcessorError
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
-ensure_torchvision()
+try:
+    ensure_torchvision()
+except ProcessorError as error:
+    # the one kind of error that the forkserver passes over; the main process tells the user
+    raise ImportError(error.message) from error
 
 import torch
 import transformers

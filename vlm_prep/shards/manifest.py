@@ -27,8 +27,6 @@ class Manifest:
 
     stage: str
     """"ingest", "tokenize" or "pack"."""
-    fingerprint: str
-    """Identity of inputs, settings and versions; see core.fingerprint."""
     config: dict[str, Any]
     """The settings that shaped the output."""
     splits: dict[str, list[ShardInfo]]
@@ -39,6 +37,10 @@ class Manifest:
     """Identity of the processor and what the runtime needs of it (image processor settings, token ids)."""
     proof: dict[str, Any] = field(default_factory=dict)
     """The comparison with the real processor."""
+    fingerprint: str = ""
+    """Digest of the identity."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """All that the fingerprint is the digest of, so that another run can say what differs."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Facts of one stage: sources of a tokenize, the plan of a pack."""
     schema_version: int = SCHEMA_VERSION
@@ -53,6 +55,7 @@ class Manifest:
             "totals": self.totals,
             "processor": self.processor,
             "proof": self.proof,
+            "identity": self.identity,
             "extra": self.extra,
             "splits": {name: [shard.to_json() for shard in shards] for name, shards in self.splits.items()},
         }

@@ -68,7 +68,7 @@ def tokenize(
         RejectRateError: the store is complete, with too many rejects.
     """
     start_forkserver(TokenizeJob(samples, processor, config), options.workers)
-    job, fingerprint = prepare(samples, processor, config, options)
+    job, identity = prepare(samples, processor, config, options)
     runtime = job.encoder.adapter.runtime()
 
     def ready() -> TokenizeJob:
@@ -81,11 +81,11 @@ def tokenize(
         checked.append(_top_up(job, records, shards))
 
     def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(samples, config, fingerprint, runtime, records, splits, checked)
+        return lambda splits: _describe(samples, config, runtime, records, splits, checked)
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     manifest = run_stage(
-        STAGE, fingerprint, tasks, options, prepare=ready, describe=describe, check=top_up
+        STAGE, identity, tasks, options, prepare=ready, describe=describe, check=top_up
     )
     _say_about_overlong_video(manifest, job, options)
     if unreadable := manifest.proof["unreadable"]:
@@ -99,8 +99,8 @@ def tokenize(
 
 def prepare(
     samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
-) -> tuple[TokenizeJob, str]:
-    """Load the processor and return the job, ready in this process, and the run's fingerprint."""
+) -> tuple[TokenizeJob, dict[str, Any]]:
+    """Load the processor and return the job, ready in this process, and the run's identity."""
     if not len(samples):
         raise InputError("the source has no rows")
     job = TokenizeJob(samples, processor, config)
@@ -117,7 +117,7 @@ def prepare(
         "config": config.to_json(),
         "processor": loaded.identity,
     }
-    return job, digest_json(identity)
+    return job, identity
 
 
 def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: RunOptions) -> None:
@@ -174,13 +174,12 @@ def _top_up(job: TokenizeJob, records: Sequence[Record], shards: Path) -> Counte
 def _describe(
     samples: Samples,
     config: TokenizeConfig,
-    fingerprint: str,
     runtime: dict[str, Any],
     records: Sequence[Record],
     splits: dict[str, list[ShardInfo]],
     added: Sequence[Counter[str]],
 ) -> tuple[Manifest, str]:
-    totals: dict[str, Any] = sum_counts(records)
+    totals: dict[str, Any] = sum_counts(records, rows=len(samples))
     totals["rejects"] = reject_reasons(records)
     totals["datasets"] = sum_datasets(records)
     kinds: Counter[str] = Counter()
@@ -190,7 +189,6 @@ def _describe(
     checked = [*(record.facts["checked"] for record in records), *added]
     manifest = Manifest(
         stage=STAGE,
-        fingerprint=fingerprint,
         config=config.to_json(),
         splits=splits,
         totals=totals,
@@ -207,7 +205,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
     Returns:
         What the run would be: rows, datasets, processor, template facts, and the numbers of the first rows.
     """
-    job, fingerprint = prepare(samples, processor, config, options)
+    job, identity = prepare(samples, processor, config, options)
     startup_check(job)
     count = min(4 * STARTUP_ROWS, len(samples))
     results = list(job.results(0, count))
@@ -217,7 +215,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
     return {
         "rows": len(samples),
         "datasets": samples.describe(),
-        "fingerprint": fingerprint,
+        "fingerprint": digest_json(identity),
         "processor": job.encoder.adapter.loaded.identity,
         "family": job.encoder.adapter.family,
         "level": job.encoder.adapter.level,
