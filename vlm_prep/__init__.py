@@ -4,16 +4,17 @@ The flow, one noun a step, one folder a step:
 
     source rows ──ingest──▶ Sample ──tokenize──▶ Encoded ──pack──▶ Pack ──stream──▶ batch
 
-    core/        the nouns, errors and reject codes, fingerprint; imported by all
-    ingest/      meta JSON, ShareGPT, messages, alpaca → Sample
-    media/       headers and pixels of pictures and videos, by path or LMDB key
-    processors/  one module per model family over a Hugging Face processor
-    tokenize/    render, encode, expand placeholders, label, cut to length → Encoded
-    pack/        best-fit-decreasing bins, per-rank packs, mRoPE positions → Pack
+    core/        the nouns, errors and reject codes, settings, fingerprint; imported by all
+    builtin/     a small real processor and data set, for the demo and the tests
     shards/      Arrow schema, writer, reader, manifest
     engine/      deterministic tasks, worker processes, commits
-    stream/      the runtime: dataset, order, collaters, pixels
-    report/      stats
+    media/       headers and pixels of pictures and videos, by path or LMDB key
+    ingest/      meta JSON, ShareGPT, messages, alpaca → Sample
+    processors/  one module per model family over a Hugging Face processor
+    tokenize/    render, encode, expand placeholders, label, cut to length, prove → Encoded
+    pack/        best-fit-decreasing bins, per-rank packs, mRoPE positions → Pack
+    stream/      the runtime: dataset, order, collaters
+    report/      stats, labels
     cli/         the `vlm-prep` command
 
 Start reading at `tokenize/run.py` (the main job) or at `stream/dataset.py` (what training imports).
