@@ -34,7 +34,6 @@ def command(
     """Read raw chats of any supported format into one store of samples, with media headers probed."""
     from vlm_prep.ingest.run import ingest
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.report import stats
 
     samples = open_samples(
         source,
@@ -51,9 +50,5 @@ def command(
         return
     out = options.out_for(source, out, ".ingested")
     config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
-    ingest(samples, config, options.run_options(out, workers, fresh, max_reject_rate, quiet))
-    found = stats.collect(out)
-    if as_json:
-        options.show_json(found)
-    else:
-        typer.echo(stats.render(found))
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet)
+    options.run_and_show(lambda: ingest(samples, config, run), out, as_json)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from vlm_prep.core.errors import InputError, OutputError
+from vlm_prep.core.errors import InputError, OutputError, RejectRateError
 from vlm_prep.engine.stage import RunOptions
 
 DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -124,3 +125,24 @@ def _silent(line: str) -> None:
 def show_json(value: Any) -> None:
     """Print a value as JSON."""
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def run_and_show(run: Callable[[], object], out: Path, as_json: bool) -> None:
+    """Run a stage and show the statistics of its output, also when it is complete with too many rejects."""
+    try:
+        run()
+    except RejectRateError:
+        show_store(out, as_json)
+        raise
+    show_store(out, as_json)
+
+
+def show_store(folder: Path, as_json: bool) -> None:
+    """Print a store's statistics."""
+    from vlm_prep.report import stats
+
+    found = stats.collect(folder)
+    if as_json:
+        show_json(found)
+    else:
+        typer.echo(stats.render(found))

@@ -33,7 +33,6 @@ def command(
     """Pack documents into sequences of exact length, per rank, with positions."""
     from vlm_prep.pack.run import dry_run as preview
     from vlm_prep.pack.run import pack
-    from vlm_prep.report import stats
 
     options.check_positive(tokens_per_second, "--tokens-per-second")
     config = PackConfig(
@@ -43,9 +42,5 @@ def command(
         options.show_json(preview(source, config))
         return
     out = options.out_for(source, out, ".packed")
-    pack(source, config, options.run_options(out, workers, fresh, max_reject_rate, quiet))
-    found = stats.collect(out)
-    if as_json:
-        options.show_json(found)
-    else:
-        typer.echo(stats.render(found))
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet)
+    options.run_and_show(lambda: pack(source, config, run), out, as_json)

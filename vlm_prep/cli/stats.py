@@ -15,10 +15,4 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Show rows, tokens, lengths, rejects, fill and the proof of a finished store."""
-    from vlm_prep.report import stats
-
-    found = stats.collect(store)
-    if as_json:
-        options.show_json(found)
-    else:
-        typer.echo(stats.render(found))
+    options.show_store(store, as_json)

@@ -57,7 +57,6 @@ def command(
 ) -> None:
     """Tokenize and label multimodal chats into shards, and prove it against the real processor."""
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.report import stats
     from vlm_prep.tokenize.run import dry_run as preview
     from vlm_prep.tokenize.run import tokenize
 
@@ -95,9 +94,4 @@ def command(
     if dry_run:
         options.show_json(preview(samples, processor, config, run))
         return
-    tokenize(samples, processor, config, run)
-    found = stats.collect(out)
-    if as_json:
-        options.show_json(found)
-    else:
-        typer.echo(stats.render(found))
+    options.run_and_show(lambda: tokenize(samples, processor, config, run), out, as_json)
