@@ -191,7 +191,7 @@ def test_too_many_rejects_end_with_status_3_and_a_complete_store(
     result = command("ingest", source, "--out", tmp_path / "out", "--max-reject-rate", "0.1", "--workers", 1)
     assert result.returncode == 3
     assert "rows were rejected" in result.stderr
-    assert "rejects.parquet" in result.stderr
+    assert f"vlm-prep rejects {tmp_path / 'out'}" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(Store(tmp_path / "out", verify=True)) == read_manifest(tmp_path / "out").totals["rows_written"]
 

@@ -74,22 +74,22 @@ def test_a_plain_chat_keeps_its_turns_and_where_it_came_from() -> None:
     ("content", "parts"),
     [
         ("<image>Who?", [IMAGE, *texts("Who?")]),
-        ("<image>\nWho?\n", [IMAGE, *texts("Who?")]),
-        ("A <image> b", [*texts("A"), IMAGE, *texts("b")]),
+        ("<image>\nWho?\n", [IMAGE, *texts("\nWho?\n")]),
+        ("A <image> b", [*texts("A "), IMAGE, *texts(" b")]),
         ("<IMAGE>", [IMAGE]),
-        (" \n <image> ", [IMAGE]),
+        (" \n <image> ", [*texts(" \n "), IMAGE, *texts(" ")]),
     ],
 )
-def test_placeholders_split_user_text_and_the_pieces_are_stripped(content: str, parts: Any) -> None:
+def test_placeholders_split_user_text_and_the_pieces_are_verbatim(content: str, parts: Any) -> None:
     assert convert(asked(content, images=["a.jpg"])).messages[0]["content"] == parts
 
 
-def test_user_text_without_placeholders_is_stripped_too() -> None:
-    assert convert(asked("  hi\n")).messages[0]["content"] == texts("hi")
+def test_user_text_without_placeholders_is_verbatim_too() -> None:
+    assert convert(asked("  hi\n")).messages[0]["content"] == texts("  hi\n")
 
 
-def test_user_text_of_blanks_is_one_empty_text() -> None:
-    assert convert(asked(" \n")).messages[0]["content"] == texts("")
+def test_empty_user_text_is_one_empty_text() -> None:
+    assert convert(asked("")).messages[0]["content"] == texts("")
 
 
 def test_a_tag_with_blanks_inside_is_text() -> None:
@@ -106,7 +106,7 @@ def test_system_and_assistant_text_is_verbatim() -> None:
 @pytest.mark.parametrize("role", ["system", "tool"])
 def test_placeholders_in_system_and_tool_turns_are_media(role: str) -> None:
     row = chat({"role": role, "content": "see <image>"}, USER, ANSWER, images=["a.jpg"])
-    assert convert(row).messages[0]["content"] == [*texts("see"), IMAGE]
+    assert convert(row).messages[0]["content"] == [*texts("see "), IMAGE]
 
 
 def test_media_is_in_the_order_of_its_parts_over_both_kinds() -> None:
@@ -493,8 +493,9 @@ def test_the_unknown_part_type_is_named() -> None:
 def test_a_plain_string_is_verbatim_unless_the_row_has_a_media_column() -> None:
     assert convert(asked(" <image> "), "messages").messages[0]["content"] == texts(" <image> ")
     assert convert(asked(" <image> a", images=["a"]), "messages").messages[0]["content"] == [
+        *texts(" "),
         IMAGE,
-        *texts("a"),
+        *texts(" a"),
     ]
 
 
@@ -527,7 +528,7 @@ def test_alpaca_history_and_system_come_first() -> None:
 def test_alpaca_reads_placeholders_and_named_columns() -> None:
     row = {"q": "<image> what?", "a": "x", "images": ["a.jpg"]}
     sample = convert(row, "alpaca", columns={"instruction": "q", "output": "a"})
-    assert sample.messages[0]["content"] == [IMAGE, *texts("what?")] and uris(sample) == ["/m/a.jpg"]
+    assert sample.messages[0]["content"] == [IMAGE, *texts(" what?")] and uris(sample) == ["/m/a.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -176,10 +176,25 @@ def test_a_pack_longer_than_max_length_raises() -> None:
         PackedCollate(9, max_length=4)(PACKS)
 
 
-@pytest.mark.parametrize("collate", [PadCollate(9), PackedCollate(9, mask="varlen")])
-def test_collaters_travel_to_spawned_workers(collate: Any) -> None:
-    batch = pickle.loads(pickle.dumps(collate))(PACKS)
-    assert torch.equal(batch["input_ids"], collate(PACKS)["input_ids"])
+SAMPLES = [{name: value for name, value in pack.items() if name != "seq_lens"} for pack in PACKS]
+
+
+@pytest.mark.parametrize(("collate", "items"), [(PadCollate(9), SAMPLES), (PackedCollate(9, mask="varlen"), PACKS)])
+def test_collaters_travel_to_spawned_workers(collate: Any, items: Any) -> None:
+    batch = pickle.loads(pickle.dumps(collate))(items)
+    assert torch.equal(batch["input_ids"], collate(items)["input_ids"])
+
+
+def test_packs_and_samples_are_not_mixed_up() -> None:
+    with pytest.raises(ValueError, match="use PackedCollate"):
+        PadCollate(9)(PACKS)
+    with pytest.raises(ValueError, match="use PadCollate"):
+        PackedCollate(9)(SAMPLES)
+
+
+def test_an_unknown_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match="sdpa, document_ids, varlen"):
+        PackedCollate(9, mask="flash")  # type: ignore[arg-type]
 
 
 def test_for_store_takes_the_token_ids_of_the_processor(stores: Any) -> None:

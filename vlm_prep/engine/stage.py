@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_prep.core.errors import OutputError, RejectRateError, VlmPrepError
+from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.local import run_tasks
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.tasks import Job, Record, Task
 from vlm_prep.engine.workspace import Describe, Workspace
-from vlm_prep.shards.layout import REJECTS_FILE
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
@@ -139,6 +138,11 @@ def reject_reasons(records: Iterable[Record]) -> dict[str, int]:
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
+def _about_files(totals: dict[str, Any]) -> str:
+    missing = totals["rejects"].get(RejectReason.MISSING_FILE.value)
+    return ". Relative paths start at media_dir of the meta JSON, or at --media-dir" if missing else ""
+
+
 def check_reject_rate(totals: dict[str, Any], options: RunOptions) -> None:
     """Raise when too many rows were rejected.
 
@@ -150,6 +154,6 @@ def check_reject_rate(totals: dict[str, Any], options: RunOptions) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in totals["rejects"].items())
         raise RejectRateError(
             f"{rejected} of {rows} rows were rejected ({rejected / rows:.1%}): {reasons}",
-            f"{options.out} is complete without them; see {options.out / REJECTS_FILE}. "
-            f"--max-reject-rate {options.max_reject_rate:g} says how many are too many",
+            f"{options.out} is complete without them; `vlm-prep rejects {options.out}` lists them. "
+            f"--max-reject-rate {options.max_reject_rate:g} says how many are too many{_about_files(totals)}",
         )

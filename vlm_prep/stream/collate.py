@@ -9,7 +9,7 @@ dtype is given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -129,6 +129,8 @@ class PadCollate(_Collate):
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Collate items of a tokenized store."""
+        if "seq_lens" in items[0]:
+            raise ValueError("these items are packs, whose documents must not see each other: use PackedCollate")
         length = self._length(items)
         batch = self._tokens(items, length)
         mask = torch.zeros((len(items), length), dtype=torch.int64)
@@ -164,6 +166,8 @@ class PackedCollate(_Collate):
 
     def __init__(self, pad_token_id: int = 0, *, mask: Mask = "sdpa", shift: bool = False, **options: Any) -> None:
         super().__init__(pad_token_id, **options)
+        if mask not in get_args(Mask):
+            raise ValueError(f"mask {mask!r}: it is one of {', '.join(get_args(Mask))}")
         self.mask, self.shift = mask, shift
 
     @classmethod
@@ -173,6 +177,8 @@ class PackedCollate(_Collate):
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Collate packs."""
+        if "seq_lens" not in items[0]:
+            raise ValueError("these items are samples, not packs: use PadCollate, or pack the store first")
         length = self._length(items)
         batch = self._tokens(items, length)
         lengths = [item["seq_lens"] for item in items]

@@ -73,11 +73,11 @@ def has_tags(text: str) -> bool:
 
 
 def split_tags(text: str, queue: MediaQueue) -> list[Part]:
-    """Return a text as parts: its tags as media, what is between them stripped, empty pieces left out."""
-    parts = [_piece(piece, queue) for piece in _TAG.split(text) if piece.strip()]
+    """Return a text as parts: its tags as media, what is between them verbatim, empty pieces left out."""
+    parts = [_piece(piece, queue) for piece in _TAG.split(text) if piece]
     return parts or [{"type": "text", "text": ""}]
 
 
 def _piece(piece: str, queue: MediaQueue) -> Part:
     kind = _KINDS.get(piece.lower())
-    return queue.place_next(kind) if kind else {"type": "text", "text": piece.strip()}
+    return queue.place_next(kind) if kind else {"type": "text", "text": piece}

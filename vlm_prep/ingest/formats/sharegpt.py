@@ -1,8 +1,8 @@
 """ShareGPT rows: turns of plain text, media in columns of their own, tags in the text where they stand.
 
-The rules are NeMo Automodel's, so a corpus reads the same in both: user text is stripped, around tags too,
-and system and assistant text is verbatim. Where that reader loses data in silence (unknown roles, surplus
-media, tool turns), this one keeps it or rejects the row. Tags in system and tool turns are media as well; in
+The rules are NeMo Automodel's where it loses nothing. Where that reader does in silence (blanks and line ends around
+tags and at the ends of user text, unknown roles, surplus media, tool turns), this one keeps it or rejects the row: text
+is verbatim, so an indented question stays indented. Tags in system and tool turns are media as well; in
 an assistant turn they stay text, since an answer may well be about the tag itself.
 """
 
