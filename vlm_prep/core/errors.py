@@ -101,6 +101,7 @@ class RejectReason(StrEnum):
     IMAGE_TOO_LARGE = "image_too_large"
     ASPECT_RATIO = "aspect_ratio"
     UNREADABLE_VIDEO = "unreadable_video"
+    UNREADABLE_AUDIO = "unreadable_audio"
     BAD_FRAME_INDICES = "bad_frame_indices"
     MISSING_FPS = "missing_fps"
     MEDIA_CHANGED = "media_changed"

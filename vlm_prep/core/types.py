@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject
 
-MediaKind = Literal["image", "video"]
+MediaKind = Literal["image", "video", "audio"]
 Message = dict[str, Any]
 """One turn in Hugging Face's form: role, content (a list of typed parts), and tool_calls, reasoning_content,
 train where the source had them. Media parts are bare (`{"type": "image"}`): the n-th one is `Sample.media[n]`."""
@@ -25,21 +25,25 @@ train where the source had them. Media parts are bare (`{"type": "image"}`): the
 class MediaHeader:
     """What the head of a media file says; enough to know how many tokens the media becomes."""
 
-    height: int
-    """Pixels, after EXIF orientation."""
-    width: int
-    """Pixels, after EXIF orientation."""
+    height: int = 0
+    """Pixels, after EXIF orientation; 0 for audio."""
+    width: int = 0
+    """Pixels, after EXIF orientation; 0 for audio."""
     total_frames: int | None = None
     """Frames in a video file or in a frame list; None for a picture."""
     fps: float | None = None
     """Frames per second of a video file."""
+    samples: int | None = None
+    """Samples of each channel of an audio file, at its own rate."""
+    sampling_rate: int | None = None
+    """Samples per second of an audio file."""
     digests: tuple[str, ...] = ()
     """One content digest for each uri, see `media.files.digest_ends`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Media:
-    """A reference to a picture or a video, in the order of its placeholder in the conversation."""
+    """A reference to a picture, a video or an audio file, in the order of its placeholder in the conversation."""
 
     kind: MediaKind
     uris: tuple[str, ...]
@@ -113,6 +117,8 @@ class MediaItem:
     """The frames taken from a video, frozen; for a frame list 0..n-1."""
     fps: float | None = None
     total_frames: int | None = None
+    samples: int | None = None
+    sampling_rate: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

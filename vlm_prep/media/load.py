@@ -15,6 +15,7 @@ from PIL import Image
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import MediaItem
+from vlm_prep.media.audio import Waveform, read_waveform
 from vlm_prep.media.files import digest_ends, digest_matches, read_bytes, read_ends, split_uri
 from vlm_prep.media.image import load_rgb
 from vlm_prep.media.video import read_frames
@@ -37,14 +38,21 @@ def media_struct(item: MediaItem) -> dict[str, Any]:
         "frame_indices": list(item.frame_indices) if item.frame_indices is not None else None,
         "fps": item.fps,
         "total_frames": item.total_frames,
+        "samples": item.samples,
+        "sampling_rate": item.sampling_rate,
     }
 
 
-def load_media(struct: Mapping[str, Any]) -> Image.Image | Frames:
+def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.Image | Frames | Waveform:
     """Decode one media.
 
+    Args:
+        struct: an element of the `media` column.
+        rate: samples per second of the waveform, needed for audio.
+
     Returns:
-        An RGB picture, or uint8 frames (n, height, width, 3) for a video: those of `frame_indices`.
+        An RGB picture; uint8 frames (n, height, width, 3) for a video: those of `frame_indices`; float32 (samples,)
+        for audio.
 
     Raises:
         Reject: the file is gone, was changed since preparation, or does not decode.
@@ -52,6 +60,10 @@ def load_media(struct: Mapping[str, Any]) -> Image.Image | Frames:
     files = struct["files"]
     if struct["kind"] == "image":
         return load_rgb(_file_bytes(files[0]), files[0]["uri"])
+    if struct["kind"] == "audio":
+        if rate is None:
+            raise ValueError("audio needs the rate of the model")
+        return read_waveform(_file_bytes(files[0]), rate, files[0]["uri"])
     if struct["frame_list"]:
         pictures = [np.asarray(load_rgb(_file_bytes(file), file["uri"])) for file in files]
         return np.stack([pictures[index] for index in struct["frame_indices"]])

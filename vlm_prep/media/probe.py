@@ -11,6 +11,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.types import Media, MediaHeader
 from vlm_prep.media.files import digest_ends, ends_of, read_bytes, read_ends, split_uri
+from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image
 from vlm_prep.media.video import probe_video
 
@@ -31,6 +32,8 @@ def probe(
     Raises:
         Reject: the file is missing, empty, damaged, too large or not of its kind.
     """
+    if media.kind == "audio":
+        return _probe_audio_file(media, keep_bytes)
     if media.kind == "video" and not media.frame_list:
         return _probe_video_file(media, keep_bytes)
     pictures = [_probe_picture(uri, keep_bytes, decode, max_pixels) for uri in media.uris]
@@ -65,6 +68,14 @@ def _probe_picture(
         return size, digest_bytes(data) if keep_bytes else digest_ends(ends), data if keep_bytes else None
     ends = read_ends(uri)
     return probe_image(uri, ends, max_pixels=max_pixels), digest_ends(ends), None
+
+
+def _probe_audio_file(media: Media, keep_bytes: bool) -> Probed:
+    (uri,) = media.uris
+    data = read_bytes(uri)
+    digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
+    header = replace(probe_audio(data, uri), digests=(digest,))
+    return replace(media, header=header), (data,) if keep_bytes else None
 
 
 def _probe_video_file(media: Media, keep_bytes: bool) -> Probed:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 GRID = pa.list_(pa.list_(pa.int32(), 3))
 """(n_media, 3) int32: frames, rows, columns of patches."""
@@ -32,6 +32,8 @@ MEDIA = pa.list_(
             ("frame_indices", pa.list_(pa.int32())),
             ("fps", pa.float64()),
             ("total_frames", pa.int32()),
+            ("samples", pa.int64()),
+            ("sampling_rate", pa.int32()),
         ]
     )
 )
