@@ -373,13 +373,13 @@ def test_our_frames_are_those_that_the_processor_samples(
     for key, value in {**settings, "do_sample_frames": True, "num_frames": None}.items():
         monkeypatch.setattr(video, key, value)
     media, _ = probe(Media(kind="video", uris=(str(path),)))
-    ours = adapter_for(processor).expand(media, lambda text: np.zeros(0, np.int32))
+    ours = adapter_for(processor).expand([media])[0]
     frames, metadata = clip(path)
     # sampling and grids do not look at pixels
     small = np.zeros((len(frames), *frames.shape[1:]), np.uint8)
     real = video(videos=[small], video_metadata=[metadata], return_metadata=True, return_tensors="pt")
     assert list(ours.frame_indices or ()) == [int(index) for index in real["video_metadata"][0].frames_indices]
-    assert list(ours.geometry["video_grid_thw"]) == real["video_grid_thw"][0].tolist()
+    assert list(ours.geometry["video_grid_thw"][0]) == real["video_grid_thw"][0].tolist()
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
@@ -395,7 +395,7 @@ def test_a_clip_of_one_frame_is_a_reject_where_the_processor_fails(
     header = MediaHeader(height=64, width=64, total_frames=1, fps=25.0, digests=("",))
     media = Media(kind="video", uris=("one.mp4",), header=header)
     with pytest.raises(Reject) as caught:
-        adapter_for(processor).expand(media, lambda text: np.zeros(0, np.int32))
+        adapter_for(processor).expand([media])[0]
     assert caught.value.reason.value == "processor_error"
 
 

@@ -37,6 +37,7 @@ def _facts(encoder: Any) -> dict[str, Any]:
     adapter = encoder.adapter
     facts = encoder.template.facts
     video = getattr(adapter.hf, "video_processor", None)
+    stored = [tensor.name for tensor in adapter.geometry]
     sampling = "every frame is kept (give --fps)"
     if video is not None and video.do_sample_frames:
         sampling = f"fps {video.fps}, {getattr(video, 'min_frames', '-')} to {getattr(video, 'max_frames', '-')} frames"
@@ -45,7 +46,7 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "family": adapter.family,
         "level": adapter.level,
         "media": list(adapter.kinds),
-        "stored per sample": ["input_ids", "labels", *adapter.geometry, "media", "conversation"],
+        "stored per sample": ["input_ids", "labels", *stored, "media", "conversation"],
         "positions": "mRoPE" if adapter.mrope() else "plain",
         "text by": encoder.text.implementation,
         "assistant header": facts.header,

@@ -30,7 +30,7 @@ def command(
     samples = open_samples(source, datasets=dataset, limit=limit)
     job = TokenizeJob(samples, processor, TokenizeConfig(train_on=train_on, fps=fps, media="reference"))
     job.setup()
-    tokenizer, media = job.encoder.adapter.hf.tokenizer, set(job.encoder.adapter.placeholder_ids)
+    tokenizer, media = job.encoder.adapter.hf.tokenizer, set(job.encoder.adapter.run_ids)
     for result in job.results(0, len(samples)):
         if isinstance(result, Rejected):
             typer.echo(f"{result.sample_id}: rejected, {result.reason}: {result.message}\n")

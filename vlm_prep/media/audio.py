@@ -39,10 +39,10 @@ def probe_audio(data: bytes, uri: str) -> MediaHeader:
             frames = decoded
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         raise _unreadable(uri, str(error)) from error
-    if data[:4] == b"RIFF" and (stated := 8 + int.from_bytes(data[4:8], "little")) > len(data) + 1:
-        # 0xFFFFFFFF and 0: streamed recordings that never knew their length
-        if stated - 8 != 0xFFFFFFFF:
-            raise _unreadable(uri, f"cut short, {len(data)} of the {stated} bytes its header states")
+    stated = int.from_bytes(data[4:8], "little") if data[:4] == b"RIFF" else 0
+    # 0xFFFFFFFF: a streamed recording that never knew its length
+    if 8 + stated > len(data) + 1 and stated != 0xFFFFFFFF:
+        raise _unreadable(uri, f"cut short, {len(data)} of the {8 + stated} bytes its header states")
     if frames <= 0 or rate <= 0:
         raise _unreadable(uri, f"{frames} samples at {rate} Hz")
     return MediaHeader(samples=frames, sampling_rate=rate)

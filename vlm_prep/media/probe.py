@@ -10,8 +10,8 @@ from dataclasses import replace
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.types import Media, MediaHeader
-from vlm_prep.media.files import digest_ends, ends_of, read_bytes, read_ends, split_uri
 from vlm_prep.media.audio import probe_audio
+from vlm_prep.media.files import digest_ends, ends_of, read_bytes, read_ends, split_uri
 from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image
 from vlm_prep.media.video import probe_video
 

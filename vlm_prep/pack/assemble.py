@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from vlm_prep.pack.positions import Mrope, mrope_positions, plain_positions
 
-GEOMETRY = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 Document = Mapping[str, Any]
 
 
@@ -36,13 +35,16 @@ def document_positions(document: Document, rule: Mrope | None) -> NDArray[np.int
     )
 
 
-def assemble_pack(documents: Sequence[Document], pack_id: int, rule: Mrope | None) -> dict[str, Any]:
+def assemble_pack(
+    documents: Sequence[Document], pack_id: int, rule: Mrope | None, tensors: Sequence[str]
+) -> dict[str, Any]:
     """Return the columns of `shards.schema.packed_schema` for one pack.
 
     Args:
         documents: rows of a tokenized store, in the order they are laid out.
         pack_id: number of the pack in the plan.
         rule: how mRoPE positions are computed, or None.
+        tensors: names of the stored tensors.
     """
     pack: dict[str, Any] = {
         "pack_id": pack_id,
@@ -52,8 +54,8 @@ def assemble_pack(documents: Sequence[Document], pack_id: int, rule: Mrope | Non
         "position_ids": np.concatenate([document_positions(document, rule) for document in documents], axis=-1),
         "seq_lens": np.asarray([len(document["input_ids"]) for document in documents], np.int32),
         "media": [item for document in documents for item in document["media"]],
+        "media_counts": np.asarray([len(document["media"]) for document in documents], np.int32),
     }
-    for name in GEOMETRY:
-        if name in documents[0]:
-            pack[name] = np.concatenate([document[name] for document in documents])
+    for name in tensors:
+        pack[name] = np.concatenate([document[name] for document in documents])
     return pack

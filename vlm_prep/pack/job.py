@@ -11,7 +11,7 @@ import numpy as np
 from vlm_prep.core.errors import RejectReason, StoreError
 from vlm_prep.core.types import Rejected
 from vlm_prep.engine.tasks import Progress, Record, Task
-from vlm_prep.pack.assemble import GEOMETRY, assemble_pack
+from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.plan import Plan
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.reader import Store
@@ -56,7 +56,7 @@ class PackJob:
         """See `engine.tasks.Job`."""
         if task.split == PLAN_SPLIT:
             return self._plan_record(task, shards)
-        schema = packed_schema(self._geometry(), positions="mrope" if self.rule else "plain")
+        schema = packed_schema(self._tensors, positions="mrope" if self.rule else "plain")
         rank = int(task.split.removeprefix("rank_"))
         numbers = self.plan.packs_of(rank)[task.start : task.stop]
         documents = tokens = 0
@@ -81,14 +81,15 @@ class PackJob:
         }
         return Record(task=task.index, split=task.split, shards=tuple(infos), counts=counts)
 
-    def _geometry(self) -> tuple[str, ...]:
-        names = self._store.shards[0].schema.names
-        return tuple(name for name in GEOMETRY if name in names)
+    @property
+    def _tensors(self) -> list[dict[str, Any]]:
+        tensors: list[dict[str, Any]] = self._store.manifest.processor["tensors"]
+        return tensors
 
     def _assemble(self, number: int) -> dict[str, Any]:
         documents = [self._store.row(int(row)) for row in self.plan.pack(number)]
         try:
-            return assemble_pack(documents, number, self.rule)
+            return assemble_pack(documents, number, self.rule, [tensor["name"] for tensor in self._tensors])
         except ValueError as error:
             names = ", ".join(document["sample_id"] for document in documents)
             raise StoreError(f"{self.source}: positions of {names}: {error}", "tokenize again") from error

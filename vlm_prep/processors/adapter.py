@@ -1,86 +1,232 @@
-"""What tokenizing asks of any model family.
+"""What tokenizing asks of any model family, answered for every processor that is written the way transformers' are.
 
-The seam lies in transformers itself: a processor's text expansion depends on the *dimensions* of media only. So a
-family says, for a media whose header is known, which token ids its placeholder becomes and which geometry tensors
-come with it. Pixels are never touched here.
+The seam lies in transformers itself: a processor gives each media to its image, video or audio processor, and writes
+the text that replaces the media's placeholder from what that part returned (`replace_image_token` and its like). What
+the text depends on is the media's *dimensions*. So an adapter makes that part's answer without pixels:
+
+    formula   a family module computes it (a grid, a number of tiles) from the dimensions
+    by size   the real part is run on a blank media of that size, once per size
+    full      the real part is run on the real media
+
+and the processor's own `replace_*_token` does the rest. All three give the same ids; which one is used is recorded.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from abc import ABC
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.core.types import Media, MediaKind
+from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
+from vlm_prep.core.types import Media, MediaHeader, MediaKind
+from vlm_prep.media.audio import resampled_length
+from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.runs import RunFinder
+from vlm_prep.processors.wiring import ARGUMENTS, Wiring, observe, part_of
 
 Level = Literal["formula", "by size", "full"]
-EncodeText = Callable[[str], NDArray[np.int32]]
+Size = tuple[int, int]
+"""Height and width in pixels."""
+_CACHED = 65536
+_FAULTS = (ValueError, TypeError, ZeroDivisionError, RuntimeError, OverflowError, IndexError)
+"""What processors raise on media that they cannot take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """A tensor that is stored with a row, because positions or a reader without pixels need it."""
+
+    name: str
+    """The processor's name for it."""
+    kind: MediaKind
+    dtype: Literal["int64", "float32", "float64"]
+    """As the processor returns it."""
+    shape: tuple[int, ...] = ()
+    """Of one row; a media has one row, or several where the processor cuts it up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expansion:
     """What one placeholder becomes."""
 
-    ids: NDArray[np.int32]
-    """(n,) the tokens that replace the placeholder."""
-    geometry: dict[str, Any]
-    """One row for each geometry tensor of this media's kind, e.g. {"image_grid_thw": (1, 28, 42)}."""
+    text: str
+    """It is replaced by this, each run of a media token written once."""
+    runs: tuple[int, ...]
+    """How often each media token of `text` stands there."""
+    geometry: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """(rows, *shape) for each stored tensor of this media's kind."""
     frame_indices: tuple[int, ...] | None = None
     """The frames of a video that the processor will be given."""
     fps: float | None = None
     """Frames per second that timestamps are computed with."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Video:
+    """A video as its part will see it."""
+
+    frames: int
+    height: int
+    width: int
+    metadata: Any
+    """transformers' VideoMetadata, for this video alone: processors write into it."""
+
+
 class Adapter(ABC):
-    """A model family over a loaded processor."""
+    """A model family over a loaded processor.
+
+    Raises:
+        ProcessorError: the processor does not work on a tiny media of a kind that it says it takes.
+    """
 
     family: ClassVar[str]
     """The name in tables and manifests."""
-    level: ClassVar[Level]
-    """How token counts are found."""
-    geometry: ClassVar[tuple[str, ...]]
-    """The per-media tensors this family stores, by the processor's names."""
-    kinds: ClassVar[tuple[MediaKind, ...]]
-    """The kinds of media it takes."""
+    levels: ClassVar[Mapping[MediaKind, Level]] = {}
+    """How token counts are found, for each kind; by size where nothing is said."""
+    geometry: tuple[Tensor, ...] = ()
+    """The tensors that are stored."""
+    needs_time: ClassVar[bool] = False
+    """Whether a list of frames must state its frame rate."""
+    look_at_each_other: ClassVar[bool] = False
+    """Whether a picture becomes other tokens when it is not the only one."""
+    interleaved: ClassVar[bool] = False
+    """Whether the processor returns the tensors of pictures and videos in one, in the order of the row."""
 
     def __init__(self, loaded: LoadedProcessor) -> None:
         self.loaded = loaded
         self.hf = loaded.hf
+        self.placeholders = self.find_placeholders()
+        self.kinds = tuple(kind for kind in get_args(MediaKind) if kind in self.placeholders.values())
+        self.run_tokens = self.find_run_tokens()
+        self.run_ids = frozenset(int(self.hf.tokenizer.convert_tokens_to_ids(token)) for token in self.run_tokens)
+        self._finder = RunFinder(self.run_tokens)
+        self._images = lru_cache(maxsize=_CACHED)(self._expand_images)
+        self._audio = lru_cache(maxsize=_CACHED)(self._expand_audio)
+        self._wirings: dict[MediaKind, Wiring] = {}
 
-    @property
-    @abstractmethod
-    def placeholder_ids(self) -> dict[int, MediaKind]:
-        """Token ids that stand for one media each in the rendered text, before expansion."""
+    # what a family may say differently
 
-    @abstractmethod
-    def expand(self, media: Media, encode: EncodeText) -> Expansion:
-        """Return what the placeholder of `media` becomes.
+    def find_placeholders(self) -> dict[str, MediaKind]:
+        """Return the texts that stand for one media each in the rendered conversation."""
+        found: dict[str, MediaKind] = {}
+        for kind in get_args(MediaKind):
+            token = getattr(self.hf, f"{kind}_token", None)
+            if token is not None and part_of(self.hf, kind) is not None:
+                found.setdefault(str(token), kind)
+        return found
+
+    def find_run_tokens(self) -> tuple[str, ...]:
+        """Return the tokens that a replacement repeats."""
+        return tuple(self.placeholders)
+
+    def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
+        """Return what the image processor returns for the pictures of one row, as far as its texts and the stored
+        tensors need it: here by running it on blank pictures."""
+        from PIL import Image
+
+        blank = [Image.new("RGB", (width, height)) for height, width in sizes]
+        return self._run_part("image", [blank])
+
+    def video_inputs(self, video: Video) -> Mapping[str, Any]:
+        """Return what the video processor returns for one video: here by running it on blank frames."""
+        frame = np.zeros((1, video.height, video.width, 3), np.uint8)
+        frames = np.broadcast_to(frame, (video.frames, *frame.shape[1:]))
+        return self._run_part("video", [frames], video_metadata=[video.metadata], do_sample_frames=False)
+
+    def audio_inputs(self, samples: tuple[int, ...]) -> Mapping[str, Any]:
+        """Return what the audio processor returns for the waveforms of one row: here by running it on silence."""
+        return self._run_part("audio", [np.zeros(count, np.float32) for count in samples])
+
+    def check_together(self, kind: MediaKind, media: Sequence[Expansion]) -> None:  # noqa: B027 - most take any
+        """Raise Reject where the processor cannot take these media of one kind in one row."""
+
+    def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
+        """Return the text that replaces a placeholder, by the processor's own method."""
+        write = getattr(self.hf, f"replace_{kind}_token")
+        text: str = write(inputs, **{f"{kind}_idx": index}, **self.wiring(kind).kwargs)
+        return text
+
+    def call_options(self, metadata: Sequence[Any]) -> dict[str, Any]:
+        """Return the arguments of the whole processor's call for videos whose frames are chosen already."""
+        return {"videos_kwargs": {"do_sample_frames": False, "video_metadata": list(metadata)}} if metadata else {}
+
+    def mrope(self) -> dict[str, Any] | None:
+        """Return the fields of `pack.positions.Mrope`, or None for plain positions."""
+        return None
+
+    # what is the same for all
+
+    def expand(self, media: Sequence[Media]) -> tuple[Expansion, ...]:
+        """Return what the placeholders of one row become.
 
         Args:
-            media: with its header.
-            encode: text to ids, for families that write timestamps or row marks.
+            media: all of the row, with their headers, in order.
 
         Raises:
             Reject: the processor cannot take a media of these dimensions.
         """
+        if not media:
+            return ()
+        headers: dict[MediaKind, list[MediaHeader]] = {kind: [] for kind in get_args(MediaKind)}
+        for item in media:
+            headers[item.kind].append(_header(item))
+        samples = tuple(self.audio_samples(head) for head in headers["audio"])
+        videos = (self._expand_video(item) for item in media if item.kind == "video")
+        made: dict[MediaKind, list[Expansion]] = {
+            "image": list(self._all_images(tuple((head.height, head.width) for head in headers["image"]))),
+            "video": list(videos),
+            "audio": list(self._audio(samples)) if samples else [],
+        }
+        for kind, expansions in made.items():
+            self.check_together(kind, expansions)
+        queues = {kind: iter(expansions) for kind, expansions in made.items()}
+        return tuple(next(queues[item.kind]) for item in media)
 
-    @abstractmethod
-    def mrope(self) -> dict[str, Any] | None:
-        """Return the fields of `pack.positions.Mrope`, or None for plain positions."""
+    @property
+    def sampling_rate(self) -> int | None:
+        """Samples per second of the waveforms that the processor takes."""
+        part = part_of(self.hf, "audio")
+        return int(part[1].sampling_rate) if part is not None else None
+
+    def audio_samples(self, header: MediaHeader) -> int:
+        """Return the samples of an audio file at the processor's rate."""
+        return resampled_length(header.samples or 0, header.sampling_rate or 1, self.sampling_rate or 1)
+
+    def wiring(self, kind: MediaKind) -> Wiring:
+        """Return how the processor uses its part for a kind of media."""
+        if kind not in self._wirings:
+            self._wirings[kind] = observe(self.hf, kind, self._tiny_call(kind))
+        return self._wirings[kind]
+
+    @property
+    def level(self) -> str:
+        """The levels in words."""
+        levels = {kind: self.levels.get(kind, "by size") for kind in self.kinds}
+        if len(set(levels.values())) == 1:
+            return next(iter(levels.values()))
+        return ", ".join(f"{kind} {level}" for kind, level in levels.items()) or "text only"
 
     def runtime(self) -> dict[str, Any]:
         """Return what the runtime needs of the processor, for the manifest: settings and token ids, no tokenizer."""
+        wirings = {kind: self.wiring(kind) for kind in self.kinds}
+        stored = {tensor.name for tensor in self.geometry}
+        missing = sorted({name for wiring in wirings.values() for name in wiring.added} - stored)
         return {
             "family": self.family,
             "level": self.level,
             "identity": self.loaded.identity,
-            "image_processor": _settings(getattr(self.hf, "image_processor", None)),
-            "video_processor": _settings(getattr(self.hf, "video_processor", None)),
+            "parts": {kind: wiring.to_json() for kind, wiring in wirings.items()},
+            "interleaved": self.interleaved,
+            "whole": {"name": self.loaded.name, "tensors": missing} if missing else None,
+            "tensors": [asdict(tensor) for tensor in self.geometry],
+            "sampling_rate": self.sampling_rate,
+            "token_types": self._token_types(),
             "pad_token_id": self.hf.tokenizer.pad_token_id,
             "image_token_id": getattr(self.hf, "image_token_id", None),
             "video_token_id": getattr(self.hf, "video_token_id", None),
@@ -88,10 +234,105 @@ class Adapter(ABC):
             "mrope": self.mrope(),
         }
 
+    def _token_types(self) -> dict[str, list[int]]:
+        """The ids that the processor marks as pictures, videos and audio in its token type ids."""
+        found = {kind: getattr(self.hf, f"{kind}_token_ids", None) or [] for kind in self.kinds}
+        return {kind: [int(token) for token in ids if token is not None] for kind, ids in found.items()}
 
-def _settings(part: Any) -> dict[str, Any] | None:
-    if part is None:
+    def _all_images(self, sizes: tuple[Size, ...]) -> Iterator[Expansion]:
+        if self.look_at_each_other:
+            return iter(self._images(sizes) if sizes else ())
+        return (self._images((size,))[0] for size in sizes)
+
+    def _expand_images(self, sizes: tuple[Size, ...]) -> tuple[Expansion, ...]:
+        named = ", ".join(f"{width}x{height}" for height, width in sizes)
+        with _as_reject(f"the processor cannot take pictures of {named}"):
+            inputs = self.image_inputs(sizes)
+            return tuple(self._expansion("image", inputs, index) for index in range(len(sizes)))
+
+    def _expand_audio(self, samples: tuple[int, ...]) -> tuple[Expansion, ...]:
+        with _as_reject(f"the processor cannot take audio of {', '.join(map(str, samples))} samples"):
+            inputs = self.audio_inputs(samples)
+            return tuple(self._expansion("audio", inputs, index) for index in range(len(samples)))
+
+    def _expand_video(self, media: Media) -> Expansion:
+        part, header = self.hf.video_processor, _header(media)
+        indices = choose_frames(part, media, header, self.wiring("video").kwargs)
+        fps = self._fps(media, header)
+        video = Video(
+            frames=len(indices),
+            height=header.height,
+            width=header.width,
+            metadata=video_metadata(header, fps, indices),
+        )
+        with _as_reject(
+            f"{media.uris[0]}: the processor cannot take {video.frames} frames of {video.width}x{video.height}"
+        ):
+            made = self._expansion("video", self.video_inputs(video), 0)
+        return Expansion(text=made.text, runs=made.runs, geometry=made.geometry, frame_indices=indices, fps=fps)
+
+    def _expansion(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> Expansion:
+        run = self._finder.find(self.replacement(kind, inputs, index))
+        geometry = {
+            tensor.name: self.rows_of(tensor, inputs, index) for tensor in self.geometry if tensor.kind == kind
+        }
+        return Expansion(text=run.text, runs=run.runs, geometry=geometry)
+
+    def rows_of(self, tensor: Tensor, inputs: Mapping[str, Any], index: int) -> NDArray[Any]:
+        """Return (rows, *shape) of a stored tensor for media `index` of its kind."""
+        return np.asarray(inputs[tensor.name][index], tensor.dtype).reshape(1, *tensor.shape)
+
+    def _fps(self, media: Media, header: MediaHeader) -> float | None:
+        stated = media.fps if media.frame_list else header.fps
+        if stated is None and self.needs_time:
+            stated = getattr(self.hf.video_processor, "fps", None)
+            if stated is None:
+                raise Reject(
+                    RejectReason.MISSING_FPS,
+                    f"{media.uris[0]}: a list of frames needs its frame rate for {self.family}: "
+                    'write the entry as {"path": [...], "fps": 2} or give --fps',
+                )
+        return stated
+
+    def _run_part(self, kind: MediaKind, media: Any, **more: Any) -> Mapping[str, Any]:
+        found = part_of(self.hf, kind)
+        if found is None:
+            raise ProcessorError(f"{self.loaded.name} takes no {kind}")
+        made: Mapping[str, Any] = found[1](media, **{**self.wiring(kind).kwargs, **more})
+        return made
+
+    def _tiny_call(self, kind: MediaKind) -> dict[str, Any]:
+        """The arguments of a call of the whole processor with one tiny media."""
+        from PIL import Image
+
+        placeholder = next(text for text, each in self.placeholders.items() if each == kind)
+        call: dict[str, Any] = {"text": [placeholder], "return_tensors": "pt"}
+        if kind == "image":
+            return {**call, "images": [[Image.new("RGB", (96, 64))]]}
+        if kind == "audio":
+            rate = self.sampling_rate or 16_000
+            return {**call, "audio": [np.zeros(rate, np.float32)], "sampling_rate": rate}
+        header = MediaHeader(height=64, width=96, total_frames=4, fps=2.0)
+        frames = np.zeros((4, 64, 96, 3), np.uint8)
+        return {**call, ARGUMENTS[kind]: [[frames]], **self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))])}
+
+
+class _as_reject:  # noqa: N801 - reads as a statement
+    """Turn what a processor raises in the block into a reject of the row."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
         return None
-    import orjson
 
-    return {"class": type(part).__name__, "config": orjson.loads(part.to_json_string())}
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _FAULTS):
+            reason = RejectReason.ASPECT_RATIO if "aspect" in str(error) else RejectReason.PROCESSOR_ERROR
+            raise Reject(reason, f"{self._what}: {error}") from error
+
+
+def _header(media: Media) -> MediaHeader:
+    if media.header is None:
+        raise ValueError("expand needs a probed media")
+    return media.header

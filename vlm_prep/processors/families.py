@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.gemma import Gemma3, Gemma4
+from vlm_prep.processors.internvl import InternVL
+from vlm_prep.processors.kimi import KimiK25
+from vlm_prep.processors.llava import LlavaOnevision
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.phi4 import Phi4Multimodal
+from vlm_prep.processors.pixtral import Pixtral
+from vlm_prep.processors.qwen_omni import Qwen2_5Omni, Qwen3Omni
 from vlm_prep.processors.qwen_vl import Qwen2_5VL, Qwen2VL, Qwen3VL
 
 FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
     ("Qwen2_5_VLProcessor", Qwen2_5VL),
     ("Qwen3VLProcessor", Qwen3VL),
     ("Qwen2VLProcessor", Qwen2VL),
+    ("Qwen2_5OmniProcessor", Qwen2_5Omni),
+    ("Qwen3OmniMoeProcessor", Qwen3Omni),
+    ("LlavaOnevisionProcessor", LlavaOnevision),
+    ("InternVLProcessor", InternVL),
+    ("Gemma3Processor", Gemma3),
+    ("Gemma4Processor", Gemma4),
+    ("PixtralProcessor", Pixtral),
+    ("Kimi_K25Processor", KimiK25),
+    ("Phi4MultimodalProcessor", Phi4Multimodal),
 )
 """(transformers class in the processor's ancestry, adapter); the first match counts."""
 

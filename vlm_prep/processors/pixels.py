@@ -1,8 +1,9 @@
-"""The image and video processors alone: a shard's media → the processor's own pixel tensors.
+"""A shard's media → the processor's own tensors: pixels, features, masks, sizes, under the processor's names.
 
-Built from the settings in a manifest, so training needs no tokenizer and no model folder. Each media is one call of
-the transformers image or video processor, whose arithmetic is the only one there is: equality with the full
-processor is a matter of giving it the same pixels (media.load) and the same settings.
+Built from what the manifest says of the processor's parts (`wiring`), so training needs no tokenizer and no model
+folder. The media of one document are given to the transformers image, video or audio processor as the full processor
+would give them, and its arithmetic is the only one there is: equality is a matter of the same media, settings and
+arguments. A processor that makes tensors outside of its parts, or whose parts are not in transformers, is loaded whole.
 """
 
 from __future__ import annotations
@@ -20,74 +21,120 @@ if TYPE_CHECKING:
     import torch
 
 MediaStruct = Mapping[str, Any]
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-_GRIDS = {"image": "image_grid_thw", "video": "video_grid_thw"}
 
 
 class PixelMaker:
-    """Makes pixel tensors from stored media.
+    """Makes the processor's tensors from stored media.
 
     Args:
         runtime: `processor` of a manifest.
 
     Raises:
-        StoreError: this transformers has no such image processor.
+        StoreError: this transformers has no such image, video or audio processor.
     """
 
     def __init__(self, runtime: Mapping[str, Any]) -> None:
-        self._settings = {"image": runtime.get("image_processor"), "video": runtime.get("video_processor")}
+        self._parts: Mapping[str, Mapping[str, Any]] = runtime["parts"]
+        self._interleaved = bool(runtime["interleaved"])
+        self._stored = {tensor["name"] for tensor in runtime["tensors"]}
+        self._rate: int | None = runtime["sampling_rate"]
         self._made: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_settings": self._settings, "_made": {}}
+        return {**vars(self), "_made": {}}
 
-    def processor(self, kind: str) -> Any:
-        """Return the transformers image ("image") or video ("video") processor, made once."""
+    def part(self, kind: str) -> Any:
+        """Return the transformers image, video or audio processor, made once."""
         if kind not in self._made:
-            settings = self._settings[kind]
-            if settings is None:
-                raise StoreError(f"the store has {kind} media and its processor has no {kind} processor")
+            wiring = self._parts.get(kind)
+            if wiring is None:
+                raise StoreError(f"the store has {kind} media and its processor takes none")
             ensure_torchvision()
             import transformers
 
             transformers.logging.set_verbosity_error()
-            cls = getattr(transformers, settings["class"], None)
+            cls = getattr(transformers, wiring["part_class"], None)
             if cls is None:
                 raise StoreError(
-                    f"transformers {transformers.__version__} has no {settings['class']}",
-                    f"install the version the store was made with: {self._settings}",
+                    f"transformers {transformers.__version__} has no {wiring['part_class']}",
+                    "install the version the store was made with, see processor.identity in its manifest.json",
                 )
-            self._made[kind] = cls.from_dict(dict(settings["config"]))
+            self._made[kind] = cls.from_dict(dict(wiring["config"]))
         return self._made[kind]
 
-    def pixels(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
-        """Return the pixel tensors of a row's media.
+    def pixels(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors of a row's media, as the full processor returns them.
 
-        Returns:
-            pixel_values and image_grid_thw if there are pictures, pixel_values_videos and video_grid_thw if there
-            are videos: float32 (patches, dim) and int64 (n, 3), in the order of the row.
+        Args:
+            media: of a sample, or of a pack's documents one after the other.
+            documents: how many media each document of a pack has: a processor may treat a document's pictures
+                together. None for a sample.
 
         Raises:
             Reject: a file is gone, changed or damaged.
         """
+        if documents is None:
+            return self._document(media)
+        ends = np.cumsum(documents).tolist()
+        parts = [self._document(media[end - count : end]) for count, end in zip(documents, ends, strict=True) if count]
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: join([part[name] for part in parts if name in part]) for name in names}
+
+    def _document(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
+        if self._interleaved:
+            groups = [(struct["kind"], [struct]) for struct in media]
+        else:
+            kinds = dict.fromkeys(struct["kind"] for struct in media)
+            groups = [(kind, [struct for struct in media if struct["kind"] == kind]) for kind in kinds]
+        found: dict[str, list[torch.Tensor]] = {}
+        for kind, structs in groups:
+            for name, tensor in self._call(kind, structs).items():
+                found.setdefault(name, []).append(tensor)
+        return {name: join(tensors) for name, tensors in found.items()}
+
+    def _call(self, kind: str, structs: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
         import torch
 
-        parts: dict[str, list[torch.Tensor]] = {}
-        for struct in media:
-            kind = struct["kind"]
-            made = self._one(struct)
-            for name in (PIXELS[kind], _GRIDS[kind]):
-                parts.setdefault(name, []).append(made[name])
-        return {name: tensors[0] if len(tensors) == 1 else torch.cat(tensors) for name, tensors in parts.items()}
+        part = self.part(kind)
+        loaded = [load_media(struct, rate=self._rate) for struct in structs]
+        kwargs = {"return_tensors": "pt", **self._parts[kind]["kwargs"]}
+        if kind == "image":
+            made = part([loaded], **kwargs)
+        elif kind == "video":
+            metadata = [video_metadata(struct) for struct in structs]
+            made = part(loaded, **{**kwargs, "do_sample_frames": False, "video_metadata": metadata})
+        else:
+            made = part(loaded, **kwargs)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, (whole_name, joined) in self._parts[kind]["outputs"].items():
+            if name in made:
+                tensor = torch.as_tensor(np.asarray(made[name]) if isinstance(made[name], list) else made[name])
+                tensors[whole_name] = tensor.flatten(0, 1) if joined else tensor
+        return tensors
 
-    def _one(self, struct: MediaStruct) -> Any:
-        loaded = load_media(struct)
-        processor = self.processor(struct["kind"])
-        if struct["kind"] == "image":
-            return processor(images=[loaded], return_tensors="pt")
-        return processor(
-            videos=[loaded], do_sample_frames=False, video_metadata=[video_metadata(struct)], return_tensors="pt"
-        )
+
+def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return tensors one after the other along their first dimension.
+
+    Where the others differ, they are padded with zeros at the end, as transformers' processors pad a batch (the tiles
+    of LLaVA-OneVision, the pictures of Pixtral).
+    """
+    import torch
+
+    if len(tensors) == 1:
+        return tensors[0]
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    if all(list(tensor.shape[1:]) == shape for tensor in tensors):
+        return torch.cat(list(tensors))
+    joined = tensors[0].new_zeros((sum(len(tensor) for tensor in tensors), *shape))
+    start = 0
+    for tensor in tensors:
+        place = (slice(start, start + len(tensor)), *(slice(0, size) for size in tensor.shape[1:]))
+        joined[place] = tensor
+        start += len(tensor)
+    return joined
 
 
 def video_metadata(struct: MediaStruct) -> dict[str, Any]:
@@ -101,3 +148,5 @@ def video_metadata(struct: MediaStruct) -> dict[str, Any]:
         "duration": struct["total_frames"] / fps if fps else None,
         "frames_indices": [int(index) for index in np.asarray(struct["frame_indices"])],
     }
+
+

@@ -5,20 +5,18 @@ Conversations are canonical JSON text, never Arrow structs: struct unification a
 schemas and drops others. Token ids and labels are int32 (vocabularies are far below 2**31); no attention mask is
 stored, it is all ones.
 
-Columns are either SCALAR (string, int), FLAT (a list of numbers per row), GRID (a list of 3-vectors per row), or
-MEDIA (a list of structs). `reader.py` relies on nothing else.
+Columns are either scalars (string, int), lists of numbers, lists of vectors, or MEDIA (a list of structs).
+`reader.py` relies on nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
-
-GRID = pa.list_(pa.list_(pa.int32(), 3))
-"""(n_media, 3) int32: frames, rows, columns of patches."""
 
 FILE = pa.struct([("uri", pa.string()), ("digest", pa.string()), ("bytes", pa.binary())])
 MEDIA = pa.list_(
@@ -38,33 +36,49 @@ MEDIA = pa.list_(
     )
 )
 
-GEOMETRY_TYPES: Mapping[str, pa.DataType] = {
-    "image_grid_thw": GRID,
-    "video_grid_thw": GRID,
-    "second_per_grid_ts": pa.list_(pa.float32()),
-}
-"""Every per-media tensor a family may store, by the processor's own name."""
+_ITEM_TYPES: Mapping[str, pa.DataType] = {"int64": pa.int32(), "float32": pa.float32(), "float64": pa.float64()}
 
 
-def tokenized_schema(geometry: tuple[str, ...]) -> pa.Schema:
-    """Return the schema of a tokenized store whose family stores the tensors named in `geometry`."""
+def tensor_type(dtype: str, shape: Sequence[int]) -> pa.DataType:
+    """Return the column type of a stored tensor: a list with an element, of `shape`, for each of its rows.
+
+    Sizes and counts are far below 2**31, so what a processor returns as int64 is stored as int32.
+
+    Raises:
+        ValueError: it has more than one dimension after the first.
+    """
+    item = _ITEM_TYPES[dtype]
+    if not shape:
+        return pa.list_(item)
+    if len(shape) > 1:
+        raise ValueError(f"a stored tensor has rows of shape {tuple(shape)}; numbers and vectors can be stored")
+    return pa.list_(pa.list_(item, shape[0]))
+
+
+def tensor_fields(tensors: Sequence[Mapping[str, Any]]) -> list[pa.Field]:
+    """Return the columns of the tensors that a manifest's processor names: {name, dtype, shape}."""
+    return [pa.field(tensor["name"], tensor_type(tensor["dtype"], tensor["shape"])) for tensor in tensors]
+
+
+def tokenized_schema(tensors: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    """Return the schema of a tokenized store whose family stores `tensors`."""
     fields = [
         pa.field("sample_id", pa.string()),
         pa.field("dataset", pa.string()),
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("labels", pa.list_(pa.int32())),
-        *(pa.field(name, GEOMETRY_TYPES[name]) for name in geometry),
+        *tensor_fields(tensors),
         pa.field("media", MEDIA),
         pa.field("conversation", pa.string()),
     ]
     return pa.schema(fields)
 
 
-def packed_schema(geometry: tuple[str, ...], *, positions: str) -> pa.Schema:
+def packed_schema(tensors: Sequence[Mapping[str, Any]], *, positions: str) -> pa.Schema:
     """Return the schema of a packed store.
 
     Args:
-        geometry: per-media tensors, concatenated over the pack's documents.
+        tensors: stored tensors, concatenated over the pack's documents.
         positions: "mrope" for (3, length) positions, "plain" for (length,).
     """
     position_type = pa.list_(pa.list_(pa.int32())) if positions == "mrope" else pa.list_(pa.int32())
@@ -75,8 +89,9 @@ def packed_schema(geometry: tuple[str, ...], *, positions: str) -> pa.Schema:
         pa.field("labels", pa.list_(pa.int32())),
         pa.field("position_ids", position_type),
         pa.field("seq_lens", pa.list_(pa.int32())),
-        *(pa.field(name, GEOMETRY_TYPES[name]) for name in geometry),
+        *tensor_fields(tensors),
         pa.field("media", MEDIA),
+        pa.field("media_counts", pa.list_(pa.int32())),
     ]
     return pa.schema(fields)
 

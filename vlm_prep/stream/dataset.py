@@ -36,8 +36,7 @@ from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
 from vlm_prep.stream.state import State
 
 Item = dict[str, Any]
-_WIDE = ("input_ids", "labels", "position_ids", "image_grid_thw", "video_grid_thw", "seq_lens")
-_GRIDS = ("image_grid_thw", "video_grid_thw")
+_WIDE = ("input_ids", "labels", "position_ids", "seq_lens")
 _FAULTS = (Reject, StoreError, pa.ArrowException, ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError)
 """What reading, decoding and the image processors raise; not MemoryError, which is no fault of the row."""
 
@@ -167,21 +166,22 @@ class ShardDataset(Dataset[Item]):
 
     def _item(self, row: dict[str, Any]) -> Item:
         item: Item = {}
+        stored = {tensor["name"]: tensor["dtype"] for tensor in self.manifest.processor["tensors"]}
         for name, value in row.items():
             if name in _WIDE:
                 item[name] = torch.from_numpy(value.astype(np.int64))
-            elif name == "second_per_grid_ts":
-                item[name] = torch.from_numpy(np.array(value))
+            elif name in stored:
+                item[name] = torch.from_numpy(value.astype(stored[name]))
             elif name in ("sample_id", "sample_ids"):
                 item[name] = value
-        item["n_images"] = len(item.get("image_grid_thw", ()))
-        item["n_videos"] = len(item.get("video_grid_thw", ()))
-        if self._pixels is not None and row["media"]:
-            made = self._pixels.pixels(row["media"])
-            for name in _GRIDS:
+        kinds = [struct["kind"] for struct in row["media"]]
+        item["n_images"], item["n_videos"] = kinds.count("image"), kinds.count("video")
+        if self._pixels is not None and kinds:
+            made = self._pixels.pixels(row["media"], row.get("media_counts"))
+            for name in stored:
                 if name in made and not torch.equal(made[name], item[name]):
                     raise StoreError(f"{name} is {made[name].tolist()}, the store says {item[name].tolist()}")
-            item.update({name: tensor for name, tensor in made.items() if name not in _GRIDS})
+            item.update({name: tensor for name, tensor in made.items() if name not in stored})
         return item
 
     def state(self, consumed: int) -> State:

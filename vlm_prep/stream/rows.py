@@ -93,6 +93,7 @@ class IndexPacks:
             )
         rule = manifest.processor.get("mrope")
         self._rule = Mrope(**rule) if rule is not None else None
+        self._tensors = [tensor["name"] for tensor in manifest.processor["tensors"]]
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -101,7 +102,7 @@ class IndexPacks:
         """See `Rows.row`."""
         plan = self._plan.row(index)
         documents = [self._source.row(int(row)) for row in plan["rows"]]
-        return assemble_pack(documents, int(plan["pack_id"]), self._rule)
+        return assemble_pack(documents, int(plan["pack_id"]), self._rule, self._tensors)
 
     def where(self, index: int) -> str:
         """See `Rows.where`."""

@@ -20,7 +20,8 @@ from vlm_prep.core.config import ControlTokens as Mode
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Message
 from vlm_prep.tokenize.encode import TextEncoder, Tokens
-from vlm_prep.tokenize.spans import Span, trained_spans
+from vlm_prep.tokenize.expand import Placed
+from vlm_prep.tokenize.spans import Span
 from vlm_prep.tokenize.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -56,22 +57,17 @@ class ControlTokens:
                 return True
         return False
 
-    def encode(
-        self, template: ChatTemplate, encoder: TextEncoder, messages: list[Message], tools: Tools, wanted: Sequence[int]
-    ) -> tuple[Tokens, list[Span]]:
-        """Encode a row whose control tokens are text; return tokens and trained spans in bytes.
+    def encode(self, encoder: TextEncoder, placed: Placed) -> tuple[Tokens, Placed]:
+        """Encode a marked text; return its tokens, and the text without marks with its spans in bytes.
 
         Raises:
-            Reject: as rendering does; control_tokens where the tokenizer cannot write them as text.
+            Reject: control_tokens where the tokenizer cannot write them as text.
         """
-        marked, marked_tools = self.marked(messages, tools)
-        rendered = template.render_marked(marked, marked_tools)
-        spans = trained_spans(template, rendered, marked, marked_tools, wanted)
         try:
-            ids = self._chat.encode_marked_chat(self._tokenizer, rendered.text)
+            ids = self._chat.encode_marked_chat(self._tokenizer, placed.text)
         except ValueError as error:
             raise Reject(RejectReason.CONTROL_TOKENS, str(error)) from error
-        clean = rendered.text.translate(self._marks)
+        clean = placed.text.translate(self._marks)
         tokens = encoder.with_spans(np.asarray(ids, np.int32), clean)
         if tokens is None:
             raise Reject(
@@ -79,7 +75,9 @@ class ControlTokens:
                 "the row's own text holds control tokens, and beside text that the tokenizer normalizes their "
                 "place cannot be told (--control-tokens)",
             )
-        return tokens, [self._clean_span(rendered.text, span) for span in spans]
+        spans = [self._clean_span(placed.text, span) for span in placed.spans]
+        inside = [self._clean_span(placed.text, span) for span in placed.inside]
+        return tokens, Placed(clean, spans, inside, placed.runs)
 
     def marked(self, messages: Sequence[Message], tools: Tools) -> tuple[list[Message], Tools]:
         """Return the row with its control tokens marked as text, the way transformers' tokenizers take it."""

@@ -50,6 +50,8 @@ class Tokens:
     ends: Ends
     """(n,) end of each token in bytes of the encoded text; a token starts where the one before ends."""
     starts: Ends
+    starts_with_bos: bool = False
+    """Whether the text itself begins with the beginning-of-sequence token."""
 
 
 class TextEncoder:
@@ -69,6 +71,9 @@ class TextEncoder:
         self._plain = normalizer is None or self._nfc
         self._fast, self.note = _gigatoken(tokenizer) if fast and self._plain else (None, None)
         self.implementation = "gigatoken" if self._fast else "tokenizers"
+        self._bos: str | None = tokenizer.bos_token
+        self.added = _added_around(tokenizer)
+        """Ids that the tokenizer puts before and after a text that does not begin with its BOS token itself."""
 
     def ids(self, text: str) -> Ids:
         """Return the ids of `text`, int32 (n,), no special tokens added."""
@@ -100,14 +105,26 @@ class TextEncoder:
         size = len(text) if text.isascii() else len(text.encode())
         if (int(ends[-1]) if len(ends) else 0) != size:
             return None
-        return Tokens(ids, ends, ends - lengths)
+        return Tokens(ids, ends, ends - lengths, self._has_bos(text))
+
+    def _has_bos(self, text: str) -> bool:
+        # as apply_chat_template decides whether add_special_tokens is left on
+        return self._bos is not None and text.startswith(self._bos)
 
     def encode_by_offsets(self, text: str) -> Tokens:
         """Return ids and byte spans by the reference tokenizer and its own character offsets (10 times slower)."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         offsets = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
         to_bytes = byte_positions(text)
-        return Tokens(np.asarray(encoding.ids, np.int32), to_bytes[offsets[:, 1]], to_bytes[offsets[:, 0]])
+        ids = np.asarray(encoding.ids, np.int32)
+        return Tokens(ids, to_bytes[offsets[:, 1]], to_bytes[offsets[:, 0]], self._has_bos(text))
+
+
+def _added_around(tokenizer: Any) -> tuple[Ids, Ids]:
+    bare = tokenizer("x", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("x")["input_ids"]
+    start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return np.asarray(whole[:start], np.int32), np.asarray(whole[start + len(bare) :], np.int32)
 
 
 def byte_positions(text: str) -> Ends:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,8 @@ from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
-from vlm_prep.tokenize.encoder import IGNORE, Payload, SampleEncoder
+from vlm_prep.tokenize.encoder import Payload, SampleEncoder
+from vlm_prep.tokenize.expand import IGNORE
 from vlm_prep.tokenize.oracle import Oracle
 from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, is_chosen, media_kind
 
@@ -69,7 +70,8 @@ class TokenizeJob:
     def run(self, task: Task, shards: Path, progress: Progress) -> Record:
         """See `engine.tasks.Job`."""
         tally = Tally()
-        writer = _TaskWriter(task.index, shards, tokenized_schema(self.encoder.adapter.geometry))
+        tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
+        writer = _TaskWriter(task.index, shards, tokenized_schema(tensors))
         with writer:
             for result in self.results(task.start, task.stop):
                 if isinstance(result, Rejected):
@@ -196,14 +198,13 @@ class Tally:
     def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int], *, chosen: bool) -> None:
         """Count a row that was written at `place`."""
         tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
-        images = sum(item.kind == "image" for item in encoded.media)
+        kinds = Counter(f"{item.kind}s" for item in encoded.media)
         for counts in (self._counts, self._dataset(encoded.dataset)):
             counts["rows_in"] += 1
             counts["rows_written"] += 1
             counts["tokens"] += tokens
             counts["trained_tokens"] += trained
-            counts["images"] += images
-            counts["videos"] += len(encoded.media) - images
+            counts.update({"images": 0, "videos": 0, **kinds})
         kind = media_kind(row["media"])
         self._kinds[kind] += 1
         if chosen:

@@ -20,19 +20,14 @@ from vlm_prep.core.errors import Reject
 from vlm_prep.core.types import Media, MediaHeader, Message
 from vlm_prep.media.load import load_media
 from vlm_prep.processors.pixels import PixelMaker, video_metadata
-from vlm_prep.tokenize.encoder import (
-    IGNORE,
-    SampleEncoder,
-    expand_placeholders,
-    find_placeholders,
-    mask_tokens,
-    spans_in_bytes,
-)
+from vlm_prep.tokenize.encoder import SampleEncoder, in_bytes
+from vlm_prep.tokenize.expand import IGNORE, find_tokens
 from vlm_prep.tokenize.spans import span_by_prefix, trained_messages
 
 Row = Mapping[str, Any]
-_DERIVED = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}
-_PIXELS = ("pixel_values", "pixel_values_videos")
+_TYPES = ("mm_token_type_ids", "token_type_ids")
+_TYPE_NUMBERS = {"image": 1, "video": 2, "audio": 3}
+"""As transformers' create_mm_token_type_ids numbers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +51,8 @@ class Oracle:
     def __init__(self, encoder: SampleEncoder, config: TokenizeConfig) -> None:
         self._encoder, self._config = encoder, config
         self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
-        self._pixels = PixelMaker(self._adapter.runtime())
+        self._runtime = self._adapter.runtime()
+        self._pixels = PixelMaker(self._runtime)
 
     def compare(self, row: Row) -> Comparison:
         """Compare a stored row with the real processor's output.
@@ -79,16 +75,17 @@ class Oracle:
 
     def _real(self, messages: Sequence[Message], tools: Any, media: Sequence[Row]) -> Any:
         """Run the processor's own apply_chat_template."""
-        loaded = [load_media(struct) for struct in media]
+        loaded = [load_media(struct, rate=self._adapter.sampling_rate) for struct in media]
         options: dict[str, Any] = {}
         if self._encoder.writes_control_tokens(list(messages), tools):
             messages, tools = self._encoder.mark_control_tokens(list(messages), tools)
             options["sanitize_control_tokens"] = True
-        videos = [video_metadata(struct) for struct in media if struct["kind"] == "video"]
-        if videos:
-            options["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": videos}
+        options |= self._adapter.call_options(
+            [video_metadata(struct) for struct in media if struct["kind"] == "video"]
+        )
         return self._hf.apply_chat_template(
             _with_media(messages, loaded),
+            chat_template=self._adapter.loaded.chat_template,
             tools=tools,
             tokenize=True,
             return_dict=True,
@@ -99,21 +96,34 @@ class Oracle:
     def _differing_tensors(self, row: Row, real: Any) -> list[str]:
         import torch
 
-        ours = dict(self._pixels.pixels(row["media"])) if row["media"] else {}
-        found = []
-        for name in self._adapter.geometry:
-            stored = torch.from_numpy(np.array(row[name]))
-            expected = real[name] if name in real else stored.new_empty((0, *stored.shape[1:]))
-            if not torch.equal(stored.to(expected.dtype), expected):
-                found.append(f"{name}: stored {stored.tolist()}, the processor says {expected.tolist()}")
-        for name in _PIXELS:
-            if (name in real) != (name in ours):
-                found.append(f"{name}: only one side has it")
-            elif name in real and not (real[name].dtype == ours[name].dtype and torch.equal(real[name], ours[name])):
-                found.append(f"{name}: {_pixel_difference(ours[name], real[name])}")
-        lost = set(real) - _DERIVED - set(_PIXELS) - set(self._adapter.geometry)
-        found += [f"{name}: the processor returns it and the store does not hold it" for name in sorted(lost)]
+        ours: dict[str, Any] = dict(self._pixels.pixels(row["media"])) if row["media"] else {}
+        stored = {tensor.name: tensor.dtype for tensor in self._adapter.geometry}
+        for name, dtype in stored.items():
+            if len(row[name]):
+                ours[name] = torch.from_numpy(np.asarray(row[name]).astype(dtype))
+        ours |= self._of_text(row["input_ids"], real)
+        lost, extra = [name for name in real if name not in ours], [name for name in ours if name not in real]
+        found = [f"{name}: the processor returns it and the store does not hold it" for name in lost]
+        found += [f"{name}: the processor does not return it" for name in extra]
+        for name in (name for name in real if name in ours):
+            expected = torch.as_tensor(real[name])
+            if not (expected.dtype == ours[name].dtype and torch.equal(expected, ours[name])):
+                found.append(f"{name}: {_tensor_difference(ours[name], expected)}")
         return found
+
+    def _of_text(self, ids: NDArray[np.int32], real: Any) -> dict[str, Any]:
+        """What follows from the ids alone, as the runtime makes it: where the processor returns it."""
+        import torch
+
+        made = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None]}
+        made["attention_mask"] = torch.ones_like(made["input_ids"])
+        for name in _TYPES:
+            if name in real:
+                types = np.zeros(len(ids), np.int64)
+                for kind, tokens in self._runtime["token_types"].items():
+                    types[find_tokens(ids, tokens)] = _TYPE_NUMBERS[kind]
+                made[name] = torch.from_numpy(types)[None]
+        return made
 
     def _differing_labels(self, row: Row, expected: NDArray[np.int32]) -> list[str]:
         if np.array_equal(expected, row["labels"]):
@@ -135,12 +145,11 @@ class Oracle:
             spans = [span_by_prefix(template, text, messages, tools, index) for index in wanted]
         except Reject:
             return None
-        tokens = text_encoder.encode_by_offsets(text)
-        trained, _ = mask_tokens(tokens, spans_in_bytes(text, spans))
-        positions = find_placeholders(tokens.ids, self._adapter.placeholder_ids)
-        # the ids are known to be equal here, so our runs are the processor's
-        runs = [self._adapter.expand(stored_media(struct), text_encoder.ids).ids for struct in row["media"]]
-        _, labels = expand_placeholders(tokens.ids, trained, positions, runs)
+        media = [stored_media(struct) for struct in row["media"]]
+        # the ids are known to be equal here, so what we put in is the processor's
+        placed, _ = self._encoder.place(text, spans, media)
+        tokens = text_encoder.encode_by_offsets(placed.text)
+        _, labels, _ = self._encoder.label(tokens, in_bytes(placed))
         return labels
 
 
@@ -148,7 +157,12 @@ def stored_media(struct: Row) -> Media:
     """Return the probed media that a stored struct was made from."""
     fps, indices = struct["fps"], struct["frame_indices"]
     header = MediaHeader(
-        height=struct["height"], width=struct["width"], total_frames=struct["total_frames"], fps=fps
+        height=struct["height"],
+        width=struct["width"],
+        total_frames=struct["total_frames"],
+        fps=fps,
+        samples=struct["samples"],
+        sampling_rate=struct["sampling_rate"],
     )
     return Media(
         kind=struct["kind"],
@@ -168,7 +182,7 @@ def _with_media(messages: Sequence[Message], loaded: Sequence[Any]) -> list[Mess
         content = message["content"]
         if isinstance(content, list):
             content = [
-                {**part, part["type"]: next(remaining)} if part["type"] in ("image", "video") else part
+                {**part, part["type"]: next(remaining)} if part["type"] in ("image", "video", "audio") else part
                 for part in content
             ]
         filled.append({**message, "content": content})
@@ -193,7 +207,7 @@ def _around(tokenizer: Any, ids: NDArray[Any], position: int) -> str:
     return " ".join("·" if token == IGNORE else f"{tokenizer.decode([token])!r}({token})" for token in window)
 
 
-def _pixel_difference(ours: Any, real: Any) -> str:
+def _tensor_difference(ours: Any, real: Any) -> str:
     if ours.shape != real.shape or ours.dtype != real.dtype:
         return f"{ours.dtype} {tuple(ours.shape)}, the processor makes {real.dtype} {tuple(real.shape)}"
     gap = (ours - real).abs()

@@ -1,0 +1,72 @@
+"""Which frames of a video a processor is given, and what transformers' VideoMetadata says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.types import Media, MediaHeader
+
+
+def choose_frames(
+    video_processor: Any, media: Media, header: MediaHeader, kwargs: Mapping[str, Any]
+) -> tuple[int, ...]:
+    """Return the indices of the frames that the processor will be given.
+
+    Those that the source asks for; else those that the processor's own sampling takes; else all.
+
+    Args:
+        video_processor: the transformers video processor.
+        media: the video.
+        header: its header.
+        kwargs: what the processor around it passes on to the video processor.
+
+    Raises:
+        Reject: bad_frame_indices; processor_error when it cannot sample this video.
+    """
+    total = header.total_frames or 0
+    if media.frame_indices is not None:
+        wrong = [index for index in media.frame_indices if not 0 <= index < total]
+        if wrong or not media.frame_indices:
+            raise Reject(
+                RejectReason.BAD_FRAME_INDICES, f"{media.uris[0]}: frame indices {wrong[:5]} of {total} frames"
+            )
+        return media.frame_indices
+    # an entry's own fps on a video file is the rate to sample at, as in Qwen's data format
+    rate = {"fps": media.fps, "num_frames": None} if media.fps is not None else {}
+    if media.frame_list or not (video_processor.do_sample_frames or rate):
+        return tuple(range(total))
+    try:
+        picked = video_processor.sample_frames(
+            metadata=video_metadata(header, header.fps, None), **{**_settings(video_processor), **kwargs, **rate}
+        )
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        # ZeroDivisionError: Qwen2-VL's sampling of a video shorter than temporal_patch_size; TypeError: max_frames
+        # without fps
+        raise Reject(
+            RejectReason.PROCESSOR_ERROR,
+            f"{media.uris[0]}: the processor cannot sample {total} frames: {type(error).__name__}: {error}",
+        ) from error
+    return tuple(int(index) for index in picked)
+
+
+def _settings(video_processor: Any) -> dict[str, Any]:
+    """The arguments that transformers' video processors give to their sample_frames: all their settings but these."""
+    taken_out = {"input_data_format", "do_convert_rgb", "do_sample_frames", "device", "video_metadata"}
+    names = getattr(getattr(video_processor, "valid_kwargs", None), "__annotations__", {})
+    return {name: getattr(video_processor, name, None) for name in names if name not in taken_out}
+
+
+def video_metadata(header: MediaHeader, fps: float | None, indices: tuple[int, ...] | None) -> Any:
+    """Return transformers' VideoMetadata of a video."""
+    from transformers.video_utils import VideoMetadata
+
+    return VideoMetadata(
+        total_num_frames=header.total_frames or 0,
+        fps=fps,
+        height=header.height,
+        width=header.width,
+        duration=(header.total_frames or 0) / fps if fps else None,
+        frames_indices=list(indices) if indices is not None else None,
+    )

@@ -1,0 +1,71 @@
+"""Qwen2.5-Omni and Qwen3-Omni: Qwen's pictures and videos, and audio by the frames of its spectrogram."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vlm_prep.core.types import MediaKind
+from vlm_prep.processors.adapter import Level, Tensor, Video
+from vlm_prep.processors.qwen_vl import IMAGE_GRID, VIDEO_GRID, Qwen2VL
+
+_SECONDS = Tensor(name="video_second_per_grid", kind="video", dtype="float32")
+
+
+class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
+    """Qwen2.5-Omni."""
+
+    family: ClassVar[str] = "qwen2_5_omni"
+    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "formula", "video": "formula", "audio": "formula"}
+    geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID, _SECONDS)
+    default_fps: ClassVar[float] = 2.0
+    """What the processor takes for videos that are not sampled by a rate of the call (Qwen2_5OmniProcessor)."""
+
+    def video_inputs(self, video: Video) -> Mapping[str, Any]:
+        """See `Adapter.video_inputs`."""
+        fps = self.wiring("video").kwargs.get("fps") or self.default_fps
+        seconds = self.hf.video_processor.temporal_patch_size / fps
+        return {**super().video_inputs(video), "video_second_per_grid": [seconds]}
+
+    def audio_inputs(self, samples: tuple[int, ...]) -> Mapping[str, Any]:
+        """See `Adapter.audio_inputs`."""
+        return {"num_audio_tokens": [self.audio_tokens(self.audio_frames(count)) for count in samples]}
+
+    def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
+        """See `Adapter.replacement`."""
+        if kind == "video":
+            text: str = self.hf.replace_video_token(inputs, video_idx=index, load_audio_from_video=False)
+            return text
+        return super().replacement(kind, inputs, index)
+
+    def mrope(self) -> dict[str, Any] | None:
+        """See `Adapter.mrope`: its rule for pictures, videos and audio together is not computed here yet."""
+        return None
+
+    def audio_frames(self, samples: int) -> int:
+        """Return the spectrogram's frames: one for each hop of a waveform, cut at the extractor's longest."""
+        part = self.hf.feature_extractor
+        if self.wiring("audio").kwargs.get("truncation", True):
+            samples = min(samples, int(part.n_samples))
+        return -(-samples // int(part.hop_length))
+
+    def audio_tokens(self, frames: int) -> int:
+        """Return the encoder's tokens for `frames`, by transformers' own function."""
+        from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import _get_feat_extract_output_lengths
+
+        return int(_get_feat_extract_output_lengths(frames))
+
+
+class Qwen3Omni(Qwen2_5Omni):
+    """Qwen3-Omni."""
+
+    family: ClassVar[str] = "qwen3_omni_moe"
+    default_fps: ClassVar[float] = 1.0
+
+    def audio_tokens(self, frames: int) -> int:
+        """See `Qwen2_5Omni.audio_tokens`."""
+        from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths
+
+        return int(_get_feat_extract_output_lengths(np.asarray(frames), int(self.hf.n_window)))
