@@ -14,6 +14,9 @@ def command(
         str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
     ],
     fps: Annotated[float | None, typer.Option(help="Video frames a second. [default: the processor's]")] = None,
+    processor_arg: options.ProcessorArg = None,
+    chat_template: options.ChatTemplate = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Say which family a processor is, how its tokens are counted, and what its chat template supports."""
@@ -22,8 +25,14 @@ def command(
     from vlm_prep.processors.load import load_processor
     from vlm_prep.tokenize.encoder import SampleEncoder
 
-    loaded = load_processor(processor, fps=fps)
-    found = _facts(SampleEncoder(adapter_for(loaded), TokenizeConfig(fps=fps)))
+    config = TokenizeConfig(
+        fps=fps,
+        processor_args=options.settings(processor_arg),
+        chat_template=options.read_template(chat_template),
+        trust_remote_code=trust_remote_code,
+    )
+    loaded = load_processor(processor, config.processor)
+    found = _facts(SampleEncoder(adapter_for(loaded), config))
     if as_json:
         options.show_json(found)
         return

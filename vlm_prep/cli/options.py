@@ -48,10 +48,23 @@ SampleRatio = Annotated[float | None, typer.Option(help="Share of a data file's 
 MaxImagePixels = Annotated[
     int, typer.Option(min=1, max=357_913_940, help="Reject larger pictures; Pillow refuses more than the maximum.")
 ]
+ProcessorArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--processor-arg",
+        help="A setting of the image, video or audio processor as key=value, e.g. max_pixels=501760; may be repeated.",
+    ),
+]
+ChatTemplate = Annotated[
+    Path | None, typer.Option(help="A Jinja file to use in place of the processor's own chat template.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the processor.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
 
 
-_EXAMPLES = {"--column": "messages=conversations", "--tag": "user_tag=human"}
+_EXAMPLES = {"--processor-arg": "max_pixels=501760", "--column": "messages=conversations", "--tag": "user_tag=human"}
 
 
 def pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
@@ -69,6 +82,35 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
             raise InputError(f"{option} {value!r}: expected key=value", f"for example: {option} {_EXAMPLES[option]}")
         found[key] = name
     return found
+
+
+def settings(values: list[str] | None) -> dict[str, Any]:
+    """Read repeated key=value options; a value that is JSON is read as such (numbers, true, lists, objects).
+
+    Raises:
+        InputError: a value without "=".
+    """
+    found: dict[str, Any] = {}
+    for key, value in (pairs(values, "--processor-arg") or {}).items():
+        try:
+            found[key] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def read_template(path: Path | None) -> str | None:
+    """Return the text of a chat template file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--chat-template {path}: {error}", "give a Jinja file in UTF-8") from error
 
 
 def out_for(source: str | Path, out: Path | None, end: str) -> Path:

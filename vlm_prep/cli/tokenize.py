@@ -38,6 +38,9 @@ def command(
     fps: Annotated[float | None, typer.Option(help="Video frames a second. [default: the processor's]")] = None,
     min_frames: Annotated[int | None, typer.Option(min=1, help="Least frames of a video.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames of a video.")] = None,
+    processor_arg: options.ProcessorArg = None,
+    chat_template: options.ChatTemplate = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     verify_fraction: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of rows compared with the real processor (0: none).")
     ] = 0.01,
@@ -87,6 +90,9 @@ def command(
         fps=fps,
         min_frames=min_frames,
         max_frames=max_frames,
+        processor_args=options.settings(processor_arg),
+        chat_template=options.read_template(chat_template),
+        trust_remote_code=trust_remote_code,
         verify_fraction=verify_fraction,
     )
     out = options.out_for(source, out, ".tok")

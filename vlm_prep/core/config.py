@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Overlong = Literal["drop", "truncate", "error"]
@@ -12,6 +12,22 @@ ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
 CheckMedia = Literal["header", "decode"]
 Layout = Literal["ranks", "index"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessorConfig:
+    """Settings that a processor is loaded with."""
+
+    fps: float | None = None
+    """Frames per second to sample from videos; turns sampling on."""
+    min_frames: int | None = None
+    max_frames: int | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    """Settings of its image, video or audio processor, as `from_pretrained` takes them: max_pixels, ..."""
+    chat_template: str | None = None
+    """A chat template in place of the processor's own."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the processor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +53,27 @@ class TokenizeConfig:
     fps: float | None = None
     min_frames: int | None = None
     max_frames: int | None = None
+    processor_args: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    trust_remote_code: bool = False
     verify_fraction: float = 0.01
     """Share of rows compared with the real processor; at least 8 rows for each kind of media."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return asdict(self)
+
+    @property
+    def processor(self) -> ProcessorConfig:
+        """How the processor is loaded."""
+        return ProcessorConfig(
+            fps=self.fps,
+            min_frames=self.min_frames,
+            max_frames=self.max_frames,
+            args=self.processor_args,
+            chat_template=self.chat_template,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,19 +16,19 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
-from vlm_prep.core.types import Media, MediaHeader, MediaKind
+from vlm_prep.core.types import Media, MediaHeader, MediaKind, Message
 from vlm_prep.media.audio import resampled_length
 from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.runs import RunFinder
-from vlm_prep.processors.wiring import ARGUMENTS, Wiring, observe, part_of
+from vlm_prep.processors.wiring import ARGUMENTS, Wiring, in_transformers, observe, part_of
 
 Level = Literal["formula", "by size", "full"]
 Size = tuple[int, int]
@@ -87,7 +87,7 @@ class Adapter(ABC):
 
     family: ClassVar[str]
     """The name in tables and manifests."""
-    levels: ClassVar[Mapping[MediaKind, Level]] = {}
+    levels: Mapping[MediaKind, Level] = {}
     """How token counts are found, for each kind; by size where nothing is said."""
     geometry: tuple[Tensor, ...] = ()
     """The tensors that are stored."""
@@ -98,14 +98,22 @@ class Adapter(ABC):
     interleaved: ClassVar[bool] = False
     """Whether the processor returns the tensors of pictures and videos in one, in the order of the row."""
 
+    unplaced: ClassVar[tuple[MediaKind, ...]] = ()
+    """Kinds that it takes without a placeholder in the text."""
+    prompts_are_tokens: ClassVar[bool] = False
+    """Whether its prompts are made of control tokens, so that those of the data act."""
+    notes: Sequence[str] = ()
+    """Lines to tell the user once."""
+
     def __init__(self, loaded: LoadedProcessor) -> None:
         self.loaded = loaded
         self.hf = loaded.hf
         self.placeholders = self.find_placeholders()
-        self.kinds = tuple(kind for kind in get_args(MediaKind) if kind in self.placeholders.values())
+        taken = {*self.placeholders.values(), *self.unplaced}
+        self.kinds: tuple[MediaKind, ...] = tuple(kind for kind in get_args(MediaKind) if kind in taken)
         self.run_tokens = self.find_run_tokens()
         self.run_ids = frozenset(int(self.hf.tokenizer.convert_tokens_to_ids(token)) for token in self.run_tokens)
-        self._finder = RunFinder(self.run_tokens)
+        self.finder = RunFinder(self.run_tokens)
         self._images = lru_cache(maxsize=_CACHED)(self._expand_images)
         self._audio = lru_cache(maxsize=_CACHED)(self._expand_audio)
         self._wirings: dict[MediaKind, Wiring] = {}
@@ -156,17 +164,35 @@ class Adapter(ABC):
         """Return the arguments of the whole processor's call for videos whose frames are chosen already."""
         return {"videos_kwargs": {"do_sample_frames": False, "video_metadata": list(metadata)}} if metadata else {}
 
+    def call(self, messages: Sequence[Message], tools: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the real processor makes of a conversation whose media parts hold their media."""
+        made: Mapping[str, Any] = self.hf.apply_chat_template(
+            list(messages),
+            chat_template=self.loaded.chat_template,
+            tools=tools,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=dict(options),
+        )
+        return made
+
     def mrope(self) -> dict[str, Any] | None:
         """Return the fields of `pack.positions.Mrope`, or None for plain positions."""
         return None
 
+    def decoder_start(self) -> int | None:
+        """Return the token that an encoder-decoder's decoder starts with, None for other models."""
+        return None
+
     # what is the same for all
 
-    def expand(self, media: Sequence[Media]) -> tuple[Expansion, ...]:
+    def expand(self, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()) -> tuple[Expansion, ...]:
         """Return what the placeholders of one row become.
 
         Args:
             media: all of the row, with their headers, in order.
+            stored: the structs of a shard that they were made from, where there are any: level full reads them.
 
         Raises:
             Reject: the processor cannot take a media of these dimensions.
@@ -187,6 +213,24 @@ class Adapter(ABC):
             self.check_together(kind, expansions)
         queues = {kind: iter(expansions) for kind, expansions in made.items()}
         return tuple(next(queues[item.kind]) for item in media)
+
+    @cached_property
+    def added_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids that the processor puts before and after a text that has no BOS token itself."""
+        bare = self.hf.tokenizer("x", add_special_tokens=False)["input_ids"]
+        whole = [int(token) for token in np.asarray(self.hf(text=["x"])["input_ids"][0])]
+        start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        return tuple(whole[:start]), tuple(whole[start + len(bare) :])
+
+    def frames_of(self, media: Media) -> tuple[tuple[int, ...], float | None]:
+        """Return the frames of a video that the processor will be given, and the rate for its timestamps.
+
+        Raises:
+            Reject: bad_frame_indices, missing_fps, or processor_error when it cannot sample this video.
+        """
+        header = _header(media)
+        indices = choose_frames(self.hf.video_processor, media, header, self.wiring("video").kwargs)
+        return indices, self._fps(media, header)
 
     @property
     def sampling_rate(self) -> int | None:
@@ -216,22 +260,31 @@ class Adapter(ABC):
         """Return what the runtime needs of the processor, for the manifest: settings and token ids, no tokenizer."""
         wirings = {kind: self.wiring(kind) for kind in self.kinds}
         stored = {tensor.name for tensor in self.geometry}
-        missing = sorted({name for wiring in wirings.values() for name in wiring.added} - stored)
+        added = {name for wiring in wirings.values() for name in wiring.added} - stored
         return {
             "family": self.family,
             "level": self.level,
             "identity": self.loaded.identity,
             "parts": {kind: wiring.to_json() for kind, wiring in wirings.items()},
             "interleaved": self.interleaved,
-            "whole": {"name": self.loaded.name, "tensors": missing} if missing else None,
+            "whole": self._whole() if added or not all(in_transformers(each) for each in wirings.values()) else None,
             "tensors": [asdict(tensor) for tensor in self.geometry],
             "sampling_rate": self.sampling_rate,
             "token_types": self._token_types(),
             "pad_token_id": self.hf.tokenizer.pad_token_id,
             "image_token_id": getattr(self.hf, "image_token_id", None),
             "video_token_id": getattr(self.hf, "video_token_id", None),
+            "decoder_start_token_id": self.decoder_start(),
             "vocab_size": len(self.hf.tokenizer),
             "mrope": self.mrope(),
+        }
+
+    def _whole(self) -> dict[str, Any]:
+        """What it takes to load the processor again, where its parts alone do not do."""
+        return {
+            "name": self.loaded.name,
+            "config": asdict(self.loaded.config),
+            "placeholders": {kind: text for text, kind in self.placeholders.items()},
         }
 
     def _token_types(self) -> dict[str, list[int]]:
@@ -256,9 +309,8 @@ class Adapter(ABC):
             return tuple(self._expansion("audio", inputs, index) for index in range(len(samples)))
 
     def _expand_video(self, media: Media) -> Expansion:
-        part, header = self.hf.video_processor, _header(media)
-        indices = choose_frames(part, media, header, self.wiring("video").kwargs)
-        fps = self._fps(media, header)
+        header = _header(media)
+        indices, fps = self.frames_of(media)
         video = Video(
             frames=len(indices),
             height=header.height,
@@ -272,7 +324,7 @@ class Adapter(ABC):
         return Expansion(text=made.text, runs=made.runs, geometry=made.geometry, frame_indices=indices, fps=fps)
 
     def _expansion(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> Expansion:
-        run = self._finder.find(self.replacement(kind, inputs, index))
+        run = self.finder.find(self.replacement(kind, inputs, index))
         geometry = {
             tensor.name: self.rows_of(tensor, inputs, index) for tensor in self.geometry if tensor.kind == kind
         }
@@ -302,16 +354,18 @@ class Adapter(ABC):
         return made
 
     def _tiny_call(self, kind: MediaKind) -> dict[str, Any]:
-        """The arguments of a call of the whole processor with one tiny media."""
+        """The arguments of a call of the whole processor with tiny media."""
         from PIL import Image
 
-        placeholder = next(text for text, each in self.placeholders.items() if each == kind)
-        call: dict[str, Any] = {"text": [placeholder], "return_tensors": "pt"}
+        placeholder = next((text for text, each in self.placeholders.items() if each == kind), "")
+        # two that differ in size: some tensors are returned then only
+        call: dict[str, Any] = {"text": [placeholder + placeholder], "return_tensors": "pt"}
         if kind == "image":
-            return {**call, "images": [[Image.new("RGB", (96, 64))]]}
+            return {**call, "images": [[Image.new("RGB", size) for size in ((96, 64), (64, 128))]]}
         if kind == "audio":
             rate = self.sampling_rate or 16_000
-            return {**call, "audio": [np.zeros(rate, np.float32)], "sampling_rate": rate}
+            return {**call, "audio": [np.zeros(n, np.float32) for n in (rate, rate // 2)], "sampling_rate": rate}
+        call["text"] = [placeholder]
         header = MediaHeader(height=64, width=96, total_frames=4, fps=2.0)
         frames = np.zeros((4, 64, 96, 3), np.uint8)
         return {**call, ARGUMENTS[kind]: [[frames]], **self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))])}

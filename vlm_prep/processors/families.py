@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from vlm_prep.core.errors import ProcessorError
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.gemma import Gemma3, Gemma4
+from vlm_prep.processors.generic import Generic
 from vlm_prep.processors.internvl import InternVL
 from vlm_prep.processors.kimi import KimiK25
 from vlm_prep.processors.llava import LlavaOnevision
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.nemotron import NemotronOmni, NemotronParse
 from vlm_prep.processors.phi4 import Phi4Multimodal
 from vlm_prep.processors.pixtral import Pixtral
 from vlm_prep.processors.qwen_omni import Qwen2_5Omni, Qwen3Omni
@@ -27,19 +28,20 @@ FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
     ("PixtralProcessor", Pixtral),
     ("Kimi_K25Processor", KimiK25),
     ("Phi4MultimodalProcessor", Phi4Multimodal),
+    ("NemotronH_Omni_Reasoning_V3Processor", NemotronOmni),
+    ("NemotronParseProcessor", NemotronParse),
 )
 """(transformers class in the processor's ancestry, adapter); the first match counts."""
 
 
 def adapter_for(loaded: LoadedProcessor) -> Adapter:
-    """Return the adapter of a processor's family.
+    """Return the adapter of a processor's family; the generic one where it belongs to none.
 
     Raises:
-        ProcessorError: no family fits yet.
+        ProcessorError: it belongs to no family and the generic way does not understand it.
     """
     ancestry = {cls.__name__ for cls in type(loaded.hf).__mro__}
     for name, adapter in FAMILIES:
         if name in ancestry:
             return adapter(loaded)
-    known = ", ".join(name for name, _ in FAMILIES)
-    raise ProcessorError(f"{loaded.name}: {type(loaded.hf).__name__} is not supported yet", f"supported: {known}")
+    return Generic(loaded)

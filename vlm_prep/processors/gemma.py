@@ -34,7 +34,7 @@ class Gemma4(Adapter):
     """Gemma 4."""
 
     family: ClassVar[str] = "gemma4"
-    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "formula", "video": "formula"}
+    levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     needs_time: ClassVar[bool] = True
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:

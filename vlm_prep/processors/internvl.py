@@ -15,7 +15,7 @@ class InternVL(Adapter):
     """InternVL3 and its relatives in transformers."""
 
     family: ClassVar[str] = "internvl"
-    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "formula", "video": "formula"}
+    levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     interleaved: ClassVar[bool] = True
 
     def find_run_tokens(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ class KimiK25(Adapter):
     """Kimi-K2.5. A video has one row of `video_grid_thw` for each of its chunks."""
 
     family: ClassVar[str] = "kimi_k25"
-    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "formula", "video": "formula"}
+    levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID)
     needs_time: ClassVar[bool] = True
 

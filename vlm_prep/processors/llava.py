@@ -18,7 +18,7 @@ class LlavaOnevision(Adapter):
     """LLaVA-OneVision."""
 
     family: ClassVar[str] = "llava_onevision"
-    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "formula", "video": "formula"}
+    levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     geometry: tuple[Tensor, ...] = (Tensor(name="image_sizes", kind="image", dtype="int64", shape=(2,)),)
     look_at_each_other: ClassVar[bool] = True
 

@@ -6,17 +6,30 @@ versions) and no path, so two copies of one processor are the same and an edited
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_prep.core.config import ProcessorConfig
 from vlm_prep.core.errors import ProcessorError
-from vlm_prep.core.fingerprint import digest_bytes, digest_json
+from vlm_prep.core.fingerprint import digest_bytes, digest_file, digest_json
+from vlm_prep.core.types import MediaKind
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 BUILTIN = "builtin:"
+DEFAULT = ProcessorConfig()
+REMOTE_MODULES = "transformers_modules"
+"""Where transformers puts the Python code that comes with a processor."""
+PARTS: Mapping[MediaKind, tuple[str, ...]] = {
+    "image": ("image_processor",),
+    "video": ("video_processor",),
+    "audio": ("audio_processor", "feature_extractor"),
+}
+"""The attributes of a processor that hold the part for a kind of media."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,8 @@ class LoadedProcessor:
     """Class, versions and content digests; part of every fingerprint."""
     notes: tuple[str, ...] = ()
     """Lines to tell the user once."""
+    config: ProcessorConfig = DEFAULT
+    """The settings it was loaded with."""
 
     @property
     def chat_template(self) -> str:
@@ -73,33 +88,29 @@ def resolve(name: str) -> str:
     return name
 
 
-def load_processor(
-    name: str, *, fps: float | None = None, min_frames: int | None = None, max_frames: int | None = None
-) -> LoadedProcessor:
+def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProcessor:
     """Load a processor by Hugging Face id, local folder or `builtin:<name>`.
 
-    Args:
-        name: what to load.
-        fps: frames per second to sample from videos; turns sampling on.
-        min_frames: least frames per video.
-        max_frames: most frames per video.
-
     Raises:
-        ProcessorError: it does not load, is no multimodal processor, or cannot take these video settings.
+        ProcessorError: it does not load, is no multimodal processor, needs code that is not trusted, or cannot take
+            these settings.
     """
     note = ensure_torchvision()
     target = resolve(name)
-    hf = _from_pretrained(name, target)
+    hf = _from_pretrained(name, target, config)
     if not hasattr(hf, "tokenizer"):
         raise ProcessorError(
             f"{name}: loads as {type(hf).__name__}, which is no multimodal processor",
             "the folder needs the processor's preprocessor_config.json or processor_config.json beside its tokenizer",
         )
-    _set_sampling(name, hf, fps, min_frames, max_frames)
-    return LoadedProcessor(name, hf, identity_of(hf), (note,) if note else ())
+    _require_known(name, hf, config.args)
+    _set_sampling(name, hf, config.fps, config.min_frames, config.max_frames)
+    if config.chat_template is not None:
+        hf.chat_template = config.chat_template
+    return LoadedProcessor(name, hf, identity_of(hf, target), (note,) if note else (), config)
 
 
-def _from_pretrained(name: str, target: str) -> Any:
+def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 
@@ -108,14 +119,35 @@ def _from_pretrained(name: str, target: str) -> Any:
     # its retries against a hub that cannot be reached would bury the one message that counts
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
-        return transformers.AutoProcessor.from_pretrained(target, trust_remote_code=False)
+        return transformers.AutoProcessor.from_pretrained(
+            target, trust_remote_code=config.trust_remote_code, **config.args
+        )
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, ... alike
+        if "trust_remote_code" in str(error) and not config.trust_remote_code:
+            raise ProcessorError(
+                f"{name}: the processor comes with its own Python code",
+                "read that code, and run it with --trust-remote-code if you trust it",
+            ) from error
         hint = "check the name, or download the processor's files and give their folder; "
         hint += "set HF_HUB_OFFLINE=1 to use the local cache only"
         if os.path.isdir(target):
             files = sorted(path.name for path in Path(target).iterdir())
             hint = f"the folder holds: {', '.join(files[:12]) or 'nothing'}"
         raise ProcessorError(f"cannot load the processor {name}: {_first_line(error)}", hint) from error
+
+
+def _require_known(name: str, hf: Any, args: Mapping[str, Any]) -> None:
+    """Refuse settings that no part of the processor has: from_pretrained passes over them without a word."""
+    parts = [getattr(hf, attribute, None) for attributes in PARTS.values() for attribute in attributes]
+    parts = [part for part in (hf, *parts) if part is not None]
+    for key in args:
+        known = any(
+            hasattr(part, key) or key in getattr(getattr(part, "valid_kwargs", None), "__annotations__", {})
+            for part in parts
+        )
+        if not known:
+            names = ", ".join(type(part).__name__ for part in parts)
+            raise ProcessorError(f"{name}: no setting {key!r} in {names}", "check the spelling of --processor-arg")
 
 
 def _first_line(error: Exception) -> str:
@@ -146,8 +178,8 @@ def _set_sampling(name: str, hf: Any, fps: float | None, min_frames: int | None,
         )
 
 
-def identity_of(hf: Any) -> dict[str, str]:
-    """Return class, versions and content digests of a processor."""
+def identity_of(hf: Any, target: str) -> dict[str, str]:
+    """Return class, versions and content digests of a processor that was loaded from `target`."""
     import tokenizers
     import transformers
 
@@ -161,8 +193,21 @@ def identity_of(hf: Any) -> dict[str, str]:
         "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__,
     }
-    for part in ("image_processor", "video_processor", "feature_extractor"):
-        settings = getattr(hf, part, None)
-        if settings is not None:
-            identity[part] = digest_bytes(settings.to_json_string().encode())
+    parts = [name for names in PARTS.values() for name in names if getattr(hf, name, None) is not None]
+    for name in parts:
+        identity[name] = digest_bytes(getattr(hf, name).to_json_string().encode())
+    if type(hf).__module__.partition(".")[0] == REMOTE_MODULES:
+        identity["remote_code"] = digest_file(inspect.getfile(type(hf)))
+    if (revision := _revision(target)) is not None:
+        identity["revision"] = revision
     return identity
+
+
+def _revision(target: str) -> str | None:
+    """The commit of a hub repository that was loaded from the local cache, None for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if os.path.isdir(target):
+        return None
+    found = try_to_load_from_cache(target, "tokenizer_config.json")
+    return Path(found).parent.name if isinstance(found, str) else None

@@ -15,7 +15,7 @@ class Phi4Multimodal(Adapter):
     """Phi-4-multimodal. Its picture's tokens depend on a mask over tiles: found by running it on a blank picture."""
 
     family: ClassVar[str] = "phi4_multimodal"
-    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "by size", "audio": "formula"}
+    levels: Mapping[MediaKind, Level] = {"image": "by size", "audio": "formula"}
     geometry: tuple[Tensor, ...] = (
         Tensor(name="image_sizes", kind="image", dtype="int64", shape=(2,)),
         Tensor(name="audio_embed_sizes", kind="audio", dtype="int64"),

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_prep.core.config import ProcessorConfig
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import changes
 from vlm_prep.media.load import load_media
+from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+from vlm_prep.processors.wiring import ARGUMENTS, OF_TEXT
 
 if TYPE_CHECKING:
     import torch
@@ -28,17 +32,25 @@ class PixelMaker:
 
     Args:
         runtime: `processor` of a manifest.
+        whole: the full processor, where it is loaded already.
+        trust_remote_code: run the Python code of a processor that comes with some, if the store was made so.
 
     Raises:
-        StoreError: this transformers has no such image, video or audio processor.
+        StoreError: this transformers has no such image, video or audio processor; or the full processor is needed
+            and does not load, is another one, or is not trusted.
     """
 
-    def __init__(self, runtime: Mapping[str, Any]) -> None:
+    def __init__(
+        self, runtime: Mapping[str, Any], *, whole: Any = None, trust_remote_code: bool = False
+    ) -> None:
+        self._whole: Mapping[str, Any] | None = runtime["whole"]
+        self._identity: Mapping[str, str] = runtime["identity"]
+        self._trusted = trust_remote_code
         self._parts: Mapping[str, Mapping[str, Any]] = runtime["parts"]
         self._interleaved = bool(runtime["interleaved"])
         self._stored = {tensor["name"] for tensor in runtime["tensors"]}
         self._rate: int | None = runtime["sampling_rate"]
-        self._made: dict[str, Any] = {}
+        self._made: dict[str, Any] = {} if whole is None else {"whole": whole}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_made": {}}
@@ -83,6 +95,8 @@ class PixelMaker:
         return {name: join([part[name] for part in parts if name in part]) for name in names}
 
     def _document(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
+        if self._whole is not None and media:
+            return self._by_whole(media, self._whole)
         if self._interleaved:
             groups = [(struct["kind"], [struct]) for struct in media]
         else:
@@ -113,6 +127,34 @@ class PixelMaker:
                 tensor = torch.as_tensor(np.asarray(made[name]) if isinstance(made[name], list) else made[name])
                 tensors[whole_name] = tensor.flatten(0, 1) if joined else tensor
         return tensors
+
+
+    def _by_whole(self, media: Sequence[MediaStruct], how: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        hf = self._full_processor(how)
+        call: dict[str, Any] = {"text": ["".join(how["placeholders"].get(struct["kind"], "") for struct in media)]}
+        for kind, name in ARGUMENTS.items():
+            loaded = [load_media(struct, rate=self._rate) for struct in media if struct["kind"] == kind]
+            if loaded:
+                call[name] = loaded if kind == "audio" else [loaded]
+        videos = [video_metadata(struct) for struct in media if struct["kind"] == "video"]
+        if videos:
+            call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": videos}
+        made = hf(**call, return_tensors="pt")
+        return {name: tensor for name, tensor in made.items() if name not in OF_TEXT}
+
+    def _full_processor(self, how: Mapping[str, Any]) -> Any:
+        if "whole" not in self._made:
+            config = ProcessorConfig(**how["config"])
+            if config.trust_remote_code and not self._trusted:
+                raise StoreError(
+                    f"the store's tensors are made by the Python code that comes with {how['name']}",
+                    "pass trust_remote_code=True if you trust it",
+                )
+            loaded = load_processor(how["name"], config)
+            if differing := changes(dict(self._identity), loaded.identity):
+                raise StoreError(f"{how['name']} is another processor than the store's", "; ".join(differing))
+            self._made["whole"] = loaded.hf
+        return self._made["whole"]
 
 
 def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

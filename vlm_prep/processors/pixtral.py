@@ -13,7 +13,7 @@ class Pixtral(Adapter):
     """Pixtral and Mistral 3."""
 
     family: ClassVar[str] = "pixtral"
-    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "formula"}
+    levels: Mapping[MediaKind, Level] = {"image": "formula"}
     geometry: tuple[Tensor, ...] = (Tensor(name="image_sizes", kind="image", dtype="int64", shape=(2,)),)
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:

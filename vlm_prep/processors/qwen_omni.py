@@ -18,7 +18,7 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
     """Qwen2.5-Omni."""
 
     family: ClassVar[str] = "qwen2_5_omni"
-    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "formula", "video": "formula", "audio": "formula"}
+    levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula", "audio": "formula"}
     geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID, _SECONDS)
     default_fps: ClassVar[float] = 2.0
     """What the processor takes for videos that are not sampled by a rate of the call (Qwen2_5OmniProcessor)."""

@@ -24,7 +24,7 @@ class Qwen2VL(Adapter):
     """Qwen2-VL; the base of the others."""
 
     family: ClassVar[str] = "qwen2_vl"
-    levels: ClassVar[Mapping[MediaKind, Level]] = {"image": "formula", "video": "formula"}
+    levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID)
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:

@@ -17,13 +17,8 @@ import orjson
 
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.types import MediaKind
+from vlm_prep.processors.load import PARTS
 
-PARTS: Mapping[MediaKind, tuple[str, ...]] = {
-    "image": ("image_processor",),
-    "video": ("video_processor",),
-    "audio": ("audio_processor", "feature_extractor"),
-}
-"""The attributes of a processor that hold the part for a kind of media."""
 ARGUMENTS: Mapping[MediaKind, str] = {"image": "images", "video": "videos", "audio": "audio"}
 """The arguments of a processor's call."""
 OF_TEXT = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"})
@@ -57,6 +52,13 @@ def part_of(hf: Any, kind: MediaKind) -> tuple[str, Any] | None:
         if part is not None:
             return name, part
     return None
+
+
+def in_transformers(wiring: Wiring) -> bool:
+    """Whether the part can be made from its settings alone: transformers has its class."""
+    import transformers
+
+    return hasattr(transformers, wiring.part_class)
 
 
 class _Watched:

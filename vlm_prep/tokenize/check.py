@@ -93,7 +93,7 @@ def _check_rows(store: Store, processor: str, fraction: float, found: Findings, 
             "rows are compared in a tokenized store; without --processor checksums and accounts are checked",
         )
     config = TokenizeConfig(**store.manifest.config)
-    loaded = load_processor(processor, fps=config.fps, min_frames=config.min_frames, max_frames=config.max_frames)
+    loaded = load_processor(processor, config.processor)
     found.identity = _identity_changes(store.manifest.processor["identity"], loaded.identity)
     oracle = Oracle(SampleEncoder(adapter_for(loaded), config), config)
     for row in store.rows():

@@ -72,8 +72,6 @@ class TextEncoder:
         self._fast, self.note = _gigatoken(tokenizer) if fast and self._plain else (None, None)
         self.implementation = "gigatoken" if self._fast else "tokenizers"
         self._bos: str | None = tokenizer.bos_token
-        self.added = _added_around(tokenizer)
-        """Ids that the tokenizer puts before and after a text that does not begin with its BOS token itself."""
 
     def ids(self, text: str) -> Ids:
         """Return the ids of `text`, int32 (n,), no special tokens added."""
@@ -118,13 +116,6 @@ class TextEncoder:
         to_bytes = byte_positions(text)
         ids = np.asarray(encoding.ids, np.int32)
         return Tokens(ids, to_bytes[offsets[:, 1]], to_bytes[offsets[:, 0]], self._has_bos(text))
-
-
-def _added_around(tokenizer: Any) -> tuple[Ids, Ids]:
-    bare = tokenizer("x", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("x")["input_ids"]
-    start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-    return np.asarray(whole[:start], np.int32), np.asarray(whole[start + len(bare) :], np.int32)
 
 
 def byte_positions(text: str) -> Ends:

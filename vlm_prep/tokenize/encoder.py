@@ -7,7 +7,7 @@ where the full processor takes 50 ms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from vlm_prep.core.config import ControlTokens as ControlMode
 from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.types import Encoded, Media, MediaItem, Message, Sample
@@ -54,8 +55,9 @@ class SampleEncoder:
         self.adapter, self.config = adapter, config
         self.template = ChatTemplate(adapter.loaded)
         self.text = TextEncoder(adapter.hf.tokenizer, fast=fast)
-        self._control = ControlTokens(adapter.hf, self.template, config.control_tokens)
-        self._placer = Placer(adapter.placeholders)
+        mode: ControlMode = "allow" if adapter.prompts_are_tokens else config.control_tokens
+        self._control = ControlTokens(adapter.hf, self.template, mode)
+        self._placer = Placer(adapter.placeholders, adapter.unplaced)
 
     def encode(self, sample: Sample, payload: Payload) -> Encoded:
         """Encode one sample.
@@ -112,10 +114,10 @@ class SampleEncoder:
         return _Draft(ids, labels, dict(zip(wanted, ends, strict=True)), expansions)
 
     def place(
-        self, text: str, spans: list[Span], media: Sequence[Media]
+        self, text: str, spans: list[Span], media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[Placed, tuple[Expansion, ...]]:
-        """Replace the placeholders of a rendered text, see `expand.Placer.place`."""
-        return self._placer.place(text, spans, media, lambda: self.adapter.expand(media))
+        """Replace the placeholders of a rendered text, see `expand.Placer.place` and `Adapter.expand`."""
+        return self._placer.place(text, spans, media, lambda: self.adapter.expand(media, stored))
 
     def label(
         self, tokens: Tokens, placed: Placed
@@ -130,7 +132,7 @@ class SampleEncoder:
         unmask_inside(tokens, trained, placed.inside)
         labels = np.where(trained, tokens.ids, np.int32(IGNORE))
         ids = tokens.ids
-        first, last = self.text.added
+        first, last = (np.asarray(added, np.int32) for added in self.adapter.added_around)
         if (len(first) or len(last)) and not tokens.starts_with_bos:
             edges = [np.full(len(first), IGNORE, np.int32), labels, np.full(len(last), IGNORE, np.int32)]
             ids, labels = np.concatenate([first, ids, last]), np.concatenate(edges)

@@ -49,10 +49,11 @@ class Placer:
 
     Args:
         placeholders: {text: kind of media it stands for}.
+        unplaced: kinds of media that no text stands for.
     """
 
-    def __init__(self, placeholders: dict[str, MediaKind]) -> None:
-        self._kinds = placeholders
+    def __init__(self, placeholders: dict[str, MediaKind], unplaced: Sequence[MediaKind] = ()) -> None:
+        self._kinds, self._unplaced = placeholders, unplaced
         tokens = sorted(placeholders, key=len, reverse=True)
         self._pattern = re.compile(f"(?<!{_MARK})(?:{'|'.join(map(re.escape, tokens)) or '(?!)'})")
 
@@ -73,14 +74,14 @@ class Placer:
         found = list(self._pattern.finditer(text))
         kinds = [self._kinds[match.group()] for match in found]
         # counted by kind: a template may print pictures before videos, whatever their order in the row
-        if sorted(kinds) != sorted(item.kind for item in media):
+        if sorted(kinds) != sorted(item.kind for item in media if item.kind not in self._unplaced):
             raise Reject(
                 RejectReason.MEDIA_COUNT_MISMATCH,
                 f"the rendered text has placeholders for {_count(kinds)}, "
                 f"the row has {_count([item.kind for item in media])}",
             )
         if not found:
-            return Placed(text, spans, [], ()), ()
+            return Placed(text, spans, [], ()), tuple(expand()) if media else ()
         of_row = tuple(expand())
         by_kind: dict[str, list[Expansion]] = {}
         for item, expansion in zip(media, of_row, strict=True):

@@ -53,11 +53,8 @@ class TokenizeJob:
         return {"samples": self.samples, "processor": self.processor, "config": self.config}
 
     def load(self) -> LoadedProcessor:
-        """Load the processor with this job's video settings."""
-        config = self.config
-        return load_processor(
-            self.processor, fps=config.fps, min_frames=config.min_frames, max_frames=config.max_frames
-        )
+        """Load the processor with this job's settings."""
+        return load_processor(self.processor, self.config.processor)
 
     def setup(self, loaded: LoadedProcessor | None = None) -> None:
         """See `engine.tasks.Job`."""

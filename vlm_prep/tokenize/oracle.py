@@ -52,7 +52,7 @@ class Oracle:
         self._encoder, self._config = encoder, config
         self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
         self._runtime = self._adapter.runtime()
-        self._pixels = PixelMaker(self._runtime)
+        self._pixels = PixelMaker(self._runtime, whole=self._hf)
 
     def compare(self, row: Row) -> Comparison:
         """Compare a stored row with the real processor's output.
@@ -83,15 +83,7 @@ class Oracle:
         options |= self._adapter.call_options(
             [video_metadata(struct) for struct in media if struct["kind"] == "video"]
         )
-        return self._hf.apply_chat_template(
-            _with_media(messages, loaded),
-            chat_template=self._adapter.loaded.chat_template,
-            tools=tools,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=options,
-        )
+        return self._adapter.call(_with_media(messages, loaded), tools, options)
 
     def _differing_tensors(self, row: Row, real: Any) -> list[str]:
         import torch
@@ -147,7 +139,7 @@ class Oracle:
             return None
         media = [stored_media(struct) for struct in row["media"]]
         # the ids are known to be equal here, so what we put in is the processor's
-        placed, _ = self._encoder.place(text, spans, media)
+        placed, _ = self._encoder.place(text, spans, media, row["media"])
         tokens = text_encoder.encode_by_offsets(placed.text)
         _, labels, _ = self._encoder.label(tokens, in_bytes(placed))
         return labels
