@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -405,9 +405,9 @@ def test_a_clip_of_one_frame_is_a_reject_where_the_processor_fails(
 def wrong_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     from vlm_prep.processors.qwen_vl import Qwen2VL
 
-    right = Qwen2VL._compute_image_grid
+    right = Qwen2VL._image_grid
     # the same number of tokens, lying down instead of standing
-    monkeypatch.setattr(Qwen2VL, "_compute_image_grid", lambda self, h, w: right(self, w, h))
+    monkeypatch.setattr(Qwen2VL, "_image_grid", lambda self, h, w: right(self, w, h))
 
 
 def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +419,7 @@ def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
         tokens = right(self, text)
         ids = tokens.ids.copy()
         ids[-3] += 1
-        return Tokens(ids, tokens.ends, tokens.starts)
+        return replace(tokens, ids=ids)
 
     monkeypatch.setattr(TextEncoder, "encode", encode)
 
@@ -427,25 +427,24 @@ def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 def wrong_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     from vlm_prep.tokenize import encoder
 
-    right = encoder.mask_tokens
+    right = encoder.trained_spans
 
-    def mask(tokens: Any, spans: Any) -> Any:
-        trained, ends = right(tokens, spans)
-        trained[np.flatnonzero(trained)[-1]] = False
-        return trained, ends
+    def spans(*arguments: Any) -> Any:
+        *others, (start, end) = right(*arguments)
+        return [*others, (start, end - len("<|im_end|>"))]
 
-    monkeypatch.setattr(encoder, "mask_tokens", mask)
+    monkeypatch.setattr(encoder, "trained_spans", spans)
 
 
 def wrong_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = PixelMaker._one
+    right = PixelMaker._call
 
-    def one(self: PixelMaker, struct: Any) -> Any:
-        made = right(self, struct)
+    def call(self: PixelMaker, kind: str, structs: Any) -> Any:
+        made = right(self, kind, structs)
         made["pixel_values"][0, 0] += 1e-6
         return made
 
-    monkeypatch.setattr(PixelMaker, "_one", one)
+    monkeypatch.setattr(PixelMaker, "_call", call)
 
 
 @pytest.mark.parametrize(

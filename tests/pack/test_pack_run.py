@@ -13,7 +13,6 @@ import pytest
 from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.pack.assemble import GEOMETRY
 from vlm_prep.pack.bins import best_fit_decreasing
 from vlm_prep.pack.plan import visual_tokens
 from vlm_prep.pack.positions import Mrope, mrope_positions
@@ -21,6 +20,8 @@ from vlm_prep.pack.run import pack
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
+
+GEOMETRY = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 Options = Callable[..., RunOptions]
 

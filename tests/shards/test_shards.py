@@ -19,8 +19,12 @@ from vlm_prep.shards.reader import ShardReader, Store
 from vlm_prep.shards.schema import packed_schema, plan_schema, sample_schema, tokenized_schema
 from vlm_prep.shards.writer import BATCH_BYTES, ShardInfo, ShardWriter, write_bytes_atomically
 
-GEOMETRY = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
-SCHEMA = tokenized_schema(GEOMETRY)
+TENSORS = [
+    {"name": "image_grid_thw", "kind": "image", "dtype": "int64", "shape": [3]},
+    {"name": "video_grid_thw", "kind": "video", "dtype": "int64", "shape": [3]},
+    {"name": "second_per_grid_ts", "kind": "video", "dtype": "float32", "shape": []},
+]
+SCHEMA = tokenized_schema(TENSORS)
 
 
 def media(kind: str, *files: bytes | None, **fields: Any) -> dict[str, Any]:
@@ -33,6 +37,8 @@ def media(kind: str, *files: bytes | None, **fields: Any) -> dict[str, Any]:
         "frame_indices": None,
         "fps": None,
         "total_frames": None,
+        "samples": None,
+        "sampling_rate": None,
         **fields,
     }
 
@@ -103,10 +109,11 @@ def test_packed_rows_come_back_as_they_were_written(tmp_path: Path, kind: str) -
             "seq_lens": np.asarray([2, 4], np.int32),
             "image_grid_thw": np.full((number, 3), 4, np.int32),
             "media": [media("image", b"x")] * number,
+            "media_counts": np.asarray([number, 0], np.int32),
         }
         for number in range(2)
     ]
-    schema = packed_schema(("image_grid_thw",), positions=kind)
+    schema = packed_schema(TENSORS[:1], positions=kind)
     reader = ShardReader(tmp_path / "a.arrow", write(tmp_path / "a.arrow", rows, schema))
     for index, row in enumerate(rows):
         assert_same(reader.row(index), row)
@@ -249,7 +256,7 @@ def test_a_folder_without_a_manifest_is_no_store(store: Path) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"schema_version": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"schema_version": 2}'])
 def test_a_damaged_manifest_is_named(store: Path, content: bytes) -> None:
     (store / "manifest.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"manifest\.json is damaged") as caught:
@@ -261,7 +268,7 @@ def test_a_manifest_of_a_newer_version_is_refused(store: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_bytes())
     manifest["schema_version"] += 1
     (store / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match="schema version 2") as caught:
+    with pytest.raises(StoreError, match="schema version 3") as caught:
         Store(store)
     assert caught.value.hint
 

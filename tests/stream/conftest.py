@@ -21,11 +21,22 @@ from vlm_prep.shards.writer import ShardInfo, ShardWriter
 
 KIT = Path(__file__).resolve().parents[3] / "shared" / "kit"
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
-GEOMETRY = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+TENSORS = [
+    {"name": "image_grid_thw", "kind": "image", "dtype": "int64", "shape": [3]},
+    {"name": "video_grid_thw", "kind": "video", "dtype": "int64", "shape": [3]},
+    {"name": "second_per_grid_ts", "kind": "video", "dtype": "float32", "shape": []},
+]
+GEOMETRY = [tensor["name"] for tensor in TENSORS]
 RUNTIME: dict[str, Any] = {
     "family": "none",
-    "image_processor": None,
-    "video_processor": None,
+    "identity": {},
+    "parts": {},
+    "interleaved": False,
+    "whole": None,
+    "tensors": TENSORS,
+    "sampling_rate": None,
+    "token_types": {"image": [91], "video": [92]},
+    "decoder_start_token_id": None,
     "pad_token_id": 0,
     "image_token_id": 91,
     "video_token_id": 92,
@@ -83,13 +94,13 @@ class Stores:
     ) -> Path:
         """A tokenized store."""
         rows = [sample(number) for number in range(rows)] if isinstance(rows, int) else rows
-        infos = write_split(self.folder / name, "train", tokenized_schema(GEOMETRY), rows, shards)
+        infos = write_split(self.folder / name, "train", tokenized_schema(TENSORS), rows, shards)
         return self.finish(name, "tokenize", fingerprint, {"train": infos}, runtime=runtime)
 
     def ranks(self, packs: int, world: int, *, name: str = "packed") -> Path:
         """A packed store with a folder for each rank; pack p is samples 2p and 2p + 1."""
         rows = [self._pack(number) for number in range(packs)]
-        schema = packed_schema(GEOMETRY, positions="plain")
+        schema = packed_schema(TENSORS, positions="plain")
         splits = {}
         for rank in range(world):
             if mine := rows[rank::world]:
@@ -131,7 +142,7 @@ class Stores:
 
     @staticmethod
     def _pack(number: int) -> dict[str, Any]:
-        return assemble_pack([sample(2 * number), sample(2 * number + 1)], number, None)
+        return assemble_pack([sample(2 * number), sample(2 * number + 1)], number, None, GEOMETRY)
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.types import MediaItem
 from vlm_prep.media.load import load_media, media_struct
-from vlm_prep.processors.adapter import _settings
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.families import adapter_for
 from vlm_prep.processors.load import load_processor
+from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.stream import ShardDataset
 
 PICTURES = ("coffee.png", "grace_hopper.jpg", "page.png", "china_exif6.jpg", "pillow/hopper_orientation_5.jpg")
@@ -22,22 +24,15 @@ FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def processor(request: pytest.FixtureRequest, processors_dir: Path) -> Any:
-    """The real processor of each family."""
-    return load_processor(str(processors_dir / request.param)).hf
+def adapter(request: pytest.FixtureRequest, processors_dir: Path) -> Adapter:
+    """The adapter of each family."""
+    return adapter_for(load_processor(str(processors_dir / request.param)))
 
 
-def runtime(processor: Any) -> dict[str, Any]:
-    """What the manifest holds of a processor."""
-    return {
-        "family": "any",
-        "image_processor": _settings(processor.image_processor),
-        "video_processor": _settings(processor.video_processor),
-        "pad_token_id": processor.tokenizer.pad_token_id,
-        "image_token_id": processor.image_token_id,
-        "video_token_id": processor.video_token_id,
-        "mrope": None,
-    }
+@pytest.fixture
+def processor(adapter: Adapter) -> Any:
+    """The real processor."""
+    return adapter.hf
 
 
 def picture(path: Path) -> dict[str, Any]:
@@ -64,19 +59,23 @@ def clip(path: Path, frames: tuple[int, ...], fps: float) -> dict[str, Any]:
     return media_struct(item)
 
 
-def open_row(stores: Any, make_sample: Any, processor: Any, media: list[dict[str, Any]], **grids: Any) -> ShardDataset:
+def open_row(
+    stores: Any, make_sample: Any, adapter: Adapter, media: list[dict[str, Any]], **grids: Any
+) -> ShardDataset:
     """A store of one row with these media."""
     columns = {name: np.asarray(grid, np.int32) for name, grid in grids.items()}
     row = make_sample(7, media=media, **columns)
-    return ShardDataset(stores.tokenized([row], shards=1, runtime=runtime(processor)))
+    return ShardDataset(stores.tokenized([row], shards=1, runtime=adapter.runtime()))
 
 
-def test_pictures_one_by_one_equal_one_call_with_all(kit: Path, stores: Any, make_sample: Any, processor: Any) -> None:
+def test_pictures_one_by_one_equal_one_call_with_all(
+    kit: Path, stores: Any, make_sample: Any, adapter: Adapter, processor: Any
+) -> None:
     media = [picture(kit / "data" / "images" / name) for name in PICTURES]
     loaded = [load_media(item) for item in media]
     text = "<|vision_start|><|image_pad|><|vision_end|>" * len(media)
     real = processor(text=[text], images=loaded, return_tensors="pt")
-    row = open_row(stores, make_sample, processor, media, image_grid_thw=real["image_grid_thw"])[0]
+    row = open_row(stores, make_sample, adapter, media, image_grid_thw=real["image_grid_thw"])[0]
     assert row["pixel_values"].dtype == torch.float32
     assert torch.equal(row["pixel_values"], real["pixel_values"])
     assert torch.equal(row["image_grid_thw"], real["image_grid_thw"])
@@ -85,7 +84,7 @@ def test_pictures_one_by_one_equal_one_call_with_all(kit: Path, stores: Any, mak
 
 @pytest.mark.parametrize("frames", [(0, 5, 10, 15), (0, 4, 9)], ids=["even", "odd"])
 def test_a_videos_frames_equal_the_real_processors(
-    kit: Path, stores: Any, make_sample: Any, processor: Any, frames: tuple[int, ...]
+    kit: Path, stores: Any, make_sample: Any, adapter: Adapter, processor: Any, frames: tuple[int, ...]
 ) -> None:
     pytest.importorskip("decord")
     media = clip(kit / "data" / "videos" / "bikes.mp4", frames, 25.0)
@@ -99,49 +98,49 @@ def test_a_videos_frames_equal_the_real_processors(
         return_tensors="pt",
     )
     grids = {"video_grid_thw": real["video_grid_thw"]}
-    row = open_row(stores, make_sample, processor, [media], **grids)[0]
+    row = open_row(stores, make_sample, adapter, [media], **grids)[0]
     assert torch.equal(row["pixel_values_videos"], real["pixel_values_videos"])
     assert torch.equal(row["video_grid_thw"], real["video_grid_thw"])
 
 
-def test_settings_make_the_same_processors_again(processor: Any) -> None:
-    import transformers
-
-    for part in (processor.image_processor, processor.video_processor):
-        settings = _settings(part)
-        assert settings is not None
-        again = getattr(transformers, settings["class"]).from_dict(dict(settings["config"]))
-        assert again.to_json_string() == part.to_json_string()
+def test_settings_make_the_same_processors_again(adapter: Adapter, processor: Any) -> None:
+    maker = PixelMaker(adapter.runtime())
+    for kind, part in (("image", processor.image_processor), ("video", processor.video_processor)):
+        assert maker.part(kind).to_json_string() == part.to_json_string()
 
 
 def test_another_grid_than_the_stored_one_raises_and_names_the_sample(
-    kit: Path, stores: Any, make_sample: Any, processor: Any
+    kit: Path, stores: Any, make_sample: Any, adapter: Adapter, processor: Any
 ) -> None:
     media = [picture(kit / "data" / "images" / "coffee.png")]
-    dataset = open_row(stores, make_sample, processor, media, image_grid_thw=[[1, 2, 2]])
+    dataset = open_row(stores, make_sample, adapter, media, image_grid_thw=[[1, 2, 2]])
     with pytest.raises(StoreError, match=r"data-00000-of-00001\.arrow.*demo/7.*image_grid_thw"):
         dataset[0]
 
 
 def test_a_damaged_picture_raises_and_names_the_sample(
-    kit: Path, stores: Any, make_sample: Any, processor: Any
+    kit: Path, stores: Any, make_sample: Any, adapter: Adapter, processor: Any
 ) -> None:
     media = [picture(kit / "data" / "images" / "pillow" / "truncated_jpeg.jpg")]
-    dataset = open_row(stores, make_sample, processor, media, image_grid_thw=[[1, 2, 2]])
+    dataset = open_row(stores, make_sample, adapter, media, image_grid_thw=[[1, 2, 2]])
     with pytest.raises(StoreError, match=r"demo/7.*truncated_jpeg"):
         dataset[0]
 
 
-def test_without_pixels_nothing_is_decoded(kit: Path, stores: Any, make_sample: Any, processor: Any) -> None:
+def test_without_pixels_nothing_is_decoded(
+    kit: Path, stores: Any, make_sample: Any, adapter: Adapter, processor: Any
+) -> None:
     media = [picture(kit / "data" / "images" / "pillow" / "truncated_jpeg.jpg")]
     row = make_sample(7, media=media, image_grid_thw=np.array([[1, 2, 2]], np.int32))
-    path = stores.tokenized([row], shards=1, runtime=runtime(processor))
+    path = stores.tokenized([row], shards=1, runtime=adapter.runtime())
     item = ShardDataset(path, pixels=False)[0]
     assert "pixel_values" not in item
     assert item["n_images"] == 1
 
 
-def test_token_types_equal_the_real_processors(kit: Path, stores: Any, make_sample: Any, processor: Any) -> None:
+def test_token_types_equal_the_real_processors(
+    kit: Path, stores: Any, make_sample: Any, adapter: Adapter, processor: Any
+) -> None:
     from vlm_prep.stream import PadCollate
 
     media = [picture(kit / "data" / "images" / "coffee.png")]
@@ -151,7 +150,7 @@ def test_token_types_equal_the_real_processors(kit: Path, stores: Any, make_samp
     row = make_sample(
         7, media=media, image_grid_thw=real["image_grid_thw"].numpy().astype(np.int32), input_ids=ids, labels=ids
     )
-    dataset = ShardDataset(stores.tokenized([row], shards=1, runtime=runtime(processor)))
+    dataset = ShardDataset(stores.tokenized([row], shards=1, runtime=adapter.runtime()))
     batch = PadCollate.for_store(dataset, shift=False)([dataset[0]])
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
         assert torch.equal(batch[name], real[name]), name

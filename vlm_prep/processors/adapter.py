@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,57 +24,14 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.types import Media, MediaHeader, MediaKind, Message
 from vlm_prep.media.audio import resampled_length
+from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video, as_reject
 from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.runs import RunFinder
-from vlm_prep.processors.wiring import ARGUMENTS, Wiring, in_transformers, observe, part_of
+from vlm_prep.processors.runtime import describe
+from vlm_prep.processors.wiring import ARGUMENTS, Wiring, observe, part_of
 
-Level = Literal["formula", "by size", "full"]
-Size = tuple[int, int]
-"""Height and width in pixels."""
 _CACHED = 65536
-_FAULTS = (ValueError, TypeError, ZeroDivisionError, RuntimeError, OverflowError, IndexError)
-"""What processors raise on media that they cannot take."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """A tensor that is stored with a row, because positions or a reader without pixels need it."""
-
-    name: str
-    """The processor's name for it."""
-    kind: MediaKind
-    dtype: Literal["int64", "float32", "float64"]
-    """As the processor returns it."""
-    shape: tuple[int, ...] = ()
-    """Of one row; a media has one row, or several where the processor cuts it up."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expansion:
-    """What one placeholder becomes."""
-
-    text: str
-    """It is replaced by this, each run of a media token written once."""
-    runs: tuple[int, ...]
-    """How often each media token of `text` stands there."""
-    geometry: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """(rows, *shape) for each stored tensor of this media's kind."""
-    frame_indices: tuple[int, ...] | None = None
-    """The frames of a video that the processor will be given."""
-    fps: float | None = None
-    """Frames per second that timestamps are computed with."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Video:
-    """A video as its part will see it."""
-
-    frames: int
-    height: int
-    width: int
-    metadata: Any
-    """transformers' VideoMetadata, for this video alone: processors write into it."""
 
 
 class Adapter(ABC):
@@ -257,40 +213,8 @@ class Adapter(ABC):
         return ", ".join(f"{kind} {level}" for kind, level in levels.items()) or "text only"
 
     def runtime(self) -> dict[str, Any]:
-        """Return what the runtime needs of the processor, for the manifest: settings and token ids, no tokenizer."""
-        wirings = {kind: self.wiring(kind) for kind in self.kinds}
-        stored = {tensor.name for tensor in self.geometry}
-        added = {name for wiring in wirings.values() for name in wiring.added} - stored
-        return {
-            "family": self.family,
-            "level": self.level,
-            "identity": self.loaded.identity,
-            "parts": {kind: wiring.to_json() for kind, wiring in wirings.items()},
-            "interleaved": self.interleaved,
-            "whole": self._whole() if added or not all(in_transformers(each) for each in wirings.values()) else None,
-            "tensors": [asdict(tensor) for tensor in self.geometry],
-            "sampling_rate": self.sampling_rate,
-            "token_types": self._token_types(),
-            "pad_token_id": self.hf.tokenizer.pad_token_id,
-            "image_token_id": getattr(self.hf, "image_token_id", None),
-            "video_token_id": getattr(self.hf, "video_token_id", None),
-            "decoder_start_token_id": self.decoder_start(),
-            "vocab_size": len(self.hf.tokenizer),
-            "mrope": self.mrope(),
-        }
-
-    def _whole(self) -> dict[str, Any]:
-        """What it takes to load the processor again, where its parts alone do not do."""
-        return {
-            "name": self.loaded.name,
-            "config": asdict(self.loaded.config),
-            "placeholders": {kind: text for text, kind in self.placeholders.items()},
-        }
-
-    def _token_types(self) -> dict[str, list[int]]:
-        """The ids that the processor marks as pictures, videos and audio in its token type ids."""
-        found = {kind: getattr(self.hf, f"{kind}_token_ids", None) or [] for kind in self.kinds}
-        return {kind: [int(token) for token in ids if token is not None] for kind, ids in found.items()}
+        """Return what the runtime needs of the processor, see `runtime.describe`."""
+        return describe(self)
 
     def _all_images(self, sizes: tuple[Size, ...]) -> Iterator[Expansion]:
         if self.look_at_each_other:
@@ -299,12 +223,12 @@ class Adapter(ABC):
 
     def _expand_images(self, sizes: tuple[Size, ...]) -> tuple[Expansion, ...]:
         named = ", ".join(f"{width}x{height}" for height, width in sizes)
-        with _as_reject(f"the processor cannot take pictures of {named}"):
+        with as_reject(f"the processor cannot take pictures of {named}"):
             inputs = self.image_inputs(sizes)
             return tuple(self._expansion("image", inputs, index) for index in range(len(sizes)))
 
     def _expand_audio(self, samples: tuple[int, ...]) -> tuple[Expansion, ...]:
-        with _as_reject(f"the processor cannot take audio of {', '.join(map(str, samples))} samples"):
+        with as_reject(f"the processor cannot take audio of {', '.join(map(str, samples))} samples"):
             inputs = self.audio_inputs(samples)
             return tuple(self._expansion("audio", inputs, index) for index in range(len(samples)))
 
@@ -317,7 +241,7 @@ class Adapter(ABC):
             width=header.width,
             metadata=video_metadata(header, fps, indices),
         )
-        with _as_reject(
+        with as_reject(
             f"{media.uris[0]}: the processor cannot take {video.frames} frames of {video.width}x{video.height}"
         ):
             made = self._expansion("video", self.video_inputs(video), 0)
@@ -369,21 +293,6 @@ class Adapter(ABC):
         header = MediaHeader(height=64, width=96, total_frames=4, fps=2.0)
         frames = np.zeros((4, 64, 96, 3), np.uint8)
         return {**call, ARGUMENTS[kind]: [[frames]], **self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))])}
-
-
-class _as_reject:  # noqa: N801 - reads as a statement
-    """Turn what a processor raises in the block into a reject of the row."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _FAULTS):
-            reason = RejectReason.ASPECT_RATIO if "aspect" in str(error) else RejectReason.PROCESSOR_ERROR
-            raise Reject(reason, f"{self._what}: {error}") from error
 
 
 def _header(media: Media) -> MediaHeader:

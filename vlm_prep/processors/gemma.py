@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from vlm_prep.core.types import MediaKind
-from vlm_prep.processors.adapter import Adapter, Level, Size, Video
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import Level, Size, Video
 
 
 class Gemma3(Adapter):

@@ -18,7 +18,8 @@ import numpy as np
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.types import Media, MediaHeader, MediaItem, MediaKind
 from vlm_prep.media.load import load_media, media_struct
-from vlm_prep.processors.adapter import Adapter, Expansion, Level, Size, Video
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import Expansion, Level, Size, Video
 from vlm_prep.processors.frames import video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.wiring import ARGUMENTS, part_of

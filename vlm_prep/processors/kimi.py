@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.types import MediaKind
-from vlm_prep.processors.adapter import Adapter, Level, Size, Tensor, Video
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import Level, Size, Tensor, Video
 from vlm_prep.processors.qwen_vl import IMAGE_GRID, VIDEO_GRID
 
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import MediaKind, Message
-from vlm_prep.processors.adapter import Adapter, Expansion, Level, Size, Tensor, Video
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video
 from vlm_prep.processors.load import LoadedProcessor
 
 _PARSE_TEMPLATE = """\

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlm_prep.core.types import MediaKind
-from vlm_prep.processors.adapter import Adapter, Level, Tensor
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import Level, Tensor
 
 
 class Phi4Multimodal(Adapter):

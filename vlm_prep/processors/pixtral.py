@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from vlm_prep.core.types import MediaKind
-from vlm_prep.processors.adapter import Adapter, Level, Size, Tensor
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import Level, Size, Tensor
 
 
 class Pixtral(Adapter):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlm_prep.core.types import MediaKind
-from vlm_prep.processors.adapter import Level, Tensor, Video
+from vlm_prep.processors.expansion import Level, Tensor, Video
 from vlm_prep.processors.qwen_vl import IMAGE_GRID, VIDEO_GRID, Qwen2VL
 
 _SECONDS = Tensor(name="video_second_per_grid", kind="video", dtype="float32")

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlm_prep.core.types import MediaKind
-from vlm_prep.processors.adapter import Adapter, Level, Size, Tensor, Video
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import Level, Size, Tensor, Video
 
 Grid = tuple[int, int, int]
 IMAGE_GRID = Tensor(name="image_grid_thw", kind="image", dtype="int64", shape=(3,))

@@ -19,7 +19,8 @@ from vlm_prep.core.config import ControlTokens as ControlMode
 from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.types import Encoded, Media, MediaItem, Message, Sample
-from vlm_prep.processors.adapter import Adapter, Expansion
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import Expansion
 from vlm_prep.tokenize.control import ControlTokens
 from vlm_prep.tokenize.encode import TextEncoder, Tokens, byte_positions
 from vlm_prep.tokenize.expand import IGNORE, Placed, Placer, mask_tokens, repeat_runs, unmask_inside

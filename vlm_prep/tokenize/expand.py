@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Media, MediaKind
-from vlm_prep.processors.adapter import Expansion
+from vlm_prep.processors.expansion import Expansion
 from vlm_prep.tokenize.encode import Tokens
 from vlm_prep.tokenize.spans import Span
 

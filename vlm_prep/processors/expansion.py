@@ -1,0 +1,72 @@
+"""What an adapter answers with: what a placeholder becomes, and which tensors are stored with a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.types import MediaKind
+
+Level = Literal["formula", "by size", "full"]
+Size = tuple[int, int]
+"""Height and width in pixels."""
+_FAULTS = (ValueError, TypeError, ZeroDivisionError, RuntimeError, OverflowError, IndexError)
+"""What processors raise on media that they cannot take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """A tensor that is stored with a row, because positions or a reader without pixels need it."""
+
+    name: str
+    """The processor's name for it."""
+    kind: MediaKind
+    dtype: Literal["int64", "float32", "float64"]
+    """As the processor returns it."""
+    shape: tuple[int, ...] = ()
+    """Of one row; a media has one row, or several where the processor cuts it up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expansion:
+    """What one placeholder becomes."""
+
+    text: str
+    """It is replaced by this, each run of a media token written once."""
+    runs: tuple[int, ...]
+    """How often each media token of `text` stands there."""
+    geometry: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """(rows, *shape) for each stored tensor of this media's kind."""
+    frame_indices: tuple[int, ...] | None = None
+    """The frames of a video that the processor will be given."""
+    fps: float | None = None
+    """Frames per second that timestamps are computed with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Video:
+    """A video as its part will see it."""
+
+    frames: int
+    height: int
+    width: int
+    metadata: Any
+    """transformers' VideoMetadata, for this video alone: processors write into it."""
+
+
+class as_reject:  # noqa: N801 - reads as a statement
+    """Turn what a processor raises in the block into a reject of the row."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _FAULTS):
+            reason = RejectReason.ASPECT_RATIO if "aspect" in str(error) else RejectReason.PROCESSOR_ERROR
+            raise Reject(reason, f"{self._what}: {error}") from error

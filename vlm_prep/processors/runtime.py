@@ -1,0 +1,50 @@
+"""What the manifest says of a processor, so that training needs neither its tokenizer nor its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vlm_prep.processors.wiring import in_transformers
+
+if TYPE_CHECKING:
+    from vlm_prep.processors.adapter import Adapter
+
+
+def describe(adapter: Adapter) -> dict[str, Any]:
+    """Return what the runtime needs of a processor, JSON-ready: settings and token ids, no tokenizer."""
+    wirings = {kind: adapter.wiring(kind) for kind in adapter.kinds}
+    stored = {tensor.name for tensor in adapter.geometry}
+    added = {name for wiring in wirings.values() for name in wiring.added} - stored
+    return {
+        "family": adapter.family,
+        "level": adapter.level,
+        "identity": adapter.loaded.identity,
+        "parts": {kind: wiring.to_json() for kind, wiring in wirings.items()},
+        "interleaved": adapter.interleaved,
+        "whole": _whole(adapter) if added or not all(in_transformers(each) for each in wirings.values()) else None,
+        "tensors": [asdict(tensor) for tensor in adapter.geometry],
+        "sampling_rate": adapter.sampling_rate,
+        "token_types": _token_types(adapter),
+        "pad_token_id": adapter.hf.tokenizer.pad_token_id,
+        "image_token_id": getattr(adapter.hf, "image_token_id", None),
+        "video_token_id": getattr(adapter.hf, "video_token_id", None),
+        "decoder_start_token_id": adapter.decoder_start(),
+        "vocab_size": len(adapter.hf.tokenizer),
+        "mrope": adapter.mrope(),
+    }
+
+
+def _whole(adapter: Adapter) -> dict[str, Any]:
+    """What it takes to load the processor again, where its parts alone do not do."""
+    return {
+        "name": adapter.loaded.name,
+        "config": asdict(adapter.loaded.config),
+        "placeholders": {kind: text for text, kind in adapter.placeholders.items()},
+    }
+
+
+def _token_types(adapter: Adapter) -> dict[str, list[int]]:
+    """The ids that the processor marks as pictures, videos and audio in its token type ids."""
+    found = {kind: getattr(adapter.hf, f"{kind}_token_ids", None) or [] for kind in adapter.kinds}
+    return {kind: [int(token) for token in ids if token is not None] for kind, ids in found.items()}
