@@ -21,7 +21,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests

@@ -24,6 +24,8 @@ BUILTIN = "builtin:"
 DEFAULT = ProcessorConfig()
 REMOTE_MODULES = "transformers_modules"
 """Where transformers puts the Python code that comes with a processor."""
+CALL_DEFAULTS = ("images_kwargs", "videos_kwargs", "audio_kwargs")
+"""The attributes of a processor that hold what it gives its parts with every call."""
 PARTS: Mapping[MediaKind, tuple[str, ...]] = {
     "image": ("image_processor",),
     "video": ("video_processor",),
@@ -104,6 +106,7 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
             "the folder needs the processor's preprocessor_config.json or processor_config.json beside its tokenizer",
         )
     _require_known(name, hf, config.args)
+    _set_call_defaults(hf, config.args)
     _set_sampling(name, hf, config.fps, config.min_frames, config.max_frames)
     if config.chat_template is not None:
         hf.chat_template = config.chat_template
@@ -150,6 +153,15 @@ def _require_known(name: str, hf: Any, args: Mapping[str, Any]) -> None:
             raise ProcessorError(f"{name}: no setting {key!r} in {names}", "check the spelling of --processor-arg")
 
 
+def _set_call_defaults(hf: Any, args: Mapping[str, Any]) -> None:
+    """Change what a processor gives its parts with every call: that would override the parts' own settings."""
+    for attribute in CALL_DEFAULTS:
+        defaults = getattr(hf, attribute, None) or {}
+        changed = {key: value for key, value in args.items() if key in defaults}
+        if changed:
+            setattr(hf, attribute, {**defaults, **changed})
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
@@ -169,6 +181,9 @@ def _set_sampling(name: str, hf: Any, fps: float | None, min_frames: int | None,
             raise ProcessorError(f"{name}: its {type(video).__name__} has no setting {key}")
         setattr(video, key, value)
     video.do_sample_frames = True
+    if fps is not None and any(cls.__name__ == "OmniModalProcessorMixin" for cls in type(hf).__mro__):
+        # Qwen's omni processors take seconds per grid from the rate of the call, not from the video processor's
+        hf.videos_kwargs = {**(getattr(hf, "videos_kwargs", None) or {}), "fps": fps}
     if getattr(video, "fps", None) is not None:
         video.num_frames = None  # the two ways of sampling exclude each other
     elif getattr(video, "num_frames", None) is None:
@@ -196,6 +211,7 @@ def identity_of(hf: Any, target: str) -> dict[str, str]:
     parts = [name for names in PARTS.values() for name in names if getattr(hf, name, None) is not None]
     for name in parts:
         identity[name] = digest_bytes(getattr(hf, name).to_json_string().encode())
+    identity["call_defaults"] = digest_json({name: getattr(hf, name, None) for name in CALL_DEFAULTS})
     if type(hf).__module__.partition(".")[0] == REMOTE_MODULES:
         identity["remote_code"] = digest_file(inspect.getfile(type(hf)))
     if (revision := _revision(target)) is not None:

@@ -65,10 +65,11 @@ def _numbers(column: Sequence[NDArray[Any]], value_type: pa.DataType) -> pa.Arra
     return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), pa.array(flat, value_type))
 
 
-def _grids(column: Sequence[NDArray[Any]]) -> pa.Array:
-    """Build a list<int32[3]> column from one (n, 3) array per row."""
-    flat = np.concatenate([row.reshape(-1, 3) for row in column]).astype(np.int32, copy=False)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), 3)
+def _vectors(column: Sequence[NDArray[Any]], inner: pa.FixedSizeListType) -> pa.Array:
+    """Build a list<number[k]> column from one (n, k) array per row."""
+    size, dtype = inner.list_size, inner.value_type.to_pandas_dtype()
+    flat = np.concatenate([row.reshape(-1, size) for row in column]).astype(dtype, copy=False)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1), inner.value_type), size)
     return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), vectors)
 
 
@@ -109,7 +110,7 @@ def _column_builder(data_type: pa.DataType) -> Callable[[Sequence[Any]], pa.Arra
     if pa.types.is_integer(inner) or pa.types.is_floating(inner):
         return lambda values: _numbers(values, inner)
     if pa.types.is_fixed_size_list(inner):
-        return _grids
+        return lambda values: _vectors(values, inner)
     if pa.types.is_list(inner):
         return lambda values: _number_lists(values, inner.value_type)
     return lambda values: pa.array(values, data_type)

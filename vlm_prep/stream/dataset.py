@@ -60,6 +60,7 @@ class ShardDataset(Dataset[Item]):
         remainder: what happens when the rows do not divide by world_size, see `order.steps_left`.
         verify: compare all shards' checksums first.
         max_rows: only the first rows of the store.
+        trust_remote_code: run the Python code of a processor that comes with some, if the store was made so.
 
     Raises:
         StoreError: the store is unfinished, damaged or cannot be streamed.
@@ -79,6 +80,7 @@ class ShardDataset(Dataset[Item]):
         remainder: Remainder = "pad",
         verify: bool = False,
         max_rows: int | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of world size {world_size}")
@@ -89,7 +91,8 @@ class ShardDataset(Dataset[Item]):
         self._rows: Rows = open_rows(self.path, verify=verify)
         self.n_rows = len(self._rows) if max_rows is None else min(max_rows, len(self._rows))
         self._max_rows = max_rows
-        self._pixels = PixelMaker(self._rows.manifest.processor) if pixels else None
+        runtime = self._rows.manifest.processor
+        self._pixels = PixelMaker(runtime, trust_remote_code=trust_remote_code) if pixels else None
         self._order: tuple[int, Order] | None = None
         self.cursor = Cursor(epoch)
 
@@ -175,7 +178,7 @@ class ShardDataset(Dataset[Item]):
             elif name in ("sample_id", "sample_ids"):
                 item[name] = value
         kinds = [struct["kind"] for struct in row["media"]]
-        item["n_images"], item["n_videos"] = kinds.count("image"), kinds.count("video")
+        item |= {f"n_{kind}s": kinds.count(kind) for kind in ("image", "video", "audio")}
         if self._pixels is not None and kinds:
             made = self._pixels.pixels(row["media"], row.get("media_counts"))
             for name in stored:

@@ -1,0 +1,51 @@
+"""Every family's processor: the kit's real ones, and small real ones built with transformers."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from build import BUILT, build
+
+from vlm_prep.core.config import ProcessorConfig
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.load import load_processor
+
+REMOTE = ("kimi_vl", "nemotron_parse")
+"""Processors of the kit whose code comes with them."""
+Adapters = Callable[[str], Adapter]
+
+
+@pytest.fixture(scope="session")
+def folders(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`folders("gemma3")`: the folder of a processor, made when it is asked for."""
+    root = tmp_path_factory.mktemp("families")
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        if name in BUILT:
+            return build(name, root / name)
+        script = str(kit / "processors" / "assemble.py")
+        subprocess.run([sys.executable, script, str(root), name], check=True, capture_output=True)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapters(folders: Callable[[str], Path]) -> Adapters:
+    """`adapters("gemma3")`: a family's adapter, loaded once; tests must leave it as it is."""
+
+    @functools.lru_cache(maxsize=2)  # a tokenizer of 262,144 pieces takes 400 MB
+    def adapter(name: str) -> Adapter:
+        return adapter_for(load_processor(str(folders(name)), ProcessorConfig(trust_remote_code=name in REMOTE)))
+
+    return adapter
