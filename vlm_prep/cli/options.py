@@ -33,7 +33,7 @@ Dataset = Annotated[
     list[str] | None, typer.Option("--dataset", help="Only this dataset of a meta JSON; may be repeated.")
 ]
 Format = Annotated[
-    str | None, typer.Option("--format", help="How a data file's rows are read: sharegpt, messages or alpaca.")
+    str | None, typer.Option("--format", help="How a data file's rows are read: sharegpt, messages, alpaca or asr.")
 ]
 Column = Annotated[
     list[str] | None,
@@ -48,6 +48,11 @@ SampleRatio = Annotated[float | None, typer.Option(help="Share of a data file's 
 MaxImagePixels = Annotated[
     int, typer.Option(min=1, max=357_913_940, help="Reject larger pictures; Pillow refuses more than the maximum.")
 ]
+Split = Annotated[str | None, typer.Option(help="Split of a dataset folder. [default: train, or the only one]")]
+SystemPrompt = Annotated[str | None, typer.Option(help="System turn of every asr row. [default: none]")]
+UserPrompt = Annotated[str | None, typer.Option(help="Text before the audio of every asr row. [default: none]")]
+MinDuration = Annotated[float | None, typer.Option(min=0.0, help="Reject rows with shorter audio, in seconds.")]
+MaxDuration = Annotated[float | None, typer.Option(min=0.0, help="Reject rows with longer audio, in seconds.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
 
 

@@ -58,7 +58,7 @@ def text(value: Any, what: str) -> str:
     """
     if not isinstance(value, str):
         raise Reject(RejectReason.BAD_TYPE, f"{what} is {type_name(value)}, not a string")
-    return value
+    return str(value)  # an `EmbeddedText` becomes the text it is
 
 
 def type_name(value: Any) -> str:
