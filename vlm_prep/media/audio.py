@@ -5,8 +5,8 @@ whose output length follows from the input's alone. So a token count needs the n
 state it in their header; of MP3 and Ogg the header is an estimate (2 of 105 test files were off by some hundred
 samples), so these are decoded to be counted, and FLAC with them, whose damage shows only then.
 
-A file that was cut short is a reject wherever that can be told: by the size that a WAV, an AIFF or an Ogg page states, the
-samples that a FLAC states, the frames that an MP3 states in its Xing or Info tag. Without that tag a cut MP3 is a
+A file that was cut short is a reject wherever that can be told: by the size that a WAV, an AIFF or an Ogg page states,
+the samples that a FLAC states, the frames that an MP3 states in its Xing or Info tag. Without that tag a cut MP3 is a
 shorter MP3.
 """
 
@@ -62,7 +62,7 @@ def _count(data: bytes) -> int:
 
 
 def _stated_size(data: bytes) -> int | None:
-    """The least size in bytes that a WAV's or an AIFF's header or an Ogg file's last page states; None where there is none."""
+    """The least size in bytes that the header of a WAV or AIFF or the last page of an Ogg states; None without one."""
     if data[:4] in (b"RIFF", b"FORM"):
         size = int.from_bytes(data[4:8], "little" if data[:4] == b"RIFF" else "big")
         # the largest number is a streamed recording that never knew its length; the last byte may be padding
