@@ -146,6 +146,12 @@ def test_two_transcripts_are_refused_with_the_option_that_chooses(tmp_path: Path
 def test_rows_without_audio_or_words_are_refused(tmp_path: Path) -> None:
     assert "no audio column" in refused(tmp_path, {"sound": "a.wav", "text": "b"}, format="asr")
     assert "no text column" in refused(tmp_path, {"audio": "a.wav", "words": "b"}, format="asr")
+    assert "no column 'sentence'" in refused(tmp_path, ROW, format="asr", columns={"text": "sentence"})
+
+
+def test_columns_that_are_empty_in_the_first_rows_are_found(tmp_path: Path) -> None:
+    first, second = read(tmp_path, {"audio": None, "text": None}, ROW, format="asr")
+    assert isinstance(first, Rejected) and isinstance(second, Sample)
 
 
 @pytest.mark.parametrize(

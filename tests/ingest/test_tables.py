@@ -139,6 +139,16 @@ def test_splits_are_refused_with_those_there_are(tmp_path: Path) -> None:
     assert "Did you mean 'validation'" in refused(folder, split="validatoin")
 
 
+def test_a_meta_file_names_folders_and_splits(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train.parquet", speech(tmp_path, 3))
+    write(tmp_path / "set" / "test.parquet", speech(tmp_path, 2))
+    entries = {"a": {"file_name": "set"}, "b": {"file_name": "set", "split": "test", "format": "asr"}}
+    (tmp_path / "meta.json").write_text(json.dumps(entries))
+    out = read(open_samples(tmp_path / "meta.json"))
+    assert [each.sample_id for each in out] == ["a/0", "a/1", "a/2", "b/0", "b/1"]
+    assert [entry["media_dir"] for entry in open_samples(tmp_path / "meta.json").describe()] == [".", "."]
+
+
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}")
     assert "is a folder" in refused(tmp_path) and "vlm-prep ingest" in refused(tmp_path)

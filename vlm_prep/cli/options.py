@@ -82,7 +82,7 @@ def out_for(source: str | Path, out: Path | None, end: str) -> Path:
     Raises:
         OutputError: it is the source itself.
     """
-    chosen = out or Path(Path(source).stem + end)
+    chosen = out or Path(Path(os.path.abspath(source)).stem + end)
     must_differ(source, chosen)
     return chosen
 

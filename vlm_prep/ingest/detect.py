@@ -75,8 +75,10 @@ def _resolve_asr(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
     columns = dict(spec.columns)
     for role, names in (("audios", ASR_AUDIO_COLUMNS), ("text", COLUMN_NAMES["text"])):
         if role in columns:
+            _check_column(spec, role, rows, required=True)
             continue
-        found = [name for name in names if any(row.get(name) is not None for row in rows)]
+        filled = [name for name in names if any(row.get(name) is not None for row in rows)]
+        found = filled or [name for name in names if any(name in row for row in rows)]
         option = "audio" if role == "audios" else role
         has = ", ".join(repr(name) for name in islice(rows[0], 20))
         if not found:
@@ -177,11 +179,11 @@ def _names_like_sharegpt(roles: set[str], role_key: str) -> bool:
 # ---- names the user gave ----
 
 
-def _check_column(spec: DatasetSpec, role: str, rows: list[Row]) -> None:
+def _check_column(spec: DatasetSpec, role: str, rows: list[Row], *, required: bool = False) -> None:
     column = spec.columns[role]
     if any(column in row for row in rows):
         return
-    optional = role not in _REQUIRED
+    optional = not required and role not in _REQUIRED
     if optional and (column in COLUMN_NAMES[role] or _occurs(spec, column)):
         return
     has = ", ".join(repr(name) for name in islice(rows[0], 20))

@@ -114,7 +114,7 @@ def split_files(folder: Path, split: str | None) -> tuple[str | None, tuple[Path
         InputError: the folder holds no dataset of Parquet or Arrow files, or no such split.
     """
     if (folder / "dataset_dict.json").is_file():
-        names = _json(folder / "dataset_dict.json")["splits"]
+        names = _json(folder / "dataset_dict.json").get("splits") or []
         chosen = _choose(folder, names, split)
         return chosen, _saved_files(folder / chosen)
     if (folder / "state.json").is_file():

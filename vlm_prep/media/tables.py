@@ -26,7 +26,7 @@ from vlm_prep.core.errors import InputError
 
 TableKind = Literal["parquet", "arrow"]
 BATCH_BYTES: Final = 16 << 20
-_OPEN_TABLES: Final = 8
+_OPEN_TABLES: Final = 4
 _BUFFER: Final = 4 << 20
 _MAGIC: Final[tuple[tuple[bytes, TableKind], ...]] = (
     (b"PAR1", "parquet"),
