@@ -11,6 +11,7 @@ import pytest
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Sample
+from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.spec import FROM_VALUE_TAGS, DatasetSpec, Format
 
@@ -661,6 +662,7 @@ SCRAPS: list[Any] = [
     *(None, True, 0, 1, -2.5, 10**400, float("nan"), "", "x", "<image>", "[", "{}", "\ud800"),
     *([], {}, [[]], [None], ["a.jpg"], ["tool"], "tool", "assistant", "function_call"),
     *({"path": "a"}, {"type": "text"}, {"type": "image"}, {"role": "user"}, {"type": ["x"]}),
+    *(EmbeddedBytes("/d::0/a"), EmbeddedText("data:a/b;base64,AA", "/d::0/b"), {"type": "input_audio"}),
     *([{"type": "tool_call", "value": "{}"}], {"name": "f", "arguments": {}}, {"url": {"url": {"url": 3}}}),
 ]
 KEYS = [
@@ -690,6 +692,7 @@ KEYS = [
         "fps",
     ),
     *("path", "frame_indices", "index", "instruction", "output", "input", "history", "audios"),
+    *("audio", "text", "bytes", "data", "format", "input_audio", "sampling_rate", "offset"),
 ]
 
 
@@ -712,7 +715,7 @@ def spoilt(value: Any, rng: random.Random) -> Any:
     return value
 
 
-@pytest.mark.parametrize("format", ["sharegpt", "messages", "alpaca"])
+@pytest.mark.parametrize("format", ["sharegpt", "messages", "alpaca", "asr"])
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_a_row_holds_nothing_but_reject_is_raised(format: Format, seed: int) -> None:
     rng = random.Random(seed)
@@ -720,6 +723,7 @@ def test_whatever_a_row_holds_nothing_but_reject_is_raised(format: Format, seed:
     call = {"role": "function_call", "content": '{"name": "f", "arguments": {}}'}
     good = chat(USER | {"content": parts}, ANSWER | {"train": True, "tool_calls": []}, call, tools=[BARE])
     good |= alpaca(history=[["a", "b"]], images=[], videos=None)
+    good |= {"audio": {"path": "a.wav"}, "text": "words"} if format == "asr" else {}
     kept = 0
     for _ in range(300):
         try:

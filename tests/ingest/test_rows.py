@@ -130,7 +130,7 @@ def test_the_description_holds_the_resolved_settings_and_no_absolute_path(tmp_pa
 
 def mutated(text: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(text))
-    piece = rng.choice([b"", b"null", b"[", b'"', b"\xc3", b"{}", b"3", b'"<image>"', b"<video>"])
+    piece = rng.choice([b"", b"null", b"[", b'"', b"\xc3", b"{}", b"3", b'"<image>"', b"<video>", b'"data:x'])
     return text[:at] + piece + text[at + rng.randrange(6) :]
 
 

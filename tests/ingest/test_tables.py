@@ -154,6 +154,17 @@ def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     assert "is a folder" in refused(tmp_path) and "vlm-prep ingest" in refused(tmp_path)
 
 
+def test_several_configurations_are_refused_with_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for name in ("en", "de"):
+        write(folder / name / "train.parquet", speech(tmp_path, 1))
+    configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in ("en", "de")]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    message = refused(folder)
+    assert "'de', 'en'" in message and "the folder of one" in message
+    assert len(open_samples(folder / "de")) == 1
+
+
 def test_a_damaged_shard_is_refused_with_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     write(folder / "train-00000-of-00002.parquet", speech(tmp_path, 2))

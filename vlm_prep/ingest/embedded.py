@@ -14,11 +14,11 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.media.cells import Place, cell_uri
 
 
-@dataclass(frozen=True, slots=True)
 class EmbeddedBytes:
-    """A binary value of a table's row."""
+    """A binary value of a table's row. No dataclass, so that it cannot be written as JSON where it is no media."""
 
-    uri: str
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
 
 
 class EmbeddedText(str):

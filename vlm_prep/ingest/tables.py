@@ -171,7 +171,7 @@ def _repository_files(folder: Path) -> dict[str, Sequence[str]]:
         with tempfile.TemporaryDirectory() as cache:
             builder = datasets.load_dataset_builder(str(folder), cache_dir=cache)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise _no_dataset(folder, str(error).splitlines()[0]) from error
+        raise _no_dataset(folder, " ".join(str(error).split())[:300]) from error
     if builder.name not in ("parquet", "arrow"):
         raise _no_dataset(folder, f"`datasets` reads it as {builder.name!r}")
     return {str(split): list(files) for split, files in builder.config.data_files.items()}
@@ -180,5 +180,6 @@ def _repository_files(folder: Path) -> dict[str, Sequence[str]]:
 def _no_dataset(folder: Path, what: str) -> InputError:
     return InputError(
         f"{folder}: is a folder, and not a dataset of Parquet or Arrow files: {what}",
-        "Give a folder that `datasets` opens, the output of `vlm-prep ingest`, a data file, or a meta JSON.",
+        "Give a folder that `datasets` opens (of several configurations, the folder of one), the output of "
+        "`vlm-prep ingest`, a data file, or a meta JSON.",
     )
