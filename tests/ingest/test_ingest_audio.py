@@ -13,7 +13,8 @@ import pytest
 from vlm_prep.core.config import IngestConfig
 from vlm_prep.core.errors import Reject, RejectRateError
 from vlm_prep.core.types import MediaItem, Sample
-from vlm_prep.ingest.run import ingest
+from vlm_prep.engine.tasks import Task
+from vlm_prep.ingest.run import IngestJob, ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.load import load_media, media_struct
 from vlm_prep.media.probe import probe
@@ -63,6 +64,14 @@ def test_the_accounts_of_speech_name_what_was_left_out(kit: Path, tmp_path: Path
     assert f"{totals['audios']} files, {seconds:.1f} s" in stats.render(found)
     lines = {row["reason"]: row["line"] for row in read_rejects(tmp_path / "out") if row["reason"] != "audio_too_long"}
     assert lines == {"empty_transcript": 4, "missing_file": 6, "unreadable_audio": 7}
+
+
+def test_progress_is_told_while_a_task_runs(kit: Path, tmp_path: Path) -> None:
+    job = IngestJob(open_samples(kit / "data" / "audio_dataset", min_duration=3.0), IngestConfig())
+    told: list[tuple[int, int, int]] = []
+    record = job.run(Task(index=0, start=0, stop=60), tmp_path, lambda *counts: told.append(counts))
+    assert len(told) > 1
+    assert (sum(rows for rows, _, _ in told), sum(rejects for _, _, rejects in told)) == (60, len(record.rejects))
 
 
 def test_workers_and_a_second_run_change_nothing(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlm_prep.core.errors import InputError, Reject
+from vlm_prep.media import tables
 from vlm_prep.media.cells import cell_uri
 from vlm_prep.media.files import ends_of, read_bytes, read_ends, split_uri
 from vlm_prep.media.tables import open_table, read_row, read_scalar, table_kind
@@ -70,6 +71,34 @@ def test_rows_are_read_by_number(tmp_path: Path, kind: str) -> None:
     assert [read_row(path, row) for row in range(10)] == ROWS
     assert [read_row(path, row) for row in (9, 2, 5)] == [ROWS[row] for row in (9, 2, 5)]
     assert read_scalar(path, 6, "text").as_py() == "row 6"
+
+
+def test_rows_of_a_group_of_many_batches_are_read_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_BYTES", 1)  # a batch of one row
+    path = str(write(tmp_path / "rows", "parquet"))
+    for row in (2, 1, 0, 3, 2, 9, 8, 5, 4):
+        assert read_row(path, row) == ROWS[row]
+        assert read_bytes(f"{path}::{9 - row}/raw") == b"raw%d" % (9 - row)
+        assert read_bytes(f"{path}::{row}/audio") == ROWS[row]["audio"]["bytes"]
+
+
+def test_the_media_of_a_row_just_read_cost_no_second_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str | None] = []
+
+    class Walk(tables._Walk):
+        def __init__(self, file: Any, group: int, start: int, column: str | None, size: int) -> None:
+            begun.append(column)
+            super().__init__(file, group, start, column, size)
+
+    monkeypatch.setattr(tables, "_Walk", Walk)
+    path = str(write(tmp_path / "rows", "parquet"))
+    for row in range(10):
+        read_row(path, row)
+        read_bytes(f"{path}::{row}/audio")
+        read_bytes(f"{path}::{row}/images/0")
+    assert begun == [None] * 3  # one for each row group
 
 
 @pytest.mark.parametrize("kind", KINDS)
