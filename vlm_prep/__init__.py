@@ -8,8 +8,8 @@ The flow, one noun a step, one folder a step:
     builtin/     a small real processor and data set, for the demo and the tests
     shards/      Arrow schema, writer, reader, manifest
     engine/      deterministic tasks, worker processes, commits
-    media/       headers and pixels of pictures and videos, by path or LMDB key
-    ingest/      meta JSON, ShareGPT, messages, alpaca → Sample
+    media/       headers and content of pictures, videos and audio, by path, LMDB key or place in a data file
+    ingest/      meta JSON, ShareGPT, messages, alpaca, asr; JSON, Parquet, Arrow → Sample
     processors/  one module per model family over a Hugging Face processor
     tokenize/    render, encode, expand placeholders, label, cut to length, prove → Encoded
     pack/        best-fit-decreasing bins, per-rank packs, mRoPE positions → Pack

@@ -11,6 +11,7 @@ import pytest
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Sample
+from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.spec import FROM_VALUE_TAGS, DatasetSpec, Format
 
@@ -56,6 +57,7 @@ def uris(sample: Sample) -> list[str]:
 
 IMAGE = {"type": "image"}
 VIDEO = {"type": "video"}
+AUDIO = {"type": "audio"}
 
 # ---- ShareGPT: texts and placeholders ----
 
@@ -392,10 +394,46 @@ def test_an_option_that_is_not_applied_is_named() -> None:
     assert "crop, min_pixels is not applied per entry" in message
 
 
-@pytest.mark.parametrize("audios", [["a.wav"], "a.wav", [{"bytes": "x"}]])
-def test_audio_is_rejected_for_now(audios: Any) -> None:
-    assert rejected(chat(USER, ANSWER, audios=audios))[0] == R.UNSUPPORTED_MEDIA
-    assert convert(chat(USER, ANSWER, audios=[]))
+@pytest.mark.parametrize("column", ["audios", "audio"])
+@pytest.mark.parametrize("audio", ["a.wav", ["a.wav"], {"path": "a.wav"}, [{"audio": "a.wav", "bytes": None}]])
+def test_audio_stands_where_its_tag_is(column: str, audio: Any) -> None:
+    sample = convert(asked("Hear <audio>?", **{column: audio}))
+    assert sample.messages[0]["content"] == [*texts("Hear "), AUDIO, *texts("?")]
+    assert [(media.kind, media.uris) for media in sample.media] == [("audio", ("/m/a.wav",))]
+
+
+def test_audio_and_video_are_counted_apart() -> None:
+    sample = convert(asked("<video><audio>", videos=["v.mp4"], audios=["s.lmdb::0"]))
+    assert uris(sample) == ["/m/v.mp4", "/m/s.lmdb::0"]
+    reason, message = rejected(asked("<audio>", audios=["a.wav", "b.wav"], videos=["v.mp4"]))
+    assert reason == R.MEDIA_COUNT_MISMATCH
+    assert "1 audio placeholder(s) for 2 audio(s)" in message and "0 video placeholder(s) for 1" in message
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"path": "a.wav", "sampling_rate": 16000}, R.BAD_MEDIA_ENTRY),
+        ({"path": "a.wav", "offset": 1.5}, R.BAD_MEDIA_ENTRY),
+        ({"path": "a.wav", "start_time": 0.5, "end_time": 2}, R.BAD_MEDIA_ENTRY),
+        ({"path": "a.wav", "channel": 1}, R.BAD_MEDIA_ENTRY),
+        ({"path": "a.wav", "fps": 2}, R.BAD_MEDIA_ENTRY),
+        ({"path": "a.wav", "frame_indices": [0]}, R.BAD_FRAME_INDICES),
+        (["a.wav"], R.BAD_MEDIA_ENTRY),
+        ({"array": [0.0, 0.1], "sampling_rate": 16000}, R.UNSUPPORTED_MEDIA),
+        ({"bytes": "UklGRg==", "path": "a.wav"}, R.UNSUPPORTED_MEDIA),
+        ({"data": "UklGRg=="}, R.UNSUPPORTED_MEDIA),
+        ("https://x.org/a.wav", R.UNSUPPORTED_MEDIA),
+    ],
+)
+def test_a_bad_audio_entry_is_rejected(entry: Any, reason: RejectReason) -> None:
+    found, message = rejected(asked("<audio>", audios=[entry]))
+    assert found == reason and "audio 0" in message
+
+
+def test_options_that_ask_for_nothing_are_no_fault() -> None:
+    entry = {"path": "a.wav", "offset": 0, "sampling_rate": None, "duration": 2.5, "format": "wav"}
+    assert uris(convert(asked("<audio>", audios=[entry]))) == ["/m/a.wav"]
 
 
 # ---- messages with structured content ----
@@ -422,6 +460,24 @@ def test_part_texts_are_verbatim_and_hold_no_placeholders() -> None:
 def test_an_image_part_may_name_its_image(part: Any) -> None:
     sample = convert(asked([part]), "messages")
     assert sample.messages[0]["content"] == [IMAGE] and uris(sample) == ["/m/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "audio", "audio": "a.wav"},
+        {"type": "audio", "path": "a.wav", "text": None},
+        {"type": "audio", "audio": {"path": "a.wav", "bytes": None}},
+        {"type": "audio_url", "audio_url": {"url": "a.wav"}},
+        {"type": "audio_url", "audio_url": "file:///m/a.wav"},
+        {"type": "input_audio", "input_audio": "a.wav"},
+        {"type": "input_audio", "input_audio": {"path": "a.wav", "format": "wav"}},
+    ],
+)
+def test_an_audio_part_may_name_its_audio(part: Any) -> None:
+    sample = convert(asked([part, {"type": "text", "text": "Who?"}]), "messages")
+    assert sample.messages[0]["content"] == [AUDIO, *texts("Who?")]
+    assert sample.media[0].kind == "audio" and uris(sample) == ["/m/a.wav"]
 
 
 def test_a_video_part_may_be_frames_with_fps() -> None:
@@ -470,8 +526,9 @@ CALL = {"type": "tool_call", "value": {"name": "a", "arguments": {}}}
         ([{"type": "video", "fps": 1}], R.BAD_MEDIA_ENTRY),
         ([{"type": "image", "image": {"bytes": "x"}}], R.UNSUPPORTED_MEDIA),
         ([{"type": "image_url", "image_url": {"url": "http://x/a.jpg"}}], R.UNSUPPORTED_MEDIA),
-        ([{"type": "audio", "audio": "a.wav"}], R.UNSUPPORTED_MEDIA),
-        ([{"type": "input_audio"}], R.UNSUPPORTED_MEDIA),
+        ([{"type": "input_audio"}], R.MEDIA_COUNT_MISMATCH),
+        ([{"type": "audio", "sampling_rate": 8000}], R.BAD_MEDIA_ENTRY),
+        ([{"type": "video", "video": "v.mp4", "use_audio_in_video": True}], R.BAD_MEDIA_ENTRY),
         (["hi"], R.BAD_TYPE),
         ([{"type": "text"}], R.BAD_TYPE),
         ([{"type": "text", "text": 3}], R.BAD_TYPE),
@@ -605,6 +662,7 @@ SCRAPS: list[Any] = [
     *(None, True, 0, 1, -2.5, 10**400, float("nan"), "", "x", "<image>", "[", "{}", "\ud800"),
     *([], {}, [[]], [None], ["a.jpg"], ["tool"], "tool", "assistant", "function_call"),
     *({"path": "a"}, {"type": "text"}, {"type": "image"}, {"role": "user"}, {"type": ["x"]}),
+    *(EmbeddedBytes("/d::0/a"), EmbeddedText("data:a/b;base64,AA", "/d::0/b"), {"type": "input_audio"}),
     *([{"type": "tool_call", "value": "{}"}], {"name": "f", "arguments": {}}, {"url": {"url": {"url": 3}}}),
 ]
 KEYS = [
@@ -634,6 +692,7 @@ KEYS = [
         "fps",
     ),
     *("path", "frame_indices", "index", "instruction", "output", "input", "history", "audios"),
+    *("audio", "text", "bytes", "data", "format", "input_audio", "sampling_rate", "offset"),
 ]
 
 
@@ -656,7 +715,7 @@ def spoilt(value: Any, rng: random.Random) -> Any:
     return value
 
 
-@pytest.mark.parametrize("format", ["sharegpt", "messages", "alpaca"])
+@pytest.mark.parametrize("format", ["sharegpt", "messages", "alpaca", "asr"])
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_a_row_holds_nothing_but_reject_is_raised(format: Format, seed: int) -> None:
     rng = random.Random(seed)
@@ -664,6 +723,7 @@ def test_whatever_a_row_holds_nothing_but_reject_is_raised(format: Format, seed:
     call = {"role": "function_call", "content": '{"name": "f", "arguments": {}}'}
     good = chat(USER | {"content": parts}, ANSWER | {"train": True, "tool_calls": []}, call, tools=[BARE])
     good |= alpaca(history=[["a", "b"]], images=[], videos=None)
+    good |= {"audio": {"path": "a.wav"}, "text": "words"} if format == "asr" else {}
     kept = 0
     for _ in range(300):
         try:

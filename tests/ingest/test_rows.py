@@ -130,7 +130,7 @@ def test_the_description_holds_the_resolved_settings_and_no_absolute_path(tmp_pa
 
 def mutated(text: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(text))
-    piece = rng.choice([b"", b"null", b"[", b'"', b"\xc3", b"{}", b"3", b'"<image>"', b"<video>"])
+    piece = rng.choice([b"", b"null", b"[", b'"', b"\xc3", b"{}", b"3", b'"<image>"', b"<video>", b'"data:x'])
     return text[:at] + piece + text[at + rng.randrange(6) :]
 
 
@@ -150,7 +150,8 @@ def test_every_pick_has_one_output_whatever_the_rows_hold(tmp_path: Path, seed: 
     [
         ("llamafactory/mllm_demo.json", 6, 0),
         ("llamafactory/mllm_video_demo.json", 3, 0),
-        ("llamafactory/mllm_audio_demo.json", 0, 3),
+        ("llamafactory/mllm_audio_demo.json", 3, 0),
+        ("llamafactory/mllm_video_audio_demo.json", 3, 0),
         ("llamafactory/glaive_toolcall_zh_demo.json", 300, 0),
         ("llamafactory/reason_tool_use_demo_50.jsonl", 50, 0),
         ("llamafactory/v1_multimodal_demo.jsonl", 24, 0),

@@ -11,7 +11,7 @@ from vlm_prep.core.config import CheckMedia, IngestConfig
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="A meta JSON, or a .json or .jsonl data file.")],
+    source: Annotated[str, typer.Argument(help="A meta JSON, a data file, or a dataset folder.")],
     out: options.Out = None,
     check_media: Annotated[
         CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
@@ -23,6 +23,11 @@ def command(
     tag: options.Tag = None,
     media_dir: options.MediaDir = None,
     sample_ratio: options.SampleRatio = None,
+    split: options.Split = None,
+    system_prompt: options.SystemPrompt = None,
+    user_prompt: options.UserPrompt = None,
+    min_duration: options.MinDuration = None,
+    max_duration: options.MaxDuration = None,
     limit: options.Limit = None,
     workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
@@ -44,6 +49,11 @@ def command(
         media_dir=media_dir,
         sample_ratio=sample_ratio,
         limit=limit,
+        split=split,
+        system_prompt=system_prompt,
+        user_prompt=user_prompt,
+        min_duration=min_duration,
+        max_duration=max_duration,
     )
     if dry_run:
         options.show_json({"rows": len(samples), "datasets": samples.describe()})

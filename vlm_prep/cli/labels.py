@@ -12,7 +12,7 @@ from vlm_prep.core.config import TokenizeConfig, TrainOn
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="A meta JSON, a .json or .jsonl data file, or an ingested folder.")],
+    source: Annotated[str, typer.Argument(help="A meta JSON, a data file, a dataset folder, or an ingested folder.")],
     processor: Annotated[
         str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
     ],

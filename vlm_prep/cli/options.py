@@ -33,7 +33,7 @@ Dataset = Annotated[
     list[str] | None, typer.Option("--dataset", help="Only this dataset of a meta JSON; may be repeated.")
 ]
 Format = Annotated[
-    str | None, typer.Option("--format", help="How a data file's rows are read: sharegpt, messages or alpaca.")
+    str | None, typer.Option("--format", help="How a data file's rows are read: sharegpt, messages, alpaca or asr.")
 ]
 Column = Annotated[
     list[str] | None,
@@ -61,6 +61,11 @@ ChatTemplate = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the processor.")
 ]
+Split = Annotated[str | None, typer.Option(help="Split of a dataset folder. [default: train, or the only one]")]
+SystemPrompt = Annotated[str | None, typer.Option(help="System turn of every asr row. [default: none]")]
+UserPrompt = Annotated[str | None, typer.Option(help="Text before the audio of every asr row. [default: none]")]
+MinDuration = Annotated[float | None, typer.Option(min=0.0, help="Reject rows with shorter audio, in seconds.")]
+MaxDuration = Annotated[float | None, typer.Option(min=0.0, help="Reject rows with longer audio, in seconds.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
 
 
@@ -119,7 +124,7 @@ def out_for(source: str | Path, out: Path | None, end: str) -> Path:
     Raises:
         OutputError: it is the source itself.
     """
-    chosen = out or Path(Path(source).stem + end)
+    chosen = out or Path(Path(os.path.abspath(source)).stem + end)
     must_differ(source, chosen)
     return chosen
 

@@ -12,7 +12,7 @@ from vlm_prep.core.errors import InputError
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="A meta JSON, a .json or .jsonl data file, or an ingested folder.")],
+    source: Annotated[str, typer.Argument(help="A meta JSON, a data file, a dataset folder, or an ingested folder.")],
     processor: Annotated[
         str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
     ],
@@ -50,6 +50,11 @@ def command(
     tag: options.Tag = None,
     media_dir: options.MediaDir = None,
     sample_ratio: options.SampleRatio = None,
+    split: options.Split = None,
+    system_prompt: options.SystemPrompt = None,
+    user_prompt: options.UserPrompt = None,
+    min_duration: options.MinDuration = None,
+    max_duration: options.MaxDuration = None,
     limit: options.Limit = None,
     workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
@@ -77,6 +82,11 @@ def command(
         media_dir=media_dir,
         sample_ratio=sample_ratio,
         limit=limit,
+        split=split,
+        system_prompt=system_prompt,
+        user_prompt=user_prompt,
+        min_duration=min_duration,
+        max_duration=max_duration,
     )
     config = TokenizeConfig(
         max_length=max_length,

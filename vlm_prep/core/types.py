@@ -47,7 +47,8 @@ class Media:
 
     kind: MediaKind
     uris: tuple[str, ...]
-    """Absolute paths or `db.lmdb::key`. One, except for a video given as a list of frames."""
+    """Absolute paths, `db.lmdb::key`, or `rows.parquet::17/audio` (`media.cells`). One, except for a video given as a
+    list of frames."""
     frame_list: bool = False
     """True for a video given as pictures: `uris` are its frames."""
     frame_indices: tuple[int, ...] | None = None
@@ -55,6 +56,10 @@ class Media:
     fps: float | None = None
     """Frames per second that the entry states: of a frame list, the rate it was taken at; of a video file, the rate
     to sample at."""
+    min_seconds: float | None = None
+    """Shortest audio that the source wants, inclusive; shorter is a reject when it is probed."""
+    max_seconds: float | None = None
+    """Longest audio that the source wants, inclusive."""
     header: MediaHeader | None = None
     """Filled by `media.probe`."""
 
@@ -69,7 +74,7 @@ class Sample:
     source: str
     """The data file, as the meta file names it."""
     line: int
-    """1-based line in `source` where the row starts."""
+    """1-based line in `source` where the row starts; in a table the 1-based row."""
     messages: list[Message]
     media: tuple[Media, ...] = ()
     tools: list[dict[str, Any]] | None = None

@@ -1,14 +1,17 @@
 """Source rows → Sample: which data files there are, where their rows lie, and what a row says.
 
-Ingest opens data files (JSON, JSON lines) and nothing else: no media file, no processor. The order to read it
-in:
+Ingest opens data files (JSON, JSON lines, Parquet, Arrow) and nothing else: no media file, no processor. The order
+to read it in:
 
-    spec      DatasetSpec: one dataset's file, format, columns and tags meta      load_source: a meta JSON or
-    one data file → [DatasetSpec], or an InputError that says what to fix detect    what the head of a data
-    file tells: its kind, format, conversation column and tags index     build_index: the byte range and line
-    of every row, found without parsing the rows sampling  pick_rows: sample_ratio → row numbers, in order
-    formats/  to_sample: one parsed row → Sample, or a Reject rows      RowSource: all of it for one dataset;
-    picks i..j → Sample | Rejected, one for each pick
+    spec      DatasetSpec: one dataset's file, format, columns and tags
+    meta      load_source: a meta JSON, a data file or a folder → [DatasetSpec], or an InputError that says what to fix
+    detect    what the head of a data file tells: its kind, format, conversation column and tags
+    index     build_index: the byte range and line of every row of JSON, found without parsing the rows
+    tables    the same of Parquet and Arrow files: which files a folder's split has, and how many rows
+    embedded  media that lie inside a row (bytes, data: URLs), marked with the uri that reads them again
+    sampling  pick_rows: sample_ratio → row numbers, in order
+    formats/  to_sample: one parsed row → Sample, or a Reject
+    rows      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
 
 A fault of the whole input (a missing file, a misspelt column) is an InputError and is found before the first
 row is read. A fault of one row is a Rejected with the line it stands on, and never touches the other rows.

@@ -22,6 +22,7 @@ from vlm_prep.ingest.index import array_elements
 from vlm_prep.ingest.names import require_distinct_tags
 from vlm_prep.ingest.sniff import BOM, row_kind
 from vlm_prep.ingest.spec import (
+    ASR_AUDIO_COLUMNS,
     COLUMN_NAMES,
     DEFAULT_TAGS,
     FROM_VALUE_TAGS,
@@ -29,10 +30,16 @@ from vlm_prep.ingest.spec import (
     Format,
     did_you_mean,
 )
+from vlm_prep.ingest.tables import head_rows
 
 Row = dict[str, Any]
 
+_ASR_AUDIO: Final = ASR_AUDIO_COLUMNS[:4]
+"""Columns that are audio by their name alone."""
+
 _HEAD_ROWS = 64
+_HEAD_TABLE_ROWS = 8
+"""Every row of a table has every column."""
 _HEAD_BYTES = 4 << 20
 _REQUIRED: Final = ("messages", "instruction", "output")
 
@@ -50,6 +57,9 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
         _check_column(spec, role, rows)
     first = rows[0]
     kind = spec.format or _detect_format(spec, first)
+    if kind == "asr":
+        return _resolve_asr(spec, rows)
+    _refuse_prompts(spec, kind)
     if kind == "alpaca":
         return replace(spec, format=kind)
     column = next((name for name in spec.column_names("messages") if name in first), None)
@@ -60,7 +70,44 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     return replace(spec, tags=_detect_tags(spec, _messages(spec, first)))
 
 
+def _resolve_asr(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
+    """Return `spec` with the columns of the audio and of the transcript, which are the same in every row."""
+    columns = dict(spec.columns)
+    for role, names in (("audios", ASR_AUDIO_COLUMNS), ("text", COLUMN_NAMES["text"])):
+        if role in columns:
+            _check_column(spec, role, rows, required=True)
+            continue
+        filled = [name for name in names if any(row.get(name) is not None for row in rows)]
+        found = filled or [name for name in names if any(name in row for row in rows)]
+        option = "audio" if role == "audios" else role
+        has = ", ".join(repr(name) for name in islice(rows[0], 20))
+        if not found:
+            raise InputError(
+                f"dataset {spec.name!r}: no {option} column in {spec.file_name}",
+                f"Its rows have: {has}. Name it: --column {option}=NAME, or columns in a meta JSON.",
+            )
+        if role == "text" and len(found) > 1:
+            raise InputError(
+                f"dataset {spec.name!r}: the transcript may be {' or '.join(map(repr, found))} in {spec.file_name}",
+                f"Say which: --column text={found[0]}, or columns in a meta JSON.",
+            )
+        columns[role] = found[0]
+    return replace(spec, format="asr", columns=columns)
+
+
+def _refuse_prompts(spec: DatasetSpec, kind: Format) -> None:
+    for name in ("system_prompt", "user_prompt"):
+        if getattr(spec, name) is not None:
+            raise InputError(
+                f"dataset {spec.name!r}: {name} belongs to format asr, and the rows of {spec.file_name} are {kind}",
+                "Leave it out, or read the rows with --format asr.",
+            )
+
+
 def _head_rows(spec: DatasetSpec) -> Iterator[Row]:
+    if spec.tables:
+        yield from islice(head_rows(spec.tables), _HEAD_TABLE_ROWS)
+        return
     budget = _HEAD_BYTES
     for data in islice(_head_bytes(spec), _HEAD_ROWS):
         try:
@@ -89,8 +136,14 @@ def _detect_format(spec: DatasetSpec, first: Row) -> Format:
     if any(name in first for name in spec.column_names("messages")):
         structured = any(isinstance(message.get("content"), list) for message in _messages(spec, first))
         return "messages" if structured else "sharegpt"
-    alpaca = all(any(name in first for name in spec.column_names(role)) for role in ("instruction", "output"))
-    return "alpaca" if alpaca else "sharegpt"
+
+    def has(*columns: str) -> bool:
+        return any(name in first for name in columns)
+
+    if has(*spec.column_names("instruction")) and has(*spec.column_names("output")):
+        return "alpaca"
+    audio = (spec.columns["audios"],) if "audios" in spec.columns else _ASR_AUDIO
+    return "asr" if has(*audio) and has(*spec.column_names("text")) else "sharegpt"
 
 
 def _messages(spec: DatasetSpec, row: Row) -> list[Row]:
@@ -126,11 +179,11 @@ def _names_like_sharegpt(roles: set[str], role_key: str) -> bool:
 # ---- names the user gave ----
 
 
-def _check_column(spec: DatasetSpec, role: str, rows: list[Row]) -> None:
+def _check_column(spec: DatasetSpec, role: str, rows: list[Row], *, required: bool = False) -> None:
     column = spec.columns[role]
     if any(column in row for row in rows):
         return
-    optional = role not in _REQUIRED
+    optional = not required and role not in _REQUIRED
     if optional and (column in COLUMN_NAMES[role] or _occurs(spec, column)):
         return
     has = ", ".join(repr(name) for name in islice(rows[0], 20))
@@ -142,6 +195,8 @@ def _check_column(spec: DatasetSpec, role: str, rows: list[Row]) -> None:
 
 def _occurs(spec: DatasetSpec, column: str) -> bool:
     """Return whether the file holds the column's name, as a JSON string, anywhere."""
+    if spec.tables:
+        return False
     with open(spec.file, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return any(data.find(written) >= 0 for written in {orjson.dumps(column), json.dumps(column).encode()})
 

@@ -1,6 +1,6 @@
-"""What to read: a meta JSON, or one data file given directly → DatasetSpec for each dataset.
+"""What to read: a meta JSON, or a data file or folder given directly → DatasetSpec for each dataset.
 
-A meta JSON is `{name: {file_name, format, columns, tags, media_dir, sample_ratio}}`. `file_name` and
+A meta JSON is `{name: {file_name, format, columns, tags, media_dir, sample_ratio, ...}}`, see `_Entry`. `file_name` and
 `media_dir` start from the meta file's folder, so a meta file and its data move together and mean the same
 from any working directory. Everything a person can get wrong here is an InputError before the first row is
 read, with the nearest right name: one misspelt key that went unseen would cost a whole run.
@@ -19,9 +19,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.ingest.detect import resolve
-from vlm_prep.ingest.names import check_columns, check_format, check_ratio, check_tags
+from vlm_prep.ingest.names import (
+    check_columns,
+    check_durations,
+    check_format,
+    check_prompt,
+    check_ratio,
+    check_tags,
+)
 from vlm_prep.ingest.sniff import BOM, LINE_SUFFIXES, check_text, is_json, open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec, did_you_mean
+from vlm_prep.ingest.tables import split_files
+from vlm_prep.media.tables import table_kind
 
 _HEAD = 64 << 10
 _MAX_META = 64 << 20
@@ -39,6 +48,11 @@ class _Entry(BaseModel):
     tags: dict[str, str] | None = None
     media_dir: str | None = None
     sample_ratio: float | None = None
+    split: str | None = None
+    system_prompt: str | None = None
+    user_prompt: str | None = None
+    min_duration: float | None = None
+    max_duration: float | None = None
 
 
 def load_source(
@@ -50,11 +64,17 @@ def load_source(
     tags: Mapping[str, str] | None = None,
     media_dir: str | Path | None = None,
     sample_ratio: float | None = None,
+    split: str | None = None,
+    system_prompt: str | None = None,
+    user_prompt: str | None = None,
+    min_duration: float | None = None,
+    max_duration: float | None = None,
 ) -> list[DatasetSpec]:
-    """Return the datasets of a meta JSON, or the one of a data file, resolved, in sorted order of names.
+    """Return the datasets of a meta JSON, or the one of a data file or folder, resolved, in sorted order of names.
 
     Args:
-        path: a meta JSON, or a data file (JSON array or JSON lines); the content tells which.
+        path: a meta JSON, a data file (JSON array, JSON lines, Parquet, Arrow), or the folder of a Hugging Face
+            dataset; the content tells which.
         datasets: the names to take; None takes all.
         format: how rows are spelt; None has it detected. As the arguments below, for a data file only; in a
             meta JSON it belongs to the entry.
@@ -62,6 +82,11 @@ def load_source(
         tags: tag → message key or role, see `spec.DEFAULT_TAGS`.
         media_dir: where relative media paths start; by default the data file's folder.
         sample_ratio: see `sampling`.
+        split: of a folder; None takes `train`, or the only one.
+        system_prompt: of format asr, see `formats.asr`.
+        user_prompt: likewise.
+        min_duration: seconds; shorter audio rejects its row, whatever the format.
+        max_duration: likewise, longer.
 
     Raises:
         InputError: a file, name, key or value that is not usable, and what to write in its place.
@@ -74,6 +99,11 @@ def load_source(
         "tags": tags,
         "media_dir": media_dir,
         "sample_ratio": sample_ratio,
+        "split": split,
+        "system_prompt": system_prompt,
+        "user_prompt": user_prompt,
+        "min_duration": min_duration,
+        "max_duration": max_duration,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     if meta is None:
@@ -105,7 +135,10 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         raise InputError(f"{path}: dataset {name!r}: no data file {entry.file_name!r}", f"Looked for {file}.")
     where = f"dataset {name!r}"
     file = Path(os.path.abspath(file))
-    media_dir = file.parent if entry.media_dir is None else path.parent / entry.media_dir
+    split, tables = _tables(where, file, entry.split)
+    beside = file if file.is_dir() else file.parent
+    media_dir = beside if entry.media_dir is None else path.parent / entry.media_dir
+    check_durations(where, entry.min_duration, entry.max_duration)
     return DatasetSpec(
         name=name,
         file=file,
@@ -115,7 +148,22 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         columns=check_columns(where, entry.columns or {}),
         tags=check_tags(where, entry.tags or {}),
         sample_ratio=check_ratio(where, 1.0 if entry.sample_ratio is None else entry.sample_ratio),
+        tables=tables,
+        split=split,
+        system_prompt=check_prompt(where, "system_prompt", entry.system_prompt),
+        user_prompt=check_prompt(where, "user_prompt", entry.user_prompt),
+        min_duration=entry.min_duration,
+        max_duration=entry.max_duration,
     )
+
+
+def _tables(where: str, file: Path, split: str | None) -> tuple[str | None, tuple[Path, ...]]:
+    """Return the split and the tables of a dataset's folder or file; none for JSON."""
+    if file.is_dir():
+        return split_files(file, split)
+    if split is not None:
+        raise InputError(f"{where}: split {split!r} of a single file", "Leave it out: a file is read whole.")
+    return None, (file,) if table_kind(str(file)) else ()
 
 
 def _validate(path: Path, name: str, written: object) -> _Entry:
@@ -146,7 +194,9 @@ def _plain(written: object) -> object:
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
-    """Return the object in a meta JSON, or None when `path` is a data file."""
+    """Return the object in a meta JSON, or None when `path` is a data file or a folder."""
+    if path.is_dir() or table_kind(str(path)):
+        return None
     with open_input(path) as file:
         head = file.read(_HEAD)
         check_text(path, head)

@@ -7,6 +7,7 @@ for.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import cast
 
@@ -82,6 +83,34 @@ def check_ratio(where: str, ratio: float) -> float:
         hint = "It must be a number above 0: 1 takes every row once, 0.5 half of them, 2 each twice."
         raise InputError(f"{where}: sample_ratio is {ratio}", hint)
     return float(ratio)
+
+
+def check_durations(where: str, shortest: float | None, longest: float | None) -> None:
+    """Check bounds of durations in seconds.
+
+    Raises:
+        InputError: one is negative or not finite, or no duration lies between them.
+    """
+    for name, value in (("min_duration", shortest), ("max_duration", longest)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{where}: {name} is {value}", "It must be a number of seconds, 0 or above.")
+    if shortest is not None and longest is not None and shortest > longest:
+        raise InputError(
+            f"{where}: min_duration {shortest:g} is more than max_duration {longest:g}", "No audio is both."
+        )
+
+
+def check_prompt(where: str, name: str, prompt: str | None) -> str | None:
+    """Return a prompt, verbatim; None for a blank one.
+
+    Raises:
+        InputError: it holds a placeholder; the audio's place is after the prompt.
+    """
+    if prompt is None or not prompt.strip():
+        return None
+    if tag := re.search(r"<(image|video|audio)>", prompt, re.IGNORECASE):
+        raise InputError(f"{where}: {name} holds {tag.group()}", "Leave it out: the audio comes after the prompt.")
+    return prompt
 
 
 def _check_names(

@@ -8,8 +8,9 @@ whatever the row holds: that is what makes `rows in = rows written + rows reject
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.types import Rejected, Sample
+from vlm_prep.ingest.embedded import mark, may_embed
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
 from vlm_prep.ingest.sampling import copies, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
+from vlm_prep.ingest.tables import TableIndex, build_table_index
 
 STAGE = "ingest"
 
@@ -33,7 +36,7 @@ class RowSource:
     """The picked rows of one dataset; holds arrays only, so it can be sent to workers."""
 
     spec: DatasetSpec
-    index: RowIndex
+    index: RowIndex | TableIndex
     picks: NDArray[np.int64]
     """(picks,) row numbers, 0-based, in the order they are read."""
     repeats: NDArray[np.int64]
@@ -41,12 +44,12 @@ class RowSource:
 
     @classmethod
     def open(cls, spec: DatasetSpec, limit: int | None = None) -> RowSource:
-        """Index a dataset's file and pick its rows; `limit` keeps the first picks only.
+        """Index a dataset's file or files and pick its rows; `limit` keeps the first picks only.
 
         Raises:
-            InputError: the file is gone, not JSON, or a broken array.
+            InputError: a file is gone, damaged, not one we read, or a broken array.
         """
-        index = build_index(spec.file)
+        index = build_table_index(spec.tables, spec.file, spec.file_name) if spec.tables else build_index(spec.file)
         picks = pick_rows(len(index), spec.sample_ratio)[:limit]
         return cls(spec, index, picks, copies(len(index), len(picks)))
 
@@ -57,19 +60,24 @@ class RowSource:
         """Yield the picks `start:stop`, exactly one output for each, in order.
 
         Raises:
-            InputError: the file is gone or became shorter since it was indexed.
+            InputError: a file is gone, damaged, or became shorter since it was indexed.
         """
-        with open_input(self.spec.file) as file:
+        with self._reader() as read:
             for place in range(*slice(start, stop).indices(len(self))):
-                yield self._read_pick(file, place)
+                yield self._read_pick(read, place)
 
     def content_digest(self) -> str:
-        """Return the digest of the data file's bytes, for the run's fingerprint."""
-        return digest_file(self.spec.file)
+        """Return the digest of the data files' bytes, for the run's fingerprint."""
+        return self.index.content_digest() if isinstance(self.index, TableIndex) else digest_file(self.spec.file)
 
     def describe(self) -> dict[str, Any]:
         """Return the resolved settings, without absolute paths, for manifests and for people."""
         spec = self.spec
+        options = {
+            name: getattr(spec, name)
+            for name in ("split", "system_prompt", "user_prompt", "min_duration", "max_duration")
+            if getattr(spec, name) is not None
+        }
         return {
             "dataset": spec.name,
             "file": spec.file_name,
@@ -78,10 +86,11 @@ class RowSource:
             "columns": {role: " or ".join(spec.column_names(role)) for role in COLUMN_NAMES},
             "tags": dict(spec.tags),
             # relative, so that moving data and media together changes nothing
-            "media_dir": os.path.relpath(spec.media_dir, spec.file.parent),
+            "media_dir": os.path.relpath(spec.media_dir, spec.folder),
             "sample_ratio": spec.sample_ratio,
             "rows": len(self.index),
             "picks": len(self),
+            **options,
         }
 
     def sample_id(self, place: int) -> str:
@@ -89,22 +98,55 @@ class RowSource:
         copy = int(self.repeats[place])
         return f"{self.spec.name}/{self.picks[place]}" + (f"#{copy}" if copy else "")
 
-    def _read_pick(self, file: BinaryIO, place: int) -> Sample | Rejected:
-        spec, row = self.spec, int(self.picks[place])
-        line, sample_id = int(self.index.lines[row]), self.sample_id(place)
-        data = read_row(file, int(self.index.starts[row]), int(self.index.ends[row]))
+    @contextmanager
+    def _reader(self) -> Iterator[Callable[[int], tuple[str, int, Callable[[], Any]]]]:
+        """Give a function from a row number to where the row stands (file, line) and how to parse it."""
+        index, spec = self.index, self.spec
+        if isinstance(index, TableIndex):
+            yield lambda row: _table_row(index, row)
+            return
+        with open_input(spec.file) as file:
+            yield lambda row: (spec.file_name, int(index.lines[row]), lambda: _json_row(file, index, row))
+
+    def _read_pick(self, read: Callable[[int], tuple[str, int, Callable[[], Any]]], place: int) -> Sample | Rejected:
+        spec, sample_id = self.spec, self.sample_id(place)
+        source, line, parse = read(int(self.picks[place]))
         try:
-            return to_sample(_parse(data, line), spec, sample_id=sample_id, source=spec.file_name, line=line)
+            sample = to_sample(parse(), spec, sample_id=sample_id, source=source, line=line)
         except Reject as reject:
             return Rejected(
                 sample_id=sample_id,
                 dataset=spec.name,
-                source=spec.file_name,
+                source=source,
                 line=line,
                 stage=STAGE,
                 reason=reject.reason.value,
                 message=reject.message,
             )
+        return self._bounded(sample)
+
+    def _bounded(self, sample: Sample) -> Sample:
+        """Return the sample with the dataset's bounds of durations on its audio; they are held when it is probed."""
+        shortest, longest = self.spec.min_duration, self.spec.max_duration
+        if shortest is None and longest is None:
+            return sample
+        media = (
+            replace(each, min_seconds=shortest, max_seconds=longest) if each.kind == "audio" else each
+            for each in sample.media
+        )
+        return replace(sample, media=tuple(media))
+
+
+def _table_row(index: TableIndex, row: int) -> tuple[str, int, Callable[[], Any]]:
+    file, place = index.place(row)
+    return index.names[file], place + 1, lambda: index.read(row)
+
+
+def _json_row(file: BinaryIO, index: RowIndex, row: int) -> Any:
+    start, end = int(index.starts[row]), int(index.ends[row])
+    data = read_row(file, start, end)
+    value = _parse(data, int(index.lines[row]))
+    return mark(value, file.name, (start, end - start)) if may_embed(data) else value
 
 
 def _parse(data: bytes, line: int) -> Any:

@@ -32,6 +32,8 @@ from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
 from vlm_prep.shards.writer import ShardInfo, ShardWriter
 
+PROGRESS_ROWS = 32
+
 _CARD = """# Ingested by vlm-prep
 
 {rows} samples. Next: `vlm-prep tokenize FOLDER --processor P --out OUT`.
@@ -53,6 +55,7 @@ class IngestJob:
         """See `engine.tasks.Job`."""
         rejects: list[Rejected] = []
         datasets: dict[str, Counter[str]] = {}
+        seen: Counter[str] = Counter()
         with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", sample_schema()) as writer:
             for item in self.samples.read(task.start, task.stop):
                 result = self._probe(item) if isinstance(item, Sample) else item
@@ -64,11 +67,16 @@ class IngestJob:
                     row = sample_row(result)
                     writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
                     counts.update(rows_in=1, rows_written=1)
+                    counts.update(_media_counts(result))
+                seen.update(rows=1, rejects=isinstance(result, Rejected))
+                if seen["rows"] == PROGRESS_ROWS:
+                    progress(seen["rows"], 0, seen["rejects"])
+                    seen.clear()
             infos = (writer.commit(),) if len(rejects) < task.stop - task.start else ()
         totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
         for counts in datasets.values():
             totals.update(counts)
-        progress(totals["rows_in"], 0, totals["rows_rejected"])
+        progress(seen["rows"], 0, seen["rejects"])
         return Record(
             task=task.index,
             split=task.split,
@@ -88,6 +96,16 @@ class IngestJob:
         except Reject as reject:
             return rejected(sample, STAGE, reject)
         return replace(sample, media=media)
+
+
+def _media_counts(sample: Sample) -> Counter[str]:
+    """Count a sample's media; audio also by its length, in whole milliseconds so that sums do not depend on order."""
+    counts: Counter[str] = Counter()
+    for media in sample.media:
+        counts[f"{media.kind}s"] += 1
+        if media.kind == "audio" and (header := media.header) and header.sampling_rate:
+            counts["audio_ms"] += round(1000 * (header.samples or 0) / header.sampling_rate)
+    return counts
 
 
 def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manifest:
@@ -126,6 +144,9 @@ def _describe(
     totals: dict[str, Any] = sum_counts(records, rows=len(samples))
     totals["rejects"] = reject_reasons(records)
     totals["datasets"] = sum_datasets(records)
+    for counts in (totals, *totals["datasets"].values()):
+        if "audio_ms" in counts:
+            counts["audio_seconds"] = counts.pop("audio_ms") / 1000
     manifest = Manifest(
         stage=STAGE,
         config=config.to_json(),

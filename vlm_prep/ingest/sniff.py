@@ -1,4 +1,4 @@
-"""What kind of file a data file is, from its first 64 KiB: a JSON array, JSON lines, or nothing we read.
+"""What kind of text a data file is, from its first 64 KiB: a JSON array, JSON lines, or neither.
 
 The content decides, not the suffix: `.json` files that hold JSON lines and `.jsonl` files that hold one array
 are both common. A suffix only breaks the tie for a first line that is not JSON.
@@ -18,7 +18,7 @@ BOM: Final = b"\xef\xbb\xbf"
 LINE_SUFFIXES: Final = (".jsonl", ".ndjson")
 
 _HEAD = 64 << 10
-_READ_FORMATS = "Rows are read from JSON arrays (.json) and JSON lines (.jsonl), as UTF-8 text."
+_READ_FORMATS = "Rows are read from JSON arrays (.json) and lines (.jsonl), as UTF-8 text, and from Parquet and Arrow."
 _MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"PAR1", "Parquet"),
     (b"ARROW1", "Arrow"),

@@ -151,8 +151,9 @@ def open_samples(
     media_dir: str | None = None,
     sample_ratio: float | None = None,
     limit: int | None = None,
+    **options: Any,
 ) -> Samples:
-    """Open a meta JSON, a data file, or the output of `vlm-prep ingest`.
+    """Open a meta JSON, a data file, the folder of a Hugging Face dataset, or the output of `vlm-prep ingest`.
 
     Args:
         path: the source.
@@ -163,24 +164,20 @@ def open_samples(
         media_dir: where a data file's relative media paths start.
         sample_ratio: share of a data file's rows, or how often each.
         limit: first rows only, of all datasets together.
+        options: split, system_prompt, user_prompt, min_duration and max_duration, see `meta.load_source`.
 
     Raises:
         InputError: the source is not usable.
         StoreError: an ingested store that is not finished.
     """
     folder = Path(path)
-    if folder.is_dir():
-        if (folder / MANIFEST).exists() or (folder / WORK).is_dir():
-            if any((datasets, format, columns, tags, media_dir, sample_ratio)):
-                raise InputError(
-                    f"{path} is ingested already: options that say how to read a source have no meaning for it",
-                    "give them to `vlm-prep ingest`",
-                )
-            return IngestedSamples(folder, limit)
-        raise InputError(
-            f"{path} is a folder and not the output of `vlm-prep ingest`",
-            "give a meta JSON, a .json or .jsonl data file, or an ingested folder",
-        )
+    if (folder / MANIFEST).exists() or (folder / WORK).is_dir():
+        if any((datasets, format, columns, tags, media_dir, sample_ratio, *options.values())):
+            raise InputError(
+                f"{path} is ingested already: options that say how to read a source have no meaning for it",
+                "give them to `vlm-prep ingest`",
+            )
+        return IngestedSamples(folder, limit)
     specs = load_source(
         path,
         datasets=datasets,
@@ -189,6 +186,7 @@ def open_samples(
         tags=tags,
         media_dir=media_dir,
         sample_ratio=sample_ratio,
+        **options,
     )
     sources: list[RowSource] = []
     left = limit

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-Format = Literal["sharegpt", "messages", "alpaca"]
+Format = Literal["sharegpt", "messages", "alpaca", "asr"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 
 COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -29,12 +29,24 @@ COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "input": ("input",),
     "output": ("output",),
     "history": ("history",),
+    "text": ("text", "sentence", "transcription", "transcript"),
 }
 """Column role → the names it goes by while the user gives none. `id` is accepted and not read: a sample's
 id is `<dataset>/<row>`."""
 
-COLUMN_ALIASES: Final[dict[str, str]] = {"prompt": "instruction", "query": "input", "response": "output"}
-"""LLaMA-Factory's names for the alpaca column roles."""
+COLUMN_ALIASES: Final[dict[str, str]] = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+    "audio": "audios",
+}
+"""LLaMA-Factory's names for the alpaca column roles, and the singular that fits a row of one audio file."""
+
+ASR_AUDIO_COLUMNS: Final = (
+    *("audio", "audios", "audio_filepath", "audio_path"),
+    *("path", "file", "file_name", "wav"),
+)
+"""Where an asr row's audio is, best first: beside `audio`, a `path` is only its name."""
 
 DEFAULT_TAGS: Final[dict[str, str]] = {
     "role_tag": "role",
@@ -67,7 +79,7 @@ class DatasetSpec:
 
     name: str
     file: Path
-    """The data file, absolute."""
+    """The data file, or the folder of a dataset of tables; absolute."""
     file_name: str
     """The data file as the meta file writes it; what reports and rejects show."""
     media_dir: Path
@@ -79,6 +91,22 @@ class DatasetSpec:
     tags: dict[str, str] = field(default_factory=dict)
     """Tag → the message's key (role_tag, content_tag) or the role's value (user_tag, …), where known."""
     sample_ratio: float = 1.0
+    tables: tuple[Path, ...] = ()
+    """The Parquet or Arrow files that hold the rows, in order; empty for JSON."""
+    split: str | None = None
+    """Which split of a folder `tables` is."""
+    system_prompt: str | None = None
+    """What an asr row's conversation begins with; None for nothing, as for a blank."""
+    user_prompt: str | None = None
+    """What stands before an asr row's audio."""
+    min_duration: float | None = None
+    """Shortest audio that is kept, in seconds."""
+    max_duration: float | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where relative media paths start unless the user says otherwise."""
+        return self.file if self.tables and self.tables != (self.file,) else self.file.parent
 
     def column_names(self, role: str) -> tuple[str, ...]:
         """Return the row keys to look under for a column role, best first."""

@@ -1,8 +1,11 @@
-"""Pictures and videos, by path or LMDB key.
+"""Pictures, videos and audio, by path, LMDB key or place in a data file.
 
+    tables.py  rows of Parquet and Arrow files by number
+    cells.py   media inside the rows of a data file
     files.py   bytes behind a uri, and cheap content digests
     image.py   a picture's header, its completeness, and its RGB pixels
     video.py   a video's header and its frames (decord)
+    audio.py   an audio file's header and its waveform (libsndfile)
     probe.py   Media → Media with its header, or a reject
     load.py    a shard's media struct → pixels, for the runtime and for the comparison with the real processor
 

@@ -1,4 +1,5 @@
-"""The bytes behind a uri (`/a/b.jpg` or `/a/db.lmdb::key`), and digests that need not read all of them.
+"""The bytes behind a uri (`/a/b.jpg`, `/a/db.lmdb::key` or `/a/rows.parquet::17/audio`, see `cells`), and digests that
+need not read all of them.
 
 A digest over size, first 64 KiB and last 64 KiB finds a replaced, cut or re-encoded file for the price of the two
 reads that the header and the completeness check need anyway; reading every byte of millions of pictures just to hash
@@ -15,6 +16,7 @@ import xxhash
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
+from vlm_prep.media.cells import read_cell, rows_kind
 
 if TYPE_CHECKING:
     import lmdb
@@ -38,18 +40,18 @@ class Ends:
 
 
 def split_uri(uri: str) -> tuple[str, str | None]:
-    """Return (path, LMDB key or None). A path that exists as written is a path, even with `::` in it."""
+    """Return (path, key in it or None). A path that exists as written is a path, even with `::` in it."""
     if SEPARATOR not in uri or os.path.exists(uri):
         return uri, None
-    # a key may hold `::` and so may a folder: the LMDB is the first prefix that is one, else the shortest
+    # a key may hold `::` and so may a folder: the LMDB or data file is the first prefix that is one, else the shortest
     position = first = uri.index(SEPARATOR)
-    while position >= 0 and not _is_lmdb(uri[:position]):
+    while position >= 0 and not _holds_keys(uri[:position]):
         position = uri.find(SEPARATOR, position + 1)
     position = first if position < 0 else position
     return uri[:position], uri[position + len(SEPARATOR) :]
 
 
-def _is_lmdb(path: str) -> bool:
+def _holds_keys(path: str) -> bool:
     return os.path.isfile(path) or os.path.isfile(os.path.join(path, "data.mdb"))
 
 
@@ -61,7 +63,7 @@ def read_bytes(uri: str) -> bytes:
     """
     path, key = split_uri(uri)
     if key is not None:
-        return _read_lmdb(path, key)
+        return _read_key(path, key)
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -76,7 +78,7 @@ def read_ends(uri: str) -> Ends:
     """Return the first and last 64 KiB behind `uri`. Raises as `read_bytes`."""
     path, key = split_uri(uri)
     if key is not None:
-        return ends_of(_read_lmdb(path, key))
+        return ends_of(_read_key(path, key))
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -120,9 +122,14 @@ def _os_reject(uri: str, error: OSError | ValueError) -> Reject:
     return Reject(RejectReason.UNREADABLE_FILE, f"{uri}: {error.strerror or error}")
 
 
-def _read_lmdb(path: str, key: str) -> bytes:
+def _read_key(path: str, key: str) -> bytes:
     if not os.path.exists(path):
-        raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB")
+        raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB or data file")
+    kind = rows_kind(path)
+    return _read_lmdb(path, key) if kind is None else read_cell(path, kind, key)
+
+
+def _read_lmdb(path: str, key: str) -> bytes:
     try:
         with _environment(path).begin(buffers=False) as transaction:
             data: bytes | None = transaction.get(key.encode())

@@ -30,7 +30,7 @@ def probe(
         max_pixels: reject larger pictures.
 
     Raises:
-        Reject: the file is missing, empty, damaged, too large or not of its kind.
+        Reject: the file is missing, empty, damaged, too large, of another kind, or its duration is out of bounds.
     """
     if media.kind == "audio":
         return _probe_audio_file(media, keep_bytes)
@@ -75,7 +75,18 @@ def _probe_audio_file(media: Media, keep_bytes: bool) -> Probed:
     data = read_bytes(uri)
     digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
     header = replace(probe_audio(data, uri), digests=(digest,))
+    _require_duration(media, header)
     return replace(media, header=header), (data,) if keep_bytes else None
+
+
+def _require_duration(media: Media, header: MediaHeader) -> None:
+    seconds = (header.samples or 0) / (header.sampling_rate or 1)
+    if media.min_seconds is not None and seconds < media.min_seconds:
+        message = f"{media.uris[0]}: {seconds:g} s, the shortest allowed is {media.min_seconds:g} s"
+        raise Reject(RejectReason.AUDIO_TOO_SHORT, message)
+    if media.max_seconds is not None and seconds > media.max_seconds:
+        message = f"{media.uris[0]}: {seconds:g} s, the longest allowed is {media.max_seconds:g} s"
+        raise Reject(RejectReason.AUDIO_TOO_LONG, message)
 
 
 def _probe_video_file(media: Media, keep_bytes: bool) -> Probed:

@@ -77,6 +77,9 @@ def render(stats: dict[str, Any]) -> str:
     if "tokens" in totals:
         trained = f", {totals['trained_tokens']:,} trained" if "trained_tokens" in totals else ""
         lines.append(f"  tokens      {totals['tokens']:,}{trained}")
+    if totals.get("audios"):
+        seconds = totals.get("audio_seconds")
+        lines.append(f"  audio       {totals['audios']:,} files{_duration(seconds)}")
     if "kinds" in totals:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in totals["kinds"].items())
         media = f"{totals.get('images', 0):,} images, {totals.get('videos', 0):,} videos"
@@ -93,6 +96,13 @@ def render(stats: dict[str, Any]) -> str:
 
 def _reasons(reasons: dict[str, int]) -> str:
     return f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+
+
+def _duration(seconds: float | None) -> str:
+    """Seconds, or hours from the first on."""
+    if seconds is None:
+        return ""
+    return f", {seconds / 3600:,.1f} h" if seconds >= 3600 else f", {seconds:,.1f} s"
 
 
 def _spread(quantiles: dict[str, float]) -> str:

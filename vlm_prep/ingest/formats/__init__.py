@@ -1,11 +1,12 @@
 """One parsed row → Sample, or a Reject that says what is wrong with the row.
 
-Pure functions: no file is opened, and nothing but `Reject` is raised whatever the row holds. In reading
+Pure functions: no media file is opened, and nothing but `Reject` is raised whatever the row holds. In reading
 order:
 
     sharegpt      turns with text; <image> and <video> in the text stand for the media columns' entries
     messages      OpenAI and Hugging Face messages, whose content is a list of typed parts
     alpaca        instruction, input, output, history: written as messages, then read as sharegpt
+    asr           an audio file and its transcript
     conversation  what the three share: a row's messages, in any of the spellings → Sample
     placeholders  which media stands where, and that the counts agree
     entries       one entry of a media column → Media
@@ -19,7 +20,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Sample
-from vlm_prep.ingest.formats import alpaca, messages, sharegpt
+from vlm_prep.ingest.formats import alpaca, asr, messages, sharegpt
 from vlm_prep.ingest.spec import DatasetSpec
 
 __all__ = ["to_sample"]
@@ -28,6 +29,7 @@ _CONVERT = {
     "sharegpt": sharegpt.to_sample,
     "messages": messages.to_sample,
     "alpaca": alpaca.to_sample,
+    "asr": asr.to_sample,
 }
 
 

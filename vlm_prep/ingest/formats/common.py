@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.ingest.embedded import EmbeddedBytes
 from vlm_prep.ingest.spec import DatasetSpec
 
 Row = dict[str, Any]
@@ -58,12 +59,13 @@ def text(value: Any, what: str) -> str:
     """
     if not isinstance(value, str):
         raise Reject(RejectReason.BAD_TYPE, f"{what} is {type_name(value)}, not a string")
-    return value
+    return str(value)  # an `EmbeddedText` becomes the text it is
 
 
 def type_name(value: Any) -> str:
     """Name a value's type as JSON does."""
     names = {type(None): "null", dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    names[EmbeddedBytes] = "bytes"
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 

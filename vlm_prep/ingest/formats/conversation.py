@@ -51,7 +51,7 @@ def build_sample(
     queue.require_balance()
     messages = _with_lead(lead, messages)
     tools = tool_schemas(column(row, spec, "tools"))
-    _require_storable(messages, tools, queue.placed)
+    require_storable(messages, tools, queue.placed)
     return Sample(
         sample_id=sample_id,
         dataset=spec.name,
@@ -64,11 +64,10 @@ def build_sample(
 
 
 def _media_columns(row: Row, spec: DatasetSpec) -> dict[MediaKind, list[Media]]:
-    if column(row, spec, "audios") not in (None, "", []):
-        raise Reject(RejectReason.UNSUPPORTED_MEDIA, "the row has audio, which is not read yet")
     return {
         "image": column_entries(column(row, spec, "images"), "image", spec.media_dir),
         "video": column_entries(column(row, spec, "videos"), "video", spec.media_dir),
+        "audio": column_entries(column(row, spec, "audios"), "audio", spec.media_dir),
     }
 
 
@@ -182,7 +181,12 @@ def _says_something(message: Message) -> bool:
     return said or "tool_calls" in message or bool(message.get("reasoning_content"))
 
 
-def _require_storable(messages: list[Message], tools: Any, media: list[Media]) -> None:
+def require_storable(messages: list[Message], tools: Any, media: list[Media]) -> None:
+    """Check that a sample can be written as JSON.
+
+    Raises:
+        Reject: BAD_TYPE.
+    """
     try:
         canonical_json([messages, tools, [each.uris for each in media]])
     except TypeError as error:  # orjson's encode error

@@ -4,10 +4,12 @@
     "db.lmdb::0007"                           a key of an LMDB; what is before the first `::` is the path
     {"path": "v.mp4", "frame_indices": [0, 8]}    a path (or url, image, video, uri) with options
     ["f0.jpg", "f1.jpg"]                      in a video column: one video, given as its frames
+    {"bytes": ..., "path": "a.wav"}           a cell of a Parquet or Arrow file: the bytes, by the cell's uri
+    "data:image/png;base64,..."               by its place in the data file
 
-No file is opened; whether it exists and can be decoded is asked by `vlm_prep.media`. An option that would
-change the pixels and is not applied here rejects the row: the run would train on other pixels than the source
-asks for.
+No media file is opened; whether it exists and can be decoded is asked by `vlm_prep.media`. An option that would
+change the pixels or the sound and is not applied here rejects the row: the run would train on something else
+than the source asks for.
 """
 
 from __future__ import annotations
@@ -20,9 +22,15 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Media, MediaKind
+from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import is_positive_number, type_name
 
-REFERENCE_KEYS: Final = ("path", "url", "image", "video", "uri", "image_url", "video_url", "value")
+REFERENCE_KEYS: Final = (
+    *("path", "url", "uri", "value"),
+    *("image", "video", "audio", "image_url", "video_url", "audio_url", "input_audio"),
+)
+CONTENT_KEYS: Final = ("bytes", "data", "array")
+"""Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
 _SIZE_OPTIONS = (
     "min_pixels",
     "max_pixels",
@@ -42,7 +50,13 @@ _FRAME_OPTIONS = (
     "video_start",
     "video_end",
 )
-NOT_APPLIED: Final = frozenset((*_SIZE_OPTIONS, *_CROP_OPTIONS, *_FRAME_OPTIONS))
+NOT_APPLIED: Final = frozenset((*_SIZE_OPTIONS, *_CROP_OPTIONS, *_FRAME_OPTIONS, "use_audio_in_video"))
+_AUDIO_OPTIONS: Final = frozenset(
+    (
+        *("sampling_rate", "sample_rate", "sr", "channel"),
+        *("offset", "start", "end", "begin_time", "audio_start", "audio_end"),
+    )
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -56,7 +70,7 @@ def column_entries(value: Any, kind: MediaKind, media_dir: Path) -> list[Media]:
     """
     if value is None or value == "":
         return []
-    if isinstance(value, str | dict):
+    if isinstance(value, str | dict | EmbeddedBytes):
         value = [value]
     if not isinstance(value, list):
         raise Reject(RejectReason.BAD_TYPE, f"the {kind} column is {type_name(value)}, not a list")
@@ -69,6 +83,8 @@ def media_from(entry: Any, kind: MediaKind, media_dir: Path, where: str) -> Medi
     Raises:
         Reject: BAD_MEDIA_ENTRY, UNSUPPORTED_MEDIA or BAD_FRAME_INDICES.
     """
+    if isinstance(entry, EmbeddedBytes):
+        return Media(kind=kind, uris=(entry.uri,))
     if isinstance(entry, str):
         return Media(kind=kind, uris=(absolute_uri(entry, media_dir, where),))
     if isinstance(entry, list):
@@ -78,22 +94,25 @@ def media_from(entry: Any, kind: MediaKind, media_dir: Path, where: str) -> Medi
     return _from_object(entry, kind, media_dir, where)
 
 
-def require_applied(options: dict[str, Any], where: str) -> None:
-    """Refuse options of one entry that would change its pixels or frames.
+def require_applied(options: dict[str, Any], kind: MediaKind, where: str) -> None:
+    """Refuse options of one entry that would change its pixels, frames or samples.
 
     Raises:
         Reject: BAD_MEDIA_ENTRY.
     """
-    if unused := sorted(NOT_APPLIED & {key for key, value in options.items() if value is not None}):
+    refused = NOT_APPLIED | _AUDIO_OPTIONS if kind == "audio" else NOT_APPLIED
+    if unused := sorted(refused & {key for key, value in options.items() if value not in (None, False)}):
         raise _bad(f"{where}: {', '.join(unused)} is not applied per entry; set it for the run instead")
 
 
 def absolute_uri(written: str, media_dir: Path, where: str) -> str:
-    """Return an absolute path, or absolute path `::` key.
+    """Return an absolute path, or absolute path `::` key; of text in base64 the uri of its place.
 
     Raises:
         Reject: UNSUPPORTED_MEDIA, a URL; BAD_MEDIA_ENTRY, empty or with a NUL.
     """
+    if isinstance(written, EmbeddedText):
+        return _embedded_uri(written, where)
     if written.startswith("data:"):
         raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is a data: URL; write it to a file first")
     if scheme := _SCHEME.match(written):
@@ -107,12 +126,18 @@ def absolute_uri(written: str, media_dir: Path, where: str) -> str:
     return os.path.normpath(os.path.join(media_dir, path)) + separator + key
 
 
+def _embedded_uri(written: EmbeddedText, where: str) -> str:
+    head = written[:5].lower()
+    if head == "data:" and not written[:256].partition(",")[0].lower().endswith(";base64"):
+        raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is a data: URL that is not base64")
+    return written.uri
+
+
 def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path, where: str) -> Media:
     given = _flat(entry)
-    if "bytes" in given:
-        raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} holds bytes; write them to a file first")
-    require_applied(given, where)
-    reference = _reference(given, where)
+    content = _content(given, where)
+    require_applied(given, kind, where)
+    reference = _reference(given, where) if content is None else content
     is_list = isinstance(reference, list)
     media = media_from(reference, kind, media_dir, where)
     return replace(
@@ -120,6 +145,21 @@ def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path, where:
         frame_indices=_frame_indices(given.get("frame_indices"), kind, is_list, where),
         fps=_fps(given.get("fps"), kind, where),
     )
+
+
+def _content(given: dict[str, Any], where: str) -> EmbeddedBytes | EmbeddedText | None:
+    """Return the media that the entry itself holds; where there is one, a path beside it is only its name."""
+    for key in ("bytes", "data"):
+        content = given.get(key)
+        if isinstance(content, EmbeddedBytes | EmbeddedText):
+            return content
+        if content is not None:
+            what = "bytes as text" if key == "bytes" else "data without the format that says what it is"
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} holds {what}; write a file or a data: URL")
+    if "array" in given:
+        what = "decoded samples; store the file's bytes or its path, as cast_column(..., Audio(decode=False)) does"
+        raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} holds {what}")
+    return None
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, Any]:
@@ -133,14 +173,14 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _reference(given: dict[str, Any], where: str) -> str | list[Any]:
+def _reference(given: dict[str, Any], where: str) -> str | list[Any] | EmbeddedBytes:
     references = [given[key] for key in REFERENCE_KEYS if key in given]
     if not references:
         raise _bad(f"{where} has no path; it has {', '.join(map(repr, given)) or 'nothing'}")
     reference = references[0]
     if any(other != reference for other in references[1:]):
         raise _bad(f"{where} has several paths that differ")
-    if not isinstance(reference, str | list):
+    if not isinstance(reference, str | list | EmbeddedBytes):
         raise _bad(f"{where}: the path is {type_name(reference)}, not a string")
     return reference
 

@@ -23,7 +23,7 @@ def to_sample(row: Row, spec: DatasetSpec, *, sample_id: str, source: str, line:
         role_key=spec.tag("role_tag"),
         content_key=spec.tag("content_tag"),
         roles=spec.roles,
-        tags_in_text=any(column(row, spec, role) is not None for role in ("images", "videos")),
+        tags_in_text=any(column(row, spec, role) is not None for role in ("images", "videos", "audios")),
     )
     turns = required_column(row, spec, "messages")
     return build_sample(turns, row, spec, dialect, sample_id=sample_id, source=source, line=line)

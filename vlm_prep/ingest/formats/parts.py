@@ -1,7 +1,8 @@
 """A content list of typed parts → text and media parts, reasoning and tool calls.
 
     {"type": "text", "text" | "value": ...}
-    {"type": "image" | "image_url" | "video" | "video_url", ...}   with a reference, or bare
+    {"type": "image" | "image_url" | "video" | "video_url" | "audio" | "audio_url" | "input_audio", ...}
+                                                                   with a reference, or bare
     {"type": "reasoning" | "thinking", ...}                        must come first: templates print it first
     {"type": "tool_call" | "tool_calls", ...}                      must come last: templates print it last
 
@@ -16,7 +17,7 @@ from typing import Any
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import MediaKind
 from vlm_prep.ingest.formats.common import Row, text, type_name
-from vlm_prep.ingest.formats.entries import REFERENCE_KEYS, media_from, require_applied
+from vlm_prep.ingest.formats.entries import CONTENT_KEYS, REFERENCE_KEYS, media_from, require_applied
 from vlm_prep.ingest.formats.placeholders import MediaQueue, Part
 from vlm_prep.ingest.formats.tools import ToolCalls, written_calls
 
@@ -25,10 +26,12 @@ _MEDIA_TYPES: dict[str, MediaKind] = {
     "image_url": "image",
     "video": "video",
     "video_url": "video",
+    "audio": "audio",
+    "audio_url": "audio",
+    "input_audio": "audio",
 }
 _REASONING_TYPES = ("reasoning", "thinking")
 _CALL_TYPES = ("tool_call", "tool_calls")
-_AUDIO_TYPES = ("audio", "audio_url", "input_audio")
 
 
 @dataclass(slots=True)
@@ -57,8 +60,6 @@ def read_parts(parts: list[Any], role: str, queue: MediaQueue, where: str) -> Co
 
 def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where: str) -> None:
     kind = part.get("type")
-    if kind in _AUDIO_TYPES:
-        raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is audio, which is not read yet")
     if kind in _REASONING_TYPES:
         _read_reasoning(part, role, content, where)
     elif kind in _CALL_TYPES:
@@ -92,13 +93,13 @@ def _read_calls(part: Row, role: str, content: Content, where: str) -> None:
 
 
 def _media_part(part: Row, kind: MediaKind, queue: MediaQueue, where: str) -> Part:
-    if not part.keys() & {*REFERENCE_KEYS, "bytes"}:
+    if not part.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS}:
         return _bare_part(part, kind, queue, where)
     return queue.place(media_from(part, kind, queue.media_dir, where))
 
 
 def _bare_part(part: Row, kind: MediaKind, queue: MediaQueue, where: str) -> Part:
-    require_applied(part, where)
+    require_applied(part, kind, where)
     if "fps" in part or "frame_indices" in part:
         message = f"{where}: fps and frame_indices of a bare part belong in the column's entry"
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, message)

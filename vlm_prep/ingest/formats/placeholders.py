@@ -1,7 +1,7 @@
 """Which media stands where in a conversation, and that none is left over or missing.
 
-`<image>` and `<video>` (any case, no blanks inside) stand for the next entry of the images and videos
-columns. The two kinds are counted apart; `Sample.media` has them in the order of their parts. A count that
+`<image>`, `<video>` and `<audio>` (any case, no blanks inside) stand for the next entry of the images, videos
+and audios columns. The kinds are counted apart; `Sample.media` has them in the order of their parts. A count that
 differs rejects the row: dropping the surplus would train on a question about a picture that is not there.
 """
 
@@ -16,8 +16,8 @@ from vlm_prep.core.types import Media, MediaKind
 
 Part = dict[str, Any]
 
-_TAG = re.compile(r"(<image>|<video>)", re.IGNORECASE)
-_KINDS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video"}
+_TAG = re.compile(r"(<image>|<video>|<audio>)", re.IGNORECASE)
+_KINDS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video", "<audio>": "audio"}
 
 
 class MediaQueue:
@@ -26,7 +26,7 @@ class MediaQueue:
     def __init__(self, columns: dict[MediaKind, list[Media]], media_dir: Path) -> None:
         self.media_dir = media_dir
         self._columns = columns
-        self._asked: dict[MediaKind, int] = {"image": 0, "video": 0}
+        self._asked: dict[MediaKind, int] = {"image": 0, "video": 0, "audio": 0}
         self._kept_as_text = 0
         self.placed: list[Media] = []
 

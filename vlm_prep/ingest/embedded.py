@@ -1,0 +1,91 @@
+"""Media inside a row, marked with the uri by which it is read again.
+
+A data file may hold media itself: bytes in the cells of a Parquet or Arrow file, data: URLs and base64 in JSON. `mark`
+goes through a parsed row and gives each such value its uri (`media.cells`); formats then treat it as any other
+reference, and nothing is written beside the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.media.cells import Place, cell_uri
+
+
+class EmbeddedBytes:
+    """A binary value of a table's row. No dataclass, so that it cannot be written as JSON where it is no media."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+
+class EmbeddedText(str):
+    """Text that may be media in base64: as a text it is itself, as a media it is what `uri` names."""
+
+    uri: str
+
+    def __new__(cls, text: str, uri: str) -> EmbeddedText:
+        """Mark a text."""
+        marked = super().__new__(cls, text)
+        marked.uri = uri
+        return marked
+
+    def __reduce__(self) -> tuple[type[EmbeddedText], tuple[str, str]]:
+        return EmbeddedText, (str(self), self.uri)
+
+
+def may_embed(data: bytes) -> bool:
+    """Whether a row of JSON text can hold media: few do, and only these are gone through."""
+    return b"data:" in data or b"input_audio" in data
+
+
+def mark(row: Any, path: str, place: Place, *, table: bool = False) -> Any:
+    """Return the row with media values marked.
+
+    Args:
+        row: parsed.
+        path: the data file, absolute.
+        place: the row's place in it.
+        table: leave out null fields of structs: Arrow gives every struct of a column all fields of all of them, which
+            would print nulls into tool schemas.
+
+    Raises:
+        Reject: bad_row, nested too deeply.
+    """
+    try:
+        return _Marker(path, place, table).value(row, ())
+    except RecursionError as error:
+        raise Reject(RejectReason.BAD_ROW, "the row is nested too deeply") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    path: str
+    place: Place
+    table: bool
+
+    def value(self, value: Any, pointer: tuple[str | int, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: self._field(key, value, (*pointer, key)) for key in self._keys(value, pointer)}
+        if isinstance(value, list):
+            return [self.value(each, (*pointer, place)) for place, each in enumerate(value)]
+        if isinstance(value, bytes):
+            return EmbeddedBytes(cell_uri(self.path, self.place, pointer))
+        if isinstance(value, str) and value[:5].lower() == "data:":
+            return EmbeddedText(value, cell_uri(self.path, self.place, pointer))
+        return value
+
+    def _keys(self, value: dict[str, Any], pointer: tuple[str | int, ...]) -> list[str]:
+        return [key for key in value if value[key] is not None] if self.table and pointer else list(value)
+
+    def _field(self, key: str, parent: dict[str, Any], pointer: tuple[str | int, ...]) -> Any:
+        if _is_audio_data(key, parent):
+            return EmbeddedText(parent[key], cell_uri(self.path, self.place, pointer))
+        return self.value(parent[key], pointer)
+
+
+def _is_audio_data(key: str, parent: dict[str, Any]) -> bool:
+    """OpenAI's `{"data": <base64>, "format": "wav"}`."""
+    return key == "data" and isinstance(parent["data"], str) and isinstance(parent.get("format"), str)

@@ -1,0 +1,77 @@
+"""Speech recognition rows: an audio file and its transcript → one exchange.
+
+    system    the system prompt, where there is one
+    user      the user prompt, where there is one, then the audio
+    assistant the transcript, verbatim
+
+The prompts are the dataset's (`--system-prompt`, `--user-prompt`) and a blank one counts as none: NeMo Automodel's
+four cases. That reader drops rows without words in silence; here each is a reject.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.types import Media, Message, Sample
+from vlm_prep.ingest.formats.common import Row, required_column, text
+from vlm_prep.ingest.formats.conversation import require_storable
+from vlm_prep.ingest.formats.entries import column_entries
+from vlm_prep.ingest.formats.placeholders import Part
+from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, DatasetSpec
+from vlm_prep.media.files import split_uri
+
+_SEGMENT_COLUMNS: Final = ("offset", "start", "end", "start_time", "end_time", "begin_time", "audio_start", "audio_end")
+
+
+def to_sample(row: Row, spec: DatasetSpec, *, sample_id: str, source: str, line: int) -> Sample:
+    """Turn a row of audio and transcript into a Sample.
+
+    Raises:
+        Reject: the row cannot be used.
+    """
+    audio = _audio(row, spec)
+    transcript = required_column(row, spec, "text")
+    if transcript is None or not text(transcript, "the transcript").strip():
+        raise Reject(RejectReason.EMPTY_TRANSCRIPT, "the transcript is empty; there is nothing to train on")
+    asked = [*([_part(spec.user_prompt)] if spec.user_prompt else []), {"type": "audio"}]
+    messages: list[Message] = [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": [_part(transcript)]},
+    ]
+    if spec.system_prompt:
+        messages.insert(0, {"role": "system", "content": [_part(spec.system_prompt)]})
+    require_storable(messages, None, [audio])
+    return Sample(
+        sample_id=sample_id, dataset=spec.name, source=source, line=line, messages=messages, media=(audio,)
+    )
+
+
+def _part(written: str) -> Part:
+    return {"type": "text", "text": str(written)}
+
+
+def _audio(row: Row, spec: DatasetSpec) -> Media:
+    names = (spec.columns["audios"],) if "audios" in spec.columns else ASR_AUDIO_COLUMNS
+    name = next((name for name in names if row.get(name) is not None), None)
+    if name is None:
+        has = ", ".join(repr(key) for key in list(row)[:20]) or "nothing"
+        wanted = " or ".join(repr(each) for each in names)
+        raise Reject(RejectReason.MISSING_COLUMN, f"no audio in {wanted} (columns.audio); the row has {has}")
+    entries = column_entries(row[name], "audio", spec.media_dir)
+    if len(entries) != 1:
+        raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, f"{len(entries)} audio files for one transcript")
+    _require_whole_file(row, entries[0])
+    return entries[0]
+
+
+def _require_whole_file(row: Row, audio: Media) -> None:
+    """Refuse a row whose words are those of a part of its file. Bytes in a cell are the part already, and there the
+    columns say where it was cut from."""
+    if split_uri(audio.uris[0])[1] is not None:
+        return
+    given = [name for name in _SEGMENT_COLUMNS if row.get(name) not in (None, 0, "")]
+    if given:
+        what = " and ".join(given)
+        message = f"the row takes a part of its audio file by {what}; cut the file first, or leave the columns out"
+        raise Reject(RejectReason.BAD_MEDIA_ENTRY, message)

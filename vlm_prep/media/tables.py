@@ -1,0 +1,199 @@
+"""Rows of Parquet and Arrow files by number, in bounded memory.
+
+Ingest reads rows in order, training (payload `reference`) reads single cells anywhere. Both go through one table a file
+and process: a Parquet row group is decoded forward in batches of about 16 MiB and the last batch is kept, so that the
+media of a row just read costs no second decoding; Arrow files are mapped and nothing is copied but the row asked for.
+A single cell of a Parquet file costs the decoding of its column from the start of its row group: little where writers
+cut groups of some ten MiB, as `datasets` does for media. Where they do not, payload `encoded` (the default) reads each
+group once. A page is the least that Parquet decodes, and writers put up to 1024 rows into one: a group of 300 MB in one
+page took 600 MB, in pages of 8 rows 50 MB. So memory is bounded by the file's row groups, never by the file.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, Final, Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlm_prep.core.errors import InputError
+
+TableKind = Literal["parquet", "arrow"]
+BATCH_BYTES: Final = 16 << 20
+_OPEN_TABLES: Final = 4
+_BUFFER: Final = 4 << 20
+_MAGIC: Final[tuple[tuple[bytes, TableKind], ...]] = (
+    (b"PAR1", "parquet"),
+    (b"ARROW1", "arrow"),
+    (b"\xff\xff\xff\xff", "arrow"),
+)
+
+
+class Table(Protocol):
+    """The rows of one file."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, row: int, column: str | None) -> tuple[pa.RecordBatch, int]:
+        """Return a batch that holds `row`, and its place in it; of one column, or of all (None)."""
+
+
+def table_kind(path: str) -> TableKind | None:
+    """Tell a Parquet or an Arrow file by its first bytes; None for other files, folders and what cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError:
+        return None
+    return next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
+
+
+def open_table(path: str) -> Table:
+    """Return the table of a file, opened once in this process until the file changes.
+
+    Raises:
+        InputError: the file is gone, or not a whole Parquet or Arrow file.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    key = os.path.realpath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns
+    if key not in _tables:
+        with _reading(path):
+            _tables[key] = _ParquetTable(path) if table_kind(path) == "parquet" else _ArrowTable(path)
+        while len(_tables) > _OPEN_TABLES:
+            _tables.popitem(last=False)
+    _tables.move_to_end(key)
+    return _tables[key]
+
+
+def read_row(path: str, row: int) -> dict[str, Any]:
+    """Return a row as Python values, media as bytes.
+
+    Raises:
+        InputError: the file is gone, damaged, or has no such row.
+        ValueError: a value that Python cannot hold (text that is not UTF-8, a date beyond the year 9999).
+    """
+    batch, place = _batch(path, row, None)
+    found: dict[str, Any] = batch.slice(place, 1).to_pylist()[0]
+    return found
+
+
+def read_scalar(path: str, row: int, column: str) -> pa.Scalar:
+    """Return one cell as an Arrow scalar, which a caller turns into Python values as far as it needs them.
+
+    Raises:
+        InputError: the file is gone, damaged, or has no such row.
+        KeyError: it has no such column.
+    """
+    batch, place = _batch(path, row, column)
+    return batch.column(column)[place]
+
+
+def _batch(path: str, row: int, column: str | None) -> tuple[pa.RecordBatch, int]:
+    table = open_table(path)
+    if not 0 <= row < len(table):
+        raise InputError(f"{path}: no row {row}, it has {len(table)}; it was changed after it was read")
+    with _reading(path):
+        return table.batch(row, column)
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{path}: cannot be read as a {'Parquet' if table_kind(path) == 'parquet' else 'Arrow'} file: {lines[0]}",
+            "The file is damaged or not finished: write or download it again, or read rows from JSON lines (.jsonl).",
+        ) from error
+
+
+class _ParquetTable:
+    _walk: _Walk | None = None
+
+    def __init__(self, path: str) -> None:
+        # buffered: without, a row group's whole column lies in memory
+        self._file = pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+        metadata = self._file.metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        self._names = set(self._file.schema_arrow.names)
+        self._starts: list[int] = [0, *accumulate(group.num_rows for group in groups)]
+        self._sizes = [
+            max(1, BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)) for group in groups
+        ]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def batch(self, row: int, column: str | None) -> tuple[pa.RecordBatch, int]:
+        if column is not None and column not in self._names:
+            raise KeyError(column)
+        walk = self._walk
+        if walk is None or walk.column not in (None, column) or not walk.start <= row < walk.stop:
+            walk = self._walk_to(row, column)
+        return walk.batch, row - walk.start
+
+    def _walk_to(self, row: int, column: str | None) -> _Walk:
+        group, walk = bisect_right(self._starts, row) - 1, self._walk
+        if walk is None or walk.column != column or walk.group != group or row < walk.start:
+            self._walk = None  # its batch is given back before the next one is made
+            walk = _Walk(self._file, group, self._starts[group], column, self._sizes[group])
+        walk.seek(row)
+        self._walk = walk
+        return walk
+
+
+class _Walk:
+    """The batches of one row group, from its start."""
+
+    def __init__(self, file: pq.ParquetFile, group: int, start: int, column: str | None, size: int) -> None:
+        self.column, self.group = column, group
+        self.start = self.stop = start
+        self.batch: pa.RecordBatch = None
+        self._batches = file.iter_batches(
+            batch_size=size, row_groups=[group], columns=None if column is None else [column], use_threads=False
+        )
+
+    def seek(self, row: int) -> None:
+        while row >= self.stop:
+            self.batch = next(self._batches, None)
+            if self.batch is None:
+                raise pa.ArrowInvalid(f"row group {self.group} ends before row {row}")
+            self.start, self.stop = self.stop, self.stop + len(self.batch)
+
+
+class _ArrowTable:
+    def __init__(self, path: str) -> None:
+        source = pa.memory_map(path)
+        try:
+            reader = pa.ipc.open_file(source)
+            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        except pa.ArrowInvalid:
+            source.seek(0)
+            self._batches = list(pa.ipc.open_stream(source))
+        self._starts = [0, *accumulate(len(batch) for batch in self._batches)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def batch(self, row: int, column: str | None) -> tuple[pa.RecordBatch, int]:
+        number = bisect_right(self._starts, row) - 1
+        batch = self._batches[number]
+        if column is not None and column not in batch.schema.names:
+            raise KeyError(column)
+        return batch, row - self._starts[number]
+
+
+_tables: OrderedDict[tuple[str, int, int, int], Table] = OrderedDict()
+
+# a child of a fork opens its own
+os.register_at_fork(after_in_child=_tables.clear)
