@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test lint bench bench-smoke bench-pack clean
+.PHONY: demo test lint bench bench-smoke bench-families bench-pack clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -33,6 +33,9 @@ bench: $(READY)
 bench-smoke: $(READY)
 	$(BIN)/python scripts/bench_tokenize.py --kit $(KIT) --samples 60 --plain 10
 	$(BIN)/python scripts/bench_pack.py --small
+
+bench-families: $(READY)
+	$(BIN)/python scripts/bench_families.py --kit $(KIT)
 
 bench-pack: $(READY)
 	$(BIN)/python scripts/bench_pack.py
