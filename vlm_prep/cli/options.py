@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import orjson
 import typer
 
 from vlm_prep.core.errors import InputError, OutputError, RejectRateError
+from vlm_prep.engine.local import Limits
 from vlm_prep.engine.stage import RunOptions
 
 DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -22,6 +24,10 @@ Out = Annotated[
     typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + the stage's end]"),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes. The output does not depend on it.")]
+SampleTimeout = Annotated[float, typer.Option(help="Reject a row that keeps a worker busy for more seconds.")]
+WorkerMemory = Annotated[
+    str, typer.Option(help="Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
+]
 Fresh = Annotated[bool, typer.Option(help="Discard another run's output in --out and start over.")]
 RejectRate = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Exit with status 3 when a larger share of rows is rejected.")
@@ -102,11 +108,34 @@ def must_differ(source: str | Path, out: Path) -> None:
         raise OutputError(f"{out} is the source itself", "choose another --out")
 
 
-def run_options(out: Path, workers: int, fresh: bool, reject_rate: float, quiet: bool) -> RunOptions:
+def bytes_of(text: str, option: str) -> int:
+    """Read a size such as 8G, 512M or 1.5GiB.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise InputError(f"{option} {text!r}: expected a size", f"for example: {option} 8G")
+    return int(float(found[1]) * 1024 ** ("KMGT".index(found[2].upper()) + 1))
+
+
+def run_options(
+    out: Path,
+    workers: int,
+    fresh: bool,
+    reject_rate: float,
+    quiet: bool,
+    sample_timeout: float = Limits.sample_timeout,
+    worker_memory: str = "8G",
+) -> RunOptions:
     """Return how a stage runs."""
+    check_positive(sample_timeout, "--sample-timeout")
     return RunOptions(
         out=out,
         workers=workers,
+        sample_timeout=sample_timeout,
+        worker_memory=bytes_of(worker_memory, "--worker-memory"),
         fresh=fresh,
         max_reject_rate=reject_rate,
         progress=False if quiet else None,

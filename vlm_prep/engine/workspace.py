@@ -4,6 +4,7 @@
     OUT/_work/lock                who is writing, see lock.py
     OUT/_work/shards/             whole shards of finished tasks
     OUT/_work/done/<task>.json    the record of a finished task, written after its shards
+    OUT/_work/poison/<row>.json   a row that ends the worker that does it, written before its task is done again
 
 A rerun with the same fingerprint skips finished tasks. Finishing moves the shards to their final names and writes the
 manifest last; each step of it can be repeated, so a kill in between costs nothing.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import orjson
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import changes
 from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.tasks import Record, Task
+from vlm_prep.engine.tasks import Poison, Record, Task
 from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, write_manifest
 from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomically
@@ -65,6 +66,8 @@ class Workspace:
         self.work = folder / WORK
         self.shards = self.work / "shards"
         self.done = self.work / "done"
+        self.scratch = self.work / "alone"
+        self._poison = self.work / "poison"
         self._plan = self.work / "plan.json"
         self._lock = Lock(folder, self.work / "lock", say)
         try:
@@ -96,8 +99,8 @@ class Workspace:
         elif self._plan.exists():
             plan = self._read_plan()
             self._must_be_ours(plan["fingerprint"], plan["identity"])
-        self.shards.mkdir(exist_ok=True)
-        self.done.mkdir(exist_ok=True)
+        for folder in (self.shards, self.done, self._poison):
+            folder.mkdir(exist_ok=True)
         for left_over in self.shards.glob("*.tmp"):
             left_over.unlink(missing_ok=True)
         self._write_plan(self.fingerprint)
@@ -112,7 +115,7 @@ class Workspace:
         if (self.folder / MANIFEST).exists() or self._plan.exists():
             return True
         # a kill before the plan was written leaves no more than these
-        known = {"shards", "done", "lock", "plan.json.tmp"}
+        known = {"shards", "done", "poison", "lock", "plan.json.tmp"}
         inside = {path.name for path in self.work.iterdir()} if self.work.is_dir() else set()
         if any(path.name != WORK for path in self.folder.iterdir()) or not inside <= known:
             raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another --out")
@@ -174,12 +177,26 @@ class Workspace:
         self._lock.release()
 
     def pending(self, tasks: Sequence[Task]) -> list[Task]:
-        """Return the tasks without a record."""
-        return [task for task in tasks if not self._record_path(task.index).exists()]
+        """Return the tasks without a record, or whose record was made before a row of theirs was found poisonous."""
+        return [task for task in tasks if not self._is_done(task)]
 
-    def commit(self, record: Record) -> None:
+    def _is_done(self, task: Task) -> bool:
+        if not self._record_path(task.index).exists():
+            return False
+        return self._record(task).poison == tuple(each.row for each in task.poison)
+
+    def commit(self, task: Task, record: Record) -> None:
         """Make a task's result permanent."""
-        write_bytes_atomically(self._record_path(record.task), orjson.dumps(record.to_json()))
+        record = replace(record, poison=tuple(each.row for each in task.poison))
+        write_bytes_atomically(self._record_path(task.index), orjson.dumps(record.to_json()))
+
+    def add_poison(self, poison: Poison) -> None:
+        """Remember a row that must not be done again."""
+        write_bytes_atomically(self._poison / f"row-{poison.row:012d}.json", orjson.dumps(asdict(poison)))
+
+    def poison(self) -> list[Poison]:
+        """Return the rows that must not be done again, in order."""
+        return [Poison(**orjson.loads(path.read_bytes())) for path in sorted(self._poison.glob("row-*.json"))]
 
     def recall(self, records: Sequence[Record]) -> None:
         """Undo a finishing that was interrupted while shards were renamed, so that all are in `shards` again."""
@@ -189,7 +206,10 @@ class Workspace:
 
     def records(self, tasks: Sequence[Task]) -> list[Record]:
         """Return all records, in task order."""
-        return [Record.from_json(orjson.loads(self._record_path(task.index).read_bytes())) for task in tasks]
+        return [self._record(task) for task in tasks]
+
+    def _record(self, task: Task) -> Record:
+        return Record.from_json(orjson.loads(self._record_path(task.index).read_bytes()))
 
     def _record_path(self, task: int) -> Path:
         return self.done / f"task-{task:06d}.json"

@@ -89,6 +89,18 @@ class RowSource:
         copy = int(self.repeats[place])
         return f"{self.spec.name}/{self.picks[place]}" + (f"#{copy}" if copy else "")
 
+    def reject(self, place: int, stage: str, reason: str, message: str) -> Rejected:
+        """Return the reject of a pick; the row itself is not read."""
+        return Rejected(
+            sample_id=self.sample_id(place),
+            dataset=self.spec.name,
+            source=self.spec.file_name,
+            line=int(self.index.lines[int(self.picks[place])]),
+            stage=stage,
+            reason=reason,
+            message=message,
+        )
+
     def _read_pick(self, file: BinaryIO, place: int) -> Sample | Rejected:
         spec, row = self.spec, int(self.picks[place])
         line, sample_id = int(self.index.lines[row]), self.sample_id(place)
@@ -96,15 +108,7 @@ class RowSource:
         try:
             return to_sample(_parse(data, line), spec, sample_id=sample_id, source=spec.file_name, line=line)
         except Reject as reject:
-            return Rejected(
-                sample_id=sample_id,
-                dataset=spec.name,
-                source=spec.file_name,
-                line=line,
-                stage=STAGE,
-                reason=reject.reason.value,
-                message=reject.message,
-            )
+            return self.reject(place, STAGE, reject.reason.value, reject.message)
 
 
 def _parse(data: bytes, line: int) -> Any:

@@ -23,10 +23,10 @@ from vlm_prep.engine.stage import (
     sum_counts,
     sum_datasets,
 )
-from vlm_prep.engine.tasks import Progress, Record, Task, rows_per_task, split_rows
+from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.rows import STAGE
-from vlm_prep.ingest.source import Samples, sample_row
+from vlm_prep.ingest.source import Samples, read_task, sample_row
 from vlm_prep.media.probe import probe
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
@@ -42,19 +42,19 @@ _CARD = """# Ingested by vlm-prep
 class IngestJob:
     """Ingests ranges of rows."""
 
-    preload: ClassVar[tuple[str, ...]] = ()
+    preload: ClassVar[tuple[str, ...]] = (__name__,)
     samples: Samples
     config: IngestConfig
 
     def setup(self) -> None:
         """See `engine.tasks.Job`; there is nothing to load."""
 
-    def run(self, task: Task, shards: Path, progress: Progress) -> Record:
+    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
         """See `engine.tasks.Job`."""
         rejects: list[Rejected] = []
         datasets: dict[str, Counter[str]] = {}
         with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", sample_schema()) as writer:
-            for item in self.samples.read(task.start, task.stop):
+            for _, item in read_task(self.samples, task, pulse, STAGE):
                 result = self._probe(item) if isinstance(item, Sample) else item
                 counts = datasets.setdefault(item.dataset, Counter(rows_in=0, rows_written=0, rows_rejected=0))
                 if isinstance(result, Rejected):
@@ -64,11 +64,11 @@ class IngestJob:
                     row = sample_row(result)
                     writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
                     counts.update(rows_in=1, rows_written=1)
-            infos = (writer.commit(),) if len(rejects) < task.stop - task.start else ()
+            pulse(NO_ROW)
+            infos = (writer.commit(),) if len(rejects) < len(task.numbers) else ()
         totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
         for counts in datasets.values():
             totals.update(counts)
-        progress(totals["rows_in"], 0, totals["rows_rejected"])
         return Record(
             task=task.index,
             split=task.split,
@@ -77,6 +77,10 @@ class IngestJob:
             counts=dict(totals),
             facts={"datasets": {name: dict(counts) for name, counts in datasets.items()}},
         )
+
+    def blame(self, task: Task, poison: Poison) -> str | None:
+        """See `engine.tasks.Job`; rows can be rejected."""
+        return None
 
     def _probe(self, sample: Sample) -> Sample | Rejected:
         config = self.config

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import orjson
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.types import Media, MediaHeader, Rejected, Sample
+from vlm_prep.engine.tasks import Pulse, Task
 from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.rows import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
@@ -29,6 +31,9 @@ class Samples(Protocol):
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
         """Yield one output for each number in [start, stop)."""
+
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        """Return the reject of a number, made without reading what the row holds."""
 
     def identity(self) -> dict[str, Any]:
         """Return what the samples are made of, by content, for the fingerprint."""
@@ -54,6 +59,12 @@ class RawSamples:
             end = min(stop, begins[number + 1])
             yield from self.sources[number].read(start - begins[number], end - begins[number])
             start, number = end, number + 1
+
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        """See `Samples.reject`."""
+        begins = np.cumsum([0, *(len(source) for source in self.sources)]).tolist()
+        place = bisect_right(begins, number) - 1
+        return self.sources[place].reject(number - begins[place], stage, reason, message)
 
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""
@@ -89,6 +100,12 @@ class IngestedSamples:
         for index in range(start, stop):
             yield sample_from_row(self._store.row(index))
 
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        """See `Samples.reject`."""
+        row = self._store.row(number)
+        names = {name: row[name] for name in ("sample_id", "dataset", "source", "line")}
+        return Rejected(**names, stage=stage, reason=reason, message=message)
+
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""
         return {"store": self._store.manifest.fingerprint, "rows": len(self)}
@@ -97,6 +114,22 @@ class IngestedSamples:
         """See `Samples.describe`."""
         found: list[dict[str, Any]] = self._store.manifest.extra["datasets"]
         return found
+
+
+def read_task(samples: Samples, task: Task, pulse: Pulse, stage: str) -> Iterator[tuple[int, Sample | Rejected]]:
+    """Yield (number, output) for each row of a task, with a pulse before each row; poison is not read."""
+    poison = {each.row: each for each in task.poison}
+    numbers = [number for number in task.numbers if number not in poison]
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    read = chain.from_iterable(
+        samples.read(int(run[0]), int(run[-1]) + 1) for run in np.split(np.array(numbers), breaks) if len(run)
+    )
+    for number in task.numbers:
+        if number in poison:
+            yield number, samples.reject(number, stage, poison[number].reason, poison[number].message)
+        else:
+            pulse(number)
+            yield number, next(read)
 
 
 def sample_row(sample: Sample) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import vlm_prep
 from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.engine.stage import RunOptions, check_reject_rate, reject_reasons, run_stage, sum_counts
+from vlm_prep.engine.stage import RunOptions, Send, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.pack.job import PLAN_SPLIT, STAGE, PackJob, rank_split
@@ -81,7 +81,7 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
     def describe(records: Sequence[Record]) -> Describe:
         return lambda splits: _describe(store, plan, config, options.out, records, splits, rule)
 
-    def write_plan(records: Sequence[Record], shards: Path) -> None:
+    def write_plan(records: Sequence[Record], shards: Path, send: Send) -> None:
         write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
 
     manifest = run_stage(

@@ -15,26 +15,25 @@ from vlm_prep.core.types import Encoded
 from vlm_prep.engine.local import start_forkserver
 from vlm_prep.engine.stage import (
     RunOptions,
+    Send,
     check_reject_rate,
     reject_reasons,
     run_stage,
     sum_counts,
     sum_datasets,
 )
-from vlm_prep.engine.tasks import Record, rows_per_task, split_rows
+from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.source import Samples
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest
-from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
-from vlm_prep.tokenize.job import STAGE, TokenizeJob, row_of
-from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, media_kind, proof
+from vlm_prep.tokenize.job import STAGE, TokenizeJob
+from vlm_prep.tokenize.verify import ROWS_PER_KIND, proof
 
 STARTUP_ROWS = 64
-STARTUP_PER_KIND = 2
 
 _CARD = """# Tokenized by vlm-prep
 
@@ -71,21 +70,24 @@ def tokenize(
     job, identity = prepare(samples, processor, config, options)
     runtime = job.encoder.adapter.runtime()
 
-    def ready() -> TokenizeJob:
-        startup_check(job)
-        return job
-
     checked: list[Counter[str]] = []
 
-    def top_up(records: Sequence[Record], shards: Path) -> None:
-        checked.append(_top_up(job, records, shards))
+    def top_up(records: Sequence[Record], shards: Path, send: Send) -> None:
+        checked[:] = [_top_up(config, records, shards, send)]
 
     def describe(records: Sequence[Record]) -> Describe:
         return lambda splits: _describe(samples, config, runtime, records, splits, checked)
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     manifest = run_stage(
-        STAGE, identity, tasks, options, prepare=ready, describe=describe, check=top_up
+        STAGE,
+        identity,
+        tasks,
+        options,
+        prepare=lambda: job,
+        describe=describe,
+        begin=Errand(task=startup_task(job), folder=options.out, method="check_start"),
+        check=top_up,
     )
     _say_about_overlong_video(manifest, job, options)
     if unreadable := manifest.proof["unreadable"]:
@@ -136,36 +138,27 @@ def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: Run
         )
 
 
-def startup_check(job: TokenizeJob) -> None:
-    """Compare the first rows of each kind of media, before the long run starts.
-
-    Raises:
-        ExactnessError: a row differs from the real processor's output.
-    """
-    seen: Counter[str] = Counter()
-    for result in job.results(0, min(STARTUP_ROWS, len(job.samples))):
-        if isinstance(result, Encoded):
-            row = row_of(result)
-            kind = media_kind(row["media"])
-            if seen[kind] < STARTUP_PER_KIND and job.config.verify_fraction > 0:
-                seen.update(check_row(job.oracle, row))
+def startup_task(job: TokenizeJob) -> Task:
+    """Return the rows among which some are compared before the long run starts."""
+    return Task(index=0, start=0, stop=min(STARTUP_ROWS, len(job.samples)))
 
 
-def _top_up(job: TokenizeJob, records: Sequence[Record], shards: Path) -> Counter[str]:
+def _top_up(config: TokenizeConfig, records: Sequence[Record], shards: Path, send: Send) -> Counter[str]:
     """Compare more rows of the kinds of which fewer than eight were chosen; return how many."""
     done: Counter[str] = Counter()
     added: Counter[str] = Counter()
-    if job.config.verify_fraction <= 0:
+    if config.verify_fraction <= 0:
         return added
     for record in records:
         done.update(record.facts["checked"])
     for record in records:
         for kind, places in record.facts["spare"].items():
-            for shard, index in places:
+            for number, shard, index in places:
                 if done[kind] >= ROWS_PER_KIND:
                     break
                 info = record.shards[shard]
-                counts = check_row(job.oracle, ShardReader(shards / info.name, info).row(index))
+                alone = Task(index=record.task, start=number, stop=number + 1)
+                counts = send("check_written", alone, shards / info.name, info, index)
                 done.update(counts)
                 added.update(counts)
     return added
@@ -206,7 +199,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
         What the run would be: rows, datasets, processor, template facts, and the numbers of the first rows.
     """
     job, identity = prepare(samples, processor, config, options)
-    startup_check(job)
+    job.check_start(startup_task(job), options.out, no_pulse)
     count = min(4 * STARTUP_ROWS, len(samples))
     results = list(job.results(0, count))
     written = [result for result in results if isinstance(result, Encoded)]
