@@ -41,7 +41,7 @@ def spin() -> None:
 def grow() -> None:
     taken = []
     while len(taken) < 100:
-        taken.append(np.ones(16 << 20))  # 128 MiB, written to
+        taken.append(np.ones(8 << 20))  # 64 MiB, written to
 
 
 def ask() -> None:
