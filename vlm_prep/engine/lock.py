@@ -81,7 +81,8 @@ class Lock:
     def release(self) -> None:
         """Remove the lock if it is ours."""
         if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)
+            if self._is_current(self._descriptor):  # its folder may be gone, and another run's in its place
+                self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
 

@@ -12,6 +12,7 @@ from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, Vlm
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.local import Crew, Limits, crew
 from vlm_prep.engine.progress import ProgressBar
+from vlm_prep.engine.repair import lost_shards, put_back
 from vlm_prep.engine.tasks import Errand, Job, Poison, Record, Task
 from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest
@@ -51,6 +52,7 @@ def run_stage(
     describe: Callable[[Sequence[Record]], Describe],
     begin: Errand | None = None,
     check: Callable[[Sequence[Record], Path, Send], None] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> Manifest:
     """Run the tasks that are not done yet, finish the folder, and return its manifest.
 
@@ -64,6 +66,7 @@ def run_stage(
         begin: what a worker does first, if there is work.
         check: looks at the records and their shards (still in the given folder) before anything is final; what it
             sends a worker to do may find poison, and is then called again with the records without it.
+        origin: where the rows came from, kept beside the store for `vlm-prep retry` and `why`.
 
     Raises:
         OutputError: the folder is not ours to write, or writing failed (disk full).
@@ -73,13 +76,12 @@ def run_stage(
     workspace = Workspace(
         options.out, fingerprint, stage=name, identity=identity, fresh=options.fresh, say=options.say
     )
-    if workspace.finished:
-        options.say(f"{options.out} is complete already: nothing to do")
-        return read_manifest(options.out)
     try:
+        if workspace.finished:
+            return _look_after(name, tasks, workspace, options, prepare)
         records = _run(name, tasks, workspace, options, prepare(), begin, check)
         marks = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
-        return workspace.finish(records, _marked(describe(records), marks))
+        return workspace.finish(records, _marked(describe(records), marks), origin)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",
@@ -87,6 +89,27 @@ def run_stage(
         ) from error
     finally:
         workspace.release()
+
+
+def _look_after(
+    name: str, tasks: Sequence[Task], workspace: Workspace, options: RunOptions, prepare: Callable[[], Job]
+) -> Manifest:
+    """Return the manifest of a finished store; make shards again that are missing or cut."""
+    manifest = read_manifest(options.out)
+    lost = lost_shards(options.out, manifest, tasks)
+    if not lost:
+        options.say(f"{options.out} is complete already: nothing to do")
+        return manifest
+    options.say(f"making {len(lost)} missing or damaged shard(s) again: {', '.join(sorted(lost))}")
+    poison = [Poison(**each) for each in manifest.poison]
+    workspace.reopen()
+    redone = {maker.task.index: maker.task for maker in lost.values()}
+    errands = [Errand(task=task.without(poison), folder=workspace.shards) for task in redone.values()]
+    total = sum(len(task.numbers) for task in redone.values())
+    with crew_of(prepare(), workspace, options) as team, ProgressBar(total, name, show=options.progress) as progress:
+        team.run(errands, lambda errand, record: put_back(options.out, record, lost, workspace.shards), progress)
+    workspace.close()
+    return manifest
 
 
 def _run(

@@ -22,10 +22,11 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.errors import OutputError, StoreError
-from vlm_prep.core.fingerprint import changes
+from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.engine.lock import Lock
+from vlm_prep.engine.staged import publish_staged
 from vlm_prep.engine.tasks import Poison, Record, Task
-from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_rejects
+from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_origin, write_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, write_manifest
 from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomically
 
@@ -88,9 +89,13 @@ class Workspace:
             self._must_be_discardable()
         elif (self.folder / MANIFEST).exists():
             manifest = read_manifest(self.folder)
-            self._must_be_ours(manifest.fingerprint, manifest.identity)
-            # a kill between the manifest and the end leaves the work folder behind
-            shutil.rmtree(self.work, ignore_errors=True)
+            # of the identity: the fingerprint of a store that a retry added to is another one
+            self._must_be_ours(digest_json(manifest.identity), manifest.identity)
+            if self.work.exists():
+                # a kill between the manifest and the end, or while a finished store was repaired, leaves it behind
+                self._lock.acquire()
+                publish_staged(self.folder)
+                self.close()
             return True
         self.work.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
@@ -172,6 +177,33 @@ class Workspace:
             else:
                 path.unlink()
 
+    def reopen(self, identity: dict[str, Any] | None = None) -> None:
+        """Take a finished store into work again; its own files stay as they are.
+
+        Args:
+            identity: of what is done with it, to continue after a kill; None starts over.
+
+        Raises:
+            OutputError: another process writes it.
+        """
+        self.work.mkdir(exist_ok=True)
+        self._lock.acquire()
+        publish_staged(self.folder)
+        if identity is None or not self._plan.exists() or self._read_plan()["identity"] != identity:
+            for path in self.work.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+        for folder in (self.shards, self.done, self._poison):
+            folder.mkdir(exist_ok=True)
+        self.identity = identity or {}
+        self._write_plan(digest_json(self.identity))
+
+    def close(self) -> None:
+        """Remove the work folder of a finished store, and give it up."""
+        # what cannot be deleted now (a file that NFS holds) is no reason to fail
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.release()
+
     def release(self) -> None:
         """Give the folder up; what was committed stays."""
         self._lock.release()
@@ -214,15 +246,18 @@ class Workspace:
     def _record_path(self, task: int) -> Path:
         return self.done / f"task-{task:06d}.json"
 
-    def finish(self, records: Sequence[Record], describe: Describe) -> Manifest:
+    def finish(
+        self, records: Sequence[Record], describe: Describe, origin: dict[str, Any] | None = None
+    ) -> Manifest:
         """Give the shards their final names, write the files around them, and the manifest last."""
         splits = self._place_shards(records)
         manifest, card = describe(splits)
         write_rejects(self.folder, (reject for record in records for reject in record.rejects))
         write_dataset_files(self.folder, splits, card=card, fingerprint=self.fingerprint)
+        if origin is not None:
+            write_origin(self.folder, origin)
         write_manifest(self.folder, manifest)
-        # the store is complete: what cannot be deleted now (a file that NFS holds) is no reason to fail
-        shutil.rmtree(self.work, ignore_errors=True)
+        self.close()
         return manifest
 
     def _place_shards(self, records: Sequence[Record]) -> dict[str, list[ShardInfo]]:

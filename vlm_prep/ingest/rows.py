@@ -8,7 +8,7 @@ whatever the row holds: that is what makes `rows in = rows written + rows reject
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -88,6 +88,14 @@ class RowSource:
         """Return the id of a pick: `<dataset>/<row>`, and `#<copy>` from the second time on."""
         copy = int(self.repeats[place])
         return f"{self.spec.name}/{self.picks[place]}" + (f"#{copy}" if copy else "")
+
+    def places(self, sample_ids: Collection[str]) -> list[int]:
+        """Return the picks whose ids are among `sample_ids`, in order."""
+        head = f"{self.spec.name}/"
+        names = [name.removeprefix(head).partition("#")[0] for name in sample_ids if name.startswith(head)]
+        rows = np.array([int(name) for name in names if name.isdecimal()], dtype=np.int64)
+        near = np.flatnonzero(np.isin(self.picks, rows)).tolist()
+        return [place for place in near if self.sample_id(place) in sample_ids]
 
     def reject(self, place: int, stage: str, reason: str, message: str) -> Rejected:
         """Return the reject of a pick; the row itself is not read."""

@@ -116,7 +116,15 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     job = IngestJob(samples, config)
-    manifest = run_stage(STAGE, identity, tasks, options, prepare=lambda: job, describe=describe)
+    manifest = run_stage(
+        STAGE,
+        identity,
+        tasks,
+        options,
+        prepare=lambda: job,
+        describe=describe,
+        origin={"source": samples.origin},
+    )
     check_reject_rate(manifest.totals, options)
     return manifest
 

@@ -5,9 +5,10 @@ Both give exactly one output for each number, a Sample or a Rejected, so that ro
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,10 @@ from vlm_prep.shards.reader import Store
 class Samples(Protocol):
     """Numbered samples. Picklable."""
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The arguments of `open_samples` that open them again."""
+
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
@@ -34,6 +39,9 @@ class Samples(Protocol):
 
     def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
         """Return the reject of a number, made without reading what the row holds."""
+
+    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
+        """Return the number of each sample_id."""
 
     def identity(self) -> dict[str, Any]:
         """Return what the samples are made of, by content, for the fingerprint."""
@@ -47,6 +55,8 @@ class RawSamples:
     """The rows of one or more data files, one dataset after the other."""
 
     sources: tuple[RowSource, ...]
+    origin: dict[str, Any] = field(default_factory=dict, compare=False)
+    """How to open them again, see `open_samples`."""
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -66,6 +76,15 @@ class RawSamples:
         place = bisect_right(begins, number) - 1
         return self.sources[place].reject(number - begins[place], stage, reason, message)
 
+    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
+        """See `Samples.numbers`."""
+        wanted, found, begin = set(sample_ids), {}, 0
+        for source in self.sources:
+            for place in source.places(wanted):
+                found[source.sample_id(place)] = begin + place
+            begin += len(source)
+        return found
+
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""
         return {"datasets": [{**source.describe(), "xxh3": source.content_digest()} for source in self.sources]}
@@ -84,6 +103,7 @@ class IngestedSamples:
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self._folder, self._limit = folder, limit
+        self.origin = {"path": os.path.abspath(folder), "limit": limit}
         self._store = Store(folder, stage="ingest")
 
     def __getstate__(self) -> tuple[Path, int | None]:
@@ -105,6 +125,16 @@ class IngestedSamples:
         row = self._store.row(number)
         names = {name: row[name] for name in ("sample_id", "dataset", "source", "line")}
         return Rejected(**names, stage=stage, reason=reason, message=message)
+
+    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
+        """See `Samples.numbers`."""
+        wanted, found, begin = set(sample_ids), {}, 0
+        for shard in self._store.shards:
+            for place, name in enumerate(shard.column("sample_id").to_pylist()):
+                if name in wanted:
+                    found[name] = begin + place
+            begin += len(shard)
+        return found
 
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""
@@ -202,6 +232,7 @@ def open_samples(
         StoreError: an ingested store that is not finished.
     """
     folder = Path(path)
+    how = {"datasets": datasets, "format": format, "columns": columns, "tags": tags, "sample_ratio": sample_ratio}
     if folder.is_dir():
         if (folder / MANIFEST).exists() or (folder / WORK).is_dir():
             if any((datasets, format, columns, tags, media_dir, sample_ratio)):
@@ -230,4 +261,5 @@ def open_samples(
         sources.append(source)
         if left is not None:
             left -= len(source)
-    return RawSamples(tuple(sources))
+    where = {"path": os.path.abspath(path), "media_dir": None if media_dir is None else os.path.abspath(media_dir)}
+    return RawSamples(tuple(sources), {**where, **how, "limit": limit})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ def tokenize(
         describe=describe,
         begin=Errand(task=startup_task(job), folder=options.out, method="check_start"),
         check=top_up,
+        origin=origin_of(samples, processor),
     )
     _say_about_overlong_video(manifest, job, options)
     if unreadable := manifest.proof["unreadable"]:
@@ -136,6 +138,12 @@ def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: Run
             f"note: {long} rows with video were too long: {type(video).__name__} samples no frames by itself, so every "
             "frame was kept, as the processor would; --fps 2 takes two a second"
         )
+
+
+def origin_of(samples: Samples, processor: str) -> dict[str, Any]:
+    """Return where a run's rows and processor came from."""
+    path = os.path.abspath(processor) if os.path.isdir(processor) else processor
+    return {"source": samples.origin, "processor": path}
 
 
 def startup_task(job: TokenizeJob) -> Task:
