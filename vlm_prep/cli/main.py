@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, stats, tokenize, verify
+from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, retry, stats, tokenize, verify
 from vlm_prep.core.errors import VlmPrepError
 
 INTERRUPTED = 130
@@ -43,6 +43,7 @@ app.command("stats")(stats.command)
 app.command("doctor")(doctor.command)
 app.command("labels")(labels.command)
 app.command("rejects")(rejects.command)
+app.command("retry")(retry.command)
 app.command("verify")(verify.command)
 app.command("demo")(demo.command)
 

@@ -6,8 +6,9 @@ import math
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -15,6 +16,9 @@ import typer
 from vlm_prep.core.errors import InputError, OutputError, RejectRateError
 from vlm_prep.engine.local import Limits
 from vlm_prep.engine.stage import RunOptions
+
+if TYPE_CHECKING:
+    from vlm_prep.ingest.source import Samples
 
 DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """The processors this process may use."""
@@ -149,6 +153,36 @@ def _say(line: str) -> None:
 
 def _silent(line: str) -> None:
     """--quiet: errors alone are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a store's rows came from."""
+
+    source: dict[str, Any]
+    """Arguments of `ingest.source.open_samples`."""
+    processor: str
+
+    def samples(self) -> Samples:
+        """Open the rows again."""
+        from vlm_prep.ingest.source import open_samples
+
+        return open_samples(**self.source)
+
+
+def origin_of(store: Path, source: str | None, processor: str | None) -> Origin:
+    """Return where a store's rows came from, or where the user says they are now.
+
+    Raises:
+        InputError: it is not known, or gone.
+    """
+    from vlm_prep.shards.layout import read_origin
+
+    found = read_origin(store) or {}
+    opened = {**found.get("source", {}), **({"path": os.path.abspath(source)} if source else {})}
+    if "path" not in opened or not os.path.exists(opened["path"]):
+        raise InputError(f"{store}: its source is not at {opened.get('path', 'a known place')}", "give --source")
+    return Origin(source=opened, processor=processor or found.get("processor", ""))
 
 
 def show_json(value: Any) -> None:

@@ -7,12 +7,13 @@ are done again and what they make must have the checksum that the manifest state
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.engine.tasks import Record, Task
+from vlm_prep.engine.tasks import Record, Task, rows_per_task, tasks_of
+from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.writer import ShardInfo, sync_folder
@@ -28,8 +29,16 @@ class Maker:
     info: ShardInfo
 
 
-def lost_shards(folder: Path, manifest: Manifest, tasks: Sequence[Task]) -> dict[str, Maker]:
+def lost_shards(
+    folder: Path, manifest: Manifest, tasks: Sequence[Task], numbers: Callable[[list[str]], dict[str, int]] | None
+) -> dict[str, Maker]:
     """Return who makes each shard that is missing or not whole, by its path in the store.
+
+    Args:
+        folder: a finished store.
+        manifest: its manifest.
+        tasks: of its run.
+        numbers: returns the numbers of sample_ids; None where rejected rows are no rows of a task.
 
     Raises:
         StoreError: one is lost, and the manifest does not say which task made it.
@@ -42,20 +51,43 @@ def lost_shards(folder: Path, manifest: Manifest, tasks: Sequence[Task]) -> dict
             lost[path] = info
     if not lost:
         return {}
-    makers = _makers(manifest, tasks)
+    rejected = set(numbers([each["sample_id"] for each in read_rejects(folder)]).values()) if numbers else set()
+    makers = _makers(manifest, tasks, rejected)
     if not lost.keys() <= makers.keys():
         raise StoreError(f"{folder}: the manifest does not say how {min(lost)} was made", "give --fresh to start over")
     return {path: makers[path] for path in lost}
 
 
-def _makers(manifest: Manifest, tasks: Sequence[Task]) -> dict[str, Maker]:
+def _makers(manifest: Manifest, tasks: Sequence[Task], rejected: set[int]) -> dict[str, Maker]:
     makers: dict[str, Maker] = {}
     left = {split: iter(shards) for split, shards in manifest.splits.items()}
-    for task, count in zip(tasks, manifest.tasks, strict=False):
+    for task, count in _made(manifest, tasks, rejected):
         for number in range(count):
             info = next(left[task.split])
             makers[f"{task.split}/{info.name}"] = Maker(task=task, number=number, info=info)
     return makers
+
+
+def _made(manifest: Manifest, tasks: Sequence[Task], rejected: set[int]) -> Iterator[tuple[Task, int]]:
+    """Yield (task, how many shards it made) for the tasks of the run and of the retries after it.
+
+    A task is about the rows that it wrote: one that it rejected may be sound today, and is not in its shards.
+    """
+    retries = manifest.extra.get("retries", [])
+    later = [rejected.union(*(each["rows"] for each in retries[number:])) for number in range(len(retries) + 1)]
+    for task, count in zip(tasks, manifest.tasks, strict=False):
+        yield _without(task, later[0]), count
+    index = len(tasks)
+    for retry, missing in zip(retries, later[1:], strict=True):
+        for task, count in zip(tasks_of(retry["rows"], rows_per_task(len(retry["rows"]))), retry["tasks"], strict=True):
+            yield replace(_without(task, missing), index=index), count
+            index += 1
+
+
+def _without(task: Task, rows: set[int]) -> Task:
+    if rows.isdisjoint(task.numbers):
+        return task
+    return replace(task, only=tuple(row for row in task.numbers if row not in rows))
 
 
 def put_back(folder: Path, record: Record, lost: Mapping[str, Maker], made: Path) -> None:

@@ -53,6 +53,7 @@ def run_stage(
     begin: Errand | None = None,
     check: Callable[[Sequence[Record], Path, Send], None] | None = None,
     origin: dict[str, Any] | None = None,
+    numbers: Callable[[list[str]], dict[str, int]] | None = None,
 ) -> Manifest:
     """Run the tasks that are not done yet, finish the folder, and return its manifest.
 
@@ -66,6 +67,7 @@ def run_stage(
         begin: what a worker does first, if there is work.
         check: looks at the records and their shards (still in the given folder) before anything is final; what it
             sends a worker to do may find poison, and is then called again with the records without it.
+        numbers: returns the numbers of sample_ids in the input; None if no row of a task is rejected.
         origin: where the rows came from, kept beside the store for `vlm-prep retry` and `why`.
 
     Raises:
@@ -78,7 +80,7 @@ def run_stage(
     )
     try:
         if workspace.finished:
-            return _look_after(name, tasks, workspace, options, prepare)
+            return _look_after(name, tasks, workspace, options, prepare, numbers)
         records = _run(name, tasks, workspace, options, prepare(), begin, check)
         marks = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
         return workspace.finish(records, _marked(describe(records), marks), origin)
@@ -92,19 +94,23 @@ def run_stage(
 
 
 def _look_after(
-    name: str, tasks: Sequence[Task], workspace: Workspace, options: RunOptions, prepare: Callable[[], Job]
+    name: str,
+    tasks: Sequence[Task],
+    workspace: Workspace,
+    options: RunOptions,
+    prepare: Callable[[], Job],
+    numbers: Callable[[list[str]], dict[str, int]] | None,
 ) -> Manifest:
     """Return the manifest of a finished store; make shards again that are missing or cut."""
     manifest = read_manifest(options.out)
-    lost = lost_shards(options.out, manifest, tasks)
+    lost = lost_shards(options.out, manifest, tasks, numbers)
     if not lost:
         options.say(f"{options.out} is complete already: nothing to do")
         return manifest
     options.say(f"making {len(lost)} missing or damaged shard(s) again: {', '.join(sorted(lost))}")
-    poison = [Poison(**each) for each in manifest.poison]
     workspace.reopen()
     redone = {maker.task.index: maker.task for maker in lost.values()}
-    errands = [Errand(task=task.without(poison), folder=workspace.shards) for task in redone.values()]
+    errands = [Errand(task=task, folder=workspace.shards) for task in redone.values()]
     total = sum(len(task.numbers) for task in redone.values())
     with crew_of(prepare(), workspace, options) as team, ProgressBar(total, name, show=options.progress) as progress:
         team.run(errands, lambda errand, record: put_back(options.out, record, lost, workspace.shards), progress)
@@ -140,7 +146,7 @@ def _run(
             records = workspace.records(tasks)
             workspace.recall(records)
             if check is not None:
-                check(records, workspace.shards, _sender(team, workspace.shards))
+                check(records, workspace.shards, sender(team, workspace.shards))
             if not workspace.pending([task.without(workspace.poison()) for task in tasks]):
                 return records
 
@@ -156,7 +162,9 @@ def crew_of(job: Job, workspace: Workspace, options: RunOptions) -> Crew:
     return crew(job, workers=options.workers, limits=limits, scratch=workspace.scratch, found=found)
 
 
-def _sender(team: Crew, folder: Path) -> Send:
+def sender(team: Crew, folder: Path) -> Send:
+    """Return how a stage has a worker call a method of its job."""
+
     def send(method: str, task: Task, *arguments: Any) -> Any:
         answers: list[Any] = []
         errand = Errand(task=task, folder=folder, method=method, arguments=arguments)

@@ -145,6 +145,12 @@ def split_rows(total: int, rows_per_task: int) -> list[Task]:
     ]
 
 
+def tasks_of(rows: Sequence[int], rows_per_task: int) -> list[Task]:
+    """Cut some rows, in order, into tasks."""
+    parts = [tuple(rows[start : start + rows_per_task]) for start in range(0, len(rows), rows_per_task)]
+    return [Task(index=index, start=part[0], stop=part[-1] + 1, only=part) for index, part in enumerate(parts)]
+
+
 def rows_per_task(total: int) -> int:
     """Return a task size: 64 tasks, of at least 256 rows (small runs: few files) and at most 4096 (long runs: a worker
     loses little when it is killed, and the last ones do not idle the others)."""

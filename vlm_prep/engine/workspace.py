@@ -46,6 +46,7 @@ class Workspace:
         stage: which stage runs; `fresh` discards an earlier output of the same stage only.
         identity: what the fingerprint is the digest of, to say what differs from another run.
         fresh: discard what the folder holds if it is another run's.
+        keep: leave what is being done with a finished store, for `reopen`.
         say: tells the user a line.
 
     Raises:
@@ -60,6 +61,7 @@ class Workspace:
         stage: str,
         identity: dict[str, Any] | None = None,
         fresh: bool = False,
+        keep: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
         self.folder, self.fingerprint, self.stage = folder, fingerprint, stage
@@ -72,7 +74,7 @@ class Workspace:
         self._plan = self.work / "plan.json"
         self._lock = Lock(folder, self.work / "lock", say)
         try:
-            self.finished = self._take_over(fresh)
+            self.finished = self._take_over(fresh, keep)
         except OSError as error:
             self.release()
             raise OutputError(
@@ -82,7 +84,7 @@ class Workspace:
             self.release()
             raise
 
-    def _take_over(self, fresh: bool) -> bool:
+    def _take_over(self, fresh: bool, keep: bool) -> bool:
         """Make the folder ours; return whether this very run is already complete in it."""
         holds_run = self._must_be_empty_or_a_run()
         if fresh and holds_run:
@@ -91,7 +93,7 @@ class Workspace:
             manifest = read_manifest(self.folder)
             # of the identity: the fingerprint of a store that a retry added to is another one
             self._must_be_ours(digest_json(manifest.identity), manifest.identity)
-            if self.work.exists():
+            if self.work.exists() and not keep:
                 # a kill between the manifest and the end, or while a finished store was repaired, leaves it behind
                 self._lock.acquire()
                 publish_staged(self.folder)
@@ -197,6 +199,10 @@ class Workspace:
             folder.mkdir(exist_ok=True)
         self.identity = identity or {}
         self._write_plan(digest_json(self.identity))
+
+    def publish(self) -> None:
+        """Move staged files into place, see `staged.py`."""
+        publish_staged(self.folder)
 
     def close(self) -> None:
         """Remove the work folder of a finished store, and give it up."""

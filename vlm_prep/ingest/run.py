@@ -15,8 +15,10 @@ import vlm_prep
 from vlm_prep.core.config import IngestConfig
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.types import Rejected, Sample, rejected
+from vlm_prep.engine.retry import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
     RunOptions,
+    Send,
     check_reject_rate,
     reject_reasons,
     run_stage,
@@ -28,7 +30,7 @@ from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.rows import STAGE
 from vlm_prep.ingest.source import Samples, read_task, sample_row
 from vlm_prep.media.probe import probe
-from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
 from vlm_prep.shards.writer import ShardInfo, ShardWriter
 
@@ -103,13 +105,7 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
     """
     if not len(samples):
         raise InputError("the source has no rows")
-    identity = {
-        "stage": STAGE,
-        "schema": SCHEMA_VERSION,
-        "vlm_prep": vlm_prep.__version__,
-        "samples": samples.identity(),
-        "config": config.to_json(),
-    }
+    identity = ingest_identity(samples, config)
 
     def describe(records: Sequence[Record]) -> Describe:
         return lambda splits: _describe(samples, config, records, splits)
@@ -124,9 +120,32 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
         prepare=lambda: job,
         describe=describe,
         origin={"source": samples.origin},
+        numbers=samples.numbers,
     )
     check_reject_rate(manifest.totals, options)
     return manifest
+
+
+def ingest_identity(samples: Samples, config: IngestConfig) -> dict[str, Any]:
+    """Return all that the output of `ingest` depends on."""
+    return {
+        "stage": STAGE,
+        "schema": SCHEMA_VERSION,
+        "vlm_prep": vlm_prep.__version__,
+        "samples": samples.identity(),
+        "config": config.to_json(),
+    }
+
+
+def retry_ingest(samples: Samples, reasons: Sequence[str], options: RunOptions) -> Manifest:
+    """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry`."""
+    config = IngestConfig(**read_manifest(options.out, stage=STAGE).config)
+    retry = open_retry(options.out, reasons, ingest_identity(samples, config), samples.numbers)
+
+    def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:
+        return manifest, _CARD.format(rows=added_totals(manifest.totals, records)["rows_written"])
+
+    return run_retry(retry, options, IngestJob(samples, config), amend)
 
 
 def _describe(

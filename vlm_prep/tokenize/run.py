@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.types import Encoded
 from vlm_prep.engine.local import start_forkserver
+from vlm_prep.engine.retry import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
     RunOptions,
     Send,
@@ -27,12 +29,12 @@ from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task,
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.source import Samples
 from vlm_prep.shards.layout import read_rejects
-from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.job import STAGE, TokenizeJob
-from vlm_prep.tokenize.verify import ROWS_PER_KIND, proof
+from vlm_prep.tokenize.verify import LABELS, ROWS_PER_KIND, UNREADABLE, proof
 
 STARTUP_ROWS = 64
 
@@ -74,7 +76,7 @@ def tokenize(
     checked: list[Counter[str]] = []
 
     def top_up(records: Sequence[Record], shards: Path, send: Send) -> None:
-        checked[:] = [_top_up(config, records, shards, send)]
+        checked[:] = [_top_up(config, records, shards, send, Counter())]
 
     def describe(records: Sequence[Record]) -> Describe:
         return lambda splits: _describe(samples, config, runtime, records, splits, checked)
@@ -90,6 +92,7 @@ def tokenize(
         begin=Errand(task=startup_task(job), folder=options.out, method="check_start"),
         check=top_up,
         origin=origin_of(samples, processor),
+        numbers=samples.numbers,
     )
     _say_about_overlong_video(manifest, job, options)
     if unreadable := manifest.proof["unreadable"]:
@@ -151,9 +154,51 @@ def startup_task(job: TokenizeJob) -> Task:
     return Task(index=0, start=0, stop=min(STARTUP_ROWS, len(job.samples)))
 
 
-def _top_up(config: TokenizeConfig, records: Sequence[Record], shards: Path, send: Send) -> Counter[str]:
-    """Compare more rows of the kinds of which fewer than eight were chosen; return how many."""
-    done: Counter[str] = Counter()
+def retry_tokenize(samples: Samples, processor: str, reasons: Sequence[str], options: RunOptions) -> Manifest:
+    """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry`.
+
+    Raises:
+        ExactnessError: a row differs from the real processor's output.
+    """
+    config = TokenizeConfig(**read_manifest(options.out, stage=STAGE).config)
+    start_forkserver(TokenizeJob(samples, processor, config), options.workers)
+    job, identity = prepare(samples, processor, config, options)
+    retry = open_retry(options.out, reasons, identity, samples.numbers)
+
+    def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:
+        before = manifest.proof
+        kinds = Counter(manifest.totals["kinds"])
+        for record in records:
+            kinds.update(record.facts["kinds"])
+        done = Counter(before["rows"])
+        checked = [
+            {**before["rows"], LABELS: before["labels_found_twice"], UNREADABLE: before["unreadable"]},
+            *(record.facts["checked"] for record in records),
+            _top_up(config, records, shards, send, done),
+        ]
+        amended = replace(
+            manifest,
+            totals={**manifest.totals, "kinds": dict(sorted(kinds.items()))},
+            proof=proof(checked, kinds, manifest.processor, config.verify_fraction),
+        )
+        totals = added_totals(manifest.totals, records)
+        return amended, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
+
+    return run_retry(retry, options, job, amend)
+
+
+def _top_up(
+    config: TokenizeConfig, records: Sequence[Record], shards: Path, send: Send, done: Counter[str]
+) -> Counter[str]:
+    """Compare more rows of the kinds of which fewer than eight were chosen; return how many.
+
+    Args:
+        config: settings.
+        records: whose rows there are.
+        shards: where their shards are.
+        send: has a worker compare a row.
+        done: how many rows of each kind other records had compared.
+    """
     added: Counter[str] = Counter()
     if config.verify_fraction <= 0:
         return added
