@@ -37,6 +37,23 @@ Describe = Callable[[dict[str, list[ShardInfo]]], tuple[Manifest, str]]
 MOST_CHANGES = 12
 
 
+def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return (stage, identity) of the run that a folder holds, finished or not.
+
+    Raises:
+        StoreError: it holds none.
+    """
+    plan = folder / WORK / "plan.json"
+    if (folder / MANIFEST).exists() or not plan.exists():
+        manifest = read_manifest(folder)
+        return manifest.stage, manifest.identity
+    try:
+        found = orjson.loads(plan.read_bytes())
+        return found["stage"], found["identity"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise StoreError(f"{plan} is damaged: {error}", f"delete {folder} and start over") from error
+
+
 class Workspace:
     """One output folder, owned by one run.
 

@@ -63,15 +63,7 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
     if not plan.n_packs:
         raise InputError(f"{source}: no document fits --pack-length {config.pack_length}")
     rule = mrope_rule(store.manifest.processor, config)
-    identity = {
-        "stage": STAGE,
-        "schema": SCHEMA_VERSION,
-        "vlm_prep": vlm_prep.__version__,
-        "source": store.manifest.fingerprint,
-        # by content too: media may have changed between two runs of the same fingerprint
-        "shards": digest_json([info.xxh3 for _, info in store.manifest.shards()]),
-        "config": config.to_json(),
-    }
+    identity = pack_identity(store, config)
     job = PackJob(source, plan, rule, write_plan=config.layout == "index")
 
     def ready() -> PackJob:
@@ -95,6 +87,19 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
     )
     check_reject_rate(manifest.totals, options)
     return manifest
+
+
+def pack_identity(store: Store, config: PackConfig) -> dict[str, Any]:
+    """Return all that the output of `pack` depends on."""
+    return {
+        "stage": STAGE,
+        "schema": SCHEMA_VERSION,
+        "vlm_prep": vlm_prep.__version__,
+        "source": store.manifest.fingerprint,
+        # by content too: media may have changed between two runs of the same fingerprint
+        "shards": digest_json([info.xxh3 for _, info in store.manifest.shards()]),
+        "config": config.to_json(),
+    }
 
 
 def pack_tasks(plan: Plan, config: PackConfig) -> list[Task]:
