@@ -41,7 +41,7 @@ from vlm_prep.ingest.source import open_samples
 if __name__ == "__main__":
     run.IngestJob = poison_media.PoisonedIngestJob
     options = RunOptions(out=Path(sys.argv[3]), workers=int(sys.argv[4]), progress=False, say=lambda line: None,
-                         sample_timeout=3.0, worker_memory=400 << 20, max_reject_rate=1.0)
+                         sample_timeout=10.0, worker_memory=400 << 20, max_reject_rate=1.0)
     run.ingest(open_samples(sys.argv[2]), IngestConfig(), options)
 """
 

@@ -219,6 +219,7 @@ class Workspace:
 
     def publish(self) -> None:
         """Move staged files into place, see `staged.py`."""
+        self._lock.check()
         publish_staged(self.folder)
 
     def close(self) -> None:
@@ -241,7 +242,12 @@ class Workspace:
         return self._record(task).poison == tuple(each.row for each in task.poison)
 
     def commit(self, task: Task, record: Record) -> None:
-        """Make a task's result permanent."""
+        """Make a task's result permanent.
+
+        Raises:
+            OutputError: another run took the folder over.
+        """
+        self._lock.check()
         record = replace(record, poison=tuple(each.row for each in task.poison))
         write_bytes_atomically(self._record_path(task.index), orjson.dumps(record.to_json()))
 
@@ -273,6 +279,7 @@ class Workspace:
         self, records: Sequence[Record], describe: Describe, origin: dict[str, Any] | None = None
     ) -> Manifest:
         """Give the shards their final names, write the files around them, and the manifest last."""
+        self._lock.check()
         splits = self._place_shards(records)
         manifest, card = describe(splits)
         write_rejects(self.folder, (reject for record in records for reject in record.rejects))
