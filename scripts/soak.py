@@ -146,8 +146,8 @@ def kill(run: subprocess.Popen[bytes], what: str, chance: random.Random) -> bool
 
 
 def disturbed(line: list[str], stage: str, out: Path, seconds: float, chance: random.Random, tally: Tally) -> None:
-    """Run a command to its end, killing it or its workers up to three times on the way."""
-    left = chance.randint(1, 3)
+    """Run a command to its end, killing it or its workers up to four times on the way."""
+    left = chance.randint(1, 4)
     while True:
         run, begun = start(line), time.monotonic()
         instants = sorted(chance.uniform(0, seconds) for _ in range(left))

@@ -28,7 +28,15 @@ from vlm_prep.core.errors import RejectReason, VlmPrepError
 from vlm_prep.engine.pulse import Beat, Pulse
 from vlm_prep.engine.tasks import NO_ROW, Errand, Job
 
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "OPENCV_FOR_THREADS_NUM": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""The parallelism is in the processes. Workers inherit it from the forkserver; this process keeps its own."""
 _PR_SET_PDEATHSIG = 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SENT_BY_OTHERS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
@@ -56,7 +64,6 @@ STUCK = Death(reason=RejectReason.TIMEOUT, message="a worker did not get ready",
 
 def forkserver(job: Job) -> Any:
     """Return the forkserver context, started and told to import the job's heavy libraries once."""
-    _pin_threads()
     context = multiprocessing.get_context("forkserver")
     if not _preloaded.issuperset(job.preload):
         _preloaded.update(job.preload)
@@ -66,18 +73,18 @@ def forkserver(job: Job) -> Any:
     resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to start first
     # Ctrl-C is this process's matter: while it imports, the forkserver would print a traceback and die of it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    kept = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
     try:
         ensure_running()
     finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
-
-
-def _pin_threads() -> None:
-    """One thread a worker: the parallelism is in the processes. Set before the forkserver starts, which inherits it."""
-    for name in _THREAD_LIMITS:
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class Worker:

@@ -141,6 +141,7 @@ class Workspace:
         # a kill before the plan was written leaves no more than these
         known = {"shards", "done", "poison", "lock", "plan.json.tmp"}
         inside = {path.name for path in self.work.iterdir()} if self.work.is_dir() else set()
+        inside = {name for name in inside if not name.startswith("lock.")}
         if any(path.name != WORK for path in self.folder.iterdir()) or not inside <= known:
             raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another --out")
         return False

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.types import Rejected, Sample
 from vlm_prep.ingest.formats import to_sample
@@ -65,7 +65,10 @@ class RowSource:
 
     def content_digest(self) -> str:
         """Return the digest of the data file's bytes, for the run's fingerprint."""
-        return digest_file(self.spec.file)
+        try:
+            return digest_file(self.spec.file)
+        except OSError as error:
+            raise InputError(f"{self.spec.file}: {error.strerror or error}", "restore it, then start again") from error
 
     def describe(self) -> dict[str, Any]:
         """Return the resolved settings, without absolute paths, for manifests and for people."""

@@ -120,3 +120,14 @@ class PoisonedPackJob(PackJob):
         if number == 3:
             crash()
         return super()._assemble(number)
+
+
+@dataclass
+class ThreadsTokenizeJob(TokenizeJob):
+    """Counts the threads of a worker that has tokenized, decoded and compared rows."""
+
+    def threads(self, task: Any, folder: Path, pulse: Any) -> dict[str, int]:
+        import torch
+
+        self.run(task, folder, pulse)
+        return {"tasks": len(os.listdir("/proc/self/task")), "torch": torch.get_num_threads()}
