@@ -224,10 +224,8 @@ def shared_memory() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("torch_")}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupt_ends_also_a_decoder_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
+def hanging_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> subprocess.Popen[str]:
+    """Start a command in a session of its own and return when its decoder hangs."""
     planted = str(Path(__file__).parent / "planted")
     monkeypatch.syspath_prepend(planted)
     import poison_media
@@ -235,13 +233,21 @@ def test_an_interrupt_ends_also_a_decoder_that_hangs(
     messages = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A."}]
     row = json.dumps({"messages": messages, "images": [poison_media.write_poison(tmp_path, "spin")]})
     (tmp_path / "rows.jsonl").write_text(f"{row}\n" * 300)
-    before = shared_memory()
     line = [sys.executable, "-c", _HANGING_INGEST, planted, "ingest", str(tmp_path / "rows.jsonl")]
     line += ["--out", str(tmp_path / "out"), "--workers", str(workers)]
     run = subprocess.Popen(
         line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    wait_for(tmp_path / "met", run)  # the decoder is at work
+    wait_for(tmp_path / "met", run)
+    return run
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_ends_also_a_decoder_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    before = shared_memory()
+    run = hanging_ingest(tmp_path, monkeypatch, workers)
     os.killpg(run.pid, signal.SIGINT)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130
@@ -249,6 +255,13 @@ def test_an_interrupt_ends_also_a_decoder_that_hangs(
     assert "Traceback" not in errors
     assert processes_of(run.pid) == []
     assert shared_memory() <= before
+
+
+def test_a_killed_run_takes_a_decoder_that_hangs_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = hanging_ingest(tmp_path, monkeypatch, 2)
+    run.kill()
+    run.communicate(timeout=60)  # ends only when the last process of the run has closed its stderr
+    assert processes_of(run.pid) == []
 
 
 def wait_for(path: Path, run: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:

@@ -236,7 +236,9 @@ def _sendable(error: Exception) -> Exception:
 
 def _die_with_parent() -> None:
     """Have the kernel end this worker when the forkserver ends, as it does when the run is killed: a worker that lived
-    on would finish its task beside the rerun."""
+    on would finish its task beside the rerun, or hang for ever."""
+    # the forkserver ends when nobody holds this pipe any more; it gives each worker a copy
+    os.close(_forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     run = multiprocessing.parent_process()
