@@ -181,7 +181,8 @@ def kill_rounds(base: Path, kills: int, stages: list[str], chance: random.Random
     """Kill until `kills` are done."""
     source = write_source(base, copies)
     wholes: dict[str, tuple[Path, Path, float]] = {}
-    for stage in STAGES:
+    needed = {*stages, *(["tokenize"] if "pack" in stages else [])}
+    for stage in (each for each in STAGES if each in needed):
         rows = wholes["tokenize"][1] if stage == "pack" else source
         whole = base / f"{stage}-whole"
         wholes[stage] = rows, whole, undisturbed(command(stage, rows, whole, 1))
@@ -228,10 +229,10 @@ def poison_rounds(base: Path, rounds: int, chance: random.Random, tally: Tally) 
         print(f"poison round {number}: {workers} worker(s)", flush=True)
 
 
-def damage_rounds(base: Path, rounds: int, chance: random.Random, tally: Tally) -> None:
+def damage_rounds(base: Path, rounds: int, stages: list[str], chance: random.Random, tally: Tally) -> None:
     """Damage shards of finished stores and have the same command make them again."""
     for number in range(rounds):
-        stage = STAGES[number % len(STAGES)]
+        stage = stages[number % len(stages)]
         rows = base / "tokenize-whole" if stage == "pack" else base / "meta.json"
         whole, out = base / f"{stage}-whole", base / f"damage-{number}"
         shutil.copytree(whole, out)
@@ -267,8 +268,10 @@ def main() -> None:
     given.folder.mkdir(parents=True)
     chance, tally, begun = random.Random(given.seed), Tally(), time.monotonic()
     kill_rounds(given.folder, given.kills, given.stages.split(","), chance, tally, given.copies)
-    poison_rounds(given.folder, given.poison, chance, tally)
-    damage_rounds(given.folder, given.damage, chance, tally)
+    if given.poison:
+        poison_rounds(given.folder, given.poison, chance, tally)
+    stages = [stage for stage in STAGES if stage in given.stages.split(",")]
+    damage_rounds(given.folder, given.damage, stages, chance, tally)
     print(f"\n{'stage':<10}{'killed':<9}{'while':<15}times")
     for (stage, what, when), times in sorted(tally.kills.items()):
         print(f"{stage:<10}{what:<9}{when:<15}{times}")
