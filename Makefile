@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test lint bench bench-smoke bench-families bench-pack clean
+.PHONY: demo test lint bench bench-smoke bench-families bench-pack soak steady clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -39,6 +39,12 @@ bench-families: $(READY)
 
 bench-pack: $(READY)
 	$(BIN)/python scripts/bench_pack.py
+
+soak: $(READY)
+	$(BIN)/python scripts/soak.py --kills 100
+
+steady: $(READY)
+	$(BIN)/python scripts/steady.py
 
 clean:
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -147,16 +147,17 @@ def _ours(job: Any, media: str) -> tuple[float, float]:
 
 
 def _pass(job: Any) -> float:
-    from vlm_prep.engine.local import run_tasks
-    from vlm_prep.engine.tasks import rows_per_task, split_rows
+    from vlm_prep.engine.local import Alone
+    from vlm_prep.engine.tasks import Errand, rows_per_task, split_rows
 
     folder = OUT / "shards"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     total = len(job.samples)
     start = time.perf_counter()
-    tasks = split_rows(total, rows_per_task(total))
-    run_tasks(job, tasks, folder, workers=1, commit=lambda record: None, progress=lambda rows, tokens, rejects: None)
+    errands = [Errand(task=task, folder=folder) for task in split_rows(total, rows_per_task(total))]
+    with Alone(job) as crew:
+        crew.run(errands, lambda errand, result: None, lambda rows, tokens, rejects: None)
     elapsed = time.perf_counter() - start
     shutil.rmtree(folder)
     return total / elapsed

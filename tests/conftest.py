@@ -29,7 +29,8 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _options(out: Path, **settings: Any) -> RunOptions:
-    return RunOptions(out=out, **{"progress": False, "say": _silent, **settings})
+    # in this process unless a test asks for workers: most tests are about what is written
+    return RunOptions(out=out, **{"workers": 0, "progress": False, "say": _silent, **settings})
 
 
 def _silent(line: str) -> None:

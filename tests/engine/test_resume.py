@@ -20,7 +20,10 @@ import pytest
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.engine import lock
 from vlm_prep.engine.stage import RunOptions
+from vlm_prep.engine.tasks import Record, Task
+from vlm_prep.engine.workspace import Workspace
 from vlm_prep.ingest.run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.run import pack
@@ -190,6 +193,75 @@ def test_an_interrupt_leaves_no_process_and_says_how_to_continue(tmp_path: Path,
     _, errors = run.communicate(timeout=20)  # ends only when the last process of the run has closed its stderr
     assert run.returncode == 130
     assert "run the same command again" in errors
+    assert f"  vlm-prep ingest {many_rows} --out {out} --workers 2" in errors
+
+
+_HANGING_INGEST = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import poison_media
+import vlm_prep.ingest.run as run
+from vlm_prep.cli.main import main
+if __name__ == "__main__":
+    run.IngestJob = poison_media.PoisonedIngestJob
+    main()
+"""
+
+
+def processes_of(session: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith("torch_")}
+
+
+def hanging_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> subprocess.Popen[str]:
+    """Start a command in a session of its own and return when its decoder hangs."""
+    planted = str(Path(__file__).parent / "planted")
+    monkeypatch.syspath_prepend(planted)
+    import poison_media
+
+    messages = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A."}]
+    row = json.dumps({"messages": messages, "images": [poison_media.write_poison(tmp_path, "spin")]})
+    (tmp_path / "rows.jsonl").write_text(f"{row}\n" * 300)
+    line = [sys.executable, "-c", _HANGING_INGEST, planted, "ingest", str(tmp_path / "rows.jsonl")]
+    line += ["--out", str(tmp_path / "out"), "--workers", str(workers)]
+    run = subprocess.Popen(
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(tmp_path / "met", run)
+    return run
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_ends_also_a_decoder_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    before = shared_memory()
+    run = hanging_ingest(tmp_path, monkeypatch, workers)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+    assert processes_of(run.pid) == []
+    assert shared_memory() <= before
+
+
+def test_a_killed_run_takes_a_decoder_that_hangs_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = hanging_ingest(tmp_path, monkeypatch, 2)
+    run.kill()
+    run.communicate(timeout=60)  # ends only when the last process of the run has closed its stderr
+    assert processes_of(run.pid) == []
 
 
 def wait_for(path: Path, run: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
@@ -405,9 +477,40 @@ def test_the_lock_of_another_host_is_refused(tmp_path: Path, options: Options) -
     out = tmp_path / "out"
     killed_ingest(out, options, 3)
     (out / "_work" / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
-    with pytest.raises(OutputError, match="process 1 on elsewhere") as caught:
+    with pytest.raises(OutputError, match="process 1 on elsewhere, whose last sign of life is") as caught:
         ingest(open_samples(builtin_data()), IngestConfig(), options(out))
     assert "delete" in str(caught.value.hint)
+
+
+def test_the_lock_of_another_host_without_a_sign_of_life_is_taken_over(tmp_path: Path, options: Options) -> None:
+    out, lines = tmp_path / "out", []
+    killed_ingest(out, options, 3)
+    (out / "_work" / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    os.utime(out / "_work" / "lock", (0, time.time() - lock.STALE_SECONDS - 1))
+    ingest(open_samples(builtin_data()), IngestConfig(), options(out, say=lines.append))
+    assert any("process 1 on elsewhere that was writing it is gone" in line for line in lines)
+
+
+def test_a_lock_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    held = lock.Lock(tmp_path, tmp_path / "lock", print)
+    held.acquire()
+    os.utime(tmp_path / "lock", (0, 0))
+    while (tmp_path / "lock").stat().st_mtime == 0:
+        time.sleep(0.01)
+    held.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_whose_folder_was_taken_over_commits_nothing_more(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", "xxh3:0", stage="ingest")
+    theirs = json.dumps({"host": "elsewhere", "pid": 1})
+    (workspace.work / "lock").write_text(theirs)
+    with pytest.raises(OutputError, match="was taken over by another run"):
+        workspace.commit(Task(index=0, start=0, stop=1), Record(task=0, split="train", shards=()))
+    workspace.release()
+    assert (workspace.work / "lock").read_text() == theirs
+    assert not list(workspace.done.iterdir())
 
 
 def test_of_many_runs_that_start_at_once_on_one_folder_one_writes_it(

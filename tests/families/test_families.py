@@ -6,8 +6,8 @@ kind of conversation a store is made, opened by ShardDataset, and every tensor o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,19 @@ class Rows:
     """The conversations of the kinds that a processor takes, as a source."""
 
     samples: tuple[Sample, ...]
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
         yield from self.samples[start:stop]
+
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        raise NotImplementedError
+
+    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
+        raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
         return {"rows": len(self.samples)}
@@ -215,7 +222,7 @@ def stores(
             out = tmp_path_factory.mktemp(name) / "out"
             rows = rows_for(adapters(name).kinds, kit / "data")
             config = TokenizeConfig(verify_fraction=0.0, trust_remote_code=name in REMOTE)
-            options = RunOptions(out=out, progress=False, say=lambda line: None, max_reject_rate=1.0)
+            options = RunOptions(out=out, workers=0, progress=False, say=lambda line: None, max_reject_rate=1.0)
             tokenize(rows, str(folders(name)), config, options)
             made[name] = out
         return made[name]

@@ -31,6 +31,8 @@ def command(
     limit: options.Limit = None,
     workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
+    sample_timeout: options.SampleTimeout = 300.0,
+    worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
     dry_run: Annotated[bool, typer.Option(help="Read and check the sources; write nothing.")] = False,
     as_json: options.AsJson = False,
@@ -60,5 +62,5 @@ def command(
         return
     out = options.out_for(source, out, ".ingested")
     config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet)
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
     options.run_and_show(lambda: ingest(samples, config, run), out, as_json)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, stats, tokenize, verify
+from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, retry, stats, tokenize, verify, why
 from vlm_prep.core.errors import VlmPrepError
 
 INTERRUPTED = 130
@@ -43,6 +45,11 @@ app.command("stats")(stats.command)
 app.command("doctor")(doctor.command)
 app.command("labels")(labels.command)
 app.command("rejects")(rejects.command)
+app.command("retry")(retry.command)
+app.command(
+    "why",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(why.command)
 app.command("verify")(verify.command)
 app.command("demo")(demo.command)
 
@@ -59,7 +66,9 @@ def main() -> None:
     except SystemExit as end:
         # Typer turns Ctrl-C into this status
         if end.code == INTERRUPTED:
-            typer.echo("interrupted: what was committed is kept, run the same command again to continue", err=True)
+            line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            typer.echo("interrupted: what was committed is kept, run the same command again to continue:", err=True)
+            typer.echo(f"  {line}", err=True)
         raise
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
 from vlm_prep.core.errors import InputError, OutputError, RejectRateError
+from vlm_prep.engine.local import Limits
 from vlm_prep.engine.stage import RunOptions
+
+if TYPE_CHECKING:
+    from vlm_prep.ingest.source import Samples
 
 DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """The processors this process may use."""
@@ -22,6 +28,10 @@ Out = Annotated[
     typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + the stage's end]"),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes. The output does not depend on it.")]
+SampleTimeout = Annotated[float, typer.Option(help="Reject a row that keeps a worker busy for more seconds.")]
+WorkerMemory = Annotated[
+    str, typer.Option(help="Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
+]
 Fresh = Annotated[bool, typer.Option(help="Discard another run's output in --out and start over.")]
 RejectRate = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Exit with status 3 when a larger share of rows is rejected.")
@@ -149,11 +159,34 @@ def must_differ(source: str | Path, out: Path) -> None:
         raise OutputError(f"{out} is the source itself", "choose another --out")
 
 
-def run_options(out: Path, workers: int, fresh: bool, reject_rate: float, quiet: bool) -> RunOptions:
+def bytes_of(text: str, option: str) -> int:
+    """Read a size such as 8G, 512M or 1.5GiB.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise InputError(f"{option} {text!r}: expected a size", f"for example: {option} 8G")
+    return int(float(found[1]) * 1024 ** ("KMGT".index(found[2].upper()) + 1))
+
+
+def run_options(
+    out: Path,
+    workers: int,
+    fresh: bool,
+    reject_rate: float,
+    quiet: bool,
+    sample_timeout: float = Limits.sample_timeout,
+    worker_memory: str = "8G",
+) -> RunOptions:
     """Return how a stage runs."""
+    check_positive(sample_timeout, "--sample-timeout")
     return RunOptions(
         out=out,
         workers=workers,
+        sample_timeout=sample_timeout,
+        worker_memory=bytes_of(worker_memory, "--worker-memory"),
         fresh=fresh,
         max_reject_rate=reject_rate,
         progress=False if quiet else None,
@@ -167,6 +200,36 @@ def _say(line: str) -> None:
 
 def _silent(line: str) -> None:
     """--quiet: errors alone are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a store's rows came from."""
+
+    source: dict[str, Any]
+    """Arguments of `ingest.source.open_samples`."""
+    processor: str
+
+    def samples(self) -> Samples:
+        """Open the rows again."""
+        from vlm_prep.ingest.source import open_samples
+
+        return open_samples(**self.source)
+
+
+def origin_of(store: Path, source: str | None, processor: str | None) -> Origin:
+    """Return where a store's rows came from, or where the user says they are now.
+
+    Raises:
+        InputError: it is not known, or gone.
+    """
+    from vlm_prep.shards.layout import read_origin
+
+    found = read_origin(store) or {}
+    opened = {**found.get("source", {}), **({"path": os.path.abspath(source)} if source else {})}
+    if "path" not in opened or not os.path.exists(opened["path"]):
+        raise InputError(f"{store}: its source is not at {opened.get('path', 'a known place')}", "give --source")
+    return Origin(source=opened, processor=processor or found.get("processor", ""))
 
 
 def show_json(value: Any) -> None:

@@ -25,6 +25,8 @@ def command(
     ] = None,
     workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
+    sample_timeout: options.SampleTimeout = 300.0,
+    worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
     dry_run: Annotated[bool, typer.Option(help="Plan and show the fill; write nothing.")] = False,
     as_json: options.AsJson = False,
@@ -42,5 +44,5 @@ def command(
         options.show_json(preview(source, config))
         return
     out = options.out_for(source, out, ".packed")
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet)
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
     options.run_and_show(lambda: pack(source, config, run), out, as_json)

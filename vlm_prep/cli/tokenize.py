@@ -58,6 +58,8 @@ def command(
     limit: options.Limit = None,
     workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
+    sample_timeout: options.SampleTimeout = 300.0,
+    worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
     dry_run: Annotated[bool, typer.Option(help="Load, check and measure the first rows; write nothing.")] = False,
     as_json: options.AsJson = False,
@@ -106,7 +108,7 @@ def command(
         verify_fraction=verify_fraction,
     )
     out = options.out_for(source, out, ".tok")
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet)
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
     if dry_run:
         options.show_json(preview(samples, processor, config, run))
         return

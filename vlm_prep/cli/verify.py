@@ -46,7 +46,11 @@ def command(
         for line in found.differences:
             typer.echo(f"  differs    {line}")
     if found.damaged:
-        raise StoreError(f"{store} is damaged", "restore the shards named above, or make the store again")
+        raise StoreError(
+            f"{store} is damaged",
+            "delete the shards named above and run the command that made the store: it makes exactly these again "
+            "(other files than shards need --fresh)",
+        )
     if not found.sound:
         raise ExactnessError(f"{store} differs from {processor}", "do not train on it with this processor")
     if not as_json:

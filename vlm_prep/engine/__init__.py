@@ -3,7 +3,13 @@
     tasks.py      a task is a range of rows; what a worker does with it and reports
     workspace.py  the output folder while it is being made: plan, commit records, finishing
     lock.py       one writer for a folder
-    local.py      this machine's processes
+    stage.py      a stage from tasks to manifest: the steps that ingest, tokenize and pack share
+    local.py      this machine's workers, and which row ends or hangs one
+    worker.py     one worker process
+    pulse.py      where a worker is, told through memory that outlives it
+    repair.py     lost shards of a finished store, made again
+    retry.py      rejected rows of a finished store, done again
+    staged.py     several files of a finished store, replaced together
     progress.py   what the user sees meanwhile
 
 A task becomes committed shards and a record; the record list, in task order, becomes the manifest. Nothing that reaches

@@ -1,142 +1,311 @@
-"""Run a job's tasks on this machine.
+"""Workers on this machine: hand errands out, and find the row that ends or hangs a worker.
 
-One worker runs in this process. Several run in processes of a forkserver, which imports the job's heavy libraries once
-(torch and transformers take 5 s) before any of them has threads; each worker sets the job up itself. Tasks are handed
-out one at a time as workers become free.
+A worker that dies, stands still for `sample_timeout` seconds or grows past `worker_memory` was at the row that its
+pulse names. That row is a suspect, no more: the same task may have been hit from outside (by the kernel's memory
+killer, by an operator's `kill -9`). So it is done once more, alone, in a fresh worker that writes into a folder that
+nobody reads. If that worker dies at it, too, the row is poison: it is recorded, and the task is done again without it.
+If it survives, the task is done again as it was. A signal that anybody may send (SIGKILL, SIGTERM) has to come three
+times in a row to count.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import multiprocessing
-import os
-import signal
-import sys
+import shutil
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from multiprocessing import resource_tracker
-from multiprocessing.forkserver import ensure_running
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pebble import ProcessExpired, ProcessPool
+from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
+from vlm_prep.engine.tasks import NO_ROW, Errand, Job, Poison, Progress, Record, no_pulse
+from vlm_prep.engine.worker import NO_MEMORY, STUCK, TOO_BIG, TOO_SLOW, Death, Worker, forkserver, settle_memory
 
-from vlm_prep.core.errors import VlmPrepError
-from vlm_prep.engine.tasks import Job, Progress, Record, Task
+TICK = 0.05
+"""Seconds between two looks at the workers."""
+MOST_DEATHS = 12
+"""Deaths in a row without anything finished between them before the run gives up."""
+TRIALS = 3
+_SECONDS_TO_START = 900.0
 
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-_PR_SET_PDEATHSIG = 1
-_job: Job | None = None
+Done = Callable[[Errand, Any], None]
 
 
-def run_tasks(
-    job: Job,
-    tasks: Sequence[Task],
-    shards: Path,
-    *,
-    workers: int,
-    commit: Callable[[Record], None],
-    progress: Progress,
-) -> None:
-    """Run `tasks` and commit each result as it comes.
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a worker may take."""
 
-    Raises:
-        VlmPrepError: from a task; results committed before stay.
+    sample_timeout: float = 300.0
+    """Seconds for one row."""
+    worker_memory: int = 8 << 30
+    """Bytes of memory of one worker, libraries included."""
+
+
+class Crew(Protocol):
+    """Whoever does errands."""
+
+    def run(self, errands: Sequence[Errand], done: Done, progress: Progress) -> None:
+        """Do all errands, in any order, and call `done` with the result of each.
+
+        Raises:
+            VlmPrepError: from an errand, or workers die and no row is to blame; results given before stay.
+        """
+
+    def __enter__(self) -> Crew: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def crew(
+    job: Job, *, workers: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]
+) -> Crew:
+    """Return who does a job's errands.
+
+    Args:
+        job: set up in this process if `workers` is 0.
+        workers: processes; 0 does everything in this process, unsupervised, for debuggers.
+        limits: of a worker.
+        scratch: folder for what rows write that are done alone.
+        found: told of each poisonous row, before the errand goes on without it.
     """
-    if workers == 1 or len(tasks) <= 1:
-        _settle_memory()
-        for task in tasks:
-            commit(job.run(task, shards, progress))
-        return
-    with ProcessPool(
-        max_workers=min(workers, len(tasks)), context=forkserver(job), initializer=_start_worker, initargs=(job,)
-    ) as pool:
-        rows: dict[Future[Record], int] = {
-            pool.schedule(_run_task, args=(task, shards)): task.stop - task.start for task in tasks
-        }
-        waiting = set(rows)
-        try:
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    record = _result(future)
-                    commit(record)
-                    counts = record.counts
-                    progress(rows[future], counts.get("tokens", 0), counts["rows_rejected"])
-        except BaseException:
-            pool.stop()
-            raise
-
-
-def forkserver(job: Job) -> Any:
-    """Return the forkserver context, started and told to import the job's heavy libraries once."""
-    _pin_threads()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(job.preload))
-    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to start first
-    # Ctrl-C is this process's matter: while it imports, the forkserver would print a traceback and die of it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
+    return Workers(job, workers, limits, scratch, found) if workers else Alone(job)
 
 
 def start_forkserver(job: Job, workers: int) -> None:
     """Let the forkserver begin its imports now, while this process does its own."""
-    if workers > 1:
+    if workers:
         forkserver(job)
 
 
-def _pin_threads() -> None:
-    """One thread a worker: the parallelism is in the processes. Set before the forkserver starts, which inherits it."""
-    for name in _THREAD_LIMITS:
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+class Alone:
+    """Do everything in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __enter__(self) -> Alone:
+        settle_memory()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing to end."""
+
+    def run(self, errands: Sequence[Errand], done: Done, progress: Progress) -> None:
+        """See `Crew.run`."""
+        for errand in errands:
+            work = getattr(self._job, errand.method)
+            result = work(errand.task, errand.folder, no_pulse, *errand.arguments)
+            done(errand, result)
+            _report(errand, result, 0, progress)
 
 
-def _start_worker(job: Job) -> None:
-    global _job
-    _die_with_parent()
-    job.setup()
-    _job = job
-    _settle_memory()
+@dataclass(kw_only=True)
+class _Duty:
+    """An errand in full, or one of its rows on trial."""
+
+    errand: Errand
+    suspect: int | None = None
+    attempts: int = 0
+    reported: int = field(default=0, compare=False)
+    """Rows that the progress was told of."""
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this worker when the forkserver ends, as it does when the run is killed: a worker that lived
-    on would finish its task beside the rerun."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    run = multiprocessing.parent_process()
-    if run is not None and not run.is_alive():
-        os._exit(1)  # it was killed before the line above
+class Workers:
+    """Supervised processes. See `crew` for the arguments."""
+
+    def __init__(
+        self, job: Job, count: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]
+    ) -> None:
+        self._job, self._count, self._limits = job, count, limits
+        self._scratch, self._found = scratch, found
+        self._workers: dict[Worker, _Duty | None] = {}
+        self._queue: deque[_Duty] = deque()
+        self._trials: deque[_Duty] = deque()
+        self._deaths = 0
+        self._looked = time.monotonic()
+        self._done: Done = _ignore
+        self._progress: Progress = _silent
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End all workers at once; what they were doing is not committed and will be done again."""
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.bury()
+        self._workers.clear()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def run(self, errands: Sequence[Errand], done: Done, progress: Progress) -> None:
+        """See `Crew.run`."""
+        self._queue.extend(_Duty(errand=errand) for errand in errands)
+        self._done, self._progress = done, progress
+        while self._unfinished():
+            self._hire()
+            self._hand_out()
+            wait([each for worker in self._workers for each in (worker.connection, worker.sentinel)], timeout=TICK)
+            for worker in list(self._workers):
+                self._listen(worker)
+            self._watch()
+
+    def _unfinished(self) -> int:
+        """How many errands are not done."""
+        return len(self._queue) + len(self._trials) + sum(duty is not None for duty in self._workers.values())
+
+    def _hire(self) -> None:
+        """Start workers that are missing; a trial takes the place of one that is free and has worked before."""
+        free = [worker for worker, duty in self._workers.items() if worker.ready and not worker.fresh and duty is None]
+        fresh = sum(worker.fresh for worker in self._workers)
+        for worker in free[: max(0, len(self._trials) - fresh)]:
+            del self._workers[worker]
+            worker.kill()
+            worker.bury()
+        while len(self._workers) < min(self._count, self._unfinished()):
+            try:
+                self._workers[Worker(self._job)] = None
+            except (OSError, EOFError) as error:  # the forkserver was killed, or there are too many processes
+                self._lost(replace(STUCK, message=f"a worker did not start: {error!r}"))
+                time.sleep(TICK)
+
+    def _hand_out(self) -> None:
+        for worker, duty in self._workers.items():
+            if not worker.ready or duty is not None:
+                continue
+            if worker.fresh and self._trials:
+                trial = self._workers[worker] = self._trials.popleft()
+                self._scratch.mkdir(exist_ok=True)
+                worker.send(trial.errand.alone(_suspect(trial), self._scratch))
+            elif self._queue:
+                given = self._workers[worker] = self._queue.popleft()
+                worker.send(given.errand)
+
+    def _listen(self, worker: Worker) -> None:
+        """Take what a worker says, its end included."""
+        while True:
+            try:
+                if not worker.connection.poll():
+                    return
+                kind, content = worker.connection.recv()
+            except (EOFError, OSError):
+                self._bury(worker)
+                return
+            if kind == "ready":
+                self._welcome(worker)
+            elif kind == "memory":
+                worker.kill(NO_MEMORY)
+            elif kind == "failed":
+                raise content
+            else:
+                self._finished(worker, content)
+
+    def _welcome(self, worker: Worker) -> None:
+        worker.ready, worker.idle = True, 0.0
+        taken, most = worker.memory(), self._limits.worker_memory
+        if taken > most:
+            raise InputError(
+                f"a worker takes {taken >> 20} MiB before its first row, --worker-memory allows {most >> 20} MiB",
+                "raise --worker-memory",
+            )
+
+    def _finished(self, worker: Worker, result: Any) -> None:
+        duty = self._workers[worker]
+        self._workers[worker] = None
+        if duty is None:
+            raise RuntimeError("a worker answered that was not asked")
+        if duty.suspect is not None:
+            self._queue.appendleft(_Duty(errand=duty.errand))  # innocent
+            return
+        self._deaths = 0
+        self._done(duty.errand, result)
+        _report(duty.errand, result, duty.reported, self._progress)
+
+    def _watch(self) -> None:
+        """End workers that stand still or grow too large, and show how far the others are."""
+        now = time.monotonic()
+        # a run that was stopped (Ctrl-Z, a suspended machine) must not count the time that it slept
+        elapsed, self._looked = min(now - self._looked, 4 * TICK), now
+        for worker, duty in self._workers.items():
+            worker.look(elapsed)
+            if not worker.ready:
+                if worker.idle > _SECONDS_TO_START:
+                    worker.kill(STUCK)
+                continue
+            if duty is None or worker.row == NO_ROW:
+                continue
+            if worker.idle > self._limits.sample_timeout:
+                worker.kill(TOO_SLOW)
+            elif worker.memory() > self._limits.worker_memory:
+                worker.kill(TOO_BIG)
+            elif duty.suspect is None and duty.errand.method == "run":
+                self._progress(worker.rows_done - duty.reported, 0, 0)
+                duty.reported = worker.rows_done
+
+    def _bury(self, worker: Worker) -> None:
+        """Find out what a dead worker died of, and see to what it was doing."""
+        duty = self._workers.pop(worker)
+        death = worker.bury()
+        if duty is None:
+            self._lost(death)
+            return
+        for unfinished in duty.errand.folder.glob(f"*.{worker.pid}.tmp"):
+            unfinished.unlink(missing_ok=True)
+        if duty.suspect is None:
+            self._progress(-duty.reported, 0, 0)
+            if worker.row == NO_ROW:
+                self._queue.appendleft(_Duty(errand=duty.errand))
+            else:
+                self._trials.append(_Duty(errand=duty.errand, suspect=worker.row))
+            self._lost(death)
+        elif worker.row == NO_ROW:
+            self._trials.append(duty)
+            self._lost(death)
+        elif death.certain or duty.attempts + 1 == TRIALS:
+            self._convict(duty, death)
+        else:
+            self._trials.append(replace(duty, attempts=duty.attempts + 1))
+            self._lost(death)
+
+    def _convict(self, duty: _Duty, death: Death) -> None:
+        """Record a row that ended the worker that did it alone, and go on without it."""
+        poison = Poison(row=_suspect(duty), reason=death.reason.value, message=death.message)
+        fault = self._job.blame(duty.errand.task, poison)
+        if fault is not None:
+            raise StoreError(fault, "check the disk and the input (`vlm-prep verify`), then run the same command again")
+        self._found(poison)
+        self._deaths = 0
+        task = duty.errand.task
+        self._queue.appendleft(_Duty(errand=replace(duty.errand, task=task.without((*task.poison, poison)))))
+
+    def _lost(self, death: Death) -> None:
+        """Count a death that no row is to blame for."""
+        self._deaths += 1
+        if self._deaths >= MOST_DEATHS:
+            raise VlmPrepError(
+                f"workers died {self._deaths} times in a row and no row is to blame; the last: {death.message}",
+                "what was committed is kept: run the same command again, with fewer --workers if memory was short",
+            )
 
 
-def _settle_memory() -> None:
-    """Take the libraries' objects (half a million) out of the garbage collector's sight: it would walk them again and
-    again, a sixth of the time of tokenizing."""
-    gc.collect()
-    gc.freeze()
+def _suspect(duty: _Duty) -> int:
+    if duty.suspect is None:
+        raise RuntimeError("no row is on trial")
+    return duty.suspect
 
 
-def _run_task(task: Task, shards: Path) -> Record:
-    if _job is None:
-        raise RuntimeError("the worker was not started")
-    return _job.run(task, shards, _silent)
+def _report(errand: Errand, result: Any, reported: int, progress: Progress) -> None:
+    """Count what a finished task adds to what was reported of it."""
+    if isinstance(result, Record):
+        rows = len(errand.task.numbers)
+        progress(rows - reported, result.counts.get("tokens", 0), result.counts["rows_rejected"])
+
+
+def _ignore(errand: Errand, result: Any) -> None:
+    """Nobody waits for it."""
 
 
 def _silent(rows: int, tokens: int, rejects: int) -> None:
-    """A worker's progress is its finished tasks."""
-
-
-def _result(future: Future[Record]) -> Record:
-    try:
-        return future.result()
-    except ProcessExpired as error:
-        raise VlmPrepError(
-            f"a worker process died (exit code {error.exitcode})",
-            "what was committed is kept: run the same command again, with fewer --workers if memory was short",
-        ) from error
+    """Nobody looks."""

@@ -2,7 +2,8 @@
 
 The lock file says who writes (host and process) and is held by `flock`, which the kernel lets go of when the process
 dies, however it dies: no process number that was given to another process can block a rerun, and of two reruns that
-find a dead owner only one goes on. Another host's lock is never taken over, since its `flock` may not reach here.
+find a dead owner only one goes on. `flock` may not reach another host or not exist on a network file system; there the
+file's time decides, which its owner renews every few seconds: an owner without a sign of life for two minutes is gone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.errors import OutputError
+
+BEAT_SECONDS = 10.0
+STALE_SECONDS = 120.0
+"""Longer than network file systems keep a file's time in their caches (60 s)."""
 
 
 class Lock:
@@ -32,6 +38,8 @@ class Lock:
         self.folder, self.path = folder, path
         self._say = say
         self._descriptor: int | None = None
+        self._over = threading.Event()
+        self._mine = {"host": socket.gethostname(), "pid": os.getpid()}
 
     def acquire(self) -> None:
         """Take the lock, also from an owner that died.
@@ -49,27 +57,68 @@ class Lock:
                 if self._descriptor is None:
                     os.close(descriptor)
         if owner is not None:
-            self._say(f"taking over {self.folder}: process {owner['pid']} that was writing it is gone")
+            where = "" if owner["host"] == self._mine["host"] else f" on {owner['host']}"
+            self._say(f"taking over {self.folder}: process {owner['pid']}{where} that was writing it is gone")
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, orjson.dumps({"host": socket.gethostname(), "pid": os.getpid()}), 0)
+        os.pwrite(self._descriptor, orjson.dumps(self._mine), 0)
+        self._over.clear()
+        threading.Thread(target=self._beat, args=(self._descriptor,), name="vlm-prep-lock", daemon=True).start()
 
     def _take(self, descriptor: int) -> dict[str, Any] | None:
         """Lock the open file and return who held it before, if it says so."""
-        held = False
+        held = reaches = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = False
         except BlockingIOError:
-            held = True
+            pass
+        except OSError:  # a file system without locks
+            held = reaches = False
         owner = _read(descriptor)
-        if owner is not None and owner["host"] != socket.gethostname():
-            raise OutputError(
-                f"{self.folder} is locked by process {owner['pid']} on {owner['host']}",
-                f"if that run is over, delete {self.path}",
-            )
-        if held:
+        here = owner is None or owner["host"] == self._mine["host"]
+        if held and here:
             who = f"process {owner['pid']}" if owner is not None else "another process"
             raise OutputError(f"{self.folder} is being written by {who}", "wait for it, or stop it")
+        if owner is not None and (held or not here or not reaches):
+            silent = self._seconds_silent(descriptor)
+            if held or (silent < STALE_SECONDS and not (here and _is_dead(owner["pid"]))):
+                raise OutputError(
+                    f"{self.folder} is locked by process {owner['pid']} on {owner['host']}, "
+                    f"whose last sign of life is {max(0, silent):.0f} s old",
+                    f"wait for it, or stop it; after {STALE_SECONDS:.0f} s without a sign it is taken over (at once if "
+                    f"you delete {self.path})",
+                )
         return owner
+
+    def _seconds_silent(self, descriptor: int) -> float:
+        """Return how long ago the file was renewed, by the clock of the file system."""
+        probe = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        try:
+            probe.write_bytes(b"")
+            return probe.stat().st_mtime - os.fstat(descriptor).st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _beat(self, descriptor: int) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            try:
+                os.utime(descriptor)
+            except OSError:
+                return  # the folder is gone; the run finds out by itself
+
+    def check(self) -> None:
+        """Make sure that the lock is still ours.
+
+        Raises:
+            OutputError: it was taken over, since this process gave no sign of life (it was stopped or suspended).
+        """
+        if self._descriptor is None:
+            return
+        if not self._is_current(self._descriptor) or _read(self._descriptor) != self._mine:
+            raise OutputError(
+                f"{self.folder} was taken over by another run while this one was stopped or suspended",
+                "let the other run finish",
+            )
 
     def _is_current(self, descriptor: int) -> bool:
         """Whether the locked file is still the one at the path: its owner may have removed it in between."""
@@ -80,10 +129,23 @@ class Lock:
 
     def release(self) -> None:
         """Remove the lock if it is ours."""
+        self._over.set()
         if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)
+            # its folder may be gone, and another run's in its place
+            if self._is_current(self._descriptor) and _read(self._descriptor) == self._mine:
+                self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def _read(descriptor: int) -> dict[str, Any] | None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.engine.local import run_tasks
+from vlm_prep.engine.local import Crew, Limits, crew
 from vlm_prep.engine.progress import ProgressBar
-from vlm_prep.engine.tasks import Job, Record, Task
+from vlm_prep.engine.repair import lost_shards, put_back
+from vlm_prep.engine.tasks import Errand, Job, Poison, Record, Task
 from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
 Say = Callable[[str], None]
+Send = Callable[..., Any]
+"""`send(method, task, *arguments)`: have a worker call a method of the job, see `tasks.Errand`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,11 @@ class RunOptions:
 
     out: Path
     workers: int = 1
+    """Supervised processes; 0 does everything in this one, where a row that crashes ends the run (for debuggers)."""
+    sample_timeout: float = Limits.sample_timeout
+    """Seconds after which a row that is still worked on is rejected."""
+    worker_memory: int = Limits.worker_memory
+    """Bytes of memory of a worker past which its row is rejected."""
     fresh: bool = False
     progress: bool | None = None
     """Show a progress bar; None shows it on a terminal only."""
@@ -42,7 +50,10 @@ def run_stage(
     *,
     prepare: Callable[[], Job],
     describe: Callable[[Sequence[Record]], Describe],
-    check: Callable[[Sequence[Record], Path], None] | None = None,
+    begin: Errand | None = None,
+    check: Callable[[Sequence[Record], Path, Send], None] | None = None,
+    origin: dict[str, Any] | None = None,
+    numbers: Callable[[list[str]], dict[str, int]] | None = None,
 ) -> Manifest:
     """Run the tasks that are not done yet, finish the folder, and return its manifest.
 
@@ -53,7 +64,11 @@ def run_stage(
         options: how to run.
         prepare: makes the job ready in this process; only called when there is work.
         describe: makes the manifest from the records and the final shards.
-        check: looks at the records and their shards (still in the given folder) before anything is final.
+        begin: what a worker does first, if there is work.
+        check: looks at the records and their shards (still in the given folder) before anything is final; what it
+            sends a worker to do may find poison, and is then called again with the records without it.
+        numbers: returns the numbers of sample_ids in the input; None if no row of a task is rejected.
+        origin: where the rows came from, kept beside the store for `vlm-prep retry` and `why`.
 
     Raises:
         OutputError: the folder is not ours to write, or writing failed (disk full).
@@ -63,23 +78,12 @@ def run_stage(
     workspace = Workspace(
         options.out, fingerprint, stage=name, identity=identity, fresh=options.fresh, say=options.say
     )
-    if workspace.finished:
-        options.say(f"{options.out} is complete already: nothing to do")
-        return read_manifest(options.out)
     try:
-        pending = workspace.pending(tasks)
-        if len(pending) < len(tasks):
-            options.say(f"continuing: {len(tasks) - len(pending)} of {len(tasks)} tasks are done")
-        job = prepare()
-        with ProgressBar(sum(task.stop - task.start for task in pending), name, show=options.progress) as progress:
-            run_tasks(
-                job, pending, workspace.shards, workers=options.workers, commit=workspace.commit, progress=progress
-            )
-        records = workspace.records(tasks)
-        workspace.recall(records)
-        if check is not None:
-            check(records, workspace.shards)
-        return workspace.finish(records, _identified(describe(records), fingerprint, identity))
+        if workspace.finished:
+            return _look_after(name, tasks, workspace, options, prepare, numbers)
+        records = _run(name, tasks, workspace, options, prepare(), begin, check)
+        marks = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
+        return workspace.finish(records, _marked(describe(records), marks), origin)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",
@@ -89,14 +93,100 @@ def run_stage(
         workspace.release()
 
 
-def _identified(describe: Describe, fingerprint: str, identity: dict[str, Any]) -> Describe:
-    """Return a describer whose manifest carries the run's identity."""
+def _look_after(
+    name: str,
+    tasks: Sequence[Task],
+    workspace: Workspace,
+    options: RunOptions,
+    prepare: Callable[[], Job],
+    numbers: Callable[[list[str]], dict[str, int]] | None,
+) -> Manifest:
+    """Return the manifest of a finished store; make shards again that are missing or cut."""
+    manifest = read_manifest(options.out)
+    lost = lost_shards(options.out, manifest, tasks, numbers)
+    if not lost:
+        options.say(f"{options.out} is complete already: nothing to do")
+        return manifest
+    options.say(f"making {len(lost)} missing or damaged shard(s) again: {', '.join(sorted(lost))}")
+    workspace.reopen()
+    redone = {maker.task.index: maker.task for maker in lost.values()}
+    errands = [Errand(task=task, folder=workspace.shards) for task in redone.values()]
+    total = sum(len(task.numbers) for task in redone.values())
+    with crew_of(prepare(), workspace, options) as team, ProgressBar(total, name, show=options.progress) as progress:
+        team.run(errands, lambda errand, record: put_back(options.out, record, lost, workspace.shards), progress)
+    workspace.close()
+    return manifest
 
-    def describe_with_identity(splits: dict[str, list[ShardInfo]]) -> tuple[Manifest, str]:
+
+def _run(
+    name: str,
+    tasks: Sequence[Task],
+    workspace: Workspace,
+    options: RunOptions,
+    job: Job,
+    begin: Errand | None,
+    check: Callable[[Sequence[Record], Path, Send], None] | None,
+) -> list[Record]:
+    """Do what is not done, until the records know all poison that was met; return them."""
+    team = crew_of(job, workspace, options)
+    found = workspace.poison()
+    pending = workspace.pending([task.without(found) for task in tasks])
+    if len(pending) < len(tasks):
+        options.say(f"continuing: {len(tasks) - len(pending)} of {len(tasks)} tasks are done")
+    total = sum(len(task.numbers) for task in pending)
+    with team, ProgressBar(total, name, show=options.progress) as progress:
+        if begin is not None and pending:
+            begin = replace(begin, task=begin.task.without(found))
+            team.run([begin], lambda errand, result: None, progress)
+        while True:
+            found = workspace.poison()
+            knowing = [task.without(found) for task in tasks]
+            errands = [Errand(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
+            team.run(errands, lambda errand, record: workspace.commit(errand.task, record), progress)
+            records = workspace.records(tasks)
+            workspace.recall(records)
+            if check is not None:
+                check(records, workspace.shards, sender(team, workspace.shards))
+            if not workspace.pending([task.without(workspace.poison()) for task in tasks]):
+                return records
+
+
+def crew_of(job: Job, workspace: Workspace, options: RunOptions) -> Crew:
+    """Return who does the errands of a run, telling the user and the workspace of poison."""
+
+    def found(poison: Poison) -> None:
+        workspace.add_poison(poison)
+        options.say(f"row {poison.row} is rejected, {poison.reason}: {poison.message}")
+
+    limits = Limits(sample_timeout=options.sample_timeout, worker_memory=options.worker_memory)
+    return crew(job, workers=options.workers, limits=limits, scratch=workspace.scratch, found=found)
+
+
+def sender(team: Crew, folder: Path) -> Send:
+    """Return how a stage has a worker call a method of its job."""
+
+    def send(method: str, task: Task, *arguments: Any) -> Any:
+        answers: list[Any] = []
+        errand = Errand(task=task, folder=folder, method=method, arguments=arguments)
+        team.run([errand], lambda errand, result: answers.append(result), lambda rows, tokens, rejects: None)
+        return answers[0]
+
+    return send
+
+
+def _history(records: Sequence[Record], poison: Sequence[Poison]) -> dict[str, Any]:
+    """Return what the manifest keeps of how the shards were made, so that a lost one can be made again."""
+    return {"tasks": [len(record.shards) for record in records], "poison": [asdict(each) for each in poison]}
+
+
+def _marked(describe: Describe, marks: dict[str, Any]) -> Describe:
+    """Return a describer whose manifest carries the run's marks."""
+
+    def describe_with_marks(splits: dict[str, list[ShardInfo]]) -> tuple[Manifest, str]:
         manifest, card = describe(splits)
-        return replace(manifest, fingerprint=fingerprint, identity=identity), card
+        return replace(manifest, **marks), card
 
-    return describe_with_identity
+    return describe_with_marks
 
 
 def sum_counts(records: Iterable[Record], *, rows: int | None = None) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +12,27 @@ from vlm_prep.shards.writer import ShardInfo
 
 Progress = Callable[[int, int, int], None]
 """Called with (rows done, tokens written, rows rejected) since the last call."""
+
+Pulse = Callable[[int], None]
+"""Called with the number of a row before it is worked on: a worker that dies or hangs was at this row. `NO_ROW` says
+that no row is being worked on."""
+
+NO_ROW = -1
+
+
+def no_pulse(row: int) -> None:
+    """Watch nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poison:
+    """A row that ended or hung the worker that did it alone: it is rejected and not touched again."""
+
+    row: int
+    """Number in the stage's input."""
+    reason: str
+    """"worker_crashed", "timeout" or "out_of_memory"."""
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +44,25 @@ class Task:
     stop: int
     split: str = "train"
     """The folder the task's shards end in."""
+    poison: tuple[Poison, ...] = ()
+    """Rows that are rejected without being read, in order."""
+    only: tuple[int, ...] | None = None
+    """The rows of [start, stop) that the task is about, in order; None for all."""
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The rows of the task."""
+        return range(self.start, self.stop) if self.only is None else self.only
+
+    def alone(self, row: int) -> Task:
+        """Return the task of one of its rows."""
+        return replace(self, start=row, stop=row + 1, only=None, poison=())
+
+    def without(self, poison: Iterable[Poison]) -> Task:
+        """Return the task with those of `poison` that are its rows, and no others."""
+        rows = self.numbers
+        mine = {each.row: each for each in poison if each.row in rows}
+        return replace(self, poison=tuple(mine[row] for row in sorted(mine)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +77,8 @@ class Record:
     """Summed over tasks into the manifest's totals."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Whatever else the stage wants of its tasks when it finishes."""
+    poison: tuple[int, ...] = ()
+    """The rows that the task was done without; a record that knows fewer than the run does is out of date."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -47,6 +89,7 @@ class Record:
             "rejects": [asdict(reject) for reject in self.rejects],
             "counts": self.counts,
             "facts": self.facts,
+            "poison": self.poison,
         }
 
     @classmethod
@@ -59,6 +102,7 @@ class Record:
             rejects=tuple(Rejected(**item) for item in data["rejects"]),
             counts=data["counts"],
             facts=data["facts"],
+            poison=tuple(data["poison"]),
         )
 
 
@@ -71,8 +115,26 @@ class Job(Protocol):
     def setup(self) -> None:
         """Load what every task needs (a processor, a source); called once in each process."""
 
-    def run(self, task: Task, shards: Path, progress: Progress) -> Record:
-        """Do one task, writing shards into the folder `shards`."""
+    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
+        """Do one task, writing shards into the folder `shards` and calling `pulse` before each row."""
+
+    def blame(self, task: Task, poison: Poison) -> str | None:
+        """Say what fault of the run it is that a row of `task` is poison; None where the row can be rejected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """What a worker is sent to do: call a method of the job with (task, folder, pulse, *arguments)."""
+
+    task: Task
+    folder: Path
+    """Where shards are written."""
+    method: str = "run"
+    arguments: tuple[Any, ...] = ()
+
+    def alone(self, row: int, folder: Path) -> Errand:
+        """Return the errand of one row, writing into another folder."""
+        return replace(self, task=self.task.alone(row), folder=folder)
 
 
 def split_rows(total: int, rows_per_task: int) -> list[Task]:
@@ -81,6 +143,12 @@ def split_rows(total: int, rows_per_task: int) -> list[Task]:
         Task(index=index, start=start, stop=min(start + rows_per_task, total))
         for index, start in enumerate(range(0, total, rows_per_task))
     ]
+
+
+def tasks_of(rows: Sequence[int], rows_per_task: int) -> list[Task]:
+    """Cut some rows, in order, into tasks."""
+    parts = [tuple(rows[start : start + rows_per_task]) for start in range(0, len(rows), rows_per_task)]
+    return [Task(index=index, start=part[0], stop=part[-1] + 1, only=part) for index, part in enumerate(parts)]
 
 
 def rows_per_task(total: int) -> int:

@@ -4,6 +4,7 @@
     OUT/_work/lock                who is writing, see lock.py
     OUT/_work/shards/             whole shards of finished tasks
     OUT/_work/done/<task>.json    the record of a finished task, written after its shards
+    OUT/_work/poison/<row>.json   a row that ends the worker that does it, written before its task is done again
 
 A rerun with the same fingerprint skips finished tasks. Finishing moves the shards to their final names and writes the
 manifest last; each step of it can be repeated, so a kill in between costs nothing.
@@ -14,17 +15,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from vlm_prep.core.errors import OutputError, StoreError
-from vlm_prep.core.fingerprint import changes
+from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.tasks import Record, Task
-from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_rejects
+from vlm_prep.engine.staged import publish_staged
+from vlm_prep.engine.tasks import Poison, Record, Task
+from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_origin, write_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, write_manifest
 from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomically
 
@@ -33,6 +35,23 @@ Describe = Callable[[dict[str, list[ShardInfo]]], tuple[Manifest, str]]
 
 
 MOST_CHANGES = 12
+
+
+def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return (stage, identity) of the run that a folder holds, finished or not.
+
+    Raises:
+        StoreError: it holds none.
+    """
+    plan = folder / WORK / "plan.json"
+    if (folder / MANIFEST).exists() or not plan.exists():
+        manifest = read_manifest(folder)
+        return manifest.stage, manifest.identity
+    try:
+        found = orjson.loads(plan.read_bytes())
+        return found["stage"], found["identity"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise StoreError(f"{plan} is damaged: {error}", f"delete {folder} and start over") from error
 
 
 class Workspace:
@@ -44,6 +63,7 @@ class Workspace:
         stage: which stage runs; `fresh` discards an earlier output of the same stage only.
         identity: what the fingerprint is the digest of, to say what differs from another run.
         fresh: discard what the folder holds if it is another run's.
+        keep: leave what is being done with a finished store, for `reopen`.
         say: tells the user a line.
 
     Raises:
@@ -58,6 +78,7 @@ class Workspace:
         stage: str,
         identity: dict[str, Any] | None = None,
         fresh: bool = False,
+        keep: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
         self.folder, self.fingerprint, self.stage = folder, fingerprint, stage
@@ -65,10 +86,12 @@ class Workspace:
         self.work = folder / WORK
         self.shards = self.work / "shards"
         self.done = self.work / "done"
+        self.scratch = self.work / "alone"
+        self._poison = self.work / "poison"
         self._plan = self.work / "plan.json"
         self._lock = Lock(folder, self.work / "lock", say)
         try:
-            self.finished = self._take_over(fresh)
+            self.finished = self._take_over(fresh, keep)
         except OSError as error:
             self.release()
             raise OutputError(
@@ -78,16 +101,20 @@ class Workspace:
             self.release()
             raise
 
-    def _take_over(self, fresh: bool) -> bool:
+    def _take_over(self, fresh: bool, keep: bool) -> bool:
         """Make the folder ours; return whether this very run is already complete in it."""
         holds_run = self._must_be_empty_or_a_run()
         if fresh and holds_run:
             self._must_be_discardable()
         elif (self.folder / MANIFEST).exists():
             manifest = read_manifest(self.folder)
-            self._must_be_ours(manifest.fingerprint, manifest.identity)
-            # a kill between the manifest and the end leaves the work folder behind
-            shutil.rmtree(self.work, ignore_errors=True)
+            # of the identity: the fingerprint of a store that a retry added to is another one
+            self._must_be_ours(digest_json(manifest.identity), manifest.identity)
+            if self.work.exists() and not keep:
+                # a kill between the manifest and the end, or while a finished store was repaired, leaves it behind
+                self._lock.acquire()
+                publish_staged(self.folder)
+                self.close()
             return True
         self.work.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
@@ -96,8 +123,8 @@ class Workspace:
         elif self._plan.exists():
             plan = self._read_plan()
             self._must_be_ours(plan["fingerprint"], plan["identity"])
-        self.shards.mkdir(exist_ok=True)
-        self.done.mkdir(exist_ok=True)
+        for folder in (self.shards, self.done, self._poison):
+            folder.mkdir(exist_ok=True)
         for left_over in self.shards.glob("*.tmp"):
             left_over.unlink(missing_ok=True)
         self._write_plan(self.fingerprint)
@@ -112,8 +139,9 @@ class Workspace:
         if (self.folder / MANIFEST).exists() or self._plan.exists():
             return True
         # a kill before the plan was written leaves no more than these
-        known = {"shards", "done", "lock", "plan.json.tmp"}
+        known = {"shards", "done", "poison", "lock", "plan.json.tmp"}
         inside = {path.name for path in self.work.iterdir()} if self.work.is_dir() else set()
+        inside = {name for name in inside if not name.startswith("lock.")}
         if any(path.name != WORK for path in self.folder.iterdir()) or not inside <= known:
             raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another --out")
         return False
@@ -169,17 +197,68 @@ class Workspace:
             else:
                 path.unlink()
 
+    def reopen(self, identity: dict[str, Any] | None = None) -> None:
+        """Take a finished store into work again; its own files stay as they are.
+
+        Args:
+            identity: of what is done with it, to continue after a kill; None starts over.
+
+        Raises:
+            OutputError: another process writes it.
+        """
+        self.work.mkdir(exist_ok=True)
+        self._lock.acquire()
+        publish_staged(self.folder)
+        if identity is None or not self._plan.exists() or self._read_plan()["identity"] != identity:
+            for path in self.work.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+        for folder in (self.shards, self.done, self._poison):
+            folder.mkdir(exist_ok=True)
+        self.identity = identity or {}
+        self._write_plan(digest_json(self.identity))
+
+    def publish(self) -> None:
+        """Move staged files into place, see `staged.py`."""
+        self._lock.check()
+        publish_staged(self.folder)
+
+    def close(self) -> None:
+        """Remove the work folder of a finished store, and give it up."""
+        # what cannot be deleted now (a file that NFS holds) is no reason to fail
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.release()
+
     def release(self) -> None:
         """Give the folder up; what was committed stays."""
         self._lock.release()
 
     def pending(self, tasks: Sequence[Task]) -> list[Task]:
-        """Return the tasks without a record."""
-        return [task for task in tasks if not self._record_path(task.index).exists()]
+        """Return the tasks without a record, or whose record was made before a row of theirs was found poisonous."""
+        return [task for task in tasks if not self._is_done(task)]
 
-    def commit(self, record: Record) -> None:
-        """Make a task's result permanent."""
-        write_bytes_atomically(self._record_path(record.task), orjson.dumps(record.to_json()))
+    def _is_done(self, task: Task) -> bool:
+        if not self._record_path(task.index).exists():
+            return False
+        return self._record(task).poison == tuple(each.row for each in task.poison)
+
+    def commit(self, task: Task, record: Record) -> None:
+        """Make a task's result permanent.
+
+        Raises:
+            OutputError: another run took the folder over.
+        """
+        self._lock.check()
+        record = replace(record, poison=tuple(each.row for each in task.poison))
+        write_bytes_atomically(self._record_path(task.index), orjson.dumps(record.to_json()))
+
+    def add_poison(self, poison: Poison) -> None:
+        """Remember a row that must not be done again."""
+        write_bytes_atomically(self._poison / f"row-{poison.row:012d}.json", orjson.dumps(asdict(poison)))
+
+    def poison(self) -> list[Poison]:
+        """Return the rows that must not be done again, in order."""
+        return [Poison(**orjson.loads(path.read_bytes())) for path in sorted(self._poison.glob("row-*.json"))]
 
     def recall(self, records: Sequence[Record]) -> None:
         """Undo a finishing that was interrupted while shards were renamed, so that all are in `shards` again."""
@@ -189,20 +268,27 @@ class Workspace:
 
     def records(self, tasks: Sequence[Task]) -> list[Record]:
         """Return all records, in task order."""
-        return [Record.from_json(orjson.loads(self._record_path(task.index).read_bytes())) for task in tasks]
+        return [self._record(task) for task in tasks]
+
+    def _record(self, task: Task) -> Record:
+        return Record.from_json(orjson.loads(self._record_path(task.index).read_bytes()))
 
     def _record_path(self, task: int) -> Path:
         return self.done / f"task-{task:06d}.json"
 
-    def finish(self, records: Sequence[Record], describe: Describe) -> Manifest:
+    def finish(
+        self, records: Sequence[Record], describe: Describe, origin: dict[str, Any] | None = None
+    ) -> Manifest:
         """Give the shards their final names, write the files around them, and the manifest last."""
+        self._lock.check()
         splits = self._place_shards(records)
         manifest, card = describe(splits)
         write_rejects(self.folder, (reject for record in records for reject in record.rejects))
         write_dataset_files(self.folder, splits, card=card, fingerprint=self.fingerprint)
+        if origin is not None:
+            write_origin(self.folder, origin)
         write_manifest(self.folder, manifest)
-        # the store is complete: what cannot be deleted now (a file that NFS holds) is no reason to fail
-        shutil.rmtree(self.work, ignore_errors=True)
+        self.close()
         return manifest
 
     def _place_shards(self, records: Sequence[Record]) -> dict[str, list[ShardInfo]]:

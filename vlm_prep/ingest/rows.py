@@ -8,7 +8,7 @@ whatever the row holds: that is what makes `rows in = rows written + rows reject
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.types import Rejected, Sample
 from vlm_prep.ingest.embedded import mark, may_embed
@@ -68,7 +68,10 @@ class RowSource:
 
     def content_digest(self) -> str:
         """Return the digest of the data files' bytes, for the run's fingerprint."""
-        return self.index.content_digest() if isinstance(self.index, TableIndex) else digest_file(self.spec.file)
+        try:
+            return self.index.content_digest() if isinstance(self.index, TableIndex) else digest_file(self.spec.file)
+        except OSError as error:
+            raise InputError(f"{self.spec.file}: {error.strerror or error}", "restore it, then start again") from error
 
     def describe(self) -> dict[str, Any]:
         """Return the resolved settings, without absolute paths, for manifests and for people."""
@@ -98,31 +101,52 @@ class RowSource:
         copy = int(self.repeats[place])
         return f"{self.spec.name}/{self.picks[place]}" + (f"#{copy}" if copy else "")
 
+    def places(self, sample_ids: Collection[str]) -> list[int]:
+        """Return the picks whose ids are among `sample_ids`, in order."""
+        head = f"{self.spec.name}/"
+        names = [name.removeprefix(head).partition("#")[0] for name in sample_ids if name.startswith(head)]
+        rows = np.array([int(name) for name in names if name.isdecimal()], dtype=np.int64)
+        near = np.flatnonzero(np.isin(self.picks, rows)).tolist()
+        return [place for place in near if self.sample_id(place) in sample_ids]
+
+    def reject(self, place: int, stage: str, reason: str, message: str) -> Rejected:
+        """Return the reject of a pick; the row itself is not read."""
+        source, line = self._stands(int(self.picks[place]))
+        return Rejected(
+            sample_id=self.sample_id(place),
+            dataset=self.spec.name,
+            source=source,
+            line=line,
+            stage=stage,
+            reason=reason,
+            message=message,
+        )
+
+    def _stands(self, row: int) -> tuple[str, int]:
+        """Return the file and the line of a row."""
+        index = self.index
+        if isinstance(index, TableIndex):
+            file, place = index.place(row)
+            return index.names[file], place + 1
+        return self.spec.file_name, int(index.lines[row])
+
     @contextmanager
-    def _reader(self) -> Iterator[Callable[[int], tuple[str, int, Callable[[], Any]]]]:
-        """Give a function from a row number to where the row stands (file, line) and how to parse it."""
+    def _reader(self) -> Iterator[Callable[[int], Any]]:
+        """Give a function that parses a row."""
         index, spec = self.index, self.spec
         if isinstance(index, TableIndex):
-            yield lambda row: _table_row(index, row)
+            yield index.read
             return
         with open_input(spec.file) as file:
-            yield lambda row: (spec.file_name, int(index.lines[row]), lambda: _json_row(file, index, row))
+            yield lambda row: _json_row(file, index, row)
 
-    def _read_pick(self, read: Callable[[int], tuple[str, int, Callable[[], Any]]], place: int) -> Sample | Rejected:
-        spec, sample_id = self.spec, self.sample_id(place)
-        source, line, parse = read(int(self.picks[place]))
+    def _read_pick(self, read: Callable[[int], Any], place: int) -> Sample | Rejected:
+        row = int(self.picks[place])
+        source, line = self._stands(row)
         try:
-            sample = to_sample(parse(), spec, sample_id=sample_id, source=source, line=line)
+            sample = to_sample(read(row), self.spec, sample_id=self.sample_id(place), source=source, line=line)
         except Reject as reject:
-            return Rejected(
-                sample_id=sample_id,
-                dataset=spec.name,
-                source=source,
-                line=line,
-                stage=STAGE,
-                reason=reject.reason.value,
-                message=reject.message,
-            )
+            return self.reject(place, STAGE, reject.reason.value, reject.message)
         return self._bounded(sample)
 
     def _bounded(self, sample: Sample) -> Sample:
@@ -135,11 +159,6 @@ class RowSource:
             for each in sample.media
         )
         return replace(sample, media=tuple(media))
-
-
-def _table_row(index: TableIndex, row: int) -> tuple[str, int, Callable[[], Any]]:
-    file, place = index.place(row)
-    return index.names[file], place + 1, lambda: index.read(row)
 
 
 def _json_row(file: BinaryIO, index: RowIndex, row: int) -> Any:

@@ -15,24 +15,25 @@ import vlm_prep
 from vlm_prep.core.config import IngestConfig
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.types import Rejected, Sample, rejected
+from vlm_prep.engine.retry import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
     RunOptions,
+    Send,
     check_reject_rate,
     reject_reasons,
     run_stage,
     sum_counts,
     sum_datasets,
 )
-from vlm_prep.engine.tasks import Progress, Record, Task, rows_per_task, split_rows
+from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.rows import STAGE
-from vlm_prep.ingest.source import Samples, sample_row
+from vlm_prep.ingest.source import Samples, read_task, sample_row
 from vlm_prep.media.probe import probe
-from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
 from vlm_prep.shards.writer import ShardInfo, ShardWriter
 
-PROGRESS_ROWS = 32
 
 _CARD = """# Ingested by vlm-prep
 
@@ -44,20 +45,19 @@ _CARD = """# Ingested by vlm-prep
 class IngestJob:
     """Ingests ranges of rows."""
 
-    preload: ClassVar[tuple[str, ...]] = ()
+    preload: ClassVar[tuple[str, ...]] = (__name__,)
     samples: Samples
     config: IngestConfig
 
     def setup(self) -> None:
         """See `engine.tasks.Job`; there is nothing to load."""
 
-    def run(self, task: Task, shards: Path, progress: Progress) -> Record:
+    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
         """See `engine.tasks.Job`."""
         rejects: list[Rejected] = []
         datasets: dict[str, Counter[str]] = {}
-        seen: Counter[str] = Counter()
         with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", sample_schema()) as writer:
-            for item in self.samples.read(task.start, task.stop):
+            for _, item in read_task(self.samples, task, pulse, STAGE):
                 result = self._probe(item) if isinstance(item, Sample) else item
                 counts = datasets.setdefault(item.dataset, Counter(rows_in=0, rows_written=0, rows_rejected=0))
                 if isinstance(result, Rejected):
@@ -68,15 +68,11 @@ class IngestJob:
                     writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
                     counts.update(rows_in=1, rows_written=1)
                     counts.update(_media_counts(result))
-                seen.update(rows=1, rejects=isinstance(result, Rejected))
-                if seen["rows"] == PROGRESS_ROWS:
-                    progress(seen["rows"], 0, seen["rejects"])
-                    seen.clear()
-            infos = (writer.commit(),) if len(rejects) < task.stop - task.start else ()
+            pulse(NO_ROW)
+            infos = (writer.commit(),) if len(rejects) < len(task.numbers) else ()
         totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
         for counts in datasets.values():
             totals.update(counts)
-        progress(seen["rows"], 0, seen["rejects"])
         return Record(
             task=task.index,
             split=task.split,
@@ -85,6 +81,10 @@ class IngestJob:
             counts=dict(totals),
             facts={"datasets": {name: dict(counts) for name, counts in datasets.items()}},
         )
+
+    def blame(self, task: Task, poison: Poison) -> str | None:
+        """See `engine.tasks.Job`; rows can be rejected."""
+        return None
 
     def _probe(self, sample: Sample) -> Sample | Rejected:
         config = self.config
@@ -117,7 +117,30 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
     """
     if not len(samples):
         raise InputError("the source has no rows")
-    identity = {
+    identity = ingest_identity(samples, config)
+
+    def describe(records: Sequence[Record]) -> Describe:
+        return lambda splits: _describe(samples, config, records, splits)
+
+    tasks = split_rows(len(samples), rows_per_task(len(samples)))
+    job = IngestJob(samples, config)
+    manifest = run_stage(
+        STAGE,
+        identity,
+        tasks,
+        options,
+        prepare=lambda: job,
+        describe=describe,
+        origin={"source": samples.origin},
+        numbers=samples.numbers,
+    )
+    check_reject_rate(manifest.totals, options)
+    return manifest
+
+
+def ingest_identity(samples: Samples, config: IngestConfig) -> dict[str, Any]:
+    """Return all that the output of `ingest` depends on."""
+    return {
         "stage": STAGE,
         "schema": SCHEMA_VERSION,
         "vlm_prep": vlm_prep.__version__,
@@ -125,14 +148,16 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
         "config": config.to_json(),
     }
 
-    def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(samples, config, records, splits)
 
-    tasks = split_rows(len(samples), rows_per_task(len(samples)))
-    job = IngestJob(samples, config)
-    manifest = run_stage(STAGE, identity, tasks, options, prepare=lambda: job, describe=describe)
-    check_reject_rate(manifest.totals, options)
-    return manifest
+def retry_ingest(samples: Samples, reasons: Sequence[str], options: RunOptions) -> Manifest:
+    """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry`."""
+    config = IngestConfig(**read_manifest(options.out, stage=STAGE).config)
+    retry = open_retry(options.out, reasons, ingest_identity(samples, config), samples.numbers)
+
+    def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:
+        return manifest, _CARD.format(rows=added_totals(manifest.totals, records)["rows_written"])
+
+    return run_retry(retry, options, IngestJob(samples, config), amend)
 
 
 def _describe(

@@ -5,9 +5,11 @@ Both give exactly one output for each number, a Sample or a Rejected, so that ro
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ import orjson
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.types import Media, MediaHeader, Rejected, Sample
+from vlm_prep.engine.tasks import Pulse, Task
 from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.rows import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
@@ -25,10 +28,20 @@ from vlm_prep.shards.reader import Store
 class Samples(Protocol):
     """Numbered samples. Picklable."""
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The arguments of `open_samples` that open them again."""
+
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
         """Yield one output for each number in [start, stop)."""
+
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        """Return the reject of a number, made without reading what the row holds."""
+
+    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
+        """Return the number of each sample_id."""
 
     def identity(self) -> dict[str, Any]:
         """Return what the samples are made of, by content, for the fingerprint."""
@@ -42,6 +55,8 @@ class RawSamples:
     """The rows of one or more data files, one dataset after the other."""
 
     sources: tuple[RowSource, ...]
+    origin: dict[str, Any] = field(default_factory=dict, compare=False)
+    """How to open them again, see `open_samples`."""
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -54,6 +69,21 @@ class RawSamples:
             end = min(stop, begins[number + 1])
             yield from self.sources[number].read(start - begins[number], end - begins[number])
             start, number = end, number + 1
+
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        """See `Samples.reject`."""
+        begins = np.cumsum([0, *(len(source) for source in self.sources)]).tolist()
+        place = bisect_right(begins, number) - 1
+        return self.sources[place].reject(number - begins[place], stage, reason, message)
+
+    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
+        """See `Samples.numbers`."""
+        wanted, found, begin = set(sample_ids), {}, 0
+        for source in self.sources:
+            for place in source.places(wanted):
+                found[source.sample_id(place)] = begin + place
+            begin += len(source)
+        return found
 
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""
@@ -73,6 +103,7 @@ class IngestedSamples:
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self._folder, self._limit = folder, limit
+        self.origin = {"path": os.path.abspath(folder), "limit": limit}
         self._store = Store(folder, stage="ingest")
 
     def __getstate__(self) -> tuple[Path, int | None]:
@@ -89,6 +120,22 @@ class IngestedSamples:
         for index in range(start, stop):
             yield sample_from_row(self._store.row(index))
 
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        """See `Samples.reject`."""
+        row = self._store.row(number)
+        names = {name: row[name] for name in ("sample_id", "dataset", "source", "line")}
+        return Rejected(**names, stage=stage, reason=reason, message=message)
+
+    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
+        """See `Samples.numbers`."""
+        wanted, found, begin = set(sample_ids), {}, 0
+        for shard in self._store.shards:
+            for place, name in enumerate(shard.column("sample_id").to_pylist()):
+                if name in wanted:
+                    found[name] = begin + place
+            begin += len(shard)
+        return found
+
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""
         return {"store": self._store.manifest.fingerprint, "rows": len(self)}
@@ -97,6 +144,22 @@ class IngestedSamples:
         """See `Samples.describe`."""
         found: list[dict[str, Any]] = self._store.manifest.extra["datasets"]
         return found
+
+
+def read_task(samples: Samples, task: Task, pulse: Pulse, stage: str) -> Iterator[tuple[int, Sample | Rejected]]:
+    """Yield (number, output) for each row of a task, with a pulse before each row; poison is not read."""
+    poison = {each.row: each for each in task.poison}
+    numbers = [number for number in task.numbers if number not in poison]
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    read = chain.from_iterable(
+        samples.read(int(run[0]), int(run[-1]) + 1) for run in np.split(np.array(numbers), breaks) if len(run)
+    )
+    for number in task.numbers:
+        if number in poison:
+            yield number, samples.reject(number, stage, poison[number].reason, poison[number].message)
+        else:
+            pulse(number)
+            yield number, next(read)
 
 
 def sample_row(sample: Sample) -> dict[str, Any]:
@@ -178,6 +241,8 @@ def open_samples(
                 "give them to `vlm-prep ingest`",
             )
         return IngestedSamples(folder, limit)
+    how = {"datasets": datasets, "format": format, "columns": columns, "tags": tags, "sample_ratio": sample_ratio}
+    how |= options
     specs = load_source(
         path,
         datasets=datasets,
@@ -195,4 +260,5 @@ def open_samples(
         sources.append(source)
         if left is not None:
             left -= len(source)
-    return RawSamples(tuple(sources))
+    where = {"path": os.path.abspath(path), "media_dir": None if media_dir is None else os.path.abspath(media_dir)}
+    return RawSamples(tuple(sources), {**where, **how, "limit": limit})

@@ -69,6 +69,8 @@ def _opened(uri: str, ends: Ends, data: bytes | None) -> tuple[Image.Image, byte
     """Return the picture, opened from its head if that suffices, and its bytes if they were read."""
     try:
         return _open(ends.head), data
+    except MemoryError:
+        raise
     except Exception as error:
         # a big metadata block (an ICC profile, a TIFF whose directory is at the end) can push the header out of
         # the first 64 KiB; only then is the whole file read
@@ -77,6 +79,8 @@ def _opened(uri: str, ends: Ends, data: bytes | None) -> tuple[Image.Image, byte
     data = data or read_bytes(uri)
     try:
         return _open(data), data
+    except MemoryError:  # the engine's matter: rejected as out_of_memory if it happens again with the row alone
+        raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged headers
         raise _unreadable(uri, error) from error
 
@@ -85,6 +89,8 @@ def _orientation(uri: str, picture: Image.Image) -> int | None:
     try:
         # PngImageFile.getexif would decode the pixels first, to look behind them: see _turned_behind_pixels
         value: int | None = Image.Image.getexif(picture).get(_ORIENTATION)
+    except MemoryError:
+        raise
     except Exception as error:
         raise _unreadable(uri, error) from error
     return value
@@ -167,7 +173,7 @@ def load_rgb(data: bytes, uri: str = "image") -> Image.Image:
         method = _UPRIGHT.get(orientation)
         # ImageOps.exif_transpose would also write the EXIF block anew, which fails on odd ones
         return to_rgb(picture.transpose(method) if method is not None else picture)
-    except Reject:
+    except (Reject, MemoryError):
         raise
     except Exception as error:
         raise _undecodable(uri, error) from error

@@ -37,7 +37,7 @@ def open_video(source: str | bytes, uri: str) -> Iterator[Any]:
     try:
         with _as_path(source) as path:
             yield decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    except (Reject, InputError):
+    except (Reject, InputError, MemoryError):
         raise
     except Exception as error:  # decord.DECORDError, and RuntimeError from its bindings
         raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: {_first_line(error)}") from error

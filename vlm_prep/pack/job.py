@@ -10,7 +10,7 @@ import numpy as np
 
 from vlm_prep.core.errors import RejectReason, StoreError
 from vlm_prep.core.types import Rejected
-from vlm_prep.engine.tasks import Progress, Record, Task
+from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.plan import Plan
 from vlm_prep.pack.positions import Mrope
@@ -38,7 +38,7 @@ class PackJob:
         write_plan: whether task 0 writes the plan as a shard (layout "index").
     """
 
-    preload: ClassVar[tuple[str, ...]] = ()
+    preload: ClassVar[tuple[str, ...]] = (__name__,)
     source: Path
     plan: Plan
     rule: Mrope | None
@@ -52,7 +52,7 @@ class PackJob:
         """See `engine.tasks.Job`."""
         self._store = Store(self.source, stage="tokenize")
 
-    def run(self, task: Task, shards: Path, progress: Progress) -> Record:
+    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
         """See `engine.tasks.Job`."""
         if task.split == PLAN_SPLIT:
             return self._plan_record(task, shards)
@@ -66,11 +66,12 @@ class PackJob:
             path = shards / f"task-{task.index:06d}-{len(infos):03d}.arrow"
             with ShardWriter(path, schema) as writer:
                 while position < len(numbers) and writer.bytes < SHARD_BYTES:
+                    pulse(task.start + position)
                     pack = self._assemble(numbers[position])
                     length = len(pack["input_ids"])
                     writer.write(pack, size=_size(pack), tokens=length)
-                    progress(1, length, 0)
                     documents, tokens, position = documents + len(pack["seq_lens"]), tokens + length, position + 1
+                pulse(NO_ROW)
                 infos.append(writer.commit())
         counts = {
             "rows_in": documents,
@@ -80,6 +81,12 @@ class PackJob:
             "packs": len(numbers),
         }
         return Record(task=task.index, split=task.split, shards=tuple(infos), counts=counts)
+
+    def blame(self, task: Task, poison: Poison) -> str:
+        """See `engine.tasks.Job`; packs are copies of checked shards: one that cannot be made is no fault of a row."""
+        numbers = self.plan.packs_of(int(task.split.removeprefix("rank_")))
+        names = ", ".join(self._store.row(int(row))["sample_id"] for row in self.plan.pack(numbers[poison.row]))
+        return f"{self.source}: making the pack of {names} {poison.message}"
 
     @property
     def _tensors(self) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import vlm_prep
 from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.engine.stage import RunOptions, check_reject_rate, reject_reasons, run_stage, sum_counts
+from vlm_prep.engine.stage import RunOptions, Send, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.pack.job import PLAN_SPLIT, STAGE, PackJob, rank_split
@@ -63,15 +63,7 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
     if not plan.n_packs:
         raise InputError(f"{source}: no document fits --pack-length {config.pack_length}")
     rule = mrope_rule(store.manifest.processor, config)
-    identity = {
-        "stage": STAGE,
-        "schema": SCHEMA_VERSION,
-        "vlm_prep": vlm_prep.__version__,
-        "source": store.manifest.fingerprint,
-        # by content too: media may have changed between two runs of the same fingerprint
-        "shards": digest_json([info.xxh3 for _, info in store.manifest.shards()]),
-        "config": config.to_json(),
-    }
+    identity = pack_identity(store, config)
     job = PackJob(source, plan, rule, write_plan=config.layout == "index")
 
     def ready() -> PackJob:
@@ -81,7 +73,7 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
     def describe(records: Sequence[Record]) -> Describe:
         return lambda splits: _describe(store, plan, config, options.out, records, splits, rule)
 
-    def write_plan(records: Sequence[Record], shards: Path) -> None:
+    def write_plan(records: Sequence[Record], shards: Path, send: Send) -> None:
         write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
 
     manifest = run_stage(
@@ -95,6 +87,19 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
     )
     check_reject_rate(manifest.totals, options)
     return manifest
+
+
+def pack_identity(store: Store, config: PackConfig) -> dict[str, Any]:
+    """Return all that the output of `pack` depends on."""
+    return {
+        "stage": STAGE,
+        "schema": SCHEMA_VERSION,
+        "vlm_prep": vlm_prep.__version__,
+        "source": store.manifest.fingerprint,
+        # by content too: media may have changed between two runs of the same fingerprint
+        "shards": digest_json([info.xxh3 for _, info in store.manifest.shards()]),
+        "config": config.to_json(),
+    }
 
 
 def pack_tasks(plan: Plan, config: PackConfig) -> list[Task]:

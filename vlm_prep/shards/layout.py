@@ -22,18 +22,20 @@ from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically, write_tabl
 
 REJECTS_FILE = "rejects.parquet"
 PLAN_FILE = "plan.parquet"
+ORIGIN_FILE = "origin.json"
+"""Where the rows came from: the paths and settings that `vlm-prep retry` and `why` open the source with."""
 _ROOT_FILES = frozenset(
     name + end
-    for name in (MANIFEST, "README.md", "dataset_dict.json", REJECTS_FILE, PLAN_FILE)
+    for name in (MANIFEST, "README.md", "dataset_dict.json", REJECTS_FILE, PLAN_FILE, ORIGIN_FILE)
     for end in ("", ".tmp")
 )
 # cache-*.arrow: what `datasets` leaves beside the shards when a store opened with load_from_disk is mapped
-_SPLIT_FILES = re.compile(r"(data-\d+-of-\d+\.arrow|cache-\w+\.arrow|(state|dataset_info)\.json)(\.tmp)?")
+_SPLIT_FILES = re.compile(r"(data-(retry\d+-)?\d+-of-\d+\.arrow|cache-\w+\.arrow|(state|dataset_info)\.json)(\.tmp)?")
 
 
-def shard_name(index: int, count: int) -> str:
-    """Return `data-00003-of-00032.arrow`."""
-    return f"data-{index:05d}-of-{count:05d}.arrow"
+def shard_name(index: int, count: int, retry: int = 0) -> str:
+    """Return `data-00003-of-00032.arrow`, or `data-retry1-00000-of-00001.arrow`, which sorts after all others."""
+    return f"data-{f'retry{retry}-' if retry else ''}{index:05d}-of-{count:05d}.arrow"
 
 
 def is_store_entry(path: Path) -> bool:
@@ -89,6 +91,20 @@ def write_rejects(folder: Path, rejects: Iterable[Rejected]) -> int:
     rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
     write_table_atomically(folder / REJECTS_FILE, pa.Table.from_pylist(rows, schema=REJECTS))
     return len(rows)
+
+
+def write_origin(folder: Path, origin: dict[str, Any]) -> None:
+    """Write origin.json."""
+    _write_json(folder / ORIGIN_FILE, origin)
+
+
+def read_origin(folder: Path) -> dict[str, Any] | None:
+    """Return what origin.json says, None where there is none."""
+    path = folder / ORIGIN_FILE
+    if not path.exists():
+        return None
+    found: dict[str, Any] = orjson.loads(path.read_bytes())
+    return found
 
 
 def read_rejects(folder: Path) -> list[dict[str, Any]]:

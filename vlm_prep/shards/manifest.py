@@ -41,6 +41,10 @@ class Manifest:
     """Digest of the identity."""
     identity: dict[str, Any] = field(default_factory=dict)
     """All that the fingerprint is the digest of, so that another run can say what differs."""
+    tasks: list[int] = field(default_factory=list)
+    """How many shards each task made, in task order: which task to do again for a lost shard."""
+    poison: list[dict[str, Any]] = field(default_factory=list)
+    """Rows that end the worker that does them, by number in the stage's input: {row, reason, message}."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Facts of one stage: sources of a tokenize, the plan of a pack."""
     schema_version: int = SCHEMA_VERSION
@@ -56,6 +60,8 @@ class Manifest:
             "processor": self.processor,
             "proof": self.proof,
             "identity": self.identity,
+            "tasks": self.tasks,
+            "poison": self.poison,
             "extra": self.extra,
             "splits": {name: [shard.to_json() for shard in shards] for name, shards in self.splits.items()},
         }

@@ -7,6 +7,7 @@ process, and hold no locks or threads, so a reader survives fork and can be made
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
+MAKE_AGAIN = "run the command that made the store again: it makes this shard again"
+DELETE_FIRST = "delete it and run the command that made the store again: it makes this shard again"
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""The end of every Arrow stream."""
+
 
 class ShardReader:
     """Rows of one shard by index.
@@ -29,18 +35,22 @@ class ShardReader:
         info: what the manifest says of it.
 
     Raises:
-        StoreError: the file is missing or its size is not the manifest's.
+        StoreError: the file is missing, or its size or end is not that of a whole shard.
     """
 
     def __init__(self, path: Path, info: ShardInfo) -> None:
         self.path, self.info = path, info
         if not path.is_file():
-            raise StoreError(f"{path}: the manifest names this shard and it is missing", "restore it or run again")
-        size = path.stat().st_size
+            raise StoreError(f"{path}: the manifest names this shard and it is missing", MAKE_AGAIN)
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            end = os.pread(file.fileno(), len(_END), max(0, size - len(_END)))
         if size != info.bytes:
             raise StoreError(
-                f"{path}: {size} bytes, the manifest says {info.bytes}: the shard is damaged", "restore it or run again"
+                f"{path}: {size} bytes, the manifest says {info.bytes}: the shard is damaged", MAKE_AGAIN
             )
+        if end != _END:
+            raise StoreError(f"{path}: does not end as a shard does: it is damaged", DELETE_FIRST)
         self._starts = np.cumsum([0, *(rows for _, rows in info.batches)]).tolist()
         self._batches: dict[int, pa.RecordBatch] = {}
         self._map: pa.MemoryMappedFile | None = None
@@ -67,9 +77,21 @@ class ShardReader:
         if found is None:
             source = self._open()
             source.seek(self.info.batches[index][0])
-            message = pa.ipc.read_message(source)
-            found = pa.ipc.read_record_batch(message, self._schema)
+            found = self._read_batch(source, index)
             self._batches[index] = found
+        return found
+
+    def _read_batch(self, source: pa.MemoryMappedFile, index: int) -> pa.RecordBatch:
+        try:
+            found = pa.ipc.read_record_batch(pa.ipc.read_message(source), self._schema)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self.path}: record batch {index} is damaged: {error}", DELETE_FIRST) from error
+        if found.num_rows != self.info.batches[index][1]:
+            raise StoreError(
+                f"{self.path}: record batch {index} has {found.num_rows} rows, the manifest says "
+                f"{self.info.batches[index][1]}: the shard is damaged or another one",
+                DELETE_FIRST,
+            )
         return found
 
     def row(self, index: int) -> dict[str, Any]:
@@ -93,7 +115,7 @@ class ShardReader:
         if found != self.info.xxh3:
             raise StoreError(
                 f"{self.path}: checksum {found}, the manifest says {self.info.xxh3}: the shard is damaged",
-                "restore it or run again",
+                DELETE_FIRST,
             )
 
 

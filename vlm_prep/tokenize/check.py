@@ -11,7 +11,8 @@ from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.engine.tasks import Progress
 from vlm_prep.processors.families import adapter_for
 from vlm_prep.processors.load import load_processor
-from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.audit import damaged_files, wrong_accounts
+from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.oracle import Oracle
@@ -58,32 +59,13 @@ def check_store(folder: Path, processor: str | None, fraction: float, progress: 
         StoreError: unfinished, no store, or rows are to be compared and it is not a tokenized one.
         ProcessorError: the processor does not load.
     """
-    store = Store(folder)
-    found = Findings(shards=len(store.shards), rows=len(store))
-    _check_shards(store, found)
-    _check_accounts(store, found)
+    manifest = read_manifest(folder)
+    shards = manifest.shards()
+    found = Findings(shards=len(shards), rows=sum(info.rows for _, info in shards))
+    found.damaged = [*damaged_files(folder, manifest), *wrong_accounts(folder, manifest)]
     if processor is not None and not found.damaged:
-        _check_rows(store, processor, fraction, found, progress)
+        _check_rows(Store(folder), processor, fraction, found, progress)
     return found
-
-
-def _check_shards(store: Store, found: Findings) -> None:
-    for shard in store.shards:
-        try:
-            shard.verify()
-        except StoreError as error:
-            found.damaged.append(error.message)
-
-
-def _check_accounts(store: Store, found: Findings) -> None:
-    totals = store.manifest.totals
-    rejected = len(read_rejects(store.folder))
-    if totals["rows_in"] != totals["rows_written"] + totals["rows_rejected"]:
-        found.damaged.append("manifest.json: rows in are not rows written plus rows rejected")
-    if rejected != totals["rows_rejected"]:
-        found.damaged.append(f"rejects.parquet: {rejected} rows, the manifest says {totals['rows_rejected']}")
-    if store.manifest.stage != "pack" and len(store) != totals["rows_written"]:
-        found.damaged.append(f"the shards hold {len(store)} rows, the manifest says {totals['rows_written']}")
 
 
 def _check_rows(store: Store, processor: str, fraction: float, found: Findings, progress: Progress) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Encoded, Media, Rejected, Sample, rejected
-from vlm_prep.engine.tasks import Progress, Record, Task
-from vlm_prep.ingest.source import Samples
+from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, no_pulse
+from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.media.files import digest_ends, ends_of
 from vlm_prep.media.load import media_struct
 from vlm_prep.media.probe import Probed, probe
@@ -29,7 +29,7 @@ from vlm_prep.tokenize.oracle import Oracle
 from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, is_chosen, media_kind
 
 STAGE = "tokenize"
-PROGRESS_ROWS = 32
+STARTUP_PER_KIND = 2
 
 
 @dataclass
@@ -64,38 +64,65 @@ class TokenizeJob:
         self.encoder = SampleEncoder(adapter_for(loaded or self.load()), self.config)
         self.oracle = Oracle(self.encoder, self.config)
 
-    def run(self, task: Task, shards: Path, progress: Progress) -> Record:
+    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
         """See `engine.tasks.Job`."""
         tally = Tally()
         tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
         writer = _TaskWriter(task.index, shards, tokenized_schema(tensors))
         with writer:
-            for result in self.results(task.start, task.stop):
+            for number, result in self.encoded(task, pulse):
                 if isinstance(result, Rejected):
                     tally.reject(result)
                 else:
                     row = row_of(result)
-                    place = writer.write(row, result)
-                    tally.wrote(result, row, place, chosen=is_chosen(result.sample_id, self.config.verify_fraction))
-                tally.report(progress)
+                    chosen = is_chosen(result.sample_id, self.config.verify_fraction)
+                    tally.wrote(result, row, (number, *writer.write(row, result)), chosen=chosen)
+            pulse(NO_ROW)
             infos = writer.close()
-        tally.report(progress, last=True)
-        for shard, index in tally.chosen:
+        for number, shard, index in tally.chosen:
+            pulse(number)
             row = ShardReader(shards / infos[shard].name, infos[shard]).row(index)
             tally.checked.update(check_row(self.oracle, row))
         return tally.record(task, infos)
 
+    def blame(self, task: Task, poison: Poison) -> str | None:
+        """See `engine.tasks.Job`; rows can be rejected."""
+        return None
+
     def results(self, start: int, stop: int) -> Iterator[Encoded | Rejected]:
         """Yield one output for each row in [start, stop): encoded, or rejected with its reason."""
-        for item in self.samples.read(start, stop):
+        for _, result in self.encoded(Task(index=0, start=start, stop=stop), no_pulse):
+            yield result
+
+    def encoded(self, task: Task, pulse: Pulse) -> Iterator[tuple[int, Encoded | Rejected]]:
+        """Yield (number, output) for each row of a task."""
+        for number, item in read_task(self.samples, task, pulse, STAGE):
             if isinstance(item, Rejected):
-                yield item
+                yield number, item
                 continue
             try:
                 sample, payload = self._probe(item, decode=self._decodes(item))
-                yield self.encoder.encode(sample, payload)
+                yield number, self.encoder.encode(sample, payload)
             except Reject as reject:
-                yield rejected(item, STAGE, reject)
+                yield number, rejected(item, STAGE, reject)
+
+    def check_start(self, task: Task, shards: Path, pulse: Pulse) -> None:
+        """Compare the first rows of each kind of media, before the long run starts.
+
+        Raises:
+            ExactnessError: a row differs from the real processor's output.
+        """
+        seen: Counter[str] = Counter()
+        for _, result in self.encoded(task, pulse):
+            if isinstance(result, Encoded) and self.config.verify_fraction > 0:
+                row = row_of(result)
+                if seen[media_kind(row["media"])] < STARTUP_PER_KIND:
+                    seen.update(check_row(self.oracle, row))
+
+    def check_written(self, task: Task, shards: Path, pulse: Pulse, path: Path, info: ShardInfo, index: int) -> Any:
+        """Compare a row that was written; return what to count, see `check_row`."""
+        pulse(task.start)
+        return check_row(self.oracle, ShardReader(path, info).row(index))
 
     def _decodes(self, sample: Sample) -> bool:
         """Whether the sample's pictures are decoded: rows that will be compared are, so damage inside is a reject."""
@@ -178,13 +205,12 @@ class Tally:
 
     def __init__(self) -> None:
         self.rejects: list[Rejected] = []
-        self.chosen: list[tuple[int, int]] = []
+        self.chosen: list[tuple[int, int, int]] = []
         self._counts: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0, tokens=0, trained_tokens=0)
         self._datasets: dict[str, Counter[str]] = {}
         self._kinds: Counter[str] = Counter()
         self.checked: Counter[str] = Counter()
         self._spare: dict[str, list[list[int]]] = {}
-        self._seen: Counter[str] = Counter()
 
     def reject(self, rejected: Rejected) -> None:
         """Count a row that was not written."""
@@ -192,8 +218,8 @@ class Tally:
         for counts in (self._counts, self._dataset(rejected.dataset)):
             counts.update(rows_in=1, rows_rejected=1)
 
-    def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int], *, chosen: bool) -> None:
-        """Count a row that was written at `place`."""
+    def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int, int], *, chosen: bool) -> None:
+        """Count a row that was written; `place` is its number, its shard in the task, and its row there."""
         tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
         kinds = Counter(f"{item.kind}s" for item in encoded.media)
         for counts in (self._counts, self._dataset(encoded.dataset)):
@@ -211,16 +237,6 @@ class Tally:
 
     def _dataset(self, name: str) -> Counter[str]:
         return self._datasets.setdefault(name, Counter(rows_in=0, rows_written=0, rows_rejected=0))
-
-    def report(self, progress: Progress, *, last: bool = False) -> None:
-        """Tell the progress what is new, every few rows."""
-        names = ("rows_in", "tokens", "rows_rejected")
-        if not last and self._counts["rows_in"] - self._seen["rows_in"] < PROGRESS_ROWS:
-            return
-        new = [self._counts[name] - self._seen[name] for name in names]
-        if new[0]:
-            progress(*new)
-            self._seen.update(dict(zip(names, new, strict=True)))
 
     def record(self, task: Task, infos: list[ShardInfo]) -> Record:
         """Return the task's record."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +15,28 @@ from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.types import Encoded
 from vlm_prep.engine.local import start_forkserver
+from vlm_prep.engine.retry import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
     RunOptions,
+    Send,
     check_reject_rate,
     reject_reasons,
     run_stage,
     sum_counts,
     sum_datasets,
 )
-from vlm_prep.engine.tasks import Record, rows_per_task, split_rows
+from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.source import Samples
 from vlm_prep.shards.layout import read_rejects
-from vlm_prep.shards.manifest import Manifest
-from vlm_prep.shards.reader import ShardReader
+from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
-from vlm_prep.tokenize.job import STAGE, TokenizeJob, row_of
-from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, media_kind, proof
+from vlm_prep.tokenize.job import STAGE, TokenizeJob
+from vlm_prep.tokenize.verify import LABELS, ROWS_PER_KIND, UNREADABLE, proof
 
 STARTUP_ROWS = 64
-STARTUP_PER_KIND = 2
 
 _CARD = """# Tokenized by vlm-prep
 
@@ -71,21 +73,26 @@ def tokenize(
     job, identity = prepare(samples, processor, config, options)
     runtime = job.encoder.adapter.runtime()
 
-    def ready() -> TokenizeJob:
-        startup_check(job)
-        return job
-
     checked: list[Counter[str]] = []
 
-    def top_up(records: Sequence[Record], shards: Path) -> None:
-        checked.append(_top_up(job, records, shards))
+    def top_up(records: Sequence[Record], shards: Path, send: Send) -> None:
+        checked[:] = [_top_up(config, records, shards, send, Counter())]
 
     def describe(records: Sequence[Record]) -> Describe:
         return lambda splits: _describe(samples, config, runtime, records, splits, checked)
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     manifest = run_stage(
-        STAGE, identity, tasks, options, prepare=ready, describe=describe, check=top_up
+        STAGE,
+        identity,
+        tasks,
+        options,
+        prepare=lambda: job,
+        describe=describe,
+        begin=Errand(task=startup_task(job), folder=options.out, method="check_start"),
+        check=top_up,
+        origin=origin_of(samples, processor),
+        numbers=samples.numbers,
     )
     _say_about_overlong_video(manifest, job, options)
     if unreadable := manifest.proof["unreadable"]:
@@ -136,36 +143,75 @@ def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: Run
         )
 
 
-def startup_check(job: TokenizeJob) -> None:
-    """Compare the first rows of each kind of media, before the long run starts.
+def origin_of(samples: Samples, processor: str) -> dict[str, Any]:
+    """Return where a run's rows and processor came from."""
+    path = os.path.abspath(processor) if os.path.isdir(processor) else processor
+    return {"source": samples.origin, "processor": path}
+
+
+def startup_task(job: TokenizeJob) -> Task:
+    """Return the rows among which some are compared before the long run starts."""
+    return Task(index=0, start=0, stop=min(STARTUP_ROWS, len(job.samples)))
+
+
+def retry_tokenize(samples: Samples, processor: str, reasons: Sequence[str], options: RunOptions) -> Manifest:
+    """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry`.
 
     Raises:
         ExactnessError: a row differs from the real processor's output.
     """
-    seen: Counter[str] = Counter()
-    for result in job.results(0, min(STARTUP_ROWS, len(job.samples))):
-        if isinstance(result, Encoded):
-            row = row_of(result)
-            kind = media_kind(row["media"])
-            if seen[kind] < STARTUP_PER_KIND and job.config.verify_fraction > 0:
-                seen.update(check_row(job.oracle, row))
+    config = TokenizeConfig(**read_manifest(options.out, stage=STAGE).config)
+    start_forkserver(TokenizeJob(samples, processor, config), options.workers)
+    job, identity = prepare(samples, processor, config, options)
+    retry = open_retry(options.out, reasons, identity, samples.numbers)
+
+    def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:
+        before = manifest.proof
+        kinds = Counter(manifest.totals["kinds"])
+        for record in records:
+            kinds.update(record.facts["kinds"])
+        done = Counter(before["rows"])
+        checked = [
+            {**before["rows"], LABELS: before["labels_found_twice"], UNREADABLE: before["unreadable"]},
+            *(record.facts["checked"] for record in records),
+            _top_up(config, records, shards, send, done),
+        ]
+        amended = replace(
+            manifest,
+            totals={**manifest.totals, "kinds": dict(sorted(kinds.items()))},
+            proof=proof(checked, kinds, manifest.processor, config.verify_fraction),
+        )
+        totals = added_totals(manifest.totals, records)
+        return amended, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
+
+    return run_retry(retry, options, job, amend)
 
 
-def _top_up(job: TokenizeJob, records: Sequence[Record], shards: Path) -> Counter[str]:
-    """Compare more rows of the kinds of which fewer than eight were chosen; return how many."""
-    done: Counter[str] = Counter()
+def _top_up(
+    config: TokenizeConfig, records: Sequence[Record], shards: Path, send: Send, done: Counter[str]
+) -> Counter[str]:
+    """Compare more rows of the kinds of which fewer than eight were chosen; return how many.
+
+    Args:
+        config: settings.
+        records: whose rows there are.
+        shards: where their shards are.
+        send: has a worker compare a row.
+        done: how many rows of each kind other records had compared.
+    """
     added: Counter[str] = Counter()
-    if job.config.verify_fraction <= 0:
+    if config.verify_fraction <= 0:
         return added
     for record in records:
         done.update(record.facts["checked"])
     for record in records:
         for kind, places in record.facts["spare"].items():
-            for shard, index in places:
+            for number, shard, index in places:
                 if done[kind] >= ROWS_PER_KIND:
                     break
                 info = record.shards[shard]
-                counts = check_row(job.oracle, ShardReader(shards / info.name, info).row(index))
+                alone = Task(index=record.task, start=number, stop=number + 1)
+                counts = send("check_written", alone, shards / info.name, info, index)
                 done.update(counts)
                 added.update(counts)
     return added
@@ -206,7 +252,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
         What the run would be: rows, datasets, processor, template facts, and the numbers of the first rows.
     """
     job, identity = prepare(samples, processor, config, options)
-    startup_check(job)
+    job.check_start(startup_task(job), options.out, no_pulse)
     count = min(4 * STARTUP_ROWS, len(samples))
     results = list(job.results(0, count))
     written = [result for result in results if isinstance(result, Encoded)]

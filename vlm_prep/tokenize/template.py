@@ -96,6 +96,8 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self._special,
             )
+        except MemoryError:
+            raise
         except Exception as error:  # templates raise TemplateError and whatever their expressions raise
             raise Reject(
                 RejectReason.TEMPLATE_ERROR, f"the chat template refused: {type(error).__name__}: {error}"

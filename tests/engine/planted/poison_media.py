@@ -1,0 +1,133 @@
+"""A picture format whose decoder really crashes, hangs or eats memory, and jobs whose workers know it.
+
+Imported by name in worker processes, so its folder has to be on sys.path. A file `POISON <kind>` is a picture of this
+format; each time its header is read, a line is added to the file `<name>.met` beside the log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from vlm_prep.ingest.run import IngestJob
+from vlm_prep.pack.job import PackJob
+from vlm_prep.tokenize.job import TokenizeJob
+
+MAGIC = b"POISON "
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def abort() -> None:
+    ctypes.CDLL(None).abort()
+
+
+def spin() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    re.match(r"(a|a)+$", "a" * 60 + "b")  # 2**60 steps in C
+
+
+def grow() -> None:
+    taken = []
+    while len(taken) < 100:
+        taken.append(np.ones(8 << 20))  # 64 MiB, written to
+
+
+def ask() -> None:
+    np.empty(1 << 58)  # more than any machine has: MemoryError
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel's memory killer does
+
+
+KINDS = {each.__name__: each for each in (crash, abort, spin, grow, ask, killed)}
+
+
+class PoisonFile(ImageFile.ImageFile):
+    """See the module."""
+
+    format = "POISON"
+
+    def _open(self) -> None:
+        kind, log = self.fp.read().split()[1:]
+        with open(log.decode(), "a") as file:
+            file.write(f"{kind.decode()}\n")
+        KINDS[kind.decode()]()
+
+
+def register() -> None:
+    Image.register_open("POISON", PoisonFile, lambda head: head.startswith(MAGIC))
+
+
+@dataclass
+class PoisonedIngestJob(IngestJob):
+    """Ingests with the decoder that dies."""
+
+    def setup(self) -> None:
+        super().setup()
+        register()
+
+
+@dataclass
+class PoisonedTokenizeJob(TokenizeJob):
+    """Tokenizes with the decoder that dies."""
+
+    def setup(self, *loaded: object) -> None:
+        super().setup(*loaded)  # type: ignore[arg-type]
+        register()
+
+
+@dataclass
+class SlowIngestJob(IngestJob):
+    """Takes long enough to be killed."""
+
+    def _probe(self, sample):  # type: ignore[no-untyped-def]
+        time.sleep(0.002)
+        return super()._probe(sample)
+
+
+def write_poison(folder: Path, kind: str) -> str:
+    """Write a poisonous picture; return its name."""
+    (folder / f"{kind}.poison").write_bytes(MAGIC + kind.encode() + b" " + str(folder / "met").encode())
+    return f"{kind}.poison"
+
+
+@dataclass
+class StillbornIngestJob(IngestJob):
+    """Ends each worker before it is ready."""
+
+    def setup(self) -> None:
+        os._exit(7)
+
+
+@dataclass
+class PoisonedPackJob(PackJob):
+    """Dies of one pack."""
+
+    def _assemble(self, number: int) -> dict[str, Any]:
+        if number == 3:
+            crash()
+        return super()._assemble(number)
+
+
+@dataclass
+class ThreadsTokenizeJob(TokenizeJob):
+    """Counts the threads of a worker that has tokenized, decoded and compared rows."""
+
+    def threads(self, task: Any, folder: Path, pulse: Any) -> dict[str, int]:
+        import torch
+
+        self.run(task, folder, pulse)
+        return {"tasks": len(os.listdir("/proc/self/task")), "torch": torch.get_num_threads()}

@@ -1,0 +1,109 @@
+"""What a run takes of a machine: one thread a worker; and what it does when a disk is full or a folder goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm_prep.builtin import builtin_data
+from vlm_prep.core.config import IngestConfig, TokenizeConfig
+from vlm_prep.core.errors import InputError, OutputError
+from vlm_prep.engine.local import Limits, crew
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.engine.tasks import Errand, Task
+from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.source import open_samples
+
+PROCESSOR = "builtin:qwen2.5-vl-mini"
+Options = Callable[..., RunOptions]
+Tree = Callable[[Path], dict[str, str]]
+VLM_PREP = str(Path(sys.executable).with_name("vlm-prep"))
+
+
+def test_a_worker_has_one_thread_to_compute_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many_rows: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "planted"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    import poison_media
+
+    job = poison_media.ThreadsTokenizeJob(open_samples(many_rows), PROCESSOR, TokenizeConfig(fps=2.0))
+    found: list[Any] = []
+    errand = Errand(task=Task(index=0, start=0, stop=40), folder=tmp_path, method="threads")
+    with crew(job, workers=1, limits=Limits(), scratch=tmp_path / "alone", found=found.append) as team:
+        team.run([errand], lambda errand, result: found.append(result), lambda rows, tokens, rejects: None)
+    assert found[0]["torch"] == 1
+    # itself, and what the allocators of Arrow and the video decoder keep: none of them grows with the cores
+    assert found[0]["tasks"] <= 4
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_is_said_and_the_rerun_continues(
+    small_disk: Path, tmp_path: Path, many_rows: Path, options: Options, tree: Tree, workers: int
+) -> None:
+    ingest(open_samples(many_rows), IngestConfig(), options(tmp_path / "whole"))
+    out, ballast = small_disk / "out", small_disk / "ballast"
+    ballast.write_bytes(bytes(700 << 10))
+    with pytest.raises(OutputError, match="No space left") as caught:
+        ingest(open_samples(many_rows), IngestConfig(), options(out, workers=workers))
+    assert "make room" in str(caught.value.hint)
+    ballast.unlink()
+    ingest(open_samples(many_rows), IngestConfig(), options(out, workers=workers))
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_quota_on_file_sizes_is_said(tmp_path: Path, many_rows: Path) -> None:
+    line = [VLM_PREP, "ingest", str(many_rows), "--out", str(tmp_path / "out"), "--workers", "2", "--quiet"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, 64 << 10))  # noqa: E731
+    result = subprocess.run(line, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert result.returncode == 2
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert subprocess.run(line, capture_output=True, check=False).returncode == 0
+
+
+def test_an_input_that_vanishes_stops_the_run_and_the_rerun_continues(tmp_path: Path, options: Options) -> None:
+    source = Path(shutil.copy(builtin_data().parent / "tool_talk.json", tmp_path / "rows.json"))
+    samples = open_samples(source)
+    source.rename(tmp_path / "elsewhere")
+    with pytest.raises((InputError, OutputError)) as caught:
+        ingest(samples, IngestConfig(), options(tmp_path / "out"))
+    assert str(source) in str(caught.value)
+    (tmp_path / "elsewhere").rename(source)
+    ingest(open_samples(source), IngestConfig(), options(tmp_path / "out"))
+
+
+def test_an_input_that_changes_while_it_is_read_stops_the_run(tmp_path: Path, options: Options) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    source = tmp_path / "rows.jsonl"
+    source.write_text((json.dumps({"messages": messages}) + "\n") * 600)
+    samples = open_samples(source)
+    samples.identity()
+    os.truncate(source, source.stat().st_size // 2)
+    with pytest.raises(InputError, match="became shorter"):
+        ingest(samples, IngestConfig(), options(tmp_path / "out"))
+    assert not (tmp_path / "out" / "manifest.json").exists()

@@ -1,0 +1,46 @@
+"""Replace several files of a finished store so that a kill in between is made good.
+
+    OUT/_work/staged/    the new files, by their path in the store
+    OUT/_work/staged.json    their list, the manifest last; written when all of them are whole
+
+From the moment the list exists the change is decided: whoever works on the folder next moves the rest into place.
+Until the manifest is replaced, readers see the old store, all of whose shards are still there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from vlm_prep.shards.manifest import WORK
+from vlm_prep.shards.writer import sync_folder, write_bytes_atomically
+
+
+def staging(folder: Path) -> Path:
+    """Return the folder where new files of the store `folder` are gathered."""
+    return folder / WORK / "staged"
+
+
+def decide(folder: Path, names: Sequence[str]) -> None:
+    """Decide that the gathered files `names`, paths in the store, replace those of the store, in this order."""
+    write_bytes_atomically(_list(folder), orjson.dumps(list(names)))
+
+
+def publish_staged(folder: Path) -> None:
+    """Move the gathered files into place, if that was decided."""
+    if not _list(folder).exists():
+        return
+    for name in orjson.loads(_list(folder).read_bytes()):
+        source, target = staging(folder) / name, folder / name
+        if source.exists():
+            target.parent.mkdir(exist_ok=True)
+            os.replace(source, target)
+            sync_folder(target.parent)
+    _list(folder).unlink()
+
+
+def _list(folder: Path) -> Path:
+    return folder / WORK / "staged.json"
