@@ -34,7 +34,6 @@ from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
 from vlm_prep.shards.writer import ShardInfo, ShardWriter
 
-
 _CARD = """# Ingested by vlm-prep
 
 {rows} samples. Next: `vlm-prep tokenize FOLDER --processor P --out OUT`.
