@@ -20,7 +20,6 @@ from vlm_prep.core.config import ControlTokens as Mode
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Message
 from vlm_prep.tokenize.encode import TextEncoder, Tokens
-from vlm_prep.tokenize.spans import Span, trained_spans
 from vlm_prep.tokenize.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -56,40 +55,36 @@ class ControlTokens:
                 return True
         return False
 
-    def encode(
-        self, template: ChatTemplate, encoder: TextEncoder, messages: list[Message], tools: Tools, wanted: Sequence[int]
-    ) -> tuple[Tokens, list[Span]]:
-        """Encode a row whose control tokens are text; return tokens and trained spans in bytes.
+    def encode(self, encoder: TextEncoder, text: str) -> Tokens:
+        """Encode the text that marked messages were rendered to, with their control tokens as text.
+
+        Returns:
+            Tokens with their places in the text without marks.
 
         Raises:
-            Reject: as rendering does; control_tokens where the tokenizer cannot write them as text.
+            Reject: control_tokens, where the tokenizer cannot write them as text.
         """
-        marked, marked_tools = self.marked(messages, tools)
-        rendered = template.render_marked(marked, marked_tools)
-        spans = trained_spans(template, rendered, marked, marked_tools, wanted)
         try:
-            ids = self._chat.encode_marked_chat(self._tokenizer, rendered.text)
+            ids = self._chat.encode_marked_chat(self._tokenizer, text)
         except ValueError as error:
             raise Reject(RejectReason.CONTROL_TOKENS, str(error)) from error
-        clean = rendered.text.translate(self._marks)
-        tokens = encoder.with_spans(np.asarray(ids, np.int32), clean)
+        tokens = encoder.with_spans(np.asarray(ids, np.int32), text.translate(self._marks))
         if tokens is None:
             raise Reject(
                 RejectReason.CONTROL_TOKENS,
                 "the row's own text holds control tokens, and beside text that the tokenizer normalizes their "
                 "place cannot be told (--control-tokens)",
             )
-        return tokens, [self._clean_span(rendered.text, span) for span in spans]
+        return tokens
 
     def marked(self, messages: Sequence[Message], tools: Tools) -> tuple[list[Message], Tools]:
         """Return the row with its control tokens marked as text, the way transformers' tokenizers take it."""
         mark = self._chat.mark_control_tokens
         return mark(list(messages), self._pattern), mark(tools, self._pattern)
 
-    def _clean_span(self, text: str, span: Span) -> Span:
-        """A character span of marked text as a byte span of the text without marks."""
-        start = len(text[: span[0]].translate(self._marks).encode())
-        return start, start + len(text[span[0] : span[1]].translate(self._marks).encode())
+    def byte_position(self, text: str, position: int) -> int:
+        """Return a character position of marked text as a byte position of the text without marks."""
+        return len(text[:position].translate(self._marks).encode())
 
 
 def _structural_tokens(hf: Any, template: ChatTemplate) -> tuple[str, ...]:

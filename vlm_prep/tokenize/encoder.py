@@ -20,10 +20,12 @@ from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.types import Encoded, Media, MediaItem, Message, Sample
 from vlm_prep.processors.adapter import Adapter, Expansion
 from vlm_prep.tokenize.control import ControlTokens
+from vlm_prep.tokenize.documents import Document, DocumentReader
 from vlm_prep.tokenize.encode import TextEncoder, Tokens, byte_positions
-from vlm_prep.tokenize.spans import Span, trained_messages, trained_spans
+from vlm_prep.tokenize.fit import Fitted, fit_to_template
+from vlm_prep.tokenize.spans import Weighted, reject_weights, trained_messages, uses_weights, weigh
 from vlm_prep.tokenize.template import ChatTemplate
-from vlm_prep.tokenize.tools import Tools, fit_to_template
+from vlm_prep.tokenize.tools import Tools
 
 IGNORE = -100
 VIDEO_FRAMES = "video frames"
@@ -32,10 +34,12 @@ Payload = tuple[tuple[bytes, ...] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A sample after encoding, before the length is judged."""
+    """A document after encoding, before the length is judged."""
 
+    messages: list[Message]
     ids: NDArray[np.int32]
     labels: NDArray[np.int32]
+    weights: NDArray[np.float32] | None
     turn_ends: dict[int, int]
     """Token position after each trained message's end, by message index, before placeholders are expanded."""
     expansions: tuple[Expansion, ...]
@@ -55,10 +59,16 @@ class SampleEncoder:
         self.template = ChatTemplate(adapter.loaded)
         self.text = TextEncoder(adapter.hf.tokenizer, fast=fast)
         self._control = ControlTokens(adapter.hf, self.template, config.control_tokens)
+        self._reader = DocumentReader(self.template, self._control, config.rewritten_history)
         self._kinds = adapter.placeholder_ids
 
     def encode(self, sample: Sample, payload: Payload) -> Encoded:
-        """Encode one sample.
+        """Encode a sample that becomes one document, see `documents`."""
+        (encoded,) = self.documents(sample, payload)
+        return encoded
+
+    def documents(self, sample: Sample, payload: Payload) -> tuple[Encoded, ...]:
+        """Encode one sample: one document, or several with rewritten_history="split".
 
         Args:
             sample: with probed media.
@@ -68,19 +78,22 @@ class SampleEncoder:
             Reject: the row cannot be written, with the reason.
             InputError: an overlong row under overlong="error".
         """
-        messages, tools = fit_to_template(
-            sample.messages, sample.tools, self.template.facts, self.config.tool_text
-        )
-        if not self.template.facts.parts:
-            messages = [_as_string(message) for message in messages]
+        fitted = fit_to_template(sample.messages, sample.tools, self.template, self.config)
+        messages, tools = fitted.messages, fitted.tools
+        if not self.config.loss_weights and uses_weights(messages):
+            raise reject_weights()
         wanted = trained_messages(messages, self.config.train_on)
-        draft = self._draft(sample.media, messages, tools, wanted)
-        limit = self.config.max_length
-        if limit is not None and len(draft.ids) > limit:
-            messages, draft = self._shorten(sample, messages, tools, draft, limit)
-        if not np.any(draft.labels != IGNORE):
+        documents = self._reader.documents(messages, tools, wanted)
+        drafts = [self._draft(_media_of(sample, each.messages, len(messages)), each) for each in documents]
+        drafts = self._fitting(sample, tools, drafts)
+        drafts = [draft for draft in drafts if np.any(draft.labels != IGNORE)]
+        if not drafts:
             raise Reject(RejectReason.NO_SUPERVISED_TOKENS, "no token of this row would be trained")
-        return self._finish(sample, payload, messages, tools, draft)
+        whole = len(drafts) == 1
+        return tuple(
+            self._finish(sample, payload, fitted, draft, number=number, suffix="" if whole else f"~{number}")
+            for number, draft in enumerate(drafts, start=1)
+        )
 
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
         """Whether the row's own text holds control tokens that are encoded as plain text."""
@@ -95,25 +108,34 @@ class SampleEncoder:
         """Return the row with its control tokens marked as plain text for transformers' tokenizers."""
         return self._control.marked(messages, tools)
 
-    def _draft(
-        self, media: Sequence[Media], messages: list[Message], tools: Tools, wanted: Sequence[int]
-    ) -> _Draft:
-        tokens, spans = self._tokens(messages, tools, wanted)
-        trained, ends = mask_tokens(tokens, spans)
+    def _draft(self, media: Sequence[Media], document: Document) -> _Draft:
+        tokens, spans, turn_ends = self._tokens(document)
+        trained = mask_tokens(tokens, [(start, end) for start, end, _ in spans])
         positions = find_placeholders(tokens.ids, self._kinds)
         expansions = self._expansions(media, tokens.ids[positions])
-        ids, labels = expand_placeholders(tokens.ids, trained, positions, [e.ids for e in expansions])
-        turn_ends = dict(zip(wanted, ends, strict=True))
-        return _Draft(ids, labels, turn_ends, expansions)
+        runs = [expansion.ids for expansion in expansions]
+        ids, labels = expand_placeholders(tokens.ids, trained, positions, runs)
+        weights = None
+        if self.config.loss_weights:
+            weights = expand_weights(weigh_tokens(tokens, spans), positions, runs)
+        return _Draft(document.messages, ids, labels, weights, turn_ends, expansions)
 
-    def _tokens(self, messages: list[Message], tools: Tools, wanted: Sequence[int]) -> tuple[Tokens, list[Span]]:
-        """Return the tokens of the rendered conversation and the trained spans in bytes."""
-        written = self._control.find(messages, tools)
-        if written:
-            return self._control.encode(self.template, self.text, messages, tools, wanted)
-        rendered = self.template.render_marked(messages, tools)
-        spans = trained_spans(self.template, rendered, messages, tools, wanted)
-        return self.text.encode(rendered.text), spans_in_bytes(rendered.text, spans)
+    def _tokens(self, document: Document) -> tuple[Tokens, list[Weighted], dict[int, int]]:
+        """Return the tokens of a rendered document, the trained spans in bytes, and where its turns end in tokens."""
+        text, turns = document.rendered.text, document.turns
+        spans = weigh(text, turns, document.view, self.template.facts, self.config, document.rendered.places)
+        positions = [position for start, end, _ in spans for position in (start, end)]
+        positions += [turn.end for turn in turns.values()]
+        if document.marked:
+            tokens = self._control.encode(self.text, text)
+            positions = [self._control.byte_position(text, position) for position in positions]
+        else:
+            tokens = self.text.encode(text)
+            positions = in_bytes(text, positions)
+        edges = iter(positions)
+        in_text = [(next(edges), next(edges), weight) for _, _, weight in spans]
+        ends = np.searchsorted(tokens.starts, list(edges), side="left").tolist()
+        return tokens, in_text, dict(zip(turns, ends, strict=True))
 
     def _expansions(self, media: Sequence[Media], found: NDArray[np.int32]) -> tuple[Expansion, ...]:
         kinds = [self._kinds[int(token)] for token in found]
@@ -125,40 +147,55 @@ class SampleEncoder:
             )
         return tuple(self.adapter.expand(item, self.text.ids) for item in media)
 
-    def _shorten(
-        self, sample: Sample, messages: list[Message], tools: Tools, draft: _Draft, limit: int
-    ) -> tuple[list[Message], _Draft]:
-        """Apply the overlong policy to a row that does not fit."""
-        length = len(draft.ids)
+    def _fitting(self, sample: Sample, tools: Tools, drafts: list[_Draft]) -> list[_Draft]:
+        """Apply the overlong policy; drafts are beginnings of one conversation, the shortest first."""
+        limit = self.config.max_length
+        if limit is None or all(len(draft.ids) <= limit for draft in drafts):
+            return drafts
+        longest = drafts[-1]
+        length = len(longest.ids)
         if self.config.overlong == "error":
             raise InputError(
                 f"{sample.sample_id}: {length} tokens, more than --max-length {limit}",
                 "raise --max-length, or choose --overlong drop or truncate",
             )
         if self.config.overlong == "truncate":
-            for index in _cuts(messages, limit, draft.turn_ends):
-                kept = messages[: index + 1]
-                wanted = trained_messages(kept, self.config.train_on)
-                media = sample.media[: _media_count(kept)]
-                shorter = self._draft(media, kept, tools, wanted)
-                if len(shorter.ids) <= limit and np.any(shorter.labels != IGNORE):
-                    return kept, shorter
+            kept = [draft for draft in drafts if len(draft.ids) <= limit] or self._shortened(sample, tools, drafts[0])
+            if kept:
+                return kept
         hint = ""
-        frames = sum(len(e.frame_indices or ()) for e in draft.expansions)
+        frames = sum(len(e.frame_indices or ()) for e in longest.expansions)
         if frames:
             hint = f"; it holds {frames} {VIDEO_FRAMES}, --fps and --max-frames take fewer"
         raise Reject(RejectReason.OVERLONG, f"{length} tokens, --max-length is {limit}{hint}")
 
+    def _shortened(self, sample: Sample, tools: Tools, draft: _Draft) -> list[_Draft]:
+        """Cut whole turns off the end until the row fits; nothing where that leaves nothing to train."""
+        limit = self.config.max_length or 0
+        for index in _cuts(draft.messages, limit, draft.turn_ends):
+            kept = draft.messages[: index + 1]
+            wanted = trained_messages(kept, self.config.train_on)
+            document = self._reader.read(kept, tools, wanted)
+            if len(document.turns) < len(wanted):
+                continue
+            shorter = self._draft(_media_of(sample, kept, -1), document)
+            if len(shorter.ids) <= limit and np.any(shorter.labels != IGNORE):
+                return [shorter]
+        return []
+
     def _finish(
-        self, sample: Sample, payload: Payload, messages: list[Message], tools: Tools, draft: _Draft
+        self, sample: Sample, payload: Payload, fitted: Fitted, draft: _Draft, *, number: int, suffix: str
     ) -> Encoded:
         media = sample.media[: len(draft.expansions)]
-        conversation = {"messages": messages, **({"tools": tools} if tools else {})}
+        conversation = {"messages": draft.messages, **({"tools": fitted.tools} if fitted.tools else {})}
         return Encoded(
-            sample_id=sample.sample_id,
+            sample_id=sample.sample_id + suffix,
             dataset=sample.dataset,
             input_ids=draft.ids,
             labels=draft.labels,
+            loss_weights=draft.weights,
+            document=number,
+            notes=fitted.notes,
             geometry=self._geometry(draft.expansions),
             media=tuple(
                 _item(item, data, expansion)
@@ -179,25 +216,36 @@ class SampleEncoder:
         return tensors
 
 
-def spans_in_bytes(text: str, spans: Sequence[Span]) -> list[Span]:
-    """Return character spans as UTF-8 byte spans."""
-    if text.isascii() or not spans:
-        return list(spans)
+def in_bytes(text: str, positions: Sequence[int]) -> list[int]:
+    """Return character positions as UTF-8 byte positions."""
+    if text.isascii() or not positions:
+        return list(positions)
     to_bytes = byte_positions(text)
-    return [(int(to_bytes[start]), int(to_bytes[end])) for start, end in spans]
+    return [int(to_bytes[position]) for position in positions]
 
 
-def mask_tokens(tokens: Tokens, spans: Sequence[Span]) -> tuple[NDArray[np.bool_], list[int]]:
-    """Return which tokens overlap a span, and the token position after each span."""
+def mask_tokens(tokens: Tokens, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """Return which tokens overlap a span."""
     trained = np.zeros(len(tokens.ids), np.bool_)
-    ends: list[int] = []
     for start, end in spans:
-        first = int(np.searchsorted(tokens.ends, start, side="right"))
-        last = int(np.searchsorted(tokens.starts, end, side="left"))
         if end > start:
-            trained[first:last] = True
-        ends.append(max(first, last))
-    return trained, ends
+            trained[_overlapping(tokens, start, end)] = True
+    return trained
+
+
+def weigh_tokens(tokens: Tokens, spans: Sequence[Weighted]) -> NDArray[np.float32]:
+    """Return the weight of each token: the largest of the spans it overlaps."""
+    weights = np.zeros(len(tokens.ids), np.float32)
+    for start, end, weight in spans:
+        if end > start:
+            place = _overlapping(tokens, start, end)
+            weights[place] = np.maximum(weights[place], np.float32(weight))
+    return weights
+
+
+def _overlapping(tokens: Tokens, start: int, end: int) -> slice:
+    first = int(np.searchsorted(tokens.ends, start, side="right"))
+    return slice(first, int(np.searchsorted(tokens.starts, end, side="left")))
 
 
 def expand_placeholders(
@@ -219,6 +267,20 @@ def expand_placeholders(
         label_pieces += (labels[start:position], np.full(len(run), IGNORE, np.int32))
         start = position + 1
     return np.concatenate([*id_pieces, ids[start:]]), np.concatenate([*label_pieces, labels[start:]])
+
+
+def expand_weights(
+    weights: NDArray[np.float32], positions: NDArray[np.int64], runs: Sequence[NDArray[np.int32]]
+) -> NDArray[np.float32]:
+    """Give the tokens that media expand to the weight 0."""
+    if not len(positions):
+        return weights
+    pieces: list[NDArray[np.float32]] = []
+    start = 0
+    for position, run in zip(positions.tolist(), runs, strict=True):
+        pieces += (weights[start:position], np.zeros(len(run), np.float32))
+        start = position + 1
+    return np.concatenate([*pieces, weights[start:]])
 
 
 def find_placeholders(ids: NDArray[np.int32], kinds: Iterable[int]) -> NDArray[np.int64]:
@@ -256,6 +318,11 @@ def _cuts(messages: Sequence[Message], limit: int, turn_ends: dict[int, int]) ->
     return [index for index in reversed(answers) if turn_ends.get(index, 0) <= limit]
 
 
+def _media_of(sample: Sample, messages: Sequence[Message], whole: int) -> tuple[Media, ...]:
+    """The media of a beginning of the conversation; all of them, so that none is lost unseen, for the whole one."""
+    return sample.media if len(messages) == whole else sample.media[: _media_count(messages)]
+
+
 def _media_count(messages: Sequence[Message]) -> int:
     return sum(
         part.get("type") in ("image", "video")
@@ -263,13 +330,6 @@ def _media_count(messages: Sequence[Message]) -> int:
         if isinstance(message["content"], list)
         for part in message["content"]
     )
-
-
-def _as_string(message: Message) -> Message:
-    """The message with its text parts joined, for templates that take strings."""
-    if any("text" not in part for part in message["content"]):
-        raise Reject(RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template takes text only")
-    return {**message, "content": "".join(part["text"] for part in message["content"])}
 
 
 def _count(kinds: Sequence[str]) -> str:
