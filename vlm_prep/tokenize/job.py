@@ -129,6 +129,7 @@ def row_of(encoded: Encoded) -> dict[str, Any]:
         "dataset": encoded.dataset,
         "input_ids": encoded.input_ids,
         "labels": encoded.labels,
+        **({} if encoded.loss_weights is None else {"loss_weights": encoded.loss_weights}),
         **encoded.geometry,
         "media": [media_struct(item) for item in encoded.media],
         "conversation": encoded.conversation.decode(),

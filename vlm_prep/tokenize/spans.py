@@ -96,6 +96,8 @@ def _turn_spans(
     spans: list[Weighted] = [(turn.start, turn.said, weight)]
     for start, end, share in _exceptions(text, turn, message, facts, config):
         spans = paint(spans, start, end, weight * share)
+    # a turn of which nothing is trained does not end in a trained token; an empty answer is its end token alone
+    with_end = with_end and (turn.said == turn.start or any(share > 0 for _, _, share in spans))
     return [*spans, (turn.said, turn.end, weight)] if with_end else spans
 
 
