@@ -37,7 +37,8 @@ CHATML = (
     "{%- endfor -%}{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' -}}"
 )
 DEFAULT_SYSTEM = (
-    "{%- if messages[0].role != 'system' -%}{{- '<|im_start|>system\\nYou are the assistant.<|im_end|>\\n' -}}{%- endif -%}"
+    "{%- if messages[0].role != 'system' -%}"
+    "{{- '<|im_start|>system\\nYou are the assistant.<|im_end|>\\n' -}}{%- endif -%}"
 )
 GENERATION = (
     JOIN + "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' -}}"
@@ -52,7 +53,8 @@ ALTERNATING = CHATML.replace(
     "{{- raise_exception('roles must alternate') -}}{%- endif -%}",
 )
 LAST_TURN_OPEN = CHATML.replace(
-    "~ '<|im_end|>\\n' -}}{%- endfor", "~ ('' if loop.last and m.role == 'assistant' else '<|im_end|>\\n') -}}{%- endfor"
+    "~ '<|im_end|>\\n' -}}{%- endfor",
+    "~ ('' if loop.last and m.role == 'assistant' else '<|im_end|>\\n') -}}{%- endfor",
 )
 QWEN3 = (
     "{%- if tools -%}{{- '<|im_start|>system\\nTools:' -}}"
@@ -64,7 +66,8 @@ QWEN3 = (
     "{%- for m in messages -%}{%- set c = m.content if m.content is string else '' -%}"
     "{%- if m.role == 'assistant' -%}{%- set r = '' -%}"
     "{%- if m.reasoning_content is string -%}{%- set r = m.reasoning_content -%}"
-    "{%- elif '</think>' in c -%}{%- set r = c.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}"
+    "{%- elif '</think>' in c -%}"
+    "{%- set r = c.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}"
     "{%- set c = c.split('</think>')[-1].lstrip('\\n') -%}{%- endif -%}"
     "{{- '<|im_start|>assistant\\n' -}}"
     "{%- if loop.index0 > ns.query and (loop.last or r) -%}"
@@ -75,7 +78,9 @@ QWEN3 = (
     "{%- else -%}{{- '<|im_start|>' ~ m.role ~ '\\n' ~ c ~ '<|im_end|>\\n' -}}{%- endif -%}{%- endfor -%}"
     "{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' -}}"
 )
-QWEN3_PROMPT_THINKS = QWEN3.replace("{{- '<|im_start|>assistant\\n' if add", "{{- '<|im_start|>assistant\\n<think>\\n' if add")
+QWEN3_PROMPT_THINKS = QWEN3.replace(
+    "{{- '<|im_start|>assistant\\n' if add", "{{- '<|im_start|>assistant\\n<think>\\n' if add"
+)
 LLAMA3 = (
     JOIN + "{{- '<|begin_of_text|>' -}}{%- for m in messages -%}"
     "{{- '<|start_header_id|>' ~ ('ipython' if m.role == 'tool' else m.role) ~ '<|end_header_id|>\\n\\n' -}}"

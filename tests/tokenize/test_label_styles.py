@@ -488,8 +488,8 @@ def weights_of(told: Any, made: Any) -> list[tuple[str, float]]:
     tokenizer, weights = made.loaded.hf.tokenizer, told.encoded.loss_weights
     assert weights.dtype == np.float32
     assert ((weights > 0) == (told.encoded.labels != IGNORE)).all()
-    kept = [(tokenizer.decode([token]), float(weight)) for token, weight in zip(told.encoded.input_ids, weights)]
-    return [pair for pair in kept if pair[1] > 0]
+    pairs = zip(told.encoded.input_ids.tolist(), weights.tolist(), strict=True)
+    return [(tokenizer.decode([token]), weight) for token, weight in pairs if weight > 0]
 
 
 @pytest.mark.parametrize("style", ["phi", "qwen3"])

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from vlm_prep.core.config import ControlTokens, RewrittenHistory, ToolText, TrainEnd, TrainOn
 from vlm_prep.core.errors import InputError, OutputError, RejectRateError
 from vlm_prep.engine.stage import RunOptions
 
@@ -48,6 +49,32 @@ SampleRatio = Annotated[float | None, typer.Option(help="Share of a data file's 
 MaxImagePixels = Annotated[
     int, typer.Option(min=1, max=357_913_940, help="Reject larger pictures; Pillow refuses more than the maximum.")
 ]
+TrainOnOption = Annotated[
+    TrainOn, typer.Option("--train-on", help="Train all assistant turns, the last one, or all text.")
+]
+TrainEndOption = Annotated[
+    TrainEnd, typer.Option("--train-end", help="The token that ends a turn: train all, the last turn's, or none.")
+]
+TrainReasoning = Annotated[bool, typer.Option(help="Train reasoning, or mask it.")]
+TrainToolCalls = Annotated[bool, typer.Option(help="Train tool calls, or mask them.")]
+RewrittenHistoryOption = Annotated[
+    RewrittenHistory,
+    typer.Option(
+        "--rewritten-history",
+        help="Trained turns that the chat template rewrites once others follow (it drops reasoning): reject the row, "
+        "split it into documents that end with such a turn, or mask the turn.",
+    ),
+]
+LossWeights = Annotated[
+    bool, typer.Option(help="Store each token's weight, as the data gives them; without it such rows are rejected.")
+]
+ToolTextOption = Annotated[
+    ToolText, typer.Option("--tool-text", help="Tools for a template that ignores them: write them as text, or reject.")
+]
+ControlTokensOption = Annotated[
+    ControlTokens,
+    typer.Option("--control-tokens", help="Control tokens typed in the data: plain text, a reject, or let them act."),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
 
 
@@ -69,6 +96,19 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str] | None:
             raise InputError(f"{option} {value!r}: expected key=value", f"for example: {option} {_EXAMPLES[option]}")
         found[key] = name
     return found
+
+
+def check_history(train_on: TrainOn, rewritten_history: RewrittenHistory) -> None:
+    """Refuse to train all text of documents that repeat each other's beginnings.
+
+    Raises:
+        InputError: both are asked for.
+    """
+    if train_on == "all" and rewritten_history == "split":
+        raise InputError(
+            "--train-on all with --rewritten-history split would train the beginning of a split row several times",
+            "use --rewritten-history reject or mask, or --train-on assistant",
+        )
 
 
 def out_for(source: str | Path, out: Path | None, end: str) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.pack.positions import Mrope, mrope_positions, plain_positions
+from vlm_prep.shards.schema import LOSS_WEIGHTS
 
 GEOMETRY = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 Document = Mapping[str, Any]
@@ -53,7 +54,7 @@ def assemble_pack(documents: Sequence[Document], pack_id: int, rule: Mrope | Non
         "seq_lens": np.asarray([len(document["input_ids"]) for document in documents], np.int32),
         "media": [item for document in documents for item in document["media"]],
     }
-    for name in GEOMETRY:
+    for name in (LOSS_WEIGHTS, *GEOMETRY):
         if name in documents[0]:
             pack[name] = np.concatenate([document[name] for document in documents])
     return pack

@@ -44,13 +44,23 @@ GEOMETRY_TYPES: Mapping[str, pa.DataType] = {
 """Every per-media tensor a family may store, by the processor's own name."""
 
 
-def tokenized_schema(geometry: tuple[str, ...]) -> pa.Schema:
-    """Return the schema of a tokenized store whose family stores the tensors named in `geometry`."""
+LOSS_WEIGHTS = "loss_weights"
+"""Column of a weight for each token, in stores made with --loss-weights and in packs of them."""
+
+
+def tokenized_schema(geometry: tuple[str, ...], *, weights: bool = False) -> pa.Schema:
+    """Return the schema of a tokenized store.
+
+    Args:
+        geometry: names of the per-media tensors that the family stores.
+        weights: whether each token's weight is stored.
+    """
     fields = [
         pa.field("sample_id", pa.string()),
         pa.field("dataset", pa.string()),
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("labels", pa.list_(pa.int32())),
+        *([pa.field(LOSS_WEIGHTS, pa.list_(pa.float32()))] if weights else []),
         *(pa.field(name, GEOMETRY_TYPES[name]) for name in geometry),
         pa.field("media", MEDIA),
         pa.field("conversation", pa.string()),
@@ -58,12 +68,13 @@ def tokenized_schema(geometry: tuple[str, ...]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def packed_schema(geometry: tuple[str, ...], *, positions: str) -> pa.Schema:
+def packed_schema(geometry: tuple[str, ...], *, positions: str, weights: bool = False) -> pa.Schema:
     """Return the schema of a packed store.
 
     Args:
         geometry: per-media tensors, concatenated over the pack's documents.
         positions: "mrope" for (3, length) positions, "plain" for (length,).
+        weights: whether each token's weight is stored.
     """
     position_type = pa.list_(pa.list_(pa.int32())) if positions == "mrope" else pa.list_(pa.int32())
     fields = [
@@ -71,6 +82,7 @@ def packed_schema(geometry: tuple[str, ...], *, positions: str) -> pa.Schema:
         pa.field("sample_ids", pa.list_(pa.string())),
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("labels", pa.list_(pa.int32())),
+        *([pa.field(LOSS_WEIGHTS, pa.list_(pa.float32()))] if weights else []),
         pa.field("position_ids", position_type),
         pa.field("seq_lens", pa.list_(pa.int32())),
         *(pa.field(name, GEOMETRY_TYPES[name]) for name in geometry),

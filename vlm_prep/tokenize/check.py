@@ -14,6 +14,7 @@ from vlm_prep.processors.load import load_processor
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.job import EXTRA_DOCUMENTS
 from vlm_prep.tokenize.oracle import Oracle
 from vlm_prep.tokenize.verify import is_chosen, media_kind
 
@@ -82,8 +83,9 @@ def _check_accounts(store: Store, found: Findings) -> None:
         found.damaged.append("manifest.json: rows in are not rows written plus rows rejected")
     if rejected != totals["rows_rejected"]:
         found.damaged.append(f"rejects.parquet: {rejected} rows, the manifest says {totals['rows_rejected']}")
-    if store.manifest.stage != "pack" and len(store) != totals["rows_written"]:
-        found.damaged.append(f"the shards hold {len(store)} rows, the manifest says {totals['rows_written']}")
+    documents = totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0)
+    if store.manifest.stage != "pack" and len(store) != documents:
+        found.damaged.append(f"the shards hold {len(store)} rows, the manifest says {documents}")
 
 
 def _check_rows(store: Store, processor: str, fraction: float, found: Findings, progress: Progress) -> None:

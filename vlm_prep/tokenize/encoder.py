@@ -21,8 +21,9 @@ from vlm_prep.core.types import Encoded, Media, MediaItem, Message, Sample
 from vlm_prep.processors.adapter import Adapter, Expansion
 from vlm_prep.tokenize.control import ControlTokens
 from vlm_prep.tokenize.documents import Document, DocumentReader
-from vlm_prep.tokenize.encode import TextEncoder, Tokens, byte_positions
+from vlm_prep.tokenize.encode import TextEncoder, Tokens
 from vlm_prep.tokenize.fit import Fitted, fit_to_template
+from vlm_prep.tokenize.masks import expand_weights, in_bytes, mask_tokens, weigh_tokens
 from vlm_prep.tokenize.spans import Weighted, reject_weights, trained_messages, uses_weights, weigh
 from vlm_prep.tokenize.template import ChatTemplate
 from vlm_prep.tokenize.tools import Tools
@@ -95,6 +96,23 @@ class SampleEncoder:
             for number, draft in enumerate(drafts, start=1)
         )
 
+    def read(self, messages: list[Message], tools: Tools, wanted: Sequence[int]) -> Document:
+        """Render a stored conversation and find turns in it, see `documents.DocumentReader.read`."""
+        return self._reader.read(messages, tools, wanted)
+
+    def is_media(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which ids stand for a media each, before they are expanded."""
+        found = np.zeros(len(ids), np.bool_)
+        found[find_placeholders(ids, self._kinds)] = True
+        return found
+
+    def in_bytes(self, document: Document, positions: Sequence[int]) -> list[int]:
+        """Return character positions of a document's text as byte positions of what is encoded."""
+        text = document.rendered.text
+        if document.marked:
+            return [self._control.byte_position(text, position) for position in positions]
+        return in_bytes(text, positions)
+
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
         """Whether the row's own text holds control tokens that are encoded as plain text."""
         return self._control.find(messages, tools)
@@ -109,7 +127,7 @@ class SampleEncoder:
         return self._control.marked(messages, tools)
 
     def _draft(self, media: Sequence[Media], document: Document) -> _Draft:
-        tokens, spans, turn_ends = self._tokens(document)
+        tokens, spans, turn_ends = self.tokens(document)
         trained = mask_tokens(tokens, [(start, end) for start, end, _ in spans])
         positions = find_placeholders(tokens.ids, self._kinds)
         expansions = self._expansions(media, tokens.ids[positions])
@@ -120,19 +138,14 @@ class SampleEncoder:
             weights = expand_weights(weigh_tokens(tokens, spans), positions, runs)
         return _Draft(document.messages, ids, labels, weights, turn_ends, expansions)
 
-    def _tokens(self, document: Document) -> tuple[Tokens, list[Weighted], dict[int, int]]:
+    def tokens(self, document: Document) -> tuple[Tokens, list[Weighted], dict[int, int]]:
         """Return the tokens of a rendered document, the trained spans in bytes, and where its turns end in tokens."""
         text, turns = document.rendered.text, document.turns
         spans = weigh(text, turns, document.view, self.template.facts, self.config, document.rendered.places)
         positions = [position for start, end, _ in spans for position in (start, end)]
         positions += [turn.end for turn in turns.values()]
-        if document.marked:
-            tokens = self._control.encode(self.text, text)
-            positions = [self._control.byte_position(text, position) for position in positions]
-        else:
-            tokens = self.text.encode(text)
-            positions = in_bytes(text, positions)
-        edges = iter(positions)
+        tokens = self._control.encode(self.text, text) if document.marked else self.text.encode(text)
+        edges = iter(self.in_bytes(document, positions))
         in_text = [(next(edges), next(edges), weight) for _, _, weight in spans]
         ends = np.searchsorted(tokens.starts, list(edges), side="left").tolist()
         return tokens, in_text, dict(zip(turns, ends, strict=True))
@@ -216,38 +229,6 @@ class SampleEncoder:
         return tensors
 
 
-def in_bytes(text: str, positions: Sequence[int]) -> list[int]:
-    """Return character positions as UTF-8 byte positions."""
-    if text.isascii() or not positions:
-        return list(positions)
-    to_bytes = byte_positions(text)
-    return [int(to_bytes[position]) for position in positions]
-
-
-def mask_tokens(tokens: Tokens, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Return which tokens overlap a span."""
-    trained = np.zeros(len(tokens.ids), np.bool_)
-    for start, end in spans:
-        if end > start:
-            trained[_overlapping(tokens, start, end)] = True
-    return trained
-
-
-def weigh_tokens(tokens: Tokens, spans: Sequence[Weighted]) -> NDArray[np.float32]:
-    """Return the weight of each token: the largest of the spans it overlaps."""
-    weights = np.zeros(len(tokens.ids), np.float32)
-    for start, end, weight in spans:
-        if end > start:
-            place = _overlapping(tokens, start, end)
-            weights[place] = np.maximum(weights[place], np.float32(weight))
-    return weights
-
-
-def _overlapping(tokens: Tokens, start: int, end: int) -> slice:
-    first = int(np.searchsorted(tokens.ends, start, side="right"))
-    return slice(first, int(np.searchsorted(tokens.starts, end, side="left")))
-
-
 def expand_placeholders(
     ids: NDArray[np.int32], trained: NDArray[np.bool_], positions: NDArray[np.int64], runs: Sequence[NDArray[np.int32]]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -267,20 +248,6 @@ def expand_placeholders(
         label_pieces += (labels[start:position], np.full(len(run), IGNORE, np.int32))
         start = position + 1
     return np.concatenate([*id_pieces, ids[start:]]), np.concatenate([*label_pieces, labels[start:]])
-
-
-def expand_weights(
-    weights: NDArray[np.float32], positions: NDArray[np.int64], runs: Sequence[NDArray[np.int32]]
-) -> NDArray[np.float32]:
-    """Give the tokens that media expand to the weight 0."""
-    if not len(positions):
-        return weights
-    pieces: list[NDArray[np.float32]] = []
-    start = 0
-    for position, run in zip(positions.tolist(), runs, strict=True):
-        pieces += (weights[start:position], np.zeros(len(run), np.float32))
-        start = position + 1
-    return np.concatenate([*pieces, weights[start:]])
 
 
 def find_placeholders(ids: NDArray[np.int32], kinds: Iterable[int]) -> NDArray[np.int64]:

@@ -29,6 +29,8 @@ from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, is_chosen, media_
 
 STAGE = "tokenize"
 PROGRESS_ROWS = 32
+EXTRA_DOCUMENTS = "extra_documents"
+"""Count of the documents that rows gave beyond one each."""
 
 
 @dataclass
@@ -69,7 +71,8 @@ class TokenizeJob:
     def run(self, task: Task, shards: Path, progress: Progress) -> Record:
         """See `engine.tasks.Job`."""
         tally = Tally()
-        writer = _TaskWriter(task.index, shards, tokenized_schema(self.encoder.adapter.geometry))
+        schema = tokenized_schema(self.encoder.adapter.geometry, weights=self.config.loss_weights)
+        writer = _TaskWriter(task.index, shards, schema)
         with writer:
             for result in self.results(task.start, task.stop):
                 if isinstance(result, Rejected):
@@ -87,14 +90,14 @@ class TokenizeJob:
         return tally.record(task, infos)
 
     def results(self, start: int, stop: int) -> Iterator[Encoded | Rejected]:
-        """Yield one output for each row in [start, stop): encoded, or rejected with its reason."""
+        """Yield the outputs of each row in [start, stop): its documents, mostly one, or its reject."""
         for item in self.samples.read(start, stop):
             if isinstance(item, Rejected):
                 yield item
                 continue
             try:
                 sample, payload = self._probe(item, decode=self._decodes(item))
-                yield self.encoder.encode(sample, payload)
+                yield from self.encoder.documents(sample, payload)
             except Reject as reject:
                 yield rejected(item, STAGE, reject)
 
@@ -158,7 +161,8 @@ class _TaskWriter:
             name = f"task-{self._task:06d}-{len(self._infos):03d}.arrow"
             self._writer, self._rows = ShardWriter(self._folder / name, self._schema), 0
         data = sum(len(content) for item in encoded.media for content in item.data or ())
-        size = 8 * len(encoded.input_ids) + len(encoded.conversation) + data + 256
+        a_token = 8 if encoded.loss_weights is None else 12
+        size = a_token * len(encoded.input_ids) + len(encoded.conversation) + data + 256
         self._writer.write(row, size=size, tokens=len(encoded.input_ids))
         place = len(self._infos), self._rows
         self._rows += 1
@@ -195,12 +199,14 @@ class Tally:
             counts.update(rows_in=1, rows_rejected=1)
 
     def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int], *, chosen: bool) -> None:
-        """Count a row that was written at `place`."""
+        """Count a document that was written at `place`, and with a row's first one the row."""
         tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
         images = sum(item.kind == "image" for item in encoded.media)
         for counts in (self._counts, self._dataset(encoded.dataset)):
-            counts["rows_in"] += 1
-            counts["rows_written"] += 1
+            if encoded.document == 1:
+                counts.update(rows_in=1, rows_written=1, **dict.fromkeys(encoded.notes, 1))
+            else:
+                counts[EXTRA_DOCUMENTS] += 1
             counts["tokens"] += tokens
             counts["trained_tokens"] += trained
             counts["images"] += images

@@ -23,12 +23,9 @@ from vlm_prep.tokenize.encoder import (
     IGNORE,
     SampleEncoder,
     expand_placeholders,
-    expand_weights,
     find_placeholders,
-    in_bytes,
-    mask_tokens,
-    weigh_tokens,
 )
+from vlm_prep.tokenize.masks import expand_weights, in_bytes, mask_tokens, weigh_tokens
 from vlm_prep.tokenize.second import second_spans
 
 Row = Mapping[str, Any]

@@ -30,7 +30,7 @@ from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
-from vlm_prep.tokenize.job import STAGE, TokenizeJob, row_of
+from vlm_prep.tokenize.job import EXTRA_DOCUMENTS, STAGE, TokenizeJob, row_of
 from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, media_kind, proof
 
 STARTUP_ROWS = 64
@@ -196,7 +196,7 @@ def _describe(
         proof=proof(checked, kinds, runtime, config.verify_fraction),
         extra={"datasets": samples.describe()},
     )
-    return manifest, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
+    return manifest, _CARD.format(rows=totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0), tokens=totals["tokens"])
 
 
 def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> dict[str, Any]:
@@ -223,7 +223,8 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
         "template": vars(job.encoder.template.facts),
         "first_rows": {
             "rows": count,
-            "written": len(written),
+            "written": sum(encoded.document == 1 for encoded in written),
+            "documents": len(written),
             "rejected": dict(rejects),
             "tokens": tokens,
             "mean_tokens": round(tokens / len(written), 1) if written else 0,

@@ -117,15 +117,15 @@ class _ByPieces:
             lead = self._facts.lead
             start = first.start - len(lead)
             return start if lead and start >= floor and self._text.startswith(lead, start) else first.start
-        start = self._behind_header(floor, first.start)
-        if start is None:
+        behind = self._behind_header(floor, first.start)
+        if behind is None:
             return self._behind_prompt(first, floor)
         opening = self._facts.call_opening
-        if first.kind == "call" and opening and self._text.endswith(opening, start, first.start):
+        if first.kind == "call" and opening and self._text.endswith(opening, behind, first.start):
             # what a template writes of its own before a call (an empty <think> block) is not said
-            blank = not self._text[start : first.start - len(opening)].strip()
-            return start if blank else first.start - len(opening)
-        return start
+            blank = not self._text[behind : first.start - len(opening)].strip()
+            return behind if blank else first.start - len(opening)
+        return behind
 
     def _behind_prompt(self, first: TextPlace, floor: int) -> int | None:
         """The end of the generation prompt, for templates that write no header."""
