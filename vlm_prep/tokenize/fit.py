@@ -46,10 +46,6 @@ def fit_to_template(
     if not facts.developer and any(message["role"] == "developer" for message in fitted):
         fitted = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fitted]
         notes.append(DEVELOPER_AS_SYSTEM)
-    if not facts.reasoning and any(message.get("reasoning_content") for message in fitted):
-        raise Reject(
-            RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template leaves out reasoning_content of assistant turns"
-        )
     calls = any(message.get("tool_calls") for message in fitted)
     if (tools and not facts.tools) or (calls and not facts.tool_calls):
         if config.tool_text == "reject":
