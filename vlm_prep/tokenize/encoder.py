@@ -42,7 +42,8 @@ class _Draft:
     labels: NDArray[np.int32]
     weights: NDArray[np.float32] | None
     turn_ends: dict[int, int]
-    """Token position after each trained message's end, by message index, before placeholders are expanded."""
+    """Token position after each trained message's end, by message index, before placeholders are expanded; empty
+    without a limit of the length."""
     expansions: tuple[Expansion, ...]
 
 
@@ -143,12 +144,13 @@ class SampleEncoder:
         text, turns = document.rendered.text, document.turns
         spans = weigh(text, turns, document.view, self.template.facts, self.config, document.rendered.places)
         positions = [position for start, end, _ in spans for position in (start, end)]
-        positions += [turn.end for turn in turns.values()]
+        if self.config.max_length is not None:
+            positions += [turn.end for turn in turns.values()]
         tokens = self._control.encode(self.text, text) if document.marked else self.text.encode(text)
         edges = iter(self.in_bytes(document, positions))
         in_text = [(next(edges), next(edges), weight) for _, _, weight in spans]
         ends = np.searchsorted(tokens.starts, list(edges), side="left").tolist()
-        return tokens, in_text, dict(zip(turns, ends, strict=True))
+        return tokens, in_text, dict(zip(turns, ends, strict=bool(ends)))
 
     def _expansions(self, media: Sequence[Media], found: NDArray[np.int32]) -> tuple[Expansion, ...]:
         kinds = [self._kinds[int(token)] for token in found]

@@ -94,7 +94,10 @@ def _turn_spans(
 ) -> list[Weighted]:
     weight = weight_of(message)
     spans: list[Weighted] = [(turn.start, turn.said, weight)]
-    for start, end, share in _exceptions(text, turn, message, facts, config):
+    exceptions = _exceptions(text, turn, message, facts, config)
+    if not exceptions:
+        return [(turn.start, turn.end if with_end else turn.said, weight)]
+    for start, end, share in exceptions:
         spans = paint(spans, start, end, weight * share)
     # a turn of which nothing is trained does not end in a trained token; an empty answer is its end token alone
     with_end = with_end and (turn.said == turn.start or any(share > 0 for _, _, share in spans))
