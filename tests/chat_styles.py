@@ -46,6 +46,15 @@ GENERATION = (
     "{%- else -%}{{- said(m.content) -}}{%- endif -%}{{- '<|im_end|>\\n' -}}{%- endfor -%}"
     "{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' -}}"
 )
+HEADER_GENERATED = GENERATION.replace(
+    "{{- '<|im_start|>' ~ m.role ~ '\\n' -}}"
+    "{%- if m.role == 'assistant' -%}{%- generation -%}{{- said(m.content) -}}",
+    "{{- '<|im_start|>' ~ m.role ~ '\\n' if m.role != 'assistant' else '' -}}"
+    "{%- if m.role == 'assistant' -%}{%- generation -%}{{- '<|im_start|>assistant\\n' ~ said(m.content) -}}",
+)
+THINK_GENERATED = GENERATION.replace(
+    "{%- generation -%}{{-", "{%- generation -%}{{- '<think>\\n\\n</think>\\n\\n' ~"
+)
 LINE_BREAK_GENERATED = GENERATION.replace("{%- generation -%}{{-", "{%- generation -%}{{- '\\n' ~")
 ALTERNATING = CHATML.replace(
     "{%- for m in messages -%}",
@@ -117,6 +126,8 @@ STYLES = {
     "chatml": Style(template=CHATML, tokens=(), header=FORGED),
     "default system": Style(template=DEFAULT_SYSTEM + CHATML, tokens=(), header=FORGED),
     "generation": Style(template=GENERATION, tokens=(), header=FORGED),
+    "header generated": Style(template=HEADER_GENERATED, tokens=(), header=FORGED),
+    "think generated": Style(template=THINK_GENERATED, tokens=("<think>", "</think>"), header=FORGED),
     "line break generated": Style(template=LINE_BREAK_GENERATED, tokens=(), header=FORGED),
     "alternating": Style(template=ALTERNATING, tokens=(), header=FORGED),
     "last turn open": Style(template=LAST_TURN_OPEN, tokens=(), header=FORGED),

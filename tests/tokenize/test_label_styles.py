@@ -80,6 +80,8 @@ TRAINED: dict[str, dict[str, str]] = {
     "chatml": CHATML,
     "default system": CHATML,
     "generation": CHATML,
+    # its generation mark includes the header, which the prompt ends with
+    "header generated": CHATML,
     # this template has the model write a line break first, which is one token with the header's
     "line break generated": {
         "plain": "\n\nHello.<|im_end|>",
@@ -94,6 +96,16 @@ TRAINED: dict[str, dict[str, str]] = {
         "system prompt": "\n\na<|im_end|>",
         "question last": "\n\na<|im_end|>",
         "answer first": "\n\na<|im_end|>\n\nb<|im_end|>",
+    },
+    # the template says that the model writes the empty block
+    "think generated": {
+        case: {
+            "line break first": "<think>\n\n</think>\n\n\nHello.<|im_end|>",
+            "two turns": "<think>\n\n</think>\n\na<|im_end|><think>\n\n</think>\n\nb<|im_end|>",
+            "two answers in a row": "<think>\n\n</think>\n\na<|im_end|><think>\n\n</think>\n\nb<|im_end|>",
+            "answer first": "<think>\n\n</think>\n\na<|im_end|><think>\n\n</think>\n\nb<|im_end|>",
+        }.get(case, f"<think>\n\n</think>\n\n{answer}")
+        for case, answer in CHATML.items()
     },
     "alternating": {
         **CHATML,
@@ -194,6 +206,8 @@ def test_what_is_trained_is_what_was_said(styled: Styled, style: str) -> None:
 @pytest.mark.parametrize("style", TRAINED)
 def test_labels_of_ordinary_rows_are_proven_a_second_way(styled: Styled, style: str) -> None:
     made = styled(style)
+    if style == "think generated":
+        pytest.skip("where turns begin is the template's own say")
     rows = ("plain", "line break first", "blanks around", "digits", "two turns", "question last")
     assert [told.proven for case in rows for told in made.look(ANSWERS[case])] == [True] * len(rows)
 

@@ -46,6 +46,8 @@ def _turn(template: ChatTemplate, text: str, messages: list[Message], tools: Too
     turn = turn_by_prefix(template, text, messages, tools, index)
     if turn is not None:
         return replace(turn, pieces=places)
+    if template.facts.generation:
+        return None  # the template has its own say on where such a turn begins
     if not places or places[0].kind != "text" or places[-1].kind != "text" or not _is_text(messages[index]):
         return None
     # a template that writes something of its own before the answer: it begins with its text

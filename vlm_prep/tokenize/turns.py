@@ -56,7 +56,7 @@ def find_turns(
         if turn is None and (rendered.places is None or not finder.lacks(index)):
             turn = turn_by_prefix(template, rendered.text, messages, tools, index)
         if turn is not None:
-            found[index] = _from_generation(turn, generated, finder.floor(index))
+            found[index] = finder.from_generation(turn, generated) if generated else turn
     return found
 
 
@@ -147,6 +147,14 @@ class _ByPieces:
                 return position + len(header)
         return None
 
+    def from_generation(self, turn: Turn, generated: Sequence[Span]) -> Turn:
+        """Let a turn begin where the template says that the model begins, but not before the end of its header."""
+        floor, header = self.floor(turn.message), self._facts.header
+        position = self._text.rfind(header, floor, turn.start) if header.strip() else -1
+        floor = position + len(header) if position >= 0 else floor
+        starts = [max(start, floor) for start, end in generated if start < turn.start <= end]
+        return replace(turn, start=min([*starts, turn.start]))
+
     def _ends(self, message: Message, last: TextPlace, limit: int) -> Span | None:
         turn_end, content = self._facts.turn_end, message["content"]
         if last.kind == "text" and (isinstance(content, str) or _are_empty(content[last.part + 1 :])):
@@ -185,12 +193,6 @@ def _once(places: Sequence[TextPlace]) -> list[TextPlace]:
 def _arguments(message: Message) -> str:
     """The text of a message's calls: what a template writes behind their names."""
     return orjson.dumps(message.get("tool_calls")).decode() if message.get("tool_calls") else ""
-
-
-def _from_generation(turn: Turn, generated: Sequence[Span], floor: int) -> Turn:
-    """Let a turn begin where the template says that the model begins."""
-    starts = [start for start, end in generated if floor <= start < turn.start <= end]
-    return replace(turn, start=min(starts)) if starts else turn
 
 
 def turn_by_prefix(
