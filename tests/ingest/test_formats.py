@@ -155,7 +155,7 @@ def test_every_usual_name_of_a_tool_turn_is_understood(role: str) -> None:
     assert message == {"role": "tool", "content": texts(" 4 "), "name": "add"}
 
 
-@pytest.mark.parametrize("role", ["bot", "User", "developer", "human"])
+@pytest.mark.parametrize("role", ["bot", "User", "Developer", "human"])
 def test_an_unknown_role_is_rejected_with_its_name_and_the_option(role: str) -> None:
     reason, message = rejected(chat({"role": role, "content": "x"}, ANSWER))
     assert reason == R.UNKNOWN_ROLE and repr(role) in message and "tags.user_tag" in message
@@ -275,10 +275,41 @@ def test_training_flags_are_kept(options: Any, train: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"weight": 0.5}, {"loss": 2}, {"weight": "1"}, {"train": 1}, {"train": True, "weight": 0}]
+    "options",
+    [
+        {"weight": -0.5},
+        {"loss": 1e9},
+        {"weight": "1"},
+        {"train": 1},
+        {"train": True, "weight": 0},
+        {"train": False, "weight": 0.5},
+        {"loss": 0.5, "weight": 0.25},
+    ],
 )
 def test_other_weights_and_contradictions_are_rejected(options: Any) -> None:
     assert rejected(chat(USER, ANSWER | options))[0] == R.BAD_TYPE
+
+
+@pytest.mark.parametrize("options", [{"weight": 0.5}, {"loss": 0.5}, {"loss_weight": 0.5, "train": True}])
+def test_weights_of_messages_and_parts_are_kept(options: Any) -> None:
+    expected = {"train": True, "weight": 0.5}
+    assert convert(chat(USER, ANSWER | options)).messages[1].items() >= expected.items()
+    part = {"type": "text", "text": "a"}
+    message = convert(chat(USER, ANSWER | {"content": [part | options, part | {"train": False}]})).messages[1]
+    assert message["content"] == [part | expected, part | {"train": False}]
+
+
+@pytest.mark.parametrize("kind", ["reasoning", "tool_calls"])
+def test_options_of_parts_that_cannot_have_any_are_rejected(kind: str) -> None:
+    value = {"text": "hm"} if kind == "reasoning" else {"value": {"name": "f", "arguments": {}}}
+    part = {"type": kind, **value}
+    assert convert(chat(USER, ANSWER | {"content": [part | {"train": True}]}))
+    for options in ({"train": False}, {"weight": 0.5}):
+        assert rejected(chat(USER, ANSWER | {"content": [part | options]}))[0] == R.BAD_ROW
+
+
+def test_a_developer_turn_is_kept() -> None:
+    assert convert(chat({"role": "developer", "content": "x"}, USER, ANSWER)).messages[0]["role"] == "developer"
 
 
 def test_unknown_and_null_message_keys_are_ignored() -> None:

@@ -427,13 +427,13 @@ def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 def wrong_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     from vlm_prep.tokenize import encoder
 
-    right = encoder.trained_spans
+    right = encoder.weigh
 
     def spans(*arguments: Any) -> Any:
-        *others, (start, end) = right(*arguments)
-        return [*others, (start, end - len("<|im_end|>"))]
+        *others, (start, end, weight) = right(*arguments)
+        return [*others, (start, end - len("<|im_end|>"), weight)]
 
-    monkeypatch.setattr(encoder, "trained_spans", spans)
+    monkeypatch.setattr(encoder, "weigh", spans)
 
 
 def wrong_pixels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import pytest
+from chat_styles import STYLES
+from tokenizers import AddedToken
 
 from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.types import Encoded, Media, Sample
 from vlm_prep.processors.families import adapter_for
-from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.tokenize.encoder import IGNORE, SampleEncoder
+from vlm_prep.tokenize.job import row_of
+from vlm_prep.tokenize.oracle import Oracle
 
 Messages = list[dict[str, Any]]
 
@@ -60,5 +66,57 @@ def bench(loaded: Callable[[str], LoadedProcessor]) -> Callable[..., Bench]:
             processor = replace(processor, hf=hf)
         settings = TokenizeConfig(**config)
         return Bench(processor, SampleEncoder(adapter_for(processor), settings, fast=fast))
+
+    return make
+
+
+@dataclass
+class Trained:
+    """A sample's text, apart by what is trained."""
+
+    trained: str
+    masked: str
+    """What is not trained, with ⟨…⟩ where something trained was taken out."""
+    proven: bool
+    """Whether the labels were found a second way."""
+    encoded: Encoded
+
+
+class StyledBench(Bench):
+    """A chat template in some style over the built-in processor, whose every result is compared with the real one."""
+
+    def look(self, messages: Messages, *, tools: Any = None, media: tuple[Media, ...] = ()) -> list[Trained]:
+        """Encode a conversation, compare each document with the real processor, and tell what is trained."""
+        full = [{**each, "content": as_parts(each["content"])} for each in messages]
+        sample = Sample(sample_id="a/0", dataset="a", source="a.jsonl", line=1, messages=full, tools=tools, media=media)
+        return [self._told(encoded) for encoded in self.encoder.documents(sample, (None,) * len(media))]
+
+    def _told(self, encoded: Encoded) -> Trained:
+        compared = Oracle(self.encoder, self.encoder.config).compare(row_of(encoded))
+        assert compared.differences == ()
+        tokenizer, masked = self.loaded.hf.tokenizer, []
+        trained = encoded.labels != IGNORE
+        for is_trained, run in groupby(zip(encoded.input_ids.tolist(), trained.tolist(), strict=True), lambda p: p[1]):
+            masked.append("⟨…⟩" if is_trained else tokenizer.decode([token for token, _ in run]))
+        return Trained(self.text_of(encoded), "".join(masked), compared.labels, encoded)
+
+
+@pytest.fixture(scope="session")
+def styled() -> Callable[..., StyledBench]:
+    """`styled("llama3", train_on="last")`: a chat template of `styles.py` over the built-in processor."""
+    base = load_processor("builtin:qwen2.5-vl-mini")
+
+    @functools.cache
+    def processor(name: str) -> LoadedProcessor:
+        style = STYLES[name]
+        hf = copy.copy(base.hf)
+        hf.tokenizer = copy.deepcopy(base.hf.tokenizer)
+        hf.tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in style.tokens])
+        hf.chat_template = hf.tokenizer.chat_template = style.template
+        return replace(base, hf=hf)
+
+    def make(name: str, **config: Any) -> StyledBench:
+        found = processor(name)
+        return StyledBench(found, SampleEncoder(adapter_for(found), TokenizeConfig(**config)))
 
     return make

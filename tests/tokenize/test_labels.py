@@ -400,7 +400,7 @@ def test_a_dropped_text_is_found_beside_written_control_tokens(bench: Make) -> N
 def test_a_template_that_forgets_earlier_answers_rejects_such_rows(bench: Make) -> None:
     made = bench("qwen2_5_vl", template=FORGETS)
     assert made.trained([user("A?"), assistant("a")]) == f"a{END}"
-    assert reason(lambda: made.encode(TWO_TURNS)) == "template_drops_content"
+    assert reason(lambda: made.encode(TWO_TURNS)) == "rewritten_history"
 
 
 def test_a_template_that_rewrites_earlier_turns_never_half_trains(bench: Make) -> None:
@@ -409,7 +409,7 @@ def test_a_template_that_rewrites_earlier_turns_never_half_trains(bench: Make) -
     thought = "<think>hm</think>a"
     assert made.trained([user("A?"), assistant(thought)]) == thought + END
     turns = [user("A?"), assistant(thought), user("B?"), assistant("b")]
-    assert reason(lambda: made.encode(turns)) in ("labels_undecidable", "template_drops_content")
+    assert reason(lambda: made.encode(turns)) == "rewritten_history"
 
 
 def test_a_template_without_an_assistant_header_is_right(bench: Make) -> None:
@@ -441,10 +441,8 @@ def test_a_template_with_a_think_block_trains_the_answer(bench: Make) -> None:
     assert made.trained([user("A?"), assistant("a")]) == f"a{END}"
     thought = "<think>\nhm\n</think>\n\na"
     assert made.trained([user("A?"), assistant(thought)]) in (thought + END, thought.removeprefix("<think>\n") + END)
-    assert reason(lambda: made.encode([user("A?"), assistant(thought), user("B?"), assistant("b")])) in (
-        "labels_undecidable",
-        "template_drops_content",
-    )
+    turns = [user("A?"), assistant(thought), user("B?"), assistant("b")]
+    assert reason(lambda: made.encode(turns)) == "rewritten_history"
 
 
 def test_what_becomes_of_a_row_does_not_depend_on_the_rows_before_it(bench: Make) -> None:

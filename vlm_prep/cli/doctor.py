@@ -42,6 +42,13 @@ def command(
         typer.echo(f"{name:<20} {_shown(value)}")
 
 
+_REASONING = {
+    "kept": "rendered in every turn",
+    "dropped from earlier turns": "rewritten: dropped from earlier turns (--rewritten-history, or --train-on last)",
+    "ignored": "ignored by the template: such rows are rejected",
+}
+
+
 def _facts(encoder: Any) -> dict[str, Any]:
     adapter = encoder.adapter
     facts = encoder.template.facts
@@ -58,11 +65,15 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "stored per sample": ["input_ids", "labels", *stored, "media", "conversation"],
         "positions": "mRoPE" if adapter.mrope() else "plain",
         "text by": encoder.text.implementation,
-        "assistant header": facts.header,
+        "assistant header": facts.header or "none: turns are found by their texts",
         "turn end": facts.turn_end or "none: the end of a turn cannot be trained",
+        "generation mark": "yes" if facts.generation else "no",
+        "prefix stable": "yes" if facts.prefix_stable else "no: a turn is written differently once others follow",
+        "trims content": "yes: blanks at the edges of texts are lost" if facts.trims else "no",
         "tool schemas": "rendered" if facts.tools else "ignored by the template: written as text (--tool-text)",
         "tool calls": "rendered" if facts.tool_calls else "ignored by the template: written as text (--tool-text)",
-        "reasoning": "rendered" if facts.reasoning else "ignored by the template: such rows are rejected",
+        "reasoning": _REASONING[facts.reasoning_of_earlier_turns],
+        "developer role": "rendered" if facts.developer else "unknown to the template: written as a system turn",
         "video sampling": sampling if video is not None else "no video",
         "control tokens": list(encoder.control_tokens),
         "transformers": adapter.loaded.identity["transformers"],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
+from vlm_prep.core.config import ControlTokens, RewrittenHistory, ToolText, TrainEnd, TrainOn
 from vlm_prep.core.errors import InputError, OutputError, RejectRateError
 from vlm_prep.engine.local import Limits
 from vlm_prep.engine.stage import RunOptions
@@ -76,6 +77,32 @@ SystemPrompt = Annotated[str | None, typer.Option(help="System turn of every asr
 UserPrompt = Annotated[str | None, typer.Option(help="Text before the audio of every asr row. [default: none]")]
 MinDuration = Annotated[float | None, typer.Option(min=0.0, help="Reject rows with shorter audio, in seconds.")]
 MaxDuration = Annotated[float | None, typer.Option(min=0.0, help="Reject rows with longer audio, in seconds.")]
+TrainOnOption = Annotated[
+    TrainOn, typer.Option("--train-on", help="Train all assistant turns, the last one, or all text.")
+]
+TrainEndOption = Annotated[
+    TrainEnd, typer.Option("--train-end", help="The token that ends a turn: train all, the last turn's, or none.")
+]
+TrainReasoning = Annotated[bool, typer.Option(help="Train reasoning, or mask it.")]
+TrainToolCalls = Annotated[bool, typer.Option(help="Train tool calls, or mask them.")]
+RewrittenHistoryOption = Annotated[
+    RewrittenHistory,
+    typer.Option(
+        "--rewritten-history",
+        help="Trained turns that the chat template rewrites once others follow (it drops reasoning): reject the row, "
+        "split it into documents that end with such a turn, or mask the turn.",
+    ),
+]
+LossWeights = Annotated[
+    bool, typer.Option(help="Store each token's weight, as the data gives them; without it such rows are rejected.")
+]
+ToolTextOption = Annotated[
+    ToolText, typer.Option("--tool-text", help="Tools for a template that ignores them: write them as text, or reject.")
+]
+ControlTokensOption = Annotated[
+    ControlTokens,
+    typer.Option("--control-tokens", help="Control tokens typed in the data: plain text, a reject, or let them act."),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")]
 
 
@@ -126,6 +153,19 @@ def read_template(path: Path | None) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--chat-template {path}: {error}", "give a Jinja file in UTF-8") from error
+
+
+def check_history(train_on: TrainOn, rewritten_history: RewrittenHistory) -> None:
+    """Refuse to train all text of documents that repeat each other's beginnings.
+
+    Raises:
+        InputError: both are asked for.
+    """
+    if train_on == "all" and rewritten_history == "split":
+        raise InputError(
+            "--train-on all with --rewritten-history split would train the beginning of a split row several times",
+            "use --rewritten-history reject or mask, or --train-on assistant",
+        )
 
 
 def out_for(source: str | Path, out: Path | None, end: str) -> Path:

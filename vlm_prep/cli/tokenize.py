@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.core.config import CheckMedia, ControlTokens, MediaMode, Overlong, TokenizeConfig, ToolText, TrainOn
+from vlm_prep.core.config import CheckMedia, MediaMode, Overlong, TokenizeConfig
 from vlm_prep.core.errors import InputError
 
 
@@ -24,13 +24,14 @@ def command(
     media: Annotated[
         MediaMode, typer.Option(help="Store checked references to media files, or the files' bytes.")
     ] = "encoded",
-    train_on: Annotated[TrainOn, typer.Option(help="Train all assistant turns, or the last.")] = "assistant",
-    control_tokens: Annotated[
-        ControlTokens, typer.Option(help="Control tokens typed in the data: plain text, a reject, or let them act.")
-    ] = "text",
-    tool_text: Annotated[
-        ToolText, typer.Option(help="Tools for a chat template that ignores them: write them as text, or reject.")
-    ] = "inline",
+    train_on: options.TrainOnOption = "assistant",
+    train_end: options.TrainEndOption = "all",
+    train_reasoning: options.TrainReasoning = True,
+    train_tool_calls: options.TrainToolCalls = True,
+    rewritten_history: options.RewrittenHistoryOption = "reject",
+    loss_weights: options.LossWeights = False,
+    control_tokens: options.ControlTokensOption = "text",
+    tool_text: options.ToolTextOption = "inline",
     check_media: Annotated[
         CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
     ] = "header",
@@ -71,6 +72,7 @@ def command(
     from vlm_prep.tokenize.run import tokenize
 
     options.check_positive(fps, "--fps")
+    options.check_history(train_on, rewritten_history)
     if min_frames is not None and max_frames is not None and min_frames > max_frames:
         raise InputError(
             f"--min-frames {min_frames} is more than --max-frames {max_frames}", "lower the one or raise the other"
@@ -95,6 +97,11 @@ def command(
         overlong=overlong,
         media=media,
         train_on=train_on,
+        train_end=train_end,
+        train_reasoning=train_reasoning,
+        train_tool_calls=train_tool_calls,
+        rewritten_history=rewritten_history,
+        loss_weights=loss_weights,
         control_tokens=control_tokens,
         tool_text=tool_text,
         check_media=check_media,

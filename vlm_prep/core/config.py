@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 Overlong = Literal["drop", "truncate", "error"]
 MediaMode = Literal["reference", "encoded"]
-TrainOn = Literal["assistant", "last"]
+TrainOn = Literal["assistant", "last", "all"]
+TrainEnd = Literal["all", "last", "none"]
+RewrittenHistory = Literal["reject", "split", "mask"]
 ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
 CheckMedia = Literal["header", "decode"]
@@ -41,7 +43,18 @@ class TokenizeConfig:
     media: MediaMode = "encoded"
     """What a shard holds of media: a checked reference or the file's bytes."""
     train_on: TrainOn = "assistant"
-    """Train all assistant turns or the last one; `train: false` on a message always masks it."""
+    """Train all assistant turns, the last one, or all text; `train: false` on a message or part always masks it."""
+    train_end: TrainEnd = "all"
+    """The token that ends a turn: trained in all trained turns, in the last of them, or in none."""
+    train_reasoning: bool = True
+    """Whether reasoning is trained (reasoning_content, or <think>...</think> at the start of an answer)."""
+    train_tool_calls: bool = True
+    """Whether tool calls are trained."""
+    rewritten_history: RewrittenHistory = "reject"
+    """Trained turns that the template rewrites once others follow (it drops their reasoning): reject the row, split it
+    into documents that each end where such a turn is still whole, or train the other turns only."""
+    loss_weights: bool = False
+    """Store a weight for each token; without it, rows that give weights other than 0 and 1 are rejected."""
     control_tokens: ControlTokens = "text"
     """Control tokens written in the data's own text: encoded as plain text, a reject, or allowed to act."""
     tool_text: ToolText = "inline"

@@ -111,6 +111,8 @@ class RejectReason(StrEnum):
     TEMPLATE_ERROR = "template_error"
     TEMPLATE_DROPS_CONTENT = "template_drops_content"
     LABELS_UNDECIDABLE = "labels_undecidable"
+    REWRITTEN_HISTORY = "rewritten_history"
+    LOSS_WEIGHTS = "loss_weights"
     CONTROL_TOKENS = "control_tokens"
     NO_SUPERVISED_TOKENS = "no_supervised_tokens"
     OVERLONG = "overlong"

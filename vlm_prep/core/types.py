@@ -69,7 +69,8 @@ class Sample:
     """One conversation with references to its media: what ingest makes."""
 
     sample_id: str
-    """`<dataset>/<row>`, 0-based; `#<copy>` is added for repeats of a sample_ratio above 1."""
+    """`<dataset>/<row>`, 0-based; `#<copy>` is added for repeats of a sample_ratio above 1, and `~<document>` by
+    tokenize where a row gives several documents."""
     dataset: str
     source: str
     """The data file, as the meta file names it."""
@@ -136,6 +137,12 @@ class Encoded:
     """(length,)"""
     labels: NDArray[np.int32]
     """(length,) unshifted; -100 where nothing is trained."""
+    loss_weights: NDArray[np.float32] | None = None
+    """(length,) weight of each token's loss, 0 where nothing is trained; None unless the run stores weights."""
+    document: int = 1
+    """Which of its row's documents it is, from 1: a row gives several with rewritten_history="split"."""
+    notes: tuple[str, ...] = ()
+    """What was done to the row that its statistics should count, e.g. `tools_as_text`."""
     geometry: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Per-media tensors under the processor's own names, e.g. image_grid_thw (n_images, 3)."""
     media: tuple[MediaItem, ...] = ()

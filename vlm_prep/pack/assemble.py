@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.pack.positions import Mrope, mrope_positions, plain_positions
+from vlm_prep.shards.schema import LOSS_WEIGHTS
 
 Document = Mapping[str, Any]
 
@@ -56,6 +57,7 @@ def assemble_pack(
         "media": [item for document in documents for item in document["media"]],
         "media_counts": np.asarray([len(document["media"]) for document in documents], np.int32),
     }
-    for name in tensors:
-        pack[name] = np.concatenate([document[name] for document in documents])
+    for name in (LOSS_WEIGHTS, *tensors):
+        if name in documents[0]:
+            pack[name] = np.concatenate([document[name] for document in documents])
     return pack

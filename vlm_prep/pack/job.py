@@ -15,7 +15,7 @@ from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.plan import Plan
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.schema import packed_schema, plan_schema
+from vlm_prep.shards.schema import LOSS_WEIGHTS, packed_schema, plan_schema
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
 
 STAGE = "pack"
@@ -56,7 +56,8 @@ class PackJob:
         """See `engine.tasks.Job`."""
         if task.split == PLAN_SPLIT:
             return self._plan_record(task, shards)
-        schema = packed_schema(self._tensors, positions="mrope" if self.rule else "plain")
+        weights = LOSS_WEIGHTS in self._store.shards[0].schema.names
+        schema = packed_schema(self._tensors, positions="mrope" if self.rule else "plain", weights=weights)
         rank = int(task.split.removeprefix("rank_"))
         numbers = self.plan.packs_of(rank)[task.start : task.stop]
         documents = tokens = 0
@@ -136,4 +137,5 @@ class PackJob:
 
 def _size(pack: dict[str, Any]) -> int:
     media = sum(len(file["bytes"] or b"") for item in pack["media"] for file in item["files"])
-    return int(8 * len(pack["input_ids"]) + np.asarray(pack["position_ids"]).nbytes + media + 256)
+    weights = 4 * len(pack.get(LOSS_WEIGHTS, ()))
+    return int(8 * len(pack["input_ids"]) + weights + np.asarray(pack["position_ids"]).nbytes + media + 256)

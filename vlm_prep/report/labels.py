@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from vlm_prep.core.types import Encoded
+from vlm_prep.core.types import Encoded, Rejected
 
 IGNORE = -100
 Run = tuple[str, bool]
@@ -37,3 +37,15 @@ def render(encoded: Encoded, tokenizer: Any, media_ids: Collection[int], *, colo
         else:
             pieces.append(f"⟦{text}⟧" if is_trained else text)
     return "".join(pieces)
+
+
+def to_json(result: Encoded | Rejected, tokenizer: Any, media_ids: Collection[int]) -> dict[str, Any]:
+    """Return a row as JSON-ready data: its runs of text with whether they are trained, or why it is rejected."""
+    if isinstance(result, Rejected):
+        return {"sample_id": result.sample_id, "rejected": result.reason, "message": result.message}
+    return {
+        "sample_id": result.sample_id,
+        "tokens": len(result.input_ids),
+        "trained": int((result.labels != IGNORE).sum()),
+        "runs": [{"text": text, "trained": trained} for text, trained in runs(result, tokenizer, media_ids)],
+    }

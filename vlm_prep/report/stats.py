@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 
 from vlm_prep.shards.reader import Store
 
+_NOTES = {
+    "tools_as_text": "with tools or tool calls written as text, since the chat template does not know them",
+    "developer_as_system": "with developer turns written as system turns, since the chat template does not know them",
+}
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -71,6 +75,12 @@ def render(stats: dict[str, Any]) -> str:
         f"  {what:<11} {totals['rows_in']:,} in = {totals['rows_written']:,} written "
         f"+ {totals['rows_rejected']:,} rejected{_reasons(totals.get('rejects', {}))}"
     )
+    if totals.get("extra_documents"):
+        documents = totals["rows_written"] + totals["extra_documents"]
+        lines.append(f"  documents   {documents:,}: rows with a rewritten history gave several")
+    for name, what in _NOTES.items():
+        if totals.get(name):
+            lines.append(f"  note        {totals[name]:,} rows {what}")
     if "packs" in totals:
         ranks = totals["packs_by_rank"]
         lines.append(f"  packs       {totals['packs']:,} for {len(ranks)} rank(s), fill {totals['fill']:.2%}")

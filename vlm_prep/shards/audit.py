@@ -82,8 +82,9 @@ def _accounts(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{REJECTS_FILE}: {rejected} rows, the manifest says {totals['rows_rejected']}"
     if sum(totals["rejects"].values()) != totals["rows_rejected"]:
         yield "manifest.json: the reject reasons do not add up to the rows rejected"
-    if manifest.stage != "pack" and (found := sum(info.rows for info in shards)) != totals["rows_written"]:
-        yield f"the shards hold {found} rows, the manifest says {totals['rows_written']}"
+    documents = totals["rows_written"] + totals.get("extra_documents", 0)
+    if manifest.stage != "pack" and (found := sum(info.rows for info in shards)) != documents:
+        yield f"the shards hold {found} rows, the manifest says {documents}"
     if "tokens" in totals and manifest.extra.get("layout") != "index" and _tokens(shards) != totals["tokens"]:
         yield f"the shards hold {_tokens(shards)} tokens, the manifest says {totals['tokens']}"
 

@@ -60,13 +60,23 @@ def tensor_fields(tensors: Sequence[Mapping[str, Any]]) -> list[pa.Field]:
     return [pa.field(tensor["name"], tensor_type(tensor["dtype"], tensor["shape"])) for tensor in tensors]
 
 
-def tokenized_schema(tensors: Sequence[Mapping[str, Any]]) -> pa.Schema:
-    """Return the schema of a tokenized store whose family stores `tensors`."""
+LOSS_WEIGHTS = "loss_weights"
+"""Column of a weight for each token, in stores made with --loss-weights and in packs of them."""
+
+
+def tokenized_schema(tensors: Sequence[Mapping[str, Any]], *, weights: bool = False) -> pa.Schema:
+    """Return the schema of a tokenized store.
+
+    Args:
+        tensors: {name, dtype, shape} of the tensors that the family stores.
+        weights: whether each token's weight is stored.
+    """
     fields = [
         pa.field("sample_id", pa.string()),
         pa.field("dataset", pa.string()),
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("labels", pa.list_(pa.int32())),
+        *([pa.field(LOSS_WEIGHTS, pa.list_(pa.float32()))] if weights else []),
         *tensor_fields(tensors),
         pa.field("media", MEDIA),
         pa.field("conversation", pa.string()),
@@ -74,12 +84,13 @@ def tokenized_schema(tensors: Sequence[Mapping[str, Any]]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def packed_schema(tensors: Sequence[Mapping[str, Any]], *, positions: str) -> pa.Schema:
+def packed_schema(tensors: Sequence[Mapping[str, Any]], *, positions: str, weights: bool = False) -> pa.Schema:
     """Return the schema of a packed store.
 
     Args:
         tensors: stored tensors, concatenated over the pack's documents.
         positions: "mrope" for (3, length) positions, "plain" for (length,).
+        weights: whether each token's weight is stored.
     """
     position_type = pa.list_(pa.list_(pa.int32())) if positions == "mrope" else pa.list_(pa.int32())
     fields = [
@@ -87,6 +98,7 @@ def packed_schema(tensors: Sequence[Mapping[str, Any]], *, positions: str) -> pa
         pa.field("sample_ids", pa.list_(pa.string())),
         pa.field("input_ids", pa.list_(pa.int32())),
         pa.field("labels", pa.list_(pa.int32())),
+        *([pa.field(LOSS_WEIGHTS, pa.list_(pa.float32()))] if weights else []),
         pa.field("position_ids", position_type),
         pa.field("seq_lens", pa.list_(pa.int32())),
         *tensor_fields(tensors),

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from vlm_prep.shards.schema import LOSS_WEIGHTS
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.masks import block_causal, cumulative_lengths, document_ids
 
@@ -20,6 +21,8 @@ IGNORE = -100
 Mask = Literal["sdpa", "document_ids", "varlen"]
 Batch = dict[str, Any]
 _PIXELS = ("pixel_values", "pixel_values_videos")
+_OF_LABELS = {"labels": IGNORE, LOSS_WEIGHTS: 0.0}
+"""What goes with the labels when they are shifted, and what says that a token is not trained."""
 _MEDIA = (*_PIXELS, "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
 
@@ -76,6 +79,11 @@ class _Collate:
                 if token is not None:
                     kinds[row, :count][item["input_ids"] == token] = kind
         batch: Batch = {"input_ids": ids, "labels": labels}
+        if LOSS_WEIGHTS in items[0]:
+            weights = torch.zeros((len(items), length), dtype=torch.float32)
+            for row, item in enumerate(items):
+                weights[row, : len(item[LOSS_WEIGHTS])] = item[LOSS_WEIGHTS]
+            batch[LOSS_WEIGHTS] = weights
         if self.image_token_id is not None or self.video_token_id is not None:
             batch["mm_token_type_ids"] = kinds
         return batch
@@ -108,7 +116,8 @@ class PadCollate(_Collate):
     """Pad samples on the right and stack them.
 
     Returns, for a batch of B items padded to S: input_ids, labels, attention_mask (1 for tokens, 0 for padding) and
-    mm_token_type_ids, int64 (B, S), or (B, S-1) with `shift`; media tensors concatenated over the batch;
+    mm_token_type_ids, int64 (B, S), or (B, S-1) with `shift`; loss_weights, float32 of the same shape and shifted like
+    labels, where the store has them; media tensors concatenated over the batch;
     n_images_per_sample and n_videos_per_sample int64 (B,) where the batch has any.
 
     Args:
@@ -138,9 +147,9 @@ class PadCollate(_Collate):
             mask[row, : len(item["input_ids"])] = 1
         batch["attention_mask"] = mask
         if self.shift:
-            shifted = batch["labels"][:, 1:]
-            batch = {name: tensor[:, :-1] for name, tensor in batch.items()}
-            batch["labels"] = shifted
+            # a label and its weight go with the token before
+            shifted = {name: batch[name][:, 1:] for name in _OF_LABELS if name in batch}
+            batch = {**{name: tensor[:, :-1] for name, tensor in batch.items()}, **shifted}
         return {**batch, **self._media(items)}
 
 
@@ -148,7 +157,8 @@ class PackedCollate(_Collate):
     """Pad packs on the right and stack them, with the attention of their documents.
 
     Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S); position_ids int64 (3, B, S) for
-    mRoPE or (B, S); seq_lens, a list of int64 (documents,); media tensors concatenated; and by `mask`
+    mRoPE or (B, S); seq_lens, a list of int64 (documents,); loss_weights float32 (B, S), treated as labels are,
+    where the store has them; media tensors concatenated; and by `mask`
 
     - "sdpa": attention_mask bool (B, 1, S, S);
     - "document_ids": attention_mask int64 (B, S), 1-based document numbers;
@@ -184,16 +194,21 @@ class PackedCollate(_Collate):
         lengths = [item["seq_lens"] for item in items]
         for row, counts in enumerate(lengths):
             starts = torch.cumsum(counts, 0)[:-1]
-            if self.shift:
-                total = int(counts.sum())
-                batch["labels"][row, : total - 1] = batch["labels"][row, 1:total].clone()
-                batch["labels"][row, starts - 1] = IGNORE
-                batch["labels"][row, total - 1] = IGNORE
-            else:
-                batch["labels"][row, starts] = IGNORE
+            for name, nothing in _OF_LABELS.items():
+                if name in batch:
+                    self._keep_apart(batch[name][row], starts, int(counts.sum()), nothing)
         batch["position_ids"] = self._positions(items, length)
         batch["seq_lens"] = lengths
         return {**batch, **self._attention(lengths, length), **self._media(items)}
+
+    def _keep_apart(self, line: torch.Tensor, starts: torch.Tensor, total: int, nothing: float) -> None:
+        """Have no document's first token predicted from the document before it; with `shift`, shift."""
+        if self.shift:
+            line[: total - 1] = line[1:total].clone()
+            line[starts - 1] = nothing
+            line[total - 1] = nothing
+        else:
+            line[starts] = nothing
 
     def _positions(self, items: Sequence[Item], length: int) -> torch.Tensor:
         first = items[0]["position_ids"]

@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.shards.schema import LOSS_WEIGHTS
 from vlm_prep.stream.order import Order, Remainder, epoch_order, steps_left
 from vlm_prep.stream.rows import Rows, open_rows
 from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
@@ -45,7 +46,8 @@ class ShardDataset(Dataset[Item]):
     """Rows of a tokenized store, or packs of a packed one, of one rank, in the order of (seed, epoch).
 
     An item holds torch tensors: input_ids and labels int64 (length,), labels unshifted; for packs position_ids
-    int64 (3, length) or (length,) and seq_lens int64 (documents,); for media the processor's tensors under its
+    int64 (3, length) or (length,) and seq_lens int64 (documents,); loss_weights float32 (length,) where the store has
+    them; for media the processor's tensors under its
     names, int64 grids (n, 3), float32 pixel_values (patches, dim), ...; and sample_id (or sample_ids), n_images,
     n_videos.
 
@@ -175,6 +177,8 @@ class ShardDataset(Dataset[Item]):
                 item[name] = torch.from_numpy(value.astype(np.int64))
             elif name in stored:
                 item[name] = torch.from_numpy(value.astype(stored[name]))
+            elif name == LOSS_WEIGHTS:
+                item[name] = torch.from_numpy(np.array(value))
             elif name in ("sample_id", "sample_ids"):
                 item[name] = value
         kinds = [struct["kind"] for struct in row["media"]]

@@ -20,8 +20,6 @@ from vlm_prep.core.config import ControlTokens as Mode
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Message
 from vlm_prep.tokenize.encode import TextEncoder, Tokens
-from vlm_prep.tokenize.expand import Placed
-from vlm_prep.tokenize.spans import Span
 from vlm_prep.tokenize.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -57,37 +55,36 @@ class ControlTokens:
                 return True
         return False
 
-    def encode(self, encoder: TextEncoder, placed: Placed) -> tuple[Tokens, Placed]:
-        """Encode a marked text; return its tokens, and the text without marks with its spans in bytes.
+    def encode(self, encoder: TextEncoder, text: str) -> Tokens:
+        """Encode the text that marked messages were rendered to, with their control tokens as text.
+
+        Returns:
+            Tokens with their places in the text without marks.
 
         Raises:
-            Reject: control_tokens where the tokenizer cannot write them as text.
+            Reject: control_tokens, where the tokenizer cannot write them as text.
         """
         try:
-            ids = self._chat.encode_marked_chat(self._tokenizer, placed.text)
+            ids = self._chat.encode_marked_chat(self._tokenizer, text)
         except ValueError as error:
             raise Reject(RejectReason.CONTROL_TOKENS, str(error)) from error
-        clean = placed.text.translate(self._marks)
-        tokens = encoder.with_spans(np.asarray(ids, np.int32), clean)
+        tokens = encoder.with_spans(np.asarray(ids, np.int32), text.translate(self._marks))
         if tokens is None:
             raise Reject(
                 RejectReason.CONTROL_TOKENS,
                 "the row's own text holds control tokens, and beside text that the tokenizer normalizes their "
                 "place cannot be told (--control-tokens)",
             )
-        spans = [self._clean_span(placed.text, span) for span in placed.spans]
-        inside = [self._clean_span(placed.text, span) for span in placed.inside]
-        return tokens, Placed(clean, spans, inside, placed.runs)
+        return tokens
 
     def marked(self, messages: Sequence[Message], tools: Tools) -> tuple[list[Message], Tools]:
         """Return the row with its control tokens marked as text, the way transformers' tokenizers take it."""
         mark = self._chat.mark_control_tokens
         return mark(list(messages), self._pattern), mark(tools, self._pattern)
 
-    def _clean_span(self, text: str, span: Span) -> Span:
-        """A character span of marked text as a byte span of the text without marks."""
-        start = len(text[: span[0]].translate(self._marks).encode())
-        return start, start + len(text[span[0] : span[1]].translate(self._marks).encode())
+    def byte_position(self, text: str, position: int) -> int:
+        """Return a character position of marked text as a byte position of the text without marks."""
+        return len(text[:position].translate(self._marks).encode())
 
 
 def _structural_tokens(hf: Any, template: ChatTemplate) -> tuple[str, ...]:

@@ -22,24 +22,39 @@ from vlm_prep.core.types import Encoded, Media, MediaItem, Message, Sample
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion
 from vlm_prep.tokenize.control import ControlTokens
-from vlm_prep.tokenize.encode import TextEncoder, Tokens, byte_positions
-from vlm_prep.tokenize.expand import IGNORE, Placed, Placer, mask_tokens, repeat_runs, unmask_inside
-from vlm_prep.tokenize.spans import Span, trained_messages, trained_spans
+from vlm_prep.tokenize.documents import Document, DocumentReader
+from vlm_prep.tokenize.encode import TextEncoder, Tokens
+from vlm_prep.tokenize.expand import IGNORE, Placed, Placer, find_tokens, repeat_runs
+from vlm_prep.tokenize.fit import Fitted, fit_to_template
+from vlm_prep.tokenize.masks import in_bytes, mask_tokens, tokens_inside, weigh_tokens
+from vlm_prep.tokenize.spans import Weighted, reject_weights, trained_messages, uses_weights, weigh
 from vlm_prep.tokenize.template import ChatTemplate
-from vlm_prep.tokenize.tools import Tools, fit_to_template
+from vlm_prep.tokenize.tools import Tools
 
 VIDEO_FRAMES = "video frames"
 Payload = tuple[tuple[bytes, ...] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
-    """A sample after encoding, before the length is judged."""
+class Labelled:
+    """Ids with what is trained of them."""
 
     ids: NDArray[np.int32]
     labels: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A document after encoding, before the length is judged."""
+
+    messages: list[Message]
+    ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    weights: NDArray[np.float32] | None
     turn_ends: dict[int, int]
-    """Token position after each trained message's end, by message index, before placeholders are expanded."""
+    """Token position after each trained message's end, by message index, before placeholders are expanded; empty
+    without a limit of the length."""
     expansions: tuple[Expansion, ...]
 
 
@@ -58,10 +73,17 @@ class SampleEncoder:
         self.text = TextEncoder(adapter.hf.tokenizer, fast=fast)
         mode: ControlMode = "allow" if adapter.prompts_are_tokens else config.control_tokens
         self._control = ControlTokens(adapter.hf, self.template, mode)
+        self._reader = DocumentReader(self.template, self._control, config.rewritten_history)
+        self._added = tuple(np.asarray(ids, np.int32) for ids in adapter.added_around)
         self._placer = Placer(adapter.placeholders, adapter.unplaced)
 
     def encode(self, sample: Sample, payload: Payload) -> Encoded:
-        """Encode one sample.
+        """Encode a sample that becomes one document, see `documents`."""
+        (encoded,) = self.documents(sample, payload)
+        return encoded
+
+    def documents(self, sample: Sample, payload: Payload) -> tuple[Encoded, ...]:
+        """Encode one sample: one document, or several with rewritten_history="split".
 
         Args:
             sample: with probed media.
@@ -71,19 +93,45 @@ class SampleEncoder:
             Reject: the row cannot be written, with the reason.
             InputError: an overlong row under overlong="error".
         """
-        messages, tools = fit_to_template(
-            sample.messages, sample.tools, self.template.facts, self.config.tool_text
-        )
-        if not self.template.facts.parts:
-            messages = [_as_string(message) for message in messages]
+        fitted = fit_to_template(sample.messages, sample.tools, self.template, self.config)
+        messages, tools = fitted.messages, fitted.tools
+        if not self.config.loss_weights and uses_weights(messages):
+            raise reject_weights()
         wanted = trained_messages(messages, self.config.train_on)
-        draft = self._draft(sample.media, messages, tools, wanted)
-        limit = self.config.max_length
-        if limit is not None and len(draft.ids) > limit:
-            messages, draft = self._shorten(sample, messages, tools, draft, limit)
-        if not np.any(draft.labels != IGNORE):
+        documents = self._reader.documents(messages, tools, wanted)
+        drafts = [self._draft(_media_of(sample, each.messages, len(messages)), each) for each in documents]
+        drafts = self._fitting(sample, tools, drafts)
+        drafts = [draft for draft in drafts if np.any(draft.labels != IGNORE)]
+        if not drafts:
             raise Reject(RejectReason.NO_SUPERVISED_TOKENS, "no token of this row would be trained")
-        return self._finish(sample, payload, messages, tools, draft)
+        whole = len(drafts) == 1
+        return tuple(
+            self._finish(sample, payload, fitted, draft, number=number, suffix="" if whole else f"~{number}")
+            for number, draft in enumerate(drafts, start=1)
+        )
+
+    def read(self, messages: list[Message], tools: Tools, wanted: Sequence[int]) -> Document:
+        """Render a stored conversation and find turns in it, see `documents.DocumentReader.read`."""
+        return self._reader.read(messages, tools, wanted)
+
+    def is_media(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which ids are media tokens."""
+        found = np.zeros(len(ids), np.bool_)
+        found[find_tokens(ids, self.adapter.run_ids)] = True
+        return found
+
+    def in_bytes(self, document: Document, positions: Sequence[int], placed: Placed | None = None) -> list[int]:
+        """Return character positions of a document's text as byte positions of what is encoded."""
+        text = document.rendered.text if placed is None else placed.text
+        if document.marked:
+            return [self._control.byte_position(text, position) for position in positions]
+        return in_bytes(text, positions)
+
+    def place(
+        self, text: str, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[Placed, tuple[Expansion, ...]]:
+        """Replace the placeholders of a rendered text, see `expand.Placer.place` and `Adapter.expand`."""
+        return self._placer.place(text, media, lambda: self.adapter.expand(media, stored))
 
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
         """Whether the row's own text holds control tokens that are encoded as plain text."""
@@ -98,82 +146,113 @@ class SampleEncoder:
         """Return the row with its control tokens marked as plain text for transformers' tokenizers."""
         return self._control.marked(messages, tools)
 
-    def _draft(
-        self, media: Sequence[Media], messages: list[Message], tools: Tools, wanted: Sequence[int]
-    ) -> _Draft:
-        written = self._control.find(messages, tools)
-        if written:
-            messages, tools = self._control.marked(messages, tools)
-        rendered = self.template.render_marked(messages, tools)
-        spans = trained_spans(self.template, rendered, messages, tools, wanted)
-        placed, expansions = self.place(rendered.text, spans, media)
-        if written:
-            tokens, clean = self._control.encode(self.text, placed)
-        else:
-            tokens, clean = self.text.encode(placed.text), in_bytes(placed)
-        ids, labels, ends = self.label(tokens, clean)
-        return _Draft(ids, labels, dict(zip(wanted, ends, strict=True)), expansions)
+    def _draft(self, media: Sequence[Media], document: Document) -> _Draft:
+        placed, expansions = self.place(document.rendered.text, media)
+        tokens, spans, turn_ends = self.tokens(document, placed)
+        edges = [position for span in placed.inside for position in span]
+        found = iter(self.in_bytes(document, edges, placed))
+        inside = [(start, next(found)) for start in found]
+        made = self.label(tokens, spans, inside, placed.runs)
+        weights = made.weights if self.config.loss_weights else None
+        return _Draft(document.messages, made.ids, made.labels, weights, turn_ends, expansions)
 
-    def place(
-        self, text: str, spans: list[Span], media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()
-    ) -> tuple[Placed, tuple[Expansion, ...]]:
-        """Replace the placeholders of a rendered text, see `expand.Placer.place` and `Adapter.expand`."""
-        return self._placer.place(text, spans, media, lambda: self.adapter.expand(media, stored))
+    def tokens(
+        self, document: Document, placed: Placed | None = None
+    ) -> tuple[Tokens, list[Weighted], dict[int, int]]:
+        """Return the tokens of a rendered document, the trained spans in bytes, and where its turns end in tokens.
+
+        Args:
+            document: the document.
+            placed: its text with the placeholders replaced, if they are.
+        """
+        text, turns = document.rendered.text, document.turns
+        spans = weigh(text, turns, document.view, self.template.facts, self.config, document.rendered.places)
+        positions = [position for start, end, _ in spans for position in (start, end)]
+        if self.config.max_length is not None:
+            positions += [turn.end for turn in turns.values()]
+        if placed is not None:
+            text, positions = placed.text, [placed.move(position) for position in positions]
+        tokens = self._control.encode(self.text, text) if document.marked else self.text.encode(text)
+        edges = iter(self.in_bytes(document, positions, placed))
+        in_text = [(next(edges), next(edges), weight) for _, _, weight in spans]
+        ends = np.searchsorted(tokens.starts, list(edges), side="left").tolist()
+        return tokens, in_text, dict(zip(turns, ends, strict=bool(ends)))
 
     def label(
-        self, tokens: Tokens, placed: Placed
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int]]:
-        """Return ids and labels with all runs repeated, and the token position after each span before that.
+        self, tokens: Tokens, spans: Sequence[Weighted], inside: Sequence[tuple[int, int]], runs: Sequence[int]
+    ) -> Labelled:
+        """Return the whole row: tokens labelled, what the tokenizer puts around them, and all runs repeated.
 
         Args:
             tokens: of the text with its placeholders replaced.
-            placed: that text, its spans in bytes.
+            spans: trained bytes of it, with their weights.
+            inside: bytes that were put in for media; never trained.
+            runs: how often each media token stands there.
         """
-        trained, ends = mask_tokens(tokens, placed.spans)
-        unmask_inside(tokens, trained, placed.inside)
+        untrained = tokens_inside(tokens, inside) | self.is_media(tokens.ids)
+        trained = mask_tokens(tokens, [(start, end) for start, end, _ in spans]) & ~untrained
         labels = np.where(trained, tokens.ids, np.int32(IGNORE))
+        weights = np.where(untrained, np.float32(0), weigh_tokens(tokens, spans))
         ids = tokens.ids
-        first, last = (np.asarray(added, np.int32) for added in self.adapter.added_around)
+        first, last = self._added
         if (len(first) or len(last)) and not tokens.starts_with_bos:
-            edges = [np.full(len(first), IGNORE, np.int32), labels, np.full(len(last), IGNORE, np.int32)]
-            ids, labels = np.concatenate([first, ids, last]), np.concatenate(edges)
-        ids, labels = repeat_runs(ids, labels, self.adapter.run_ids, placed.runs)
-        return ids, labels, ends
+            ids = np.concatenate([first, ids, last])
+            labels = np.pad(labels, (len(first), len(last)), constant_values=IGNORE)
+            weights = np.pad(weights, (len(first), len(last)))
+        repeats = repeat_runs(ids, self.adapter.run_ids, runs)
+        if repeats is None:
+            return Labelled(ids, labels, weights)
+        return Labelled(np.repeat(ids, repeats), np.repeat(labels, repeats), np.repeat(weights, repeats))
 
-    def _shorten(
-        self, sample: Sample, messages: list[Message], tools: Tools, draft: _Draft, limit: int
-    ) -> tuple[list[Message], _Draft]:
-        """Apply the overlong policy to a row that does not fit."""
-        length = len(draft.ids)
+    def _fitting(self, sample: Sample, tools: Tools, drafts: list[_Draft]) -> list[_Draft]:
+        """Apply the overlong policy; drafts are beginnings of one conversation, the shortest first."""
+        limit = self.config.max_length
+        if limit is None or all(len(draft.ids) <= limit for draft in drafts):
+            return drafts
+        longest = drafts[-1]
+        length = len(longest.ids)
         if self.config.overlong == "error":
             raise InputError(
                 f"{sample.sample_id}: {length} tokens, more than --max-length {limit}",
                 "raise --max-length, or choose --overlong drop or truncate",
             )
         if self.config.overlong == "truncate":
-            for index in _cuts(messages, limit, draft.turn_ends):
-                kept = messages[: index + 1]
-                wanted = trained_messages(kept, self.config.train_on)
-                media = sample.media[: _media_count(kept)]
-                shorter = self._draft(media, kept, tools, wanted)
-                if len(shorter.ids) <= limit and np.any(shorter.labels != IGNORE):
-                    return kept, shorter
+            kept = [draft for draft in drafts if len(draft.ids) <= limit] or self._shortened(sample, tools, drafts[0])
+            if kept:
+                return kept
         hint = ""
-        frames = sum(len(e.frame_indices or ()) for e in draft.expansions)
+        frames = sum(len(e.frame_indices or ()) for e in longest.expansions)
         if frames:
             hint = f"; it holds {frames} {VIDEO_FRAMES}, --fps and --max-frames take fewer"
         raise Reject(RejectReason.OVERLONG, f"{length} tokens, --max-length is {limit}{hint}")
 
+    def _shortened(self, sample: Sample, tools: Tools, draft: _Draft) -> list[_Draft]:
+        """Cut whole turns off the end until the row fits; nothing where that leaves nothing to train."""
+        limit = self.config.max_length or 0
+        for index in _cuts(draft.messages, limit, draft.turn_ends):
+            kept = draft.messages[: index + 1]
+            wanted = trained_messages(kept, self.config.train_on)
+            document = self._reader.read(kept, tools, wanted)
+            if len(document.turns) < len(wanted):
+                continue
+            shorter = self._draft(_media_of(sample, kept, -1), document)
+            if len(shorter.ids) <= limit and np.any(shorter.labels != IGNORE):
+                return [shorter]
+        return []
+
     def _finish(
-        self, sample: Sample, payload: Payload, messages: list[Message], tools: Tools, draft: _Draft
+        self, sample: Sample, payload: Payload, fitted: Fitted, draft: _Draft, *, number: int, suffix: str
     ) -> Encoded:
         media = sample.media[: len(draft.expansions)]
-        conversation = {"messages": messages, **({"tools": tools} if tools else {})}
+        conversation = {"messages": draft.messages, **({"tools": fitted.tools} if fitted.tools else {})}
         return Encoded(
-            sample_id=sample.sample_id,
+            sample_id=sample.sample_id + suffix,
             dataset=sample.dataset,
             input_ids=draft.ids,
             labels=draft.labels,
+            loss_weights=draft.weights,
+            document=number,
+            notes=fitted.notes,
             geometry=self._geometry(draft.expansions),
             media=tuple(
                 _item(item, data, expansion)
@@ -189,20 +268,6 @@ class SampleEncoder:
             rows = [each.geometry[tensor.name] for each in expansions if tensor.name in each.geometry]
             tensors[tensor.name] = np.concatenate(rows) if rows else np.empty((0, *tensor.shape), tensor.dtype)
         return tensors
-
-
-def in_bytes(placed: Placed) -> Placed:
-    """Return `placed` with its character spans as spans of UTF-8 bytes."""
-    both = spans_in_bytes(placed.text, [*placed.spans, *placed.inside])
-    return replace(placed, spans=both[: len(placed.spans)], inside=both[len(placed.spans) :])
-
-
-def spans_in_bytes(text: str, spans: Sequence[Span]) -> list[Span]:
-    """Return character spans as UTF-8 byte spans."""
-    if text.isascii() or not spans:
-        return list(spans)
-    to_bytes = byte_positions(text)
-    return [(int(to_bytes[start]), int(to_bytes[end])) for start, end in spans]
 
 
 def _item(media: Media, data: tuple[bytes, ...] | None, expansion: Expansion) -> MediaItem:
@@ -234,6 +299,11 @@ def _cuts(messages: Sequence[Message], limit: int, turn_ends: dict[int, int]) ->
     return [index for index in reversed(answers) if turn_ends.get(index, 0) <= limit]
 
 
+def _media_of(sample: Sample, messages: Sequence[Message], whole: int) -> tuple[Media, ...]:
+    """The media of a beginning of the conversation; all of them, so that none is lost unseen, for the whole one."""
+    return sample.media if len(messages) == whole else sample.media[: _media_count(messages)]
+
+
 def _media_count(messages: Sequence[Message]) -> int:
     return sum(
         part.get("type") in ("image", "video", "audio")
@@ -241,13 +311,6 @@ def _media_count(messages: Sequence[Message]) -> int:
         if isinstance(message["content"], list)
         for part in message["content"]
     )
-
-
-def _as_string(message: Message) -> Message:
-    """The message with its text parts joined, for templates that take strings."""
-    if any("text" not in part for part in message["content"]):
-        raise Reject(RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template takes text only")
-    return {**message, "content": "".join(part["text"] for part in message["content"])}
 
 
 def with_headers(sample: Sample, media: Sequence[Media]) -> Sample:

@@ -14,8 +14,10 @@ Labels of what was put in are -100, also inside an assistant's turn: a language 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +25,9 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Media, MediaKind
 from vlm_prep.processors.expansion import Expansion
-from vlm_prep.tokenize.encode import Tokens
-from vlm_prep.tokenize.spans import Span
 
 IGNORE = -100
+Span = tuple[int, int]
 _MARK = "\U000f0000"
 """transformers' mark before a control token that is text (`chat_template_utils._CONTROL_TOKEN_START`)."""
 
@@ -36,12 +37,17 @@ class Placed:
     """A rendered text with its placeholders replaced."""
 
     text: str
-    spans: list[Span]
-    """Trained characters, shifted with the text."""
-    inside: list[Span]
+    inside: tuple[Span, ...] = ()
     """Characters that were put in."""
-    runs: tuple[int, ...]
+    runs: tuple[int, ...] = ()
     """How often each media token of the text stands there, in its order."""
+    edges: tuple[tuple[int, int], ...] = ()
+    """(end of a placeholder in the rendered text, how far what follows it was moved), in order."""
+
+    def move(self, position: int) -> int:
+        """Return where a position of the rendered text, outside of placeholders, is now."""
+        before = bisect_right(self.edges, position, key=itemgetter(0))
+        return position + (self.edges[before - 1][1] if before else 0)
 
 
 class Placer:
@@ -58,13 +64,12 @@ class Placer:
         self._pattern = re.compile(f"(?<!{_MARK})(?:{'|'.join(map(re.escape, tokens)) or '(?!)'})")
 
     def place(
-        self, text: str, spans: list[Span], media: Sequence[Media], expand: Callable[[], Sequence[Expansion]]
+        self, text: str, media: Sequence[Media], expand: Callable[[], Sequence[Expansion]]
     ) -> tuple[Placed, tuple[Expansion, ...]]:
         """Replace the placeholders of `text`; return it with the expansions in the row's order.
 
         Args:
             text: the rendered conversation.
-            spans: trained characters of it.
             media: of the row, in order.
             expand: makes what they become.
 
@@ -81,64 +86,35 @@ class Placer:
                 f"the row has {_count([item.kind for item in media])}",
             )
         if not found:
-            return Placed(text, spans, [], ()), tuple(expand()) if media else ()
+            return Placed(text), tuple(expand()) if media else ()
         of_row = tuple(expand())
-        by_kind: dict[str, list[Expansion]] = {}
-        for item, expansion in zip(media, of_row, strict=True):
-            by_kind.setdefault(item.kind, []).append(expansion)
-        queues = {kind: iter(each) for kind, each in by_kind.items()}
-        expansions = tuple(next(queues[kind]) for kind in kinds)
-        runs = tuple(run for expansion in expansions for run in expansion.runs)
+        queues = {
+            kind: iter([each for item, each in zip(media, of_row, strict=True) if item.kind == kind])
+            for kind in set(kinds)
+        }
+        expansions = [next(queues[kind]) for kind in kinds]
         pieces: list[str] = []
         inside: list[Span] = []
+        edges: list[tuple[int, int]] = []
         last = grown = 0
         for match, expansion in zip(found, expansions, strict=True):
             start, end = match.span()
             pieces += (text[last:start], expansion.text)
             inside.append((start + grown, start + grown + len(expansion.text)))
             grown += len(expansion.text) - (end - start)
+            edges.append((end, grown))
             last = end
-        if grown or any(match.group() != each.text for match, each in zip(found, expansions, strict=True)):
-            ends = np.asarray([match.end() for match in found])
-            shifts = np.cumsum([len(e.text) - (m.end() - m.start()) for m, e in zip(found, expansions, strict=True)])
-            spans = [(_shift(start, ends, shifts), _shift(end, ends, shifts)) for start, end in spans]
-            text = "".join([*pieces, text[last:]])
-        return Placed(text, spans, inside, runs), of_row
-
-
-def _shift(position: int, ends: NDArray[np.int64], shifts: NDArray[np.int64]) -> int:
-    before = int(np.searchsorted(ends, position, side="right"))
-    return position + (int(shifts[before - 1]) if before else 0)
-
-
-def mask_tokens(tokens: Tokens, spans: Sequence[Span]) -> tuple[NDArray[np.bool_], list[int]]:
-    """Return which tokens overlap a span of bytes, and the token position after each span."""
-    trained = np.zeros(len(tokens.ids), np.bool_)
-    ends: list[int] = []
-    for start, end in spans:
-        first = int(np.searchsorted(tokens.ends, start, side="right"))
-        last = int(np.searchsorted(tokens.starts, end, side="left"))
-        if end > start:
-            trained[first:last] = True
-        ends.append(max(first, last))
-    return trained, ends
-
-
-def unmask_inside(tokens: Tokens, trained: NDArray[np.bool_], inside: Sequence[Span]) -> None:
-    """Take from `trained`, in place, the tokens that lie wholly within a span of bytes."""
-    for start, end in inside:
-        first = int(np.searchsorted(tokens.starts, start, side="left"))
-        last = int(np.searchsorted(tokens.ends, end, side="right"))
-        trained[first:last] = False
+        runs = tuple(run for expansion in expansions for run in expansion.runs)
+        return Placed("".join([*pieces, text[last:]]), tuple(inside), runs, tuple(edges)), of_row
 
 
 def repeat_runs(
-    ids: NDArray[np.int32], labels: NDArray[np.int32], run_ids: Iterable[int], runs: Sequence[int]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Repeat each media token of `ids` as often as `runs` says; return ids and labels.
+    ids: NDArray[np.int32], run_ids: Iterable[int], runs: Sequence[int]
+) -> NDArray[np.int64] | None:
+    """Return how often each token stands in the expanded row; None where there is nothing to repeat.
 
     Raises:
-        Reject: media_count_mismatch, when the ids hold another number of media tokens.
+        Reject: media_count_mismatch, when the ids hold another number of media tokens than `runs`.
     """
     positions = find_tokens(ids, run_ids)
     if len(positions) != len(runs):
@@ -147,11 +123,10 @@ def repeat_runs(
             f"the tokenized text has {len(positions)} places for media, the row's media make {len(runs)}",
         )
     if not runs:
-        return ids, labels
+        return None
     repeats = np.ones(len(ids), np.int64)
     repeats[positions] = runs
-    labels[positions] = IGNORE
-    return np.repeat(ids, repeats), np.repeat(labels, repeats)
+    return repeats
 
 
 def find_tokens(ids: NDArray[np.int32], tokens: Iterable[int]) -> NDArray[np.int64]:

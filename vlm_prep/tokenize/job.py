@@ -30,6 +30,8 @@ from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, is_chosen, media_
 
 STAGE = "tokenize"
 STARTUP_PER_KIND = 2
+EXTRA_DOCUMENTS = "extra_documents"
+"""Count of the documents that rows gave beyond one each."""
 
 
 @dataclass
@@ -68,7 +70,8 @@ class TokenizeJob:
         """See `engine.tasks.Job`."""
         tally = Tally()
         tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
-        writer = _TaskWriter(task.index, shards, tokenized_schema(tensors))
+        schema = tokenized_schema(tensors, weights=self.config.loss_weights)
+        writer = _TaskWriter(task.index, shards, schema)
         with writer:
             for number, result in self.encoded(task, pulse):
                 if isinstance(result, Rejected):
@@ -90,19 +93,20 @@ class TokenizeJob:
         return None
 
     def results(self, start: int, stop: int) -> Iterator[Encoded | Rejected]:
-        """Yield one output for each row in [start, stop): encoded, or rejected with its reason."""
+        """Yield the outputs of each row in [start, stop): its documents, mostly one, or its reject."""
         for _, result in self.encoded(Task(index=0, start=start, stop=stop), no_pulse):
             yield result
 
     def encoded(self, task: Task, pulse: Pulse) -> Iterator[tuple[int, Encoded | Rejected]]:
-        """Yield (number, output) for each row of a task."""
+        """Yield (number, output) for each output of each row of a task, see `results`."""
         for number, item in read_task(self.samples, task, pulse, STAGE):
             if isinstance(item, Rejected):
                 yield number, item
                 continue
             try:
                 sample, payload = self._probe(item, decode=self._decodes(item))
-                yield number, self.encoder.encode(sample, payload)
+                for encoded in self.encoder.documents(sample, payload):
+                    yield number, encoded
             except Reject as reject:
                 yield number, rejected(item, STAGE, reject)
 
@@ -155,6 +159,7 @@ def row_of(encoded: Encoded) -> dict[str, Any]:
         "dataset": encoded.dataset,
         "input_ids": encoded.input_ids,
         "labels": encoded.labels,
+        **({} if encoded.loss_weights is None else {"loss_weights": encoded.loss_weights}),
         **encoded.geometry,
         "media": [media_struct(item) for item in encoded.media],
         "conversation": encoded.conversation.decode(),
@@ -183,7 +188,8 @@ class _TaskWriter:
             name = f"task-{self._task:06d}-{len(self._infos):03d}.arrow"
             self._writer, self._rows = ShardWriter(self._folder / name, self._schema), 0
         data = sum(len(content) for item in encoded.media for content in item.data or ())
-        size = 8 * len(encoded.input_ids) + len(encoded.conversation) + data + 256
+        a_token = 8 if encoded.loss_weights is None else 12
+        size = a_token * len(encoded.input_ids) + len(encoded.conversation) + data + 256
         self._writer.write(row, size=size, tokens=len(encoded.input_ids))
         place = len(self._infos), self._rows
         self._rows += 1
@@ -219,12 +225,15 @@ class Tally:
             counts.update(rows_in=1, rows_rejected=1)
 
     def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int, int], *, chosen: bool) -> None:
-        """Count a row that was written; `place` is its number, its shard in the task, and its row there."""
+        """Count a document that was written, and with a row's first one the row; `place` is the row's number, the
+        document's shard in the task, and its row there."""
         tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
         kinds = Counter(f"{item.kind}s" for item in encoded.media)
         for counts in (self._counts, self._dataset(encoded.dataset)):
-            counts["rows_in"] += 1
-            counts["rows_written"] += 1
+            if encoded.document == 1:
+                counts.update(rows_in=1, rows_written=1, **dict.fromkeys(encoded.notes, 1))
+            else:
+                counts[EXTRA_DOCUMENTS] += 1
             counts["tokens"] += tokens
             counts["trained_tokens"] += trained
             counts.update({"images": 0, "videos": 0, **kinds})

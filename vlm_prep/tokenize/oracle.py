@@ -2,7 +2,7 @@
 
 The real side shares with ours only the conversation and the decoded pictures: it renders through the processor's
 apply_chat_template, tokenizes the expanded text with the reference tokenizer, and runs the image processor. Labels are
-found a second way: spans turn by turn from renders of prefixes, tokens by the reference tokenizer's character offsets.
+found a second way: `second.py` places turns without marks, and tokens come from the reference tokenizer's offsets.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.config import TokenizeConfig
-from vlm_prep.core.errors import Reject
 from vlm_prep.core.types import Media, MediaHeader, Message
 from vlm_prep.media.load import load_media
 from vlm_prep.processors.pixels import PixelMaker, video_metadata
-from vlm_prep.tokenize.encoder import SampleEncoder, in_bytes
+from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.expand import IGNORE, find_tokens
-from vlm_prep.tokenize.spans import span_by_prefix, trained_messages
+from vlm_prep.tokenize.masks import in_bytes
+from vlm_prep.tokenize.second import second_spans
 
 Row = Mapping[str, Any]
 _TYPES = ("mm_token_type_ids", "token_type_ids")
@@ -71,7 +71,7 @@ class Oracle:
         expected = self._second_labels(messages, tools, row)
         if expected is None:
             return Comparison((), labels=False)
-        return Comparison(tuple(self._differing_labels(row, expected)), labels=True)
+        return Comparison(tuple(self._differing_labels(row, *expected)), labels=True)
 
     def _real(self, messages: Sequence[Message], tools: Any, media: Sequence[Row]) -> Any:
         """Run the processor's own apply_chat_template."""
@@ -117,32 +117,39 @@ class Oracle:
                 made[name] = torch.from_numpy(types)[None]
         return made
 
-    def _differing_labels(self, row: Row, expected: NDArray[np.int32]) -> list[str]:
-        if np.array_equal(expected, row["labels"]):
+    def _differing_labels(self, row: Row, expected: NDArray[np.int32], weights: NDArray[np.float32]) -> list[str]:
+        if not np.array_equal(expected, row["labels"]):
+            position = int(np.flatnonzero(expected != row["labels"])[0])
+            return [
+                f"labels: from token {position}: stored {_around(self._hf.tokenizer, row['labels'], position)}, "
+                f"the second way {_around(self._hf.tokenizer, expected, position)}"
+            ]
+        stored = row.get("loss_weights")
+        if stored is None or np.array_equal(weights, stored):
             return []
-        position = int(np.flatnonzero(expected != row["labels"])[0])
-        return [
-            f"labels: from token {position}: stored {_around(self._hf.tokenizer, row['labels'], position)}, "
-            f"turn by turn {_around(self._hf.tokenizer, expected, position)}"
-        ]
+        position = int(np.flatnonzero(weights != stored)[0])
+        return [f"loss_weights: at token {position}: stored {stored[position]}, the second way {weights[position]}"]
 
-    def _second_labels(self, messages: list[Message], tools: Any, row: Row) -> NDArray[np.int32] | None:
-        """Labels by prefix renders and the tokenizer's own offsets; None where only marks can decide them."""
-        template, text_encoder = self._encoder.template, self._encoder.text
-        wanted = trained_messages(messages, self._config.train_on)
-        if self._encoder.writes_control_tokens(messages, tools) or not template.facts.header_is_prompt:
+    def _second_labels(
+        self, messages: list[Message], tools: Any, row: Row
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        """Labels and weights by other renders and the tokenizer's own offsets; None where only marks can decide."""
+        if self._encoder.writes_control_tokens(messages, tools):
             return None
-        try:
-            text = template.render(messages, tools)
-            spans = [span_by_prefix(template, text, messages, tools, index) for index in wanted]
-        except Reject:
+        found = second_spans(self._encoder.template, messages, tools, self._config)
+        if found is None:
             return None
+        text, spans = found
         media = [stored_media(struct) for struct in row["media"]]
         # the ids are known to be equal here, so what we put in is the processor's
-        placed, _ = self._encoder.place(text, spans, media, row["media"])
-        tokens = text_encoder.encode_by_offsets(placed.text)
-        _, labels, _ = self._encoder.label(tokens, in_bytes(placed))
-        return labels
+        placed, _ = self._encoder.place(text, media, row["media"])
+        tokens = self._encoder.text.encode_by_offsets(placed.text)
+        positions = [placed.move(position) for start, end, _ in spans for position in (start, end)]
+        edges = iter(in_bytes(placed.text, [*positions, *(edge for span in placed.inside for edge in span)]))
+        spans = [(next(edges), next(edges), weight) for _, _, weight in spans]
+        inside = [(start, next(edges)) for start in edges]
+        made = self._encoder.label(tokens, spans, inside, placed.runs)
+        return made.labels, made.weights
 
 
 def stored_media(struct: Row) -> Media:

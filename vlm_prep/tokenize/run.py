@@ -33,7 +33,7 @@ from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
-from vlm_prep.tokenize.job import STAGE, TokenizeJob
+from vlm_prep.tokenize.job import EXTRA_DOCUMENTS, STAGE, TokenizeJob
 from vlm_prep.tokenize.verify import LABELS, ROWS_PER_KIND, UNREADABLE, proof
 
 STARTUP_ROWS = 64
@@ -242,7 +242,7 @@ def _describe(
         proof=proof(checked, kinds, runtime, config.verify_fraction),
         extra={"datasets": samples.describe()},
     )
-    return manifest, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
+    return manifest, _CARD.format(rows=totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0), tokens=totals["tokens"])
 
 
 def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> dict[str, Any]:
@@ -269,7 +269,8 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
         "template": vars(job.encoder.template.facts),
         "first_rows": {
             "rows": count,
-            "written": len(written),
+            "written": sum(encoded.document == 1 for encoded in written),
+            "documents": len(written),
             "rejected": dict(rejects),
             "tokens": tokens,
             "mean_tokens": round(tokens / len(written), 1) if written else 0,

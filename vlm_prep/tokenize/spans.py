@@ -1,125 +1,238 @@
-"""Which characters of the rendered text are trained.
+"""Which characters of the rendered text are trained, and with which weight.
 
-Trained is what the assistant said and the token that ends its turn, nothing else. Two ways find it, both by structure:
-
-- by marks (`template.render_marked`): the places of the texts of an assistant message, from the first to the last,
-  and the turn end that must follow. For messages that are text and nothing else.
-- turn by turn: the conversation rendered up to the message with the generation prompt, and up to and including it; the
-  first must be a prefix of the second and the second of the whole (prefix stability). For messages with tool
-  calls, reasoning or media, and for templates that change contents.
-
-Where neither holds, the row is rejected: a mask is never guessed.
+Trained is what the assistant said and the token that ends its turn, nothing else; settings and the data's own `train`
+and `weight` take parts of that away or weigh them. Where a mask would have to be guessed the row is rejected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from vlm_prep.core.config import TokenizeConfig, TrainOn
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Message
-from vlm_prep.tokenize.template import ChatTemplate, Rendered
+from vlm_prep.tokenize.facts import TemplateFacts
+from vlm_prep.tokenize.marks import TextPlace
+from vlm_prep.tokenize.turns import Turn, undecidable
 
-TrainOn = Literal["assistant", "last"]
-Span = tuple[int, int]
+Weighted = tuple[int, int, float]
+"""Start, end, and the weight of what lies between; half open."""
+OPTIONS = ("train", "weight")
+PARTS = "text_parts"
+"""Key of a message whose parts were joined to one string and hold options: the parts as they were."""
+_THOUGHT = re.compile("\\s*[\U000f0000]?<think>.*?</think>[\U000f0001]?\\s*", re.DOTALL)
+"""Reasoning written into an answer, also where transformers has marked the tags as text."""
 
 
 def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
-    """Return the indices of the assistant messages to train: all or the last, less those with `train: false`."""
+    """Return the indices of the assistant messages to train: all or the last, less those with `train: false`.
+
+    With "all" these too, since what of the text is theirs has to be known to leave it out.
+    """
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if train_on == "last":
         answers = answers[-1:]
-    return [index for index in answers if messages[index].get("train", True)]
+    if train_on == "all":
+        return answers
+    return [index for index in answers if weight_of(messages[index]) > 0]
 
 
-def trained_spans(
-    template: ChatTemplate,
-    rendered: Rendered,
+def weight_of(options: Mapping[str, Any]) -> float:
+    """Return the weight that a message or a part says it has; 0 for `train: false`, 1 where it says nothing."""
+    return float(options.get("weight", 1.0)) if options.get("train", True) else 0.0
+
+
+def uses_weights(messages: Sequence[Message]) -> bool:
+    """Whether a row says any weight other than 0 and 1."""
+    return any(
+        "weight" in item
+        for message in messages
+        for item in (message, *(part for part in _parts(message) if isinstance(part, dict)))
+    )
+
+
+def _parts(message: Message) -> Sequence[Any]:
+    content = message.get(PARTS, message["content"])
+    return content if isinstance(content, list) else ()
+
+
+def weigh(
+    text: str,
+    turns: Mapping[int, Turn],
     messages: Sequence[Message],
-    tools: Sequence[dict[str, Any]] | None,
-    wanted: Sequence[int],
-) -> list[Span]:
-    """Return the character spans of the rendered text that are trained, in order.
+    facts: TemplateFacts,
+    config: TokenizeConfig,
+    others: Sequence[TextPlace] | None = None,
+) -> list[Weighted]:
+    """Return the character spans that are trained, in order, apart from each other.
 
     Args:
-        template: renders prefixes where marks are not enough.
-        rendered: the whole conversation.
+        text: as rendered.
+        turns: the assistant messages to train and where they are.
         messages: as rendered.
-        tools: as rendered.
-        wanted: indices of the messages to train.
+        facts: of the template.
+        config: which kinds of text are trained.
+        others: where the texts of all messages are, for train_on="all".
 
     Raises:
         Reject: labels_undecidable.
     """
-    return [
-        _span_by_marks(template, rendered, messages, index)
-        or span_by_prefix(template, rendered.text, messages, tools, index)
-        for index in wanted
-    ]
+    spans: list[Weighted] = []
+    closing = max(turns, default=-1)
+    for index in sorted(turns):
+        with_end = config.train_end == "all" or (config.train_end == "last" and index == closing)
+        spans += _turn_spans(text, turns[index], messages[index], facts, config, with_end=with_end)
+    if config.train_on == "all":
+        spans = _all_spans(text, turns, spans, messages, others)
+    return [span for span in spans if span[2] > 0 and span[1] > span[0]]
 
 
-def _only_text(message: Message) -> bool:
-    if message.get("tool_calls") or message.get("reasoning_content") is not None:
-        return False
+def _turn_spans(
+    text: str, turn: Turn, message: Message, facts: TemplateFacts, config: TokenizeConfig, *, with_end: bool
+) -> list[Weighted]:
+    weight = weight_of(message)
+    spans: list[Weighted] = [(turn.start, turn.said, weight)]
+    exceptions = _exceptions(text, turn, message, facts, config)
+    if not exceptions:
+        return [(turn.start, turn.end if with_end else turn.said, weight)]
+    for start, end, share in exceptions:
+        spans = paint(spans, start, end, weight * share)
+    # a turn of which nothing is trained does not end in a trained token; an empty answer is its end token alone
+    with_end = with_end and (turn.said == turn.start or any(share > 0 for _, _, share in spans))
+    return [*spans, (turn.said, turn.end, weight)] if with_end else spans
+
+
+def _exceptions(
+    text: str, turn: Turn, message: Message, facts: TemplateFacts, config: TokenizeConfig
+) -> list[Weighted]:
+    """What of a turn is weighted otherwise than the whole: parts with options, reasoning, calls."""
+    masks_reasoning = not config.train_reasoning and bool(message.get("reasoning_content"))
+    masks_calls = not config.train_tool_calls and bool(message.get("tool_calls"))
+    has_options = any(option in part for part in _parts(message) for option in OPTIONS)
+    written = None if config.train_reasoning else _THOUGHT.match(_first_text(message))
+    if not (masks_reasoning or masks_calls or has_options or written):
+        return []
+    if turn.pieces is None:
+        raise undecidable(turn.message)
+    found = _part_spans(text, turn.pieces, message) if has_options else []
+    if written:
+        found.append(_thought_span(text, turn, written.group()))
+    if masks_reasoning:
+        found.append((turn.start, _region_end(text, turn, "reasoning", facts), 0.0))
+    if masks_calls:
+        found.append((_calls_start(text, turn, facts), _region_end(text, turn, "call", facts), 0.0))
+    return found
+
+
+def _part_spans(text: str, pieces: Sequence[TextPlace], message: Message) -> list[Weighted]:
+    places = {place.part: place for place in pieces if place.kind == "text"}
+    if PARTS not in message:
+        parts = message["content"]
+        return [(places[n].start, places[n].end, weight_of(parts[n])) for n in places if set(OPTIONS) & set(parts[n])]
+    if 0 not in places:
+        return []  # an empty text
+    whole, place = message["content"], places[0]
+    if "".join(part["text"] for part in message[PARTS]) != whole:
+        raise undecidable(place.message)  # a control token across two parts
+    # the template may have cut blanks off the edges
+    cursor = place.start - whole.index(text[place.start : place.end])
+    spans: list[Weighted] = []
+    for part in message[PARTS]:
+        start, cursor = cursor, cursor + len(part["text"])
+        if set(OPTIONS) & set(part):
+            spans.append((max(start, place.start), min(cursor, place.end), weight_of(part)))
+    return spans
+
+
+def _first_text(message: Message) -> str:
     content = message["content"]
-    return isinstance(content, str) or (bool(content) and all("text" in part for part in content))
+    return content if isinstance(content, str) else str(content[0].get("text", "")) if content else ""
 
 
-def _span_by_marks(
-    template: ChatTemplate, rendered: Rendered, messages: Sequence[Message], index: int
-) -> Span | None:
-    """The span of a message of text only, or None where its texts are not rendered once each, one after the other."""
-    message, places = messages[index], rendered.places
-    if places is None or not _only_text(message):
-        return None
-    found = [number for number, place in enumerate(places) if place.message == index]
-    parts = 1 if isinstance(message["content"], str) else len(message["content"])
-    if len(found) != parts or found[-1] - found[0] + 1 != parts:
-        return None
-    start, end = places[found[0]].start, places[found[-1]].end
-    return start, _after_turn_end(rendered.text, end, template.facts.turn_end)
+def _thought_span(text: str, turn: Turn, written: str) -> Weighted:
+    """Reasoning that the data writes into the answer's text, as it stands in the rendered turn."""
+    first = next((place for place in turn.pieces or () if place.kind == "text"), None)
+    found = None if first is None else _THOUGHT.match(text[first.start : first.end])
+    if first is None or found is None:
+        raise undecidable(turn.message)
+    return turn.start, first.start + found.end(), 0.0
 
 
-def _after_turn_end(text: str, end: int, turn_end: str) -> int:
-    """The end of the turn, with its end token where the template wrote one (a last turn may stay open)."""
-    return end + len(turn_end) if turn_end and text.startswith(turn_end, end) else end
+def _region_end(text: str, turn: Turn, kind: str, facts: TemplateFacts) -> int:
+    """Where the turn's reasoning or calls end: where the next piece of another kind begins, or the turn ends."""
+    pieces = turn.pieces or ()
+    last = max(number for number, place in enumerate(pieces) if place.kind == kind)
+    if last + 1 == len(pieces):
+        return turn.said
+    return _calls_start(text, turn, facts) if pieces[last + 1].kind == "call" else pieces[last + 1].start
 
 
-def span_by_prefix(
-    template: ChatTemplate,
+def _calls_start(text: str, turn: Turn, facts: TemplateFacts) -> int:
+    """Where the turn's calls begin: behind its text, or, behind reasoning, with the opening that templates write."""
+    pieces = turn.pieces or ()
+    first = min(number for number, place in enumerate(pieces) if place.kind == "call")
+    if not first:
+        return turn.start
+    before = pieces[first - 1]
+    if before.kind == "text" and before.end > before.start:
+        return before.end
+    opening, name = facts.call_opening, pieces[first].start
+    if not opening or not text.endswith(opening, before.end, name):
+        raise undecidable(turn.message)
+    return name - len(opening)
+
+
+def _all_spans(
     text: str,
+    turns: Mapping[int, Turn],
+    spans: Sequence[Weighted],
     messages: Sequence[Message],
-    tools: Sequence[dict[str, Any]] | None,
-    index: int,
-) -> Span:
-    """Return the span of message `index` from renders of the conversation's prefixes.
+    others: Sequence[TextPlace] | None,
+) -> list[Weighted]:
+    """Train the whole text, less what the data or the settings take away."""
+    painted: list[Weighted] = [(0, len(text), 1.0)]
+    for turn in turns.values():
+        painted = paint(painted, turn.start, turn.end, 0.0)
+    for start, end, weight in spans:
+        painted = paint(painted, start, end, weight)
+    for index, message in enumerate(messages):
+        if index in turns or not _has_options(message):
+            continue
+        places = [place for place in others or () if place.message == index]
+        if not places:
+            raise undecidable(index)
+        for place in places:
+            painted = paint(painted, place.start, place.end, weight_of(message))
+        for start, end, weight in _part_spans(text, places, message):
+            painted = paint(painted, start, end, weight_of(message) * weight)
+    return painted
 
-    Raises:
-        Reject: labels_undecidable, when the template writes a turn differently once others follow.
+
+def _has_options(message: Message) -> bool:
+    return any(option in item for item in (message, *_parts(message)) for option in OPTIONS)
+
+
+def paint(spans: Sequence[Weighted], start: int, end: int, weight: float) -> list[Weighted]:
+    """Give [start, end) another weight where it lies on `spans`.
+
+    Worked example: (0, 10, 1) painted 3 to 5 with 0 gives (0, 3, 1), (3, 5, 0), (5, 10, 1).
     """
-    opened = template.render(messages[:index], tools, add_generation_prompt=True) if index else ""
-    closed = template.render(messages[: index + 1], tools)
-    header = template.facts.header
-    if not index or not closed.startswith(opened):
-        before = template.render(messages[:index], tools) if index else ""
-        position = closed.find(header, len(before)) if closed.startswith(before) and header else -1
-        if position < 0:
-            raise _undecidable(index)
-        opened = closed[: position + len(header)]
-    end = len(closed)
-    turn_end = template.facts.turn_end
-    if turn_end:
-        position = closed.rfind(turn_end, len(opened))
-        end = position + len(turn_end) if position >= 0 else end
-        if position >= 0 and closed[end:].strip():
-            raise _undecidable(index)
-    if not text.startswith(closed[:end]):
-        raise _undecidable(index)
-    return len(opened), end
+    painted: list[Weighted] = []
+    for first, last, old in spans:
+        begin, stop = max(first, start), min(last, end)
+        if begin >= stop:
+            painted.append((first, last, old))
+            continue
+        pieces = ((first, begin, old), (begin, stop, weight), (stop, last, old))
+        painted += [piece for piece in pieces if piece[1] > piece[0]]
+    return painted
 
 
-def _undecidable(index: int) -> Reject:
+def reject_weights() -> Reject:
+    """Return the reject of a row whose weights would be lost."""
     return Reject(
-        RejectReason.LABELS_UNDECIDABLE,
-        f"the chat template writes message {index} differently when others follow, so its mask cannot be decided",
+        RejectReason.LOSS_WEIGHTS,
+        "the row gives weights other than 0 and 1; --loss-weights stores a weight for each token",
     )

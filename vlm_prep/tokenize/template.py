@@ -3,8 +3,9 @@
 Every text part is wrapped in two private-use characters that name it, the conversation is rendered once with the marks
 and once without; if the marked text without its marks equals the plain text, the marks are true positions, found by
 structure and not by searching for words. It costs two renders (21 µs each) whatever the number of turns. A text whose
-marks are missing was dropped by the template: the row is rejected, not silently shortened. Templates that look into
-the content (trim it, split it) fail the equality and are handled turn by turn in `spans.py`.
+marks are missing was dropped by the template, and `Rendered.missing` says so. Texts with blanks at their edges, which a
+template may trim, are marked inside the blanks (`marks.py`); templates that look into the content in other ways fail
+the equality and are handled turn by turn in `turns.py`.
 
 What a template writes between two texts (the end of a turn, a header, a placeholder) is remembered by what lies between
 them. Where all gaps of a row are known, its text is put together from them and compared with the plain render: equal
@@ -18,12 +19,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
+from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Message
 from vlm_prep.processors.load import LoadedProcessor
-from vlm_prep.tokenize.marks import AREAS, MOST_PARTS, TextPlace, mark, read_marks
+from vlm_prep.tokenize.facts import message as plain_message
+from vlm_prep.tokenize.facts import probe_template
+from vlm_prep.tokenize.marks import (
+    AREAS,
+    MOST_PARTS,
+    Area,
+    Edges,
+    Piece,
+    TextPlace,
+    mark,
+    read_marks,
+    widen_over_blanks,
+)
 
-_SENTINEL = "vlmprepsentinel"
 _MOST_GAPS = 4096
 Gap = tuple[str, ...]
 """What lies between two texts: roles of the messages that begin there, kinds of media."""
@@ -38,24 +50,9 @@ class Rendered:
 
     text: str
     places: Places | None
-    """Where each text part is, in order of the rendered text; None when the template changes contents."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TemplateFacts:
-    """What probing the template with small conversations showed."""
-
-    turn_end: str
-    """Text that closes an assistant turn, up to and including its end token; empty if there is none."""
-    header: str
-    """Text that opens an assistant turn."""
-    header_is_prompt: bool
-    """Whether an answer directly follows the header: not so where a template writes an empty <think> block first."""
-    tools: bool
-    tool_calls: bool
-    reasoning: bool
-    parts: bool
-    """Whether content is a list of typed parts (else a plain string)."""
+    """Where each piece is, in order of the rendered text; None when the template changes contents."""
+    missing: tuple[Piece, ...] = ()
+    """Pieces that hold something and do not appear."""
 
 
 class ChatTemplate:
@@ -74,7 +71,7 @@ class ChatTemplate:
         self._special = dict(loaded.hf.tokenizer.special_tokens_map)
         self._added = sorted(loaded.hf.tokenizer.get_added_vocab(), key=len, reverse=True)
         self._gaps: dict[Gap, str] = {}
-        self.facts = self._probe(loaded.name)
+        self.facts = probe_template(self.render, self.source, self._added, loaded.name)
 
     def render(
         self,
@@ -104,11 +101,27 @@ class ChatTemplate:
             ) from error
         return text
 
+    def generated(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[tuple[int, int]]:
+        """Return the character spans that the template itself marks as written by a model."""
+        from transformers.utils.chat_template_utils import _render_with_assistant_indices
+
+        if not self.facts.generation:
+            return []
+        _, spans = _render_with_assistant_indices(
+            self._compiled,
+            messages=[_alias_reasoning(message) for message in messages],
+            tools=tools,
+            documents=None,
+            add_generation_prompt=False,
+            **self._special,
+        )
+        return [(int(start), int(end)) for start, end in spans]
+
     def render_marked(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> Rendered:
         """Render a conversation and find where each of its texts landed.
 
         Raises:
-            Reject: template_error; template_drops_content when a text does not appear.
+            Reject: template_error.
         """
         text = self.render(messages, tools)
         gaps = _gaps_between(messages) if not tools else None
@@ -116,21 +129,20 @@ class ChatTemplate:
             places = self._place_by_gaps(text, messages, [self._gaps.get(gap) for gap in gaps])
             if places is not None:
                 return Rendered(text, places)
-        dropped: Reject | None = None
-        try:
-            places = self._place_by_marks(text, messages, tools)
-        except Reject as reject:
-            places, dropped = None, reject
+        found = self._place_by_marks(text, messages, tools)
         if gaps is not None:
-            written = _written_between(text, places, len(gaps) - 1)
+            written = _written_between(text, found.places, len(gaps) - 1)
             if written is not None and len(self._gaps) < _MOST_GAPS:
                 self._gaps.update(zip(gaps, written, strict=True))
-            if places is None:
+            if found.places is None or found.missing:
                 # the marks got in the way of a template that looks into the content
                 places = self._place_by_plain_texts(text, messages)
-        if places is None and dropped is not None:
-            raise dropped
-        return Rendered(text, places)
+                if places is not None:
+                    return Rendered(text, places)
+        if found.places is None:
+            inside = self._place_inside_blanks(text, messages, tools)
+            return found if inside is None else inside
+        return found
 
     def _place_by_plain_texts(self, text: str, messages: Sequence[Message]) -> Places | None:
         """Put the row together from what the template writes around the simplest texts in the same places.
@@ -144,9 +156,9 @@ class ChatTemplate:
         ]
         try:
             rendered = self.render(plain)
-            places = self._place_by_marks(rendered, plain, None)
         except Reject:
             return None
+        places = self._place_by_marks(rendered, plain, None).places
         written = _written_between(rendered, places, sum("text" in part for m in messages for part in m["content"]))
         return None if written is None else self._place_by_gaps(text, messages, written)
 
@@ -159,63 +171,62 @@ class ChatTemplate:
         position = len(pieces[0])
         number = 0
         for index, message in enumerate(messages):
-            for part in message["content"]:
+            for place, part in enumerate(message["content"]):
                 if "text" in part:
                     number += 1
                     content, gap = part["text"], known[number] or ""
-                    places.append(TextPlace(index, position, position + len(content)))
+                    places.append(TextPlace(index, position, position + len(content), part=place))
                     position += len(content) + len(gap)
                     pieces += (content, gap)
         return tuple(places) if "".join(pieces) == text else None
 
     def _place_by_marks(
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
-    ) -> Places | None:
-        area = next((area for area in AREAS if not area[1].search(text)), None)
-        if area is None:
+    ) -> Rendered:
+        area = _free_area(text)
+        marked = None if area is None else self._render_with_marks(messages, tools, area, "outside")
+        if marked is None:
+            return Rendered(text, None)
+        plain, places, missing, _ = marked
+        return Rendered(text, tuple(places) if plain == text else None, missing)
+
+    def _place_inside_blanks(
+        self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
+    ) -> Rendered | None:
+        """Place texts by marks inside the blanks at their edges; None where that fails too."""
+        area = _free_area(text)
+        marked = None if area is None else self._render_with_marks(messages, tools, area, "inside")
+        if area is None or marked is None or marked[0] != text:
             return None
-        marked, parts = mark(messages, area[0])
-        if len(parts) > MOST_PARTS:
+        bare = self._render_with_marks(messages, tools, area, "without")
+        if bare is None:
+            return None
+        places = widen_over_blanks(text, marked[1], bare[0], bare[1], marked[3])
+        return None if places is None else Rendered(text, tuple(places), marked[2])
+
+    def _render_with_marks(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, area: Area, edges: Edges
+    ) -> tuple[str, list[TextPlace], tuple[Piece, ...], list[Piece]] | None:
+        """Return the text less its marks, the places found, the pieces missing, and all pieces."""
+        marked, pieces = mark(messages, area[0], edges)
+        if len(pieces) > MOST_PARTS:
             return None
         try:
             with_marks = self.render(marked, tools)
         except Reject:
             # a template may refuse a marked text that it takes plain (a check on the content)
             return None
-        plain, places, seen = read_marks(with_marks, parts, area)
-        for number, (index, content) in enumerate(parts):
-            if content and number not in seen:
-                raise Reject(
-                    RejectReason.TEMPLATE_DROPS_CONTENT,
-                    f"the chat template leaves out text of message {index} (role {messages[index]['role']!r})",
-                )
-        return tuple(places) if plain == text else None
-
-    def _probe(self, name: str) -> TemplateFacts:
-        parts = self._content_reaches([{"type": "text", "text": _SENTINEL}])
-        if not parts and not self._content_reaches(_SENTINEL):
-            raise ProcessorError(f"{name}: its chat template renders no assistant answer")
-        user = _message("user", "u", parts)
-        whole = self.render([user, _message("assistant", _SENTINEL, parts)])
-        tail = whole[whole.index(_SENTINEL) + len(_SENTINEL) :]
-        prompt = self._header(user)
-        return TemplateFacts(
-            turn_end=self._turn_end(tail),
-            header=prompt,
-            header_is_prompt=whole[: whole.index(_SENTINEL)].endswith(prompt),
-            tools=self._mentions([user], tools=[_tool(_SENTINEL)]),
-            tool_calls=self._mentions([user, {**_message("assistant", "a", parts), "tool_calls": [_call(_SENTINEL)]}]),
-            reasoning=self._mentions([user, {**_message("assistant", "a", parts), "reasoning_content": _SENTINEL}]),
-            parts=parts,
-        )
+        plain, places, seen = read_marks(with_marks, pieces, area)
+        missing = tuple(piece for number, piece in enumerate(pieces) if piece.text and number not in seen)
+        return plain, places, missing, pieces
 
     def frame(self) -> str:
         """Return what the template writes around turns of all roles and around media, in one-letter conversations."""
         media = [{"type": "image"}, {"type": "video"}, {"type": "audio"}]
         turns: list[list[Message]] = [
-            [_message("system", "s", self.facts.parts), _message("user", "u", self.facts.parts)],
-            [_message("user", "u", self.facts.parts), _message("assistant", "a", self.facts.parts)],
-            [_message(role, "x", self.facts.parts) for role in ("user", "assistant", "tool", "assistant")],
+            [plain_message("system", "s", self.facts.parts), plain_message("user", "u", self.facts.parts)],
+            [plain_message("user", "u", self.facts.parts), plain_message("assistant", "a", self.facts.parts)],
+            [plain_message(role, "x", self.facts.parts) for role in ("user", "assistant", "tool", "assistant")],
         ]
         turns += [[{"role": "user", "content": [part, {"type": "text", "text": "u"}]}] for part in media]
         written = [self.facts.header]
@@ -226,43 +237,10 @@ class ChatTemplate:
                 continue  # a role or a kind of media that this template does not take
         return "\n".join(written)
 
-    def _header(self, user: Message) -> str:
-        try:
-            closed, opened = self.render([user]), self.render([user], add_generation_prompt=True)
-        except Reject:
-            return ""
-        return opened[len(closed) :] if opened.startswith(closed) else ""
 
-    def _content_reaches(self, content: Any) -> bool:
-        user = [{"type": "text", "text": "u"}] if isinstance(content, list) else "u"
-        return self._mentions([{"role": "user", "content": user}, {"role": "assistant", "content": content}])
-
-    def _mentions(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> bool:
-        try:
-            text = self.render(messages, tools)
-        except Reject:
-            return False
-        # a template that prints a list as Python would show the sentinel inside its repr
-        return _SENTINEL in text and "'type'" not in text
-
-    def _turn_end(self, tail: str) -> str:
-        found = [(tail.find(token), -len(token), token) for token in self._added if token in tail]
-        if not found:
-            return ""
-        position, _, token = min(found)
-        return tail[: position + len(token)]
-
-
-def _message(role: str, text: str, parts: bool) -> Message:
-    return {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
-
-
-def _tool(name: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "description": "d", "parameters": {"type": "object"}}}
-
-
-def _call(name: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "arguments": {"a": 1}}}
+def _free_area(text: str) -> Area | None:
+    """An area for marks of which the text holds none."""
+    return next((area for area in AREAS if not area[1].search(text)), None)
 
 
 def _alias_reasoning(message: Message) -> Message:

@@ -13,10 +13,8 @@ from typing import Any
 
 import orjson
 
-from vlm_prep.core.config import ToolText
-from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import Message
-from vlm_prep.tokenize.template import TemplateFacts
+from vlm_prep.tokenize.facts import TemplateFacts
 
 Tools = list[dict[str, Any]] | None
 _PREAMBLE = (
@@ -25,33 +23,26 @@ _PREAMBLE = (
 )
 
 
-def fit_to_template(
-    messages: Sequence[Message], tools: Tools, facts: TemplateFacts, mode: ToolText
+def write_tools_as_text(
+    messages: Sequence[Message], tools: Tools, facts: TemplateFacts, *, train_calls: bool
 ) -> tuple[list[Message], Tools]:
-    """Return messages and tools that the template renders in full.
+    """Return messages and tools with what the template does not render written as text.
 
-    Raises:
-        Reject: template_drops_content for reasoning, or for tools with mode "reject", that the template leaves out.
+    Args:
+        messages: of a row.
+        tools: of the row.
+        facts: what the template renders.
+        train_calls: False marks calls written as text as not trained.
     """
-    if not facts.reasoning and any(message.get("reasoning_content") for message in messages):
-        raise Reject(
-            RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template leaves out reasoning_content of assistant turns"
-        )
-    fitted = list(messages)
-    calls = any(message.get("tool_calls") for message in messages)
-    if (tools and not facts.tools) or (calls and not facts.tool_calls):
-        if mode == "reject":
-            raise Reject(
-                RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template leaves out tools and tool calls (--tool-text)"
-            )
-        if calls and not facts.tool_calls:
-            fitted = [_with_calls_as_text(message) for message in fitted]
-        if tools and not facts.tools:
-            fitted, tools = _with_tools_in_system(fitted, tools), None
-    return fitted, tools
+    written = list(messages)
+    if not facts.tool_calls:
+        written = [_with_calls_as_text(message, train_calls) for message in written]
+    if tools and not facts.tools:
+        written, tools = _with_tools_in_system(written, tools), None
+    return written, tools
 
 
-def _with_calls_as_text(message: Message) -> Message:
+def _with_calls_as_text(message: Message, train: bool) -> Message:
     calls = message.get("tool_calls")
     if not calls:
         return message
@@ -59,7 +50,7 @@ def _with_calls_as_text(message: Message) -> Message:
     content = list(message["content"])
     if any(part.get("text") for part in content):
         lines[0] = "\n" + lines[0]
-    content.append({"type": "text", "text": "\n".join(lines)})
+    content.append({"type": "text", "text": "\n".join(lines), **({} if train else {"train": False})})
     return {**{key: value for key, value in message.items() if key != "tool_calls"}, "content": content}
 
 

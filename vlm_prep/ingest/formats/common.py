@@ -18,6 +18,7 @@ Row = dict[str, Any]
 
 _LARGEST = sys.float_info.max
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_LARGEST_WEIGHT = 1e6
 _WEIGHT_KEYS = ("loss", "loss_weight", "weight")
 
 
@@ -69,32 +70,36 @@ def type_name(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def train_flag(message: Row, where: str) -> bool | None:
-    """Return whether a message says that it is trained on; None where it says nothing.
+def training_options(item: Row, where: str) -> dict[str, Any]:
+    """Return whether a message or part says that it is trained on, and with which weight: `train`, `weight`.
+
+    A weight of 0 or 1 is a plain `train`; where nothing is said, nothing is returned.
 
     Raises:
-        Reject: BAD_TYPE, a weight other than 0 and 1, or two options that contradict each other.
+        Reject: BAD_TYPE, a weight that is no finite number from 0 up, or options that contradict each other.
     """
-    flags = {
-        key: _as_flag(message[key], f"{where}: {key}") for key in _WEIGHT_KEYS if message.get(key) is not None
-    }
-    if (train := message.get("train")) is not None:
+    weights = {key: _as_weight(item[key], f"{where}: {key}") for key in _WEIGHT_KEYS if item.get(key) is not None}
+    options: dict[str, Any] = {}
+    if (train := item.get("train")) is not None:
         if not isinstance(train, bool):
             raise Reject(RejectReason.BAD_TYPE, f"{where}: train is {type_name(train)}, not true or false")
-        flags["train"] = train
-    if len(set(flags.values())) > 1:
-        raise Reject(RejectReason.BAD_TYPE, f"{where}: {' and '.join(flags)} contradict each other")
-    return next(iter(flags.values()), None)
+        options["train"] = train
+    contradicts = options and any((weight > 0) != options["train"] for weight in weights.values())
+    if len(set(weights.values())) > 1 or contradicts:
+        raise Reject(RejectReason.BAD_TYPE, f"{where}: {' and '.join([*weights, *options])} contradict each other")
+    for weight in weights.values():
+        options["train"] = weight > 0
+        if weight not in (0, 1):
+            options["weight"] = weight
+    return options
 
 
-def _as_flag(weight: Any, what: str) -> bool:
+def _as_weight(weight: Any, what: str) -> float:
     if not isinstance(weight, int | float):
         raise Reject(RejectReason.BAD_TYPE, f"{what} is {type_name(weight)}, not a number")
-    if weight not in (0, 1):
-        raise Reject(
-            RejectReason.BAD_TYPE, f"{what} is {weight}; weights other than 0 and 1 are not supported yet"
-        )
-    return bool(weight)
+    if not 0 <= weight <= _LARGEST_WEIGHT:
+        raise Reject(RejectReason.BAD_TYPE, f"{what} is {weight}, not a number from 0 to {_LARGEST_WEIGHT:g}")
+    return float(weight)
 
 
 def reasoning(message: Row, role: str, where: str) -> str | None:

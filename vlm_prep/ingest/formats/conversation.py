@@ -14,7 +14,7 @@ from typing import Any
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.types import Media, MediaKind, Message, Sample
-from vlm_prep.ingest.formats.common import Row, column, reasoning, text, train_flag, type_name
+from vlm_prep.ingest.formats.common import Row, column, reasoning, text, training_options, type_name
 from vlm_prep.ingest.formats.entries import column_entries
 from vlm_prep.ingest.formats.parts import Content, read_parts
 from vlm_prep.ingest.formats.placeholders import MediaQueue, Part, has_tags, split_tags
@@ -29,7 +29,7 @@ class Dialect:
     role_key: str
     content_key: str
     roles: dict[str, str]
-    """Source role → system, user, assistant, tool or `TOOL_CALL`."""
+    """Source role → system, developer, user, assistant, tool or `TOOL_CALL`."""
     tags_in_text: bool = True
     """Whether `<image>` in a plain string stands for a media."""
 
@@ -115,7 +115,7 @@ def _message(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mess
         "tool_calls": content.calls or calls or None,
         "name": _own_text(turn, "name", role),
         "tool_call_id": _own_text(turn, "tool_call_id", role),
-        "train": train_flag(turn, where),
+        **training_options(turn, where),
     }
     return message | {key: option for key, option in options.items() if option is not None}
 

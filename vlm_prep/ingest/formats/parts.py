@@ -1,6 +1,6 @@
 """A content list of typed parts → text and media parts, reasoning and tool calls.
 
-    {"type": "text", "text" | "value": ...}
+    {"type": "text", "text" | "value": ..., "train": ..., "weight": ...}
     {"type": "image" | "image_url" | "video" | "video_url" | "audio" | "audio_url" | "input_audio", ...}
                                                                    with a reference, or bare
     {"type": "reasoning" | "thinking", ...}                        must come first: templates print it first
@@ -16,7 +16,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import MediaKind
-from vlm_prep.ingest.formats.common import Row, text, type_name
+from vlm_prep.ingest.formats.common import Row, text, training_options, type_name
 from vlm_prep.ingest.formats.entries import CONTENT_KEYS, REFERENCE_KEYS, media_from, require_applied
 from vlm_prep.ingest.formats.placeholders import MediaQueue, Part
 from vlm_prep.ingest.formats.tools import ToolCalls, written_calls
@@ -60,6 +60,8 @@ def read_parts(parts: list[Any], role: str, queue: MediaQueue, where: str) -> Co
 
 def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where: str) -> None:
     kind = part.get("type")
+    if kind in (*_REASONING_TYPES, *_CALL_TYPES):
+        _require_no_options(part, where)
     if kind in _REASONING_TYPES:
         _read_reasoning(part, role, content, where)
     elif kind in _CALL_TYPES:
@@ -69,9 +71,19 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
     elif content.calls:
         raise _bad(f"{where} follows a tool call; chat templates put tool calls last")
     elif kind == "text":
-        content.parts.append({"type": "text", "text": _part_text(part, where)})
+        content.parts.append({"type": "text", "text": _part_text(part, where), **training_options(part, where)})
     else:
         content.parts.append(_media_part(part, _MEDIA_TYPES[kind], queue, where))
+
+
+def _require_no_options(part: Row, where: str) -> None:
+    """Reject options that would be lost: reasoning and calls are masked by settings of the run, not part by part."""
+    options = training_options(part, where)
+    if options.get("train") is False or "weight" in options:
+        raise _bad(
+            f"{where}: train and weight of a {part['type']} part are not read; give them to the message, or use "
+            "--no-train-reasoning or --no-train-tool-calls"
+        )
 
 
 def _part_text(part: Row, where: str) -> str:

@@ -1,0 +1,128 @@
+"""Labels of the kit's real chat templates over their real tokenizers, text alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.errors import Reject
+from vlm_prep.core.types import Media, MediaKind, Sample
+from vlm_prep.processors.adapter import Adapter, EncodeText, Expansion, Level
+from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.tokenize.encoder import IGNORE, SampleEncoder
+from vlm_prep.tokenize.masks import in_bytes, mask_tokens
+from vlm_prep.tokenize.second import second_spans
+
+Make = Callable[..., SampleEncoder]
+
+
+class TextAlone(Adapter):
+    """Any tokenizer and chat template, without media."""
+
+    family: ClassVar[str] = "text"
+    level: ClassVar[Level] = "formula"
+    geometry: ClassVar[tuple[str, ...]] = ()
+    kinds: ClassVar[tuple[MediaKind, ...]] = ()
+
+    @property
+    def placeholder_ids(self) -> dict[int, MediaKind]:
+        return {}
+
+    def expand(self, media: Media, encode: EncodeText) -> Expansion:
+        raise NotImplementedError
+
+    def mrope(self) -> dict[str, Any] | None:
+        return None
+
+
+NAMES = ("gemma3", "gemma4", "phi4_multimodal", "llava_onevision", "internvl3", "kimi_vl", "kimi_k25", "nemotron_omni")
+
+
+@pytest.fixture(scope="module")
+def made(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("families")
+    script = str(kit / "processors" / "assemble.py")
+    subprocess.run([sys.executable, script, str(folder), *NAMES], check=True, capture_output=True)
+    tokenizers: dict[str, Any] = {}
+
+    def make(name: str, **config: Any) -> SampleEncoder:
+        if name not in tokenizers:
+            tokenizers[name] = AutoTokenizer.from_pretrained(folder / name)
+        template = (folder / name / "chat_template.jinja").read_text()
+        hf = SimpleNamespace(tokenizer=tokenizers[name], chat_template=template)
+        return SampleEncoder(TextAlone(LoadedProcessor(name, hf, {})), TokenizeConfig(**config))
+
+    return make
+
+
+def trained(encoder: SampleEncoder, messages: list[dict[str, Any]]) -> str:
+    """The trained text of a row, whose labels are also found the second way; or why it is rejected."""
+    full = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
+    sample = Sample(sample_id="a/0", dataset="a", source="a.jsonl", line=1, messages=full)
+    try:
+        encoded = encoder.encode(sample, ())
+    except Reject as reject:
+        return f"rejected: {reject.reason.value}"
+    ours = encoded.labels != IGNORE
+    found = second_spans(encoder.template, full, None, encoder.config)
+    assert found is not None
+    text, spans = found
+    tokens = encoder.text.encode_by_offsets(text)
+    assert tokens.ids.tolist() == encoded.input_ids.tolist()
+    places = in_bytes(text, [place for start, end, _ in spans for place in (start, end)])
+    assert np.array_equal(mask_tokens(tokens, list(zip(places[::2], places[1::2], strict=True))), ours)
+    return str(encoder.adapter.hf.tokenizer.decode(encoded.input_ids[ours]))
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str, **keys: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **keys}
+
+
+TWO = [user("A?"), assistant("no"), user("no cat?"), assistant("42")]
+SPACED = [user(" A? "), assistant("\n Yes. \n")]
+
+
+@pytest.mark.parametrize(
+    ("name", "two_turns", "blanks", "empty"),
+    [
+        ("gemma3", "no<end_of_turn>42<end_of_turn>", "Yes.<end_of_turn>", "<end_of_turn>"),
+        ("gemma4", "no<turn|>42<turn|>", "Yes.<turn|>", "<turn|>"),
+        ("phi4_multimodal", "no<|end|>42<|end|>", "\n Yes. \n<|end|>", "<|end|>"),
+        # the template has the model write a line break first, in one token with the header's
+        ("llava_onevision", "\n\nno<|im_end|>\n\n42<|im_end|>", "\n\n\n Yes. \n<|im_end|>", "\n\n<|im_end|>"),
+        ("internvl3", "no<|im_end|>42<|im_end|>", "\n\n Yes. \n<|im_end|>", "<|im_end|>"),
+        ("kimi_vl", "no<|im_end|>42<|im_end|>", "\n Yes. \n<|im_end|>", "<|im_end|>"),
+        ("kimi_k25", "no<|im_end|>42<|im_end|>", "\n Yes. \n<|im_end|>", "<|im_end|>"),
+        # behind the template's own empty <think> block, with which it trims the answer: at one end
+        ("nemotron_omni", "no<|im_end|>42<|im_end|>", "\n Yes.<|im_end|>", "<|im_end|>"),
+    ],
+)
+def test_answers_are_trained_behind_real_templates(
+    made: Make, name: str, two_turns: str, blanks: str, empty: str
+) -> None:
+    encoder = made(name)
+    assert trained(encoder, TWO) == two_turns
+    assert trained(encoder, SPACED) == blanks
+    assert trained(encoder, [user("A?"), assistant("")]) == empty
+
+
+def test_reasoning_behind_a_real_template_that_drops_it_from_earlier_turns(made: Make) -> None:
+    thought = [user("A?"), assistant("a", reasoning_content="hm")]
+    once = trained(made("nemotron_omni"), thought)
+    assert once == "hm\n</think>\na<|im_end|>"
+    assert trained(made("nemotron_omni"), [*thought, user("B?"), assistant("b")]) == "rejected: rewritten_history"
+    assert trained(made("nemotron_omni", train_on="last"), [*thought, user("B?"), assistant("b")]) == "b<|im_end|>"
