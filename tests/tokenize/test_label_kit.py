@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
-from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.config import ProcessorConfig, TokenizeConfig
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.types import Media, MediaKind, Sample
-from vlm_prep.processors.adapter import Adapter, EncodeText, Expansion, Level
-from vlm_prep.processors.load import LoadedProcessor
-from vlm_prep.tokenize.encoder import IGNORE, SampleEncoder
+from vlm_prep.core.types import Sample
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.load import load_processor
+from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.expand import IGNORE
 from vlm_prep.tokenize.masks import in_bytes, mask_tokens
 from vlm_prep.tokenize.second import second_spans
 
 Make = Callable[..., SampleEncoder]
-
-
-class TextAlone(Adapter):
-    """Any tokenizer and chat template, without media."""
-
-    family: ClassVar[str] = "text"
-    level: ClassVar[Level] = "formula"
-    geometry: ClassVar[tuple[str, ...]] = ()
-    kinds: ClassVar[tuple[MediaKind, ...]] = ()
-
-    @property
-    def placeholder_ids(self) -> dict[int, MediaKind]:
-        return {}
-
-    def expand(self, media: Media, encode: EncodeText) -> Expansion:
-        raise NotImplementedError
-
-    def mrope(self) -> dict[str, Any] | None:
-        return None
 
 
 NAMES = ("gemma3", "gemma4", "phi4_multimodal", "llava_onevision", "internvl3", "kimi_vl", "kimi_k25", "nemotron_omni")
@@ -48,19 +31,16 @@ NAMES = ("gemma3", "gemma4", "phi4_multimodal", "llava_onevision", "internvl3", 
 
 @pytest.fixture(scope="module")
 def made(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    from transformers import AutoTokenizer
-
     folder = tmp_path_factory.mktemp("families")
     script = str(kit / "processors" / "assemble.py")
     subprocess.run([sys.executable, script, str(folder), *NAMES], check=True, capture_output=True)
-    tokenizers: dict[str, Any] = {}
+
+    @functools.lru_cache(maxsize=2)  # a tokenizer of 262,144 pieces takes 400 MB
+    def adapter(name: str) -> Adapter:
+        return adapter_for(load_processor(str(folder / name), ProcessorConfig(trust_remote_code=name == "kimi_vl")))
 
     def make(name: str, **config: Any) -> SampleEncoder:
-        if name not in tokenizers:
-            tokenizers[name] = AutoTokenizer.from_pretrained(folder / name)
-        template = (folder / name / "chat_template.jinja").read_text()
-        hf = SimpleNamespace(tokenizer=tokenizers[name], chat_template=template)
-        return SampleEncoder(TextAlone(LoadedProcessor(name, hf, {})), TokenizeConfig(**config))
+        return SampleEncoder(adapter(name), TokenizeConfig(**config))
 
     return make
 
