@@ -15,7 +15,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.stream import ShardDataset, State
-from vlm_prep.stream.order import epoch_order, steps_left
+from vlm_prep.stream.order import EpochOrder, Places, steps_left
 
 ROWS = 13
 WORKERS = (0, 2)
@@ -44,9 +44,17 @@ def flat(batches: list[list[str]]) -> list[str]:
 
 def test_the_order_is_frozen() -> None:
     # part of the format of a State: another order would resume a run at other rows
-    assert epoch_order(8, 0, 0, shuffle=True).tolist() == [6, 3, 1, 4, 5, 2, 7, 0]
-    assert epoch_order(8, 0, 1, shuffle=True).tolist() == [1, 3, 6, 2, 0, 7, 5, 4]
-    assert epoch_order(8, 1, 0, shuffle=True).tolist() == [4, 6, 1, 3, 2, 0, 5, 7]
+    small = EpochOrder(Places(rows=8), 0, shuffle=True)
+    assert [small.row(0, position) for position in range(8)] == [5, 0, 2, 7, 3, 4, 1, 6]
+    assert [small.row(1, position) for position in range(8)] == [5, 1, 3, 4, 6, 7, 0, 2]
+    large = EpochOrder(Places(rows=10**6, group=2, block=100, shard=8), 3, shuffle=True)
+    assert [large.row(5, position) for position in (0, 1, 1000, 500_000, 999_999)] == [
+        859078,
+        859079,
+        360988,
+        999806,
+        356729,
+    ]
 
 
 @pytest.mark.parametrize("before", WORKERS)
