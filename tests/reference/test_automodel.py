@@ -80,6 +80,32 @@ def test_packed_batches_are_those_of_neat_packing(store: Path, options: Any, tmp
     ours = collate(items)
     for name in ("input_ids", "labels", "position_ids", "attention_mask"):
         assert torch.equal(expected[name], ours[name]), name
+    forms = {
+        "document_ids": (
+            collate_fns.neat_packed_vlm_collater(packs, materialize_4d_mask=False),
+            ("attention_mask",),
+        ),
+        "thd": (
+            collate_fns.packed_sequence_thd_vlm_collater(packs),
+            ("seq_lens", "seq_lens_padded", "qkv_format"),
+        ),
+    }
+    for mask, (expected, names) in forms.items():
+        ours = PackedCollate.for_store(dataset, mask=mask)(items)
+        for name in names:
+            assert np.array_equal(expected[name], ours[name]), (mask, name)
+
+
+def test_varlen_batches_are_those_of_the_flash_varlen_contract(store: Path, options: Any, tmp_path: Path) -> None:
+    packed_seq = pytest.importorskip("nemo_automodel.components.datasets.packed_seq")
+    pack(store, PackConfig(pack_length=8192), options(tmp_path / "packed"))
+    dataset = ShardDataset(tmp_path / "packed", pixels=False)
+    items = [dataset[index] for index in range(2)]
+    documents = PackedCollate.for_store(dataset, mask="document_ids")(items)["attention_mask"]
+    expected = packed_seq.to_flash_attention_kwargs(packed_seq.packed_seq_params_from_doc_ids(documents))
+    ours = PackedCollate.for_store(dataset, mask="varlen")(items)
+    for name, value in expected.items():
+        assert np.array_equal(value, ours[name]), name
 
 
 @pytest.mark.parametrize("total", [1, 7, 10, 100, 997])

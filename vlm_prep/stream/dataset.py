@@ -150,6 +150,11 @@ class ShardDataset(Dataset[Item]):
         return self._rows.manifest
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the store's columns."""
+        return self._rows.columns()
+
+    @property
     def fingerprint(self) -> str:
         """The store's fingerprint and what else decides a position's row; what a State is checked against."""
         marks = [] if self._shuffle else ["in order"]
@@ -173,6 +178,11 @@ class ShardDataset(Dataset[Item]):
         """Return the sampler for a loader; it carries the position of the run."""
         return ShardSampler(self)
 
+    @property
+    def remainder(self) -> Remainder:
+        """What happens to rows that do not divide among the ranks."""
+        return self._remainder
+
     def __len__(self) -> int:
         """Items of this rank that are left in the epoch."""
         return steps_left(self.n_rows, self.cursor.start, self.world_size, self._remainder)
@@ -184,6 +194,10 @@ class ShardDataset(Dataset[Item]):
     def row_at(self, epoch: int, position: int) -> int:
         """Return the store row at a position of an epoch; past the last row the order begins again."""
         return self._order.row(epoch, position % self.n_rows)
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the store rows at positions start .. stop of an epoch, none past its last row."""
+        return self._order.rows(epoch, start, min(stop, self.n_rows))
 
     def row_number(self, index: int) -> int:
         """Return the store row of item `index` of this rank."""

@@ -49,6 +49,10 @@ class MixedOrder:
         own_epoch, own = divmod((epoch * self.counts[store] + turn) * self._group + inside, order.positions)
         return int(self._firsts[store]) + order.row(own_epoch, own)
 
+    def rows(self, epoch: int, start: int, stop: int) -> Numbers:
+        """See `Order.rows`."""
+        return np.fromiter((self.row(epoch, position) for position in range(start, stop)), np.int64, stop - start)
+
     def _slot(self, slot: int) -> tuple[int, int]:
         """Return (store, which of its slots)."""
         if self._made is None or not self._made[0] <= slot < self._made[1]:

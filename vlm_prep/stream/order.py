@@ -48,6 +48,9 @@ class Order(Protocol):
     def row(self, epoch: int, position: int) -> int:
         """Return the row at a position below `positions`."""
 
+    def rows(self, epoch: int, start: int, stop: int) -> Numbers:
+        """Return the rows at positions start .. stop."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
@@ -98,6 +101,21 @@ class EpochOrder:
         number = int(np.searchsorted(starts, step, side="right")) - 1
         window = self._window(epoch, number)
         return int(window[step - starts[number]]) * group + inside
+
+    def rows(self, epoch: int, start: int, stop: int) -> Numbers:
+        """See `Order.rows`; whole windows at a time."""
+        group, found = self.places.group, []
+        end = min(stop, self._steps * group)
+        while self.shuffle and start < end:
+            step = start // group
+            starts = self._block_order(epoch)[1]
+            number = int(np.searchsorted(starts, step, side="right")) - 1
+            window = self._window(epoch, number)
+            rows = (window[:, None] * group + np.arange(group)).reshape(-1)
+            first = int(starts[number]) * group
+            found.append(rows[start - first : end - first])
+            start = min(end, first + len(rows))
+        return np.concatenate([*found, np.arange(start, stop)])
 
     def _block_order(self, epoch: int) -> tuple[Numbers, Numbers]:
         """Return the blocks in their order, and the step with which each window of BLOCKS of them begins."""

@@ -35,6 +35,9 @@ class Rows(Protocol):
     def row(self, index: int) -> dict[str, Any]:
         """Return a row, numbers as numpy views of the shard."""
 
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns of a row."""
+
     def lengths(self) -> Numbers:
         """Return (rows,) the tokens of each row; opens every shard to read its list offsets."""
 
@@ -56,6 +59,10 @@ class SampleRows:
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
         return self._store.row(index)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns([self._store])
 
     def lengths(self) -> Numbers:
         """See `Rows.lengths`."""
@@ -86,6 +93,10 @@ class RankPacks:
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
         return self._ranks[index % self._world].row(index // self._world)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns(self._ranks)
 
     def lengths(self) -> Numbers:
         """See `Rows.lengths`."""
@@ -128,6 +139,10 @@ class IndexPacks:
         documents = [self._source.row(int(row)) for row in plan["rows"]]
         return assemble_pack(documents, int(plan["pack_id"]), self._rule)
 
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns([self._source])
+
     def lengths(self) -> Numbers:
         """See `Rows.lengths`."""
         documents = self._source.lengths()
@@ -168,6 +183,10 @@ class MixedRows:
         part, own = self._find(index)
         return part.row(own)
 
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return self.parts[0].columns()
+
     def lengths(self) -> Numbers:
         """See `Rows.lengths`."""
         return np.concatenate([part.lengths() for part in self.parts])
@@ -195,6 +214,11 @@ def _must_mix(one: Manifest, other: Manifest) -> None:
 def _place(store: Store, index: int) -> str:
     shard, row = store.locate(index)
     return f"{shard.path}, row {row}"
+
+
+def _columns(stores: Sequence[Store]) -> tuple[str, ...]:
+    shards = [shard for store in stores for shard in store.shards]
+    return tuple(shards[0].schema.names) if shards else ()
 
 
 def _places(stores: Sequence[Store], group: int) -> Places:
