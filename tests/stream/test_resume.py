@@ -247,7 +247,7 @@ def test_bad_rows_are_skipped_counted_and_not_replaced(
 @pytest.mark.parametrize("workers", WORKERS)
 def test_too_many_bad_rows_raise(damaged: Path, workers: int) -> None:
     dataset = ShardDataset(damaged, shuffle=False, on_bad="skip", max_bad=1)
-    with pytest.raises(StoreError, match=r"2 rows could not be read, more than max_bad 1; the last: .*demo"):
+    with pytest.raises(StoreError, match=r"[23] rows could not be read, more than max_bad 1; the last: .*demo"):
         list(loader_for(DataLoader, dataset, workers))
 
 
