@@ -68,8 +68,10 @@ def test_packed_batches_are_those_of_neat_packing(store: Path, options: Any, tmp
     items = [dataset[index] for index in range(2)]
     packs = [
         {
-            **{name: item[name] for name in ("input_ids", "labels", "position_ids")},
-            "attention_mask": torch.repeat_interleave(torch.arange(1, len(item["seq_lens"]) + 1), item["seq_lens"]),
+            **{name: _int64(item[name]) for name in ("input_ids", "labels", "position_ids")},
+            "attention_mask": torch.from_numpy(np.arange(len(item["seq_lens"])) + 1).repeat_interleave(
+                _int64(item["seq_lens"])
+            ),
             "seq_lens": item["seq_lens"].tolist(),
             "seq_lens_padded": item["seq_lens"].tolist(),
         }
@@ -135,16 +137,22 @@ def test_sharegpt_rows_with_media_become_the_same_conversation(kit: Path) -> Non
             ]
 
 
+def _int64(values: Any) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values).astype(np.int64))
+
+
 def _pretokenized(item: dict[str, Any], processor: Any) -> dict[str, Any]:
     """An item as PreTokenizedDatasetWrapper yields it."""
-    kinds = torch.zeros_like(item["input_ids"])
-    kinds[item["input_ids"] == processor.image_token_id] = 1
-    kinds[item["input_ids"] == processor.video_token_id] = 2
-    media = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw")
+    ids = _int64(item["input_ids"])
+    kinds = torch.zeros_like(ids)
+    kinds[ids == processor.image_token_id] = 1
+    kinds[ids == processor.video_token_id] = 2
+    pixels, grids = ("pixel_values", "pixel_values_videos"), ("image_grid_thw", "video_grid_thw")
     return {
-        "input_ids": item["input_ids"],
-        "labels": item["labels"],
-        "attention_mask": torch.ones_like(item["input_ids"]),
+        "input_ids": ids,
+        "labels": _int64(item["labels"]),
+        "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": kinds,
-        **{name: item[name] for name in media if name in item and len(item[name])},
+        **{name: item[name] for name in pixels if name in item},
+        **{name: _int64(item[name]) for name in grids if name in item and len(item[name])},
     }

@@ -22,7 +22,7 @@ def cells(column: pa.Array) -> Cell:
     """Return a function from row to cell.
 
     A cell is a numpy view for list<number> (1-D), list<number[k]> and list<list<number>> (2-D), fixed lists (1-D)
-    and binary (1-D uint8); None where it is null; else a Python value.
+    and binary (1-D uint8); None where it is null; else a Python value (text included).
     """
     make = _views(column)
     if make is None:
@@ -35,6 +35,8 @@ def cells(column: pa.Array) -> Cell:
 
 def _views(column: pa.Array) -> Cell | None:
     kind = column.type
+    if pa.types.is_string(kind):
+        return _texts(_binary_offsets(column), _bytes(column).data)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return _slices(_binary_offsets(column), _bytes(column))
     if pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type):
@@ -82,6 +84,10 @@ def _binary_offsets(column: pa.Array) -> list[int]:
 def _bytes(column: pa.Array) -> NDArray[np.uint8]:
     data = column.buffers()[2]
     return np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
+
+
+def _texts(offsets: list[int], data: memoryview) -> Cell:
+    return lambda row: str(data[offsets[row] : offsets[row + 1]], "utf-8")
 
 
 def _slices(offsets: list[int], values: NDArray[Any]) -> Cell:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
@@ -40,15 +41,20 @@ class Buffers:
 
     def empty(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Return uninitialized memory for a batch's tensor `name`."""
+        size = math.prod(shape) * dtype.itemsize
         if get_worker_info() is not None:
-            size = math.prod(shape) * dtype.itemsize
             storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
             return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload, no-any-return]
         if not self.reuse:
-            return torch.empty(tuple(shape), dtype=dtype, pin_memory=self.pin)
-        size = math.prod(shape) * dtype.itemsize
+            return self._memory(size).view(dtype).view(tuple(shape))
         kept = self._kept.get((name, self._turn))
         if kept is None or kept.numel() < size:
-            kept = torch.empty(size, dtype=torch.uint8, pin_memory=self.pin)
+            kept = self._memory(size)
             self._kept[name, self._turn] = kept
         return kept[:size].view(dtype).view(tuple(shape))
+
+    def _memory(self, size: int) -> torch.Tensor:
+        if self.pin:
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        # numpy asks the kernel for huge pages, torch does not: filling is 20 % faster, fresh memory several times
+        return torch.from_numpy(np.empty(size, np.uint8))

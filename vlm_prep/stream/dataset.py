@@ -28,7 +28,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
@@ -42,6 +41,7 @@ from vlm_prep.stream.state import State
 
 Item = dict[str, Any]
 OnBad = Literal["raise", "skip"]
+_NAMES = ("sample_id", "sample_ids")
 _GRIDS = ("image_grid_thw", "video_grid_thw")
 _FAULTS = (Reject, StoreError, pa.ArrowException, ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError)
 """What reading, decoding and the image processors raise; not MemoryError, which is no fault of the row."""
@@ -51,12 +51,11 @@ _LOG = logging.getLogger(__name__)
 class ShardDataset(Dataset[Item]):
     """Rows of a tokenized store, or packs of a packed one, of one rank, in the order of (seed, epoch).
 
-    An item holds torch tensors: input_ids and labels int64 (length,), labels unshifted; for packs position_ids
-    int64 (3, length) or (length,) and seq_lens int64 (documents,); for media the processor's tensors under its
-    names, int64 grids (n, 3), float32 pixel_values (patches, dim), ...; and sample_id (or sample_ids), n_images,
-    n_videos. Any further list column becomes a tensor under its own name, integers int64. Media payloads (small
-    integers, half floats, matrices of floats, binary) are read-only numpy views of the shard, which a collater
-    copies once, into the batch.
+    An item holds read-only numpy views of the shard, which a collater copies once, into the batch: input_ids and
+    labels int32 (length,), labels unshifted; for packs position_ids int32 (3, length) or (length,) and seq_lens int32
+    (documents,); grids int32 (n, 3); any further list of numbers under its own name. Pixels made here are the
+    processor's tensors under its names, float32 pixel_values (patches, dim), ... Beside them sample_id (or
+    sample_ids), n_images and n_videos.
 
     Args:
         path: a finished store.
@@ -247,14 +246,13 @@ class ShardDataset(Dataset[Item]):
         return self._rows.lengths()
 
     def _item(self, row: dict[str, Any]) -> Item:
-        item: Item = {name: _value(value) for name, value in row.items() if isinstance(value, np.ndarray)}
-        item.update({name: row[name] for name in ("sample_id", "sample_ids") if name in row})
-        item["n_images"] = len(item.get("image_grid_thw", ()))
-        item["n_videos"] = len(item.get("video_grid_thw", ()))
+        item: Item = {name: value for name, value in row.items() if isinstance(value, np.ndarray) or name in _NAMES}
+        item["n_images"] = len(row.get("image_grid_thw", ()))
+        item["n_videos"] = len(row.get("video_grid_thw", ()))
         if self._pixels is not None and row.get("media"):
             made = self._pixels.pixels(row["media"])
             for name in _GRIDS:
-                if name in made and not torch.equal(made[name], item[name]):
+                if name in made and not np.array_equal(made[name], item[name]):
                     raise StoreError(f"{name} is {made[name].tolist()}, the store says {item[name].tolist()}")
             item.update({name: tensor for name, tensor in made.items() if name not in _GRIDS})
         return item
@@ -333,15 +331,6 @@ class MixedDataset(ShardDataset):
         assert isinstance(self._rows, MixedRows)
         prints = [part.manifest.fingerprint for part in self._rows.parts]
         return digest_json({"mix": prints, "weights": [float(each) for each in self.weights], "rows": self.n_rows})
-
-
-def _value(array: np.ndarray[Any, Any]) -> Any:
-    """Return a cell as an item holds it: a tensor, or for payloads the view itself."""
-    if array.dtype in (np.int32, np.int64):
-        return torch.from_numpy(array.astype(np.int64))
-    if array.dtype in (np.float32, np.float64) and array.ndim == 1:
-        return torch.from_numpy(array.copy())
-    return array
 
 
 def _names(row: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ not what `Generator.permutation` makes of it (NEP 19), and a resumed run must fi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -87,7 +88,8 @@ class EpochOrder:
         self.places, self.seed, self.shuffle = places, seed, shuffle
         self.positions = places.rows
         self._steps = places.rows // places.group
-        self._blocks: tuple[int, Numbers, Numbers] | None = None
+        self._blocks: tuple[int, Numbers, list[int]] | None = None
+        self._last: tuple[int, int, int, Numbers] = (-1, 0, 0, np.empty(0, np.int64))
         # two: the positions of a step, or of two ranks, may lie on both sides of a boundary
         self._windows: OrderedDict[tuple[int, int], Numbers] = OrderedDict()
 
@@ -97,27 +99,31 @@ class EpochOrder:
         if not self.shuffle or position >= self._steps * group:
             return position
         step, inside = divmod(position, group)
-        starts = self._block_order(epoch)[1]
-        number = int(np.searchsorted(starts, step, side="right")) - 1
-        window = self._window(epoch, number)
-        return int(window[step - starts[number]]) * group + inside
+        of_epoch, start, stop, window = self._last
+        if of_epoch != epoch or not start <= step < stop:
+            start, window = self._window_at(epoch, step)
+            self._last = (epoch, start, start + len(window), window)
+        return int(window[step - start]) * group + inside
 
     def rows(self, epoch: int, start: int, stop: int) -> Numbers:
         """See `Order.rows`; whole windows at a time."""
         group, found = self.places.group, []
         end = min(stop, self._steps * group)
         while self.shuffle and start < end:
-            step = start // group
-            starts = self._block_order(epoch)[1]
-            number = int(np.searchsorted(starts, step, side="right")) - 1
-            window = self._window(epoch, number)
+            first_step, window = self._window_at(epoch, start // group)
             rows = (window[:, None] * group + np.arange(group)).reshape(-1)
-            first = int(starts[number]) * group
+            first = first_step * group
             found.append(rows[start - first : end - first])
             start = min(end, first + len(rows))
         return np.concatenate([*found, np.arange(start, stop)])
 
-    def _block_order(self, epoch: int) -> tuple[Numbers, Numbers]:
+    def _window_at(self, epoch: int, step: int) -> tuple[int, Numbers]:
+        """Return the first step of the window that holds position `step` of the epoch's steps, and the window."""
+        starts = self._block_order(epoch)[1]
+        number = bisect_right(starts, step) - 1
+        return starts[number], self._window(epoch, number)
+
+    def _block_order(self, epoch: int) -> tuple[Numbers, list[int]]:
         """Return the blocks in their order, and the step with which each window of BLOCKS of them begins."""
         if self._blocks is None or self._blocks[0] != epoch:
             size = self.places.block
@@ -128,7 +134,7 @@ class EpochOrder:
             order = np.lexsort((self._draws(count, epoch, 1), rounds[shard_of]))
             sizes = np.minimum(self._steps - order * size, size)
             ends = np.concatenate([[0], np.cumsum(sizes)])
-            self._blocks = (epoch, order, ends[:-1:BLOCKS])
+            self._blocks = (epoch, order, ends[:-1:BLOCKS].tolist())
         return self._blocks[1:]
 
     def _window(self, epoch: int, number: int) -> Numbers:

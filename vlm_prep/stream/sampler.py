@@ -45,34 +45,42 @@ class Cursor:
 
     def __init__(self, epoch: int) -> None:
         self._shared = torch.zeros(2 + 1 + _WORKERS, dtype=torch.int64)
-        self._shared[0] = epoch
         self._shared.share_memory_()  # type: ignore[no-untyped-call]
+        self._numbers = self._shared.numpy()  # a tensor's own indexing takes microseconds
+        self._numbers[0] = epoch
         self.finished = False
         """Whether the epoch was read to its end; a sampler's next iteration then begins the next one."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_shared": self._shared, "finished": self.finished}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._numbers = self._shared.numpy()
 
     @property
     def epoch(self) -> int:
         """The epoch."""
-        return int(self._shared[0])
+        return int(self._numbers[0])
 
     @property
     def start(self) -> int:
         """Rows that all ranks took before; above 0 only after a state was loaded."""
-        return int(self._shared[1])
+        return int(self._numbers[1])
 
     @property
     def skipped(self) -> int:
         """Rows skipped in this process and its workers."""
-        return int(self._shared[2:].sum())
+        return int(self._numbers[2:].sum())
 
     def count_skip(self) -> None:
         """Count a skipped row."""
         worker = get_worker_info()
-        self._shared[2 if worker is None else 3 + worker.id % _WORKERS] += 1
+        self._numbers[2 if worker is None else 3 + worker.id % _WORKERS] += 1
 
     def move(self, epoch: int, start: int) -> None:
         """Go to a position."""
-        self._shared[:2] = torch.tensor([epoch, start])
+        self._numbers[:2] = (epoch, start)
         self.finished = False
 
     def set_epoch(self, epoch: int) -> None:
