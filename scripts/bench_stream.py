@@ -23,9 +23,9 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,12 @@ def raw_store(rows: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "train").mkdir(parents=True)
     schema = pa.schema(
-        [("sample_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))]
-        + [("pixel_bytes", pa.list_(pa.uint8()))]
+        [
+            ("sample_id", pa.string()),
+            ("input_ids", pa.list_(pa.int32())),
+            ("labels", pa.list_(pa.int32())),
+            ("pixel_bytes", pa.list_(pa.uint8())),
+        ]
     )
     draws, infos, per_shard = np.random.default_rng(1), [], 64
     ids = np.arange(4, dtype=np.int32)
@@ -159,7 +163,7 @@ def arrow_map(store: Path, order: Any) -> Pass:
         for batch in pa.ipc.open_stream(pa.memory_map(str(shard))):
             column = batch.column("pixel_bytes")
             offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
-            parts += [values[start:stop] for start, stop in zip(offsets, offsets[1:], strict=False)]
+            parts += [values[start:stop] for start, stop in pairwise(offsets)]
     buffer = np.zeros((BATCH, ROW), np.uint8)
     return lambda: fill((parts[row] for row in order), buffer)
 
@@ -249,7 +253,7 @@ def tiny_store(shards: int) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "train").mkdir(parents=True)
-    kept, os.fsync = os.fsync, lambda descriptor: None
+    kept, os.fsync = os.fsync, lambda fd: None
     schema = pa.schema(
         [("sample_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))]
     )
