@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, stats, tokenize, verify
+from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, state, stats, tokenize, verify
 from vlm_prep.core.errors import VlmPrepError
 
 INTERRUPTED = 130
@@ -30,8 +30,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-    = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Turn raw multimodal chats into training-ready shards."""
 
@@ -44,6 +45,7 @@ app.command("doctor")(doctor.command)
 app.command("labels")(labels.command)
 app.command("rejects")(rejects.command)
 app.command("verify")(verify.command)
+app.add_typer(state.app, name="state")
 app.command("demo")(demo.command)
 
 

@@ -237,6 +237,10 @@ def open_rows(folder: Path, *, verify: bool) -> Rows:
     if manifest.stage == "tokenize":
         return SampleRows(folder, manifest, verify=verify)
     if manifest.stage == "pack":
+        if manifest.extra.get("format") == "webdataset":
+            raise StoreError(
+                f"{folder} is in webdataset format", "read it with webdataset, or pack to arrow for ShardDataset"
+            )
         if manifest.extra["layout"] == "index":
             return IndexPacks(folder, manifest, verify=verify)
         return RankPacks(folder, manifest, verify=verify)
