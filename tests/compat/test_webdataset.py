@@ -59,7 +59,7 @@ else:
     elif way == "folder":
         found = rows(load_dataset(folder, split="train"))
 with open(out, "w") as file:
-    json.dump(found, file)
+    json.dump(found, file, default=plain)
 """  # noqa: E501
 COLUMNS = ("input_ids", "labels", "position_ids", "seq_lens", "second_per_grid_ts")
 GRIDS = ("image_grid_thw", "video_grid_thw")
