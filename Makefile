@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test lint bench bench-smoke bench-pack clean
+.PHONY: demo test lint bench bench-smoke bench-pack bench-stream clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -36,6 +36,17 @@ bench-smoke: $(READY)
 
 bench-pack: $(READY)
 	$(BIN)/python scripts/bench_pack.py
+
+# mosaicml-streaming wants older transformers and numpy: it gets an environment of its own, if it installs
+MDS := .venv-mds/bin/python
+$(MDS):
+	$(PYTHON) -m venv .venv-mds
+	.venv-mds/bin/pip install --quiet torch
+	.venv-mds/bin/pip install --quiet mosaicml-streaming pyarrow
+
+bench-stream: $(READY)
+	-$(MAKE) $(MDS)
+	$(BIN)/python scripts/bench_stream.py --kit $(KIT) --mds-python $(MDS)
 
 clean:
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -60,7 +60,7 @@ def main() -> None:
     if (arguments.kit / "bench" / "make_corpus.py").exists():
         from bench_stream_samples import samples
 
-        samples(arguments.kit, arguments.samples, arguments.plain, arguments.mds_python)
+        samples(arguments.kit, arguments.samples, arguments.plain)
     else:
         print(f"samples: left out, {arguments.kit} has no bench/make_corpus.py")
     opening(arguments.shards)
