@@ -42,7 +42,7 @@ def samples(kit: Path, count: int, plain: int) -> None:
     encoded = stores["encoded"]
     pixels = PixelMaker(ShardDataset(encoded).manifest.processor)
     collate = PadCollate.for_store(ShardDataset(encoded))
-    for name, rows in (("HF datasets", _hf(encoded, plain)), ("webdataset", _tars(encoded, plain))):
+    for name, rows in (("HF datasets", _hf(encoded, plain)), ("webdataset", _tars(encoded))):
         way = partial(_collated, rows, pixels, collate)
         _line(f"{name}, encoded, same image processor", *_rate(way), rate)
 
@@ -113,7 +113,7 @@ def _hf(store: Path, count: int) -> Callable[[], Iterator[dict[str, Any]]]:
     return lambda: (dataset[index] for index in order[:count])
 
 
-def _tars(store: Path, count: int) -> Callable[[], Iterator[dict[str, Any]]]:
+def _tars(store: Path) -> Callable[[], Iterator[dict[str, Any]]]:
     """The same rows as tars of packs, through webdataset; a batch holds more documents then."""
     import json
 
@@ -126,7 +126,7 @@ def _tars(store: Path, count: int) -> Callable[[], Iterator[dict[str, Any]]]:
     tars = [str(path) for path in sorted(out.glob("rank_*/*.tar"))]
 
     def rows() -> Iterator[dict[str, Any]]:
-        taken = 0
+        # all of them: packs are ordered by their pictures, so the first ones alone would be the heaviest
         for sample in webdataset.WebDataset(tars, shardshuffle=len(tars)).shuffle(64).decode():
             media = json.loads(sample["json"]["media"])
             for item in media:
@@ -135,10 +135,7 @@ def _tars(store: Path, count: int) -> Callable[[], Iterator[dict[str, Any]]]:
                     for file in item["files"]
                 ]
             documents = len(sample["json"]["sample_ids"])
-            taken += documents
             ids, labels = sample["input_ids.npy"], sample["labels.npy"]
             yield {"input_ids": ids, "labels": labels, "media": media, "documents": documents}
-            if taken >= count:
-                return
 
     return rows
