@@ -89,7 +89,8 @@ def test_a_batch_is_int64(stores: Any) -> None:
     source = stores.tokenized(12)
     grids = {"image_grid_thw": np.full((1, 3), 2, np.int32), "n_images": 1}
     samples = PadCollate()([{**ShardDataset(source)[index], **grids} for index in range(3)])
-    packs = PackedCollate(mask="thd")([ShardDataset(stores.index(6, 2, source))[index] for index in range(3)])
+    index = ShardDataset(stores.index(6, 2, source))
+    packs = PackedCollate(mask="thd")([index[number] for number in range(3)])
     for batch in (samples, packs):
         assert {value.dtype for value in batch.values() if isinstance(value, torch.Tensor)} == {torch.int64}
 
