@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test lint bench bench-smoke bench-families bench-pack soak steady clean
+.PHONY: demo test lint bench bench-smoke bench-families bench-pack bench-stream soak steady clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -45,6 +45,17 @@ soak: $(READY)
 
 steady: $(READY)
 	$(BIN)/python scripts/steady.py
+
+# mosaicml-streaming wants older transformers and numpy: it gets an environment of its own, if it installs
+MDS := .venv-mds/bin/python
+$(MDS):
+	$(PYTHON) -m venv .venv-mds
+	.venv-mds/bin/pip install --quiet torch
+	.venv-mds/bin/pip install --quiet mosaicml-streaming pyarrow
+
+bench-stream: $(READY)
+	-$(MAKE) $(MDS)
+	$(BIN)/python scripts/bench_stream.py --kit $(KIT) --mds-python $(MDS)
 
 clean:
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

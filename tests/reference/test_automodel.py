@@ -68,8 +68,10 @@ def test_packed_batches_are_those_of_neat_packing(store: Path, options: Any, tmp
     items = [dataset[index] for index in range(2)]
     packs = [
         {
-            **{name: item[name] for name in ("input_ids", "labels", "position_ids")},
-            "attention_mask": torch.repeat_interleave(torch.arange(1, len(item["seq_lens"]) + 1), item["seq_lens"]),
+            **{name: _int64(item[name]) for name in ("input_ids", "labels", "position_ids")},
+            "attention_mask": torch.from_numpy(np.arange(len(item["seq_lens"])) + 1).repeat_interleave(
+                _int64(item["seq_lens"])
+            ),
             "seq_lens": item["seq_lens"].tolist(),
             "seq_lens_padded": item["seq_lens"].tolist(),
         }
@@ -80,6 +82,32 @@ def test_packed_batches_are_those_of_neat_packing(store: Path, options: Any, tmp
     ours = collate(items)
     for name in ("input_ids", "labels", "position_ids", "attention_mask"):
         assert torch.equal(expected[name], ours[name]), name
+    forms = {
+        "document_ids": (
+            collate_fns.neat_packed_vlm_collater(packs, materialize_4d_mask=False),
+            ("attention_mask",),
+        ),
+        "thd": (
+            collate_fns.packed_sequence_thd_vlm_collater(packs),
+            ("seq_lens", "seq_lens_padded", "qkv_format"),
+        ),
+    }
+    for mask, (expected, names) in forms.items():
+        ours = PackedCollate.for_store(dataset, mask=mask)(items)
+        for name in names:
+            assert np.array_equal(expected[name], ours[name]), (mask, name)
+
+
+def test_varlen_batches_are_those_of_the_flash_varlen_contract(store: Path, options: Any, tmp_path: Path) -> None:
+    packed_seq = pytest.importorskip("nemo_automodel.components.datasets.packed_seq")
+    pack(store, PackConfig(pack_length=8192), options(tmp_path / "packed"))
+    dataset = ShardDataset(tmp_path / "packed", pixels=False)
+    items = [dataset[index] for index in range(2)]
+    documents = PackedCollate.for_store(dataset, mask="document_ids")(items)["attention_mask"]
+    expected = packed_seq.to_flash_attention_kwargs(packed_seq.packed_seq_params_from_doc_ids(documents))
+    ours = PackedCollate.for_store(dataset, mask="varlen")(items)
+    for name, value in expected.items():
+        assert np.array_equal(value, ours[name]), name
 
 
 @pytest.mark.parametrize("total", [1, 7, 10, 100, 997])
@@ -109,16 +137,22 @@ def test_sharegpt_rows_with_media_become_the_same_conversation(kit: Path) -> Non
             ]
 
 
+def _int64(values: Any) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values).astype(np.int64))
+
+
 def _pretokenized(item: dict[str, Any], processor: Any) -> dict[str, Any]:
     """An item as PreTokenizedDatasetWrapper yields it."""
-    kinds = torch.zeros_like(item["input_ids"])
-    kinds[item["input_ids"] == processor.image_token_id] = 1
-    kinds[item["input_ids"] == processor.video_token_id] = 2
-    media = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw")
+    ids = _int64(item["input_ids"])
+    kinds = torch.zeros_like(ids)
+    kinds[ids == processor.image_token_id] = 1
+    kinds[ids == processor.video_token_id] = 2
+    pixels, grids = ("pixel_values", "pixel_values_videos"), ("image_grid_thw", "video_grid_thw")
     return {
-        "input_ids": item["input_ids"],
-        "labels": item["labels"],
-        "attention_mask": torch.ones_like(item["input_ids"]),
+        "input_ids": ids,
+        "labels": _int64(item["labels"]),
+        "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": kinds,
-        **{name: item[name] for name in media if name in item and len(item[name])},
+        **{name: item[name] for name in pixels if name in item},
+        **{name: _int64(item[name]) for name in grids if name in item and len(item[name])},
     }

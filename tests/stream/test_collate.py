@@ -5,10 +5,12 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
+from vlm_prep.core.errors import StoreError
+from vlm_prep.stream import Buffers, DummyMedia, PackedCollate, PadCollate, ShardDataset
 
 IGNORE = -100
 
@@ -202,3 +204,171 @@ def test_for_store_takes_the_token_ids_of_the_processor(stores: Any) -> None:
     batch = PadCollate.for_store(dataset, shift=False)([dataset[i] for i in range(4)])
     assert batch["input_ids"][batch["attention_mask"] == 0].unique().tolist() == [0]
     assert "mm_token_type_ids" in batch
+
+
+def test_thd_counts_padding_to_the_last_document() -> None:
+    batch = PackedCollate(9, mask="thd", max_length=6, image_token_id=2)(PACKS)
+    assert batch["seq_lens"].tolist() == [[3, 2], [3, -1000]]
+    assert batch["seq_lens_padded"].tolist() == [[3, 3], [6, -1000]]
+    assert batch["qkv_format"] == "thd"
+    assert not {"attention_mask", "mm_token_type_ids"} & set(batch)
+
+
+def weighted() -> list[dict[str, Any]]:
+    weights = ([0.0, 0.5, 1.0, 2.0], [0.0, 1.5])
+    return [{**row, "loss_weights": torch.tensor(values)} for row, values in zip(TWO, weights, strict=True)]
+
+
+def test_weights_are_padded_and_shifted_like_labels() -> None:
+    batch = PadCollate(9, shift=False)(weighted())
+    assert batch["loss_weights"].tolist() == [[0.0, 0.5, 1.0, 2.0], [0.0, 1.5, 0.0, 0.0]]
+    assert batch["loss_weights"].dtype == torch.float32
+    assert PadCollate(9)(weighted())["loss_weights"].tolist() == [[0.5, 1.0, 2.0], [1.5, 0.0, 0.0]]
+
+
+def test_weights_of_packs_stay_with_their_labels() -> None:
+    row = pack([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [3, 2], loss_weights=torch.tensor([1.0, 2, 3, 4, 5]))
+    assert PackedCollate(9, shift=True)([row])["loss_weights"].tolist() == [[2.0, 3.0, 0.0, 5.0, 0.0]]
+    assert PackedCollate(9)([row])["loss_weights"].tolist() == [[1.0, 2.0, 3.0, 0.0, 5.0]]
+
+
+def test_a_tensor_of_tokens_that_some_rows_lack_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"demo/5 has no loss_weights"):
+        PadCollate(9)([weighted()[0], TWO[1]])
+
+
+def test_further_token_tensors_need_a_fill_alone() -> None:
+    rows = [{**row, "depth": torch.tensor([7] * len(row["input_ids"]))} for row in TWO]
+    batch = PadCollate(9, token_fill={"depth": -1})(rows)
+    assert batch["depth"].tolist() == [[7, 7, 7], [7, 7, -1]]
+
+
+def test_further_media_tensors_need_nothing() -> None:
+    rows = [
+        {**row, "image_sizes": torch.tensor([[2, 3]] * count), "crops": np.full((count, 2, 2), count, np.uint8)}
+        for row, count in zip(TWO, (2, 1), strict=True)
+    ]
+    batch = PadCollate(9)(rows)
+    assert batch["image_sizes"].tolist() == [[2, 3]] * 3
+    assert batch["crops"].dtype == torch.uint8
+    assert batch["crops"][:, 0, 0].tolist() == [2, 2, 1]
+
+
+def test_media_of_shapes_that_do_not_go_together_are_named() -> None:
+    rows = [{**row, "crops": torch.zeros(shape)} for row, shape in zip(TWO, ((1, 2), (1, 3, 3)), strict=True)]
+    with pytest.raises(ValueError, match=r"crops: rows of shapes \[\(2,\), \(3, 3\)\]"):
+        PadCollate(9)(rows)
+
+
+def test_media_of_several_sizes_are_padded_with_zeros() -> None:
+    rows = [{**row, "crops": torch.ones(1, size)} for row, size in zip(TWO, (2, 3), strict=True)]
+    assert PadCollate(9)(rows)["crops"].tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+DUMMY = DummyMedia(ids=(7,), tensors={"pixel_values": torch.zeros(4, 6), "image_grid_thw": torch.tensor([[1, 2, 2]])})
+
+
+def test_a_batch_of_text_gets_one_stand_in_that_is_masked() -> None:
+    for shift in (False, True):
+        plain = PadCollate(9, shift=shift, image_token_id=7)(TWO)
+        batch = PadCollate(9, shift=shift, image_token_id=7, dummy=DUMMY)(TWO)
+        assert batch["pixel_values"].shape == (4, 6)
+        assert (batch["input_ids"] == 7).sum() == 1
+        assert batch["labels"].tolist() == plain["labels"].tolist()
+        assert batch["attention_mask"].tolist() == plain["attention_mask"].tolist()
+        assert not batch["attention_mask"][batch["input_ids"] == 7].any()
+        assert batch["mm_token_type_ids"].sum() == 1
+        assert "n_images_per_sample" not in batch
+
+
+def test_a_stand_in_finds_room_in_a_batch_of_equal_rows() -> None:
+    batch = PadCollate(9, dummy=DUMMY, shift=True)([TWO[0], TWO[0]])
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 7], [1, 2, 3, 4, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0]] * 2
+
+
+@pytest.mark.parametrize("mask", ["sdpa", "document_ids", "varlen", "thd"])
+def test_a_stand_in_of_packs_is_in_no_document(mask: Any) -> None:
+    batch = PackedCollate(9, mask=mask, dummy=DUMMY)([PACKS[1], PACKS[1]])
+    assert batch["input_ids"].tolist() == [[6, 7, 8, 7], [6, 7, 8, 9]]
+    assert batch["labels"][:, 3].tolist() == [IGNORE, IGNORE]
+    if mask == "sdpa":
+        assert not batch["attention_mask"][0, 0, :, 3].any()
+    if mask == "document_ids":
+        assert batch["attention_mask"][0, 3] == 0
+    if mask == "varlen":
+        assert batch["cu_seq_lens_q"].tolist() == [0, 3, 4, 7, 8]
+
+
+def test_a_batch_with_media_gets_no_stand_in() -> None:
+    batch = PadCollate(9, dummy=DUMMY)(with_media()[:1])
+    assert batch["image_grid_thw"].tolist() == [[1, 2, 2]]
+    assert 7 not in batch["input_ids"]
+
+
+def test_a_batch_without_rows_is_a_placeholder_that_trains_nothing() -> None:
+    padded = PadCollate(9, columns=("input_ids", "labels", "loss_weights"))([])
+    assert (padded["input_ids"].tolist(), padded["attention_mask"].tolist()) == ([[9]], [[1]])
+    assert (padded["labels"].tolist(), padded["loss_weights"].tolist()) == ([[IGNORE]], [[0.0]])
+    packed = PackedCollate(9, mask="varlen", mrope=True)([])
+    assert packed["position_ids"].shape == (3, 1, 2)
+    assert packed["labels"].tolist() == [[IGNORE, IGNORE]]
+    assert packed["cu_seq_lens_q"].tolist() == [0, 2]
+
+
+def test_buffers_are_used_in_turn() -> None:
+    collate = PadCollate(9, buffers=Buffers(reuse=2))
+    rows = [{**row, "crops": np.full((3, 5), index, np.uint8)} for index, row in enumerate(TWO)]
+    batches = [collate(rows), collate(rows[::-1]), collate(rows[:1])]
+    places = [batch["crops"].data_ptr() for batch in batches]
+    assert places[0] == places[2] != places[1]
+    assert batches[1]["crops"][:, 0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert batches[2]["crops"].tolist() == [[0] * 5] * 3
+
+
+def test_fresh_batches_do_not_share_memory() -> None:
+    rows = [{**row, "crops": np.ones((3, 5), np.uint8)} for row in TWO]
+    collate = PadCollate(9)
+    first, second = collate(rows)["crops"], collate(rows)["crops"]
+    first.zero_()
+    assert second.sum() == 30
+
+
+class _Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Rows with a payload."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**TWO[index % 2], "crops": np.full((1000, 10), index, np.uint8)}
+
+
+class _ToldShared(PadCollate):
+    """Says in the batch whether the payload already lies in memory shared with the main process."""
+
+    def __call__(self, items: Any) -> Any:
+        batch = super().__call__(items)
+        return {**batch, "was_shared": batch["crops"].is_shared()}
+
+
+def test_workers_lay_payloads_into_shared_memory() -> None:
+    collate = _ToldShared(9, buffers=Buffers(reuse=2))
+    loader = torch.utils.data.DataLoader(_Rows(), batch_size=2, collate_fn=collate, num_workers=1)
+    batches = list(loader)
+    assert all(batch["was_shared"] for batch in batches)
+    assert [batch["crops"][::1000, 0].tolist() for batch in batches] == [[0, 1], [2, 3]]
+
+
+def test_the_stand_in_of_a_store_is_its_processors_smallest_picture(tokenized: Any) -> None:
+    dataset = ShardDataset(tokenized)
+    dummy = DummyMedia.of(dataset.manifest.processor)
+    with_picture = next(item for item in dataset if item["n_images"])
+    assert dummy.tensors["pixel_values"].shape[1] == with_picture["pixel_values"].shape[1]
+    assert dummy.tensors["image_grid_thw"].prod() == len(dummy.tensors["pixel_values"])
+    assert PadCollate.for_store(dataset, dummy=True).dummy is not None
+
+
+def test_a_family_without_grids_has_no_known_stand_in(stores: Any) -> None:
+    with pytest.raises(StoreError, match="smallest picture of none"):
+        PadCollate.for_store(ShardDataset(stores.tokenized(2)), dummy=True)

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.stream import ShardDataset, State
-from vlm_prep.stream.order import epoch_order, steps_left
+from vlm_prep.shards.schema import MEDIA
+from vlm_prep.stream import PadCollate, ShardDataset, State
+from vlm_prep.stream.order import EpochOrder, Places, steps_left
 
 ROWS = 13
 WORKERS = (0, 2)
@@ -44,9 +45,17 @@ def flat(batches: list[list[str]]) -> list[str]:
 
 def test_the_order_is_frozen() -> None:
     # part of the format of a State: another order would resume a run at other rows
-    assert epoch_order(8, 0, 0, shuffle=True).tolist() == [6, 3, 1, 4, 5, 2, 7, 0]
-    assert epoch_order(8, 0, 1, shuffle=True).tolist() == [1, 3, 6, 2, 0, 7, 5, 4]
-    assert epoch_order(8, 1, 0, shuffle=True).tolist() == [4, 6, 1, 3, 2, 0, 5, 7]
+    small = EpochOrder(Places(rows=8), 0, shuffle=True)
+    assert [small.row(0, position) for position in range(8)] == [5, 0, 2, 7, 3, 4, 1, 6]
+    assert [small.row(1, position) for position in range(8)] == [5, 1, 3, 4, 6, 7, 0, 2]
+    large = EpochOrder(Places(rows=10**6, group=2, block=100, shard=8), 3, shuffle=True)
+    assert [large.row(5, position) for position in (0, 1, 1000, 500_000, 999_999)] == [
+        859078,
+        859079,
+        360988,
+        999806,
+        356729,
+    ]
 
 
 @pytest.mark.parametrize("before", WORKERS)
@@ -211,6 +220,84 @@ def test_a_row_of_a_damaged_shard_raises_with_its_place(stores: Any, workers: in
     loader = loader_for(DataLoader, ShardDataset(path, shuffle=False), workers)
     with pytest.raises(StoreError, match=re.escape(f"{shard}, row 0")):
         list(loader)
+
+
+@pytest.fixture
+def damaged(stores: Any, make_sample: Any) -> Path:
+    """20 rows of which 3, 8 and 9 say that they have media of an unknown kind."""
+    empty = dict.fromkeys(field.name for field in MEDIA.value_type)
+    media = {**empty, "kind": "smell", "files": [], "frame_list": False}
+    rows = [make_sample(number, media=[media] if number in (3, 8, 9) else []) for number in range(20)]
+    return Path(stores.tokenized(rows))
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_bad_rows_are_skipped_counted_and_not_replaced(
+    damaged: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = ShardDataset(damaged, shuffle=False, on_bad="skip")
+    batches = list(loader_for(DataLoader, dataset, workers))
+    assert [len(batch) for batch in batches] == [2, 1, 2, 2, 0, 2, 2, 2, 2, 2]
+    assert flat(batches) == [f"demo/{number}" for number in range(20) if number not in (3, 8, 9)]
+    assert dataset.skipped == 3
+    if not workers:
+        assert re.search(r"skipped \(1 so far\): .*arrow, row 3 \(demo/3\)", caplog.text)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_too_many_bad_rows_raise(damaged: Path, workers: int) -> None:
+    dataset = ShardDataset(damaged, shuffle=False, on_bad="skip", max_bad=1)
+    with pytest.raises(StoreError, match=r"[23] rows could not be read, more than max_bad 1; the last: .*demo"):
+        list(loader_for(DataLoader, dataset, workers))
+
+
+def test_a_bad_row_raises_by_default_and_when_asked_for_by_number(damaged: Path) -> None:
+    with pytest.raises(StoreError, match="demo/3"):
+        list(loader_for(DataLoader, ShardDataset(damaged, shuffle=False), 0))
+    with pytest.raises(StoreError, match="demo/3"):
+        ShardDataset(damaged, shuffle=False, on_bad="skip")[3]
+
+
+def test_ranks_take_as_many_steps_though_one_skips(damaged: Path) -> None:
+    ranks = [ShardDataset(damaged, rank, 2, shuffle=False, on_bad="skip") for rank in range(2)]
+    steps = [[len(batch) for batch in loader_for(DataLoader, rank, 0)] for rank in ranks]
+    assert steps == [[2, 2, 1, 2, 2], [1, 2, 1, 2, 2]]
+
+
+def test_a_batch_that_lost_all_rows_is_a_placeholder(damaged: Path) -> None:
+    dataset = ShardDataset(damaged, shuffle=False, on_bad="skip")
+    collate = PadCollate.for_store(dataset, shift=False)
+    loader = DataLoader(dataset, batch_size=2, sampler=dataset.sampler(), collate_fn=collate)
+    batch = list(loader)[4]
+    assert batch["labels"].unique().tolist() == [-100]
+    assert batch["attention_mask"].tolist() == [[1, 1]]
+
+
+def test_a_run_that_skipped_resumes_at_the_same_row(damaged: Path) -> None:
+    dataset = ShardDataset(damaged, on_bad="skip")
+    loader = loader_for(StatefulDataLoader, dataset, 0)
+    whole = flat(list(loader_for(StatefulDataLoader, ShardDataset(damaged, on_bad="skip"), 0)))
+    batches = iter(loader)
+    trained = [next(batches) for _ in range(5)]
+    again = loader_for(StatefulDataLoader, ShardDataset(damaged, on_bad="skip"), 0)
+    again.load_state_dict(loader.state_dict())
+    assert flat(trained) + flat(list(again)) == whole
+
+
+@pytest.mark.parametrize(("remainder", "says"), [("pad", "repeats 3"), ("drop", "leaves out 1")])
+def test_the_remainder_is_said_once(stores: Any, remainder: Any, says: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = stores.tokenized(ROWS)
+    for rank in range(4):
+        dataset = ShardDataset(path, rank, 4, remainder=remainder)
+        for epoch in range(2):
+            dataset.set_epoch(epoch)
+            list(loader_for(DataLoader, dataset, 0))
+    assert [says in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_nothing_is_said_where_rows_divide(stores: Any, caplog: pytest.LogCaptureFixture) -> None:
+    ShardDataset(stores.tokenized(12), 0, 4)
+    assert not caplog.records
 
 
 def test_a_store_replaced_while_in_use_is_refused(stores: Any) -> None:

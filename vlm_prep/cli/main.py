@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, retry, stats, tokenize, verify, why
+from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, retry, state, stats, tokenize, verify, why
 from vlm_prep.core.errors import VlmPrepError
 
 INTERRUPTED = 130
@@ -32,8 +32,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-    = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Turn raw multimodal chats into training-ready shards."""
 
@@ -51,6 +52,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(why.command)
 app.command("verify")(verify.command)
+app.add_typer(state.app, name="state")
 app.command("demo")(demo.command)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.core.config import Layout, PackConfig
+from vlm_prep.core.config import Layout, PackConfig, ShardFormat, TarMedia
 
 
 def command(
@@ -23,6 +23,12 @@ def command(
         float | None,
         typer.Option(help="Qwen2.5-VL's vision_config.tokens_per_second, if the model's is not the published 2."),
     ] = None,
+    format: Annotated[
+        ShardFormat, typer.Option(help="Arrow shards for ShardDataset and datasets, or tars for webdataset.")
+    ] = "arrow",
+    tar_media: Annotated[
+        TarMedia, typer.Option(help="In tars: a pack's media files as one field, or a field each.")
+    ] = "joined",
     workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
@@ -38,7 +44,12 @@ def command(
 
     options.check_positive(tokens_per_second, "--tokens-per-second")
     config = PackConfig(
-        pack_length=pack_length, world_size=world_size, layout=layout, tokens_per_second=tokens_per_second
+        pack_length=pack_length,
+        world_size=world_size,
+        layout=layout,
+        tokens_per_second=tokens_per_second,
+        format=format,
+        tar_media=tar_media,
     )
     if dry_run:
         options.show_json(preview(source, config))

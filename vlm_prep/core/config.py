@@ -14,6 +14,8 @@ ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
 CheckMedia = Literal["header", "decode"]
 Layout = Literal["ranks", "index"]
+ShardFormat = Literal["arrow", "webdataset"]
+TarMedia = Literal["joined", "separate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,10 @@ class PackConfig:
     """A folder of shards for each rank, or the plan alone (an index over the tokenized store)."""
     tokens_per_second: float | None = None
     """Qwen2.5-VL's vision_config.tokens_per_second, for a model that differs from the published 2."""
+    format: ShardFormat = "arrow"
+    """Arrow shards, which `ShardDataset` reads, or tars for webdataset."""
+    tar_media: TarMedia = "joined"
+    """In tars: a row's media files as one field, or each as a field of its own."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""

@@ -185,7 +185,7 @@ def _unstage(retry: Retry, workspace: Workspace, records: Sequence[Record]) -> N
 def _moves(retry: Retry, workspace: Workspace, records: Sequence[Record]) -> list[tuple[ShardInfo, Path, Path]]:
     """Return (what the manifest says, where it is made, where it is staged) for each new shard."""
     made = [shard for record in records for shard in record.shards]
-    named = [(shard, shard_name(index, len(made), retry.round)) for index, shard in enumerate(made)]
+    named = [(shard, shard_name(index, len(made), retry=retry.round)) for index, shard in enumerate(made)]
     return [
         (replace(shard, name=name), workspace.shards / shard.name, staging(retry.folder) / "train" / name)
         for shard, name in named

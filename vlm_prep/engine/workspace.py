@@ -309,7 +309,7 @@ class Workspace:
                 by_split.setdefault(record.split, []).extend(record.shards)
         for split, shards in by_split.items():
             for index, shard in enumerate(shards):
-                target = self.folder / split / shard_name(index, len(shards))
+                target = self.folder / split / shard_name(index, len(shards), Path(shard.name).suffix)
                 yield self.shards / shard.name, target, shard
 
     def _place(self, source: Path, target: Path, shard: ShardInfo) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vlm_prep.core.config import ShardFormat, TarMedia
 from vlm_prep.core.errors import RejectReason, StoreError
 from vlm_prep.core.types import Rejected
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task
@@ -16,6 +17,7 @@ from vlm_prep.pack.plan import Plan
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import LOSS_WEIGHTS, packed_schema, plan_schema
+from vlm_prep.shards.tar import TarWriter
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
 
 STAGE = "pack"
@@ -36,6 +38,8 @@ class PackJob:
         plan: which documents share a pack.
         rule: how mRoPE positions are computed, or None.
         write_plan: whether task 0 writes the plan as a shard (layout "index").
+        format: of the shards.
+        tar_media: see `shards.tar`.
     """
 
     preload: ClassVar[tuple[str, ...]] = (__name__,)
@@ -43,10 +47,13 @@ class PackJob:
     plan: Plan
     rule: Mrope | None
     write_plan: bool
+    format: ShardFormat = "arrow"
+    tar_media: TarMedia = "joined"
     _store: Store = field(init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("source", "plan", "rule", "write_plan")}
+        names = ("source", "plan", "rule", "write_plan", "format", "tar_media")
+        return {name: getattr(self, name) for name in names}
 
     def setup(self) -> None:
         """See `engine.tasks.Job`."""
@@ -56,16 +63,13 @@ class PackJob:
         """See `engine.tasks.Job`."""
         if task.split == PLAN_SPLIT:
             return self._plan_record(task, shards)
-        weights = LOSS_WEIGHTS in self._store.shards[0].schema.names
-        schema = packed_schema(self._tensors, positions="mrope" if self.rule else "plain", weights=weights)
         rank = int(task.split.removeprefix("rank_"))
         numbers = self.plan.packs_of(rank)[task.start : task.stop]
         documents = tokens = 0
         infos: list[ShardInfo] = []
         position = 0
         while position < len(numbers):
-            path = shards / f"task-{task.index:06d}-{len(infos):03d}.arrow"
-            with ShardWriter(path, schema) as writer:
+            with self._writer(shards / f"task-{task.index:06d}-{len(infos):03d}") as writer:
                 while position < len(numbers) and writer.bytes < SHARD_BYTES:
                     pulse(task.start + position)
                     pack = self._assemble(numbers[position])
@@ -88,6 +92,13 @@ class PackJob:
         numbers = self.plan.packs_of(int(task.split.removeprefix("rank_")))
         names = ", ".join(self._store.row(int(row))["sample_id"] for row in self.plan.pack(numbers[poison.row]))
         return f"{self.source}: making the pack of {names} {poison.message}"
+
+    def _writer(self, path: Path) -> ShardWriter | TarWriter:
+        if self.format == "webdataset":
+            return TarWriter(path.with_suffix(".tar"), separate=self.tar_media == "separate")
+        weights = LOSS_WEIGHTS in self._store.shards[0].schema.names
+        schema = packed_schema(self._tensors, positions="mrope" if self.rule else "plain", weights=weights)
+        return ShardWriter(path.with_suffix(".arrow"), schema)
 
     @property
     def _tensors(self) -> list[dict[str, Any]]:

@@ -34,6 +34,17 @@ _CARD = """# Packed by vlm-prep
 - `plan.parquet`: which documents of the tokenized store are in which pack
 """
 
+_TAR_CARD = """# Packed by vlm-prep, for webdataset
+
+{packs} packs of up to {length} tokens for {world} rank(s), fill {fill:.2%}.
+
+- a row is a pack: `input_ids.npy`, `labels.npy` (unshifted), `position_ids.npy`, `seq_lens.npy` (documents),
+  `..._grid_thw.npy` (flat: reshape(-1, 3)), `json` (pack_id, sample_ids, media: JSON text)
+- media files are `media.bin`, joined; offset and size of each are in `media`. With --tar-media separate they are
+  `media.0.jpg`, ...
+- `plan.parquet`: which documents of the tokenized store are in which pack
+"""
+
 
 def mrope_rule(runtime: dict[str, Any], config: PackConfig) -> Mrope | None:
     """Return how positions are computed for a store's family, or None for plain positions."""
@@ -58,13 +69,17 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
         InputError: no document fits a pack.
         RejectRateError: the store is complete, with too many rejects.
     """
+    if config.format == "webdataset" and config.layout == "index":
+        raise InputError("--format webdataset with --layout index: a plan over Arrow shards is no tar", "leave one out")
     store = Store(source, stage="tokenize")
     plan = make_plan(store, config.pack_length, config.world_size)
     if not plan.n_packs:
         raise InputError(f"{source}: no document fits --pack-length {config.pack_length}")
     rule = mrope_rule(store.manifest.processor, config)
     identity = pack_identity(store, config)
-    job = PackJob(source, plan, rule, write_plan=config.layout == "index")
+    job = PackJob(
+        source, plan, rule, write_plan=config.layout == "index", format=config.format, tar_media=config.tar_media
+    )
 
     def ready() -> PackJob:
         job.setup()
@@ -140,11 +155,13 @@ def _describe(
         proof=source.proof,
         extra={
             "layout": config.layout,
+            "format": config.format,
             "source": os.path.relpath(store.folder, out),
             "source_fingerprint": source.fingerprint,
         },
     )
-    card = _CARD.format(packs=plan.n_packs, length=plan.pack_length, world=plan.world_size, fill=plan.fill)
+    text = _TAR_CARD if config.format == "webdataset" else _CARD
+    card = text.format(packs=plan.n_packs, length=plan.pack_length, world=plan.world_size, fill=plan.fill)
     return manifest, card
 
 

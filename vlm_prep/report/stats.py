@@ -46,9 +46,11 @@ def collect(folder: str | Path) -> dict[str, Any]:
             "level": manifest.processor["level"],
             **manifest.processor["identity"],
         }
-    if shards and "input_ids" in store.shards[0].schema.names:
+    # the lengths of tars would have to be unpacked
+    columns = store.shards[0].schema.names if shards and manifest.extra.get("format") != "webdataset" else []
+    if "input_ids" in columns:
         stats["length"] = _quantiles(store.lengths())
-    if shards and "seq_lens" in store.shards[0].schema.names:
+    if "seq_lens" in columns:
         stats["documents_per_pack"] = _quantiles(_list_lengths(store, "seq_lens"))
     return stats
 

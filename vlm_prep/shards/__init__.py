@@ -1,8 +1,10 @@
 """Shards on disk: what a row looks like, how shards are written, named, described and read.
 
-    schema.py    the Arrow columns of each kind of store
-    writer.py    rows → record batches → one shard file, renamed into place only when whole
-    manifest.py  manifest.json: the last file written; a folder without it is unfinished
-    layout.py    the files around the shards that make the folder open with `datasets`
-    reader.py    memory-mapped rows as numpy views
+schema.py    the Arrow columns of each kind of store
+writer.py    rows → record batches → one shard file, renamed into place only when whole
+tar.py       the same as tars for webdataset
+cells.py     cells of record batches as numpy views
+manifest.py  manifest.json: the last file written; a folder without it is unfinished
+layout.py    the files around the shards that make the folder open with `datasets`
+reader.py    memory-mapped rows as numpy views
 """

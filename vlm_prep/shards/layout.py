@@ -30,12 +30,14 @@ _ROOT_FILES = frozenset(
     for end in ("", ".tmp")
 )
 # cache-*.arrow: what `datasets` leaves beside the shards when a store opened with load_from_disk is mapped
-_SPLIT_FILES = re.compile(r"(data-(retry\d+-)?\d+-of-\d+\.arrow|cache-\w+\.arrow|(state|dataset_info)\.json)(\.tmp)?")
+_SPLIT_FILES = re.compile(
+    r"(data-(retry\d+-)?\d+-of-\d+\.(arrow|tar)|cache-\w+\.arrow|(state|dataset_info)\.json)(\.tmp)?"
+)
 
 
-def shard_name(index: int, count: int, retry: int = 0) -> str:
+def shard_name(index: int, count: int, suffix: str = ".arrow", retry: int = 0) -> str:
     """Return `data-00003-of-00032.arrow`, or `data-retry1-00000-of-00001.arrow`, which sorts after all others."""
-    return f"data-{f'retry{retry}-' if retry else ''}{index:05d}-of-{count:05d}.arrow"
+    return f"data-{f'retry{retry}-' if retry else ''}{index:05d}-of-{count:05d}{suffix}"
 
 
 def is_store_entry(path: Path) -> bool:
@@ -46,7 +48,7 @@ def is_store_entry(path: Path) -> bool:
 
 
 def write_dataset_files(folder: Path, splits: Mapping[str, list[ShardInfo]], *, card: str, fingerprint: str) -> None:
-    """Write dataset_dict.json, each split's state.json and dataset_info.json, and README.md.
+    """Write dataset_dict.json, each split's state.json and dataset_info.json (not for tars), and README.md.
 
     Args:
         folder: the store.
@@ -55,8 +57,10 @@ def write_dataset_files(folder: Path, splits: Mapping[str, list[ShardInfo]], *, 
         fingerprint: of the run; `datasets` takes its head as its own cache key.
     """
     filled = {name: shards for name, shards in splits.items() if shards}
-    _write_json(folder / "dataset_dict.json", {"splits": list(filled)})
-    for name, shards in filled.items():
+    arrow = {name: shards for name, shards in filled.items() if shards[0].name.endswith(".arrow")}
+    if arrow or not filled:
+        _write_json(folder / "dataset_dict.json", {"splits": list(arrow)})
+    for name, shards in arrow.items():
         _write_json(folder / name / "state.json", _state(name, shards, fingerprint))
         _write_json(folder / name / "dataset_info.json", {})
     write_bytes_atomically(folder / "README.md", (_front_matter(filled) + card).encode())
@@ -74,12 +78,21 @@ def _state(split: str, shards: list[ShardInfo], fingerprint: str) -> dict[str, A
     }
 
 
-def _front_matter(splits: Iterable[str]) -> str:
-    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for split in splits:
+def _front_matter(splits: Mapping[str, list[ShardInfo]]) -> str:
+    """The splits as `datasets` shows them: the folders, and for ranks also all of them together as "train"."""
+    paths = {name: f"{name}/data-*{Path(shards[0].name).suffix}" for name, shards in splits.items()}
+    if paths and all(name.startswith("rank_") for name in paths):
+        together = {"train": "rank_*" + next(iter(paths.values()))[len("rank_00000") :]}
+        return "\n".join(["---", "configs:", *_config("default", together), *_config("ranks", paths), "---", "", ""])
+    return "\n".join(["---", "configs:", *_config("default", paths), "---", "", ""])
+
+
+def _config(name: str, paths: Mapping[str, str]) -> list[str]:
+    lines = [f"- config_name: {name}", "  data_files:"]
+    for split, path in paths.items():
         # `datasets` allows word characters and dots only in the names of splits
-        lines += [f"  - split: {split.replace('-', '_')}", f"    path: {split}/data-*.arrow"]
-    return "\n".join([*lines, "---", "", ""])
+        lines += [f"  - split: {split.replace('-', '_')}", f"    path: {path}"]
+    return lines
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,15 +1,18 @@
 """Read rows of finished shards from memory maps, number lists as numpy views of the map.
 
 A random row costs about 10 µs: its batch is found by bisection, list offsets are read from the Arrow buffers, and
-nothing is copied (the arrays are read-only views; copy them into a batch once). Files open lazily, one map per
-process, and hold no locks or threads, so a reader survives fork and can be made again under spawn.
+nothing is copied (the arrays are read-only views; copy them into a batch once). Opening a store lists its folders
+and opens no shard: 10,000 shards take 0.1 s. Shards open when they are first read, at most MOST_OPEN at a time, and
+hold no locks, threads or shared memory, so a reader survives fork, and a killed one leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,35 @@ import pyarrow as pa
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.shards.cells import Cell, cells
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
+MOST_OPEN = 128
+"""Shards of a store mapped at a time in a process, far below the usual limit of 1,024 open files. A view keeps its
+shard's map until it is let go, also when the shard was closed."""
 MAKE_AGAIN = "run the command that made the store again: it makes this shard again"
 DELETE_FIRST = "delete it and run the command that made the store again: it makes this shard again"
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """The end of every Arrow stream."""
+
+
+class OpenShards:
+    """The shards that are mapped, least recently used first; opening one more closes the first."""
+
+    def __init__(self, most: int = MOST_OPEN) -> None:
+        self._most = most
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def used(self, shard: ShardReader) -> None:
+        """Note that `shard` is being read."""
+        self._open[id(shard)] = shard
+        self._open.move_to_end(id(shard))
+        if len(self._open) > self._most:
+            self._open.popitem(last=False)[1].close()
 
 
 class ShardReader:
@@ -33,28 +58,28 @@ class ShardReader:
     Args:
         path: the shard.
         info: what the manifest says of it.
+        size: bytes of the file if they are known; None looks.
+        opened: told when the shard is read, so that it may close others.
 
     Raises:
-        StoreError: the file is missing, or its size or end is not that of a whole shard.
+        StoreError: the file is missing or its size is not the manifest's; when it is read first, its end is not that
+            of a whole shard.
     """
 
-    def __init__(self, path: Path, info: ShardInfo) -> None:
+    def __init__(
+        self, path: Path, info: ShardInfo, *, size: int | None = None, opened: OpenShards | None = None
+    ) -> None:
         self.path, self.info = path, info
-        if not path.is_file():
+        self._opened = OpenShards() if opened is None else opened
+        if size is None and path.is_file():
+            size = path.stat().st_size
+        if size is None:
             raise StoreError(f"{path}: the manifest names this shard and it is missing", MAKE_AGAIN)
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            end = os.pread(file.fileno(), len(_END), max(0, size - len(_END)))
         if size != info.bytes:
             raise StoreError(
                 f"{path}: {size} bytes, the manifest says {info.bytes}: the shard is damaged", MAKE_AGAIN
             )
-        if end != _END:
-            raise StoreError(f"{path}: does not end as a shard does: it is damaged", DELETE_FIRST)
-        self._starts = np.cumsum([0, *(rows for _, rows in info.batches)]).tolist()
-        self._batches: dict[int, pa.RecordBatch] = {}
-        self._map: pa.MemoryMappedFile | None = None
-        self._schema: pa.Schema | None = None
+        self.close()
 
     def __len__(self) -> int:
         return self.info.rows
@@ -65,10 +90,28 @@ class ShardReader:
         self._open()
         return self._schema
 
+    def close(self) -> None:
+        """Let go of the map; views of it stay valid, and the next read opens it again."""
+        self._map: pa.MemoryMappedFile | None = None
+        self._schema: pa.Schema | None = None
+        self._batches: dict[int, pa.RecordBatch] = {}
+        self._cells: dict[int, dict[str, Cell]] = {}
+        self._starts: list[int] = []
+
     def _open(self) -> pa.MemoryMappedFile:
+        self._opened.used(self)
         if self._map is None:
+            if self.path.suffix != ".arrow":
+                raise StoreError(
+                    f"{self.path} is no Arrow shard",
+                    "stores in webdataset format are read with the webdataset library; pack to arrow for ShardDataset",
+                )
             self._map = pa.memory_map(str(self.path))
+            if self._map.read_at(len(_END), max(0, self._map.size() - len(_END))) != _END:
+                self._map = None
+                raise StoreError(f"{self.path}: does not end as a shard does: it is damaged", DELETE_FIRST)
             self._schema = pa.ipc.open_stream(self._map).schema
+            self._starts = [0, *accumulate(rows for _, rows in self.info.batches)]
         return self._map
 
     def batch(self, index: int) -> pa.RecordBatch:
@@ -95,13 +138,18 @@ class ShardReader:
         return found
 
     def row(self, index: int) -> dict[str, Any]:
-        """Return row `index`: numpy views for number lists, Python values for the rest."""
+        """Return row `index`: numpy views for number lists and binary, Python values for the rest."""
         if not 0 <= index < self.info.rows:
             raise IndexError(f"{self.path.name}: row {index} of {self.info.rows}")
+        self._open()
         number = bisect_right(self._starts, index) - 1
-        batch = self.batch(number)
+        columns = self._cells.get(number)
+        if columns is None:
+            batch = self.batch(number)
+            columns = {name: cells(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+            self._cells[number] = columns
         local = index - self._starts[number]
-        return {name: cell(batch.column(i), local) for i, name in enumerate(batch.schema.names)}
+        return {name: cell(local) for name, cell in columns.items()}
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a whole column, without copying it."""
@@ -119,50 +167,52 @@ class ShardReader:
             )
 
 
-def cell(column: pa.Array, index: int) -> Any:
-    """Return one cell: a numpy view for list<number>, list<number[k]> and list<list<number>>, else a Python value."""
-    data_type = column.type
-    if not pa.types.is_list(data_type):
-        return column[index].as_py()
-    inner = data_type.value_type
-    if pa.types.is_struct(inner) or pa.types.is_string(inner):
-        return column[index].as_py()
-    values = column[index].values
-    if pa.types.is_fixed_size_list(inner):
-        size = inner.list_size
-        flat = values.flatten().to_numpy(zero_copy_only=True)
-        return flat.reshape(-1, size)
-    if pa.types.is_list(inner):
-        if len(values) == 0:
-            return np.empty((0, 0), inner.value_type.to_pandas_dtype())
-        return values.flatten().to_numpy(zero_copy_only=True).reshape(len(values), -1)
-    return values.to_numpy(zero_copy_only=True)
-
-
 class Store:
     """A finished folder: its manifest and its shards, rows numbered through.
 
     Args:
         folder: a folder with a manifest.json.
         stage: the stage that must have made it, or None.
-        split: only this split ("train", "rank-00000"), or None for all.
+        split: only this split ("train", "rank_00000"), or None for all.
         verify: compare every shard's checksum first.
+        manifest: the folder's manifest if it was read already.
+        open_shards: which shards are mapped, where several stores share a limit.
 
     Raises:
         StoreError: unfinished, damaged, or of another stage or version.
     """
 
     def __init__(
-        self, folder: str | Path, *, stage: str | None = None, split: str | None = None, verify: bool = False
+        self,
+        folder: str | Path,
+        *,
+        stage: str | None = None,
+        split: str | None = None,
+        verify: bool = False,
+        manifest: Manifest | None = None,
+        open_shards: OpenShards | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.manifest: Manifest = read_manifest(self.folder, stage=stage)
-        chosen = [(path, info) for path, info in self.manifest.shards() if split in (None, path.rpartition("/")[0])]
-        self.shards = [ShardReader(self.folder / path, info) for path, info in chosen]
-        self._starts = np.cumsum([0, *(len(shard) for shard in self.shards)]).tolist()
+        self.manifest: Manifest = manifest or read_manifest(self.folder, stage=stage)
+        self.open_shards = OpenShards() if open_shards is None else open_shards
+        self.shards = [
+            shard for name in self.manifest.splits if split in (None, name) for shard in self._split_shards(name)
+        ]
+        self._starts: list[int] = [0, *accumulate(len(shard) for shard in self.shards)]
         if verify:
             for shard in self.shards:
                 shard.verify()
+
+    def _split_shards(self, split: str) -> list[ShardReader]:
+        """The shards of a split; one listing of its folder says whether all are there and whole."""
+        folder, infos = self.folder / split, self.manifest.splits[split]
+        sizes = {}
+        if infos and folder.is_dir():
+            with os.scandir(folder) as entries:
+                sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        return [
+            ShardReader(folder / info.name, info, size=sizes.get(info.name), opened=self.open_shards) for info in infos
+        ]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -185,9 +235,7 @@ class Store:
             for index in range(len(shard)):
                 yield shard.row(index)
 
-    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the number of tokens of every row, from the list offsets alone."""
-        parts = [
-            chunk.value_lengths().to_numpy() for shard in self.shards for chunk in shard.column("input_ids").chunks
-        ]
+    def lengths(self, name: str = "input_ids") -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the entries of a list column in every row (by default its tokens), from the list offsets alone."""
+        parts = [chunk.value_lengths().to_numpy() for shard in self.shards for chunk in shard.column(name).chunks]
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)

@@ -1,19 +1,36 @@
 """What training imports: rows of a finished store in a reproducible order, and batches.
 
     order.py     position → row, a pure function of (seed, epoch)
+    mix.py       the same for several stores, mixed by weight
     state.py     where a run stands, independent of world size and workers
     rows.py      rows of a tokenized store, of packs by rank, of packs by index
-    dataset.py   ShardDataset: a map-style torch dataset over them
+    dataset.py   ShardDataset and MixedDataset: map-style torch datasets over them
     sampler.py   hands out an epoch's rows, carries the position of a run
-    masks.py     attention of packed documents: 4-D mask, document ids, cu_seqlens
+    budget.py    the same by tokens instead of rows
+    masks.py     attention of packed documents: 4-D mask, document ids, cu_seq_lens, THD
+    dummy.py     a stand-in picture for batches without media
+    buffers.py   memory for a batch's large tensors
     collate.py   PadCollate and PackedCollate
 
 Nothing here loads a tokenizer or a model; transformers' image processor is imported when pixels are wanted.
 """
 
+from vlm_prep.stream.budget import TokenBudget
+from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.collate import PackedCollate, PadCollate
-from vlm_prep.stream.dataset import ShardDataset
+from vlm_prep.stream.dataset import MixedDataset, ShardDataset
+from vlm_prep.stream.dummy import DummyMedia
 from vlm_prep.stream.sampler import ShardSampler
 from vlm_prep.stream.state import State
 
-__all__ = ["PackedCollate", "PadCollate", "ShardDataset", "ShardSampler", "State"]
+__all__ = [
+    "Buffers",
+    "DummyMedia",
+    "MixedDataset",
+    "PackedCollate",
+    "PadCollate",
+    "ShardDataset",
+    "ShardSampler",
+    "State",
+    "TokenBudget",
+]

@@ -4,6 +4,10 @@
 pad_collate_fn: right padding, shifted labels, media concatenated), except that nothing is cut or dropped: a row
 longer than `max_length` raises, `second_per_grid_ts` is kept, and pixels keep the processor's float32 unless a
 dtype is given.
+
+A batch that lost all its rows to on_bad="skip" is a placeholder of one row, attended, with no label: the rank takes
+its step with the others and adds nothing. Divide a sum of losses by the number of labels of all ranks (as
+transformers' `num_items_in_batch` does): a mean over no label at all is nan.
 """
 
 from __future__ import annotations
@@ -11,211 +15,153 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
-from vlm_prep.shards.schema import LOSS_WEIGHTS
+from vlm_prep.stream.batch import TRAINED, Batch, Collate, array_of, rows_of, store_options
 from vlm_prep.stream.dataset import Item, ShardDataset
-from vlm_prep.stream.masks import block_causal, cumulative_lengths, document_ids
+from vlm_prep.stream.masks import block_causal, cumulative_lengths, document_ids, thd_lengths
 
-IGNORE = -100
-Mask = Literal["sdpa", "document_ids", "varlen"]
-Batch = dict[str, Any]
-_PIXELS = ("pixel_values", "pixel_values_videos")
-_OF_LABELS = {"labels": IGNORE, LOSS_WEIGHTS: 0.0}
-"""What goes with the labels when they are shifted, and what says that a token is not trained."""
-_MEDIA = (*_PIXELS, "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+Mask = Literal["sdpa", "document_ids", "varlen", "thd"]
 
 
-class _Collate:
-    """What both collaters share.
+class PadCollate(Collate):
+    """Pad samples on the right and stack them.
+
+    Returns, for a batch of B items padded to S: input_ids, labels, attention_mask (1 for tokens, 0 for padding) and
+    mm_token_type_ids, int64 (B, S), or (B, S-1) with `shift`; loss_weights float32 where the store has them; media
+    tensors concatenated over the batch; n_images_per_sample and n_videos_per_sample.
 
     Args:
-        pad_token_id: fills input_ids.
-        image_token_id: marks pictures in mm_token_type_ids.
-        video_token_id: marks videos in mm_token_type_ids.
-        max_length: pad to it; None pads to the longest row.
-        pad_to_multiple_of: round the padded length up to a multiple.
-        pixel_dtype: cast pixels; None keeps the processor's float32.
+        pad_token_id: see `batch.Collate`.
+        shift: labels[t] is the token after input_ids[t], for trainers that compare position by position; False for
+            models that shift inside (transformers).
+        decoder_start_token_id: of an encoder-decoder (Nemotron-Parse; `for_store` knows): the batch holds
+            decoder_input_ids, which are the ids behind this token, and decoder_attention_mask, in place of input_ids
+            and attention_mask; labels[t] is what the decoder is to say at t, so `shift` has no meaning.
+        options: see `batch.Collate`.
     """
 
     def __init__(
         self,
         pad_token_id: int = 0,
         *,
-        image_token_id: int | None = None,
-        video_token_id: int | None = None,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        pixel_dtype: torch.dtype | None = None,
+        shift: bool = True,
+        decoder_start_token_id: int | None = None,
+        **options: Any,
     ) -> None:
-        self.pad_token_id = pad_token_id
-        self.image_token_id, self.video_token_id = image_token_id, video_token_id
-        self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
-        self.pixel_dtype = pixel_dtype
-
-    def _length(self, items: Sequence[Item]) -> int:
-        """The padded length of a batch."""
-        longest = max(len(item["input_ids"]) for item in items)
-        if self.max_length is not None and longest > self.max_length:
-            named = next(item for item in items if len(item["input_ids"]) == longest)
-            raise ValueError(
-                f"{named.get('sample_id', named.get('sample_ids'))}: {longest} tokens, more than max_length "
-                f"{self.max_length}; rows are never cut here: tokenize or pack with that length"
-            )
-        length = self.max_length or longest
-        multiple = self.pad_to_multiple_of or 1
-        return -(-length // multiple) * multiple
-
-    def _tokens(self, items: Sequence[Item], length: int) -> Batch:
-        """input_ids, labels and mm_token_type_ids, right-padded."""
-        ids = torch.full((len(items), length), self.pad_token_id, dtype=torch.int64)
-        labels = torch.full((len(items), length), IGNORE, dtype=torch.int64)
-        kinds = torch.zeros((len(items), length), dtype=torch.int64)
-        for row, item in enumerate(items):
-            count = len(item["input_ids"])
-            ids[row, :count] = item["input_ids"]
-            labels[row, :count] = item["labels"]
-            for kind, token in ((1, self.image_token_id), (2, self.video_token_id)):
-                if token is not None:
-                    kinds[row, :count][item["input_ids"] == token] = kind
-        batch: Batch = {"input_ids": ids, "labels": labels}
-        if LOSS_WEIGHTS in items[0]:
-            weights = torch.zeros((len(items), length), dtype=torch.float32)
-            for row, item in enumerate(items):
-                weights[row, : len(item[LOSS_WEIGHTS])] = item[LOSS_WEIGHTS]
-            batch[LOSS_WEIGHTS] = weights
-        if self.image_token_id is not None or self.video_token_id is not None:
-            batch["mm_token_type_ids"] = kinds
-        return batch
-
-    def _media(self, items: Sequence[Item]) -> Batch:
-        """Media tensors of all items, concatenated in order; none if no item has any."""
-        batch: Batch = {}
-        for name in _MEDIA:
-            tensors = [item[name] for item in items if name in item and len(item[name])]
-            if tensors:
-                joined = torch.cat(tensors)
-                batch[name] = joined.to(self.pixel_dtype) if name in _PIXELS and self.pixel_dtype else joined
-        for name, key in (("n_images_per_sample", "n_images"), ("n_videos_per_sample", "n_videos")):
-            counts = [item.get(key, 0) for item in items]
-            if any(counts):
-                batch[name] = torch.tensor(counts, dtype=torch.int64)
-        return batch
-
-
-def _store_options(dataset: ShardDataset) -> dict[str, Any]:
-    processor = dataset.manifest.processor
-    return {
-        "pad_token_id": processor["pad_token_id"] or 0,
-        "image_token_id": processor["image_token_id"],
-        "video_token_id": processor["video_token_id"],
-    }
-
-
-class PadCollate(_Collate):
-    """Pad samples on the right and stack them.
-
-    Returns, for a batch of B items padded to S: input_ids, labels, attention_mask (1 for tokens, 0 for padding) and
-    mm_token_type_ids, int64 (B, S), or (B, S-1) with `shift`; loss_weights, float32 of the same shape and shifted like
-    labels, where the store has them; media tensors concatenated over the batch;
-    n_images_per_sample and n_videos_per_sample int64 (B,) where the batch has any.
-
-    Args:
-        pad_token_id: see `_Collate`.
-        shift: labels[t] is the token after input_ids[t], for trainers that compare position by position; False for
-            models that shift inside (transformers).
-        options: see `_Collate`.
-    """
-
-    def __init__(self, pad_token_id: int = 0, *, shift: bool = True, **options: Any) -> None:
         super().__init__(pad_token_id, **options)
-        self.shift = shift
+        self.shift, self.decoder_start_token_id = shift and decoder_start_token_id is None, decoder_start_token_id
 
     @classmethod
     def for_store(cls, dataset: ShardDataset, **options: Any) -> PadCollate:
         """Return a collater with the token ids of the dataset's processor."""
-        return cls(**{**_store_options(dataset), **options})
+        start = dataset.manifest.processor["decoder_start_token_id"]
+        return cls(**{"decoder_start_token_id": start, **store_options(dataset, options)})
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Collate items of a tokenized store."""
+        items = items or [self._placeholder()]
         if "seq_lens" in items[0]:
             raise ValueError("these items are packs, whose documents must not see each other: use PackedCollate")
-        length = self._length(items)
+        room = len(self.dummy.ids) + self.shift if self.dummy is not None else 0
+        length = self._length(items, room)
         batch = self._tokens(items, length)
-        mask = torch.zeros((len(items), length), dtype=torch.int64)
-        for row, item in enumerate(items):
-            mask[row, : len(item["input_ids"])] = 1
-        batch["attention_mask"] = mask
+        lengths = np.array([rows_of(item["input_ids"]) for item in items])
+        batch["attention_mask"] = torch.from_numpy((np.arange(length) < lengths[:, None]).astype(np.int64))
+        tokens = [*batch, "mm_token_type_ids"]
+        batch = self._with_media(batch, items)
         if self.shift:
-            # a label and its weight go with the token before
-            shifted = {name: batch[name][:, 1:] for name in _OF_LABELS if name in batch}
-            batch = {**{name: tensor[:, :-1] for name, tensor in batch.items()}, **shifted}
-        return {**batch, **self._media(items)}
+            for name in tokens:
+                if name in batch:
+                    batch[name] = batch[name][:, 1:] if name in TRAINED else batch[name][:, :-1]
+        return batch if self.decoder_start_token_id is None else self._for_decoder(batch, self.decoder_start_token_id)
+
+    def _for_decoder(self, batch: Batch, start: int) -> Batch:
+        ids = batch.pop("input_ids")
+        batch.pop("mm_token_type_ids", None)
+        first = torch.full_like(ids[:, :1], start)
+        inputs = torch.cat([first, ids[:, :-1]], dim=1)
+        return {"decoder_input_ids": inputs, "decoder_attention_mask": batch.pop("attention_mask"), **batch}
 
 
-class PackedCollate(_Collate):
+class PackedCollate(Collate):
     """Pad packs on the right and stack them, with the attention of their documents.
 
-    Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S); position_ids int64 (3, B, S) for
-    mRoPE or (B, S); seq_lens, a list of int64 (documents,); loss_weights float32 (B, S), treated as labels are,
-    where the store has them; media tensors concatenated; and by `mask`
+    Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S), loss_weights float32 where the store
+    has them; position_ids int64 (3, B, S) for mRoPE or (B, S); seq_lens, a list of int64 (documents,); media tensors
+    concatenated; and by `mask`
 
     - "sdpa": attention_mask bool (B, 1, S, S);
     - "document_ids": attention_mask int64 (B, S), 1-based document numbers;
-    - "varlen": cu_seq_lens_q, cu_seq_lens_k int32, max_length_q, max_length_k, and no attention_mask.
+    - "varlen": cu_seq_lens_q, cu_seq_lens_k int32, max_length_q, max_length_k, and no attention_mask;
+    - "thd": seq_lens and seq_lens_padded int64 (B, documents), -1000 where a pack has fewer, qkv_format "thd", and
+      neither attention_mask nor mm_token_type_ids: the form of NeMo Automodel's packed_sequence_thd_vlm_collater.
 
     Args:
-        pad_token_id: see `_Collate`.
+        pad_token_id: see `batch.Collate`.
         mask: the form of attention, see `masks`.
         shift: labels[t] becomes the label of t+1 within each document and -100 at its end, same length, so that no
             document predicts the next one's first token; False for models that shift inside. Those shift across
             documents too, so the first label of each later document is -100 then: it would be predicted from the
             document before.
-        options: see `_Collate`.
+        mrope: positions of a placeholder have three axes; `for_store` knows.
+        options: see `batch.Collate`.
     """
 
-    def __init__(self, pad_token_id: int = 0, *, mask: Mask = "sdpa", shift: bool = False, **options: Any) -> None:
+    def __init__(
+        self, pad_token_id: int = 0, *, mask: Mask = "sdpa", shift: bool = False, mrope: bool = False, **options: Any
+    ) -> None:
         super().__init__(pad_token_id, **options)
         if mask not in get_args(Mask):
             raise ValueError(f"mask {mask!r}: it is one of {', '.join(get_args(Mask))}")
-        self.mask, self.shift = mask, shift
+        self.mask, self.shift, self.mrope = mask, shift, mrope
 
     @classmethod
     def for_store(cls, dataset: ShardDataset, **options: Any) -> PackedCollate:
         """Return a collater with the token ids of the dataset's processor."""
-        return cls(**{**_store_options(dataset), **options})
+        mrope = dataset.manifest.processor.get("mrope") is not None
+        return cls(**{"mrope": mrope, **store_options(dataset, options)})
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Collate packs."""
+        items = items or [self._empty_pack()]
         if "seq_lens" not in items[0]:
             raise ValueError("these items are samples, not packs: use PadCollate, or pack the store first")
-        length = self._length(items)
+        length = self._length(items, len(self.dummy.ids) if self.dummy is not None else 0)
         batch = self._tokens(items, length)
-        lengths = [item["seq_lens"] for item in items]
-        for row, counts in enumerate(lengths):
-            starts = torch.cumsum(counts, 0)[:-1]
-            for name, nothing in _OF_LABELS.items():
-                if name in batch:
-                    self._keep_apart(batch[name][row], starts, int(counts.sum()), nothing)
+        lengths = [torch.from_numpy(array_of(item["seq_lens"]).astype(np.int64)) for item in items]
+        for name, fill in ((name, self.token_fill[name]) for name in TRAINED if name in batch):
+            for row, counts in enumerate(lengths):
+                self._within_documents(batch[name][row], counts, fill)
         batch["position_ids"] = self._positions(items, length)
         batch["seq_lens"] = lengths
-        return {**batch, **self._attention(lengths, length), **self._media(items)}
+        batch = self._with_media(batch, items)
+        if self.mask == "thd":
+            batch.pop("mm_token_type_ids", None)
+        return {**batch, **self._attention(lengths, length)}
 
-    def _keep_apart(self, line: torch.Tensor, starts: torch.Tensor, total: int, nothing: float) -> None:
-        """Have no document's first token predicted from the document before it; with `shift`, shift."""
-        if self.shift:
-            line[: total - 1] = line[1:total].clone()
-            line[starts - 1] = nothing
-            line[total - 1] = nothing
-        else:
-            line[starts] = nothing
+    def _empty_pack(self) -> Item:
+        positions = torch.arange(2).expand(3, 2) if self.mrope else torch.arange(2)
+        return {**self._placeholder(), "position_ids": positions, "seq_lens": torch.tensor([2])}
+
+    def _within_documents(self, values: torch.Tensor, counts: torch.Tensor, fill: float) -> None:
+        """Shift a row's labels (or weights) within its documents, or take those off that a model would shift across."""
+        starts = torch.cumsum(counts, 0)[:-1]
+        if not self.shift:
+            values[starts] = fill
+            return
+        total = int(counts.sum())
+        values[: total - 1] = values[1:total].clone()
+        values[starts - 1] = fill
+        values[total - 1] = fill
 
     def _positions(self, items: Sequence[Item], length: int) -> torch.Tensor:
-        first = items[0]["position_ids"]
-        positions = torch.zeros((*first.shape[:-1], len(items), length), dtype=torch.int64)
-        for row, item in enumerate(items):
-            positions[..., row, : item["position_ids"].shape[-1]] = item["position_ids"]
-        return positions
+        rows = [array_of(item["position_ids"]) for item in items]
+        positions = np.zeros((*rows[0].shape[:-1], len(items), length), np.int64)
+        for row, values in enumerate(rows):
+            positions[..., row, : values.shape[-1]] = values
+        return torch.from_numpy(positions)
 
     def _attention(self, lengths: Sequence[torch.Tensor], length: int) -> Batch:
         if self.mask == "varlen":
@@ -226,5 +172,8 @@ class PackedCollate(_Collate):
                 "max_length_q": longest,
                 "max_length_k": longest,
             }
+        if self.mask == "thd":
+            real, padded = thd_lengths(lengths, length)
+            return {"seq_lens": real, "seq_lens_padded": padded, "qkv_format": "thd"}
         documents = document_ids(lengths, length)
         return {"attention_mask": documents if self.mask == "document_ids" else block_causal(documents)}

@@ -19,37 +19,42 @@ exact, for any world size and the same number of workers; for another number giv
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
+from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.processors.pixels import PixelMaker
-from vlm_prep.shards.schema import LOSS_WEIGHTS
-from vlm_prep.stream.order import Order, Remainder, epoch_order, steps_left
-from vlm_prep.stream.rows import Rows, open_rows
+from vlm_prep.stream.mix import MixedOrder
+from vlm_prep.stream.order import EpochOrder, Order, Remainder, steps_left
+from vlm_prep.stream.rows import MixedRows, Rows, open_rows
 from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
 from vlm_prep.stream.state import State
 
 Item = dict[str, Any]
-_WIDE = ("input_ids", "labels", "position_ids", "seq_lens")
+OnBad = Literal["raise", "skip"]
+_NAMES = ("sample_id", "sample_ids")
 _FAULTS = (Reject, StoreError, pa.ArrowException, ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError)
 """What reading, decoding and the image processors raise; not MemoryError, which is no fault of the row."""
+_LOG = logging.getLogger(__name__)
 
 
 class ShardDataset(Dataset[Item]):
     """Rows of a tokenized store, or packs of a packed one, of one rank, in the order of (seed, epoch).
 
-    An item holds torch tensors: input_ids and labels int64 (length,), labels unshifted; for packs position_ids
-    int64 (3, length) or (length,) and seq_lens int64 (documents,); loss_weights float32 (length,) where the store has
-    them; for media the processor's tensors under its
-    names, int64 grids (n, 3), float32 pixel_values (patches, dim), ...; and sample_id (or sample_ids), n_images,
-    n_videos.
+    An item holds read-only numpy views of the shard, which a collater copies once, into the batch: input_ids and
+    labels int32 (length,), labels unshifted; for packs position_ids int32 (3, length) or (length,) and seq_lens int32
+    (documents,); grids int32 (n, 3); any further list of numbers under its own name. Pixels made here are the
+    processor's tensors under its names, float32 pixel_values (patches, dim), ... Beside them sample_id (or
+    sample_ids), n_images, n_videos and n_audios.
 
     Args:
         path: a finished store.
@@ -59,9 +64,14 @@ class ShardDataset(Dataset[Item]):
         shuffle: False reads in the store's order.
         epoch: to start with.
         pixels: make pixel tensors; False leaves them out, for models without a vision tower or for counting.
-        remainder: what happens when the rows do not divide by world_size, see `order.steps_left`.
+        remainder: what happens when the rows do not divide by world_size, see `order.steps_left`; said once.
         verify: compare all shards' checksums first.
         max_rows: only the first rows of the store.
+        on_bad: "raise" stops at a row that cannot be read; "skip" leaves it out of its batch, which gets smaller,
+            says so, and counts it in `skipped`. No other row takes its place and positions still count it, so ranks
+            stay in step: a batch with no row left is a placeholder, see `collate`. Skips when loaders fetch batches;
+            `dataset[i]` always raises.
+        max_bad: skips of this rank's run before one raises after all.
         trust_remote_code: run the Python code of a processor that comes with some, if the store was made so.
 
     Raises:
@@ -82,6 +92,8 @@ class ShardDataset(Dataset[Item]):
         remainder: Remainder = "pad",
         verify: bool = False,
         max_rows: int | None = None,
+        on_bad: OnBad = "raise",
+        max_bad: int = 100,
         trust_remote_code: bool = False,
     ) -> None:
         if not 0 <= rank < world_size:
@@ -89,27 +101,50 @@ class ShardDataset(Dataset[Item]):
         # absolute: trainers change the working folder, and workers open the store again
         self.path = Path(os.path.abspath(path))
         self.rank, self.world_size, self.seed = rank, world_size, seed
+        self.on_bad, self.max_bad = on_bad, max_bad
         self._shuffle, self._remainder = shuffle, remainder
-        self._rows: Rows = open_rows(self.path, verify=verify)
-        self.n_rows = len(self._rows) if max_rows is None else min(max_rows, len(self._rows))
         self._max_rows = max_rows
+        self._rows, self._order = self._open(verify=verify)
         runtime = self._rows.manifest.processor
+        self._stored = {tensor["name"]: np.dtype(tensor["dtype"]) for tensor in runtime.get("tensors", ())}
         self._pixels = PixelMaker(runtime, trust_remote_code=trust_remote_code) if pixels else None
-        self._order: tuple[int, Order] | None = None
         self.cursor = Cursor(epoch)
+        self._say_remainder()
+
+    def _open(self, *, verify: bool) -> tuple[Rows, Order]:
+        rows = open_rows(self.path, verify=verify)
+        places = replace(rows.places, rows=min(len(rows), self._max_rows or len(rows)))
+        return rows, EpochOrder(places, self.seed, shuffle=self._shuffle)
+
+    def _say_remainder(self) -> None:
+        left = self.n_rows % self.world_size
+        if left and self.rank == 0:
+            does = f"repeats {self.world_size - left}" if self._remainder == "pad" else f"leaves out {left}"
+            _LOG.warning(
+                "%s: %d rows among %d ranks: each epoch %s of them (remainder=%r)",
+                self.path,
+                self.n_rows,
+                self.world_size,
+                does,
+                self._remainder,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # memory maps are opened again in each process, and workers that are given Picks need no order
         kept = {name: value for name, value in vars(self).items() if name not in ("_rows", "_order")}
-        return {**kept, "_opened_fingerprint": self.manifest.fingerprint}
+        return {**kept, "_opened_fingerprint": self.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         fingerprint = state.pop("_opened_fingerprint")
         self.__dict__.update(state)
-        self._order = None
-        self._rows = open_rows(self.path, verify=False)
-        if self.manifest.fingerprint != fingerprint:
+        self._rows, self._order = self._open(verify=False)
+        if self.fingerprint != fingerprint:
             raise StoreError(f"{self.path} was replaced while it was in use", "start the run again")
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in an epoch, of all ranks."""
+        return self._order.positions
 
     @property
     def manifest(self) -> Any:
@@ -117,12 +152,20 @@ class ShardDataset(Dataset[Item]):
         return self._rows.manifest
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the store's columns."""
+        return self._rows.columns()
+
+    @property
     def fingerprint(self) -> str:
         """The store's fingerprint and what else decides a position's row; what a State is checked against."""
         marks = [] if self._shuffle else ["in order"]
         if self._max_rows is not None:
             marks.append(f"first {self._max_rows}")
-        return " ".join([self.manifest.fingerprint, *marks])
+        return " ".join([self._identity(), *marks])
+
+    def _identity(self) -> str:
+        return str(self.manifest.fingerprint)
 
     @property
     def epoch(self) -> int:
@@ -137,6 +180,11 @@ class ShardDataset(Dataset[Item]):
         """Return the sampler for a loader; it carries the position of the run."""
         return ShardSampler(self)
 
+    @property
+    def remainder(self) -> Remainder:
+        """What happens to rows that do not divide among the ranks."""
+        return self._remainder
+
     def __len__(self) -> int:
         """Items of this rank that are left in the epoch."""
         return steps_left(self.n_rows, self.cursor.start, self.world_size, self._remainder)
@@ -147,10 +195,11 @@ class ShardDataset(Dataset[Item]):
 
     def row_at(self, epoch: int, position: int) -> int:
         """Return the store row at a position of an epoch; past the last row the order begins again."""
-        if self._order is None or self._order[0] != epoch:
-            order = epoch_order(self.n_rows, self.seed, epoch, shuffle=self._shuffle, group=self._rows.group)
-            self._order = (epoch, order)
-        return int(self._order[1][position % self.n_rows])
+        return self._order.row(epoch, position % self.n_rows)
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the store rows at positions start .. stop of an epoch, none past its last row."""
+        return self._order.rows(epoch, start, min(stop, self.n_rows))
 
     def row_number(self, index: int) -> int:
         """Return the store row of item `index` of this rank."""
@@ -169,26 +218,47 @@ class ShardDataset(Dataset[Item]):
             hint = error.hint if isinstance(error, StoreError) else None
             raise StoreError(f"{self._rows.where(number)}{_names(row)}: {message}", hint) from error
 
+    def __getitems__(self, indices: Sequence[int | Pick]) -> list[Item]:
+        """Return the items of a batch, fewer where bad ones are skipped; what torch's loaders call."""
+        items = []
+        for index in indices:
+            try:
+                items.append(self[index])
+            except StoreError as error:
+                if self.on_bad == "raise":
+                    raise
+                self._skip(error)
+        return items
+
+    def _skip(self, error: StoreError) -> None:
+        self.cursor.count_skip()
+        if self.skipped > self.max_bad:
+            raise StoreError(
+                f"{self.skipped} rows could not be read, more than max_bad {self.max_bad}; the last: {error.message}",
+                "`vlm-prep verify` looks at the whole store",
+            ) from error
+        _LOG.warning("skipped (%d so far): %s", self.skipped, error.message)
+
+    @property
+    def skipped(self) -> int:
+        """Rows left out by on_bad="skip" since the dataset was made, by all its workers."""
+        return self.cursor.skipped
+
+    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return (rows of the store,) the tokens of each row, by row number."""
+        return self._rows.lengths()
+
     def _item(self, row: dict[str, Any]) -> Item:
-        item: Item = {}
-        stored = {tensor["name"]: tensor["dtype"] for tensor in self.manifest.processor["tensors"]}
-        for name, value in row.items():
-            if name in _WIDE:
-                item[name] = torch.from_numpy(value.astype(np.int64))
-            elif name in stored:
-                item[name] = torch.from_numpy(value.astype(stored[name]))
-            elif name == LOSS_WEIGHTS:
-                item[name] = torch.from_numpy(np.array(value))
-            elif name in ("sample_id", "sample_ids"):
-                item[name] = value
-        kinds = [struct["kind"] for struct in row["media"]]
+        item: Item = {name: value for name, value in row.items() if isinstance(value, np.ndarray) or name in _NAMES}
+        item.pop("media_counts", None)
+        kinds = [struct["kind"] for struct in row.get("media") or ()]
         item |= {f"n_{kind}s": kinds.count(kind) for kind in ("image", "video", "audio")}
         if self._pixels is not None and kinds:
             made = self._pixels.pixels(row["media"], row.get("media_counts"))
-            for name in stored:
-                if name in made and not torch.equal(made[name], item[name]):
+            for name in self._stored:
+                if name in made and not np.array_equal(made[name], item[name]):
                     raise StoreError(f"{name} is {made[name].tolist()}, the store says {item[name].tolist()}")
-            item.update({name: tensor for name, tensor in made.items() if name not in stored})
+            item.update({name: tensor for name, tensor in made.items() if name not in self._stored})
         return item
 
     def state(self, consumed: int) -> State:
@@ -213,6 +283,58 @@ class ShardDataset(Dataset[Item]):
         state.check(self.fingerprint, self.seed)
         self.cursor.move(state.epoch, state.consumed)
         self.cursor.finished = len(self) == 0
+
+
+class MixedDataset(ShardDataset):
+    """Rows of several stores, mixed by weight: an explicit interleave, see `mix`.
+
+    In each stretch of the stream, store i has its share weights[i] / sum(weights) of the rows, to within one. Each
+    store is shuffled for itself and read to its end before it begins again, over as many epochs as that takes.
+
+    Args:
+        paths: finished stores made with the same processor; all tokenized, or all packed alike.
+        weights: of the stores, above 0.
+        rank: see `ShardDataset`, as all others.
+        epoch_rows: rows in an epoch; None takes the sum of the stores' rows.
+        options: of `ShardDataset`.
+
+    Raises:
+        StoreError: a store cannot be streamed, or they do not go together.
+        ValueError: not one weight above 0 for each store.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        weights: Sequence[float],
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        *,
+        epoch_rows: int | None = None,
+        **options: Any,
+    ) -> None:
+        if not paths or len(paths) != len(weights) or min(weights) <= 0:
+            raise ValueError(f"{len(paths)} stores and weights {list(weights)}: give a weight above 0 for each store")
+        if options.get("max_rows") is not None:
+            raise ValueError("max_rows is of a single store; epoch_rows says how long a mixed epoch is")
+        self.paths = [Path(os.path.abspath(path)) for path in paths]
+        self.weights, self._epoch_rows = list(weights), epoch_rows
+        super().__init__(self.paths[0], rank, world_size, seed, **options)
+
+    def _open(self, *, verify: bool) -> tuple[Rows, Order]:
+        parts = [open_rows(path, verify=verify) for path in self.paths]
+        empty = [str(path) for path, part in zip(self.paths, parts, strict=True) if not len(part)]
+        if empty:
+            raise StoreError(f"no rows in {', '.join(empty)}", "leave it out of the mix")
+        rows = MixedRows(parts)
+        orders = [EpochOrder(part.places, self.seed, shuffle=self._shuffle) for part in parts]
+        return rows, MixedOrder(orders, self.weights, self._epoch_rows or len(rows))
+
+    def _identity(self) -> str:
+        assert isinstance(self._rows, MixedRows)
+        prints = [part.manifest.fingerprint for part in self._rows.parts]
+        return digest_json({"mix": prints, "weights": [float(each) for each in self.weights], "rows": self.n_rows})
 
 
 def _names(row: dict[str, Any]) -> str:

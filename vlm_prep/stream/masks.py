@@ -1,10 +1,12 @@
-"""Attention of packed documents, in the three forms that trainers take.
+"""Attention of packed documents, in the four forms that trainers take.
 
 - sdpa: bool (batch, 1, length, length), True = may attend: causal within a document, nothing across. Rows of
   padding are all False. It grows with the square of the length: 4 x 16384 tokens are 1 GiB.
 - document ids: int64 (batch, length), 1-based number of the document, 0 for padding; a model builds what it needs.
 - varlen: int32 `cu_seq_lens` over the flattened batch, each row's documents and then its padding as a run of its
   own, as flash attention's varlen kernels take them.
+- thd: each row's document lengths, and the lengths with its padding counted to the last document, as Transformer
+  Engine's kernels take them through NeMo Automodel.
 """
 
 from __future__ import annotations
@@ -49,3 +51,18 @@ def cumulative_lengths(seq_lens: Sequence[torch.Tensor], length: int) -> tuple[t
     boundaries = torch.zeros(len(runs) + 1, dtype=torch.int32)
     boundaries[1:] = torch.cumsum(torch.tensor(runs), 0)
     return boundaries, max(runs)
+
+
+NO_DOCUMENT = -1000
+"""Fills the lengths of rows with fewer documents; NeMo Automodel filters it out."""
+
+
+def thd_lengths(seq_lens: Sequence[torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int64 (batch, documents) lengths, and the same with each row's padding counted to its last document."""
+    most = max(len(lengths) for lengths in seq_lens)
+    real = torch.full((len(seq_lens), most), NO_DOCUMENT, dtype=torch.int64)
+    padded = real.clone()
+    for row, lengths in enumerate(seq_lens):
+        real[row, : len(lengths)] = padded[row, : len(lengths)] = lengths
+        padded[row, len(lengths) - 1] += length - int(lengths.sum())
+    return real, padded

@@ -1,32 +1,45 @@
 """Rows of a finished store by number: samples, packs by rank, or packs assembled from an index.
 
-All three answer the same three questions, so the dataset does not care which store it reads.
+All of them answer the same questions, so the dataset does not care which store it reads, or how many.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import changes
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.job import PLAN_SPLIT, rank_split
 from vlm_prep.pack.positions import Mrope
-from vlm_prep.shards.manifest import Manifest
-from vlm_prep.shards.reader import Store
+from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.reader import OpenShards, Store
+from vlm_prep.stream.order import Numbers, Places
 
 
 class Rows(Protocol):
     """Numbered rows."""
 
     manifest: Manifest
-    group: int
-    """Rows planned as one step, which stay together in any order."""
+    places: Places
+    """How the rows lie on disk."""
 
     def __len__(self) -> int: ...
 
     def row(self, index: int) -> dict[str, Any]:
         """Return a row, numbers as numpy views of the shard."""
+
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns of a row."""
+
+    def lengths(self) -> Numbers:
+        """Return (rows,) the tokens of each row; opens every shard to read its list offsets."""
 
     def where(self, index: int) -> str:
         """Name the shard and the row in it."""
@@ -35,11 +48,10 @@ class Rows(Protocol):
 class SampleRows:
     """The rows of a tokenized store."""
 
-    group = 1
-
-    def __init__(self, folder: Path, *, verify: bool) -> None:
-        self._store = Store(folder, stage="tokenize", verify=verify)
-        self.manifest = self._store.manifest
+    def __init__(self, folder: Path, manifest: Manifest, *, verify: bool) -> None:
+        self._store = Store(folder, manifest=manifest, verify=verify)
+        self.manifest = manifest
+        self.places = _places([self._store], 1)
 
     def __len__(self) -> int:
         return len(self._store)
@@ -47,6 +59,14 @@ class SampleRows:
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
         return self._store.row(index)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns([self._store])
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        return self._store.lengths()
 
     def where(self, index: int) -> str:
         """See `Rows.where`."""
@@ -58,20 +78,36 @@ class RankPacks:
 
     def __init__(self, folder: Path, manifest: Manifest, *, verify: bool) -> None:
         self.manifest = manifest
-        self.group = int(manifest.config["world_size"])
-        self._ranks = [Store(folder, split=rank_split(rank), verify=verify) for rank in range(self.group)]
+        self._world = int(manifest.config["world_size"])
+        opened = OpenShards()
+        self._ranks = [
+            Store(folder, split=rank_split(rank), verify=verify, manifest=manifest, open_shards=opened)
+            for rank in range(self._world)
+        ]
         self._length = sum(len(store) for store in self._ranks)
+        self.places = _places(self._ranks, self._world)
 
     def __len__(self) -> int:
         return self._length
 
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
-        return self._ranks[index % self.group].row(index // self.group)
+        return self._ranks[index % self._world].row(index // self._world)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns(self._ranks)
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        lengths = np.zeros(self._length, np.int64)
+        for rank, store in enumerate(self._ranks):
+            lengths[rank :: self._world] = store.lengths()
+        return lengths
 
     def where(self, index: int) -> str:
         """See `Rows.where`."""
-        return _place(self._ranks[index % self.group], index // self.group)
+        return _place(self._ranks[index % self._world], index // self._world)
 
 
 class IndexPacks:
@@ -83,8 +119,8 @@ class IndexPacks:
 
     def __init__(self, folder: Path, manifest: Manifest, *, verify: bool) -> None:
         self.manifest = manifest
-        self.group = int(manifest.config["world_size"])
-        self._plan = Store(folder, split=PLAN_SPLIT, verify=verify)
+        self._plan = Store(folder, split=PLAN_SPLIT, verify=verify, manifest=manifest)
+        self.places = _places([self._plan], int(manifest.config["world_size"]))
         self._source = Store(folder / manifest.extra["source"], stage="tokenize", verify=verify)
         if self._source.manifest.fingerprint != manifest.extra["source_fingerprint"]:
             raise StoreError(
@@ -104,14 +140,92 @@ class IndexPacks:
         documents = [self._source.row(int(row)) for row in plan["rows"]]
         return assemble_pack(documents, int(plan["pack_id"]), self._rule, self._tensors)
 
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns([self._source])
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        documents = self._source.lengths()
+        rows = [np.asarray(chunk.flatten()) for shard in self._plan.shards for chunk in shard.column("rows").chunks]
+        counts = self._plan.lengths("rows")
+        starts = np.cumsum(counts) - counts
+        return np.add.reduceat(documents[np.concatenate(rows)], starts) if len(counts) else np.empty(0, np.int64)
+
     def where(self, index: int) -> str:
         """See `Rows.where`."""
         return _place(self._plan, index)
 
 
+class MixedRows:
+    """The rows of several stores, numbered through.
+
+    Raises:
+        StoreError: the stores were not made with the same processor, or are not of the same kind.
+    """
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self.parts = list(parts)
+        self.manifest = parts[0].manifest
+        for part in parts[1:]:
+            _must_mix(self.manifest, part.manifest)
+        self.places = Places(rows=sum(len(part) for part in parts))
+        self._firsts = [0, *accumulate(len(part) for part in parts)]
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def _find(self, index: int) -> tuple[Rows, int]:
+        number = bisect_right(self._firsts, index) - 1
+        return self.parts[number], index - self._firsts[number]
+
+    def row(self, index: int) -> dict[str, Any]:
+        """See `Rows.row`."""
+        part, own = self._find(index)
+        return part.row(own)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return self.parts[0].columns()
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        return np.concatenate([part.lengths() for part in self.parts])
+
+    def where(self, index: int) -> str:
+        """See `Rows.where`."""
+        part, own = self._find(index)
+        return part.where(own)
+
+
+def _must_mix(one: Manifest, other: Manifest) -> None:
+    kinds = [(each.stage, each.config.get("pack_length"), each.config.get("world_size")) for each in (one, other)]
+    if kinds[0] != kinds[1]:
+        raise StoreError(
+            f"stores of different kinds do not mix: (stage, pack length, world size) {kinds[0]} and {kinds[1]}",
+            "mix tokenized stores, or packed ones of one --pack-length and --world-size",
+        )
+    if one.processor != other.processor:
+        raise StoreError(
+            "the stores were made with different processors: " + "; ".join(changes(one.processor, other.processor)),
+            "tokenize them with the same one",
+        )
+
+
 def _place(store: Store, index: int) -> str:
     shard, row = store.locate(index)
     return f"{shard.path}, row {row}"
+
+
+def _columns(stores: Sequence[Store]) -> tuple[str, ...]:
+    shards = [shard for store in stores for shard in store.shards]
+    return tuple(shards[0].schema.names) if shards else ()
+
+
+def _places(stores: Sequence[Store], group: int) -> Places:
+    shards = [shard.info for store in stores for shard in store.shards]
+    rows = sum(info.rows for info in shards)
+    return Places.of(rows, group=group, batches=sum(len(info.batches) for info in shards), shards=len(shards))
 
 
 def open_rows(folder: Path, *, verify: bool) -> Rows:
@@ -120,10 +234,14 @@ def open_rows(folder: Path, *, verify: bool) -> Rows:
     Raises:
         StoreError: unfinished, damaged, or not a store that can be streamed.
     """
-    manifest = Store(folder, verify=False).manifest
+    manifest = read_manifest(folder)
     if manifest.stage == "tokenize":
-        return SampleRows(folder, verify=verify)
+        return SampleRows(folder, manifest, verify=verify)
     if manifest.stage == "pack":
+        if manifest.extra.get("format") == "webdataset":
+            raise StoreError(
+                f"{folder} is in webdataset format", "read it with webdataset, or pack to arrow for ShardDataset"
+            )
         if manifest.extra["layout"] == "index":
             return IndexPacks(folder, manifest, verify=verify)
         return RankPacks(folder, manifest, verify=verify)

@@ -12,7 +12,8 @@ from typing import Any
 
 from vlm_prep.core.errors import StoreError
 
-VERSION = 1
+VERSION = 2
+"""Of the state and of the order: 2 shuffles by blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,279 @@
+"""Compare reading shards with the plain way and with other readers, on one core, in one run.
+
+1. Raw rows: 3 MB of uint8, shuffled, each copied once into the batch buffer, as GB/s: a plain memory copy, a bare Arrow
+   memory map, `ShardDataset` with its collater, Hugging Face datasets, mosaicml-streaming and webdataset over the
+   same bytes. Passes alternate between the readers; a share compares each pass with the copy just before it.
+2. Samples: photographs and chats to the output of the collater, as samples/s and tokens/s: ours in each payload mode,
+   the plain way (decode, and the full processor, in `__getitem__`), and the same encoded payload through the other
+   readers with the same image processor behind them.
+3. Opening a store of 10,000 shards.
+
+Rates are per second of this process's CPU time, on one core with all files in the page cache: what else runs on the
+machine takes time on the clock, but is not counted.
+
+mosaicml-streaming wants older transformers and numpy than vlm-prep: give the interpreter of an environment of its own
+as --mds-python, or it is left out, and the output says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import numpy as np
+import torch
+
+from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+from vlm_prep.shards.layout import shard_name
+from vlm_prep.shards.manifest import Manifest, write_manifest
+from vlm_prep.shards.writer import ShardWriter
+from vlm_prep.stream import Buffers, PadCollate, ShardDataset
+
+OUT = Path("out/bench/stream")
+ROW = 3_000_000
+BATCH = 16
+PROCESSOR = {"family": "raw", "pad_token_id": 0, "image_token_id": None, "video_token_id": None, "mrope": None}
+Pass = Callable[[], int]
+"""Reads everything once and returns bytes (or samples) read."""
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = _arguments()
+    core = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    OUT.mkdir(parents=True, exist_ok=True)
+    raw_rows(arguments.rows, arguments.passes, arguments.mds_python)
+    if (arguments.kit / "bench" / "make_corpus.py").exists():
+        from bench_stream_samples import samples
+
+        samples(arguments.kit, arguments.samples, arguments.plain)
+    else:
+        print(f"samples: left out, {arguments.kit} has no bench/make_corpus.py")
+    opening(arguments.shards)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kit", type=Path, default=Path("../shared/kit"), help="folder of real processors and photos")
+    parser.add_argument("--rows", type=int, default=256, help="raw rows of 3 MB; keep them within the page cache")
+    parser.add_argument("--passes", type=int, default=7)
+    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--plain", type=int, default=200, help="samples for the plain way")
+    parser.add_argument("--shards", type=int, default=10_000, help="in the store that is opened")
+    parser.add_argument("--mds-python", help="a Python with mosaicml-streaming")
+    return parser.parse_args()
+
+
+def raw_rows(rows: int, passes: int, mds_python: str | None) -> None:
+    """Print GB/s of each reader of raw rows."""
+    store = raw_store(rows)
+    order = np.random.default_rng(0).permutation(rows)
+    readers: dict[str, Pass] = {
+        "plain memory copy": plain_copy(rows, order),
+        "bare Arrow memory map": arrow_map(store, order),
+        "ours (ShardDataset, PadCollate)": ours(store),
+        "HF datasets": hf_datasets(store, order),
+        "webdataset": webdataset_rows(store, rows),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in readers}
+    for read in readers.values():
+        read()
+    for _ in range(passes):
+        for name, read in readers.items():
+            start = time.process_time()
+            count = read()
+            rates[name].append(count / (time.process_time() - start) / 1e9)
+    print(f"raw rows: {rows} of {ROW / 1e6:.0f} MB, shuffled, batches of {BATCH}, one core")
+    print(f"  {'GB/s':<33}   best median   share of the copy (median over passes)")
+    copies = rates["plain memory copy"]
+    reference = statistics.median(copies)
+    for name, values in rates.items():
+        share = statistics.median(value / copy for value, copy in zip(values, copies, strict=True))
+        print(f"  {name:<33} {max(values):6.2f} {statistics.median(values):6.2f}   {share:5.0%}")
+    print(f"  {'mosaicml-streaming':<33} {mds(mds_python, 'raw', store, reference)}", flush=True)
+
+
+def raw_store(rows: int) -> Path:
+    """Return a store of `rows` rows of 3 MB, made once, written as any other."""
+    import pyarrow as pa
+
+    folder = OUT / f"raw-{rows}"
+    if (folder / "manifest.json").exists():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "train").mkdir(parents=True)
+    schema = pa.schema(
+        [
+            ("sample_id", pa.string()),
+            ("input_ids", pa.list_(pa.int32())),
+            ("labels", pa.list_(pa.int32())),
+            ("pixel_bytes", pa.list_(pa.uint8())),
+        ]
+    )
+    draws, infos, per_shard = np.random.default_rng(1), [], 64
+    ids = np.arange(4, dtype=np.int32)
+    count = -(-rows // per_shard)
+    for shard in range(count):
+        with ShardWriter(folder / "train" / shard_name(shard, count), schema) as writer:
+            for number in range(shard * per_shard, min(rows, (shard + 1) * per_shard)):
+                data = draws.integers(0, 256, ROW, np.uint8)
+                row = {"sample_id": f"raw/{number}", "input_ids": ids, "labels": ids, "pixel_bytes": data}
+                writer.write(row, size=ROW, tokens=4)
+            infos.append(writer.commit())
+    manifest = Manifest(
+        stage="tokenize", config={}, splits={"train": infos}, totals={}, processor=PROCESSOR, fingerprint=f"raw {rows}"
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def fill(rows: Iterator[Any], buffer: Any) -> int:
+    """Copy rows into the batch buffer, batch after batch, and return the bytes."""
+    count = 0
+    for count, row in enumerate(rows, start=1):
+        buffer[(count - 1) % BATCH] = row
+    return count * ROW
+
+
+def plain_copy(rows: int, order: Any) -> Pass:
+    """Copy rows of one array in memory."""
+    source = np.empty((rows, ROW), np.uint8)
+    source[:] = 7
+    buffer = np.zeros((BATCH, ROW), np.uint8)
+    return lambda: fill((source[row] for row in order), buffer)
+
+
+def arrow_map(store: Path, order: Any) -> Pass:
+    """Copy rows of record batches that pyarrow alone has mapped."""
+    import pyarrow as pa
+
+    parts = []
+    for shard in sorted((store / "train").glob("*.arrow")):
+        for batch in pa.ipc.open_stream(pa.memory_map(str(shard))):
+            column = batch.column("pixel_bytes")
+            offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
+            parts += [values[start:stop] for start, stop in pairwise(offsets)]
+    buffer = np.zeros((BATCH, ROW), np.uint8)
+    return lambda: fill((parts[row] for row in order), buffer)
+
+
+def ours(store: Path) -> Pass:
+    """Read as training does: sampler, rows, collater; the batch's buffer is used again."""
+    dataset = ShardDataset(store, pixels=False)
+    collate = PadCollate.for_store(dataset, buffers=Buffers(reuse=1))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH, sampler=dataset.sampler(), collate_fn=collate)
+    return lambda: sum(batch["pixel_bytes"].numel() for batch in loader)
+
+
+def hf_datasets(store: Path, order: Any) -> Pass:
+    """Read the same shards with Hugging Face datasets, as arrow cells without Python lists."""
+    from datasets import Dataset, concatenate_datasets
+
+    files = sorted((store / "train").glob("*.arrow"))
+    dataset = concatenate_datasets([Dataset.from_file(str(file)) for file in files]).with_format("arrow")
+    buffer = np.zeros((BATCH, ROW), np.uint8)
+    column = "pixel_bytes"
+    return lambda: fill((dataset[int(row)][column].chunk(0).flatten().to_numpy() for row in order), buffer)
+
+
+def webdataset_rows(store: Path, rows: int) -> Pass:
+    """Read the same rows from tars, shuffled by webdataset."""
+    import io
+    import tarfile
+
+    import webdataset
+
+    folder = OUT / f"raw-{rows}-tar"
+    if not folder.exists():
+        partial = folder.with_name("partial-tar")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for index, shard in enumerate(ShardDataset(store, pixels=False)._rows._store.shards):  # type: ignore[attr-defined]
+            with tarfile.open(partial / f"{index:06d}.tar", "w") as tar:
+                for number in range(len(shard)):
+                    member = tarfile.TarInfo(f"{index:06d}{number:06d}.bin")
+                    member.size = ROW
+                    tar.addfile(member, io.BytesIO(shard.row(number)["pixel_bytes"].tobytes()))
+        partial.rename(folder)
+    buffer = np.zeros((BATCH, ROW), np.uint8)
+    tars = [str(path) for path in sorted(folder.glob("*.tar"))]
+
+    def read() -> int:
+        dataset = webdataset.WebDataset(tars, shardshuffle=len(tars)).shuffle(16)
+        return fill((np.frombuffer(sample["bin"], np.uint8) for sample in dataset), buffer)
+
+    return read
+
+
+def mds(python: str | None, what: str, store: Path, reference: float) -> str:
+    """Return mosaicml-streaming's figure, measured in its own environment on the same core."""
+    if python is None:
+        return "left out: no --mds-python (it needs transformers<5 and numpy<2.2, vlm-prep newer ones)"
+    script = Path(__file__).with_name("bench_stream_mds.py")
+    line = [python, str(script), what, str(store), str(OUT / "mds")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(line, capture_output=True, text=True, env=environment)
+    if run.returncode:
+        return "failed: " + run.stderr.strip().splitlines()[-1]
+    best, middle = (float(value) for value in run.stdout.split()[-2:])
+    return f"{best:6.2f} {middle:6.2f}   {middle / reference:5.0%}"
+
+
+def opening(shards: int) -> None:
+    """Print how long a store of many tiny shards takes to open, and a first batch."""
+    store = tiny_store(shards)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        dataset = ShardDataset(store, pixels=False)
+        opened = time.perf_counter()
+        [dataset[index] for index in range(8)]
+        times.append((opened - start, time.perf_counter() - opened))
+    best, first = min(times)
+    print(f"opening {shards:,} shards: {best:.2f} s, then {first * 1000:.0f} ms to the first 8 rows")
+
+
+def tiny_store(shards: int) -> Path:
+    """Return a store of shards of 4 rows, made once by the shard writer, fsync aside (it would take minutes)."""
+    import pyarrow as pa
+
+    folder = OUT / f"tiny-{shards}"
+    if (folder / "manifest.json").exists():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "train").mkdir(parents=True)
+    kept, os.fsync = os.fsync, lambda fd: None
+    schema = pa.schema(
+        [("sample_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))]
+    )
+    infos = []
+    for shard in range(shards):
+        with ShardWriter(folder / "train" / shard_name(shard, shards), schema) as writer:
+            for number in range(4 * shard, 4 * shard + 4):
+                ids = np.arange(4, dtype=np.int32) + number
+                writer.write({"sample_id": f"tiny/{number}", "input_ids": ids, "labels": ids}, size=64, tokens=4)
+            infos.append(writer.commit())
+    os.fsync = kept
+    manifest = Manifest(
+        stage="tokenize", config={}, splits={"train": infos}, totals={}, processor=PROCESSOR, fingerprint="tiny"
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+if __name__ == "__main__":
+    ensure_torchvision()
+    main()

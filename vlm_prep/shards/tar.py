@@ -1,0 +1,140 @@
+"""Write rows into tar shards that `webdataset` and `load_dataset("webdataset")` open; the second output of `pack`.
+
+A row is the files of one key: `000000012.input_ids.npy`, `000000012.labels.npy`, ... and `000000012.json`. What both
+libraries ask for decides the form:
+
+- Fields end in .npy and .json, which both decode without pickle; keys have no dot, names fit USTAR's 100 characters.
+- Every row has the same fields, or Hugging Face refuses the tar. Media files are therefore one field, `media.bin`,
+  joined in order; `separate` gives each file a field of its own (`media.0.jpg`) for webdataset's decoders.
+- Empty matrices lose their type in Hugging Face's inference: (n, 3) grids are stored flat, `reshape(-1, 3)`.
+- Nested JSON would be unified into structs across rows: the description of media is JSON text inside the JSON.
+
+Times, owners and modes are fixed, so the bytes depend on the rows alone. A tar does not say that rows are missing:
+like an Arrow shard it gets its final name only when whole, and the manifest holds its rows and checksum.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import orjson
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.shards.writer import Row, ShardInfo, sync_file, sync_folder
+
+
+class TarWriter:
+    """Writes one tar of packs; used as `ShardWriter` is.
+
+    Args:
+        path: final path.
+        separate: give each media file a field of its own.
+    """
+
+    def __init__(self, path: Path, *, separate: bool = False) -> None:
+        self.path, self._separate = path, separate
+        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self._rows = self._tokens = 0
+        self._sink = open(self._temporary, "wb")  # noqa: SIM115 (closed by __exit__ and commit)
+        self._tar = tarfile.open(fileobj=self._sink, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def __enter__(self) -> TarWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._sink.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written so far."""
+        return self._sink.tell()
+
+    def write(self, row: Row, *, size: int, tokens: int) -> None:
+        """Add a pack; `size` is of no use here."""
+        key = f"{row['pack_id']:09d}"
+        for name, data in _members(row, self._separate):
+            member = tarfile.TarInfo(f"{key}.{name}")
+            member.size = len(data)
+            self._tar.addfile(member, io.BytesIO(data))
+        self._rows += 1
+        self._tokens += tokens
+
+    def commit(self) -> ShardInfo:
+        """Finish the file, check it, give it its final name, and return what the manifest should say of it."""
+        self._tar.close()
+        self._sink.close()
+        sync_file(self._temporary)
+        counted = count_keys(self._temporary)
+        if counted != self._rows:
+            raise StoreError(f"{self.path.name}: wrote {self._rows} rows and read back {counted}", "check the disk")
+        info = ShardInfo(
+            name=self.path.name,
+            rows=self._rows,
+            tokens=self._tokens,
+            bytes=self._temporary.stat().st_size,
+            xxh3=digest_file(self._temporary),
+            batches=(),
+        )
+        os.replace(self._temporary, self.path)
+        sync_folder(self.path.parent)
+        return info
+
+
+def count_keys(path: Path) -> int:
+    """Return the rows of a tar by walking its headers."""
+    with tarfile.open(path) as tar:
+        return len({member.name.partition(".")[0] for member in tar})
+
+
+def _members(row: Row, separate: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield (field, bytes) of a row, the same fields in the same order for every row of a store."""
+    for name, value in row.items():
+        if isinstance(value, np.ndarray):
+            yield f"{name}.npy", _npy(value.reshape(-1) if name.endswith("_thw") else value)
+    media, files = _described(row["media"])
+    if separate:
+        for number, (uri, data) in enumerate(files):
+            yield f"media.{number}.{_extension(uri)}", data
+    else:
+        yield "media.bin", b"".join(data for _, data in files)
+    about = {"pack_id": row["pack_id"], "sample_ids": list(row["sample_ids"]), "media": orjson.dumps(media).decode()}
+    yield "json", orjson.dumps(about)
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _described(media: Any) -> tuple[list[dict[str, Any]], list[tuple[str, bytes]]]:
+    """Return media without their bytes, each file with its place in media.bin, and (uri, bytes) of all files."""
+    described, files, offset = [], [], 0
+    for item in media:
+        places = []
+        for file in item["files"]:
+            data = bytes(file["bytes"] or b"")
+            places.append({"uri": file["uri"], "digest": file["digest"], "offset": offset, "size": len(data)})
+            files.append((file["uri"], data))
+            offset += len(data)
+        about = {name: _plain(value) for name, value in item.items() if name != "files"}
+        described.append({**about, "files": places})
+    return described, files
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _extension(uri: str) -> str:
+    """Return a media file's own extension, lower case, as both libraries expect it."""
+    suffix = PurePosixPath(uri.rpartition("::")[2]).suffix.lower().lstrip(".")
+    return suffix if suffix.isalnum() else "bin"

@@ -1,0 +1,179 @@
+"""Batches by tokens: as many rows as fit a budget, padding counted.
+
+An epoch's positions are cut into windows; the rows of a window are sorted by length and cut into batches whose rows x
+longest row stay within the budget, and the window's batches are shuffled. So the sequence of batches is a pure
+function of (seed, epoch, budget), and rank r takes batches r, r + world_size, ...: all ranks take as many, every row
+is in one batch of the epoch, and a state (rows consumed by whole batches) resumes on any world size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.stream.dataset import ShardDataset
+from vlm_prep.stream.sampler import Pick
+from vlm_prep.stream.state import State
+
+Batch = NDArray[np.int64]
+"""Positions of an epoch."""
+
+
+class TokenBudget(Sampler[list[Pick]]):
+    """A batch sampler: `DataLoader(dataset, batch_sampler=TokenBudget(dataset, 16384), ...)`.
+
+    It opens every shard once, to read the rows' lengths (4 bytes a row are kept). Where batches do not divide by the
+    world size, remainder="pad" repeats the epoch's first batches, "drop" leaves the last ones out.
+
+    Args:
+        dataset: gives the order, the rank and the position of the run.
+        max_tokens: most tokens of a batch, padding included.
+        pad_to_multiple_of: as the collater's.
+        window: rows sorted by length at a time: more pad less, fewer mix better.
+
+    Raises:
+        ValueError: a row is longer than the budget.
+    """
+
+    def __init__(
+        self, dataset: ShardDataset, max_tokens: int, *, pad_to_multiple_of: int = 1, window: int = 4096
+    ) -> None:
+        self._dataset, self._multiple, self._window = dataset, pad_to_multiple_of, window
+        self.max_tokens = max_tokens
+        lengths = -(-dataset.lengths() // pad_to_multiple_of) * pad_to_multiple_of
+        self._lengths: NDArray[np.int32] = lengths.astype(np.int32)
+        if len(lengths) and lengths.max() > max_tokens:
+            raise ValueError(
+                f"row {int(lengths.argmax())} has {int(lengths.max())} tokens, more than max_tokens {max_tokens}: "
+                "raise it, or tokenize with a smaller --max-length"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """The dataset's, and what decides the batches; what a State is checked against."""
+        return f"{self._dataset.fingerprint} {self.max_tokens} tokens/{self._multiple} by {self._window}"
+
+    def __len__(self) -> int:
+        """Batches of this rank that are left in the epoch."""
+        cursor = self._dataset.cursor
+        return sum(1 for _ in self.steps(cursor.epoch, cursor.start))
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        cursor = self._dataset.cursor
+        if cursor.finished:
+            cursor.set_epoch(cursor.epoch + 1)
+        return _Batches(self, self._dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """See `ShardDataset.set_epoch`."""
+        self._dataset.set_epoch(epoch)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield the positions of each batch of an epoch, of all ranks."""
+        dataset = self._dataset
+        for number, start in enumerate(range(0, dataset.n_rows, self._window)):
+            rows = dataset.rows_at(epoch, start, start + self._window)
+            lengths = self._lengths[rows]
+            order = np.argsort(lengths, kind="stable")
+            cuts = _cut(lengths[order], self.max_tokens)
+            seeds = np.random.SeedSequence(dataset.seed, spawn_key=(epoch, 3, number))
+            for batch in np.argsort(np.random.PCG64(seeds).random_raw(len(cuts) - 1), kind="stable"):
+                yield start + order[cuts[batch] : cuts[batch + 1]]
+
+    def steps(self, epoch: int, consumed: int) -> Iterator[tuple[Batch, int]]:
+        """Yield (this rank's batch, rows consumed by all ranks after the step), after `consumed` rows.
+
+        Raises:
+            StoreError: no batch ends there.
+        """
+        world, batches = self._dataset.world_size, self.batches(epoch)
+        taken = 0
+        while taken < consumed and (batch := next(batches, None)) is not None:
+            taken += len(batch)
+        if taken != consumed:
+            raise StoreError(f"no batch of {self.max_tokens} tokens ends after {consumed} rows", _OTHER_BATCHES)
+        while step := list(islice(batches, world)):
+            taken += sum(map(len, step))
+            if len(step) < world:
+                if self._dataset.remainder == "drop":
+                    return
+                step += islice(cycle(self.batches(epoch)), world - len(step))
+            yield step[self._dataset.rank], taken
+
+    def state(self, batches: int) -> State:
+        """Return where the run stands, for a plain DataLoader.
+
+        Args:
+            batches: that this rank took since this iteration of the epoch began.
+        """
+        cursor = self._dataset.cursor
+        taken = [consumed for _, consumed in islice(self.steps(cursor.epoch, cursor.start), batches)]
+        return self.state_at(cursor.epoch, taken[-1] if taken else cursor.start)
+
+    def state_at(self, epoch: int, consumed: int) -> State:
+        """Return the state after `consumed` rows of an epoch."""
+        return State(fingerprint=self.fingerprint, seed=self._dataset.seed, epoch=epoch, consumed=consumed)
+
+    def resume(self, state: State) -> None:
+        """Go where `state` says.
+
+        Raises:
+            StoreError: the state is of another store, seed or budget.
+        """
+        state.check(self.fingerprint, self._dataset.seed)
+        cursor = self._dataset.cursor
+        cursor.move(state.epoch, state.consumed)
+        cursor.finished = next(self.steps(state.epoch, state.consumed), None) is None
+
+
+_OTHER_BATCHES = "resume with the sampler that saved the state: TokenBudget counts rows by its own batches"
+
+
+class _Batches(Iterator[list[Pick]]):
+    """The batches left of the current epoch."""
+
+    def __init__(self, sampler: TokenBudget, dataset: ShardDataset) -> None:
+        self._sampler, self._dataset = sampler, dataset
+        self._begin()
+
+    def _begin(self) -> None:
+        cursor = self._dataset.cursor
+        self._epoch, self._consumed = cursor.epoch, cursor.start
+        self._steps = self._sampler.steps(self._epoch, self._consumed)
+
+    def __next__(self) -> list[Pick]:
+        step = next(self._steps, None)
+        if step is None:
+            if self._dataset.epoch == self._epoch:
+                self._dataset.cursor.finished = True
+            raise StopIteration
+        batch, self._consumed = step
+        return [Pick(int(position), self._dataset.row_at(self._epoch, int(position))) for position in batch]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Called by StatefulDataLoader after each batch it draws."""
+        return self._sampler.state_at(self._epoch, self._consumed).to_json()
+
+    def load_state_dict(self, data: dict[str, Any]) -> None:
+        """Called by StatefulDataLoader before its first batch."""
+        self._sampler.resume(State.from_json(data))
+        self._begin()
+
+
+def _cut(lengths: NDArray[np.int32], budget: int) -> list[int]:
+    """Cut ascending lengths into runs with (rows x longest) <= budget; return where runs begin, and the end.
+
+    Each run takes as many as fit: rows x longest grows with each row, so the last one that fits is found by bisection.
+    """
+    cuts = [0]
+    while cuts[-1] < len(lengths):
+        rest = lengths[cuts[-1] : cuts[-1] + budget]
+        cost = rest.astype(np.int64) * np.arange(1, len(rest) + 1)
+        cuts.append(cuts[-1] + int(np.searchsorted(cost, budget, side="right")))
+    return cuts
