@@ -60,7 +60,9 @@ def run_stage(
         VlmPrepError: from the tasks.
     """
     fingerprint = digest_json(identity)
-    workspace = Workspace(options.out, fingerprint, stage=name, identity=identity, fresh=options.fresh, say=options.say)
+    workspace = Workspace(
+        options.out, fingerprint, stage=name, identity=identity, fresh=options.fresh, say=options.say
+    )
     if workspace.finished:
         options.say(f"{options.out} is complete already: nothing to do")
         return read_manifest(options.out)

@@ -92,7 +92,9 @@ class DatasetSpec:
     @cached_property
     def roles(self) -> dict[str, str]:
         """Source role → system, user, assistant, tool or `TOOL_CALL`."""
-        roles = dict.fromkeys(_TOOL_ROLES if "tool_tag" not in self.tags else (self.tags["tool_tag"],), "tool")
+        roles = dict.fromkeys(
+            _TOOL_ROLES if "tool_tag" not in self.tags else (self.tags["tool_tag"],), "tool"
+        )
         roles[self.tag("tool_call_tag")] = TOOL_CALL
         for role in ("system", "user", "assistant"):
             roles[self.tag(f"{role}_tag")] = role

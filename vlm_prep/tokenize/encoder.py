@@ -68,7 +68,9 @@ class SampleEncoder:
             Reject: the row cannot be written, with the reason.
             InputError: an overlong row under overlong="error".
         """
-        messages, tools = fit_to_template(sample.messages, sample.tools, self.template.facts, self.config.tool_text)
+        messages, tools = fit_to_template(
+            sample.messages, sample.tools, self.template.facts, self.config.tool_text
+        )
         if not self.template.facts.parts:
             messages = [_as_string(message) for message in messages]
         wanted = trained_messages(messages, self.config.train_on)
@@ -93,7 +95,9 @@ class SampleEncoder:
         """Return the row with its control tokens marked as plain text for transformers' tokenizers."""
         return self._control.marked(messages, tools)
 
-    def _draft(self, media: Sequence[Media], messages: list[Message], tools: Tools, wanted: Sequence[int]) -> _Draft:
+    def _draft(
+        self, media: Sequence[Media], messages: list[Message], tools: Tools, wanted: Sequence[int]
+    ) -> _Draft:
         tokens, spans = self._tokens(messages, tools, wanted)
         trained, ends = mask_tokens(tokens, spans)
         positions = find_placeholders(tokens.ids, self._kinds)

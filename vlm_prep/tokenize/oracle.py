@@ -147,7 +147,9 @@ class Oracle:
 def stored_media(struct: Row) -> Media:
     """Return the probed media that a stored struct was made from."""
     fps, indices = struct["fps"], struct["frame_indices"]
-    header = MediaHeader(height=struct["height"], width=struct["width"], total_frames=struct["total_frames"], fps=fps)
+    header = MediaHeader(
+        height=struct["height"], width=struct["width"], total_frames=struct["total_frames"], fps=fps
+    )
     return Media(
         kind=struct["kind"],
         uris=tuple(file["uri"] for file in struct["files"]),

@@ -47,7 +47,9 @@ _CARD = """# Tokenized by vlm-prep
 """
 
 
-def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> Manifest:
+def tokenize(
+    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
+) -> Manifest:
     """Tokenize `samples` into the store `options.out`.
 
     Args:
@@ -82,7 +84,9 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         return lambda splits: _describe(samples, config, runtime, records, splits, checked)
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
-    manifest = run_stage(STAGE, identity, tasks, options, prepare=ready, describe=describe, check=top_up)
+    manifest = run_stage(
+        STAGE, identity, tasks, options, prepare=ready, describe=describe, check=top_up
+    )
     _say_about_overlong_video(manifest, job, options)
     if unreadable := manifest.proof["unreadable"]:
         options.say(

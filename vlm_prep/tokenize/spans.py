@@ -65,7 +65,9 @@ def _only_text(message: Message) -> bool:
     return isinstance(content, str) or (bool(content) and all("text" in part for part in content))
 
 
-def _span_by_marks(template: ChatTemplate, rendered: Rendered, messages: Sequence[Message], index: int) -> Span | None:
+def _span_by_marks(
+    template: ChatTemplate, rendered: Rendered, messages: Sequence[Message], index: int
+) -> Span | None:
     """The span of a message of text only, or None where its texts are not rendered once each, one after the other."""
     message, places = messages[index], rendered.places
     if places is None or not _only_text(message):

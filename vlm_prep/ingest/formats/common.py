@@ -73,7 +73,9 @@ def train_flag(message: Row, where: str) -> bool | None:
     Raises:
         Reject: BAD_TYPE, a weight other than 0 and 1, or two options that contradict each other.
     """
-    flags = {key: _as_flag(message[key], f"{where}: {key}") for key in _WEIGHT_KEYS if message.get(key) is not None}
+    flags = {
+        key: _as_flag(message[key], f"{where}: {key}") for key in _WEIGHT_KEYS if message.get(key) is not None
+    }
     if (train := message.get("train")) is not None:
         if not isinstance(train, bool):
             raise Reject(RejectReason.BAD_TYPE, f"{where}: train is {type_name(train)}, not true or false")
@@ -87,7 +89,9 @@ def _as_flag(weight: Any, what: str) -> bool:
     if not isinstance(weight, int | float):
         raise Reject(RejectReason.BAD_TYPE, f"{what} is {type_name(weight)}, not a number")
     if weight not in (0, 1):
-        raise Reject(RejectReason.BAD_TYPE, f"{what} is {weight}; weights other than 0 and 1 are not supported yet")
+        raise Reject(
+            RejectReason.BAD_TYPE, f"{what} is {weight}; weights other than 0 and 1 are not supported yet"
+        )
     return bool(weight)
 
 
@@ -97,7 +101,9 @@ def reasoning(message: Row, role: str, where: str) -> str | None:
     Raises:
         Reject: BAD_TYPE, it is not a string; BAD_ROW, it is not an assistant's, or is given as two texts.
     """
-    given = {key: text(message[key], f"{where}: {key}") for key in _REASONING_KEYS if message.get(key) is not None}
+    given = {
+        key: text(message[key], f"{where}: {key}") for key in _REASONING_KEYS if message.get(key) is not None
+    }
     if not given:
         return None
     if role != "assistant":
