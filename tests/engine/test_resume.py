@@ -185,7 +185,9 @@ def test_a_tokenize_with_workers_killed_in_the_middle_continues(
 def test_an_interrupt_leaves_no_process_and_says_how_to_continue(tmp_path: Path, many_rows: Path) -> None:
     out = tmp_path / "out"
     line = [VLM_PREP, "ingest", str(many_rows), "--out", str(out), "--workers", "2"]
-    run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = subprocess.Popen(
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     wait_for(out / "_work" / "plan.json", run)
     os.killpg(run.pid, signal.SIGINT)
     _, errors = run.communicate(timeout=20)  # ends only when the last process of the run has closed its stderr

@@ -103,7 +103,8 @@ def test_the_packs_of_a_step_have_near_equal_visual_tokens(tokenized: Path, pack
 def test_visual_tokens_are_those_of_the_grids(tokenized: Path) -> None:
     store = Store(tokenized)
     wanted = [
-        int(row["image_grid_thw"].prod(axis=1).sum() + row["video_grid_thw"].prod(axis=1).sum()) for row in store.rows()
+        int(row["image_grid_thw"].prod(axis=1).sum() + row["video_grid_thw"].prod(axis=1).sum())
+        for row in store.rows()
     ]
     assert visual_tokens(store).tolist() == wanted
 

@@ -17,7 +17,9 @@ def command(
         str | None,
         typer.Option("--processor", "-p", help="Compare rows of a tokenized store with this processor, too."),
     ] = None,
-    fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows compared with the processor.")] = 1.0,
+    fraction: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of rows compared with the processor.")
+    ] = 1.0,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -178,7 +178,9 @@ class _ArrayScan:
             return self._nested_end(start)
         match = _SCALAR.match(self.data, start)
         if match is None:
-            what = "the array is not closed" if not first else f"an element is missing before {first.decode()!r}"
+            what = (
+                "the array is not closed" if not first else f"an element is missing before {first.decode()!r}"
+            )
             raise self._fault(start, what)
         return match.end()
 

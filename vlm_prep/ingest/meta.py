@@ -112,7 +112,9 @@ def load_source(
         meta = {path.stem: {"file_name": path.name} | given}
     elif given:
         names = ", ".join(given)
-        raise InputError(f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry.")
+        raise InputError(
+            f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry."
+        )
     return [resolve(_spec(path, name, meta[name])) for name in _asked(path, meta, datasets)]
 
 
@@ -199,7 +201,11 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
         head = file.read(_HEAD)
         check_text(path, head)
         starts_object = head.removeprefix(BOM).lstrip().startswith(b"{")
-        if path.suffix.lower() in LINE_SUFFIXES or not starts_object or os.fstat(file.fileno()).st_size > _MAX_META:
+        if (
+            path.suffix.lower() in LINE_SUFFIXES
+            or not starts_object
+            or os.fstat(file.fileno()).st_size > _MAX_META
+        ):
             return None
         data = (head + file.read()).removeprefix(BOM)
     try:
@@ -211,7 +217,9 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
             return None  # JSON lines under the name .json
         raise _malformed(path, error) from error
     except _RepeatedKeyError as error:
-        raise InputError(f"{path}: {error.args[0]!r} is written twice in one object", "Rename one.") from error
+        raise InputError(
+            f"{path}: {error.args[0]!r} is written twice in one object", "Rename one."
+        ) from error
     except (ValueError, RecursionError) as error:  # what JSON allows and Python's parser does not
         raise InputError(f"{path}: cannot be read as a meta file: {error}", _EXAMPLE) from error
     return None if _is_row(value) else value

@@ -39,7 +39,9 @@ _PNG_ORIENTATION = (b"eXIf", b"iTXt", b"zTXt", b"fcTL")
 """PNG chunks that, behind the pixels, may hold an orientation (or, of an animation, end Pillow's search for one)."""
 
 
-def probe_image(uri: str, ends: Ends, *, data: bytes | None = None, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def probe_image(
+    uri: str, ends: Ends, *, data: bytes | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
     """Return (height, width) in pixels after EXIF orientation, from the file's ends.
 
     Args:

@@ -18,7 +18,9 @@ from vlm_prep.media.video import probe_video
 Probed = tuple[Media, tuple[bytes, ...] | None]
 
 
-def probe(media: Media, *, keep_bytes: bool = False, decode: bool = False, max_pixels: int = MAX_PIXELS) -> Probed:
+def probe(
+    media: Media, *, keep_bytes: bool = False, decode: bool = False, max_pixels: int = MAX_PIXELS
+) -> Probed:
     """Return `media` with its header, and its files' bytes when `keep_bytes`.
 
     Args:

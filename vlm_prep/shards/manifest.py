@@ -123,4 +123,6 @@ def _no_manifest(folder: Path) -> StoreError:
             f"{folder} is unfinished: it has no manifest.json",
             "run the same command again, it continues where it stopped",
         )
-    return StoreError(f"{folder} is not a vlm-prep store: it has no manifest.json", "give a folder made by `vlm-prep`")
+    return StoreError(
+        f"{folder} is not a vlm-prep store: it has no manifest.json", "give a folder made by `vlm-prep`"
+    )

@@ -102,9 +102,13 @@ def _message(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mess
     elif value is None and calls:
         content = Content()
     else:
-        content = Content(parts=_string_parts(role, text(value, f"{where}: {dialect.content_key}"), dialect, queue))
+        content = Content(
+            parts=_string_parts(role, text(value, f"{where}: {dialect.content_key}"), dialect, queue)
+        )
     if (calls and content.calls) or (thought is not None and content.reasoning is not None):
-        raise Reject(RejectReason.BAD_ROW, f"{where} has reasoning or tool calls both in its content and beside it")
+        raise Reject(
+            RejectReason.BAD_ROW, f"{where} has reasoning or tool calls both in its content and beside it"
+        )
     message: Message = {"role": role, "content": content.parts}
     options = {
         "reasoning_content": content.reasoning if thought is None else thought,
@@ -119,7 +123,9 @@ def _message(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mess
 def _role(turn: Row, dialect: Dialect, where: str) -> str:
     written = turn.get(dialect.role_key)
     if not isinstance(written, str):
-        raise Reject(RejectReason.BAD_TYPE, f"{where}: {dialect.role_key} is {type_name(written)}, not a string")
+        raise Reject(
+            RejectReason.BAD_TYPE, f"{where}: {dialect.role_key} is {type_name(written)}, not a string"
+        )
     role = dialect.roles.get(written)
     if role is None:
         known = ", ".join(repr(name) for name in dialect.roles)
@@ -165,7 +171,9 @@ def _require_conversation(messages: list[Message]) -> None:
     if not any(_says_something(message) for message in messages):
         raise Reject(RejectReason.EMPTY_CONVERSATION, "no message says anything")
     if not any(message["role"] == "assistant" for message in messages):
-        raise Reject(RejectReason.NO_ASSISTANT_TURN, "no message is the assistant's; there is nothing to train on")
+        raise Reject(
+            RejectReason.NO_ASSISTANT_TURN, "no message is the assistant's; there is nothing to train on"
+        )
 
 
 def _says_something(message: Message) -> bool:

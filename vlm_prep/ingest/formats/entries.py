@@ -199,7 +199,11 @@ def _frame_indices(value: Any, kind: MediaKind, is_list: bool, where: str) -> tu
         return None
     if kind != "video" or is_list:
         raise Reject(RejectReason.BAD_FRAME_INDICES, f"{where}: frame_indices belong to a video file")
-    if not isinstance(value, list) or not value or any(type(index) is not int or index < 0 for index in value):
+    if (
+        not isinstance(value, list)
+        or not value
+        or any(type(index) is not int or index < 0 for index in value)
+    ):
         message = f"{where}: frame_indices must be a list of whole numbers from 0 up"
         raise Reject(RejectReason.BAD_FRAME_INDICES, message)
     return tuple(value)

@@ -116,7 +116,9 @@ def _bare_part(part: Row, kind: MediaKind, queue: MediaQueue, where: str) -> Par
         message = f"{where}: fps and frame_indices of a bare part belong in the column's entry"
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, message)
     if "index" in part and part["index"] != queue.asked(kind):
-        raise _bad(f"{where} asks for {kind} {part['index']!r}; parts must take the column's entries in order")
+        raise _bad(
+            f"{where} asks for {kind} {part['index']!r}; parts must take the column's entries in order"
+        )
     return queue.place_next(kind)
 
 
