@@ -56,7 +56,7 @@ class PackJob:
         """See `engine.tasks.Job`."""
         if task.split == PLAN_SPLIT:
             return self._plan_record(task, shards)
-        schema = packed_schema(self._tensors, positions="mrope" if self.rule else "plain")
+        schema = packed_schema(self._tensors, positions=self._positions)
         rank = int(task.split.removeprefix("rank_"))
         numbers = self.plan.packs_of(rank)[task.start : task.stop]
         documents = tokens = 0
@@ -80,6 +80,12 @@ class PackJob:
             "packs": len(numbers),
         }
         return Record(task=task.index, split=task.split, shards=tuple(infos), counts=counts)
+
+    @property
+    def _positions(self) -> str:
+        if self.rule is None:
+            return "plain"
+        return "mrope float" if self.rule.scheme == "qwen3_omni_moe" else "mrope"
 
     @property
     def _tensors(self) -> list[dict[str, Any]]:

@@ -41,8 +41,18 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
         return super().replacement(kind, inputs, index)
 
     def mrope(self) -> dict[str, Any] | None:
-        """See `Adapter.mrope`: its rule for pictures, videos and audio together is not computed here yet."""
-        return None
+        """See `Adapter.mrope`. tokens_per_second is the model's position_id_per_seconds (thinker_config), which the
+        processor states too, since it orders a video's tokens by it: 25, and 13 for Qwen3-Omni, as in the published
+        checkpoints; `vlm-prep pack --tokens-per-second` overrides it."""
+        number = self.hf.tokenizer.convert_tokens_to_ids
+        return {
+            **(super().mrope() or {}),
+            "tokens_per_second": float(self.hf.position_id_per_seconds),
+            "audio_token_id": int(self.hf.audio_token_id),
+            "audio_start_token_id": int(number(self.hf.audio_bos_token)),
+            "vision_start_token_id": int(number(self.hf.vision_bos_token)),
+            "seconds_per_chunk": float(self.hf.seconds_per_chunk),
+        }
 
     def audio_frames(self, samples: int) -> int:
         """Return the spectrogram's frames: one for each hop of a waveform, cut at the extractor's longest."""

@@ -148,7 +148,8 @@ class PackedCollate(_Collate):
     """Pad packs on the right and stack them, with the attention of their documents.
 
     Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S); position_ids int64 (3, B, S) for
-    mRoPE or (B, S); seq_lens, a list of int64 (documents,); media tensors concatenated; and by `mask`
+    mRoPE (float32 for Qwen3-Omni) or (B, S); seq_lens, a list of int64 (documents,); media tensors concatenated; and
+    by `mask`
 
     - "sdpa": attention_mask bool (B, 1, S, S);
     - "document_ids": attention_mask int64 (B, S), 1-based document numbers;
@@ -197,7 +198,7 @@ class PackedCollate(_Collate):
 
     def _positions(self, items: Sequence[Item], length: int) -> torch.Tensor:
         first = items[0]["position_ids"]
-        positions = torch.zeros((*first.shape[:-1], len(items), length), dtype=torch.int64)
+        positions = torch.zeros((*first.shape[:-1], len(items), length), dtype=first.dtype)
         for row, item in enumerate(items):
             positions[..., row, : item["position_ids"].shape[-1]] = item["position_ids"]
         return positions

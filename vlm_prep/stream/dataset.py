@@ -45,9 +45,9 @@ class ShardDataset(Dataset[Item]):
     """Rows of a tokenized store, or packs of a packed one, of one rank, in the order of (seed, epoch).
 
     An item holds torch tensors: input_ids and labels int64 (length,), labels unshifted; for packs position_ids
-    int64 (3, length) or (length,) and seq_lens int64 (documents,); for media the processor's tensors under its
-    names, int64 grids (n, 3), float32 pixel_values (patches, dim), ...; and sample_id (or sample_ids), n_images,
-    n_videos.
+    int64 (3, length) or (length,), float32 for Qwen3-Omni, and seq_lens int64 (documents,); for media the processor's
+    tensors under its names, int64 grids (n, 3), float32 pixel_values (patches, dim), ...; and sample_id (or
+    sample_ids), n_images, n_videos.
 
     Args:
         path: a finished store.
@@ -169,7 +169,8 @@ class ShardDataset(Dataset[Item]):
         stored = {tensor["name"]: tensor["dtype"] for tensor in self.manifest.processor["tensors"]}
         for name, value in row.items():
             if name in _WIDE:
-                item[name] = torch.from_numpy(value.astype(np.int64))
+                # float32 are the positions of Qwen3-Omni
+                item[name] = torch.from_numpy(value.astype(np.float32 if value.dtype == np.float32 else np.int64))
             elif name in stored:
                 item[name] = torch.from_numpy(value.astype(stored[name]))
             elif name in ("sample_id", "sample_ids"):
