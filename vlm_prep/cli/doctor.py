@@ -8,6 +8,13 @@ import typer
 
 from vlm_prep.cli import options
 
+_POSITIONS = {
+    "mrope": "mRoPE",
+    "plain": "plain",
+    "own": "the model's own rule, which `pack` does not know: stream unpacked",
+    "unknown": "plain in packs; the model is not in transformers, so check that it takes them",
+}
+
 
 def command(
     processor: Annotated[
@@ -56,7 +63,7 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "level": adapter.level,
         "media": list(adapter.kinds),
         "stored per sample": ["input_ids", "labels", *stored, "media", "conversation"],
-        "positions": "mRoPE" if adapter.mrope() else "plain",
+        "positions": _POSITIONS[adapter.positions],
         "text by": encoder.text.implementation,
         "assistant header": facts.header,
         "turn end": facts.turn_end or "none: the end of a turn cannot be trained",

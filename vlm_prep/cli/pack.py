@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.core.config import Layout, PackConfig
+from vlm_prep.core.config import Layout, PackConfig, PackPositions
 
 
 def command(
@@ -21,8 +21,15 @@ def command(
     ] = "ranks",
     tokens_per_second: Annotated[
         float | None,
-        typer.Option(help="Qwen2.5-VL's vision_config.tokens_per_second, if the model's is not the published 2."),
+        typer.Option(
+            help="Qwen2.5-VL's vision_config.tokens_per_second or Qwen-Omni's position_id_per_seconds, if the model's "
+            "is not the published one."
+        ),
     ] = None,
+    positions: Annotated[
+        PackPositions,
+        typer.Option(help="Those of the processor's family, or plain, for a model that only borrowed the processor."),
+    ] = "family",
     workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
     fresh: options.Fresh = False,
@@ -36,7 +43,11 @@ def command(
 
     options.check_positive(tokens_per_second, "--tokens-per-second")
     config = PackConfig(
-        pack_length=pack_length, world_size=world_size, layout=layout, tokens_per_second=tokens_per_second
+        pack_length=pack_length,
+        world_size=world_size,
+        layout=layout,
+        tokens_per_second=tokens_per_second,
+        positions=positions,
     )
     if dry_run:
         options.show_json(preview(source, config))

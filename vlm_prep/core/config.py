@@ -12,6 +12,7 @@ ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
 CheckMedia = Literal["header", "decode"]
 Layout = Literal["ranks", "index"]
+PackPositions = Literal["family", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,10 @@ class PackConfig:
     layout: Layout = "ranks"
     """A folder of shards for each rank, or the plan alone (an index over the tokenized store)."""
     tokens_per_second: float | None = None
-    """Qwen2.5-VL's vision_config.tokens_per_second, for a model that differs from the published 2."""
+    """Qwen2.5-VL's vision_config.tokens_per_second or Qwen-Omni's position_id_per_seconds, for a model that differs
+    from the published 2, 25 (Qwen2.5-Omni) or 13 (Qwen3-Omni)."""
+    positions: PackPositions = "family"
+    """Those of the processor's family, or 0..n-1 in each document, for a model that only borrowed the processor."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""

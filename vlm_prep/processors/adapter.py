@@ -27,6 +27,7 @@ from vlm_prep.media.audio import resampled_length
 from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video, as_reject
 from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.model_positions import Positions
 from vlm_prep.processors.runs import RunFinder
 from vlm_prep.processors.runtime import describe
 from vlm_prep.processors.wiring import ARGUMENTS, Wiring, observe, part_of
@@ -136,6 +137,11 @@ class Adapter(ABC):
     def mrope(self) -> dict[str, Any] | None:
         """Return the fields of `pack.positions.Mrope`, or None for plain positions."""
         return None
+
+    @property
+    def positions(self) -> Positions:
+        """How the family's models count positions."""
+        return "mrope" if self.mrope() else "plain"
 
     def decoder_start(self) -> int | None:
         """Return the token that an encoder-decoder's decoder starts with, None for other models."""

@@ -32,6 +32,8 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "decoder_start_token_id": adapter.decoder_start(),
         "vocab_size": len(adapter.hf.tokenizer),
         "mrope": adapter.mrope(),
+        "positions": adapter.positions,
+        "run_ids": sorted(adapter.run_ids),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -12,12 +13,12 @@ import torch
 
 from vlm_prep.pack.omni import omni_positions
 from vlm_prep.pack.positions import Mrope
-from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 IMAGE, VIDEO, AUDIO = 901, 902, 903
 VISION_START, VISION_END, AUDIO_START, AUDIO_END = 911, 912, 913, 914
 Scheme = Literal["qwen2_5_omni", "qwen3_omni_moe"]
 SCHEMES: tuple[Scheme, ...] = ("qwen2_5_omni", "qwen3_omni_moe")
+Check = Callable[["Document"], None]
 RATE = {"qwen2_5_omni": 25, "qwen3_omni_moe": 13}
 
 
@@ -44,34 +45,7 @@ def audio_tokens(scheme: Scheme, frames: int) -> int:
     return int(_get_feat_extract_output_lengths(torch.tensor(frames), 50))
 
 
-def thinker(rule: Mrope) -> Any:
-    """What the real method reads of its model, with the real methods bound to it."""
-    ensure_torchvision()
-    if rule.scheme == "qwen2_5_omni":
-        from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as module
-
-        cls: Any = module.Qwen2_5OmniPreTrainedModelForConditionalGeneration
-    else:
-        from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as module  # type: ignore[no-redef]
-
-        cls = module.Qwen3OmniMoePreTrainedModelForConditionalGeneration
-    config = SimpleNamespace(
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        audio_token_id=AUDIO,
-        vision_start_token_id=VISION_START,
-        audio_start_token_id=AUDIO_START,
-        position_id_per_seconds=rule.tokens_per_second,
-        seconds_per_chunk=2,
-        audio_config=SimpleNamespace(n_window=50),
-    )
-    model = SimpleNamespace(spatial_merge_size=rule.spatial_merge_size, config=config)
-    for name in ("get_llm_pos_ids_for_vision", "get_chunked_index", "get_rope_index"):
-        setattr(model, name, getattr(cls, name).__get__(model))
-    return model
-
-
-@dataclass
+@dataclass(eq=False)
 class Document:
     """A document under construction, as the chat templates and processors write it."""
 
@@ -157,10 +131,15 @@ def ours(document: Document) -> np.ndarray:
     )
 
 
-def expected(document: Document) -> np.ndarray:
-    """What the real model computes for the document."""
+@pytest.fixture(scope="session")
+def expected(thinker: Callable[[Mrope], Any]) -> Callable[[Document], np.ndarray]:
+    """What the real model computes for a document."""
+    return lambda document: real_positions(document, thinker(rule_of(document.scheme, document.rate)))
+
+
+def real_positions(document: Document, model: Any) -> np.ndarray:
     ids = torch.tensor([document.ids])
-    positions, _ = thinker(rule_of(document.scheme, document.rate)).get_rope_index(
+    positions, _ = model.get_rope_index(
         input_ids=ids,
         image_grid_thw=torch.tensor(document.images) if document.images else None,
         video_grid_thw=torch.tensor(document.videos) if document.videos else None,
@@ -173,10 +152,16 @@ def expected(document: Document) -> np.ndarray:
     return result
 
 
-def check(document: Document) -> None:
-    positions = ours(document)
-    assert positions.dtype == (np.int32 if document.scheme == "qwen2_5_omni" else np.float32)
-    assert np.array_equal(positions, expected(document))
+@pytest.fixture(scope="session")
+def check(expected: Callable[[Document], np.ndarray]) -> Check:
+    """Compares a document's positions with the real model's."""
+
+    def compare(document: Document) -> None:
+        positions = ours(document)
+        assert positions.dtype == (np.int32 if document.scheme == "qwen2_5_omni" else np.float32)
+        assert np.array_equal(positions, expected(document))
+
+    return compare
 
 
 SECONDS = (0.2, 1 / 3, 2 / 3, 1.0, 2.0, 2 / 29.97, 2 / 23.976, 4.0)
@@ -184,7 +169,7 @@ SECONDS = (0.2, 1 / 3, 2 / 3, 1.0, 2.0, 2 / 29.97, 2 / 23.976, 4.0)
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("sound", [False, True], ids=["silent", "sound"])
-def test_random_mixes_equal_the_real_model(scheme: Scheme, sound: bool) -> None:
+def test_random_mixes_equal_the_real_model(check: Check, scheme: Scheme, sound: bool) -> None:
     rng = np.random.default_rng([11, sound])
     for _ in range(40):
         document = Document(scheme).text(int(rng.integers(1, 20)))
@@ -211,7 +196,7 @@ def test_random_mixes_equal_the_real_model(scheme: Scheme, sound: bool) -> None:
 @pytest.mark.parametrize(("steps", "frames"), [(2, 1000), (30, 40), (8, 800), (1, 6)])
 @pytest.mark.parametrize("seconds", [2 / 3, 1.0, 2.0])
 def test_sound_may_be_longer_or_shorter_than_the_video(
-    scheme: Scheme, steps: int, frames: int, seconds: float
+    check: Check, scheme: Scheme, steps: int, frames: int, seconds: float
 ) -> None:
     check(Document(scheme).text(3).both(steps, 8, 12, seconds, frames).text(2).both(1, 30, 4, seconds, 50).text(5))
 
@@ -219,26 +204,30 @@ def test_sound_may_be_longer_or_shorter_than_the_video(
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("rate", [2.0, 7.0, 13.0, 25.0])
 @pytest.mark.parametrize("seconds", SECONDS)
-def test_seconds_are_multiplied_in_float32_like_in_the_model(scheme: Scheme, rate: float, seconds: float) -> None:
+def test_seconds_are_multiplied_in_float32_like_in_the_model(
+    check: Check, scheme: Scheme, rate: float, seconds: float
+) -> None:
     document = Document(scheme, rate=rate).text(3).video(300, 4, 6, seconds).text(1000).image(4, 4)
     check(document.text(2000).video(200, 4, 4, seconds).text(30))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_media_may_touch(scheme: Scheme) -> None:
+def test_media_may_touch(check: Check, scheme: Scheme) -> None:
     check(Document(scheme).image(4, 8).video(3, 8, 4, 1.0).audio(60).image(6, 6).audio(61))
     check(Document(scheme).audio(60).both(3, 8, 4, 1.0, 200).image(4, 4).both(2, 4, 4, 1.0, 100).text(1))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_text_and_audio_alone_have_plain_ranges(scheme: Scheme) -> None:
+def test_text_and_audio_alone_have_plain_ranges(check: Check, scheme: Scheme) -> None:
     document = Document(scheme).text(10).audio(333).text(3).audio(20).text(7)
     assert np.array_equal(ours(document), np.tile(np.arange(len(document.ids)), (3, 1)))
     check(document)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_silent_video_beside_one_with_sound_is_placed_as_it_is_alone(scheme: Scheme) -> None:
+def test_a_silent_video_beside_one_with_sound_is_placed_as_it_is_alone(
+    expected: Callable[[Document], np.ndarray], scheme: Scheme
+) -> None:
     """The reference has one flag for the whole batch, and loses count of such a row."""
     silent = expected(Document(scheme).video(3, 8, 6, 1.0).text(1))
     sounding = expected(Document(scheme).both(3, 8, 6, 1.0, 250).text(1))
