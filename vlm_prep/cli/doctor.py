@@ -71,6 +71,7 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "tool calls": "rendered" if facts.tool_calls else "ignored by the template: written as text (--tool-text)",
         "reasoning": "rendered" if facts.reasoning else "ignored by the template: such rows are rejected",
         "video sampling": sampling if video is not None else "no video",
+        "audio in video": "--audio-in-video" if adapter.interleaves_sound else "no",
         "control tokens": list(encoder.control_tokens),
         "transformers": adapter.loaded.identity["transformers"],
     }

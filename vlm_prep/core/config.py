@@ -29,6 +29,8 @@ class ProcessorConfig:
     """A chat template in place of the processor's own."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the processor."""
+    audio_in_video: bool = False
+    """Interleave a video's frames with its sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class TokenizeConfig:
     processor_args: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     trust_remote_code: bool = False
+    audio_in_video: bool = False
+    """Interleave a video's frames with its sound, for the families that can."""
     verify_fraction: float = 0.01
     """Share of rows compared with the real processor; at least 8 rows for each kind of media."""
 
@@ -74,6 +78,7 @@ class TokenizeConfig:
             args=self.processor_args,
             chat_template=self.chat_template,
             trust_remote_code=self.trust_remote_code,
+            audio_in_video=self.audio_in_video,
         )
 
 

@@ -59,12 +59,20 @@ class Adapter(ABC):
     """Kinds that it takes without a placeholder in the text."""
     prompts_are_tokens: ClassVar[bool] = False
     """Whether its prompts are made of control tokens, so that those of the data act."""
+    interleaves_sound: ClassVar[bool] = False
+    """Whether the processor can write a video's sound among its frames."""
     notes: Sequence[str] = ()
     """Lines to tell the user once."""
 
     def __init__(self, loaded: LoadedProcessor) -> None:
         self.loaded = loaded
         self.hf = loaded.hf
+        self.audio_in_video = loaded.config.audio_in_video
+        if self.audio_in_video and not self.interleaves_sound:
+            raise ProcessorError(
+                f"--audio-in-video: {self.family} ({type(self.hf).__name__}) puts no sound among a video's frames",
+                "leave it out; Qwen2.5-Omni and Qwen3-Omni do",
+            )
         self.placeholders = self.find_placeholders()
         taken = {*self.placeholders.values(), *self.unplaced}
         self.kinds: tuple[MediaKind, ...] = tuple(kind for kind in get_args(MediaKind) if kind in taken)
@@ -246,6 +254,7 @@ class Adapter(ABC):
             height=header.height,
             width=header.width,
             metadata=video_metadata(header, fps, indices),
+            track=self.audio_samples(header) if self.audio_in_video and header.samples else None,
         )
         with as_reject(
             f"{media.uris[0]}: the processor cannot take {video.frames} frames of {video.width}x{video.height}"

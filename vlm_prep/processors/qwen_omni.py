@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from vlm_prep.core.types import MediaKind
-from vlm_prep.processors.expansion import Level, Tensor, Video
+from vlm_prep.core.types import MediaKind, Message
+from vlm_prep.processors.expansion import SOUND, Level, Tensor, Video
 from vlm_prep.processors.qwen_vl import IMAGE_GRID, VIDEO_GRID, Qwen2VL
 
 _SECONDS = Tensor(name="video_second_per_grid", kind="video", dtype="float32")
@@ -20,6 +20,7 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
     family: ClassVar[str] = "qwen2_5_omni"
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula", "audio": "formula"}
     geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID, _SECONDS)
+    interleaves_sound: ClassVar[bool] = True
     default_fps: ClassVar[float] = 2.0
     """What the processor takes for videos that are not sampled by a rate of the call (Qwen2_5OmniProcessor)."""
 
@@ -27,18 +28,60 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
         """See `Adapter.video_inputs`."""
         fps = self.wiring("video").kwargs.get("fps") or self.default_fps
         seconds = self.hf.video_processor.temporal_patch_size / fps
-        return {**super().video_inputs(video), "video_second_per_grid": [seconds]}
+        sound = [self._tokens_of(video.track)] if video.track is not None else None
+        return {**super().video_inputs(video), "video_second_per_grid": [seconds], "sound": sound}
 
     def audio_inputs(self, samples: tuple[int, ...]) -> Mapping[str, Any]:
         """See `Adapter.audio_inputs`."""
-        return {"num_audio_tokens": [self.audio_tokens(self.audio_frames(count)) for count in samples]}
+        return {"num_audio_tokens": [self._tokens_of(count) for count in samples]}
 
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
         """See `Adapter.replacement`."""
-        if kind == "video":
-            text: str = self.hf.replace_video_token(inputs, video_idx=index, load_audio_from_video=False)
-            return text
-        return super().replacement(kind, inputs, index)
+        if kind != "video":
+            return super().replacement(kind, inputs, index)
+        sound = inputs["sound"]
+        text: str = self.hf.replace_video_token(
+            inputs,
+            video_idx=index,
+            processed_audio={"num_audio_tokens": sound},
+            video_to_audio_indices=[0],
+            load_audio_from_video=sound is not None,
+            position_id_per_seconds=self.hf.position_id_per_seconds,
+            seconds_per_chunk=self.hf.seconds_per_chunk,
+        )
+        return text
+
+    def call(self, messages: Sequence[Message], tools: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `Adapter.call`. With their sound, videos are given as a caller does who decoded it: one waveform for each
+        audio file and each video that has a track, in their order."""
+        if not self.audio_in_video:
+            return super().call(messages, tools, options)
+        text = self.hf.apply_chat_template(
+            list(messages), chat_template=self.loaded.chat_template, tools=tools, tokenize=False
+        )
+        parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+        images = [part["image"] for part in parts if part["type"] == "image"]
+        videos: list[Any] = []
+        slots: list[tuple[Any, int | None]] = []
+        for part in parts:
+            if part["type"] == "audio":
+                slots.append((part["audio"], None))
+            elif part["type"] == "video":
+                if part.get(SOUND) is not None:
+                    slots.append((part[SOUND], len(videos)))
+                videos.append(part["video"])
+        made: Mapping[str, Any] = self.hf(
+            text=text,
+            images=[images] if images else None,
+            videos=[videos] if videos else None,
+            audio=[wave for wave, _ in slots] or None,
+            audio_from_video_indices=[video for _, video in slots],
+            load_audio_from_video=True,
+            return_tensors="pt",
+            **({"sampling_rate": self.sampling_rate} if slots else {}),
+            **options,
+        )
+        return made
 
     def mrope(self) -> dict[str, Any] | None:
         """See `Adapter.mrope`. tokens_per_second is the model's position_id_per_seconds (thinker_config), which the
@@ -53,6 +96,12 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
             "vision_start_token_id": int(number(self.hf.vision_bos_token)),
             "seconds_per_chunk": float(self.hf.seconds_per_chunk),
         }
+
+    def _tokens_of(self, samples: int) -> int:
+        tokens = self.audio_tokens(self.audio_frames(samples))
+        if tokens < 1:
+            raise ValueError(f"{samples} samples are too short to be a token")
+        return tokens
 
     def audio_frames(self, samples: int) -> int:
         """Return the spectrogram's frames: one for each hop of a waveform, cut at the extractor's longest."""
