@@ -106,6 +106,37 @@ def samples(media: Callable[..., Media]) -> Rows:
             (phone, kennedy, coffee, cat, cards),
         ),
     }
+    return as_samples(rows)
+
+
+@pytest.fixture(scope="session")
+def sounding(media: Callable[..., Media]) -> Rows:
+    """Rows of videos with their sound, of silent ones, and both with a picture and audio files."""
+    bunny = media("video", "big_buck_bunny_small.mp4", frame_indices=tuple(range(0, 64, 8)))
+    chaplin = media("video", "chaplin.mp4", frame_indices=(0, 20, 40))
+    silent = media("video", "carphone_distorted.mp4", frame_indices=(0, 20, 40, 60))
+    cards, kennedy = media("audio", "pocketsphinx/cards_001.wav"), media("audio", "derived/jfk_8000.wav")
+    coffee = media("image", "coffee.png")
+    answer = turn("assistant", "Yes.")
+    rows: dict[str, tuple[list[Message], tuple[Media, ...]]] = {
+        "text": ([turn("user", "Who?"), answer], ()),
+        "sound": ([turn("user", "<video>", "What?"), answer], (bunny,)),
+        "sounds": (
+            [turn("user", "<video>"), answer, turn("user", "<audio>", "<video>"), answer],
+            (chaplin, cards, bunny),
+        ),
+        "silent": ([turn("user", "<video>", "What?"), answer], (silent,)),
+        "both": ([turn("user", "<video>", "<video>", "What?"), answer], (silent, bunny)),
+        "all": (
+            [turn("user", "<audio>", "<video>", "<image>"), answer, turn("user", "<video>", "<audio>"), answer],
+            (cards, silent, coffee, bunny, kennedy),
+        ),
+    }
+    return as_samples(rows)
+
+
+def as_samples(rows: dict[str, tuple[list[Message], tuple[Media, ...]]]) -> Rows:
+    """Samples by name."""
     return Rows(
         tuple(
             Sample(sample_id=name, dataset="rows", source="rows", line=1, messages=messages, media=files)
