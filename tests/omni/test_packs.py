@@ -48,38 +48,32 @@ def packed(store: Path, options: Options) -> Path:
 def test_positions_are_those_of_the_real_model(store: Path, packed: Path, thinker: Callable[[Mrope], Any]) -> None:
     rule = Mrope(**read_manifest(packed).processor["mrope"])
     model = thinker(rule)
-    documents = {row["sample_id"]: row for row in Store(store).rows()}
+    dataset = ShardDataset(store, shuffle=False)
+    documents = {item["sample_id"]: item for item in map(dataset.__getitem__, range(len(dataset)))}
     seen = []
     for each in Store(packed).rows():
         parts = np.split(each["position_ids"], np.cumsum(each["seq_lens"])[:-1], axis=1)
         for name, found in zip(each["sample_ids"], parts, strict=True):
-            document = documents[name]
-            assert np.array_equal(found, _real(model, document, rule))
+            assert np.array_equal(found, _real(model, documents[name])), name
             assert found.dtype == (np.int32 if rule.scheme == "qwen2_5_omni" else np.float32)
             seen.append(name)
     assert set(seen) == set(documents)
 
 
-def _real(model: Any, document: dict[str, Any], rule: Mrope) -> np.ndarray:
-    """What the real model computes, from the lengths of the audio that a trainer would give it."""
-    ids = torch.from_numpy(document["input_ids"].astype(np.int64))[None]
-    grids = [torch.from_numpy(document[f"{kind}_grid_thw"].astype(np.int64)) for kind in ("image", "video")]
-    lengths = [_frames(item) for item in document["media"] if item["kind"] == "audio"]
+def _real(model: Any, item: dict[str, Any]) -> np.ndarray:
+    """What the real model computes of what a trainer gives it."""
+    ids = item["input_ids"][None]
+    grids = [item[f"{kind}_grid_thw"] for kind in ("image", "video")]
     positions, _ = model.get_rope_index(
         input_ids=ids,
         image_grid_thw=grids[0] if len(grids[0]) else None,
         video_grid_thw=grids[1] if len(grids[1]) else None,
         attention_mask=torch.ones_like(ids),
-        audio_seqlens=torch.tensor(lengths) if lengths else None,
-        second_per_grids=torch.from_numpy(document["video_second_per_grid"].copy()),
+        audio_seqlens=item["feature_attention_mask"].sum(-1) if "feature_attention_mask" in item else None,
+        second_per_grids=item["video_second_per_grid"],
     )
     result: np.ndarray = positions[:, 0].numpy()
     return result
-
-
-def _frames(item: dict[str, Any]) -> int:
-    """Frames of a spectrogram at 16 kHz with a hop of 160."""
-    return int(-(-item["samples"] * 16_000 // item["sampling_rate"]) // 160)
 
 
 def test_a_batch_keeps_the_positions_and_their_type(packed: Path) -> None:

@@ -16,7 +16,7 @@ from scipy.signal import resample_poly
 
 from vlm_prep.core.config import PackConfig, ProcessorConfig, TokenizeConfig
 from vlm_prep.core.errors import ProcessorError, Reject
-from vlm_prep.core.types import Media, MediaHeader
+from vlm_prep.core.types import Media, MediaHeader, Sample
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import Samples
 from vlm_prep.media.probe import probe
@@ -28,6 +28,7 @@ from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import ShardDataset
 from vlm_prep.tokenize.check import check_store
+from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.run import tokenize
 
 FAMILIES = ("qwen2_5_omni", "qwen3_omni_moe")
@@ -49,6 +50,13 @@ def store(
 def rows(store: Path) -> dict[str, dict[str, Any]]:
     """The rows of the store by name."""
     return {row["sample_id"]: row for row in Store(store).rows()}
+
+
+@pytest.fixture(scope="module")
+def items(store: Path) -> dict[str, dict[str, Any]]:
+    """What training reads, by name."""
+    dataset = ShardDataset(store, shuffle=False)
+    return {item["sample_id"]: item for item in map(dataset.__getitem__, range(len(dataset)))}
 
 
 def test_every_row_was_compared_with_the_real_processor(store: Path) -> None:
@@ -99,7 +107,11 @@ def samples_of(frame: Any) -> np.ndarray:
 
 
 def test_ids_and_features_are_those_of_a_call_written_by_hand(
-    store: Path, rows: dict[str, dict[str, Any]], sounding: Any, loaded: Callable[..., LoadedProcessor]
+    store: Path,
+    rows: dict[str, dict[str, Any]],
+    items: dict[str, dict[str, Any]],
+    sounding: Any,
+    loaded: Callable[..., LoadedProcessor],
 ) -> None:
     hf = loaded(read_manifest(store).processor["family"]).hf
     sample = next(sample for sample in sounding.samples if sample.sample_id == "all")
@@ -125,8 +137,7 @@ def test_ids_and_features_are_those_of_a_call_written_by_hand(
         },
     )
     assert made["input_ids"][0].tolist() == rows["all"]["input_ids"].tolist()
-    dataset = ShardDataset(store, shuffle=False)
-    item = next(item for item in map(dataset.__getitem__, range(len(dataset))) if item["sample_id"] == "all")
+    item = items["all"]
     for name in (
         "input_features",
         "feature_attention_mask",
@@ -150,7 +161,7 @@ def test_sound_stands_among_the_frames(store: Path, rows: dict[str, dict[str, An
 
 
 def test_positions_in_packs_are_those_of_the_real_model(
-    store: Path, options: Options, thinker: Callable[[Mrope], Any], rows: dict[str, dict[str, Any]]
+    store: Path, options: Options, thinker: Callable[[Mrope], Any], items: dict[str, dict[str, Any]]
 ) -> None:
     out = store.with_name("packed")
     pack(store, PackConfig(pack_length=2600), options(out))
@@ -160,23 +171,21 @@ def test_positions_in_packs_are_those_of_the_real_model(
         parts = np.split(each["position_ids"], np.cumsum(each["seq_lens"])[:-1], axis=1)
         for name, found in zip(each["sample_ids"], parts, strict=True):
             if name not in ("both", "all"):  # rows of both kinds of videos: the model loses count of them
-                assert np.array_equal(found, real_positions(model, rows[name])), name
+                assert np.array_equal(found, real_positions(model, items[name])), name
                 compared.add(name)
     assert compared == {"text", "sound", "sounds", "silent"}
 
 
-def real_positions(model: Any, row: dict[str, Any]) -> np.ndarray:
-    ids = torch.from_numpy(row["input_ids"].astype(np.int64))[None]
-    heard = [item for item in row["media"] if item["samples"] is not None]
-    lengths = [-(-item["samples"] * 16_000 // item["sampling_rate"]) // 160 for item in heard]
-    videos = torch.from_numpy(row["video_grid_thw"].astype(np.int64))
+def real_positions(model: Any, item: dict[str, Any]) -> np.ndarray:
+    ids = item["input_ids"][None]
+    heard = "feature_attention_mask" in item
     positions, _ = model.get_rope_index(
         input_ids=ids,
-        video_grid_thw=videos if len(videos) else None,
+        video_grid_thw=item["video_grid_thw"] if item["n_videos"] else None,
         attention_mask=torch.ones_like(ids),
-        use_audio_in_video=any(item["kind"] == "video" for item in heard),
-        audio_seqlens=torch.tensor(lengths) if lengths else None,
-        second_per_grids=torch.from_numpy(row["video_second_per_grid"].copy()),
+        use_audio_in_video=heard,
+        audio_seqlens=item["feature_attention_mask"].sum(-1) if heard else None,
+        second_per_grids=item["video_second_per_grid"],
     )
     result: np.ndarray = positions[:, 0].numpy()
     return result
@@ -218,6 +227,55 @@ def test_without_the_setting_videos_are_silent(
     assert read_manifest(store).fingerprint != read_manifest(tmp_path / "out").fingerprint
 
 
+@pytest.mark.parametrize(
+    ("family", "without", "fps", "seconds"), [(FAMILIES[0], 1.0, 4.0, 0.5), (FAMILIES[1], 2.0, 2.0, 1.0)]
+)
+def test_the_seconds_of_a_step_are_those_of_the_rate_that_was_asked_for(
+    loaded: Callable[..., LoadedProcessor],
+    media: Callable[..., Media],
+    family: str,
+    without: float,
+    fps: float,
+    seconds: float,
+) -> None:
+    clip, _ = probe(media("video", "big_buck_bunny_small.mp4"))
+    for rate, wanted in ((fps, seconds), (None, without)):
+        adapter = adapter_for(loaded(family, fps=rate))
+        chosen = clip if rate else replace(clip, frame_indices=(0, 10))
+        assert adapter.expand([chosen])[0].geometry["video_second_per_grid"].tolist() == [wanted]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sampled_video_is_what_the_processor_makes_of_it_when_it_samples_itself(
+    loaded: Callable[..., LoadedProcessor], media: Callable[..., Media], family: str
+) -> None:
+    clip, _ = probe(media("video", "big_buck_bunny_small.mp4"), track=True)
+    asked = [{"type": "video"}, {"type": "text", "text": "What?"}]
+    answer = [{"type": "text", "text": "Yes."}]
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    sample = Sample(sample_id="1", dataset="d", source="s", line=1, messages=messages, media=(clip,))
+    config = TokenizeConfig(audio_in_video=True, fps=2.0)
+    row = SampleEncoder(adapter_for(loaded(family, fps=2.0, audio_in_video=True)), config).encode(sample, (None,))
+    with av.open(clip.uris[0]) as container:
+        track = sound_of(container, 16_000)
+    every = replace(clip, frame_indices=tuple(range(clip.header.total_frames or 0)))  # type: ignore[union-attr]
+    metadata = {"total_num_frames": clip.header.total_frames, "fps": clip.header.fps}  # type: ignore[union-attr]
+    hf = loaded(family).hf
+    made = hf(
+        text=[hf.apply_chat_template(messages, tokenize=False)],
+        videos=[decoded(every, 16_000)],
+        audio=[track],
+        audio_from_video_indices=[0],
+        load_audio_from_video=True,
+        sampling_rate=16_000,
+        videos_kwargs={"do_sample_frames": True, "fps": 2.0, "video_metadata": [metadata]},
+        return_tensors="pt",
+    )
+    assert row.input_ids.tolist() == made["input_ids"][0].tolist()
+    for name in ("video_grid_thw", "video_second_per_grid"):
+        assert row.geometry[name].tolist() == made[name].tolist() and len(row.geometry[name])
+
+
 def test_families_that_cannot_refuse_the_setting() -> None:
     loaded = load_processor("builtin:qwen2.5-vl-mini", ProcessorConfig(audio_in_video=True))
     with pytest.raises(ProcessorError, match="--audio-in-video: qwen2_5_vl") as error:
@@ -225,8 +283,25 @@ def test_families_that_cannot_refuse_the_setting() -> None:
     assert "Qwen3-Omni" in str(error.value.hint)
 
 
-def test_sound_too_short_for_a_token_is_a_reject(loaded: Callable[..., LoadedProcessor]) -> None:
-    adapter = adapter_for(loaded("qwen2_5_omni"))
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "samples",
+    [(201,), (320,), (16_092,), (16_000, 15_999), (16_100, 16_001), (100, 16_092), (16_161, 16_092, 200)],
+    ids=str,
+)
+def test_frames_of_waveforms_are_those_of_the_real_extractor(
+    loaded: Callable[..., LoadedProcessor], family: str, samples: tuple[int, ...]
+) -> None:
+    """A waveform padded to a longer one has a frame for its last part of a hop, the longest has not."""
+    adapter: Any = adapter_for(loaded(family))
+    waves = [np.zeros(count, np.float32) for count in samples]
+    made = adapter.hf.feature_extractor(waves, **adapter.wiring("audio").kwargs)
+    assert adapter.audio_frames(samples) == made["attention_mask"].sum(-1).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sound_too_short_for_a_token_is_a_reject(loaded: Callable[..., LoadedProcessor], family: str) -> None:
+    adapter = adapter_for(loaded(family))
     header = MediaHeader(samples=200, sampling_rate=16_000)
-    with pytest.raises(Reject, match="200 samples are too short"):
+    with pytest.raises(Reject, match=r"cannot take audio of 200 samples: (too short|shorter)"):
         adapter.expand([Media(kind="audio", uris=("short.wav",), header=header)])

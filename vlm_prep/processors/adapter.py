@@ -169,15 +169,16 @@ class Adapter(ABC):
         """
         if not media:
             return ()
-        headers: dict[MediaKind, list[MediaHeader]] = {kind: [] for kind in get_args(MediaKind)}
-        for item in media:
-            headers[item.kind].append(_header(item))
-        samples = tuple(self.audio_samples(head) for head in headers["audio"])
-        videos = (self._expand_video(item) for item in media if item.kind == "video")
+        sizes = tuple((_header(item).height, _header(item).width) for item in media if item.kind == "image")
+        heard = [number for number, item in enumerate(media) if item.kind == "audio" or self._has_sound(item)]
+        waves = tuple(self.audio_samples(_header(media[number])) for number in heard)
+        sounds = {number: (waves, index) for index, number in enumerate(heard)}
+        videos = (self._expand_video(item, sounds.get(n)) for n, item in enumerate(media) if item.kind == "video")
+        audio = self._audio(waves) if any(item.kind == "audio" for item in media) else ()
         made: dict[MediaKind, list[Expansion]] = {
-            "image": list(self._all_images(tuple((head.height, head.width) for head in headers["image"]))),
+            "image": list(self._all_images(sizes)),
             "video": list(videos),
-            "audio": list(self._audio(samples)) if samples else [],
+            "audio": [each for n, each in zip(heard, audio, strict=False) if media[n].kind == "audio"],
         }
         for kind, expansions in made.items():
             self.check_together(kind, expansions)
@@ -246,7 +247,10 @@ class Adapter(ABC):
             inputs = self.audio_inputs(samples)
             return tuple(self._expansion("audio", inputs, index) for index in range(len(samples)))
 
-    def _expand_video(self, media: Media) -> Expansion:
+    def _has_sound(self, media: Media) -> bool:
+        return self.audio_in_video and media.kind == "video" and _header(media).samples is not None
+
+    def _expand_video(self, media: Media, sound: tuple[tuple[int, ...], int] | None) -> Expansion:
         header = _header(media)
         indices, fps = self.frames_of(media)
         video = Video(
@@ -254,7 +258,7 @@ class Adapter(ABC):
             height=header.height,
             width=header.width,
             metadata=video_metadata(header, fps, indices),
-            track=self.audio_samples(header) if self.audio_in_video and header.samples else None,
+            sound=sound,
         )
         with as_reject(
             f"{media.uris[0]}: the processor cannot take {video.frames} frames of {video.width}x{video.height}"

@@ -57,8 +57,8 @@ class Video:
     width: int
     metadata: Any
     """transformers' VideoMetadata, for this video alone: processors write into it."""
-    track: int | None = None
-    """Samples of its sound at the processor's rate, where that is interleaved with it."""
+    sound: tuple[tuple[int, ...], int] | None = None
+    """Where its sound is put among its frames: the samples of all waveforms of the row, and which of them is its."""
 
 
 class as_reject:  # noqa: N801 - reads as a statement

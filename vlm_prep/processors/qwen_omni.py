@@ -28,12 +28,18 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
         """See `Adapter.video_inputs`."""
         fps = self.wiring("video").kwargs.get("fps") or self.default_fps
         seconds = self.hf.video_processor.temporal_patch_size / fps
-        sound = [self._tokens_of(video.track)] if video.track is not None else None
+        sound = None
+        if video.sound is not None:
+            waves, index = video.sound
+            sound = [self.audio_inputs(waves)["num_audio_tokens"][index]]
         return {**super().video_inputs(video), "video_second_per_grid": [seconds], "sound": sound}
 
     def audio_inputs(self, samples: tuple[int, ...]) -> Mapping[str, Any]:
         """See `Adapter.audio_inputs`."""
-        return {"num_audio_tokens": [self._tokens_of(count) for count in samples]}
+        tokens = [self.audio_tokens(frames) for frames in self.audio_frames(samples)]
+        if min(tokens) < 1:
+            raise ValueError("too short to be a token")
+        return {"num_audio_tokens": tokens}
 
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
         """See `Adapter.replacement`."""
@@ -50,6 +56,14 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
             seconds_per_chunk=self.hf.seconds_per_chunk,
         )
         return text
+
+    def call_options(self, metadata: Sequence[Any]) -> dict[str, Any]:
+        """See `Adapter.call_options`. These processors take the seconds of a step from the call's fps, not from the
+        videos, so the rate of --fps is said again though frames are chosen already."""
+        options = super().call_options(metadata)
+        if options and self.loaded.config.fps is not None:
+            options["videos_kwargs"]["fps"] = self.loaded.config.fps
+        return options
 
     def call(self, messages: Sequence[Message], tools: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Adapter.call`. With their sound, videos are given as a caller does who decoded it: one waveform for each
@@ -97,18 +111,20 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
             "seconds_per_chunk": float(self.hf.seconds_per_chunk),
         }
 
-    def _tokens_of(self, samples: int) -> int:
-        tokens = self.audio_tokens(self.audio_frames(samples))
-        if tokens < 1:
-            raise ValueError(f"{samples} samples are too short to be a token")
-        return tokens
+    def audio_frames(self, samples: tuple[int, ...]) -> list[int]:
+        """Return the frames of each waveform's spectrogram, as WhisperFeatureExtractor masks them.
 
-    def audio_frames(self, samples: int) -> int:
-        """Return the spectrogram's frames: one for each hop of a waveform, cut at the extractor's longest."""
-        part = self.hf.feature_extractor
-        if self.wiring("audio").kwargs.get("truncation", True):
-            samples = min(samples, int(part.n_samples))
-        return -(-samples // int(part.hop_length))
+        A waveform has one for each hop that it begins. All are padded to one length, and the last hop of that has a
+        frame only if it is whole: so the frames of the longest may be one fewer, beside a longer one.
+        """
+        part, kwargs = self.hf.feature_extractor, self.wiring("audio").kwargs
+        longest, hop = int(part.n_samples), int(part.hop_length)
+        if kwargs.get("truncation", True):
+            samples = tuple(min(count, longest) for count in samples)
+        padded = longest if kwargs.get("padding", "max_length") == "max_length" else max(samples)
+        if padded <= int(part.n_fft) // 2:
+            raise ValueError("shorter than half a window of the spectrogram")
+        return [min(-(-count // hop), padded // hop) for count in samples]
 
     def audio_tokens(self, frames: int) -> int:
         """Return the encoder's tokens for `frames`, by transformers' own function."""
