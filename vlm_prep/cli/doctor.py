@@ -8,6 +8,13 @@ import typer
 
 from vlm_prep.cli import options
 
+_POSITIONS = {
+    "mrope": "mRoPE",
+    "plain": "plain",
+    "own": "the model's own rule, which `pack` does not know: stream unpacked",
+    "unknown": "plain in packs; the model is not in transformers, so check that it takes them",
+}
+
 
 def command(
     processor: Annotated[
@@ -63,7 +70,7 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "level": adapter.level,
         "media": list(adapter.kinds),
         "stored per sample": ["input_ids", "labels", *stored, "media", "conversation"],
-        "positions": "mRoPE" if adapter.mrope() else "plain",
+        "positions": _POSITIONS[adapter.positions],
         "text by": encoder.text.implementation,
         "assistant header": facts.header or "none: turns are found by their texts",
         "turn end": facts.turn_end or "none: the end of a turn cannot be trained",
@@ -75,6 +82,7 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "reasoning": _REASONING[facts.reasoning_of_earlier_turns],
         "developer role": "rendered" if facts.developer else "unknown to the template: written as a system turn",
         "video sampling": sampling if video is not None else "no video",
+        "audio in video": "--audio-in-video" if adapter.interleaves_sound else "no",
         "control tokens": list(encoder.control_tokens),
         "transformers": adapter.loaded.identity["transformers"],
     }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.core.config import Layout, PackConfig, ShardFormat, TarMedia
+from vlm_prep.core.config import Layout, PackConfig, PackPositions, ShardFormat, TarMedia
 
 
 def command(
@@ -21,7 +21,10 @@ def command(
     ] = "ranks",
     tokens_per_second: Annotated[
         float | None,
-        typer.Option(help="Qwen2.5-VL's vision_config.tokens_per_second, if the model's is not the published 2."),
+        typer.Option(
+            help="Qwen2.5-VL's vision_config.tokens_per_second or Qwen-Omni's position_id_per_seconds, if the model's "
+            "is not the published one."
+        ),
     ] = None,
     format: Annotated[
         ShardFormat, typer.Option(help="Arrow shards for ShardDataset and datasets, or tars for webdataset.")
@@ -29,6 +32,10 @@ def command(
     tar_media: Annotated[
         TarMedia, typer.Option(help="In tars: a pack's media files as one field, or a field each.")
     ] = "joined",
+    positions: Annotated[
+        PackPositions,
+        typer.Option(help="Those of the processor's family, or plain, for a model that only borrowed the processor."),
+    ] = "family",
     workers: options.Workers = options.DEFAULT_WORKERS,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
@@ -50,6 +57,7 @@ def command(
         tokens_per_second=tokens_per_second,
         format=format,
         tar_media=tar_media,
+        positions=positions,
     )
     if dry_run:
         options.show_json(preview(source, config))

@@ -42,6 +42,9 @@ def command(
     processor_arg: options.ProcessorArg = None,
     chat_template: options.ChatTemplate = None,
     trust_remote_code: options.TrustRemoteCode = False,
+    audio_in_video: Annotated[
+        bool, typer.Option("--audio-in-video", help="Interleave videos with their sound (Qwen-Omni).")
+    ] = False,
     verify_fraction: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of rows compared with the real processor (0: none).")
     ] = 0.01,
@@ -112,6 +115,7 @@ def command(
         processor_args=options.settings(processor_arg),
         chat_template=options.read_template(chat_template),
         trust_remote_code=trust_remote_code,
+        audio_in_video=audio_in_video,
         verify_fraction=verify_fraction,
     )
     out = options.out_for(source, out, ".tok")

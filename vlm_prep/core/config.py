@@ -16,6 +16,7 @@ CheckMedia = Literal["header", "decode"]
 Layout = Literal["ranks", "index"]
 ShardFormat = Literal["arrow", "webdataset"]
 TarMedia = Literal["joined", "separate"]
+PackPositions = Literal["family", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class ProcessorConfig:
     """A chat template in place of the processor's own."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the processor."""
+    audio_in_video: bool = False
+    """Interleave a video's frames with its sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,8 @@ class TokenizeConfig:
     processor_args: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     trust_remote_code: bool = False
+    audio_in_video: bool = False
+    """Interleave a video's frames with its sound, for the families that can."""
     verify_fraction: float = 0.01
     """Share of rows compared with the real processor; at least 8 rows for each kind of media."""
 
@@ -88,6 +93,7 @@ class TokenizeConfig:
             args=self.processor_args,
             chat_template=self.chat_template,
             trust_remote_code=self.trust_remote_code,
+            audio_in_video=self.audio_in_video,
         )
 
 
@@ -102,7 +108,10 @@ class PackConfig:
     layout: Layout = "ranks"
     """A folder of shards for each rank, or the plan alone (an index over the tokenized store)."""
     tokens_per_second: float | None = None
-    """Qwen2.5-VL's vision_config.tokens_per_second, for a model that differs from the published 2."""
+    """Qwen2.5-VL's vision_config.tokens_per_second or Qwen-Omni's position_id_per_seconds, for a model that differs
+    from the published 2, 25 (Qwen2.5-Omni) or 13 (Qwen3-Omni)."""
+    positions: PackPositions = "family"
+    """Those of the processor's family, or 0..n-1 in each document, for a model that only borrowed the processor."""
     format: ShardFormat = "arrow"
     """Arrow shards, which `ShardDataset` reads, or tars for webdataset."""
     tar_media: TarMedia = "joined"

@@ -34,9 +34,10 @@ class MediaHeader:
     fps: float | None = None
     """Frames per second of a video file."""
     samples: int | None = None
-    """Samples of each channel of an audio file, at its own rate."""
+    """Samples of each channel of an audio file, at its own rate; of a video's audio track, where it is asked for and
+    there is one."""
     sampling_rate: int | None = None
-    """Samples per second of an audio file."""
+    """Samples per second of an audio file or track."""
     digests: tuple[str, ...] = ()
     """One content digest for each uri, see `media.files.digest_ends`."""
 

@@ -18,6 +18,7 @@ from vlm_prep.core.types import MediaItem
 from vlm_prep.media.audio import Waveform, read_waveform
 from vlm_prep.media.files import digest_ends, digest_matches, read_bytes, read_ends, split_uri
 from vlm_prep.media.image import load_rgb
+from vlm_prep.media.track import read_track
 from vlm_prep.media.video import read_frames
 
 Frames = NDArray[np.uint8]
@@ -68,6 +69,15 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
         pictures = [np.asarray(load_rgb(_file_bytes(file), file["uri"])) for file in files]
         return np.stack([pictures[index] for index in struct["frame_indices"]])
     return read_frames(_video_source(files[0]), struct["frame_indices"], files[0]["uri"])
+
+
+def load_track(struct: Mapping[str, Any], *, rate: int) -> Waveform:
+    """Decode the audio track of a video: float32 (samples,) at `rate` samples a second.
+
+    Raises:
+        Reject: the file is gone, was changed since preparation, or its track does not decode.
+    """
+    return read_track(_video_source(struct["files"][0]), rate, struct["files"][0]["uri"])
 
 
 def _file_bytes(file: Mapping[str, Any]) -> bytes:

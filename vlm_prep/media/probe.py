@@ -13,13 +13,19 @@ from vlm_prep.core.types import Media, MediaHeader
 from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.files import digest_ends, ends_of, read_bytes, read_ends, split_uri
 from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image
+from vlm_prep.media.track import probe_track
 from vlm_prep.media.video import probe_video
 
 Probed = tuple[Media, tuple[bytes, ...] | None]
 
 
 def probe(
-    media: Media, *, keep_bytes: bool = False, decode: bool = False, max_pixels: int = MAX_PIXELS
+    media: Media,
+    *,
+    keep_bytes: bool = False,
+    decode: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    track: bool = False,
 ) -> Probed:
     """Return `media` with its header, and its files' bytes when `keep_bytes`.
 
@@ -28,14 +34,16 @@ def probe(
         keep_bytes: read the whole files.
         decode: decode every picture, to find damage inside it (about 10 ms a megapixel).
         max_pixels: reject larger pictures.
+        track: count the samples of a video file's audio track, too.
 
     Raises:
         Reject: the file is missing, empty, damaged, too large, of another kind, or its duration is out of bounds.
+        InputError: `track`, and what reads it is not installed.
     """
     if media.kind == "audio":
         return _probe_audio_file(media, keep_bytes)
     if media.kind == "video" and not media.frame_list:
-        return _probe_video_file(media, keep_bytes)
+        return _probe_video_file(media, keep_bytes, track)
     pictures = [_probe_picture(uri, keep_bytes, decode, max_pixels) for uri in media.uris]
     if not pictures:
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, "a video given as an empty list of frames")
@@ -89,7 +97,7 @@ def _require_duration(media: Media, header: MediaHeader) -> None:
         raise Reject(RejectReason.AUDIO_TOO_LONG, message)
 
 
-def _probe_video_file(media: Media, keep_bytes: bool) -> Probed:
+def _probe_video_file(media: Media, keep_bytes: bool, track: bool) -> Probed:
     (uri,) = media.uris
     path, key = split_uri(uri)
     if keep_bytes or key is not None:
@@ -100,4 +108,7 @@ def _probe_video_file(media: Media, keep_bytes: bool) -> Probed:
         data = b""
         digest = digest_ends(read_ends(uri))
         header = probe_video(path, uri)
+    if track and (found := probe_track(data if key is not None else path, uri)) is not None:
+        samples, rate = found
+        header = replace(header, samples=samples, sampling_rate=rate)
     return replace(media, header=replace(header, digests=(digest,))), (data,) if keep_bytes else None

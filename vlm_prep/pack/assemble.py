@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.pack.positions import Mrope, mrope_positions, plain_positions
+from vlm_prep.pack.omni import omni_positions
+from vlm_prep.pack.positions import OMNI, Mrope, mrope_positions, plain_positions
 from vlm_prep.shards.schema import LOSS_WEIGHTS
 
 Document = Mapping[str, Any]
 
 
-def document_positions(document: Document, rule: Mrope | None) -> NDArray[np.int32]:
+def document_positions(document: Document, rule: Mrope | None) -> NDArray[Any]:
     """Return (3, length) mRoPE positions of a document, or (length,) plain ones without a rule.
+
+    int32; float32 for qwen3_omni_moe, as in the model.
 
     Raises:
         ValueError: media tokens and grids of the document do not agree.
@@ -27,6 +30,14 @@ def document_positions(document: Document, rule: Mrope | None) -> NDArray[np.int
     ids = document["input_ids"]
     if rule is None:
         return plain_positions(len(ids))
+    if rule.scheme in OMNI:
+        return omni_positions(
+            ids,
+            document.get("image_grid_thw"),
+            document.get("video_grid_thw"),
+            document.get("video_second_per_grid"),
+            rule,
+        )
     return mrope_positions(
         ids,
         document.get("image_grid_thw"),

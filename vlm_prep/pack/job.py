@@ -97,8 +97,14 @@ class PackJob:
         if self.format == "webdataset":
             return TarWriter(path.with_suffix(".tar"), separate=self.tar_media == "separate")
         weights = LOSS_WEIGHTS in self._store.shards[0].schema.names
-        schema = packed_schema(self._tensors, positions="mrope" if self.rule else "plain", weights=weights)
+        schema = packed_schema(self._tensors, positions=self._positions, weights=weights)
         return ShardWriter(path.with_suffix(".arrow"), schema)
+
+    @property
+    def _positions(self) -> str:
+        if self.rule is None:
+            return "plain"
+        return "mrope float" if self.rule.scheme == "qwen3_omni_moe" else "mrope"
 
     @property
     def _tensors(self) -> list[dict[str, Any]]:

@@ -7,7 +7,9 @@ kinds of media, so no rank waits for another. The plan depends on the store and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from vlm_prep.pack.bins import Bins, best_fit_decreasing
 from vlm_prep.shards.reader import Store
 
 Rows = NDArray[np.int64]
+_GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +83,41 @@ def _by_visual_tokens(bins: Bins, visual: Rows) -> Rows:
 
 
 def visual_tokens(store: Store) -> Rows:
-    """Return (rows,) patches of pictures and videos in each row: the vision tower's cost."""
+    """Return (rows,) what the encoders of each row's media cost, in any unit.
+
+    The patches of its pictures and videos where grids of both are stored and there is no audio; else its media tokens,
+    for which all ids are read (1 to 2 GB/s).
+    """
+    runtime = store.manifest.processor
+    tensors = {tensor["name"] for tensor in runtime["tensors"]}
+    names = [f"{kind}_grid_thw" for kind in runtime["parts"]]
+    if "run_ids" not in runtime or tensors.issuperset(names):
+        return _totals(store, [name for name in _GRIDS if name in tensors], _patches)
+    return _totals(store, ["input_ids"], partial(_count, tokens=runtime["run_ids"]))
+
+
+def _totals(store: Store, names: Sequence[str], measure: Callable[[pa.ListArray], Rows]) -> Rows:
+    """Return (rows,) the sum over columns of what `measure` finds in each row of a chunk."""
     totals = np.zeros(len(store), np.int64)
-    start = 0
-    for shard in store.shards:
-        names = [name for name in ("image_grid_thw", "video_grid_thw") if name in shard.schema.names]
-        for name in names:
-            position = start
+    for name in names:
+        start = 0
+        for shard in store.shards:
             for chunk in shard.column(name).chunks:
-                totals[position : position + len(chunk)] += _patches(chunk)
-                position += len(chunk)
-        start += len(shard)
+                totals[start : start + len(chunk)] += measure(chunk)
+                start += len(chunk)
     return totals
+
+
+def _count(ids: pa.ListArray, tokens: Sequence[int]) -> Rows:
+    """Number of media tokens in each row."""
+    lengths = ids.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    flat = ids.flatten().to_numpy(zero_copy_only=False)
+    found = np.zeros(len(flat), np.bool_)
+    for token in tokens:
+        found |= flat == token
+    sums = np.concatenate([[0], np.cumsum(found)])
+    ends = np.cumsum(lengths)
+    return np.asarray(sums[ends] - sums[ends - lengths], np.int64)
 
 
 def _patches(grids: pa.ListArray) -> Rows:

@@ -10,7 +10,7 @@ merged cells and another text token:
     width    0  1 2 1 2  3
 
 The rule is `get_rope_index` of transformers 5.23 (models/qwen2_vl, qwen2_5_vl, qwen3_vl), which a trainer
-would run on every batch. The three differ only in videos:
+would run on every batch; Qwen-Omni's is in `omni`. The three differ only in videos:
 
     qwen2_vl      one run of tokens per video, time advances 1 per grid step
     qwen2_5_vl    one run of tokens per video, time advances tokens_per_second * second_per_grid_ts per grid
@@ -29,11 +29,14 @@ with 64 (the reference: 0.5 ms, 0.5 ms and 2.6 ms).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+Scheme = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "qwen3_omni_moe"]
+OMNI = ("qwen2_5_omni", "qwen3_omni_moe")
+"""The schemes with audio, see `omni`."""
 _TEXT, _IMAGE, _VIDEO = 0, 1, 2
 _NAMES = {_IMAGE: "image", _VIDEO: "video"}
 
@@ -42,7 +45,7 @@ _NAMES = {_IMAGE: "image", _VIDEO: "video"}
 class Mrope:
     """What a model's config says about its position ids."""
 
-    scheme: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+    scheme: Scheme
     """The family whose `get_rope_index` applies."""
     image_token_id: int
     """The placeholder that is repeated for each merged cell of a picture."""
@@ -51,15 +54,29 @@ class Mrope:
     spatial_merge_size: int
     """Patches per merged cell, along height and along width."""
     tokens_per_second: float | None
-    """`vision_config.tokens_per_second` of qwen2_5_vl; None for the families without it."""
+    """`vision_config.tokens_per_second` of qwen2_5_vl, `position_id_per_seconds` of the omni families; None for the
+    families without it."""
+    audio_token_id: int | None = None
+    """The placeholder that is repeated for each token of an audio file."""
+    audio_start_token_id: int | None = None
+    """It stands before an audio file's tokens, and before a video's with its sound among them."""
+    vision_start_token_id: int | None = None
+    """It stands before the tokens of a picture or a video."""
+    seconds_per_chunk: float | None = None
+    """Seconds of a video and of its sound that follow each other in qwen2_5_omni."""
 
     def __post_init__(self) -> None:
-        if self.scheme not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
-            raise ValueError(f"no mRoPE scheme {self.scheme!r}: use qwen2_vl, qwen2_5_vl or qwen3_vl")
+        if self.scheme not in get_args(Scheme):
+            raise ValueError(f"no mRoPE scheme {self.scheme!r}: use {', '.join(get_args(Scheme))}")
         if self.spatial_merge_size < 1:
             raise ValueError(f"spatial_merge_size is {self.spatial_merge_size}, it is at least 1")
         if self.scheme == "qwen2_5_vl" and self.tokens_per_second is None:
             raise ValueError("qwen2_5_vl needs tokens_per_second, from the model's vision_config")
+        of_omni = (self.tokens_per_second, self.audio_token_id, self.audio_start_token_id, self.vision_start_token_id)
+        if self.scheme in OMNI and None in of_omni:
+            raise ValueError(f"{self.scheme} needs tokens_per_second and the ids of its audio and start tokens")
+        if self.scheme == "qwen2_5_omni" and self.seconds_per_chunk is None:
+            raise ValueError("qwen2_5_omni needs seconds_per_chunk, from the model's thinker_config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +155,11 @@ def mrope_positions(
 
 
 def _image_runs(grids: NDArray[Any] | None, rule: Mrope) -> list[_Media]:
-    return [_Media(t, h, w) for t, h, w in _merged(grids, "image", rule)]
+    return [_Media(t, h, w) for t, h, w in merged_grids(grids, "image", rule)]
 
 
 def _video_runs(grids: NDArray[Any] | None, seconds: NDArray[Any] | None, rule: Mrope) -> list[_Media]:
-    merged = _merged(grids, "video", rule)
+    merged = merged_grids(grids, "video", rule)
     if rule.scheme == "qwen3_vl":
         return [_Media(1, h, w) for t, h, w in merged for _ in range(t)]
     if rule.scheme == "qwen2_vl" or seconds is None:
@@ -155,8 +172,12 @@ def _video_runs(grids: NDArray[Any] | None, seconds: NDArray[Any] | None, rule: 
     return [_Media(t, h, w, value) for (t, h, w), value in zip(merged, values, strict=True)]
 
 
-def _merged(grids: NDArray[Any] | None, name: str, rule: Mrope) -> list[tuple[int, int, int]]:
-    """Return (steps, merged rows, merged columns) of each grid; a remainder of a row or column is dropped."""
+def merged_grids(grids: NDArray[Any] | None, name: str, rule: Mrope) -> list[tuple[int, int, int]]:
+    """Return (steps, merged rows, merged columns) of each grid; a remainder of a row or column is dropped.
+
+    Raises:
+        ValueError: a grid has no cells.
+    """
     if grids is None or not len(grids):
         return []
     merged = np.array(grids, dtype=np.int64)

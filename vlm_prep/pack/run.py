@@ -9,7 +9,7 @@ from typing import Any
 
 import vlm_prep
 from vlm_prep.core.config import PackConfig
-from vlm_prep.core.errors import InputError, RejectReason
+from vlm_prep.core.errors import InputError, RejectReason, StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.stage import RunOptions, Send, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
@@ -49,13 +49,47 @@ _TAR_CARD = """# Packed by vlm-prep, for webdataset
 def mrope_rule(runtime: dict[str, Any], config: PackConfig) -> Mrope | None:
     """Return how positions are computed for a store's family, or None for plain positions."""
     settings = runtime.get("mrope")
+    if config.positions == "plain":
+        settings = None
     if settings is None:
+        if config.tokens_per_second is not None:
+            raise InputError("--tokens-per-second: the packs have plain positions, which do not use it")
         return None
     if config.tokens_per_second is not None:
         if settings["tokens_per_second"] is None:
             raise InputError(f"--tokens-per-second: {runtime['family']} does not use it")
         settings = {**settings, "tokens_per_second": config.tokens_per_second}
     return Mrope(**settings)
+
+
+def require_packable(store: Store, config: PackConfig) -> str | None:
+    """Refuse a store whose model cannot be given packs; return a line to tell the user, or None.
+
+    Raises:
+        StoreError: an encoder-decoder, or a model with positions that are not known here.
+    """
+    runtime = store.manifest.processor
+    if runtime.get("decoder_start_token_id") is not None:
+        raise StoreError(
+            f"{store.folder}: {runtime['family']} is an encoder-decoder, whose encoder takes one document at a time",
+            "do not pack it: give the tokenized store itself to ShardDataset, with PadCollate",
+        )
+    if config.positions == "plain":
+        return None
+    positions, name = runtime.get("positions"), runtime["identity"].get("class")
+    if positions == "own":
+        raise StoreError(
+            f"{store.folder}: the model of {name} computes positions from media by a rule of its own, which is not "
+            "known here, so its packs would get wrong ones",
+            "give the tokenized store itself to ShardDataset, unpacked, and the model computes them; or, if your model "
+            "takes plain positions, pack with --positions plain",
+        )
+    if positions == "unknown":
+        return (
+            f"note: {name} is not a processor of transformers, so its model's positions are not known; the packs get "
+            "plain ones (0..n-1 in each document): check that the model takes them"
+        )
+    return None
 
 
 def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
@@ -65,13 +99,15 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
         The manifest of the packed store.
 
     Raises:
-        StoreError: the source is unfinished or no tokenized store.
+        StoreError: the source is unfinished or no tokenized store, or its model cannot be given packs.
         InputError: no document fits a pack.
         RejectRateError: the store is complete, with too many rejects.
     """
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("--format webdataset with --layout index: a plan over Arrow shards is no tar", "leave one out")
     store = Store(source, stage="tokenize")
+    if note := require_packable(store, config):
+        options.say(note)
     plan = make_plan(store, config.pack_length, config.world_size)
     if not plan.n_packs:
         raise InputError(f"{source}: no document fits --pack-length {config.pack_length}")
@@ -168,6 +204,7 @@ def _describe(
 def dry_run(source: Path, config: PackConfig) -> dict[str, Any]:
     """Plan the packs and return their numbers; write nothing."""
     store = Store(source, stage="tokenize")
+    require_packable(store, config)
     plan = make_plan(store, config.pack_length, config.world_size)
     return {
         "documents": len(store),

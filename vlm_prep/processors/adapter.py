@@ -27,6 +27,7 @@ from vlm_prep.media.audio import resampled_length
 from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video, as_reject
 from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.model_positions import Positions
 from vlm_prep.processors.runs import RunFinder
 from vlm_prep.processors.runtime import describe
 from vlm_prep.processors.wiring import ARGUMENTS, Wiring, observe, part_of
@@ -58,12 +59,20 @@ class Adapter(ABC):
     """Kinds that it takes without a placeholder in the text."""
     prompts_are_tokens: ClassVar[bool] = False
     """Whether its prompts are made of control tokens, so that those of the data act."""
+    interleaves_sound: ClassVar[bool] = False
+    """Whether the processor can write a video's sound among its frames."""
     notes: Sequence[str] = ()
     """Lines to tell the user once."""
 
     def __init__(self, loaded: LoadedProcessor) -> None:
         self.loaded = loaded
         self.hf = loaded.hf
+        self.audio_in_video = loaded.config.audio_in_video
+        if self.audio_in_video and not self.interleaves_sound:
+            raise ProcessorError(
+                f"--audio-in-video: {self.family} ({type(self.hf).__name__}) puts no sound among a video's frames",
+                "leave it out; Qwen2.5-Omni and Qwen3-Omni do",
+            )
         self.placeholders = self.find_placeholders()
         taken = {*self.placeholders.values(), *self.unplaced}
         self.kinds: tuple[MediaKind, ...] = tuple(kind for kind in get_args(MediaKind) if kind in taken)
@@ -137,6 +146,11 @@ class Adapter(ABC):
         """Return the fields of `pack.positions.Mrope`, or None for plain positions."""
         return None
 
+    @property
+    def positions(self) -> Positions:
+        """How the family's models count positions."""
+        return "mrope" if self.mrope() else "plain"
+
     def decoder_start(self) -> int | None:
         """Return the token that an encoder-decoder's decoder starts with, None for other models."""
         return None
@@ -155,15 +169,16 @@ class Adapter(ABC):
         """
         if not media:
             return ()
-        headers: dict[MediaKind, list[MediaHeader]] = {kind: [] for kind in get_args(MediaKind)}
-        for item in media:
-            headers[item.kind].append(_header(item))
-        samples = tuple(self.audio_samples(head) for head in headers["audio"])
-        videos = (self._expand_video(item) for item in media if item.kind == "video")
+        sizes = tuple((_header(item).height, _header(item).width) for item in media if item.kind == "image")
+        heard = [number for number, item in enumerate(media) if item.kind == "audio" or self._has_sound(item)]
+        waves = tuple(self.audio_samples(_header(media[number])) for number in heard)
+        sounds = {number: (waves, index) for index, number in enumerate(heard)}
+        videos = (self._expand_video(item, sounds.get(n)) for n, item in enumerate(media) if item.kind == "video")
+        audio = self._audio(waves) if any(item.kind == "audio" for item in media) else ()
         made: dict[MediaKind, list[Expansion]] = {
-            "image": list(self._all_images(tuple((head.height, head.width) for head in headers["image"]))),
+            "image": list(self._all_images(sizes)),
             "video": list(videos),
-            "audio": list(self._audio(samples)) if samples else [],
+            "audio": [each for n, each in zip(heard, audio, strict=False) if media[n].kind == "audio"],
         }
         for kind, expansions in made.items():
             self.check_together(kind, expansions)
@@ -232,7 +247,10 @@ class Adapter(ABC):
             inputs = self.audio_inputs(samples)
             return tuple(self._expansion("audio", inputs, index) for index in range(len(samples)))
 
-    def _expand_video(self, media: Media) -> Expansion:
+    def _has_sound(self, media: Media) -> bool:
+        return self.audio_in_video and media.kind == "video" and _header(media).samples is not None
+
+    def _expand_video(self, media: Media, sound: tuple[tuple[int, ...], int] | None) -> Expansion:
         header = _header(media)
         indices, fps = self.frames_of(media)
         video = Video(
@@ -240,6 +258,7 @@ class Adapter(ABC):
             height=header.height,
             width=header.width,
             metadata=video_metadata(header, fps, indices),
+            sound=sound,
         )
         with as_reject(
             f"{media.uris[0]}: the processor cannot take {video.frames} frames of {video.width}x{video.height}"

@@ -13,6 +13,8 @@ from vlm_prep.core.types import MediaKind
 Level = Literal["formula", "by size", "full"]
 Size = tuple[int, int]
 """Height and width in pixels."""
+SOUND = "sound"
+"""The key of a video part, beside its frames, that holds the waveform of its track."""
 _FAULTS = (ValueError, TypeError, ZeroDivisionError, RuntimeError, OverflowError, IndexError)
 """What processors raise on media that they cannot take."""
 
@@ -55,6 +57,8 @@ class Video:
     width: int
     metadata: Any
     """transformers' VideoMetadata, for this video alone: processors write into it."""
+    sound: tuple[tuple[int, ...], int] | None = None
+    """Where its sound is put among its frames: the samples of all waveforms of the row, and which of them is its."""
 
 
 class as_reject:  # noqa: N801 - reads as a statement

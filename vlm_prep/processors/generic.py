@@ -22,6 +22,7 @@ from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion, Level, Size, Video
 from vlm_prep.processors.frames import video_metadata
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.model_positions import Positions, positions_of
 from vlm_prep.processors.wiring import ARGUMENTS, part_of
 
 _SENTINEL = "vlmprepsentinel"
@@ -95,6 +96,11 @@ class Generic(Adapter):
         """See `Adapter.replacement`."""
         text: str = inputs["texts"][index]
         return text
+
+    @property
+    def positions(self) -> Positions:
+        """See `Adapter.positions`."""
+        return positions_of(type(self.hf))
 
     def _expand_one(self, item: Media, struct: Mapping[str, Any] | None) -> Expansion:
         if self.levels[item.kind] == "by size" and item.header is not None:

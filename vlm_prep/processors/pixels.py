@@ -16,7 +16,7 @@ import numpy as np
 from vlm_prep.core.config import ProcessorConfig
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes
-from vlm_prep.media.load import load_media
+from vlm_prep.media.load import load_media, load_track
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.processors.wiring import ARGUMENTS, OF_TEXT
@@ -50,6 +50,7 @@ class PixelMaker:
         self._interleaved = bool(runtime["interleaved"])
         self._stored = {tensor["name"] for tensor in runtime["tensors"]}
         self._rate: int | None = runtime["sampling_rate"]
+        self._sound = bool(runtime.get("audio_in_video"))
         self._made: dict[str, Any] = {} if whole is None else {"whole": whole}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,19 +101,26 @@ class PixelMaker:
         if self._interleaved:
             groups = [(struct["kind"], [struct]) for struct in media]
         else:
-            kinds = dict.fromkeys(struct["kind"] for struct in media)
-            groups = [(kind, [struct for struct in media if struct["kind"] == kind]) for kind in kinds]
+            kinds = ("image", "video", "audio")
+            groups = [(kind, structs) for kind in kinds if (structs := self._of_kind(kind, media))]
         found: dict[str, list[torch.Tensor]] = {}
         for kind, structs in groups:
             for name, tensor in self._call(kind, structs).items():
                 found.setdefault(name, []).append(tensor)
         return {name: join(tensors) for name, tensors in found.items()}
 
+    def _of_kind(self, kind: str, media: Sequence[MediaStruct]) -> list[MediaStruct]:
+        """The media that a part is given: the part for audio is given the sound of videos, too."""
+        return [each for each in media if each["kind"] == kind or (kind == "audio" and self._sound and has_sound(each))]
+
     def _call(self, kind: str, structs: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
         import torch
 
         part = self.part(kind)
-        loaded = [load_media(struct, rate=self._rate) for struct in structs]
+        if kind == "audio":
+            loaded: list[Any] = [self._wave(struct) for struct in structs]
+        else:
+            loaded = [load_media(struct) for struct in structs]
         kwargs = {"return_tensors": "pt", **self._parts[kind]["kwargs"]}
         if kind == "image":
             made = part([loaded], **kwargs)
@@ -128,6 +136,10 @@ class PixelMaker:
                 tensors[whole_name] = tensor.flatten(0, 1) if joined else tensor
         return tensors
 
+    def _wave(self, struct: MediaStruct) -> Any:
+        if has_sound(struct):
+            return load_track(struct, rate=self._rate or 0)
+        return load_media(struct, rate=self._rate)
 
     def _by_whole(self, media: Sequence[MediaStruct], how: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         hf = self._full_processor(how)
@@ -177,6 +189,11 @@ def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         joined[place] = tensor
         start += len(tensor)
     return joined
+
+
+def has_sound(struct: MediaStruct) -> bool:
+    """Whether a stored media is a video with an audio track that was asked for."""
+    return struct["kind"] == "video" and struct["samples"] is not None
 
 
 def video_metadata(struct: MediaStruct) -> dict[str, Any]:

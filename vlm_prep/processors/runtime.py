@@ -25,6 +25,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "whole": _whole(adapter) if added or not all(in_transformers(each) for each in wirings.values()) else None,
         "tensors": [asdict(tensor) for tensor in adapter.geometry],
         "sampling_rate": adapter.sampling_rate,
+        "audio_in_video": adapter.audio_in_video,
         "token_types": _token_types(adapter),
         "pad_token_id": adapter.hf.tokenizer.pad_token_id,
         "image_token_id": getattr(adapter.hf, "image_token_id", None),
@@ -32,6 +33,8 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "decoder_start_token_id": adapter.decoder_start(),
         "vocab_size": len(adapter.hf.tokenizer),
         "mrope": adapter.mrope(),
+        "positions": adapter.positions,
+        "run_ids": sorted(adapter.run_ids),
     }
 
 

@@ -38,6 +38,12 @@ MEDIA = pa.list_(
 
 _ITEM_TYPES: Mapping[str, pa.DataType] = {"int64": pa.int32(), "float32": pa.float32(), "float64": pa.float64()}
 
+_POSITIONS: Mapping[str, pa.DataType] = {
+    "plain": pa.list_(pa.int32()),
+    "mrope": pa.list_(pa.list_(pa.int32())),
+    "mrope float": pa.list_(pa.list_(pa.float32())),
+}
+
 
 def tensor_type(dtype: str, shape: Sequence[int]) -> pa.DataType:
     """Return the column type of a stored tensor: a list with an element, of `shape`, for each of its rows.
@@ -89,10 +95,10 @@ def packed_schema(tensors: Sequence[Mapping[str, Any]], *, positions: str, weigh
 
     Args:
         tensors: stored tensors, concatenated over the pack's documents.
-        positions: "mrope" for (3, length) positions, "plain" for (length,).
+        positions: "mrope" for (3, length) positions, "mrope float" for such in float32, "plain" for (length,).
         weights: whether each token's weight is stored.
     """
-    position_type = pa.list_(pa.list_(pa.int32())) if positions == "mrope" else pa.list_(pa.int32())
+    position_type = _POSITIONS[positions]
     fields = [
         pa.field("pack_id", pa.int64()),
         pa.field("sample_ids", pa.list_(pa.string())),

@@ -89,8 +89,8 @@ class PackedCollate(Collate):
     """Pad packs on the right and stack them, with the attention of their documents.
 
     Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S), loss_weights float32 where the store
-    has them; position_ids int64 (3, B, S) for mRoPE or (B, S); seq_lens, a list of int64 (documents,); media tensors
-    concatenated; and by `mask`
+    has them; position_ids int64 (3, B, S) for mRoPE (float32 for Qwen3-Omni) or (B, S); seq_lens, a list of int64
+    (documents,); media tensors concatenated; and by `mask`
 
     - "sdpa": attention_mask bool (B, 1, S, S);
     - "document_ids": attention_mask int64 (B, S), 1-based document numbers;
@@ -158,7 +158,8 @@ class PackedCollate(Collate):
 
     def _positions(self, items: Sequence[Item], length: int) -> torch.Tensor:
         rows = [array_of(item["position_ids"]) for item in items]
-        positions = np.zeros((*rows[0].shape[:-1], len(items), length), np.int64)
+        dtype = np.float32 if rows[0].dtype == np.float32 else np.int64
+        positions = np.zeros((*rows[0].shape[:-1], len(items), length), dtype)
         for row, values in enumerate(rows):
             positions[..., row, : values.shape[-1]] = values
         return torch.from_numpy(positions)

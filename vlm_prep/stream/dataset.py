@@ -51,10 +51,10 @@ class ShardDataset(Dataset[Item]):
     """Rows of a tokenized store, or packs of a packed one, of one rank, in the order of (seed, epoch).
 
     An item holds read-only numpy views of the shard, which a collater copies once, into the batch: input_ids and
-    labels int32 (length,), labels unshifted; for packs position_ids int32 (3, length) or (length,) and seq_lens int32
-    (documents,); grids int32 (n, 3); any further list of numbers under its own name. Pixels made here are the
-    processor's tensors under its names, float32 pixel_values (patches, dim), ... Beside them sample_id (or
-    sample_ids), n_images, n_videos and n_audios.
+    labels int32 (length,), labels unshifted; for packs position_ids int32 (3, length) or (length,), float32 for
+    Qwen3-Omni, and seq_lens int32 (documents,); grids int32 (n, 3); any further list of numbers under its own name.
+    Pixels made here are the processor's tensors under its names, float32 pixel_values (patches, dim), ... Beside them
+    sample_id (or sample_ids), n_images, n_videos and n_audios.
 
     Args:
         path: a finished store.

@@ -141,10 +141,11 @@ class TokenizeJob:
     def _probe_media(self, media: Media, *, decode: bool) -> Probed:
         config = self.config
         keep = config.media == "encoded"
+        track = config.audio_in_video and media.kind == "video"
         known = media.header
-        if known is not None and not keep and not decode:
+        if known is not None and not keep and not decode and not track:
             return media, None  # probed by ingest
-        found, data = probe(media, keep_bytes=keep, decode=decode, max_pixels=config.max_image_pixels)
+        found, data = probe(media, keep_bytes=keep, decode=decode, max_pixels=config.max_image_pixels, track=track)
         if known is not None and data is not None:
             now = tuple(digest_ends(ends_of(content)) for content in data)
             if now != known.digests:

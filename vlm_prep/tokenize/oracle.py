@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.types import Media, MediaHeader, Message
-from vlm_prep.media.load import load_media
-from vlm_prep.processors.pixels import PixelMaker, video_metadata
+from vlm_prep.media.load import load_media, load_track
+from vlm_prep.processors.expansion import SOUND
+from vlm_prep.processors.pixels import PixelMaker, has_sound, video_metadata
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.expand import IGNORE, find_tokens
 from vlm_prep.tokenize.masks import in_bytes
@@ -76,6 +77,7 @@ class Oracle:
     def _real(self, messages: Sequence[Message], tools: Any, media: Sequence[Row]) -> Any:
         """Run the processor's own apply_chat_template."""
         loaded = [load_media(struct, rate=self._adapter.sampling_rate) for struct in media]
+        sounds = [self._sound(struct) for struct in media]
         options: dict[str, Any] = {}
         if self._encoder.writes_control_tokens(list(messages), tools):
             messages, tools = self._encoder.mark_control_tokens(list(messages), tools)
@@ -83,7 +85,11 @@ class Oracle:
         options |= self._adapter.call_options(
             [video_metadata(struct) for struct in media if struct["kind"] == "video"]
         )
-        return self._adapter.call(_with_media(messages, loaded), tools, options)
+        return self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
+
+    def _sound(self, struct: Row) -> Any:
+        rate = self._adapter.sampling_rate
+        return load_track(struct, rate=rate) if rate is not None and has_sound(struct) else None
 
     def _differing_tensors(self, row: Row, real: Any) -> list[str]:
         import torch
@@ -173,19 +179,23 @@ def stored_media(struct: Row) -> Media:
     )
 
 
-def _with_media(messages: Sequence[Message], loaded: Sequence[Any]) -> list[Message]:
-    """The conversation with each bare media part holding its picture or frames."""
-    remaining = iter(loaded)
+def _with_media(messages: Sequence[Message], loaded: Sequence[Any], sounds: Sequence[Any]) -> list[Message]:
+    """The conversation with each bare media part holding its picture, waveform or frames, and these their sound."""
+    remaining = iter(zip(loaded, sounds, strict=True))
     filled = []
     for message in messages:
         content = message["content"]
         if isinstance(content, list):
             content = [
-                {**part, part["type"]: next(remaining)} if part["type"] in ("image", "video", "audio") else part
+                _filled(part, *next(remaining)) if part["type"] in ("image", "video", "audio") else part
                 for part in content
             ]
         filled.append({**message, "content": content})
     return filled
+
+
+def _filled(part: Message, media: Any, sound: Any) -> Message:
+    return {**part, part["type"]: media, **({SOUND: sound} if sound is not None else {})}
 
 
 def _differing_ids(tokenizer: Any, ours: NDArray[np.int32], real: NDArray[np.int64]) -> list[str]:

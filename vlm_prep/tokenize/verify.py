@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from vlm_prep.core.errors import ExactnessError, Reject
+from vlm_prep.processors.pixels import has_sound
 from vlm_prep.tokenize.oracle import Oracle, Row
 
 ROWS_PER_KIND = 8
@@ -27,9 +28,14 @@ def is_chosen(sample_id: str, fraction: float) -> bool:
 
 
 def media_kind(media: Sequence[Mapping[str, Any]]) -> str:
-    """Return "text", "image", "video", "frame list" or a sum of them."""
-    kinds = {"frame list" if item["frame_list"] else str(item["kind"]) for item in media}
-    return "+".join(sorted(kinds)) or "text"
+    """Return "text", "image", "video", "video with sound", "frame list", "audio" or a sum of them."""
+    return "+".join(sorted({_kind(item) for item in media})) or "text"
+
+
+def _kind(item: Mapping[str, Any]) -> str:
+    if item["frame_list"]:
+        return "frame list"
+    return "video with sound" if has_sound(item) else str(item["kind"])
 
 
 def check_row(oracle: Oracle, row: Row) -> Counter[str]:
