@@ -7,7 +7,7 @@ kind of conversation a store is made, opened by ShardDataset, and every tensor o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,16 @@ from PIL import Image, ImageOps
 from scipy.signal import resample_poly
 
 from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.types import Media, Message, Rejected, Sample
 from vlm_prep.engine.stage import RunOptions
+from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.stream import ShardDataset
+from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.job import row_of
+from vlm_prep.tokenize.oracle import Oracle
 from vlm_prep.tokenize.run import tokenize
 
 Levels = dict[str, str]
@@ -290,3 +295,26 @@ def assert_equal(item: dict[str, Any], real: dict[str, torch.Tensor], name: str)
         tensor = torch.as_tensor(tensor)
         assert ours[key].dtype == tensor.dtype, (where, key)
         assert torch.equal(ours[key], tensor), (where, key)
+
+
+PREFIX = "<|turn>model\n<|channel>thought\n<channel|>"
+
+
+def test_gemma4_answers_begin_with_an_untrained_thinking_channel_on_request(adapters: Adapters, kit: Path) -> None:
+    adapter = adapters("gemma4")
+    encoder = SampleEncoder(adapter, TokenizeConfig(thinking_prefix=True))
+    oracle = Oracle(encoder, encoder.config)
+    for name in ("text", "several turns", "all kinds"):
+        (sample,) = [row for row in rows_for(adapter.kinds, kit / "data").samples if row.sample_id == name]
+        media = tuple(probe(item)[0] for item in sample.media)
+        encoded = encoder.encode(replace(sample, media=media), (None,) * len(media))
+        answers = [message["content"][0]["text"] for message in sample.messages if message["role"] == "assistant"]
+        decode = adapter.hf.tokenizer.decode
+        assert decode(encoded.input_ids).count(PREFIX) == len(answers)
+        assert decode(encoded.labels[encoded.labels != -100]) == "".join(f"{answer}<turn|>" for answer in answers)
+        assert oracle.compare(row_of(encoded)).differences == ()
+
+
+def test_a_family_without_a_thinking_channel_refuses_it(adapters: Adapters) -> None:
+    with pytest.raises(ProcessorError, match="no thinking channel"):
+        SampleEncoder(adapters("gemma3"), TokenizeConfig(thinking_prefix=True))

@@ -41,6 +41,10 @@ def command(
         Overlong, typer.Option(help="Longer rows: reject, cut whole turns off the end, or stop.")
     ] = "drop",
     fps: Annotated[float | None, typer.Option(help="Video frames a second. [default: the processor's]")] = None,
+    processor_arg: options.ProcessorArg = None,
+    chat_template: options.ChatTemplate = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    thinking_prefix: options.ThinkingPrefix = False,
     dataset: options.Dataset = None,
     format: options.Format = None,
     column: options.Column = None,
@@ -77,6 +81,10 @@ def command(
         max_length=max_length,
         overlong=overlong,
         fps=fps,
+        processor_args=options.settings(processor_arg),
+        chat_template=options.read_template(chat_template),
+        trust_remote_code=trust_remote_code,
+        thinking_prefix=thinking_prefix,
         media="reference",
         verify_fraction=0.0,
     )

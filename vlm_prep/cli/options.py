@@ -96,6 +96,10 @@ RewrittenHistoryOption = Annotated[
 LossWeights = Annotated[
     bool, typer.Option(help="Store each token's weight, as the data gives them; without it such rows are rejected.")
 ]
+ThinkingPrefix = Annotated[
+    bool,
+    typer.Option("--thinking-prefix", help="Gemma 4: an empty thinking channel, untrained, before each answer."),
+]
 ToolTextOption = Annotated[
     ToolText, typer.Option("--tool-text", help="Tools for a template that ignores them: write them as text, or reject.")
 ]

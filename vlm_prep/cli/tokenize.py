@@ -30,6 +30,7 @@ def command(
     train_tool_calls: options.TrainToolCalls = True,
     rewritten_history: options.RewrittenHistoryOption = "reject",
     loss_weights: options.LossWeights = False,
+    thinking_prefix: options.ThinkingPrefix = False,
     control_tokens: options.ControlTokensOption = "text",
     tool_text: options.ToolTextOption = "inline",
     check_media: Annotated[
@@ -105,6 +106,7 @@ def command(
         train_tool_calls=train_tool_calls,
         rewritten_history=rewritten_history,
         loss_weights=loss_weights,
+        thinking_prefix=thinking_prefix,
         control_tokens=control_tokens,
         tool_text=tool_text,
         check_media=check_media,

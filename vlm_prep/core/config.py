@@ -58,6 +58,9 @@ class TokenizeConfig:
     rewritten_history: RewrittenHistory = "reject"
     """Trained turns that the template rewrites once others follow (it drops their reasoning): reject the row, split it
     into documents that each end where such a turn is still whole, or train the other turns only."""
+    thinking_prefix: bool = False
+    """Write the empty thinking channel that larger Gemma 4 models begin an answer with behind each model turn's header;
+    it is not trained."""
     loss_weights: bool = False
     """Store a weight for each token; without it, rows that give weights other than 0 and 1 are rejected."""
     control_tokens: ControlTokens = "text"

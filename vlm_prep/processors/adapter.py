@@ -57,6 +57,8 @@ class Adapter(ABC):
 
     unplaced: ClassVar[tuple[MediaKind, ...]] = ()
     """Kinds that it takes without a placeholder in the text."""
+    thinking_prefix: ClassVar[tuple[str, str] | None] = None
+    """The header of a model turn, and what `thinking_prefix` writes behind it."""
     prompts_are_tokens: ClassVar[bool] = False
     """Whether its prompts are made of control tokens, so that those of the data act."""
     interleaves_sound: ClassVar[bool] = False

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.config import ControlTokens as ControlMode
 from vlm_prep.core.config import TokenizeConfig
-from vlm_prep.core.errors import InputError, Reject, RejectReason
+from vlm_prep.core.errors import InputError, ProcessorError, Reject, RejectReason
 from vlm_prep.core.types import Encoded, Media, MediaItem, Message, Sample
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion
@@ -75,7 +75,7 @@ class SampleEncoder:
         self._control = ControlTokens(adapter.hf, self.template, mode)
         self._reader = DocumentReader(self.template, self._control, config.rewritten_history)
         self._added = tuple(np.asarray(ids, np.int32) for ids in adapter.added_around)
-        self._placer = Placer(adapter.placeholders, adapter.unplaced)
+        self._placer = Placer(adapter.placeholders, adapter.unplaced, self._prefix())
 
     def encode(self, sample: Sample, payload: Payload) -> Encoded:
         """Encode a sample that becomes one document, see `documents`."""
@@ -109,6 +109,16 @@ class SampleEncoder:
             self._finish(sample, payload, fitted, draft, number=number, suffix="" if whole else f"~{number}")
             for number, draft in enumerate(drafts, start=1)
         )
+
+    def _prefix(self) -> tuple[str, str] | None:
+        if not self.config.thinking_prefix:
+            return None
+        if self.adapter.thinking_prefix is None:
+            raise ProcessorError(
+                f"{self.adapter.loaded.name}: {self.adapter.family} has no thinking channel to begin answers with",
+                "leave --thinking-prefix out; it is for Gemma 4",
+            )
+        return self.adapter.thinking_prefix
 
     def read(self, messages: list[Message], tools: Tools, wanted: Sequence[int]) -> Document:
         """Render a stored conversation and find turns in it, see `documents.DocumentReader.read`."""

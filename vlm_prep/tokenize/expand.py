@@ -56,12 +56,21 @@ class Placer:
     Args:
         placeholders: {text: kind of media it stands for}.
         unplaced: kinds of media that no text stands for.
+        prefix: (header, text to put in behind it where that is not there already), or None.
     """
 
-    def __init__(self, placeholders: dict[str, MediaKind], unplaced: Sequence[MediaKind] = ()) -> None:
-        self._kinds, self._unplaced = placeholders, unplaced
-        tokens = sorted(placeholders, key=len, reverse=True)
-        self._pattern = re.compile(f"(?<!{_MARK})(?:{'|'.join(map(re.escape, tokens)) or '(?!)'})")
+    def __init__(
+        self,
+        placeholders: dict[str, MediaKind],
+        unplaced: Sequence[MediaKind] = (),
+        prefix: tuple[str, str] | None = None,
+    ) -> None:
+        self._kinds, self._unplaced, self._prefix = placeholders, unplaced, prefix
+        tokens = [re.escape(token) for token in sorted(placeholders, key=len, reverse=True)]
+        if prefix is not None:
+            header, text = map(re.escape, prefix)
+            tokens.append(f"{header}(?!{text})")
+        self._pattern = re.compile(f"(?<!{_MARK})(?:{'|'.join(tokens) or '(?!)'})")
 
     def place(
         self, text: str, media: Sequence[Media], expand: Callable[[], Sequence[Expansion]]
@@ -77,7 +86,7 @@ class Placer:
             Reject: media_count_mismatch, when text and row have other media; or as expanding does.
         """
         found = list(self._pattern.finditer(text))
-        kinds = [self._kinds[match.group()] for match in found]
+        kinds = [self._kinds[match.group()] for match in found if match.group() in self._kinds]
         # counted by kind: a template may print pictures before videos, whatever their order in the row
         if sorted(kinds) != sorted(item.kind for item in media if item.kind not in self._unplaced):
             raise Reject(
@@ -92,19 +101,25 @@ class Placer:
             kind: iter([each for item, each in zip(media, of_row, strict=True) if item.kind == kind])
             for kind in set(kinds)
         }
-        expansions = [next(queues[kind]) for kind in kinds]
+        header, prefix = self._prefix or ("", "")
+        placed: list[Expansion] = []
         pieces: list[str] = []
         inside: list[Span] = []
         edges: list[tuple[int, int]] = []
         last = grown = 0
-        for match, expansion in zip(found, expansions, strict=True):
+        for match in found:
             start, end = match.span()
-            pieces += (text[last:start], expansion.text)
-            inside.append((start + grown, start + grown + len(expansion.text)))
-            grown += len(expansion.text) - (end - start)
+            if match.group() in self._kinds:
+                placed.append(next(queues[self._kinds[match.group()]]))
+                written = placed[-1].text
+            else:
+                start, written = start + len(header), prefix
+            pieces += (text[last:start], written)
+            inside.append((start + grown, start + grown + len(written)))
+            grown += len(written) - (end - start)
             edges.append((end, grown))
             last = end
-        runs = tuple(run for expansion in expansions for run in expansion.runs)
+        runs = tuple(run for expansion in placed for run in expansion.runs)
         return Placed("".join([*pieces, text[last:]]), tuple(inside), runs, tuple(edges)), of_row
 
 

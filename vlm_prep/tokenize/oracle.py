@@ -85,7 +85,29 @@ class Oracle:
         options |= self._adapter.call_options(
             [video_metadata(struct) for struct in media if struct["kind"] == "video"]
         )
-        return self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
+        real = self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
+        return self._with_prefixes(dict(real)) if self._config.thinking_prefix else real
+
+    def _with_prefixes(self, real: dict[str, Any]) -> dict[str, Any]:
+        """Put the thinking prefix behind the header of each model turn, in ids, as trainers of Gemma 4 do."""
+        import torch
+
+        header, prefix = (
+            self._hf.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in self._adapter.thinking_prefix or ("", "")
+        )
+        ids = real["input_ids"][0].tolist()
+        ends = [end for end in range(len(header), len(ids) + 1) if ids[end - len(header) : end] == header]
+        places = [end for end in ends if ids[end : end + len(prefix)] != prefix]
+        count = len(prefix)
+        fill = {"input_ids": prefix, "attention_mask": [1] * count, **dict.fromkeys(_TYPES, [0] * count)}
+        for name, values in fill.items():
+            if name in real:
+                row = real[name][0].tolist()
+                for end in reversed(places):
+                    row[end:end] = values
+                real[name] = torch.tensor([row])
+        return real
 
     def _sound(self, struct: Row) -> Any:
         rate = self._adapter.sampling_rate
