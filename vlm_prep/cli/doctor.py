@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -39,11 +40,12 @@ def command(
         trust_remote_code=trust_remote_code,
     )
     loaded = load_processor(processor, config.processor)
-    found = _facts(SampleEncoder(adapter_for(loaded), config))
+    encoder = SampleEncoder(adapter_for(loaded), config)
+    found = _facts(encoder)
     if as_json:
         options.show_json(found)
         return
-    for line in loaded.notes:
+    for line in (*loaded.notes, *encoder.adapter.notes):
         typer.echo(f"note: {line}", err=True)
     for name, value in found.items():
         typer.echo(f"{name:<20} {_shown(value)}")
@@ -83,9 +85,20 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "developer role": "rendered" if facts.developer else "unknown to the template: written as a system turn",
         "video sampling": sampling if video is not None else "no video",
         "audio in video": "--audio-in-video" if adapter.interleaves_sound else "no",
+        "missing": _missing(adapter) or "nothing: all that its media need is installed",
         "control tokens": list(encoder.control_tokens),
         "transformers": adapter.loaded.identity["transformers"],
     }
+
+
+_NEEDED = {"image": ("PIL",), "video": ("decord",), "audio": ("soundfile", "scipy")}
+
+
+def _missing(adapter: Any) -> list[str]:
+    """The packages that reading the family's media needs and that are not installed."""
+    needed = [name for kind in adapter.kinds for name in _NEEDED[kind]]
+    needed += ["av (pip install 'vlm-prep[video-audio]')"] if adapter.interleaves_sound else []
+    return [name for name in needed if find_spec(name.partition(" ")[0]) is None]
 
 
 def _shown(value: Any) -> str:
