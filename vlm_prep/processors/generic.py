@@ -2,7 +2,7 @@
 
 Nothing is assumed of its code but that it is called as processors are: `processor(text=, images=, videos=, audio=)`.
 Its placeholder is found by rendering a media part; what the placeholder becomes is read off the ids of a call with one
-media. Whether the picture's size is enough is tried out: two pictures of one size, a blank and a noisy one, must
+media. Whether the picture's size is enough is tried out: pictures of one size, empty, noisy and with wide margins, must
 become the same text, and a picture must become the same beside others; if not, the real processor is run on the real
 media of every row (level full).
 """
@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.types import Media, MediaHeader, MediaItem, MediaKind
@@ -173,13 +174,12 @@ class Generic(Adapter):
         return max(found, key=len) if found else None
 
     def _size_is_enough(self) -> bool:
+        """Whether pictures of one size become one text, whatever they show: a processor might cut off empty edges."""
         from PIL import Image
 
-        noise = np.random.default_rng(0)
         for height, width in _TRIED:
-            pixels = noise.integers(0, 256, (height, width, 3), np.uint8)
-            blank = self._text_of("image", Image.new("RGB", (width, height)))
-            if blank != self._text_of("image", Image.fromarray(pixels)):
+            texts = {self._text_of("image", Image.fromarray(pixels)) for pixels in _pictures(height, width)}
+            if len(texts) > 1:
                 return False
         return True
 
@@ -209,3 +209,14 @@ class Generic(Adapter):
             return np.zeros(self.sampling_rate or 16_000, np.float32)
         return cast(Any, np.zeros((4, 64, 96, 3), np.uint8))
 
+
+def _pictures(height: int, width: int) -> list[NDArray[np.uint8]]:
+    """Black, white, noise, and noise within a black and a white margin, uint8 (height, width, 3)."""
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    found = [np.full_like(noise, 0), np.full_like(noise, 255), noise]
+    middle = (slice(height // 4, height // 2), slice(width // 3, width // 2))
+    for margin in (0, 255):
+        framed = np.full_like(noise, margin)
+        framed[middle] = noise[middle]
+        found.append(framed)
+    return found

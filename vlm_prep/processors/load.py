@@ -181,9 +181,6 @@ def _set_sampling(name: str, hf: Any, fps: float | None, min_frames: int | None,
             raise ProcessorError(f"{name}: its {type(video).__name__} has no setting {key}")
         setattr(video, key, value)
     video.do_sample_frames = True
-    if fps is not None and any(cls.__name__ == "OmniModalProcessorMixin" for cls in type(hf).__mro__):
-        # Qwen's omni processors take seconds per grid from the rate of the call, not from the video processor's
-        hf.videos_kwargs = {**(getattr(hf, "videos_kwargs", None) or {}), "fps": fps}
     if getattr(video, "fps", None) is not None:
         video.num_frames = None  # the two ways of sampling exclude each other
     elif getattr(video, "num_frames", None) is None:

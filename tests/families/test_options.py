@@ -1,0 +1,135 @@
+"""Settings of a processor, templates by file, code that comes with a processor, and the level full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Adapters
+from PIL import Image
+
+from vlm_prep.core.config import ProcessorConfig, TokenizeConfig
+from vlm_prep.core.errors import ProcessorError, StoreError
+from vlm_prep.core.types import Media, Sample
+from vlm_prep.media.probe import probe
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.generic import Generic
+from vlm_prep.processors.load import load_processor
+from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.job import row_of
+from vlm_prep.tokenize.oracle import Oracle
+
+Folders = Callable[[str], Path]
+
+
+def row_with(path: Path) -> Sample:
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A photograph."}]},
+    ]
+    media, _ = probe(Media(kind="image", uris=(str(path),)))
+    return Sample(sample_id="a/0", dataset="a", source="a.jsonl", line=1, messages=messages, media=(media,))
+
+
+def encoded_and_equal(adapter: Adapter, sample: Sample) -> Any:
+    encoder = SampleEncoder(adapter, TokenizeConfig())
+    encoded = encoder.encode(sample, (None,) * len(sample.media))
+    assert Oracle(encoder, encoder.config).compare(row_of(encoded)).differences == ()
+    return encoded
+
+
+def test_gemma3_pan_and_scan_by_a_setting_is_the_processors(folders: Folders, kit: Path) -> None:
+    wide = row_with(kit / "data" / "images" / "autonomous_driving.jpg")
+    lengths = {}
+    for pan in (False, True):
+        config = ProcessorConfig(args={"do_pan_and_scan": pan})
+        adapter = adapter_for(load_processor(str(folders("gemma3")), config))
+        lengths[pan] = len(encoded_and_equal(adapter, wide).input_ids)
+    assert lengths[True] >= lengths[False] + 2 * 256  # two crops at least
+
+
+def test_a_setting_of_pixels_changes_the_tokens_and_the_identity(folders: Folders, kit: Path) -> None:
+    sample = row_with(kit / "data" / "images" / "coffee.png")
+    loaded = load_processor(str(folders("qwen3_vl")))
+    small = load_processor(str(folders("qwen3_vl")), ProcessorConfig(args={"max_pixels": 100 * 32 * 32}))
+    assert small.identity["image_processor"] != loaded.identity["image_processor"]
+    ids = encoded_and_equal(adapter_for(small), sample).input_ids
+    assert (ids == small.hf.image_token_id).sum() <= 100
+
+
+def test_a_setting_that_no_part_has_is_refused(folders: Folders) -> None:
+    with pytest.raises(ProcessorError, match="no setting 'max_pixles'"):
+        load_processor(str(folders("qwen3_vl")), ProcessorConfig(args={"max_pixles": 1}))
+
+
+def test_a_chat_template_of_the_run_is_used_and_named_in_the_identity(folders: Folders, kit: Path) -> None:
+    own = load_processor(str(folders("internvl3")))
+    template = own.chat_template.replace("<|im_start|>", "<|im_start|>the ")
+    changed = load_processor(str(folders("internvl3")), ProcessorConfig(chat_template=template))
+    assert changed.identity["chat_template"] != own.identity["chat_template"]
+    encoded = encoded_and_equal(adapter_for(changed), row_with(kit / "data" / "images" / "page.png"))
+    assert changed.hf.tokenizer.decode(encoded.input_ids).startswith("<|im_start|>the user")
+
+
+def test_code_that_comes_with_a_processor_needs_trust_and_is_named_in_the_identity(folders: Folders) -> None:
+    with pytest.raises(ProcessorError) as caught:
+        load_processor(str(folders("kimi_vl")))
+    assert "--trust-remote-code" in (caught.value.hint or "")
+    loaded = load_processor(str(folders("kimi_vl")), ProcessorConfig(trust_remote_code=True))
+    assert loaded.identity["remote_code"].startswith("xxh3:")
+
+
+def test_training_runs_such_code_only_when_told(adapters: Adapters, kit: Path) -> None:
+    adapter = adapters("kimi_vl")
+    row = row_of(encoded_and_equal(adapter, row_with(kit / "data" / "images" / "coffee.png")))
+    with pytest.raises(StoreError, match="Python code"):
+        PixelMaker(adapter.runtime()).pixels(row["media"])
+    made = PixelMaker(adapter.runtime(), trust_remote_code=True).pixels(row["media"])
+    assert set(made) == {"pixel_values", "image_grid_hws"}
+
+
+class Trimming:
+    """An image processor that looks at pixels: it cuts the black edges of a picture off first."""
+
+    def __init__(self, part: Any) -> None:
+        self._part = part
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+    def __call__(self, images: Any, **kwargs: Any) -> Any:
+        flat = [image for each in images for image in (each if isinstance(each, list) else [each])]
+        return self._part([[image.crop(image.getbbox() or (0, 0, *image.size)) for image in flat]], **kwargs)
+
+
+def test_a_processor_that_looks_at_pixels_gets_the_level_full(folders: Folders, tmp_path: Path) -> None:
+    loaded = load_processor(str(folders("llava_next")))
+    loaded.hf.image_processor = Trimming(loaded.hf.image_processor)
+    adapter = Generic(loaded)
+    assert adapter.levels == {"image": "full"}
+    pixels = np.zeros((300, 400, 3), np.uint8)
+    pixels[100:120, 50:350] = 200
+    Image.fromarray(pixels).save(tmp_path / "bar.png")
+    whole = np.full((300, 400, 3), 200, np.uint8)
+    Image.fromarray(whole).save(tmp_path / "whole.png")
+    rows = [row_with(tmp_path / name) for name in ("bar.png", "whole.png")]
+    lengths = [len(encoded_and_equal(adapter, row).input_ids) for row in rows]
+    assert lengths[0] != lengths[1]
+
+
+def test_a_renamed_subclass_belongs_to_the_family_of_its_ancestor(adapters: Adapters) -> None:
+    loaded = adapters("qwen3_vl").loaded
+    renamed = type("MyOwnProcessor", (type(loaded.hf),), {})
+    hf = loaded.hf
+    original = hf.__class__
+    try:
+        hf.__class__ = renamed
+        assert adapter_for(replace(loaded)).family == "qwen3_vl"
+    finally:
+        hf.__class__ = original
