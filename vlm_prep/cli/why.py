@@ -56,6 +56,13 @@ def _meaning(line: str) -> str:
     return next((meaning for head, meaning in _MEANING.items() if name.startswith(head)), "other")
 
 
+_OF_SOURCE = (
+    *("format", "media_dir", "sample_ratio", "limit"),
+    *("split", "system_prompt", "user_prompt", "min_duration", "max_duration"),
+)
+"""Options that say how a source is read, as `open_samples` names them."""
+
+
 def _identity(stage: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the identity of the run that the arguments of a stage's command ask for."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -68,8 +75,12 @@ def _identity(stage: str, arguments: Sequence[str]) -> dict[str, Any]:
         "datasets": list(parsed["dataset"] or ()) or None,
         "columns": options.pairs(list(parsed["column"] or ()), "--column"),
         "tags": options.pairs(list(parsed["tag"] or ()), "--tag"),
-        **{name: parsed[name] for name in ("format", "media_dir", "sample_ratio", "limit")},
+        **{name: parsed[name] for name in _OF_SOURCE},
     }
+    if stage == "tokenize":
+        template = parsed["chat_template"]
+        parsed["chat_template"] = options.read_template(Path(template) if template else None)
+        parsed["processor_args"] = options.settings(list(parsed["processor_arg"] or ()))
     return _samples_identity(stage, options.Origin(source=source, processor=parsed.get("processor", "")), parsed)
 
 
