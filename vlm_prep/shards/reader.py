@@ -58,7 +58,7 @@ class ShardReader:
     Args:
         path: the shard.
         info: what the manifest says of it.
-        size: bytes of the file if they are known; None looks.
+        size: bytes of the file if they are known, so that nothing is opened yet; None looks, and at its end, too.
         opened: told when the shard is read, so that it may close others.
 
     Raises:
@@ -71,7 +71,8 @@ class ShardReader:
     ) -> None:
         self.path, self.info = path, info
         self._opened = OpenShards() if opened is None else opened
-        if size is None and path.is_file():
+        looked = size is None
+        if looked and path.is_file():
             size = path.stat().st_size
         if size is None:
             raise StoreError(f"{path}: the manifest names this shard and it is missing", MAKE_AGAIN)
@@ -80,6 +81,9 @@ class ShardReader:
                 f"{path}: {size} bytes, the manifest says {info.bytes}: the shard is damaged", MAKE_AGAIN
             )
         self.close()
+        if looked:
+            self._open()
+            self.close()
 
     def __len__(self) -> int:
         return self.info.rows
