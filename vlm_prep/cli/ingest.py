@@ -34,6 +34,7 @@ def command(
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
+    part: options.InPart = None,
     dry_run: Annotated[bool, typer.Option(help="Read and check the sources; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -62,5 +63,5 @@ def command(
         return
     out = options.out_for(source, out, ".ingested")
     config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part)
     options.run_and_show(lambda: ingest(samples, config, run), out, as_json)

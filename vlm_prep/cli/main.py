@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, retry, stats, tokenize, verify, why
+from vlm_prep.cli import demo, doctor, finish, ingest, labels, pack, rejects, retry, stats, tokenize, verify, why
 from vlm_prep.core.errors import VlmPrepError
 
 INTERRUPTED = 130
@@ -41,6 +41,7 @@ def root(
 app.command("ingest")(ingest.command)
 app.command("tokenize")(tokenize.command)
 app.command("pack")(pack.command)
+app.command("finish")(finish.command)
 app.command("stats")(stats.command)
 app.command("doctor")(doctor.command)
 app.command("labels")(labels.command)

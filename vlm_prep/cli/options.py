@@ -15,6 +15,7 @@ import typer
 
 from vlm_prep.core.errors import InputError, OutputError, RejectRateError
 from vlm_prep.engine.local import Limits
+from vlm_prep.engine.parts import parse_part
 from vlm_prep.engine.stage import RunOptions
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ WorkerMemory = Annotated[
     str, typer.Option(help="Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
 ]
 Fresh = Annotated[bool, typer.Option(help="Discard another run's output in --out and start over.")]
+InPart = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        help="Do part i of n (i/n, from 1/n to n/n) and nothing else: for the jobs of a scheduler's array, which share "
+        "the folder --out and need nothing else of each other. `vlm-prep finish OUT` when all are done.",
+    ),
+]
 RejectRate = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Exit with status 3 when a larger share of rows is rejected.")
 ]
@@ -179,15 +188,23 @@ def run_options(
     quiet: bool,
     sample_timeout: float = Limits.sample_timeout,
     worker_memory: str = "8G",
+    part: str | None = None,
 ) -> RunOptions:
-    """Return how a stage runs."""
+    """Return how a stage runs.
+
+    Raises:
+        InputError: a value is not usable, or two exclude each other.
+    """
     check_positive(sample_timeout, "--sample-timeout")
+    if part is not None and fresh:
+        raise InputError("--fresh and --part: one part would discard what the others did", f"delete {out} first")
     return RunOptions(
         out=out,
         workers=workers,
         sample_timeout=sample_timeout,
         worker_memory=bytes_of(worker_memory, "--worker-memory"),
         fresh=fresh,
+        part=None if part is None else parse_part(part),
         max_reject_rate=reject_rate,
         progress=False if quiet else None,
         say=_silent if quiet else _say,
@@ -225,7 +242,11 @@ def origin_of(store: Path, source: str | None, processor: str | None) -> Origin:
     """
     from vlm_prep.shards.layout import read_origin
 
-    found = read_origin(store) or {}
+    return origin_in(store, read_origin(store) or {}, source, processor)
+
+
+def origin_in(store: Path, found: dict[str, Any], source: str | None, processor: str | None) -> Origin:
+    """Return where rows came from by what a folder notes of it. Raises as `origin_of`."""
     opened = {**found.get("source", {}), **({"path": os.path.abspath(source)} if source else {})}
     if "path" not in opened or not os.path.exists(opened["path"]):
         raise InputError(f"{store}: its source is not at {opened.get('path', 'a known place')}", "give --source")
@@ -238,9 +259,16 @@ def show_json(value: Any) -> None:
 
 
 def run_and_show(run: Callable[[], object], out: Path, as_json: bool) -> None:
-    """Run a stage and show the statistics of its output, also when it is complete with too many rejects."""
+    """Run a stage and show the statistics of its output, also when it is complete with too many rejects.
+
+    Args:
+        run: returns the manifest, None if there is no finished store to show.
+        out: the store.
+        as_json: how it is shown.
+    """
     try:
-        run()
+        if run() is None:
+            return
     except RejectRateError:
         show_store(out, as_json)
         raise

@@ -28,6 +28,7 @@ def command(
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
+    part: options.InPart = None,
     dry_run: Annotated[bool, typer.Option(help="Plan and show the fill; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -44,5 +45,5 @@ def command(
         options.show_json(preview(source, config))
         return
     out = options.out_for(source, out, ".packed")
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part)
     options.run_and_show(lambda: pack(source, config, run), out, as_json)

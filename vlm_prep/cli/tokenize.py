@@ -61,6 +61,7 @@ def command(
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
+    part: options.InPart = None,
     dry_run: Annotated[bool, typer.Option(help="Load, check and measure the first rows; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -108,7 +109,7 @@ def command(
         verify_fraction=verify_fraction,
     )
     out = options.out_for(source, out, ".tok")
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
+    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part)
     if dry_run:
         options.show_json(preview(samples, processor, config, run))
         return

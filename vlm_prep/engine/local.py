@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
 from vlm_prep.engine.tasks import NO_ROW, Errand, Job, Poison, Progress, Record, no_pulse
 from vlm_prep.engine.worker import NO_MEMORY, STUCK, TOO_BIG, TOO_SLOW, Death, Worker, forkserver, settle_memory
+from vlm_prep.shards.writer import process_mark
 
 TICK = 0.05
 """Seconds between two looks at the workers."""
@@ -251,7 +252,7 @@ class Workers:
         if duty is None:
             self._lost(death)
             return
-        for unfinished in duty.errand.folder.glob(f"*.{worker.pid}.tmp"):
+        for unfinished in duty.errand.folder.glob(f"*.{process_mark(worker.pid)}.tmp"):
             unfinished.unlink(missing_ok=True)
         if duty.suspect is None:
             self._progress(-duty.reported, 0, 0)

@@ -242,7 +242,7 @@ def open_samples(
             )
         return IngestedSamples(folder, limit)
     how = {"datasets": datasets, "format": format, "columns": columns, "tags": tags, "sample_ratio": sample_ratio}
-    how |= options
+    how |= {name: value for name, value in options.items() if value is not None}
     specs = load_source(
         path,
         datasets=datasets,
