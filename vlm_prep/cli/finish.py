@@ -22,7 +22,7 @@ def command(
     processor: Annotated[
         str | None, typer.Option("--processor", "-p", help="Where the processor is now. [default: where it was]")
     ] = None,
-    workers: options.Workers = options.DEFAULT_WORKERS,
+    workers: options.Workers = None,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",

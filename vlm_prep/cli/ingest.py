@@ -29,12 +29,14 @@ def command(
     min_duration: options.MinDuration = None,
     max_duration: options.MaxDuration = None,
     limit: options.Limit = None,
-    workers: options.Workers = options.DEFAULT_WORKERS,
+    workers: options.Workers = None,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
     part: options.InPart = None,
+    engine: options.UseEngine = "local",
+    ray_address: options.RayAddress = None,
     dry_run: Annotated[bool, typer.Option(help="Read and check the sources; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -63,5 +65,7 @@ def command(
         return
     out = options.out_for(source, out, ".ingested")
     config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part)
+    run = options.run_options(
+        out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+    )
     options.run_and_show(lambda: ingest(samples, config, run), out, as_json)

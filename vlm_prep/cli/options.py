@@ -16,7 +16,7 @@ import typer
 from vlm_prep.core.errors import InputError, OutputError, RejectRateError
 from vlm_prep.engine.local import Limits
 from vlm_prep.engine.parts import parse_part
-from vlm_prep.engine.stage import RunOptions
+from vlm_prep.engine.stage import Engine, RunOptions
 
 if TYPE_CHECKING:
     from vlm_prep.ingest.source import Samples
@@ -28,7 +28,18 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + the stage's end]"),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Worker processes. The output does not depend on it.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Worker processes; the output does not depend on it. [default: one for each processor of this machine, "
+        "or of the cluster at --ray-address]",
+    ),
+]
+UseEngine = Annotated[Engine, typer.Option("--engine", help="Work on this machine, or on a Ray cluster.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster, auto or host:port. [default: start one on this machine]")
+]
 SampleTimeout = Annotated[float, typer.Option(help="Reject a row that keeps a worker busy for more seconds.")]
 WorkerMemory = Annotated[
     str, typer.Option(help="Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
@@ -182,13 +193,15 @@ def bytes_of(text: str, option: str) -> int:
 
 def run_options(
     out: Path,
-    workers: int,
+    workers: int | None,
     fresh: bool,
     reject_rate: float,
     quiet: bool,
     sample_timeout: float = Limits.sample_timeout,
     worker_memory: str = "8G",
     part: str | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
 ) -> RunOptions:
     """Return how a stage runs.
 
@@ -198,9 +211,13 @@ def run_options(
     check_positive(sample_timeout, "--sample-timeout")
     if part is not None and fresh:
         raise InputError("--fresh and --part: one part would discard what the others did", f"delete {out} first")
+    if ray_address is not None and engine != "ray":
+        raise InputError("--ray-address has no meaning without --engine ray")
     return RunOptions(
         out=out,
-        workers=workers,
+        workers=workers or (0 if ray_address else DEFAULT_WORKERS),
+        engine=engine,
+        ray_address=ray_address,
         sample_timeout=sample_timeout,
         worker_memory=bytes_of(worker_memory, "--worker-memory"),
         fresh=fresh,

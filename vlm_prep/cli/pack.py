@@ -23,12 +23,14 @@ def command(
         float | None,
         typer.Option(help="Qwen2.5-VL's vision_config.tokens_per_second, if the model's is not the published 2."),
     ] = None,
-    workers: options.Workers = options.DEFAULT_WORKERS,
+    workers: options.Workers = None,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
     part: options.InPart = None,
+    engine: options.UseEngine = "local",
+    ray_address: options.RayAddress = None,
     dry_run: Annotated[bool, typer.Option(help="Plan and show the fill; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -45,5 +47,7 @@ def command(
         options.show_json(preview(source, config))
         return
     out = options.out_for(source, out, ".packed")
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part)
+    run = options.run_options(
+        out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+    )
     options.run_and_show(lambda: pack(source, config, run), out, as_json)

@@ -56,12 +56,14 @@ def command(
     min_duration: options.MinDuration = None,
     max_duration: options.MaxDuration = None,
     limit: options.Limit = None,
-    workers: options.Workers = options.DEFAULT_WORKERS,
+    workers: options.Workers = None,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
     part: options.InPart = None,
+    engine: options.UseEngine = "local",
+    ray_address: options.RayAddress = None,
     dry_run: Annotated[bool, typer.Option(help="Load, check and measure the first rows; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -109,7 +111,9 @@ def command(
         verify_fraction=verify_fraction,
     )
     out = options.out_for(source, out, ".tok")
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part)
+    run = options.run_options(
+        out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+    )
     if dry_run:
         options.show_json(preview(samples, processor, config, run))
         return

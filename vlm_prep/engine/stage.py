@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
@@ -19,6 +19,7 @@ from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
+Engine = Literal["local", "ray"]
 Say = Callable[[str], None]
 Send = Callable[..., Any]
 """`send(method, task, *arguments)`: have a worker call a method of the job, see `tasks.Errand`."""
@@ -31,6 +32,10 @@ class RunOptions:
     out: Path
     workers: int = 1
     """Supervised processes; 0 does everything in this one, where a row that crashes ends the run (for debuggers)."""
+    engine: Engine = "local"
+    """Whose processes: this machine's, or those of a Ray cluster."""
+    ray_address: str | None = None
+    """Of the cluster; None starts one on this machine."""
     sample_timeout: float = Limits.sample_timeout
     """Seconds after which a row that is still worked on is rejected."""
     worker_memory: int = Limits.worker_memory
@@ -185,6 +190,12 @@ def crew_of(job: Job, workspace: Workspace, options: RunOptions) -> Crew:
         options.say(f"row {poison.row} is rejected, {poison.reason}: {poison.message}")
 
     limits = Limits(sample_timeout=options.sample_timeout, worker_memory=options.worker_memory)
+    if options.engine == "ray":
+        from vlm_prep.engine.ray import RayCrew
+
+        # of a cluster the whole, unless a number was asked for; of this machine as many as without Ray
+        count = options.workers or None
+        return RayCrew(job, count, limits, workspace.attempts, found, options.ray_address)
     return crew(job, workers=options.workers, limits=limits, scratch=workspace.scratch, found=found)
 
 

@@ -77,6 +77,7 @@ class Workspace:
         self.shards = self.work / "shards"
         self.done = self.work / "done"
         self.scratch = self.work / (f"alone-{part.name}" if part else "alone")
+        self.attempts = self.work / (f"attempts-{part.name}" if part else "attempts")
         self._poison = self.work / "poison"
         self._plan = self.work / PLAN
         self._lock = part.lock(folder, say) if part else Lock(folder, self.work / "lock", say)

@@ -72,7 +72,8 @@ def tokenize(
         ExactnessError: a row differs from the real processor's output.
         RejectRateError: the store is complete, with too many rejects.
     """
-    start_forkserver(TokenizeJob(samples, processor, config), options.workers)
+    if options.engine == "local":
+        start_forkserver(TokenizeJob(samples, processor, config), options.workers)
     job, identity = prepare(samples, processor, config, options)
     runtime = job.encoder.adapter.runtime()
 
