@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vlm_prep.cli import options
+from vlm_prep.cli.place import Place, run_and_show
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.parts import must_be_complete
 from vlm_prep.engine.plan import RunPlan, read_plan
@@ -44,7 +45,8 @@ def command(
         return
     must_be_complete(out)
     plan = read_plan(out)
-    options.run_and_show(lambda: _finish(plan, run, source, processor), out, as_json)
+    place = Place(folder=out)
+    run_and_show(lambda: _finish(plan, run, source, processor), place, as_json, run.say)
 
 
 def _finish(plan: RunPlan, run: RunOptions, source: str | None, processor: str | None) -> object:

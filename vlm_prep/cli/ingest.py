@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
+from vlm_prep.cli.place import place_for, run_and_show
 from vlm_prep.core.config import CheckMedia, IngestConfig
 
 
 def command(
     source: Annotated[str, typer.Argument(help="A meta JSON, a data file, or a dataset folder.")],
     out: options.Out = None,
+    work_dir: options.WorkDir = None,
     check_media: Annotated[
         CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
     ] = "header",
@@ -63,9 +65,9 @@ def command(
     if dry_run:
         options.show_json({"rows": len(samples), "datasets": samples.describe()})
         return
-    out = options.out_for(source, out, ".ingested")
+    place = place_for(source, out, ".ingested", work_dir, part)
     config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
     run = options.run_options(
-        out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+        place.folder, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
     )
-    options.run_and_show(lambda: ingest(samples, config, run), out, as_json)
+    run_and_show(lambda: ingest(samples, config, run), place, as_json, run.say)

@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, doctor, finish, ingest, labels, pack, rejects, retry, stats, tokenize, verify, why
+from vlm_prep.cli import (
+    demo,
+    doctor,
+    finish,
+    ingest,
+    labels,
+    pack,
+    rejects,
+    retry,
+    stats,
+    tokenize,
+    transfer,
+    verify,
+    why,
+)
 from vlm_prep.core.errors import VlmPrepError
 
 INTERRUPTED = 130
@@ -52,6 +66,8 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(why.command)
 app.command("verify")(verify.command)
+app.command("push")(transfer.push)
+app.command("pull")(transfer.pull)
 app.command("demo")(demo.command)
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from vlm_prep.core.errors import InputError, OutputError, RejectRateError
+from vlm_prep.core.errors import InputError, OutputError
+from vlm_prep.core.remote import is_remote
 from vlm_prep.engine.local import Limits
 from vlm_prep.engine.parts import parse_part
 from vlm_prep.engine.stage import Engine, RunOptions
@@ -25,8 +26,16 @@ DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity
 """The processors this process may use."""
 
 Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder to write, or s3://bucket/prefix; a rerun continues. [default: SOURCE's name + the stage's end]",
+    ),
+]
+WorkDir = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + the stage's end]"),
+    typer.Option(help="Folder in which a store for an object store is made first. [default: as without --out]"),
 ]
 Workers = Annotated[
     int | None,
@@ -148,17 +157,6 @@ def read_template(path: Path | None) -> str | None:
         raise InputError(f"--chat-template {path}: {error}", "give a Jinja file in UTF-8") from error
 
 
-def out_for(source: str | Path, out: Path | None, end: str) -> Path:
-    """Return the folder to write: what was asked for, or the source's name with the stage's end, in this folder.
-
-    Raises:
-        OutputError: it is the source itself.
-    """
-    chosen = out or Path(Path(os.path.abspath(source)).stem + end)
-    must_differ(source, chosen)
-    return chosen
-
-
 def check_positive(value: float | None, option: str) -> None:
     """Refuse zero, negative numbers, infinity and nan.
 
@@ -224,8 +222,13 @@ def run_options(
         part=None if part is None else parse_part(part),
         max_reject_rate=reject_rate,
         progress=False if quiet else None,
-        say=_silent if quiet else _say,
+        say=sayer(quiet),
     )
+
+
+def sayer(quiet: bool) -> Callable[[str], None]:
+    """Return how the user is told a line."""
+    return _silent if quiet else _say
 
 
 def _say(line: str) -> None:
@@ -264,8 +267,10 @@ def origin_of(store: Path, source: str | None, processor: str | None) -> Origin:
 
 def origin_in(store: Path, found: dict[str, Any], source: str | None, processor: str | None) -> Origin:
     """Return where rows came from by what a folder notes of it. Raises as `origin_of`."""
-    opened = {**found.get("source", {}), **({"path": os.path.abspath(source)} if source else {})}
-    if "path" not in opened or not os.path.exists(opened["path"]):
+    opened = dict(found.get("source", {}))
+    if source:
+        opened["path"] = source if is_remote(source) else os.path.abspath(source)
+    if "path" not in opened or not (is_remote(opened["path"]) or os.path.exists(opened["path"])):
         raise InputError(f"{store}: its source is not at {opened.get('path', 'a known place')}", "give --source")
     return Origin(source=opened, processor=processor or found.get("processor", ""))
 
@@ -273,23 +278,6 @@ def origin_in(store: Path, found: dict[str, Any], source: str | None, processor:
 def show_json(value: Any) -> None:
     """Print a value as JSON."""
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
-
-
-def run_and_show(run: Callable[[], object], out: Path, as_json: bool) -> None:
-    """Run a stage and show the statistics of its output, also when it is complete with too many rejects.
-
-    Args:
-        run: returns the manifest, None if there is no finished store to show.
-        out: the store.
-        as_json: how it is shown.
-    """
-    try:
-        if run() is None:
-            return
-    except RejectRateError:
-        show_store(out, as_json)
-        raise
-    show_store(out, as_json)
 
 
 def show_store(folder: Path, as_json: bool) -> None:

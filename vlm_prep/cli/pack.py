@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
+from vlm_prep.cli.place import place_for, run_and_show
 from vlm_prep.core.config import Layout, PackConfig
 
 
@@ -15,6 +16,7 @@ def command(
     source: Annotated[Path, typer.Argument(help="The output of `vlm-prep tokenize`.")],
     pack_length: Annotated[int, typer.Option(min=1, help="Tokens in a pack.")],
     out: options.Out = None,
+    work_dir: options.WorkDir = None,
     world_size: Annotated[int, typer.Option(min=1, help="Ranks to make shards for.")] = 1,
     layout: Annotated[
         Layout, typer.Option(help="Shards for each rank, or the plan alone over the tokenized store.")
@@ -46,8 +48,8 @@ def command(
     if dry_run:
         options.show_json(preview(source, config))
         return
-    out = options.out_for(source, out, ".packed")
+    place = place_for(source, out, ".packed", work_dir, part)
     run = options.run_options(
-        out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+        place.folder, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
     )
-    options.run_and_show(lambda: pack(source, config, run), out, as_json)
+    run_and_show(lambda: pack(source, config, run), place, as_json, run.say)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
+from vlm_prep.cli.place import place_for, run_and_show
 from vlm_prep.core.config import CheckMedia, ControlTokens, MediaMode, Overlong, TokenizeConfig, ToolText, TrainOn
 from vlm_prep.core.errors import InputError
 
@@ -17,6 +18,7 @@ def command(
         str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
     ],
     out: options.Out = None,
+    work_dir: options.WorkDir = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Most tokens in a row. [default: no limit]")] = None,
     overlong: Annotated[
         Overlong, typer.Option(help="Longer rows: reject, cut whole turns off the end, or stop.")
@@ -110,11 +112,11 @@ def command(
         trust_remote_code=trust_remote_code,
         verify_fraction=verify_fraction,
     )
-    out = options.out_for(source, out, ".tok")
+    place = place_for(source, out, ".tok", work_dir, part)
     run = options.run_options(
-        out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+        place.folder, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
     )
     if dry_run:
         options.show_json(preview(samples, processor, config, run))
         return
-    options.run_and_show(lambda: tokenize(samples, processor, config, run), out, as_json)
+    run_and_show(lambda: tokenize(samples, processor, config, run), place, as_json, run.say)
