@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
 
 _SCHEME = re.compile(r"(s3|gs|az|abfs)://[^/]")
@@ -51,12 +51,12 @@ def faults_of(uri: str) -> Iterator[None]:
     """Turn what a store's client raises into an InputError, except for what is true of one object.
 
     Raises:
-        FileNotFoundError, PermissionError: as they are.
+        FileNotFoundError, PermissionError, VlmPrepError: as they are.
         InputError: the store could not be asked.
     """
     try:
         yield
-    except (FileNotFoundError, PermissionError, InputError):
+    except (FileNotFoundError, PermissionError, VlmPrepError):
         raise
     except Exception as error:  # each store's client has errors of its own
         raise InputError(
