@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import torch
 from conftest import REMOTE, Adapters
+from items import as_trained
 from PIL import Image, ImageOps
 from scipy.signal import resample_poly
 
@@ -283,6 +284,7 @@ def test_what_is_trained_is_the_answers_and_nothing_else(adapters: Adapters, sto
 
 def assert_equal(item: dict[str, Any], real: dict[str, torch.Tensor], name: str) -> None:
     where = f"{name}, {item['sample_id']}"
+    item = as_trained(item)
     ids = real.pop("input_ids")[0]
     assert torch.equal(item["input_ids"], ids), where
     assert torch.equal(real.pop("attention_mask")[0], torch.ones_like(ids)), where

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,12 +27,19 @@ class Rows:
     """Samples in memory."""
 
     samples: tuple[Sample, ...]
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
         yield from self.samples[start:stop]
+
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        raise NotImplementedError
+
+    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
+        raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
         return {"rows": [repr(sample) for sample in self.samples]}

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from items import as_trained
 from PIL import Image
 from scipy.signal import resample_poly
 
@@ -56,7 +57,7 @@ def rows(store: Path) -> dict[str, dict[str, Any]]:
 def items(store: Path) -> dict[str, dict[str, Any]]:
     """What training reads, by name."""
     dataset = ShardDataset(store, shuffle=False)
-    return {item["sample_id"]: item for item in map(dataset.__getitem__, range(len(dataset)))}
+    return {item["sample_id"]: as_trained(item) for item in map(dataset.__getitem__, range(len(dataset)))}
 
 
 def test_every_row_was_compared_with_the_real_processor(store: Path) -> None:

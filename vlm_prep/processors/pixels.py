@@ -9,13 +9,14 @@ arguments. A processor that makes tensors outside of its parts, or whose parts a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from vlm_prep.core.config import ProcessorConfig
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes
+from vlm_prep.core.types import MediaKind
 from vlm_prep.media.load import load_media, load_track
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
@@ -101,7 +102,9 @@ class PixelMaker:
         if self._interleaved:
             groups = [(struct["kind"], [struct]) for struct in media]
         else:
-            kinds = ("image", "video", "audio")
+            kinds = get_args(MediaKind)
+            if unknown := {struct["kind"] for struct in media} - set(kinds):
+                raise StoreError(f"the store has {', '.join(sorted(unknown))} media, which this version does not know")
             groups = [(kind, structs) for kind in kinds if (structs := self._of_kind(kind, media))]
         found: dict[str, list[torch.Tensor]] = {}
         for kind, structs in groups:

@@ -81,7 +81,7 @@ class ShardReader:
                 f"{path}: {size} bytes, the manifest says {info.bytes}: the shard is damaged", MAKE_AGAIN
             )
         self.close()
-        if looked:
+        if looked and path.suffix == ".arrow":
             self._open()
             self.close()
 
