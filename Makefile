@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test lint bench bench-smoke bench-families bench-pack bench-stream soak steady clean
+.PHONY: demo test test-cluster lint bench bench-smoke bench-families bench-pack bench-stream soak steady clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -22,6 +22,11 @@ test: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# Ray clusters and an S3 server on this machine; their packages are not in the usual environment
+test-cluster: $(READY)
+	$(BIN)/pip install --quiet --constraint configs/constraints.txt --editable '.[dev,cluster-dev]'
+	$(BIN)/pytest tests/engine/test_ray.py tests/shards/test_remote.py
 
 lint: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests

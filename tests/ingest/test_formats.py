@@ -398,7 +398,7 @@ def test_a_column_the_user_named_is_the_only_one_read() -> None:
         ([], R.BAD_MEDIA_ENTRY),
         ([["a"]], R.BAD_MEDIA_ENTRY),
         ("https://x.org/a.mp4", R.UNSUPPORTED_MEDIA),
-        ("s3://b/a.mp4", R.UNSUPPORTED_MEDIA),
+        ("ftp://b/a.mp4", R.UNSUPPORTED_MEDIA),
         ("data:video/mp4;base64,AA", R.UNSUPPORTED_MEDIA),
         ({"bytes": "AA", "path": "a"}, R.UNSUPPORTED_MEDIA),
     ],

@@ -39,14 +39,14 @@ def command(
         samples,
         PROCESSOR,
         TokenizeConfig(max_length=PACK_LENGTH, fps=2.0),
-        RunOptions(out=tokenized, workers=workers, fresh=True),
+        RunOptions(out=tokenized, workers=workers or 1, fresh=True),
     )
     typer.echo(stats.render(stats.collect(tokenized)))
     typer.echo(f"\n2. pack into sequences of {PACK_LENGTH} for 2 ranks")
     pack(
         tokenized,
         PackConfig(pack_length=PACK_LENGTH, world_size=2),
-        RunOptions(out=packed, workers=workers, fresh=True),
+        RunOptions(out=packed, workers=workers or 1, fresh=True),
     )
     typer.echo(stats.render(stats.collect(packed)))
     typer.echo("\n3. stream one epoch through the collaters")

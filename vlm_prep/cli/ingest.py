@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
+from vlm_prep.cli.place import place_for, run_and_show
 from vlm_prep.core.config import CheckMedia, IngestConfig
 
 
 def command(
     source: Annotated[str, typer.Argument(help="A meta JSON, a data file, or a dataset folder.")],
     out: options.Out = None,
+    work_dir: options.WorkDir = None,
     check_media: Annotated[
         CheckMedia, typer.Option(help="Read headers and ends of pictures, or decode each one to find inner damage.")
     ] = "header",
@@ -29,11 +31,14 @@ def command(
     min_duration: options.MinDuration = None,
     max_duration: options.MaxDuration = None,
     limit: options.Limit = None,
-    workers: options.Workers = options.DEFAULT_WORKERS,
+    workers: options.Workers = None,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
+    part: options.InPart = None,
+    engine: options.UseEngine = "local",
+    ray_address: options.RayAddress = None,
     dry_run: Annotated[bool, typer.Option(help="Read and check the sources; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -60,7 +65,9 @@ def command(
     if dry_run:
         options.show_json({"rows": len(samples), "datasets": samples.describe()})
         return
-    out = options.out_for(source, out, ".ingested")
+    place = place_for(source, out, ".ingested", work_dir, part)
     config = IngestConfig(check_media=check_media, max_image_pixels=max_image_pixels)
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
-    options.run_and_show(lambda: ingest(samples, config, run), out, as_json)
+    run = options.run_options(
+        place.folder, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+    )
+    run_and_show(lambda: ingest(samples, config, run), place, as_json, run.say)

@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 import vlm_prep
-from vlm_prep.cli import demo, doctor, ingest, labels, pack, rejects, retry, state, stats, tokenize, verify, why
+from vlm_prep.cli import (
+    demo,
+    doctor,
+    finish,
+    ingest,
+    labels,
+    pack,
+    rejects,
+    retry,
+    state,
+    stats,
+    tokenize,
+    transfer,
+    verify,
+    why,
+)
 from vlm_prep.core.errors import VlmPrepError
 
 INTERRUPTED = 130
@@ -42,6 +57,7 @@ def root(
 app.command("ingest")(ingest.command)
 app.command("tokenize")(tokenize.command)
 app.command("pack")(pack.command)
+app.command("finish")(finish.command)
 app.command("stats")(stats.command)
 app.command("doctor")(doctor.command)
 app.command("labels")(labels.command)
@@ -53,6 +69,8 @@ app.command(
 )(why.command)
 app.command("verify")(verify.command)
 app.add_typer(state.app, name="state")
+app.command("push")(transfer.push)
+app.command("pull")(transfer.pull)
 app.command("demo")(demo.command)
 
 

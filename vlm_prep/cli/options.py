@@ -14,9 +14,11 @@ import orjson
 import typer
 
 from vlm_prep.core.config import ControlTokens, RewrittenHistory, ToolText, TrainEnd, TrainOn
-from vlm_prep.core.errors import InputError, OutputError, RejectRateError
+from vlm_prep.core.errors import InputError, OutputError
+from vlm_prep.core.remote import is_remote
 from vlm_prep.engine.local import Limits
-from vlm_prep.engine.stage import RunOptions
+from vlm_prep.engine.parts import parse_part
+from vlm_prep.engine.stage import Engine, RunOptions
 
 if TYPE_CHECKING:
     from vlm_prep.ingest.source import Samples
@@ -25,15 +27,42 @@ DEFAULT_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity
 """The processors this process may use."""
 
 Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Folder to write; a rerun continues. [default: SOURCE's name + the stage's end]"),
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder to write, or s3://bucket/prefix; a rerun continues. [default: SOURCE's name + the stage's end]",
+    ),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Worker processes. The output does not depend on it.")]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder in which a store for an object store is made first. [default: as without --out]"),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Worker processes; the output does not depend on it. [default: one for each processor of this machine, "
+        "or of the cluster at --ray-address]",
+    ),
+]
+UseEngine = Annotated[Engine, typer.Option("--engine", help="Work on this machine, or on a Ray cluster.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster, auto or host:port. [default: start one on this machine]")
+]
 SampleTimeout = Annotated[float, typer.Option(help="Reject a row that keeps a worker busy for more seconds.")]
 WorkerMemory = Annotated[
     str, typer.Option(help="Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
 ]
 Fresh = Annotated[bool, typer.Option(help="Discard another run's output in --out and start over.")]
+InPart = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        help="Do part i of n (i/n, from 1/n to n/n) and nothing else: for the jobs of a scheduler's array, which share "
+        "the folder --out and need nothing else of each other. `vlm-prep finish OUT` when all are done.",
+    ),
+]
 RejectRate = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Exit with status 3 when a larger share of rows is rejected.")
 ]
@@ -172,17 +201,6 @@ def check_history(train_on: TrainOn, rewritten_history: RewrittenHistory) -> Non
         )
 
 
-def out_for(source: str | Path, out: Path | None, end: str) -> Path:
-    """Return the folder to write: what was asked for, or the source's name with the stage's end, in this folder.
-
-    Raises:
-        OutputError: it is the source itself.
-    """
-    chosen = out or Path(Path(os.path.abspath(source)).stem + end)
-    must_differ(source, chosen)
-    return chosen
-
-
 def check_positive(value: float | None, option: str) -> None:
     """Refuse zero, negative numbers, infinity and nan.
 
@@ -217,25 +235,44 @@ def bytes_of(text: str, option: str) -> int:
 
 def run_options(
     out: Path,
-    workers: int,
+    workers: int | None,
     fresh: bool,
     reject_rate: float,
     quiet: bool,
     sample_timeout: float = Limits.sample_timeout,
     worker_memory: str = "8G",
+    part: str | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
 ) -> RunOptions:
-    """Return how a stage runs."""
+    """Return how a stage runs.
+
+    Raises:
+        InputError: a value is not usable, or two exclude each other.
+    """
     check_positive(sample_timeout, "--sample-timeout")
+    if part is not None and fresh:
+        raise InputError("--fresh and --part: one part would discard what the others did", f"delete {out} first")
+    if ray_address is not None and engine != "ray":
+        raise InputError("--ray-address has no meaning without --engine ray")
     return RunOptions(
         out=out,
-        workers=workers,
+        workers=workers or (0 if ray_address else DEFAULT_WORKERS),
+        engine=engine,
+        ray_address=ray_address,
         sample_timeout=sample_timeout,
         worker_memory=bytes_of(worker_memory, "--worker-memory"),
         fresh=fresh,
+        part=None if part is None else parse_part(part),
         max_reject_rate=reject_rate,
         progress=False if quiet else None,
-        say=_silent if quiet else _say,
+        say=sayer(quiet),
     )
+
+
+def sayer(quiet: bool) -> Callable[[str], None]:
+    """Return how the user is told a line."""
+    return _silent if quiet else _say
 
 
 def _say(line: str) -> None:
@@ -269,9 +306,15 @@ def origin_of(store: Path, source: str | None, processor: str | None) -> Origin:
     """
     from vlm_prep.shards.layout import read_origin
 
-    found = read_origin(store) or {}
-    opened = {**found.get("source", {}), **({"path": os.path.abspath(source)} if source else {})}
-    if "path" not in opened or not os.path.exists(opened["path"]):
+    return origin_in(store, read_origin(store) or {}, source, processor)
+
+
+def origin_in(store: Path, found: dict[str, Any], source: str | None, processor: str | None) -> Origin:
+    """Return where rows came from by what a folder notes of it. Raises as `origin_of`."""
+    opened = dict(found.get("source", {}))
+    if source:
+        opened["path"] = source if is_remote(source) else os.path.abspath(source)
+    if "path" not in opened or not (is_remote(opened["path"]) or os.path.exists(opened["path"])):
         raise InputError(f"{store}: its source is not at {opened.get('path', 'a known place')}", "give --source")
     return Origin(source=opened, processor=processor or found.get("processor", ""))
 
@@ -279,16 +322,6 @@ def origin_of(store: Path, source: str | None, processor: str | None) -> Origin:
 def show_json(value: Any) -> None:
     """Print a value as JSON."""
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
-
-
-def run_and_show(run: Callable[[], object], out: Path, as_json: bool) -> None:
-    """Run a stage and show the statistics of its output, also when it is complete with too many rejects."""
-    try:
-        run()
-    except RejectRateError:
-        show_store(out, as_json)
-        raise
-    show_store(out, as_json)
 
 
 def show_store(folder: Path, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
+from vlm_prep.cli.place import place_for, run_and_show
 from vlm_prep.core.config import Layout, PackConfig, PackPositions, ShardFormat, TarMedia
 
 
@@ -15,6 +16,7 @@ def command(
     source: Annotated[Path, typer.Argument(help="The output of `vlm-prep tokenize`.")],
     pack_length: Annotated[int, typer.Option(min=1, help="Tokens in a pack.")],
     out: options.Out = None,
+    work_dir: options.WorkDir = None,
     world_size: Annotated[int, typer.Option(min=1, help="Ranks to make shards for.")] = 1,
     layout: Annotated[
         Layout, typer.Option(help="Shards for each rank, or the plan alone over the tokenized store.")
@@ -36,11 +38,14 @@ def command(
         PackPositions,
         typer.Option(help="Those of the processor's family, or plain, for a model that only borrowed the processor."),
     ] = "family",
-    workers: options.Workers = options.DEFAULT_WORKERS,
+    workers: options.Workers = None,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
+    part: options.InPart = None,
+    engine: options.UseEngine = "local",
+    ray_address: options.RayAddress = None,
     dry_run: Annotated[bool, typer.Option(help="Plan and show the fill; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -62,6 +67,8 @@ def command(
     if dry_run:
         options.show_json(preview(source, config))
         return
-    out = options.out_for(source, out, ".packed")
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
-    options.run_and_show(lambda: pack(source, config, run), out, as_json)
+    place = place_for(source, out, ".packed", work_dir, part)
+    run = options.run_options(
+        place.folder, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+    )
+    run_and_show(lambda: pack(source, config, run), place, as_json, run.say)

@@ -20,7 +20,7 @@ def command(
     processor: Annotated[
         str | None, typer.Option("--processor", "-p", help="Where the processor is now. [default: where it was]")
     ] = None,
-    workers: options.Workers = options.DEFAULT_WORKERS,
+    workers: options.Workers = None,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     as_json: options.AsJson = False,

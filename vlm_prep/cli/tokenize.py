@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
+from vlm_prep.cli.place import place_for, run_and_show
 from vlm_prep.core.config import CheckMedia, MediaMode, Overlong, TokenizeConfig
 from vlm_prep.core.errors import InputError
 
@@ -17,6 +18,7 @@ def command(
         str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
     ],
     out: options.Out = None,
+    work_dir: options.WorkDir = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Most tokens in a row. [default: no limit]")] = None,
     overlong: Annotated[
         Overlong, typer.Option(help="Longer rows: reject, cut whole turns off the end, or stop.")
@@ -61,11 +63,14 @@ def command(
     min_duration: options.MinDuration = None,
     max_duration: options.MaxDuration = None,
     limit: options.Limit = None,
-    workers: options.Workers = options.DEFAULT_WORKERS,
+    workers: options.Workers = None,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
     fresh: options.Fresh = False,
+    part: options.InPart = None,
+    engine: options.UseEngine = "local",
+    ray_address: options.RayAddress = None,
     dry_run: Annotated[bool, typer.Option(help="Load, check and measure the first rows; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -120,9 +125,11 @@ def command(
         audio_in_video=audio_in_video,
         verify_fraction=verify_fraction,
     )
-    out = options.out_for(source, out, ".tok")
-    run = options.run_options(out, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory)
+    place = place_for(source, out, ".tok", work_dir, part)
+    run = options.run_options(
+        place.folder, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
+    )
     if dry_run:
         options.show_json(preview(samples, processor, config, run))
         return
-    options.run_and_show(lambda: tokenize(samples, processor, config, run), out, as_json)
+    run_and_show(lambda: tokenize(samples, processor, config, run), place, as_json, run.say)

@@ -37,7 +37,7 @@ def command(
     differs, 0 when the same command would continue the run.
     """
     from vlm_prep.core.fingerprint import changes
-    from vlm_prep.engine.workspace import read_run
+    from vlm_prep.engine.plan import read_run
 
     stage, then = read_run(store)
     now = _identity(stage, context.args) if context.args else _identity_of_origin(store, stage, then["config"])

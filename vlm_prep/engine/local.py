@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
-from vlm_prep.engine.tasks import NO_ROW, Errand, Job, Poison, Progress, Record, no_pulse
+from vlm_prep.engine.tasks import NO_ROW, Errand, Job, Poison, Progress, no_pulse, report
 from vlm_prep.engine.worker import NO_MEMORY, STUCK, TOO_BIG, TOO_SLOW, Death, Worker, forkserver, settle_memory
+from vlm_prep.shards.writer import process_mark
 
 TICK = 0.05
 """Seconds between two looks at the workers."""
@@ -98,7 +99,7 @@ class Alone:
             work = getattr(self._job, errand.method)
             result = work(errand.task, errand.folder, no_pulse, *errand.arguments)
             done(errand, result)
-            _report(errand, result, 0, progress)
+            report(errand, result, 0, progress)
 
 
 @dataclass(kw_only=True)
@@ -119,7 +120,7 @@ class Workers:
         self, job: Job, count: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]
     ) -> None:
         self._job, self._count, self._limits = job, count, limits
-        self._scratch, self._found = scratch, found
+        self.scratch, self._found = scratch, found
         self._workers: dict[Worker, _Duty | None] = {}
         self._queue: deque[_Duty] = deque()
         self._trials: deque[_Duty] = deque()
@@ -138,7 +139,7 @@ class Workers:
         for worker in self._workers:
             worker.bury()
         self._workers.clear()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def run(self, errands: Sequence[Errand], done: Done, progress: Progress) -> None:
         """See `Crew.run`."""
@@ -177,8 +178,8 @@ class Workers:
                 continue
             if worker.fresh and self._trials:
                 trial = self._workers[worker] = self._trials.popleft()
-                self._scratch.mkdir(exist_ok=True)
-                worker.send(trial.errand.alone(_suspect(trial), self._scratch))
+                self.scratch.mkdir(exist_ok=True)
+                worker.send(trial.errand.alone(_suspect(trial), self.scratch))
             elif self._queue:
                 given = self._workers[worker] = self._queue.popleft()
                 worker.send(given.errand)
@@ -221,7 +222,7 @@ class Workers:
             return
         self._deaths = 0
         self._done(duty.errand, result)
-        _report(duty.errand, result, duty.reported, self._progress)
+        report(duty.errand, result, duty.reported, self._progress)
 
     def _watch(self) -> None:
         """End workers that stand still or grow too large, and show how far the others are."""
@@ -251,7 +252,7 @@ class Workers:
         if duty is None:
             self._lost(death)
             return
-        for unfinished in duty.errand.folder.glob(f"*.{worker.pid}.tmp"):
+        for unfinished in duty.errand.folder.glob(f"*.{process_mark(worker.pid)}.tmp"):
             unfinished.unlink(missing_ok=True)
         if duty.suspect is None:
             self._progress(-duty.reported, 0, 0)
@@ -294,13 +295,6 @@ def _suspect(duty: _Duty) -> int:
     if duty.suspect is None:
         raise RuntimeError("no row is on trial")
     return duty.suspect
-
-
-def _report(errand: Errand, result: Any, reported: int, progress: Progress) -> None:
-    """Count what a finished task adds to what was reported of it."""
-    if isinstance(result, Record):
-        rows = len(errand.task.numbers)
-        progress(rows - reported, result.counts.get("tokens", 0), result.counts["rows_rejected"])
 
 
 def _ignore(errand: Errand, result: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.errors import OutputError
+from vlm_prep.shards.writer import process_mark
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
@@ -34,7 +35,7 @@ class Lock:
         say: tells the user a line.
     """
 
-    def __init__(self, folder: Path, path: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path | str, path: Path, say: Callable[[str], None]) -> None:
         self.folder, self.path = folder, path
         self._say = say
         self._descriptor: int | None = None
@@ -64,11 +65,26 @@ class Lock:
         self._over.clear()
         threading.Thread(target=self._beat, args=(self._descriptor,), name="vlm-prep-lock", daemon=True).start()
 
-    def _take(self, descriptor: int) -> dict[str, Any] | None:
+    def must_be_free(self) -> None:
+        """Make sure that no other process holds the lock, without taking it.
+
+        Raises:
+            OutputError: one does, or one on another host may.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            return
+        try:
+            self._take(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+    def _take(self, descriptor: int, kind: int = fcntl.LOCK_EX) -> dict[str, Any] | None:
         """Lock the open file and return who held it before, if it says so."""
         held = reaches = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             held = False
         except BlockingIOError:
             pass
@@ -92,7 +108,7 @@ class Lock:
 
     def _seconds_silent(self, descriptor: int) -> float:
         """Return how long ago the file was renewed, by the clock of the file system."""
-        probe = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        probe = self.path.with_name(f"{self.path.name}.{process_mark()}.tmp")
         try:
             probe.write_bytes(b"")
             return probe.stat().st_mtime - os.fstat(descriptor).st_mtime

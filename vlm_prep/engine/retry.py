@@ -22,11 +22,12 @@ from vlm_prep.core.errors import InputError, OutputError
 from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.core.types import Rejected
 from vlm_prep.engine.lock import Lock
+from vlm_prep.engine.plan import MOST_CHANGES
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.stage import RunOptions, Send, crew_of, sender, sum_counts, sum_datasets
 from vlm_prep.engine.staged import decide, publish_staged, staging
 from vlm_prep.engine.tasks import Errand, Job, Record, Task, rows_per_task, tasks_of
-from vlm_prep.engine.workspace import MOST_CHANGES, Workspace
+from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.audit import fingerprint_of
 from vlm_prep.shards.layout import (
     REJECTS_FILE,

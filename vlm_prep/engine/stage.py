@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.local import Crew, Limits, crew
+from vlm_prep.engine.parts import Part
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.repair import lost_shards, put_back
 from vlm_prep.engine.tasks import Errand, Job, Poison, Record, Task
@@ -18,6 +19,7 @@ from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
+Engine = Literal["local", "ray"]
 Say = Callable[[str], None]
 Send = Callable[..., Any]
 """`send(method, task, *arguments)`: have a worker call a method of the job, see `tasks.Errand`."""
@@ -30,11 +32,17 @@ class RunOptions:
     out: Path
     workers: int = 1
     """Supervised processes; 0 does everything in this one, where a row that crashes ends the run (for debuggers)."""
+    engine: Engine = "local"
+    """Whose processes: this machine's, or those of a Ray cluster."""
+    ray_address: str | None = None
+    """Of the cluster; None starts one on this machine."""
     sample_timeout: float = Limits.sample_timeout
     """Seconds after which a row that is still worked on is rejected."""
     worker_memory: int = Limits.worker_memory
     """Bytes of memory of a worker past which its row is rejected."""
     fresh: bool = False
+    part: Part | None = None
+    """The part of the tasks to do, see `engine.parts`; None for all."""
     progress: bool | None = None
     """Show a progress bar; None shows it on a terminal only."""
     max_reject_rate: float = 0.05
@@ -42,48 +50,63 @@ class RunOptions:
     say: Say = print
 
 
-def run_stage(
-    name: str,
-    identity: dict[str, Any],
-    tasks: Sequence[Task],
-    options: RunOptions,
-    *,
-    prepare: Callable[[], Job],
-    describe: Callable[[Sequence[Record]], Describe],
-    begin: Errand | None = None,
-    check: Callable[[Sequence[Record], Path, Send], None] | None = None,
-    origin: dict[str, Any] | None = None,
-    numbers: Callable[[list[str]], dict[str, int]] | None = None,
-) -> Manifest:
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is to be done."""
+
+    name: str
+    identity: dict[str, Any]
+    """All that the output depends on; its digest is the run's fingerprint."""
+    tasks: Sequence[Task]
+    """All of them."""
+    prepare: Callable[[], Job]
+    """Makes the job ready in this process; only called when there is work."""
+    describe: Callable[[Sequence[Record]], Describe]
+    """Makes the manifest from the records and the final shards."""
+    again: dict[str, Any]
+    """Where the input is, for `vlm-prep finish`."""
+    begin: Errand | None = None
+    """What a worker does first, if there is work."""
+    check: Callable[[Sequence[Record], Path, Send], None] | None = None
+    """Looks at the records and their shards (still in the given folder) before anything is final; what it sends a
+    worker to do may find poison, and is then called again with the records without it."""
+    keeps_origin: bool = False
+    """Whether `again` is kept beside the store, for `vlm-prep retry` and `why`."""
+    numbers: Callable[[list[str]], dict[str, int]] | None = None
+    """Returns the numbers of sample_ids in the input; None if no row of a task is rejected."""
+
+
+def run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
     """Run the tasks that are not done yet, finish the folder, and return its manifest.
 
-    Args:
-        name: of the stage.
-        identity: all that the output depends on; its digest is the run's fingerprint.
-        tasks: all of them.
-        options: how to run.
-        prepare: makes the job ready in this process; only called when there is work.
-        describe: makes the manifest from the records and the final shards.
-        begin: what a worker does first, if there is work.
-        check: looks at the records and their shards (still in the given folder) before anything is final; what it
-            sends a worker to do may find poison, and is then called again with the records without it.
-        numbers: returns the numbers of sample_ids in the input; None if no row of a task is rejected.
-        origin: where the rows came from, kept beside the store for `vlm-prep retry` and `why`.
+    Of a run in parts only the tasks of `options.part` are done, and nothing is finished: None is returned.
 
     Raises:
         OutputError: the folder is not ours to write, or writing failed (disk full).
         VlmPrepError: from the tasks.
     """
-    fingerprint = digest_json(identity)
+    fingerprint, identity = digest_json(stage.identity), stage.identity
     workspace = Workspace(
-        options.out, fingerprint, stage=name, identity=identity, fresh=options.fresh, say=options.say
+        options.out,
+        fingerprint,
+        stage=stage.name,
+        identity=identity,
+        fresh=options.fresh,
+        part=options.part,
+        tasks=len(stage.tasks),
+        again=stage.again,
+        say=options.say,
     )
     try:
+        if options.part is not None:
+            _run_part(stage, workspace, options, options.part)
+            return None
         if workspace.finished:
-            return _look_after(name, tasks, workspace, options, prepare, numbers)
-        records = _run(name, tasks, workspace, options, prepare(), begin, check)
+            return _look_after(stage, workspace, options)
+        records = _run(stage, stage.tasks, workspace, options, stage.check)
         marks = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
-        return workspace.finish(records, _marked(describe(records), marks), origin)
+        origin = stage.again if stage.keeps_origin else None
+        return workspace.finish(records, _marked(stage.describe(records), marks), origin)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",
@@ -93,17 +116,23 @@ def run_stage(
         workspace.release()
 
 
-def _look_after(
-    name: str,
-    tasks: Sequence[Task],
-    workspace: Workspace,
-    options: RunOptions,
-    prepare: Callable[[], Job],
-    numbers: Callable[[list[str]], dict[str, int]] | None,
-) -> Manifest:
+def _run_part(stage: Stage, workspace: Workspace, options: RunOptions, part: Part) -> None:
+    """Do the tasks of one part."""
+    if workspace.finished:
+        options.say(f"{options.out} is complete already: nothing to do")
+        return
+    tasks = [task for task in stage.tasks if part.owns(task.index)]
+    _run(stage, tasks, workspace, options, None)
+    options.say(
+        f"part {part}: {len(tasks)} of {len(stage.tasks)} tasks, all done; "
+        f"when all parts are: vlm-prep finish {options.out}"
+    )
+
+
+def _look_after(stage: Stage, workspace: Workspace, options: RunOptions) -> Manifest:
     """Return the manifest of a finished store; make shards again that are missing or cut."""
     manifest = read_manifest(options.out)
-    lost = lost_shards(options.out, manifest, tasks, numbers)
+    lost = lost_shards(options.out, manifest, stage.tasks, stage.numbers)
     if not lost:
         options.say(f"{options.out} is complete already: nothing to do")
         return manifest
@@ -112,31 +141,32 @@ def _look_after(
     redone = {maker.task.index: maker.task for maker in lost.values()}
     errands = [Errand(task=task, folder=workspace.shards) for task in redone.values()]
     total = sum(len(task.numbers) for task in redone.values())
-    with crew_of(prepare(), workspace, options) as team, ProgressBar(total, name, show=options.progress) as progress:
+    with (
+        crew_of(stage.prepare(), workspace, options) as team,
+        ProgressBar(total, stage.name, show=options.progress) as progress,
+    ):
         team.run(errands, lambda errand, record: put_back(options.out, record, lost, workspace.shards), progress)
     workspace.close()
     return manifest
 
 
 def _run(
-    name: str,
+    stage: Stage,
     tasks: Sequence[Task],
     workspace: Workspace,
     options: RunOptions,
-    job: Job,
-    begin: Errand | None,
     check: Callable[[Sequence[Record], Path, Send], None] | None,
 ) -> list[Record]:
-    """Do what is not done, until the records know all poison that was met; return them."""
-    team = crew_of(job, workspace, options)
+    """Do what is not done of some tasks, until the records know all poison that was met; return them."""
+    team = crew_of(stage.prepare(), workspace, options)
     found = workspace.poison()
     pending = workspace.pending([task.without(found) for task in tasks])
     if len(pending) < len(tasks):
         options.say(f"continuing: {len(tasks) - len(pending)} of {len(tasks)} tasks are done")
     total = sum(len(task.numbers) for task in pending)
-    with team, ProgressBar(total, name, show=options.progress) as progress:
-        if begin is not None and pending:
-            begin = replace(begin, task=begin.task.without(found))
+    with team, ProgressBar(total, stage.name, show=options.progress) as progress:
+        if stage.begin is not None and pending:
+            begin = replace(stage.begin, task=stage.begin.task.without(found))
             team.run([begin], lambda errand, result: None, progress)
         while True:
             found = workspace.poison()
@@ -144,7 +174,8 @@ def _run(
             errands = [Errand(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
             team.run(errands, lambda errand, record: workspace.commit(errand.task, record), progress)
             records = workspace.records(tasks)
-            workspace.recall(records)
+            if options.part is None:  # shards get their final names by their number among those of all tasks
+                workspace.recall(records)
             if check is not None:
                 check(records, workspace.shards, sender(team, workspace.shards))
             if not workspace.pending([task.without(workspace.poison()) for task in tasks]):
@@ -159,6 +190,12 @@ def crew_of(job: Job, workspace: Workspace, options: RunOptions) -> Crew:
         options.say(f"row {poison.row} is rejected, {poison.reason}: {poison.message}")
 
     limits = Limits(sample_timeout=options.sample_timeout, worker_memory=options.worker_memory)
+    if options.engine == "ray":
+        from vlm_prep.engine.ray import RayCrew
+
+        # of a cluster the whole, unless a number was asked for; of this machine as many as without Ray
+        count = options.workers or None
+        return RayCrew(job, count, limits, workspace.attempts, found, options.ray_address)
     return crew(job, workers=options.workers, limits=limits, scratch=workspace.scratch, found=found)
 
 

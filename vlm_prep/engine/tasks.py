@@ -137,6 +137,13 @@ class Errand:
         return replace(self, task=self.task.alone(row), folder=folder)
 
 
+def report(errand: Errand, result: Any, reported: int, progress: Progress) -> None:
+    """Count what a finished task adds to what was reported of it."""
+    if isinstance(result, Record):
+        rows = len(errand.task.numbers)
+        progress(rows - reported, result.counts.get("tokens", 0), result.counts["rows_rejected"])
+
+
 def split_rows(total: int, rows_per_task: int) -> list[Task]:
     """Cut `total` rows into tasks of `rows_per_task`; depends on nothing else."""
     return [

@@ -1,7 +1,7 @@
 """The output folder while it is being made.
 
-    OUT/_work/plan.json           the stage and fingerprint of the run that owns the folder
-    OUT/_work/lock                who is writing, see lock.py
+    OUT/_work/plan.json           the run that owns the folder, see plan.py
+    OUT/_work/lock                who is writing, see lock.py; for a run in parts see parts.py
     OUT/_work/shards/             whole shards of finished tasks
     OUT/_work/done/<task>.json    the record of a finished task, written after its shards
     OUT/_work/poison/<row>.json   a row that ends the worker that does it, written before its task is done again
@@ -22,8 +22,10 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.errors import OutputError, StoreError
-from vlm_prep.core.fingerprint import changes, digest_json
+from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.lock import Lock
+from vlm_prep.engine.parts import Part, enter, must_be_idle
+from vlm_prep.engine.plan import PLAN, RunPlan, read_plan
 from vlm_prep.engine.staged import publish_staged
 from vlm_prep.engine.tasks import Poison, Record, Task
 from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_origin, write_rejects
@@ -32,26 +34,6 @@ from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomicall
 
 Describe = Callable[[dict[str, list[ShardInfo]]], tuple[Manifest, str]]
 """Makes the manifest and the text of the data card from the final shards."""
-
-
-MOST_CHANGES = 12
-
-
-def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return (stage, identity) of the run that a folder holds, finished or not.
-
-    Raises:
-        StoreError: it holds none.
-    """
-    plan = folder / WORK / "plan.json"
-    if (folder / MANIFEST).exists() or not plan.exists():
-        manifest = read_manifest(folder)
-        return manifest.stage, manifest.identity
-    try:
-        found = orjson.loads(plan.read_bytes())
-        return found["stage"], found["identity"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise StoreError(f"{plan} is damaged: {error}", f"delete {folder} and start over") from error
 
 
 class Workspace:
@@ -64,6 +46,9 @@ class Workspace:
         identity: what the fingerprint is the digest of, to say what differs from another run.
         fresh: discard what the folder holds if it is another run's.
         keep: leave what is being done with a finished store, for `reopen`.
+        part: the part of the run that is done, while others may do other parts; None for all of it.
+        tasks: how many tasks the run has.
+        again: where the stage's input is, for `vlm-prep finish`.
         say: tells the user a line.
 
     Raises:
@@ -79,19 +64,25 @@ class Workspace:
         identity: dict[str, Any] | None = None,
         fresh: bool = False,
         keep: bool = False,
+        part: Part | None = None,
+        tasks: int = 0,
+        again: dict[str, Any] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.folder, self.fingerprint, self.stage = folder, fingerprint, stage
-        self.identity = identity or {}
+        self.folder, self.fingerprint, self._say = folder, fingerprint, say
+        self.plan = RunPlan(
+            stage=stage, fingerprint=fingerprint, identity=identity or {}, tasks=tasks, again=again or {}
+        )
         self.work = folder / WORK
         self.shards = self.work / "shards"
         self.done = self.work / "done"
-        self.scratch = self.work / "alone"
+        self.scratch = self.work / (f"alone-{part.name}" if part else "alone")
+        self.attempts = self.work / (f"attempts-{part.name}" if part else "attempts")
         self._poison = self.work / "poison"
-        self._plan = self.work / "plan.json"
-        self._lock = Lock(folder, self.work / "lock", say)
+        self._plan = self.work / PLAN
+        self._lock = part.lock(folder, say) if part else Lock(folder, self.work / "lock", say)
         try:
-            self.finished = self._take_over(fresh, keep)
+            self.finished = self._join(part) if part else self._take_over(fresh, keep)
         except OSError as error:
             self.release()
             raise OutputError(
@@ -107,28 +98,62 @@ class Workspace:
         if fresh and holds_run:
             self._must_be_discardable()
         elif (self.folder / MANIFEST).exists():
-            manifest = read_manifest(self.folder)
-            # of the identity: the fingerprint of a store that a retry added to is another one
-            self._must_be_ours(digest_json(manifest.identity), manifest.identity)
+            self._must_be_the_finished()
             if self.work.exists() and not keep:
                 # a kill between the manifest and the end, or while a finished store was repaired, leaves it behind
-                self._lock.acquire()
+                self._acquire()
                 publish_staged(self.folder)
                 self.close()
             return True
         self.work.mkdir(parents=True, exist_ok=True)
-        self._lock.acquire()
+        self._acquire()
         if fresh and holds_run:
             self._discard()
         elif self._plan.exists():
-            plan = self._read_plan()
-            self._must_be_ours(plan["fingerprint"], plan["identity"])
+            self._must_be_the_unfinished()
+        self._make_folders(lambda task: True)
+        self.plan.write(self.folder)
+        return False
+
+    def _join(self, part: Part) -> bool:
+        """Take one part of the folder; others may be at work on theirs. Return whether the run is complete in it."""
+        self._must_be_empty_or_a_run()
+        if (self.folder / MANIFEST).exists():
+            self._must_be_the_finished()
+            return True
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        enter(self.folder, part)
+        Lock(self.folder, self.work / "lock", self._say).must_be_free()
+        if (self.folder / MANIFEST).exists():  # another process finished it just now
+            self.close()
+            return True
+        self.plan.write(self.folder, create=True)
+        self._must_be_the_unfinished()
+        self._make_folders(part.owns)
+        return False
+
+    def _acquire(self) -> None:
+        """Become the only one who writes the folder."""
+        self._lock.acquire()
+        must_be_idle(self.folder, self._say)
+
+    def _must_be_the_finished(self) -> None:
+        manifest = read_manifest(self.folder)
+        # of the identity: the fingerprint of a store that a retry added to is another one
+        self.plan.must_be(self.folder, digest_json(manifest.identity), manifest.identity)
+
+    def _must_be_the_unfinished(self) -> None:
+        found = read_plan(self.folder)
+        self.plan.must_be(self.folder, found.fingerprint, found.identity)
+
+    def _make_folders(self, owns: Callable[[int], bool]) -> None:
+        """Make the folders of the work, and delete unfinished shards of the tasks that are ours."""
         for folder in (self.shards, self.done, self._poison):
             folder.mkdir(exist_ok=True)
-        for left_over in self.shards.glob("*.tmp"):
-            left_over.unlink(missing_ok=True)
-        self._write_plan(self.fingerprint)
-        return False
+        for left_over in self.shards.glob("task-*.tmp"):
+            if owns(int(left_over.name.split("-")[1])):
+                left_over.unlink(missing_ok=True)
 
     def _must_be_empty_or_a_run(self) -> bool:
         """Return whether the folder holds a run of ours, finished or not."""
@@ -139,33 +164,12 @@ class Workspace:
         if (self.folder / MANIFEST).exists() or self._plan.exists():
             return True
         # a kill before the plan was written leaves no more than these
-        known = {"shards", "done", "poison", "lock", "plan.json.tmp"}
+        known = {"shards", "done", "poison", "parts", "lock"}
         inside = {path.name for path in self.work.iterdir()} if self.work.is_dir() else set()
-        inside = {name for name in inside if not name.startswith("lock.")}
+        inside = {name for name in inside if not name.startswith(("lock.", "lock-", "plan.json."))}
         if any(path.name != WORK for path in self.folder.iterdir()) or not inside <= known:
             raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another --out")
         return False
-
-    def _read_plan(self) -> dict[str, Any]:
-        try:
-            plan: dict[str, Any] = orjson.loads(self._plan.read_bytes())
-            return {name: plan[name] for name in ("stage", "fingerprint", "identity")}
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise OutputError(f"{self._plan} is damaged: {error}", f"delete {self.folder} and start over") from error
-
-    def _write_plan(self, fingerprint: str) -> None:
-        plan = {"stage": self.stage, "fingerprint": fingerprint, "identity": self.identity}
-        write_bytes_atomically(self._plan, orjson.dumps(plan))
-
-    def _must_be_ours(self, fingerprint: str, identity: dict[str, Any]) -> None:
-        if fingerprint != self.fingerprint:
-            lines = changes(identity, self.identity)
-            more = [f"and {len(lines) - MOST_CHANGES} more"] if len(lines) > MOST_CHANGES else []
-            differs = "\n    ".join(["", *lines[:MOST_CHANGES], *more])
-            raise OutputError(
-                f"{self.folder} holds another run; what differs:{differs}",
-                "choose another --out, or give --fresh to discard it and start over",
-            )
 
     def _must_be_discardable(self) -> None:
         """Refuse --fresh for anything but an earlier output of this stage: a wrong --out must not cost a store."""
@@ -176,16 +180,17 @@ class Workspace:
                 "choose another --out, or move these away: --fresh deletes nothing but a former run",
             )
         complete = (self.folder / MANIFEST).exists()
-        found = read_manifest(self.folder).stage if complete else self._read_plan()["stage"]
-        if found != self.stage:
+        found = read_manifest(self.folder).stage if complete else read_plan(self.folder).stage
+        if found != self.plan.stage:
+            asked = self.plan.stage
             raise OutputError(
-                f"{self.folder} holds the output of `{found}`, and --fresh of `{self.stage}` does not discard that",
+                f"{self.folder} holds the output of `{found}`, and --fresh of `{asked}` does not discard that",
                 "choose another --out",
             )
 
     def _discard(self) -> None:
         """Delete a former run, such that a kill in between leaves a folder that is nobody's and not complete."""
-        self._write_plan("discarded")
+        replace(self.plan, fingerprint="discarded").write(self.folder)
         (self.folder / MANIFEST).unlink(missing_ok=True)
         sync_folder(self.folder)
         kept = (self.work, self._plan, self._lock.path)
@@ -207,16 +212,16 @@ class Workspace:
             OutputError: another process writes it.
         """
         self.work.mkdir(exist_ok=True)
-        self._lock.acquire()
+        self._acquire()
         publish_staged(self.folder)
-        if identity is None or not self._plan.exists() or self._read_plan()["identity"] != identity:
+        if identity is None or not self._plan.exists() or read_plan(self.folder).identity != identity:
             for path in self.work.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
         for folder in (self.shards, self.done, self._poison):
             folder.mkdir(exist_ok=True)
-        self.identity = identity or {}
-        self._write_plan(digest_json(self.identity))
+        self.plan = replace(self.plan, identity=identity or {}, fingerprint=digest_json(identity or {}))
+        self.plan.write(self.folder)
 
     def publish(self) -> None:
         """Move staged files into place, see `staged.py`."""
@@ -250,11 +255,12 @@ class Workspace:
         """
         self._lock.check()
         record = replace(record, poison=tuple(each.row for each in task.poison))
-        write_bytes_atomically(self._record_path(task.index), orjson.dumps(record.to_json()))
+        write_bytes_atomically(self._record_path(task.index), orjson.dumps(record.to_json()), shared=True)
 
     def add_poison(self, poison: Poison) -> None:
         """Remember a row that must not be done again."""
-        write_bytes_atomically(self._poison / f"row-{poison.row:012d}.json", orjson.dumps(asdict(poison)))
+        path = self._poison / f"row-{poison.row:012d}.json"
+        write_bytes_atomically(path, orjson.dumps(asdict(poison)), shared=True)
 
     def poison(self) -> list[Poison]:
         """Return the rows that must not be done again, in order."""

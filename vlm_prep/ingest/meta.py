@@ -18,6 +18,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.remote import cached, is_remote
 from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.names import (
     check_columns,
@@ -74,7 +75,7 @@ def load_source(
 
     Args:
         path: a meta JSON, a data file (JSON array, JSON lines, Parquet, Arrow), or the folder of a Hugging Face
-            dataset; the content tells which.
+            dataset; the content tells which. On an object store (`s3://`) a data file.
         datasets: the names to take; None takes all.
         format: how rows are spelt; None has it detected. As the arguments below, for a data file only; in a
             meta JSON it belongs to the entry.
@@ -91,8 +92,9 @@ def load_source(
     Raises:
         InputError: a file, name, key or value that is not usable, and what to write in its place.
     """
+    remote = str(path) if is_remote(path) else None
     path = Path(os.path.abspath(path))
-    meta = _read_meta(path)
+    meta = None if remote else _read_meta(path)
     flags = {
         "format": format,
         "columns": columns,
@@ -108,8 +110,8 @@ def load_source(
     given = {name: value for name, value in flags.items() if value is not None}
     if meta is None:
         if media_dir is not None:
-            given["media_dir"] = os.path.abspath(media_dir)
-        meta = {path.stem: {"file_name": path.name} | given}
+            given["media_dir"] = str(media_dir) if is_remote(media_dir) else os.path.abspath(media_dir)
+        meta = {path.stem: {"file_name": remote or path.name} | given}
     elif given:
         names = ", ".join(given)
         raise InputError(
@@ -130,20 +132,20 @@ def _asked(path: Path, meta: Mapping[str, Any], datasets: Sequence[str] | None) 
 
 def _spec(path: Path, name: str, written: object) -> DatasetSpec:
     entry = _validate(path, name, written)
-    file = path.parent / entry.file_name
+    remote = entry.file_name if is_remote(entry.file_name) else None
+    file = cached(remote) if remote else path.parent / entry.file_name
     if not file.exists():
         raise InputError(f"{path}: dataset {name!r}: no data file {entry.file_name!r}", f"Looked for {file}.")
     where = f"dataset {name!r}"
     file = Path(os.path.abspath(file))
     split, tables = _tables(where, file, entry.split)
-    beside = file if file.is_dir() else file.parent
-    media_dir = beside if entry.media_dir is None else path.parent / entry.media_dir
+    media_dir = _media_dir(path, file, entry)
     check_durations(where, entry.min_duration, entry.max_duration)
     return DatasetSpec(
         name=name,
         file=file,
         file_name=entry.file_name,
-        media_dir=Path(os.path.abspath(media_dir)),
+        media_dir=media_dir,
         format=check_format(where, entry.format),
         columns=check_columns(where, entry.columns or {}),
         tags=check_tags(where, entry.tags or {}),
@@ -155,6 +157,17 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         min_duration=entry.min_duration,
         max_duration=entry.max_duration,
     )
+
+
+def _media_dir(path: Path, file: Path, entry: _Entry) -> Path | str:
+    """Return where relative media paths start: where the user says, else beside the data file."""
+    if is_remote(entry.media_dir):
+        return str(entry.media_dir)
+    if entry.media_dir is not None:
+        return Path(os.path.abspath(path.parent / entry.media_dir))
+    if is_remote(entry.file_name):
+        return entry.file_name.rpartition("/")[0]
+    return Path(os.path.abspath(file if file.is_dir() else file.parent))
 
 
 def _tables(where: str, file: Path, split: str | None) -> tuple[str | None, tuple[Path, ...]]:

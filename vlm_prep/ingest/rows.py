@@ -89,7 +89,9 @@ class RowSource:
             "columns": {role: " or ".join(spec.column_names(role)) for role in COLUMN_NAMES},
             "tags": dict(spec.tags),
             # relative, so that moving data and media together changes nothing
-            "media_dir": os.path.relpath(spec.media_dir, spec.folder),
+            "media_dir": spec.media_dir
+            if isinstance(spec.media_dir, str)
+            else os.path.relpath(spec.media_dir, spec.folder),
             "sample_ratio": spec.sample_ratio,
             "rows": len(self.index),
             "picks": len(self),

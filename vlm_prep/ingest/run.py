@@ -19,6 +19,7 @@ from vlm_prep.engine.retry import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
     RunOptions,
     Send,
+    Stage,
     check_reject_rate,
     reject_reasons,
     run_stage,
@@ -107,8 +108,11 @@ def _media_counts(sample: Sample) -> Counter[str]:
     return counts
 
 
-def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manifest:
+def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manifest | None:
     """Write `samples` with probed media into the store `options.out`.
+
+    Returns:
+        The manifest of the finished store; None where only a part of the run was asked for.
 
     Raises:
         InputError: there are no rows.
@@ -123,16 +127,19 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     job = IngestJob(samples, config)
-    manifest = run_stage(
-        STAGE,
-        identity,
-        tasks,
-        options,
+    stage = Stage(
+        name=STAGE,
+        identity=identity,
+        tasks=tasks,
         prepare=lambda: job,
         describe=describe,
-        origin={"source": samples.origin},
+        again={"source": samples.origin},
+        keeps_origin=True,
         numbers=samples.numbers,
     )
+    manifest = run_stage(stage, options)
+    if manifest is None:
+        return None
     check_reject_rate(manifest.totals, options)
     return manifest
 

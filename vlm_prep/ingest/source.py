@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.remote import is_remote
 from vlm_prep.core.types import Media, MediaHeader, Rejected, Sample
 from vlm_prep.engine.tasks import Pulse, Task
 from vlm_prep.ingest.meta import load_source
@@ -204,6 +205,11 @@ def _media(item: dict[str, Any]) -> Media:
     )
 
 
+def _place(path: str | Path) -> str:
+    """Return a path as it means the same from any working folder."""
+    return str(path) if is_remote(path) else os.path.abspath(path)
+
+
 def open_samples(
     path: str | Path,
     *,
@@ -260,5 +266,5 @@ def open_samples(
         sources.append(source)
         if left is not None:
             left -= len(source)
-    where = {"path": os.path.abspath(path), "media_dir": None if media_dir is None else os.path.abspath(media_dir)}
+    where = {"path": _place(path), "media_dir": None if media_dir is None else _place(media_dir)}
     return RawSamples(tuple(sources), {**where, **how, "limit": limit})

@@ -82,8 +82,8 @@ class DatasetSpec:
     """The data file, or the folder of a dataset of tables; absolute."""
     file_name: str
     """The data file as the meta file writes it; what reports and rejects show."""
-    media_dir: Path
-    """Absolute folder that relative media paths start from."""
+    media_dir: Path | str
+    """Absolute folder that relative media paths start from; a str is a place on an object store."""
     format: Format | None = None
     """None until `detect.resolve` has seen the first row; then rows are read as sharegpt."""
     columns: dict[str, str] = field(default_factory=dict)

@@ -1,5 +1,5 @@
-"""The bytes behind a uri (`/a/b.jpg`, `/a/db.lmdb::key` or `/a/rows.parquet::17/audio`, see `cells`), and digests that
-need not read all of them.
+"""The bytes behind a uri (`/a/b.jpg`, `s3://bucket/b.jpg`, `/a/db.lmdb::key` or `/a/rows.parquet::17/audio`, see
+`cells`), and digests that need not read all of them.
 
 A digest over size, first 64 KiB and last 64 KiB finds a replaced, cut or re-encoded file for the price of the two
 reads that the header and the completeness check need anyway; reading every byte of millions of pictures just to hash
@@ -16,6 +16,7 @@ import xxhash
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
+from vlm_prep.core.remote import is_remote, read_remote, read_remote_ends
 from vlm_prep.media.cells import read_cell, rows_kind
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Ends:
 
 def split_uri(uri: str) -> tuple[str, str | None]:
     """Return (path, key in it or None). A path that exists as written is a path, even with `::` in it."""
-    if SEPARATOR not in uri or os.path.exists(uri):
+    if SEPARATOR not in uri or is_remote(uri) or os.path.exists(uri):
         return uri, None
     # a key may hold `::` and so may a folder: the LMDB or data file is the first prefix that is one, else the shortest
     position = first = uri.index(SEPARATOR)
@@ -49,6 +50,12 @@ def split_uri(uri: str) -> tuple[str, str | None]:
         position = uri.find(SEPARATOR, position + 1)
     position = first if position < 0 else position
     return uri[:position], uri[position + len(SEPARATOR) :]
+
+
+def local_path(uri: str) -> str | None:
+    """Return the path of a file that libraries can open themselves; None where there is none, only bytes."""
+    path, key = split_uri(uri)
+    return path if key is None and not is_remote(uri) else None
 
 
 def _holds_keys(path: str) -> bool:
@@ -65,8 +72,11 @@ def read_bytes(uri: str) -> bytes:
     if key is not None:
         return _read_key(path, key)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        if is_remote(uri):
+            data = read_remote(uri)
+        else:
+            with open(path, "rb") as file:
+                data = file.read()
     except (OSError, ValueError) as error:
         raise _os_reject(uri, error) from error
     if not data:
@@ -80,18 +90,23 @@ def read_ends(uri: str) -> Ends:
     if key is not None:
         return ends_of(_read_key(path, key))
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(descriptor).st_size
-            head = os.pread(descriptor, END_BYTES, 0)
-            tail = os.pread(descriptor, END_BYTES, max(END_BYTES, size - END_BYTES)) if size > END_BYTES else b""
-        finally:
-            os.close(descriptor)
+        size, head, tail = read_remote_ends(uri, END_BYTES) if is_remote(uri) else _local_ends(path)
     except (OSError, ValueError) as error:
         raise _os_reject(uri, error) from error
     if not size:
         raise Reject(RejectReason.EMPTY_FILE, f"{uri}: zero bytes")
     return Ends(size, head, tail)
+
+
+def _local_ends(path: str) -> tuple[int, bytes, bytes]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        head = os.pread(descriptor, END_BYTES, 0)
+        tail = os.pread(descriptor, END_BYTES, max(END_BYTES, size - END_BYTES)) if size > END_BYTES else b""
+    finally:
+        os.close(descriptor)
+    return size, head, tail
 
 
 def ends_of(data: bytes) -> Ends:

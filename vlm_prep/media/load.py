@@ -16,7 +16,7 @@ from PIL import Image
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import MediaItem
 from vlm_prep.media.audio import Waveform, read_waveform
-from vlm_prep.media.files import digest_ends, digest_matches, read_bytes, read_ends, split_uri
+from vlm_prep.media.files import digest_ends, digest_matches, local_path, read_bytes, read_ends
 from vlm_prep.media.image import load_rgb
 from vlm_prep.media.track import read_track
 from vlm_prep.media.video import read_frames
@@ -92,7 +92,7 @@ def _file_bytes(file: Mapping[str, Any]) -> bytes:
 
 def _video_source(file: Mapping[str, Any]) -> str | bytes:
     """The path where that is enough (decord then reads only what it needs), else the bytes."""
-    if file["bytes"] is None and split_uri(file["uri"])[1] is None:
+    if file["bytes"] is None and local_path(file["uri"]) is not None:
         if digest_ends(read_ends(file["uri"])) != file["digest"]:
             raise Reject(RejectReason.MEDIA_CHANGED, f"{file['uri']} was changed after it was tokenized")
         return str(file["uri"])

@@ -11,7 +11,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.types import Media, MediaHeader
 from vlm_prep.media.audio import probe_audio
-from vlm_prep.media.files import digest_ends, ends_of, read_bytes, read_ends, split_uri
+from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, read_ends
 from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image
 from vlm_prep.media.track import probe_track
 from vlm_prep.media.video import probe_video
@@ -99,16 +99,16 @@ def _require_duration(media: Media, header: MediaHeader) -> None:
 
 def _probe_video_file(media: Media, keep_bytes: bool, track: bool) -> Probed:
     (uri,) = media.uris
-    path, key = split_uri(uri)
-    if keep_bytes or key is not None:
+    path = local_path(uri)
+    if keep_bytes or path is None:
         data = read_bytes(uri)
-        header = probe_video(data if key is not None else path, uri)
+        header = probe_video(data if path is None else path, uri)
         digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
     else:
         data = b""
         digest = digest_ends(read_ends(uri))
         header = probe_video(path, uri)
-    if track and (found := probe_track(data if key is not None else path, uri)) is not None:
+    if track and (found := probe_track(data if path is None else path, uri)) is not None:
         samples, rate = found
         header = replace(header, samples=samples, sampling_rate=rate)
     return replace(media, header=replace(header, digests=(digest,))), (data,) if keep_bytes else None

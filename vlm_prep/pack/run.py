@@ -11,7 +11,7 @@ import vlm_prep
 from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError, RejectReason, StoreError
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.engine.stage import RunOptions, Send, check_reject_rate, reject_reasons, run_stage, sum_counts
+from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.pack.job import PLAN_SPLIT, STAGE, PackJob, rank_split
@@ -92,11 +92,11 @@ def require_packable(store: Store, config: PackConfig) -> str | None:
     return None
 
 
-def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
+def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest | None:
     """Pack the tokenized store `source` into `options.out`.
 
     Returns:
-        The manifest of the packed store.
+        The manifest of the packed store; None where only a part of the run was asked for.
 
     Raises:
         StoreError: the source is unfinished or no tokenized store, or its model cannot be given packs.
@@ -127,15 +127,18 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest:
     def write_plan(records: Sequence[Record], shards: Path, send: Send) -> None:
         write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
 
-    manifest = run_stage(
-        STAGE,
-        identity,
-        pack_tasks(plan, config),
-        options,
+    stage = Stage(
+        name=STAGE,
+        identity=identity,
+        tasks=pack_tasks(plan, config),
+        again={"source": os.path.abspath(source)},
         prepare=ready,
         describe=describe,
         check=write_plan if config.layout == "ranks" else None,
     )
+    manifest = run_stage(stage, options)
+    if manifest is None:
+        return None
     check_reject_rate(manifest.totals, options)
     return manifest
 

@@ -10,7 +10,9 @@ building them through Python lists would cost more than tokenizing (40 ns a toke
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,14 +122,14 @@ class ShardWriter:
     """Writes one shard. Use as a context manager; nothing appears under the final name before `commit`.
 
     Args:
-        path: final path; meanwhile `<path>.<process>.tmp` is written, a name that no worker of a killed run which
-            lives on for a moment can have.
+        path: final path; meanwhile `<path>.<host>-<process>.tmp` is written, a name that no worker of a killed run
+            which lives on for a moment can have, nor one on another machine.
         schema: one of `schema.py`.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
-        self._temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self._temporary = path.with_name(f"{path.name}.{process_mark()}.tmp")
         self._schema = schema
         self._builders = {field.name: _column_builder(field.type) for field in schema}
         self._rows: list[Row] = []
@@ -216,18 +218,41 @@ def sync_folder(path: Path) -> None:
     sync_file(path)
 
 
-def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that it is either absent or whole."""
-    temporary = path.with_name(path.name + ".tmp")
+def process_mark(process: int | None = None) -> str:
+    """Return what tells a process (this one by default) from those on other machines that share a folder."""
+    return f"{socket.gethostname()}-{process or os.getpid()}"
+
+
+def write_bytes_atomically(path: Path, data: bytes, *, shared: bool = False, create: bool = False) -> None:
+    """Write a small file so that it is either absent or whole.
+
+    Args:
+        path: the file.
+        data: its content.
+        shared: another process may write the same file at the same time; each then needs a temporary name of its own.
+        create: leave a file that is there as it is.
+    """
+    mark = f".{process_mark()}" if shared or create else ""
+    temporary = path.with_name(f"{path.name}{mark}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if create:
+            _link(temporary, path)
+        else:
+            os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its final name unless that is taken: of many processes that do so at once one succeeds."""
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+    temporary.unlink()
 
 
 def write_table_atomically(path: Path, table: pa.Table) -> None:

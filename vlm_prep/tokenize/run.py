@@ -19,6 +19,7 @@ from vlm_prep.engine.retry import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
     RunOptions,
     Send,
+    Stage,
     check_reject_rate,
     reject_reasons,
     run_stage,
@@ -51,7 +52,7 @@ _CARD = """# Tokenized by vlm-prep
 
 def tokenize(
     samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
-) -> Manifest:
+) -> Manifest | None:
     """Tokenize `samples` into the store `options.out`.
 
     Args:
@@ -61,7 +62,9 @@ def tokenize(
         options: how to run.
 
     Returns:
-        The manifest of the finished store.
+        The manifest of the finished store; None where only a part of the run was asked for. Each part compares the
+        first rows before it begins, with its own machine's libraries, and the share of its rows that is chosen; the
+        top-up for rare kinds of media needs all records and is left to the finishing.
 
     Raises:
         InputError: there are no rows.
@@ -69,7 +72,8 @@ def tokenize(
         ExactnessError: a row differs from the real processor's output.
         RejectRateError: the store is complete, with too many rejects.
     """
-    start_forkserver(TokenizeJob(samples, processor, config), options.workers)
+    if options.engine == "local":
+        start_forkserver(TokenizeJob(samples, processor, config), options.workers)
     job, identity = prepare(samples, processor, config, options)
     runtime = job.encoder.adapter.runtime()
 
@@ -82,18 +86,21 @@ def tokenize(
         return lambda splits: _describe(samples, config, runtime, records, splits, checked)
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
-    manifest = run_stage(
-        STAGE,
-        identity,
-        tasks,
-        options,
+    stage = Stage(
+        name=STAGE,
+        identity=identity,
+        tasks=tasks,
         prepare=lambda: job,
         describe=describe,
         begin=Errand(task=startup_task(job), folder=options.out, method="check_start"),
         check=top_up,
-        origin=origin_of(samples, processor),
+        again=origin_of(samples, processor),
+        keeps_origin=True,
         numbers=samples.numbers,
     )
+    manifest = run_stage(stage, options)
+    if manifest is None:
+        return None
     _say_about_overlong_video(manifest, job, options)
     if unreadable := manifest.proof["unreadable"]:
         options.say(

@@ -131,3 +131,8 @@ class ThreadsTokenizeJob(TokenizeJob):
 
         self.run(task, folder, pulse)
         return {"tasks": len(os.listdir("/proc/self/task")), "torch": torch.get_num_threads()}
+
+
+@dataclass
+class SlowPoisonedIngestJob(SlowIngestJob, PoisonedIngestJob):
+    """Takes long enough to be killed, and knows the decoder that dies."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.remote import is_remote
 from vlm_prep.core.types import Media, MediaKind
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import is_positive_number, type_name
@@ -60,7 +61,7 @@ _AUDIO_OPTIONS: Final = frozenset(
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
-def column_entries(value: Any, kind: MediaKind, media_dir: Path) -> list[Media]:
+def column_entries(value: Any, kind: MediaKind, media_dir: Path | str) -> list[Media]:
     """Return a media column's entries; one path or one object stands for a list of one.
 
     Raises:
@@ -77,7 +78,7 @@ def column_entries(value: Any, kind: MediaKind, media_dir: Path) -> list[Media]:
     return [media_from(entry, kind, media_dir, f"{kind} {place}") for place, entry in enumerate(value)]
 
 
-def media_from(entry: Any, kind: MediaKind, media_dir: Path, where: str) -> Media:
+def media_from(entry: Any, kind: MediaKind, media_dir: Path | str, where: str) -> Media:
     """Return the Media that one entry describes.
 
     Raises:
@@ -105,8 +106,9 @@ def require_applied(options: dict[str, Any], kind: MediaKind, where: str) -> Non
         raise _bad(f"{where}: {', '.join(unused)} is not applied per entry; set it for the run instead")
 
 
-def absolute_uri(written: str, media_dir: Path, where: str) -> str:
-    """Return an absolute path, or absolute path `::` key; of text in base64 the uri of its place.
+def absolute_uri(written: str, media_dir: Path | str, where: str) -> str:
+    """Return an absolute path, or absolute path `::` key, or the address of an object; of text in base64 the uri of its
+    place.
 
     Raises:
         Reject: UNSUPPORTED_MEDIA, a URL; BAD_MEDIA_ENTRY, empty or with a NUL.
@@ -115,6 +117,8 @@ def absolute_uri(written: str, media_dir: Path, where: str) -> str:
         return _embedded_uri(written, where)
     if written.startswith("data:"):
         raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is a data: URL; write it to a file first")
+    if is_remote(written):
+        return written
     if scheme := _SCHEME.match(written):
         if scheme.group().lower() != "file://":
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is {written[:200]!r}; download it first")
@@ -122,6 +126,9 @@ def absolute_uri(written: str, media_dir: Path, where: str) -> str:
     path, separator, key = written.partition("::")
     if not path.strip() or "\0" in written or (separator and not key):
         raise _bad(f"{where} is {written!r}, not a path")
+    if is_remote(media_dir) and not path.startswith("/"):
+        store, _, base = str(media_dir).partition("://")
+        return f"{store}://{os.path.normpath(os.path.join(base, written))}"
     # only the path is normalised: a key is any text and may hold '/../'
     return os.path.normpath(os.path.join(media_dir, path)) + separator + key
 
@@ -133,7 +140,7 @@ def _embedded_uri(written: EmbeddedText, where: str) -> str:
     return written.uri
 
 
-def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path, where: str) -> Media:
+def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path | str, where: str) -> Media:
     given = _flat(entry)
     content = _content(given, where)
     require_applied(given, kind, where)
@@ -185,7 +192,7 @@ def _reference(given: dict[str, Any], where: str) -> str | list[Any] | EmbeddedB
     return reference
 
 
-def _frames(entries: list[Any], kind: MediaKind, media_dir: Path, where: str) -> tuple[str, ...]:
+def _frames(entries: list[Any], kind: MediaKind, media_dir: Path | str, where: str) -> tuple[str, ...]:
     if kind != "video":
         raise _bad(f"{where} is a list; only a video may be given as a list of frames")
     if not entries:

@@ -23,7 +23,7 @@ _KINDS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video", "<audio>
 class MediaQueue:
     """Hands out a row's media in the order in which the conversation asks for them."""
 
-    def __init__(self, columns: dict[MediaKind, list[Media]], media_dir: Path) -> None:
+    def __init__(self, columns: dict[MediaKind, list[Media]], media_dir: Path | str) -> None:
         self.media_dir = media_dir
         self._columns = columns
         self._asked: dict[MediaKind, int] = {"image": 0, "video": 0, "audio": 0}

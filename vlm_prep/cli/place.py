@@ -1,0 +1,75 @@
+"""Where a command's store goes: a folder, or an object store by way of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_prep.cli import options
+from vlm_prep.core.errors import InputError, RejectRateError
+from vlm_prep.core.remote import is_remote
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a store goes."""
+
+    folder: Path
+    url: str | None = None
+    """On an object store, once it is finished in the folder."""
+
+
+def place_for(source: str | Path, out: str | None, end: str, work_dir: Path | None, part: str | None) -> Place:
+    """Return where to write: what was asked for, or the source's name with the stage's end, in this folder.
+
+    Raises:
+        OutputError: it is the source itself.
+        InputError: options that exclude each other.
+    """
+    url = out if is_remote(out) else None
+    if work_dir is not None and url is None:
+        raise InputError("--work-dir has no meaning for an --out that is a folder")
+    if url is not None and part is not None:
+        raise InputError("--part: parts share a folder", "give a folder as --out; finish it, then `vlm-prep push`")
+    named = work_dir if url is not None else out
+    chosen = Path(named or Path(os.path.abspath(source)).stem + end)
+    options.must_differ(source, chosen)
+    return Place(folder=chosen, url=url)
+
+
+def check_remote(url: str) -> None:
+    """Refuse what is no address on an object store.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not is_remote(url):
+        raise InputError(f"{url}: expected an address such as s3://bucket/prefix")
+
+
+def run_and_show(run: Callable[[], object], place: Place, as_json: bool, say: Callable[[str], None]) -> None:
+    """Run a stage and show the statistics of its output, also when it is complete with too many rejects.
+
+    Args:
+        run: returns the manifest, None if there is no finished store to show.
+        place: of the store, which is copied to its object store if it has one.
+        as_json: how it is shown.
+        say: tells the user a line.
+    """
+    try:
+        if run() is None:
+            return
+    except RejectRateError:
+        _push_and_show(place, as_json, say)
+        raise
+    _push_and_show(place, as_json, say)
+
+
+def _push_and_show(place: Place, as_json: bool, say: Callable[[str], None]) -> None:
+    if place.url is not None:
+        from vlm_prep.shards.transfer import push
+
+        push(place.folder, place.url, say)
+    options.show_store(place.folder, as_json)

@@ -1,0 +1,86 @@
+"""plan.json of an unfinished output folder: which run owns it, and how its command is called again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from vlm_prep.core.errors import OutputError
+from vlm_prep.core.fingerprint import changes
+from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
+from vlm_prep.shards.writer import write_bytes_atomically
+
+PLAN = "plan.json"
+MOST_CHANGES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What plan.json says."""
+
+    stage: str
+    fingerprint: str
+    """Digest of the identity."""
+    identity: dict[str, Any]
+    """All that the output depends on."""
+    tasks: int = 0
+    """How many tasks the run has."""
+    again: dict[str, Any] = field(default_factory=dict)
+    """Where the stage's input is, for `vlm-prep finish`."""
+
+    def write(self, folder: Path, *, create: bool = False) -> None:
+        """Write it into the output folder `folder`; with `create` only if there is none."""
+        write_bytes_atomically(folder / WORK / PLAN, orjson.dumps(asdict(self)), create=create)
+
+    def must_be(self, folder: Path, fingerprint: str, identity: dict[str, Any]) -> None:
+        """Make sure that what the folder holds is this run.
+
+        Args:
+            folder: the output folder.
+            fingerprint: of the run that it holds.
+            identity: of the run that it holds.
+
+        Raises:
+            OutputError: it is another run; what differs is said.
+        """
+        if fingerprint == self.fingerprint:
+            return
+        lines = changes(identity, self.identity)
+        more = [f"and {len(lines) - MOST_CHANGES} more"] if len(lines) > MOST_CHANGES else []
+        differs = "\n    ".join(["", *lines[:MOST_CHANGES], *more])
+        raise OutputError(
+            f"{folder} holds another run; what differs:{differs}",
+            "choose another --out, or give --fresh to discard it and start over",
+        )
+
+
+def read_plan(folder: Path) -> RunPlan:
+    """Read plan.json of the output folder `folder`.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    path = folder / WORK / PLAN
+    try:
+        return RunPlan(**orjson.loads(path.read_bytes()))
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise OutputError(f"{path} is damaged: {error}", f"delete {folder} and start over") from error
+
+
+def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return (stage, identity) of the run that a folder holds, finished or not.
+
+    Raises:
+        StoreError: it holds none.
+        OutputError: its plan is damaged.
+    """
+    if (folder / MANIFEST).exists() or not (folder / WORK / PLAN).exists():
+        manifest = read_manifest(folder)
+        return manifest.stage, manifest.identity
+    plan = read_plan(folder)
+    return plan.stage, plan.identity
+
+
