@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,3 +18,12 @@ def as_trained(item: dict[str, Any]) -> dict[str, Any]:
         else value
         for name, value in item.items()
     }
+
+
+def plain_media(media: Any) -> Any:
+    """Return media of a row with arrays as what they were made of: bytes of uint8, lists of other numbers."""
+    if isinstance(media, np.ndarray):
+        return media.tobytes() if media.dtype == np.uint8 else media.tolist()
+    if isinstance(media, Mapping):
+        return {name: plain_media(value) for name, value in media.items()}
+    return [plain_media(value) for value in media] if isinstance(media, list | tuple) else media

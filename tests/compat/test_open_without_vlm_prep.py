@@ -26,15 +26,26 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 from datasets import load_dataset, load_from_disk
 
-def summary(row):
+def summary(row, earlier):
     """What is compared: everything but media, whose pixels are looked at."""
     media = row.get("media")
+    if isinstance(media, list):
+        # a picture that an earlier row of the shard has stands there
+        for place, item in enumerate(media):
+            if item["same_as"]:
+                first = earlier[-item["same_as"]["rows_before"]] if item["same_as"]["rows_before"] else media
+                media[place] = {**item, "files": first[item["same_as"]["media"]]["files"]}
+    earlier.append(media)
     found = {name: value for name, value in row.items() if name != "media" or isinstance(value, str)}
     if isinstance(media, list):
         data = [file["bytes"] for item in media if item["kind"] == "image" for file in item["files"]]
         found["pixels"] = [thumbnail(each) for each in data]
         found["uris"] = [file["uri"] for item in media for file in item["files"]]
     return found
+
+def summaries(rows):
+    earlier = []
+    return [summary(row, earlier) for row in rows]
 
 def thumbnail(data):
     picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
@@ -58,7 +69,7 @@ open_by = {
     },
 }
 found = {
-    way: {name: [summary(row) for row in rows] for name, rows in open_by[way]().items()} for way in ways
+    way: {name: summaries(rows) for name, rows in open_by[way]().items()} for way in ways
 }
 with open(out, "w") as file:
     json.dump(found, file)
@@ -104,7 +115,7 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
     found = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in found.items()}
     if isinstance(media, list):
         data = [file["bytes"] for item in media if item["kind"] == "image" for file in item["files"]]
-        found["pixels"] = [thumbnail(load_rgb(each)) for each in data]
+        found["pixels"] = [thumbnail(load_rgb(bytes(each))) for each in data]
         found["uris"] = [file["uri"] for item in media for file in item["files"]]
     return found
 

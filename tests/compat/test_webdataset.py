@@ -98,7 +98,7 @@ def assert_same(found: list[dict[str, Any]], arrow: list[dict[str, Any]]) -> Non
         data = bytes.fromhex(ours["media.bin"])
         files = [file for item in json.loads(about["media"]) for file in item["files"]]
         assert [data[file["offset"] : file["offset"] + file["size"]] for file in files] == [
-            file["bytes"] for item in row["media"] for file in item["files"]
+            bytes(file["bytes"]) for item in row["media"] for file in item["files"]
         ]
 
 
@@ -151,7 +151,8 @@ def test_members_have_no_time_and_no_owner(tars: Path) -> None:
 def test_the_manifest_holds_rows_and_checksums(tars: Path, packed: Path, command: Any) -> None:
     manifest, arrow = read_manifest(tars), read_manifest(packed)
     assert manifest.extra["format"] == "webdataset"
-    assert manifest.totals == arrow.totals
+    # each row of a tar stands alone, those of an arrow shard share pictures
+    assert manifest.totals == {name: total for name, total in arrow.totals.items() if "shared" not in name}
     for name, shards in manifest.splits.items():
         assert sum(shard.rows for shard in shards) == sum(shard.rows for shard in arrow.splits[name])
     assert command("verify", tars).returncode == 0

@@ -32,7 +32,8 @@ _CARD = """# Packed by vlm-prep
 {packs} packs of up to {length} tokens for {world} rank(s), fill {fill:.2%}. For training use
 `vlm_prep.stream.ShardDataset(FOLDER, rank=..., world_size=...)`.
 
-- a row is a pack: `input_ids`, `labels` (unshifted), `position_ids`, `seq_lens` (documents), media and their geometry
+- a row is a pack: `input_ids`, `labels` (unshifted), `position_ids`, `seq_lens` (documents), media and their geometry;
+  a media with `same_as` has its bytes with the row `rows_before` rows earlier, as its media number `media`
 - `plan.parquet`: which documents of the tokenized store are in which pack
 """
 

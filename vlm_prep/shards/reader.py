@@ -154,7 +154,7 @@ class ShardReader:
         local = index - self._starts[number]
         found = {name: cell(local) for name, cell in columns.items()}
         if self._has_media:
-            found[MEDIA_COLUMN] = resolve(found[MEDIA_COLUMN], self._media)
+            found[MEDIA_COLUMN] = resolve(index, found[MEDIA_COLUMN], self._media)
         return found
 
     def _media(self, index: int) -> list[dict[str, Any]]:

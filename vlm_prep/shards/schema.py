@@ -32,8 +32,9 @@ TENSOR = pa.struct(
     ]
 )
 """A tensor of payload `pixels`, in C order: the processor's own, or, `coded`, uint8 to make it of (`core.coding`)."""
-PLACE = pa.struct([("row", pa.int32()), ("media", pa.int32())])
-"""A media of the same shard: row number in it, and which of that row's media."""
+PLACE = pa.struct([("rows_before", pa.int32()), ("media", pa.int32())])
+"""A media of an earlier row of the same shard: how many rows before, and which of that row's media. A distance, so that
+it holds too where a library has joined shards."""
 MEDIA = pa.list_(
     pa.struct(
         [

@@ -48,24 +48,30 @@ class SharedMedia:
         self.media += 1
         self.bytes += size
         files = [{**file, "bytes": None} for file in struct["files"]]
-        return {**struct, "files": files, "tensors": None, "same_as": {"row": first[0], "media": first[1]}}
+        same_as = {"rows_before": place[0] - first[0], "media": first[1]}
+        return {**struct, "files": files, "tensors": None, "same_as": same_as}
 
 
-def resolve(media: Sequence[MediaStruct], read: Callable[[int], Sequence[MediaStruct]]) -> list[MediaStruct]:
-    """Return a row's media with the bytes that are stored with other rows of its shard.
+def resolve(
+    row: int, media: Sequence[MediaStruct], read: Callable[[int], Sequence[MediaStruct]]
+) -> Sequence[MediaStruct]:
+    """Return a row's media with the bytes that are stored with earlier rows of its shard.
 
     Args:
+        row: its number in the shard.
         media: as the shard holds them.
         read: returns the media of a row of the shard.
     """
-    return [_resolved(struct, read) for struct in media]
+    if all(struct["same_as"] is None for struct in media):
+        return media
+    return [_resolved(row, struct, read) for struct in media]
 
 
-def _resolved(struct: MediaStruct, read: Callable[[int], Sequence[MediaStruct]]) -> MediaStruct:
+def _resolved(row: int, struct: MediaStruct, read: Callable[[int], Sequence[MediaStruct]]) -> MediaStruct:
     place = struct["same_as"]
     if place is None:
         return struct
-    first = read(place["row"])[place["media"]]
+    first = read(row - place["rows_before"])[place["media"]]
     files = [{**file, "bytes": other["bytes"]} for file, other in zip(struct["files"], first["files"], strict=True)]
     return {**struct, "files": files, "tensors": first["tensors"], "same_as": None}
 
