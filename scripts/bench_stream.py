@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,43 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
 import numpy as np
 import torch
 
+from vlm_prep.core.types import MediaItem
+from vlm_prep.media.load import media_struct
+from vlm_prep.processors.stored import store_array
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.layout import shard_name
 from vlm_prep.shards.manifest import Manifest, write_manifest
+from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.writer import ShardWriter
 from vlm_prep.stream import Buffers, PadCollate, ShardDataset
 
 OUT = Path("out/bench/stream")
 ROW = 3_000_000
 BATCH = 16
-PROCESSOR = {"family": "raw", "pad_token_id": 0, "image_token_id": None, "video_token_id": None, "mrope": None}
+PATCH = 600
+_CODING = {
+    "steps": [["sub", [127.5]], ["div", [127.5]]],
+    "channel_axis": None,
+    "channel_size": None,
+    "repeats": [3, 2],
+    "dtype": "float32",
+}
+PROCESSOR = {
+    "family": "raw",
+    "pad_token_id": 0,
+    "image_token_id": None,
+    "video_token_id": None,
+    "token_types": {},
+    "decoder_start_token_id": None,
+    "mrope": None,
+    "whole": None,
+    "identity": {},
+    "parts": {"image": {"outputs": {"pixel_values": ["pixel_values", 0]}}},
+    "interleaved": False,
+    "tensors": [],
+    "sampling_rate": None,
+    "payload": {"forms": {"image": {"route": "bytes", "alone": True, "codings": {"pixel_values": _CODING}}}},
+}
 Pass = Callable[[], int]
 """Reads everything once and returns bytes (or samples) read."""
 
@@ -84,7 +112,8 @@ def raw_rows(rows: int, passes: int, mds_python: str | None) -> None:
     readers: dict[str, Pass] = {
         "plain memory copy": plain_copy(rows, order),
         "bare Arrow memory map": arrow_map(store, order),
-        "ours (ShardDataset, PadCollate)": ours(store),
+        "ours, payload pixels": ours_pixels(rows),
+        "ours, a column of bytes": ours(store),
         "HF datasets": hf_datasets(store, order),
         "webdataset": webdataset_rows(store, rows),
     }
@@ -138,6 +167,40 @@ def raw_store(rows: int) -> Path:
     )
     write_manifest(folder, manifest)
     return folder
+
+
+def pixel_store(rows: int) -> Path:
+    """Return a store whose rows have one picture each, of 3 MB in payload `pixels`, made once."""
+    folder = OUT / f"pixels-{rows}"
+    if (folder / "manifest.json").exists():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "train").mkdir(parents=True)
+    draws, infos, per_shard = np.random.default_rng(1), [], 64
+    ids = np.arange(4, dtype=np.int32)
+    count = -(-rows // per_shard)
+    for shard in range(count):
+        with ShardWriter(folder / "train" / shard_name(shard, count), tokenized_schema([])) as writer:
+            for number in range(shard * per_shard, min(rows, (shard + 1) * per_shard)):
+                pixels = draws.integers(0, 256, (ROW // PATCH, PATCH), np.uint8)
+                item = MediaItem(kind="image", uris=("",), digests=("",), data=None, height=1, width=1)
+                media = media_struct(replace(item, tensors=(store_array("pixel_values", pixels, coded=True),)))
+                row = {"sample_id": f"raw/{number}", "dataset": "raw", "input_ids": ids, "labels": ids}
+                writer.write({**row, "media": [media], "conversation": ""}, size=64, tokens=4)
+            infos.append(writer.commit())
+    manifest = Manifest(
+        stage="tokenize", config={}, splits={"train": infos}, totals={}, processor=PROCESSOR, fingerprint=f"px {rows}"
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def ours_pixels(rows: int) -> Pass:
+    """Read pictures as training on a device does: bytes, laid into the batch's buffer."""
+    dataset = ShardDataset(pixel_store(rows), pixels="bytes")
+    collate = PadCollate.for_store(dataset, buffers=Buffers(reuse=1))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH, sampler=dataset.sampler(), collate_fn=collate)
+    return lambda: sum(batch["pixel_values_uint8"].numel() for batch in loader)
 
 
 def fill(rows: Iterator[Any], buffer: Any) -> int:

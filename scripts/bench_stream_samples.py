@@ -23,7 +23,7 @@ from vlm_prep.tokenize.run import tokenize
 
 OUT = Path("out/bench/stream")
 BATCH = 4
-MODES: tuple[Any, ...] = ("reference", "encoded")
+MODES: tuple[Any, ...] = ("reference", "encoded", "pixels")
 """The payload modes that exist, from the smallest to the fastest."""
 
 
@@ -39,6 +39,8 @@ def samples(kit: Path, count: int, plain: int) -> None:
     for mode in MODES:
         dataset = ShardDataset(stores[mode], max_rows=plain)
         _line(f"ours, --media {mode}", *_rate(partial(_loaded, dataset)), rate)
+    coded = ShardDataset(stores["pixels"], pixels="bytes", max_rows=plain)
+    _line("ours, --media pixels, for the device", *_rate(partial(_loaded, coded)), rate)
     encoded = stores["encoded"]
     pixels = PixelMaker(ShardDataset(encoded).manifest.processor)
     collate = PadCollate.for_store(ShardDataset(encoded))

@@ -1,11 +1,11 @@
 """Compare `tokenize` with the plain way (the full Hugging Face processor per sample, with labels), on one core.
 
 Everything is measured in one process pinned to one core, after the processor is loaded: the plain way over all
-samples, then `tokenize --media reference` and `--media encoded` as a worker does them (read rows, probe media,
-encode, label, write and fsync shards), a first pass with cold caches and then the median of three. Verification is
-switched off for these rates, because it is the plain way, on a chosen share of rows; the last line is the whole
-command with its defaults, start-up, imports and verification included. Ids and labels of all samples are compared
-with the plain way's.
+samples, then `tokenize --media reference`, `encoded` and `pixels` as a worker does them (read rows, probe media,
+encode, label, make tensors, write and fsync shards), a first pass with cold caches and then the median of three.
+Verification is switched off for these rates, because it is the plain way, on a chosen share of rows; the last line is
+the whole command with its defaults, start-up, imports and verification included. Ids and labels of all samples are
+compared with the plain way's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
 import numpy as np
 
 OUT = Path("out/bench")
+PICTURES = 400
+"""Samples that payload `pixels` is measured on: it writes 3 MB for each."""
 PASSES = 3
 
 
@@ -49,8 +51,8 @@ def main() -> None:
     plain_rate, plain = _plain(job, count)
     print(f"one core, {len(samples)} samples, {_images(corpus)} images; text by {job.encoder.text.implementation}")
     print(f"plain way (full processor, labels): {plain_rate:.1f} samples/s over {count} samples")
-    for media in ("reference", "encoded"):
-        first, steady = _ours(job, media)
+    for media, most in (("reference", None), ("encoded", None), ("pixels", PICTURES)):
+        first, steady = _ours(job, media, most)
         print(
             f"tokenize --media {media:<10} {steady:,.0f} samples/s, {steady / plain_rate:.0f}x the plain way "
             f"(first pass, cold caches: {first:,.0f}/s, {first / plain_rate:.0f}x)"
@@ -134,13 +136,15 @@ def _marker_labels(tokenizer: Any, ids: Any) -> Any:
     return labels
 
 
-def _ours(job: Any, media: str) -> tuple[float, float]:
-    """Return samples/s of the first pass and the median of the later ones."""
+def _ours(job: Any, media: str, most: int | None) -> tuple[float, float]:
+    """Return samples/s of the first pass and the median of the later ones, over `most` samples at most."""
     from dataclasses import replace
 
+    from vlm_prep.ingest.source import open_samples
     from vlm_prep.tokenize.job import TokenizeJob
 
-    fresh = TokenizeJob(job.samples, job.processor, replace(job.config, media=media))
+    samples = open_samples(job.samples.origin["path"], limit=most) if most else job.samples
+    fresh = TokenizeJob(samples, job.processor, replace(job.config, media=media))
     fresh.setup(job.encoder.adapter.loaded)
     rates = [_pass(fresh) for _ in range(1 + PASSES)]
     return rates[0], statistics.median(rates[1:])
