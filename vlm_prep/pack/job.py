@@ -16,6 +16,7 @@ from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.plan import Plan
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.remote import StorePath
 from vlm_prep.shards.schema import LOSS_WEIGHTS, packed_schema, plan_schema
 from vlm_prep.shards.tar import TarWriter
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
@@ -43,7 +44,7 @@ class PackJob:
     """
 
     preload: ClassVar[tuple[str, ...]] = (__name__,)
-    source: Path
+    source: StorePath
     plan: Plan
     rule: Mrope | None
     write_plan: bool

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.remote import RemotePath, StorePath, absolute, written_from
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo, write_table_atomically
 
@@ -92,20 +92,22 @@ def require_packable(store: Store, config: PackConfig) -> str | None:
     return None
 
 
-def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest | None:
+def pack(source: str | StorePath, config: PackConfig, options: RunOptions) -> Manifest | None:
     """Pack the tokenized store `source` into `options.out`.
+
+    A source on an object store is fetched into its cache once, whole, since a pack's documents come from all over it.
 
     Returns:
         The manifest of the packed store; None where only a part of the run was asked for.
 
     Raises:
         StoreError: the source is unfinished or no tokenized store, or its model cannot be given packs.
-        InputError: no document fits a pack.
+        InputError: no document fits a pack, or the source does not fit its cache.
         RejectRateError: the store is complete, with too many rejects.
     """
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("--format webdataset with --layout index: a plan over Arrow shards is no tar", "leave one out")
-    store = Store(source, stage="tokenize")
+    store = _source(source)
     if note := require_packable(store, config):
         options.say(note)
     plan = make_plan(store, config.pack_length, config.world_size)
@@ -114,7 +116,7 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest | No
     rule = mrope_rule(store.manifest.processor, config)
     identity = pack_identity(store, config)
     job = PackJob(
-        source, plan, rule, write_plan=config.layout == "index", format=config.format, tar_media=config.tar_media
+        store.folder, plan, rule, write_plan=config.layout == "index", format=config.format, tar_media=config.tar_media
     )
 
     def ready() -> PackJob:
@@ -131,7 +133,7 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest | No
         name=STAGE,
         identity=identity,
         tasks=pack_tasks(plan, config),
-        again={"source": os.path.abspath(source)},
+        again={"source": str(absolute(store.folder))},
         prepare=ready,
         describe=describe,
         check=write_plan if config.layout == "ranks" else None,
@@ -195,7 +197,7 @@ def _describe(
         extra={
             "layout": config.layout,
             "format": config.format,
-            "source": os.path.relpath(store.folder, out),
+            "source": written_from(store.folder, out),
             "source_fingerprint": source.fingerprint,
         },
     )
@@ -204,9 +206,20 @@ def _describe(
     return manifest, card
 
 
-def dry_run(source: Path, config: PackConfig) -> dict[str, Any]:
-    """Plan the packs and return their numbers; write nothing."""
+def _source(source: str | StorePath) -> Store:
     store = Store(source, stage="tokenize")
+    needed, folder = sum(store.bytes_fetched), store.folder
+    if isinstance(folder, RemotePath) and needed > folder.cache.bytes:
+        raise InputError(
+            f"{source}: packing reads from all of its {needed:,} bytes, and the cache holds {folder.cache.bytes:,}",
+            "give a larger --cache-bytes, or `vlm-prep pull` the store into a folder",
+        )
+    return store
+
+
+def dry_run(source: str | StorePath, config: PackConfig) -> dict[str, Any]:
+    """Plan the packs and return their numbers; write nothing."""
+    store = _source(source)
     require_packable(store, config)
     plan = make_plan(store, config.pack_length, config.world_size)
     return {
