@@ -146,10 +146,9 @@ class CachedShard:
     def _cached(self, file: Path) -> pa.MemoryMappedFile | None:
         self.touch()
         try:
-            # a copy that the disk damaged is fetched again
-            if file.stat().st_size == self.info.bytes and not (self.cache.verify and digest_file(file) != self.info.xxh3):
+            if file.stat().st_size == self.info.bytes and (not self.cache.verify or digest_file(file) == self.info.xxh3):
                 return pa.memory_map(str(file))
-            file.unlink()
+            file.unlink()  # damaged by the disk
         except FileNotFoundError:
             pass
         return None
