@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.cli.place import Place, run_and_show
+from vlm_prep.cli.place import Place, local, run_and_show
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.parts import must_be_complete
 from vlm_prep.engine.plan import RunPlan, read_plan
@@ -18,7 +18,10 @@ from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
 
 
 def command(
-    out: Annotated[Path, typer.Argument(help="The folder that ingest, tokenize or pack wrote with --part.")],
+    out: Annotated[
+        Path,
+        typer.Argument(parser=local, help="The folder that ingest, tokenize or pack wrote with --part."),
+    ],
     source: Annotated[str | None, typer.Option(help="Where the source is now. [default: where it was]")] = None,
     processor: Annotated[
         str | None, typer.Option("--processor", "-p", help="Where the processor is now. [default: where it was]")
@@ -56,7 +59,7 @@ def _finish(plan: RunPlan, run: RunOptions, source: str | None, processor: str |
         from vlm_prep.core.config import PackConfig
         from vlm_prep.pack.run import pack
 
-        return pack(Path(source or plan.again["source"]), PackConfig(**settings), run)
+        return pack(source or plan.again["source"], PackConfig(**settings), run)
     origin = options.origin_in(run.out, plan.again, source, processor)
     if plan.stage == "ingest":
         from vlm_prep.core.config import IngestConfig

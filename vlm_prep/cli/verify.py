@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from vlm_prep.core.errors import ExactnessError, StoreError
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="A folder made by ingest, tokenize or pack.")],
+    store: Annotated[str, typer.Argument(help="A folder made by ingest, tokenize or pack, or s3://bucket/prefix.")],
     processor: Annotated[
         str | None,
         typer.Option("--processor", "-p", help="Compare rows of a tokenized store with this processor, too."),

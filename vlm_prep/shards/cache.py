@@ -146,7 +146,8 @@ class CachedShard:
     def _cached(self, file: Path) -> pa.MemoryMappedFile | None:
         self.touch()
         try:
-            if file.stat().st_size == self.info.bytes and (not self.cache.verify or digest_file(file) == self.info.xxh3):
+            whole = file.stat().st_size == self.info.bytes
+            if whole and (not self.cache.verify or digest_file(file) == self.info.xxh3):
                 return pa.memory_map(str(file))
             file.unlink()  # damaged by the disk
         except FileNotFoundError:

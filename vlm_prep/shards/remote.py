@@ -63,6 +63,15 @@ class RemotePath:
             raise InputError(f"{self.url}: {error}", CHECK_ACCESS) from error
         return f"xxh3:{state.hexdigest()}"
 
+    def exists(self) -> bool:
+        """Whether the object is there."""
+        try:
+            with faults_of(self.url):
+                file_system, path = filesystem(self.url)
+                return bool(file_system.exists(path))
+        except PermissionError as error:
+            raise InputError(f"{self.url}: {error}", CHECK_ACCESS) from error
+
     def names(self) -> list[str]:
         """Return the objects below this place by their path from here, sorted."""
         try:
