@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,23 @@ class Server:
     log: Path
     files: Any
     """An fsspec file system of it."""
+    address: str
 
     def seen(self, pattern: str) -> None:
         """Wait for a request."""
         wait_for_line(self.log, pattern)
+
+    def deny(self) -> None:
+        """Refuse this process's key from now on."""
+        self._check_keys_after("0")
+
+    def allow(self) -> None:
+        """Take any key again."""
+        self._check_keys_after("inf")
+
+    def _check_keys_after(self, requests: str) -> None:
+        asked = urllib.request.Request(f"{self.address}/moto-api/reset-auth", data=requests.encode(), method="POST")
+        urllib.request.urlopen(asked).close()
 
 
 def wait_for_line(log: Path, pattern: str) -> str:
@@ -53,7 +67,7 @@ def running(folder: Path) -> Iterator[Server]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**names, "AWS_ENDPOINT_URL": address}.items():
                 patch.setenv(name, value)
-            yield Server(log, fsspec.filesystem("s3", use_listings_cache=False))
+            yield Server(log, fsspec.filesystem("s3", use_listings_cache=False), address)
     finally:
         process.kill()
         process.wait()
