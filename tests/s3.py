@@ -38,7 +38,8 @@ class Server:
         self._check_keys_after("inf")
 
     def _check_keys_after(self, requests: str) -> None:
-        asked = urllib.request.Request(f"{self.address}/moto-api/reset-auth", data=requests.encode(), method="POST")
+        kind = {"Content-Type": "text/plain"}
+        asked = urllib.request.Request(f"{self.address}/moto-api/reset-auth", requests.encode(), kind)
         urllib.request.urlopen(asked).close()
 
 
@@ -54,7 +55,7 @@ def wait_for_line(log: Path, pattern: str) -> str:
 def running(folder: Path) -> Iterator[Server]:
     """Start a server, which this process and its children then use; its log is in `folder`."""
     pytest.importorskip("moto", reason="moto is not installed: pip install 'vlm-prep[cluster-dev]'")
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'vlm-prep[s3]'")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'vlm-prep[s3]'")
     import fsspec
 
     line = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
@@ -67,6 +68,8 @@ def running(folder: Path) -> Iterator[Server]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**names, "AWS_ENDPOINT_URL": address}.items():
                 patch.setenv(name, value)
+            # instances are kept by their arguments, and would go on asking the server of another module
+            s3fs.S3FileSystem.clear_instance_cache()
             yield Server(log, fsspec.filesystem("s3", use_listings_cache=False), address)
     finally:
         process.kill()

@@ -19,7 +19,10 @@ import pytest
 from s3 import Server
 from torch.utils.data import DataLoader
 
+from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError, OutputError, StoreError
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.pack.run import pack
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
@@ -44,6 +47,8 @@ print(sum(int(row["input_ids"][-1]) for row in rows))
 MIXED = """
 import random, sys
 from pathlib import Path
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.pack.run import pack
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.remote import RemotePath
@@ -201,6 +206,17 @@ def test_a_cache_that_is_too_small_for_the_order_is_refused(
     open_at(url, cache, cache_bytes=sum(sizes[:2]), shuffle=False)
     with pytest.raises(InputError, match="its largest shard"):
         open_at(url, cache, cache_bytes=sizes[0] - 1, shuffle=False)
+
+
+def test_packing_needs_a_cache_that_holds_the_whole_store(
+    sent: Sent, cache: Path, tmp_path: Path, options: Callable[..., RunOptions]
+) -> None:
+    path, url = sent(8, shards=4)
+    size = sum(info.bytes for _, info in read_manifest(path).shards())
+    source = RemotePath(url, ShardCache(folder=cache, bytes=size - 1))
+    with pytest.raises(InputError, match=f"packing reads from all of its {size:,} bytes") as caught:
+        pack(source, PackConfig(pack_length=64), options(tmp_path / "out"))
+    assert "--cache-bytes" in str(caught.value.hint) and "pull" in str(caught.value.hint)
 
 
 def test_rows_outlive_their_shard_in_the_cache_and_the_disk_gets_its_room_back(sent: Sent, cache: Path) -> None:

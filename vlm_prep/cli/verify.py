@@ -8,6 +8,7 @@ import typer
 
 from vlm_prep.cli import options
 from vlm_prep.core.errors import ExactnessError, StoreError
+from vlm_prep.core.remote import is_remote
 
 
 def command(
@@ -47,7 +48,9 @@ def command(
     if found.damaged:
         raise StoreError(
             f"{store} is damaged",
-            "delete the shards named above and run the command that made the store: it makes exactly these again "
+            "`vlm-prep push` the store there again: it sends what differs"
+            if is_remote(store)
+            else "delete the shards named above and run the command that made the store: it makes exactly these again "
             "(other files than shards need --fresh)",
         )
     if not found.sound:

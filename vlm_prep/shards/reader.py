@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.fingerprint import digest_file
-from vlm_prep.shards.cache import CachedShard
+from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.cells import Cell, cells
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.remote import RemotePath, StorePath, store_path
@@ -213,11 +213,16 @@ class ShardReader:
 
     def verify(self) -> None:
         """Read the whole file (on an object store the object, not its copy) and compare its checksum."""
-        found = self.path.digest() if isinstance(self.path, RemotePath) else digest_file(self.path)
+        remote = isinstance(self.path, RemotePath)
+        try:
+            found = self.path.digest() if isinstance(self.path, RemotePath) else digest_file(self.path)
+        except FileNotFoundError as error:
+            hint = COPY_AGAIN if remote else MAKE_AGAIN
+            raise StoreError(f"{self.path}: the manifest names this shard and it is missing", hint) from error
         if found != self.info.xxh3:
             raise StoreError(
                 f"{self.path}: checksum {found}, the manifest says {self.info.xxh3}: the shard is damaged",
-                DELETE_FIRST,
+                COPY_AGAIN if remote else DELETE_FIRST,
             )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,45 +47,46 @@ class RemotePath:
 
     def read_bytes(self) -> bytes:
         """Return all bytes of an object."""
-        try:
+        with _asking(self.url):
             return read_remote(self.url)
-        except PermissionError as error:
-            raise InputError(f"{self.url}: {error}", CHECK_ACCESS) from error
 
     def digest(self) -> str:
         """Return the digest of the object that is there now, past the cache, read in blocks of 32 MiB."""
         state = xxhash.xxh3_128()
-        try:
-            with faults_of(self.url):
-                file_system, path = filesystem(self.url)
-                with file_system.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="readahead") as file:
-                    while block := file.read(_BLOCK_BYTES):
-                        state.update(block)
-        except PermissionError as error:
-            raise InputError(f"{self.url}: {error}", CHECK_ACCESS) from error
+        with _asking(self.url):
+            file_system, path = filesystem(self.url)
+            with file_system.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="readahead") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    state.update(block)
         return f"xxh3:{state.hexdigest()}"
 
     def exists(self) -> bool:
         """Whether the object is there."""
-        try:
-            with faults_of(self.url):
-                file_system, path = filesystem(self.url)
-                return bool(file_system.exists(path))
-        except PermissionError as error:
-            raise InputError(f"{self.url}: {error}", CHECK_ACCESS) from error
+        with _asking(self.url):
+            file_system, path = filesystem(self.url)
+            return bool(file_system.exists(path))
 
     def names(self) -> list[str]:
         """Return the objects below this place by their path from here, sorted."""
-        try:
-            with faults_of(self.url):
-                file_system, root = filesystem(self.url)
-                found = file_system.find(root)
-        except PermissionError as error:
-            raise InputError(f"{self.url}: {error}", CHECK_ACCESS) from error
+        with _asking(self.url):
+            file_system, root = filesystem(self.url)
+            found = file_system.find(root)
         return sorted(path.removeprefix(root).lstrip("/") for path in found)
 
 
 StorePath = Path | RemotePath
+
+
+@contextmanager
+def _asking(url: str) -> Iterator[None]:
+    """Tell what went wrong: a refusal is no property of the object, a token may have expired."""
+    try:
+        with faults_of(url):
+            yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no such object: {error}") from error
+    except PermissionError as error:
+        raise InputError(f"{url}: {error}", CHECK_ACCESS) from error
 
 
 def store_path(path: str | StorePath, cache: ShardCache | None = None) -> StorePath:
