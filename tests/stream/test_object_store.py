@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -97,8 +98,8 @@ def sent(stores: Any, bucket: str) -> Sent:
 
 @pytest.fixture
 def big(sent: Sent, make_sample: Callable[..., dict[str, Any]]) -> tuple[Path, str]:
-    """A store of one shard of 8 MB, which the child `READ` fetches in 128 parts."""
-    return sent([make_sample(0, 1_000_000)], shards=1)
+    """A store of one shard of 4 MB, which the child `READ` fetches in 61 parts."""
+    return sent([make_sample(0, 500_000)], shards=1)
 
 
 def start(url: str, cache: Path) -> subprocess.Popen[str]:
@@ -192,7 +193,7 @@ def test_an_epoch_over_a_store_larger_than_the_cache_fetches_each_shard_once(
 def test_a_cache_that_is_too_small_for_the_order_is_refused(
     sent: Sent, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, url = sent(200, shards=200)
+    path, url = sent(140, shards=140)
     sizes = sorted((info.bytes for _, info in read_manifest(path).shards()), reverse=True)
     # a shard is a block here, so a window of 64 blocks takes 64 shards
     with pytest.raises(InputError, match=f"{sum(sizes[:64]):,} bytes at a time") as caught:
@@ -326,6 +327,15 @@ def test_a_folder_that_cannot_be_a_cache_is_named(sent: Sent, tmp_path: Path) ->
     assert "cache_dir" in str(caught.value.hint)
 
 
+def test_a_full_disk_is_told(big: tuple[Path, str], cache: Path) -> None:
+    # a file of at most 1 MB is what the kernel grants of a disk to this process
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # noqa: E731
+    line = [sys.executable, "-c", READ, big[1], str(cache)]
+    run = subprocess.run(line, capture_output=True, text=True, preexec_fn=limit)
+    assert "OutputError" in run.stderr and "another cache_dir" in run.stderr
+    assert not files(cache)
+
+
 def test_no_credentials_no_store_and_no_server_are_told(
     bucket: str, sent: Sent, tmp_path: Path, cache: Path, command: Any
 ) -> None:
@@ -348,8 +358,8 @@ def test_no_credentials_no_store_and_no_server_are_told(
 
 def test_processes_that_want_the_same_shard_fetch_it_once(big: tuple[Path, str], cache: Path, server: Server) -> None:
     _, url = big
-    runs = [start(url, cache) for _ in range(3)]
-    assert [run.communicate()[0].split() for run in runs] == [["999999"]] * 3
+    runs = [start(url, cache) for _ in range(2)]
+    assert [run.communicate()[0].split() for run in runs] == [["499999"]] * 2
     (copy,) = files(cache)
     (count,) = requests(server, url, end="arrow").values()
     assert count <= copy.stat().st_size / (1 << 16) + 2
@@ -362,7 +372,7 @@ def test_a_fetch_that_was_killed_is_taken_over(big: tuple[Path, str], cache: Pat
     second = start(url, cache)
     first.kill()
     first.wait()
-    assert second.communicate()[0].split() == ["999999"]
+    assert second.communicate()[0].split() == ["499999"]
     assert not left_over.exists() and len(files(cache)) == 1
 
 
@@ -385,10 +395,10 @@ def test_a_fetch_that_stopped_holds_up_nobody(
     wait_for_a_part(cache)
     run.send_signal(signal.SIGSTOP)
     monkeypatch.setattr("vlm_prep.shards.cache.STALLED_SECONDS", 0.2)
-    assert int(open_at(url, cache)[0]["input_ids"][-1]) == 999_999
+    assert int(open_at(url, cache)[0]["input_ids"][-1]) == 499_999
     assert len(files(cache)) == 2
     run.send_signal(signal.SIGCONT)
-    assert run.communicate()[0].split() == ["999999"]
+    assert run.communicate()[0].split() == ["499999"]
     assert len(files(cache)) == 1
 
 

@@ -35,6 +35,7 @@ COPY_AGAIN = "copy the store there again with `vlm-prep push`, which sends what 
 STALLED_SECONDS = 60.0
 """Who waits for another process that fetches a shard, and sees the file grow no more for so long, fetches it, too."""
 _WAIT_SECONDS = 0.02
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FILE = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}-(\d+)-.+")
 
 
@@ -181,7 +182,7 @@ class CachedShard:
             raise InputError(f"{self.url}: {error}", CHECK_ACCESS) from error
         except InputError as error:
             cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(cause, OSError) and cause.errno in _FULL:
                 hint = f"make room, or give a cache_bytes below {self.cache.bytes:,}, or another cache_dir"
                 raise OutputError(f"{self.cache.folder}: {cause.strerror}", hint) from error
             raise
