@@ -106,7 +106,6 @@ class ShardReader:
         self.path, self.info = path, info
         self._opened = OpenShards() if opened is None else opened
         self._cached = cached
-        self._repair = DELETE_FIRST if cached is None else f"delete {cached.file}: it is fetched again"
         if isinstance(path, Path):
             self._check_size(path, size)
         self.close()
@@ -207,6 +206,10 @@ class ShardReader:
         return pa.chunked_array(chunks, type=self.schema.field(position).type)
 
     @property
+    def _repair(self) -> str:
+        return DELETE_FIRST if self._cached is None else f"delete {self._cached.file}: it is fetched again"
+
+    @property
     def is_evicted(self) -> bool:
         """Whether it is on an object store and in no cache."""
         return self._cached is not None and not self._cached.file.exists()
@@ -273,6 +276,8 @@ class Store:
         """The shards of a split; one listing of its folder says whether all are there and whole."""
         folder, infos = self.folder / split, self.manifest.splits[split]
         if isinstance(folder, RemotePath):
+            cache = replace(folder.cache, verify=folder.cache.verify or self._verify)
+            folder = RemotePath(folder.url, cache)
             return [self._remote_shard(folder, split, info) for info in infos]
         sizes = {}
         if infos and folder.is_dir():
@@ -285,7 +290,7 @@ class Store:
     def _remote_shard(self, folder: RemotePath, split: str, info: ShardInfo) -> ShardReader:
         path = folder / info.name
         cached = CachedShard(
-            cache=replace(folder.cache, verify=folder.cache.verify or self._verify),
+            cache=folder.cache,
             url=path.url,
             fingerprint=self.manifest.fingerprint,
             split=split,
