@@ -209,6 +209,24 @@ def test_a_cache_that_is_too_small_for_the_order_is_refused(
         open_at(url, cache, cache_bytes=sizes[0] - 1, shuffle=False)
 
 
+def test_a_rank_of_the_planned_world_needs_room_for_its_own_packs(
+    stores: Any, bucket: str, cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket}/packed"
+    push(stores.ranks(16, 4), url, print)
+    sizes = sorted(info.bytes for _, info in read_manifest(url).shards())
+    for world_size, needed in ((1, sum(sizes)), (2, sum(sizes[2:])), (4, sizes[3]), (3, sum(sizes))):
+        open_at(url, cache, rank=0, world_size=world_size, cache_bytes=max(needed, sizes[3]))
+        if needed > sizes[3]:
+            with pytest.raises(InputError, match=f"{needed:,} bytes at a time"):
+                open_at(url, cache, rank=0, world_size=world_size, cache_bytes=needed - 1)
+    firsts(open_at(url, cache, rank=2, world_size=4, cache_bytes=sizes[3]))
+    assert set(requests(server, url, end="arrow")) == {"rank_00002/data-00000-of-00001.arrow"}
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=f"{sum(sizes[2:]):,} bytes at a time"):
+        open_at(url, cache, rank=0, world_size=4, cache_bytes=sizes[3])
+
+
 def test_packing_needs_a_cache_that_holds_the_whole_store(
     sent: Sent, cache: Path, tmp_path: Path, options: Callable[..., RunOptions]
 ) -> None:
@@ -317,6 +335,11 @@ def test_a_missing_object_is_a_bad_row_and_a_refusal_is_not(sent: Sent, cache: P
     finally:
         server.allow()
     assert "check credentials" in str(caught.value.hint)
+
+
+def test_an_address_that_was_made_a_path_is_told(cache: Path) -> None:
+    with pytest.raises(InputError, match="slashes"):
+        open_at(Path("s3://bucket/tok"), cache)  # type: ignore[arg-type]
 
 
 def test_a_folder_that_cannot_be_a_cache_is_named(sent: Sent, tmp_path: Path) -> None:

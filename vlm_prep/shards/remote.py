@@ -95,11 +95,16 @@ def store_path(path: str | StorePath, cache: ShardCache | None = None) -> StoreP
     Args:
         path: a folder, or an address such as s3://bucket/prefix.
         cache: for the shards of an object store; None takes the default one.
+
+    Raises:
+        InputError: an address that a `pathlib.Path` was made of.
     """
     if isinstance(path, RemotePath):
         return path
     if is_remote(path):
         return RemotePath(str(path).rstrip("/"), cache or ShardCache())
+    if is_remote(str(path).replace(":/", "://", 1)):
+        raise InputError(f"{path}: a Path keeps one of an address's slashes", "give the address as a str")
     return Path(path)
 
 
