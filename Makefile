@@ -26,7 +26,8 @@ test: $(READY)
 # Ray clusters and an S3 server on this machine; their packages are not in the usual environment
 test-cluster: $(READY)
 	$(BIN)/pip install --quiet --constraint configs/constraints.txt --editable '.[dev,cluster-dev]'
-	$(BIN)/pytest tests/engine/test_ray.py tests/shards/test_remote.py
+	$(BIN)/pytest tests/engine/test_ray.py tests/shards/test_remote.py tests/stream/test_object_store.py \
+		tests/cli/test_object_store.py
 
 lint: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests

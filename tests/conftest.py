@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from s3 import Server, running
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
@@ -139,3 +141,19 @@ def loaded(processors: Path) -> Callable[[str], LoadedProcessor]:
         return load_processor(PROCESSOR if name == "builtin" else str(processors / name))
 
     return load
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running S3 server; skips where moto is not installed."""
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(server: Server, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://...`: an empty bucket."""
+    monkeypatch.setenv("VLM_PREP_CACHE", str(tmp_path / "cache"))
+    name = "b" + re.sub(r"[^a-z0-9]", "", request.node.name.lower())[-50:]
+    server.files.mkdir(name)
+    return f"s3://{name}"

@@ -49,7 +49,7 @@ def shard_trainer(base: type[Any], dataset: ShardDataset) -> type[Any]:
     return ShardTrainer
 
 
-def train(store: Path, out: Path, *, steps: int, resume: Path | None = None, packed: bool = False) -> list[float]:
+def train(store: str | Path, out: Path, *, steps: int, resume: Path | None = None, packed: bool = False) -> list[float]:
     """Train for some steps, with a checkpoint every two, and return the losses.
 
     Args:
@@ -93,7 +93,7 @@ def train(store: Path, out: Path, *, steps: int, resume: Path | None = None, pac
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path)
+    parser.add_argument("store", help="a folder, or s3://bucket/prefix")
     parser.add_argument("--out", type=Path, default=Path("out/trainer"))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--resume", type=Path)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from vlm_prep.stream import PackedCollate, ShardDataset, State
 
 
-def train(store: Path, *, steps: int, save: Path | None = None, resume: Path | None = None) -> list[float]:
+def train(store: str | Path, *, steps: int, save: Path | None = None, resume: Path | None = None) -> list[float]:
     """Train for some steps and return the losses.
 
     Args:
@@ -59,7 +59,7 @@ def train(store: Path, *, steps: int, save: Path | None = None, resume: Path | N
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path)
+    parser.add_argument("store", help="a folder, or s3://bucket/prefix")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--save", type=Path, default=Path("out/state.json"))
     parser.add_argument("--resume", type=Path)

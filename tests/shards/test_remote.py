@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from s3 import Server
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.config import IngestConfig, TokenizeConfig
@@ -35,56 +33,6 @@ Tree = Callable[[Path], dict[str, str]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 VLM_PREP = str(Path(sys.executable).with_name("vlm-prep"))
 FOLDER = builtin_data().parent
-
-
-@dataclass
-class Server:
-    """A running S3 server and what it logs: a line for each request."""
-
-    log: Path
-    files: Any
-    """An fsspec file system of it."""
-
-    def seen(self, pattern: str) -> None:
-        """Wait for a request."""
-        wait_for_line(self.log, pattern)
-
-
-def wait_for_line(log: Path, pattern: str) -> str:
-    """Return what is found once a line of the log has it."""
-    while True:
-        if found := re.search(pattern, log.read_text()):
-            return found[0]
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("moto", reason="moto is not installed: pip install 'vlm-prep[cluster-dev]'")
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'vlm-prep[s3]'")
-    import fsspec
-
-    line = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(line, stderr=file, stdout=subprocess.DEVNULL)
-    address = wait_for_line(log, r"http://127\.0\.0\.1:\d+")
-    names = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_DEFAULT_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**names, "AWS_ENDPOINT_URL": address}.items():
-            patch.setenv(name, value)
-        yield Server(log, fsspec.filesystem("s3", use_listings_cache=False))
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture
-def bucket(server: Server, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """`s3://...`: an empty bucket."""
-    monkeypatch.setenv("VLM_PREP_CACHE", str(tmp_path / "cache"))
-    name = "b" + re.sub(r"[^a-z0-9]", "", request.node.name.lower())[-50:]
-    server.files.mkdir(name)
-    return f"s3://{name}"
 
 
 # ---- media and rows ----

@@ -8,17 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.cli.place import Place, run_and_show
+from vlm_prep.cli.place import CacheBytes, CacheDir, Place, cache_of, local, run_and_show
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.parts import must_be_complete
 from vlm_prep.engine.plan import RunPlan, read_plan
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.workspace import Workspace
+from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
+from vlm_prep.shards.remote import store_path
 
 
 def command(
-    out: Annotated[Path, typer.Argument(help="The folder that ingest, tokenize or pack wrote with --part.")],
+    out: Annotated[
+        Path,
+        typer.Argument(parser=local, help="The folder that ingest, tokenize or pack wrote with --part."),
+    ],
     source: Annotated[str | None, typer.Option(help="Where the source is now. [default: where it was]")] = None,
     processor: Annotated[
         str | None, typer.Option("--processor", "-p", help="Where the processor is now. [default: where it was]")
@@ -27,6 +32,8 @@ def command(
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
     worker_memory: options.WorkerMemory = "8G",
+    cache_dir: CacheDir = None,
+    cache_bytes: CacheBytes = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -46,17 +53,20 @@ def command(
     must_be_complete(out)
     plan = read_plan(out)
     place = Place(folder=out)
-    run_and_show(lambda: _finish(plan, run, source, processor), place, as_json, run.say)
+    cache = cache_of(cache_dir, cache_bytes)
+    run_and_show(lambda: _finish(plan, run, source, processor, cache), place, as_json, run.say)
 
 
-def _finish(plan: RunPlan, run: RunOptions, source: str | None, processor: str | None) -> object:
+def _finish(
+    plan: RunPlan, run: RunOptions, source: str | None, processor: str | None, cache: ShardCache
+) -> object:
     """Call the stage again, which finds all tasks done."""
     settings: dict[str, Any] = plan.identity["config"]
     if plan.stage == "pack":
         from vlm_prep.core.config import PackConfig
         from vlm_prep.pack.run import pack
 
-        return pack(Path(source or plan.again["source"]), PackConfig(**settings), run)
+        return pack(store_path(source or plan.again["source"], cache), PackConfig(**settings), run)
     origin = options.origin_in(run.out, plan.again, source, processor)
     if plan.stage == "ingest":
         from vlm_prep.core.config import IngestConfig

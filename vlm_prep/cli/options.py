@@ -339,7 +339,7 @@ def show_json(value: Any) -> None:
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
-def show_store(folder: Path, as_json: bool) -> None:
+def show_store(folder: str | Path, as_json: bool) -> None:
     """Print a store's statistics."""
     from vlm_prep.report import stats
 

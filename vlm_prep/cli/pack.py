@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.cli.place import place_for, run_and_show
+from vlm_prep.cli.place import CacheBytes, CacheDir, cache_of, place_for, run_and_show
 from vlm_prep.core.config import Layout, MediaMode, PackConfig, PackPositions, ShardFormat, TarMedia
 
 
 def command(
-    source: Annotated[Path, typer.Argument(help="The output of `vlm-prep tokenize`.")],
+    source: Annotated[str, typer.Argument(help="The output of `vlm-prep tokenize`: a folder, or s3://bucket/prefix.")],
     pack_length: Annotated[int, typer.Option(min=1, help="Tokens in a pack.")],
     out: options.Out = None,
     work_dir: options.WorkDir = None,
@@ -52,6 +51,8 @@ def command(
     part: options.InPart = None,
     engine: options.UseEngine = "local",
     ray_address: options.RayAddress = None,
+    cache_dir: CacheDir = None,
+    cache_bytes: CacheBytes = None,
     dry_run: Annotated[bool, typer.Option(help="Plan and show the fill; write nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -59,6 +60,7 @@ def command(
     """Pack documents into sequences of exact length, per rank, with positions."""
     from vlm_prep.pack.run import dry_run as preview
     from vlm_prep.pack.run import pack
+    from vlm_prep.shards.remote import store_path
 
     options.check_positive(tokens_per_second, "--tokens-per-second")
     config = PackConfig(
@@ -72,11 +74,12 @@ def command(
         audio=audio,
         positions=positions,
     )
+    store = store_path(source, cache_of(cache_dir, cache_bytes))
     if dry_run:
-        options.show_json(preview(source, config))
+        options.show_json(preview(store, config))
         return
     place = place_for(source, out, ".packed", work_dir, part)
     run = options.run_options(
         place.folder, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
     )
-    run_and_show(lambda: pack(source, config, run, trust_remote_code=trust_remote_code), place, as_json, run.say)
+    run_and_show(lambda: pack(store, config, run, trust_remote_code=trust_remote_code), place, as_json, run.say)

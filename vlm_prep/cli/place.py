@@ -1,4 +1,4 @@
-"""Where a command's store goes: a folder, or an object store by way of a folder."""
+"""Where a command's store goes, or comes from: a folder, or an object store by way of a folder."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from vlm_prep.cli import options
 from vlm_prep.core.errors import InputError, RejectRateError
 from vlm_prep.core.remote import is_remote
+
+if TYPE_CHECKING:
+    from vlm_prep.shards.cache import ShardCache
+
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder for copies of an object store's shards. [default: $VLM_PREP_CACHE or ~/.cache/vlm-prep]"),
+]
+CacheBytes = Annotated[str | None, typer.Option(help="Most bytes in it, e.g. 500G. [default: 64G]")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,27 @@ def check_remote(url: str) -> None:
     """
     if not is_remote(url):
         raise InputError(f"{url}: expected an address such as s3://bucket/prefix")
+
+
+def local(store: str) -> Path:
+    """Return the folder of a store that a command changes.
+
+    Raises:
+        InputError: it is on an object store.
+    """
+    if is_remote(store):
+        raise InputError(
+            f"{store}: a store on an object store is not changed in place",
+            f"vlm-prep pull {store} FOLDER, and give FOLDER; `vlm-prep push` it to a place of its own",
+        )
+    return Path(store)
+
+
+def cache_of(folder: Path | None, size: str | None) -> ShardCache:
+    """Return the cache for shards of an object store."""
+    from vlm_prep.shards.cache import shard_cache
+
+    return shard_cache(folder, None if size is None else options.bytes_of(size, "--cache-bytes"))
 
 
 def run_and_show(run: Callable[[], object], place: Place, as_json: bool, say: Callable[[str], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from vlm_prep.cli import options
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="A folder made by ingest, tokenize or pack.")],
+    store: Annotated[str, typer.Argument(help="A folder made by ingest, tokenize or pack, or s3://bucket/prefix.")],
     reason: Annotated[str | None, typer.Option(help="Only this reason code.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Show the first N. [default: all]")] = None,
     as_json: options.AsJson = False,
@@ -19,9 +18,10 @@ def command(
     """List the rows that were not written: sample, file and line, reason, message."""
     from vlm_prep.shards.layout import read_rejects
     from vlm_prep.shards.manifest import read_manifest
+    from vlm_prep.shards.remote import store_path
 
     read_manifest(store)
-    rows = [row for row in read_rejects(store) if reason in (None, row["reason"])][:limit]
+    rows = [row for row in read_rejects(store_path(store)) if reason in (None, row["reason"])][:limit]
     if as_json:
         options.show_json(rows)
         return

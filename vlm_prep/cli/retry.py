@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
+from vlm_prep.cli.place import local
 from vlm_prep.core.errors import InputError
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="A finished folder made by ingest or tokenize.")],
+    store: Annotated[Path, typer.Argument(parser=local, help="A finished folder made by ingest or tokenize.")],
     reason: Annotated[list[str], typer.Option(help="Rows rejected for this reason; may be repeated.")],
     source: Annotated[
         str | None, typer.Option(help="Where the source is now. [default: where it was]")

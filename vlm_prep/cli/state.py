@@ -17,7 +17,7 @@ app = typer.Typer(help="Look at saved positions in a stream.", no_args_is_help=T
 @app.command("show")
 def show(
     file: Annotated[Path, typer.Argument(help="JSON: a state, or a loader's or checkpoint's dict that holds one.")],
-    store: Annotated[Path | None, typer.Option(help="Also say whether it is a position in this store.")] = None,
+    store: Annotated[str | None, typer.Option(help="Also say whether it is a position in this store.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show a saved position: store, seed, epoch, rows consumed."""
@@ -46,7 +46,7 @@ def _read(file: Path) -> Any:
     return State.from_loader(data)
 
 
-def _beside(fingerprint: str, consumed: int, store: Path) -> dict[str, Any]:
+def _beside(fingerprint: str, consumed: int, store: str) -> dict[str, Any]:
     """Compare a state with a store: the first word of a fingerprint is the store's, the rest how it is read."""
     from vlm_prep.stream.rows import open_rows
 

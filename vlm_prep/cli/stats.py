@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from vlm_prep.cli import options
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="A folder made by ingest, tokenize or pack.")],
+    store: Annotated[str, typer.Argument(help="A folder made by ingest, tokenize or pack, or s3://bucket/prefix.")],
     as_json: options.AsJson = False,
 ) -> None:
     """Show rows, tokens, lengths, rejects, fill and the proof of a finished store."""

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.cli.place import check_remote
+from vlm_prep.cli.place import check_remote, local
 from vlm_prep.shards import transfer
 
 
 def push(
-    store: Annotated[Path, typer.Argument(help="A finished folder made by ingest, tokenize or pack.")],
+    store: Annotated[
+        Path, typer.Argument(parser=local, help="A finished folder made by ingest, tokenize or pack.")
+    ],
     url: Annotated[str, typer.Argument(help="Where it goes, e.g. s3://bucket/prefix.")],
     quiet: options.Quiet = False,
 ) -> None:

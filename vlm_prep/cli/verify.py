@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlm_prep.cli import options
 from vlm_prep.core.errors import ExactnessError, StoreError
+from vlm_prep.core.remote import is_remote
 
 
 def command(
-    store: Annotated[Path, typer.Argument(help="A folder made by ingest, tokenize or pack.")],
+    store: Annotated[str, typer.Argument(help="A folder made by ingest, tokenize or pack, or s3://bucket/prefix.")],
     processor: Annotated[
         str | None,
         typer.Option("--processor", "-p", help="Compare rows of a tokenized store with this processor, too."),
@@ -48,7 +48,9 @@ def command(
     if found.damaged:
         raise StoreError(
             f"{store} is damaged",
-            "delete the shards named above and run the command that made the store: it makes exactly these again "
+            "`vlm-prep push` the store there again: it sends what differs"
+            if is_remote(store)
+            else "delete the shards named above and run the command that made the store: it makes exactly these again "
             "(other files than shards need --fresh)",
         )
     if not found.sound:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlm_prep.cli import ingest, options, pack, tokenize
+from vlm_prep.cli.place import local
+
+if TYPE_CHECKING:
+    from vlm_prep.shards.remote import StorePath
 
 _STAGES: dict[str, Any] = {"ingest": ingest.command, "tokenize": tokenize.command, "pack": pack.command}
 _MEANING = {
@@ -28,7 +32,10 @@ _MEANING = {
 
 def command(
     context: typer.Context,
-    store: Annotated[Path, typer.Argument(help="A folder made by ingest, tokenize or pack, finished or not.")],
+    store: Annotated[
+        Path,
+        typer.Argument(parser=local, help="A folder made by ingest, tokenize or pack, finished or not."),
+    ],
     as_json: options.AsJson = False,
 ) -> None:
     """Say which input, flag, tokenizer or template differs: give SOURCE and the flags of the stage after the folder.
@@ -69,7 +76,7 @@ def _identity(stage: str, arguments: Sequence[str]) -> dict[str, Any]:
     app.command()(_STAGES[stage])
     parsed = typer.main.get_command(app).make_context(f"vlm-prep {stage}", list(arguments)).params
     if stage == "pack":
-        return _pack_identity(Path(parsed["source"]), parsed)
+        return _pack_identity(parsed["source"], parsed)
     source = {
         "path": parsed["source"],
         "datasets": list(parsed["dataset"] or ()) or None,
@@ -87,8 +94,9 @@ def _identity(stage: str, arguments: Sequence[str]) -> dict[str, Any]:
 def _identity_of_origin(store: Path, stage: str, config: dict[str, Any]) -> dict[str, Any]:
     if stage == "pack":
         from vlm_prep.shards.manifest import read_manifest
+        from vlm_prep.shards.remote import beside
 
-        return _pack_identity(store / read_manifest(store).extra["source"], config)
+        return _pack_identity(beside(store, read_manifest(store).extra["source"]), config)
     return _samples_identity(stage, options.origin_of(store, None, None), config)
 
 
@@ -107,7 +115,7 @@ def _samples_identity(stage: str, origin: options.Origin, settings: dict[str, An
     return prepare(origin.samples(), origin.processor, config, run)[1]
 
 
-def _pack_identity(source: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _pack_identity(source: str | StorePath, settings: dict[str, Any]) -> dict[str, Any]:
     from vlm_prep.core.config import PackConfig
     from vlm_prep.pack.run import pack_identity
     from vlm_prep.shards.reader import Store

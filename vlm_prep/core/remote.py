@@ -22,6 +22,10 @@ from vlm_prep.core.fingerprint import digest_json
 
 _SCHEME = re.compile(r"(s3|gs|az|abfs)://[^/]")
 CACHE_VARIABLE = "VLM_PREP_CACHE"
+CHECK_ACCESS = (
+    "check credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...), AWS_ENDPOINT_URL and the network; what was "
+    "committed is kept: run the same command again"
+)
 
 
 def is_remote(uri: object) -> bool:
@@ -60,9 +64,7 @@ def faults_of(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # each store's client has errors of its own
         raise InputError(
-            f"{uri}: the store could not be asked: {type(error).__name__}: {error}",
-            "check credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...), AWS_ENDPOINT_URL and the network; what was "
-            "committed is kept: run the same command again",
+            f"{uri}: the store could not be asked: {type(error).__name__}: {error}", CHECK_ACCESS
         ) from error
 
 
@@ -86,10 +88,15 @@ def read_remote_ends(uri: str, length: int) -> tuple[int, bytes, bytes]:
         return size, head, file_system.cat_file(path, start=size - length, end=size)
 
 
+def cache_folder() -> Path:
+    """Return the folder for copies of objects: $VLM_PREP_CACHE, by default ~/.cache/vlm-prep."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "vlm-prep")
+
+
 def cached(uri: str) -> Path:
     """Return a local copy of an object, fetched unless this very version of it is there.
 
-    Copies lie in $VLM_PREP_CACHE, by default ~/.cache/vlm-prep, and stay there.
+    Copies lie in `cache_folder` and stay there.
 
     Raises:
         InputError: there is no such object, or the store could not be asked.
@@ -99,8 +106,7 @@ def cached(uri: str) -> Path:
             file_system, path = filesystem(uri)
             found = file_system.info(path)
             version = digest_json([uri, found["size"], str(found.get("ETag") or found.get("LastModified"))])
-            base = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "vlm-prep")
-            target = base / version.removeprefix("xxh3:")[:16] / uri.rpartition("/")[2]
+            target = cache_folder() / version.removeprefix("xxh3:")[:16] / uri.rpartition("/")[2]
             if not target.exists():
                 fetch(file_system, path, target)
     except (FileNotFoundError, PermissionError) as error:

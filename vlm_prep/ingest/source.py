@@ -24,6 +24,7 @@ from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.rows import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.remote import RemotePath, StorePath, absolute, store_path
 
 
 class Samples(Protocol):
@@ -102,15 +103,15 @@ class IngestedSamples:
         StoreError: the store is unfinished or another stage's.
     """
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
+    def __init__(self, folder: StorePath, limit: int | None = None) -> None:
         self._folder, self._limit = folder, limit
-        self.origin = {"path": os.path.abspath(folder), "limit": limit}
+        self.origin = {"path": str(absolute(folder)), "limit": limit}
         self._store = Store(folder, stage="ingest")
 
-    def __getstate__(self) -> tuple[Path, int | None]:
+    def __getstate__(self) -> tuple[StorePath, int | None]:
         return self._folder, self._limit
 
-    def __setstate__(self, state: tuple[Path, int | None]) -> None:
+    def __setstate__(self, state: tuple[StorePath, int | None]) -> None:
         self.__init__(*state)  # type: ignore[misc]  # maps are opened again in each process
 
     def __len__(self) -> int:
@@ -210,6 +211,16 @@ def _place(path: str | Path) -> str:
     return str(path) if is_remote(path) else os.path.abspath(path)
 
 
+_DATA = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".txt")
+
+
+def _is_store(path: StorePath) -> bool:
+    """Whether a source is the output of `vlm-prep ingest`; data files on an object store are told by their ends."""
+    if isinstance(path, RemotePath):
+        return path.suffix not in _DATA and (path / MANIFEST).exists()
+    return (path / MANIFEST).exists() or (path / WORK).is_dir()
+
+
 def open_samples(
     path: str | Path,
     *,
@@ -239,8 +250,8 @@ def open_samples(
         InputError: the source is not usable.
         StoreError: an ingested store that is not finished.
     """
-    folder = Path(path)
-    if (folder / MANIFEST).exists() or (folder / WORK).is_dir():
+    folder = store_path(path)
+    if _is_store(folder):
         if any((datasets, format, columns, tags, media_dir, sample_ratio, *options.values())):
             raise InputError(
                 f"{path} is ingested already: options that say how to read a source have no meaning for it",

@@ -21,6 +21,7 @@ from vlm_prep.processors.payload import PayloadMaker, raise_media
 from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.processors.stored import is_exact
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.remote import StorePath
 from vlm_prep.shards.schema import LOSS_WEIGHTS, packed_schema, plan_schema
 from vlm_prep.shards.tar import TarWriter
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
@@ -60,7 +61,7 @@ class PackJob:
     """
 
     preload: ClassVar[tuple[str, ...]] = (__name__,)
-    source: Path
+    source: StorePath
     plan: Plan
     rule: Mrope | None
     write_plan: bool

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +21,7 @@ from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.remote import RemotePath, StorePath, absolute, written_from
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo, write_table_atomically
 
@@ -124,9 +124,11 @@ def raised_payload(
 
 
 def pack(
-    source: Path, config: PackConfig, options: RunOptions, *, trust_remote_code: bool = False
+    source: str | StorePath, config: PackConfig, options: RunOptions, *, trust_remote_code: bool = False
 ) -> Manifest | None:
     """Pack the tokenized store `source` into `options.out`.
+
+    A source on an object store is fetched into its cache once, whole, since a pack's documents come from all over it.
 
     Args:
         source: a tokenized store.
@@ -139,12 +141,12 @@ def pack(
 
     Raises:
         StoreError: the source is unfinished or no tokenized store, or its model cannot be given packs.
-        InputError: no document fits a pack.
+        InputError: no document fits a pack, or the source does not fit its cache.
         RejectRateError: the store is complete, with too many rejects.
     """
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("--format webdataset with --layout index: a plan over Arrow shards is no tar", "leave one out")
-    store = Store(source, stage="tokenize")
+    store = _source(source)
     if note := require_packable(store, config):
         options.say(note)
     plan = make_plan(store, config.pack_length, config.world_size)
@@ -154,7 +156,7 @@ def pack(
     identity = pack_identity(store, config)
     media, payload = raised_payload(store, config, trust_remote_code)
     job = PackJob(
-        source,
+        store.folder,
         plan,
         rule,
         write_plan=config.layout == "index",
@@ -182,7 +184,7 @@ def pack(
         name=STAGE,
         identity=identity,
         tasks=pack_tasks(plan, config),
-        again={"source": os.path.abspath(source)},
+        again={"source": str(absolute(store.folder))},
         prepare=ready,
         describe=describe,
         check=write_plan if config.layout == "ranks" else None,
@@ -250,7 +252,7 @@ def _describe(
         extra={
             "layout": config.layout,
             "format": config.format,
-            "source": os.path.relpath(store.folder, out),
+            "source": written_from(store.folder, out),
             "source_fingerprint": source.fingerprint,
         },
     )
@@ -259,9 +261,20 @@ def _describe(
     return manifest, card
 
 
-def dry_run(source: Path, config: PackConfig) -> dict[str, Any]:
-    """Plan the packs and return their numbers; write nothing."""
+def _source(source: str | StorePath) -> Store:
     store = Store(source, stage="tokenize")
+    needed, folder = sum(store.bytes_fetched), store.folder
+    if isinstance(folder, RemotePath) and needed > folder.cache.bytes:
+        raise InputError(
+            f"{source}: packing reads from all of its {needed:,} bytes, and the cache holds {folder.cache.bytes:,}",
+            "give a larger --cache-bytes, or `vlm-prep pull` the store into a folder",
+        )
+    return store
+
+
+def dry_run(source: str | StorePath, config: PackConfig) -> dict[str, Any]:
+    """Plan the packs and return their numbers; write nothing."""
+    store = _source(source)
     require_packable(store, config)
     plan = make_plan(store, config.pack_length, config.world_size)
     return {

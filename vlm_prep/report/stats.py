@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.core.remote import is_remote
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.remote import StorePath
 
 _NOTES = {
     "tools_as_text": "with tools or tool calls written as text, since the chat template does not know them",
@@ -21,8 +23,8 @@ _NOTES = {
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
-def collect(folder: str | Path) -> dict[str, Any]:
-    """Return a store's statistics, JSON-ready.
+def collect(folder: str | StorePath) -> dict[str, Any]:
+    """Return a store's statistics, JSON-ready; of one on an object store what its manifest says, without quantiles.
 
     Raises:
         StoreError: unfinished, damaged or no store.
@@ -47,8 +49,9 @@ def collect(folder: str | Path) -> dict[str, Any]:
             **manifest.processor["identity"],
         }
         stats["payload"] = _forms(manifest.processor.get("payload"))
-    # the lengths of tars would have to be unpacked
-    columns = store.shards[0].schema.names if shards and manifest.extra.get("format") != "webdataset" else []
+    # the lengths of tars would have to be unpacked, those of an object store fetched
+    shown = shards and manifest.extra.get("format") != "webdataset" and isinstance(store.folder, Path)
+    columns = store.shards[0].schema.names if shown else []
     if "input_ids" in columns:
         stats["length"] = _quantiles(store.lengths())
     if "seq_lens" in columns:
@@ -108,6 +111,8 @@ def render(stats: dict[str, Any]) -> str:
         media = f"{totals.get('images', 0):,} images, {totals.get('videos', 0):,} videos"
         lines.append(f"  media       {media} ({kinds})")
     lines += _payload(stats, totals)
+    if is_remote(stats["folder"]):
+        lines.append("  length      not read: the shards are on an object store (`vlm-prep pull` it to see)")
     lines += [
         f"  {name.replace('_per_pack', '/pack'):<11} {_spread(stats[name])}"
         for name in ("length", "documents_per_pack")

@@ -6,5 +6,9 @@ tar.py       the same as tars for webdataset
 cells.py     cells of record batches as numpy views
 manifest.py  manifest.json: the last file written; a folder without it is unfinished
 layout.py    the files around the shards that make the folder open with `datasets`
+remote.py    where a store is: a folder or an object store
+cache.py     shards of object stores in a local folder, bounded by bytes
+transfer.py  finished stores to an object store and back
+audit.py     is a folder what its manifest says
 reader.py    memory-mapped rows as numpy views
 """

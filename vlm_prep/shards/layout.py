@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from vlm_prep.core.types import Rejected
 from vlm_prep.shards.manifest import MANIFEST, WORK
+from vlm_prep.shards.remote import StorePath
 from vlm_prep.shards.schema import REJECTS
 from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically, write_table_atomically
 
@@ -120,7 +121,8 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def read_rejects(folder: Path) -> list[dict[str, Any]]:
+def read_rejects(folder: StorePath) -> list[dict[str, Any]]:
     """Return the rows of rejects.parquet."""
-    rows: list[dict[str, Any]] = pq.read_table(folder / REJECTS_FILE).to_pylist()
+    content = pa.BufferReader((folder / REJECTS_FILE).read_bytes())
+    rows: list[dict[str, Any]] = pq.read_table(content).to_pylist()
     return rows

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.errors import StoreError
+from vlm_prep.shards.remote import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically
 
@@ -83,22 +84,25 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_bytes_atomically(folder / MANIFEST, data + b"\n")
 
 
-def read_manifest(folder: str | Path, *, stage: str | None = None) -> Manifest:
+def read_manifest(folder: str | StorePath, *, stage: str | None = None) -> Manifest:
     """Read and check manifest.json.
 
     Args:
-        folder: a store.
+        folder: a store, also on an object store.
         stage: the stage that must have made it, or None for any.
 
     Raises:
         StoreError: no such folder, unfinished, not a store, another version or another stage.
+        InputError: the object store could not be asked.
     """
-    folder = Path(folder)
+    folder = store_path(folder)
     path = folder / MANIFEST
-    if not path.is_file():
-        raise _no_manifest(folder)
     try:
-        data = orjson.loads(path.read_bytes())
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise _no_manifest(folder, error) from error
+    try:
+        data = orjson.loads(content)
         if data["schema_version"] != SCHEMA_VERSION:
             raise StoreError(
                 f"{folder}: written with schema version {data['schema_version']}, this vlm-prep reads {SCHEMA_VERSION}",
@@ -115,7 +119,12 @@ def read_manifest(folder: str | Path, *, stage: str | None = None) -> Manifest:
     return manifest
 
 
-def _no_manifest(folder: Path) -> StoreError:
+def _no_manifest(folder: StorePath, error: OSError) -> StoreError:
+    if isinstance(folder, RemotePath):
+        return StoreError(
+            f"{folder} holds no finished store: it has no {MANIFEST} ({error})",
+            "check the address; if it is being copied there, wait, or run that command again",
+        )
     if not folder.exists():
         return StoreError(f"{folder}: no such folder", "give a folder made by `vlm-prep`")
     if (folder / WORK).is_dir():

@@ -4,6 +4,8 @@ A random row costs about 10 µs: its batch is found by bisection, list offsets a
 nothing is copied (the arrays are read-only views; copy them into a batch once). Opening a store lists its folders
 and opens no shard: 10,000 shards take 0.1 s. Shards open when they are first read, at most MOST_OPEN at a time, and
 hold no locks, threads or shared memory, so a reader survives fork, and a killed one leaves nothing behind.
+
+On an object store the manifest alone is read at first; a shard is fetched when it is read, see `cache`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vlm_prep.core.errors import StoreError
+from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.cells import Cell, cells
 from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.remote import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
 from vlm_prep.shards.shared import resolve
 from vlm_prep.shards.writer import ShardInfo
@@ -53,6 +58,28 @@ class OpenShards:
         if len(self._open) > self._most:
             self._open.popitem(last=False)[1].close()
 
+    def drop_evicted(self) -> None:
+        """Close shards that have left their cache: as long as they are mapped they take the disk's room."""
+        for key in [key for key, shard in self._open.items() if shard.is_evicted]:
+            self._open.pop(key).close()
+
+
+def open_shards_of(folder: StorePath, manifest: Manifest) -> OpenShards:
+    """Return how many of a store's shards may be mapped: of an object store's no more than its cache holds.
+
+    Raises:
+        InputError: the cache is smaller than a shard.
+    """
+    largest = max((info.bytes for _, info in manifest.shards()), default=0)
+    if isinstance(folder, Path) or not largest:
+        return OpenShards()
+    if largest > folder.cache.bytes:
+        raise InputError(
+            f"{folder}: its largest shard has {largest:,} bytes, cache_bytes is {folder.cache.bytes:,}",
+            "give a larger one",
+        )
+    return OpenShards(min(MOST_OPEN, folder.cache.bytes // largest))
+
 
 class ShardReader:
     """Rows of one shard by index.
@@ -62,6 +89,7 @@ class ShardReader:
         info: what the manifest says of it.
         size: bytes of the file if they are known, so that nothing is opened yet; None looks, and at its end, too.
         opened: told when the shard is read, so that it may close others.
+        cached: for a shard on an object store, which is not looked at before it is read.
 
     Raises:
         StoreError: the file is missing or its size is not the manifest's; when it is read first, its end is not that
@@ -69,23 +97,33 @@ class ShardReader:
     """
 
     def __init__(
-        self, path: Path, info: ShardInfo, *, size: int | None = None, opened: OpenShards | None = None
+        self,
+        path: StorePath,
+        info: ShardInfo,
+        *,
+        size: int | None = None,
+        opened: OpenShards | None = None,
+        cached: CachedShard | None = None,
     ) -> None:
         self.path, self.info = path, info
         self._opened = OpenShards() if opened is None else opened
-        looked = size is None
-        if looked and path.is_file():
+        self._cached = cached
+        if isinstance(path, Path):
+            self._check_size(path, size)
+        self.close()
+        if isinstance(path, Path) and size is None and path.suffix == ".arrow":
+            self._open()
+            self.close()
+
+    def _check_size(self, path: Path, size: int | None) -> None:
+        if size is None and path.is_file():
             size = path.stat().st_size
         if size is None:
             raise StoreError(f"{path}: the manifest names this shard and it is missing", MAKE_AGAIN)
-        if size != info.bytes:
+        if size != self.info.bytes:
             raise StoreError(
-                f"{path}: {size} bytes, the manifest says {info.bytes}: the shard is damaged", MAKE_AGAIN
+                f"{path}: {size} bytes, the manifest says {self.info.bytes}: the shard is damaged", MAKE_AGAIN
             )
-        self.close()
-        if looked and path.suffix == ".arrow":
-            self._open()
-            self.close()
 
     def __len__(self) -> int:
         return self.info.rows
@@ -112,10 +150,14 @@ class ShardReader:
                     f"{self.path} is no Arrow shard",
                     "stores in webdataset format are read with the webdataset library; pack to arrow for ShardDataset",
                 )
-            self._map = pa.memory_map(str(self.path))
+            if self._cached is None:
+                self._map = pa.memory_map(str(self.path))
+            else:
+                self._map = self._cached.open()
+                self._opened.drop_evicted()
             if self._map.read_at(len(_END), max(0, self._map.size() - len(_END))) != _END:
                 self._map = None
-                raise StoreError(f"{self.path}: does not end as a shard does: it is damaged", DELETE_FIRST)
+                raise StoreError(f"{self.path}: does not end as a shard does: it is damaged", self._repair)
             self._schema = pa.ipc.open_stream(self._map).schema
             self._has_media = has_media(self._schema)
             self._starts = [0, *accumulate(rows for _, rows in self.info.batches)]
@@ -129,18 +171,20 @@ class ShardReader:
             source.seek(self.info.batches[index][0])
             found = self._read_batch(source, index)
             self._batches[index] = found
+            if self._cached is not None:
+                self._cached.touch()  # now and then while it is read, not for each row
         return found
 
     def _read_batch(self, source: pa.MemoryMappedFile, index: int) -> pa.RecordBatch:
         try:
             found = pa.ipc.read_record_batch(pa.ipc.read_message(source), self._schema)
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{self.path}: record batch {index} is damaged: {error}", DELETE_FIRST) from error
+            raise StoreError(f"{self.path}: record batch {index} is damaged: {error}", self._repair) from error
         if found.num_rows != self.info.batches[index][1]:
             raise StoreError(
                 f"{self.path}: record batch {index} has {found.num_rows} rows, the manifest says "
                 f"{self.info.batches[index][1]}: the shard is damaged or another one",
-                DELETE_FIRST,
+                self._repair,
             )
         return found
 
@@ -177,13 +221,27 @@ class ShardReader:
         chunks = [self.batch(i).column(position) for i in range(len(self.info.batches))]
         return pa.chunked_array(chunks, type=self.schema.field(position).type)
 
+    @property
+    def _repair(self) -> str:
+        return DELETE_FIRST if self._cached is None else f"delete {self._cached.file}: it is fetched again"
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether it is on an object store and in no cache."""
+        return self._cached is not None and not self._cached.file.exists()
+
     def verify(self) -> None:
-        """Read the whole file and compare its checksum with the manifest's."""
-        found = digest_file(self.path)
+        """Read the whole file (on an object store the object, not its copy) and compare its checksum."""
+        remote = isinstance(self.path, RemotePath)
+        try:
+            found = self.path.digest() if isinstance(self.path, RemotePath) else digest_file(self.path)
+        except FileNotFoundError as error:
+            hint = COPY_AGAIN if remote else MAKE_AGAIN
+            raise StoreError(f"{self.path}: the manifest names this shard and it is missing", hint) from error
         if found != self.info.xxh3:
             raise StoreError(
                 f"{self.path}: checksum {found}, the manifest says {self.info.xxh3}: the shard is damaged",
-                DELETE_FIRST,
+                COPY_AGAIN if remote else DELETE_FIRST,
             )
 
 
@@ -191,20 +249,21 @@ class Store:
     """A finished folder: its manifest and its shards, rows numbered through.
 
     Args:
-        folder: a folder with a manifest.json.
+        folder: a folder with a manifest.json, also on an object store.
         stage: the stage that must have made it, or None.
         split: only this split ("train", "rank_00000"), or None for all.
-        verify: compare every shard's checksum first.
+        verify: compare every shard's checksum first; on an object store when it is read, also that of a cached copy.
         manifest: the folder's manifest if it was read already.
         open_shards: which shards are mapped, where several stores share a limit.
 
     Raises:
         StoreError: unfinished, damaged, or of another stage or version.
+        InputError: the object store could not be asked, or its cache is smaller than a shard.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | StorePath,
         *,
         stage: str | None = None,
         split: str | None = None,
@@ -212,20 +271,30 @@ class Store:
         manifest: Manifest | None = None,
         open_shards: OpenShards | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = store_path(folder)
         self.manifest: Manifest = manifest or read_manifest(self.folder, stage=stage)
-        self.open_shards = OpenShards() if open_shards is None else open_shards
+        self.open_shards = open_shards_of(self.folder, self.manifest) if open_shards is None else open_shards
+        self._verify = verify
         self.shards = [
             shard for name in self.manifest.splits if split in (None, name) for shard in self._split_shards(name)
         ]
         self._starts: list[int] = [0, *accumulate(len(shard) for shard in self.shards)]
-        if verify:
+        if verify and isinstance(self.folder, Path):
             for shard in self.shards:
                 shard.verify()
+
+    @property
+    def bytes_fetched(self) -> list[int]:
+        """The sizes of the shards that are fetched when they are read, largest first; none of a local folder."""
+        return sorted((shard.info.bytes for shard in self.shards if isinstance(shard.path, RemotePath)), reverse=True)
 
     def _split_shards(self, split: str) -> list[ShardReader]:
         """The shards of a split; one listing of its folder says whether all are there and whole."""
         folder, infos = self.folder / split, self.manifest.splits[split]
+        if isinstance(folder, RemotePath):
+            cache = replace(folder.cache, verify=folder.cache.verify or self._verify)
+            folder = RemotePath(folder.url, cache)
+            return [self._remote_shard(folder, split, info) for info in infos]
         sizes = {}
         if infos and folder.is_dir():
             with os.scandir(folder) as entries:
@@ -233,6 +302,17 @@ class Store:
         return [
             ShardReader(folder / info.name, info, size=sizes.get(info.name), opened=self.open_shards) for info in infos
         ]
+
+    def _remote_shard(self, folder: RemotePath, split: str, info: ShardInfo) -> ShardReader:
+        path = folder / info.name
+        cached = CachedShard(
+            cache=folder.cache,
+            url=path.url,
+            fingerprint=self.manifest.fingerprint,
+            split=split,
+            info=info,
+        )
+        return ShardReader(path, info, opened=self.open_shards, cached=cached)
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -1,5 +1,8 @@
 """A finished store to an object store and back.
 
+A store is sent when it is finished, not shard by shard: the names of shards hold their number (`-of-00032`), which is
+known at the end, and an object cannot be renamed, only copied.
+
 An object store has no rename, so nothing is written there under another name first: each file becomes an object by one
 PUT or one completed multipart upload, before which it does not exist, and manifest.json is the last. Whoever finds a
 manifest finds a whole store; a kill on the way costs what was under way. The rerun takes for done the objects whose

@@ -4,6 +4,7 @@
     mix.py       the same for several stores, mixed by weight
     state.py     where a run stands, independent of world size and workers
     rows.py      rows of a tokenized store, of packs by rank, of packs by index
+    window.py    does a cache of an object store's shards hold what the order reads from at a time
     dataset.py   ShardDataset and MixedDataset: map-style torch datasets over them
     sampler.py   hands out an epoch's rows, carries the position of a run
     budget.py    the same by tokens instead of rows

@@ -20,7 +20,6 @@ exact, for any world size and the same number of workers; for another number giv
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +32,14 @@ from torch.utils.data import Dataset
 from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.shards.cache import shard_cache
+from vlm_prep.shards.remote import absolute, store_path
 from vlm_prep.stream.mix import MixedOrder
 from vlm_prep.stream.order import EpochOrder, Order, Remainder, steps_left
-from vlm_prep.stream.rows import MixedRows, Rows, open_rows
+from vlm_prep.stream.rows import MixedRows, Rows, names_of, open_rows
 from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
 from vlm_prep.stream.state import State
+from vlm_prep.stream.window import check_cache
 
 Item = dict[str, Any]
 OnBad = Literal["raise", "skip"]
@@ -58,7 +60,7 @@ class ShardDataset(Dataset[Item]):
     sample_id (or sample_ids), n_images, n_videos and n_audios.
 
     Args:
-        path: a finished store.
+        path: a finished store: a folder, or s3://bucket/prefix, whose shards are fetched when they are read.
         rank: of this process.
         world_size: ranks that share the store; any number, not only the one that packs were planned for.
         seed: of the order.
@@ -68,7 +70,7 @@ class ShardDataset(Dataset[Item]):
             leaves uint8 of payload `pixels` as they are: batches hold them as `pixel_values_uint8`, an eighth of the
             size, for `to_pixel_values` on the device.
         remainder: what happens when the rows do not divide by world_size, see `order.steps_left`; said once.
-        verify: compare all shards' checksums first.
+        verify: compare all shards' checksums first; of an object store's, cached copies' when they are mapped.
         max_rows: only the first rows of the store.
         on_bad: "raise" stops at a row that cannot be read; "skip" leaves it out of its batch, which gets smaller,
             says so, and counts it in `skipped`. No other row takes its place and positions still count it, so ranks
@@ -76,9 +78,12 @@ class ShardDataset(Dataset[Item]):
             `dataset[i]` always raises.
         max_bad: skips of this rank's run before one raises after all.
         trust_remote_code: run the Python code of a processor that comes with some, if the store was made so.
+        cache_dir: of fetched shards, on a local disk; all processes of a machine share it. None takes a default.
+        cache_bytes: most bytes in it, see `window`; None takes 64 GiB.
 
     Raises:
         StoreError: the store is unfinished, damaged or cannot be streamed.
+        InputError: the object store could not be asked, or the cache is too small for the order.
         ValueError: rank and world_size do not go together.
     """
 
@@ -98,16 +103,20 @@ class ShardDataset(Dataset[Item]):
         on_bad: OnBad = "raise",
         max_bad: int = 100,
         trust_remote_code: bool = False,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of world size {world_size}")
         # absolute: trainers change the working folder, and workers open the store again
-        self.path = Path(os.path.abspath(path))
+        self._cache = shard_cache(cache_dir, cache_bytes, verify=verify)
+        self.path = absolute(store_path(path, self._cache))
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.on_bad, self.max_bad = on_bad, max_bad
         self._shuffle, self._remainder = shuffle, remainder
         self._max_rows = max_rows
         self._rows, self._order = self._open(verify=verify)
+        check_cache(self._rows, self._cache, world_size, shuffle=shuffle)
         runtime = self._rows.manifest.processor
         self._stored = {tensor["name"]: np.dtype(tensor["dtype"]) for tensor in runtime.get("tensors", ())}
         self._pixels = PixelMaker(runtime, trust_remote_code=trust_remote_code) if pixels else None
@@ -116,7 +125,7 @@ class ShardDataset(Dataset[Item]):
         self._say_remainder()
 
     def _open(self, *, verify: bool) -> tuple[Rows, Order]:
-        rows = open_rows(self.path, verify=verify)
+        rows = open_rows(self.path, verify=verify, cache=self._cache)
         places = replace(rows.places, rows=min(len(rows), self._max_rows or len(rows)))
         return rows, EpochOrder(places, self.seed, shuffle=self._shuffle)
 
@@ -220,7 +229,7 @@ class ShardDataset(Dataset[Item]):
         except _FAULTS as error:
             message = error.message if isinstance(error, Reject | StoreError) else f"{type(error).__name__}: {error}"
             hint = error.hint if isinstance(error, StoreError) else None
-            raise StoreError(f"{self._rows.where(number)}{_names(row)}: {message}", hint) from error
+            raise StoreError(f"{self._rows.where(number)}{names_of(row)}: {message}", hint) from error
 
     def __getitems__(self, indices: Sequence[int | Pick]) -> list[Item]:
         """Return the items of a batch, fewer where bad ones are skipped; what torch's loaders call."""
@@ -323,12 +332,13 @@ class MixedDataset(ShardDataset):
             raise ValueError(f"{len(paths)} stores and weights {list(weights)}: give a weight above 0 for each store")
         if options.get("max_rows") is not None:
             raise ValueError("max_rows is of a single store; epoch_rows says how long a mixed epoch is")
-        self.paths = [Path(os.path.abspath(path)) for path in paths]
+        cache = shard_cache(options.get("cache_dir"), options.get("cache_bytes"), verify=options.get("verify", False))
+        self.paths = [absolute(store_path(path, cache)) for path in paths]
         self.weights, self._epoch_rows = list(weights), epoch_rows
-        super().__init__(self.paths[0], rank, world_size, seed, **options)
+        super().__init__(paths[0], rank, world_size, seed, **options)
 
     def _open(self, *, verify: bool) -> tuple[Rows, Order]:
-        parts = [open_rows(path, verify=verify) for path in self.paths]
+        parts = [open_rows(path, verify=verify, cache=self._cache) for path in self.paths]
         empty = [str(path) for path, part in zip(self.paths, parts, strict=True) if not len(part)]
         if empty:
             raise StoreError(f"no rows in {', '.join(empty)}", "leave it out of the mix")
@@ -340,10 +350,3 @@ class MixedDataset(ShardDataset):
         assert isinstance(self._rows, MixedRows)
         prints = [part.manifest.fingerprint for part in self._rows.parts]
         return digest_json({"mix": prints, "weights": [float(each) for each in self.weights], "rows": self.n_rows})
-
-
-def _names(row: dict[str, Any]) -> str:
-    """Name the samples of a row, as far as it was read."""
-    names = [row["sample_id"]] if "sample_id" in row else row.get("sample_ids", [])
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f" ({', '.join(names[:8])}{more})" if names else ""

@@ -65,6 +65,11 @@ class Places:
     shard: int = 1
     """Blocks in a shard."""
 
+    @property
+    def shards_at_a_time(self) -> int:
+        """Shards (of each folder of a group) that a shuffle reads from at a time: a round's, or a window's if more."""
+        return max(SHARDS, -(-BLOCKS // self.shard))
+
     @classmethod
     def of(cls, rows: int, *, group: int, batches: int, shards: int) -> Places:
         """Return the places of `rows` rows in `batches` record batches of `shards` shards."""

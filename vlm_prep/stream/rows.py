@@ -5,10 +5,11 @@ All of them answer the same questions, so the dataset does not care which store 
 
 from __future__ import annotations
 
+import math
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +19,10 @@ from vlm_prep.core.fingerprint import changes
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.job import PLAN_SPLIT, rank_split
 from vlm_prep.pack.positions import Mrope
+from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import Manifest, read_manifest
-from vlm_prep.shards.reader import OpenShards, Store
+from vlm_prep.shards.reader import Store, open_shards_of
+from vlm_prep.shards.remote import StorePath, beside, store_path
 from vlm_prep.stream.order import Numbers, Places
 
 
@@ -44,11 +47,14 @@ class Rows(Protocol):
     def where(self, index: int) -> str:
         """Name the shard and the row in it."""
 
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """Return the bytes, at most, of the object store's shards from which this machine reads in so many rounds."""
+
 
 class SampleRows:
     """The rows of a tokenized store."""
 
-    def __init__(self, folder: Path, manifest: Manifest, *, verify: bool) -> None:
+    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool) -> None:
         self._store = Store(folder, manifest=manifest, verify=verify)
         self.manifest = manifest
         self.places = _places([self._store], 1)
@@ -72,14 +78,18 @@ class SampleRows:
         """See `Rows.where`."""
         return _place(self._store, index)
 
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`."""
+        return sum(self._store.bytes_fetched[: _shards(self.places, rounds, shuffle)])
+
 
 class RankPacks:
     """Packs of a store with a folder for each planned rank: pack p is row p // ranks of rank p % ranks."""
 
-    def __init__(self, folder: Path, manifest: Manifest, *, verify: bool) -> None:
+    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool) -> None:
         self.manifest = manifest
         self._world = int(manifest.config["world_size"])
-        opened = OpenShards()
+        opened = open_shards_of(folder, manifest)
         self._ranks = [
             Store(folder, split=rank_split(rank), verify=verify, manifest=manifest, open_shards=opened)
             for rank in range(self._world)
@@ -109,6 +119,13 @@ class RankPacks:
         """See `Rows.where`."""
         return _place(self._ranks[index % self._world], index // self._world)
 
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`; rank r of any world reads the folders r, r + world_size, ... modulo their number."""
+        count = _shards(self.places, rounds, shuffle)
+        each = sorted((sum(store.bytes_fetched[:count]) for store in self._ranks), reverse=True)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+        return sum(each[: here * (self._world // math.gcd(self._world, world_size))])
+
 
 class IndexPacks:
     """Packs of a plan, assembled from the tokenized store when they are read.
@@ -117,11 +134,13 @@ class IndexPacks:
         StoreError: the tokenized store is gone or is not the one the plan was made for.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, verify: bool) -> None:
+    def __init__(
+        self, folder: StorePath, manifest: Manifest, *, verify: bool, cache: ShardCache | None = None
+    ) -> None:
         self.manifest = manifest
         self._plan = Store(folder, split=PLAN_SPLIT, verify=verify, manifest=manifest)
         self.places = _places([self._plan], int(manifest.config["world_size"]))
-        self._source = Store(folder / manifest.extra["source"], stage="tokenize", verify=verify)
+        self._source = Store(beside(folder, manifest.extra["source"], cache), stage="tokenize", verify=verify)
         if self._source.manifest.fingerprint != manifest.extra["source_fingerprint"]:
             raise StoreError(
                 f"{folder} is a plan over another store than the one now at {self._source.folder}",
@@ -155,6 +174,11 @@ class IndexPacks:
     def where(self, index: int) -> str:
         """See `Rows.where`."""
         return _place(self._plan, index)
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`; the documents of a pack come from all over the tokenized store."""
+        count = _shards(self.places, rounds, shuffle)
+        return sum(self._plan.bytes_fetched[:count]) + sum(self._source.bytes_fetched)
 
 
 class MixedRows:
@@ -197,6 +221,10 @@ class MixedRows:
         part, own = self._find(index)
         return part.where(own)
 
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`."""
+        return sum(part.fetched(rounds, world_size, shuffle=shuffle) for part in self.parts)
+
 
 def _must_mix(one: Manifest, other: Manifest) -> None:
     kinds = [(each.stage, each.config.get("pack_length"), each.config.get("world_size")) for each in (one, other)]
@@ -228,12 +256,30 @@ def _places(stores: Sequence[Store], group: int) -> Places:
     return Places.of(rows, group=group, batches=sum(len(info.batches) for info in shards), shards=len(shards))
 
 
-def open_rows(folder: Path, *, verify: bool) -> Rows:
+def _shards(places: Places, rounds: int, shuffle: bool) -> int:
+    return rounds * (places.shards_at_a_time if shuffle else 1)
+
+
+def names_of(row: dict[str, Any]) -> str:
+    """Name the samples of a row, as far as it was read."""
+    names = [row["sample_id"]] if "sample_id" in row else row.get("sample_ids", [])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f" ({', '.join(names[:8])}{more})" if names else ""
+
+
+def open_rows(path: str | StorePath, *, verify: bool, cache: ShardCache | None = None) -> Rows:
     """Open a tokenized or packed store.
+
+    Args:
+        path: a folder, or a place on an object store.
+        verify: see `Store`.
+        cache: for shards of an object store.
 
     Raises:
         StoreError: unfinished, damaged, or not a store that can be streamed.
+        InputError: the object store could not be asked.
     """
+    folder = store_path(path, cache)
     manifest = read_manifest(folder)
     if manifest.stage == "tokenize":
         return SampleRows(folder, manifest, verify=verify)
@@ -243,6 +289,6 @@ def open_rows(folder: Path, *, verify: bool) -> Rows:
                 f"{folder} is in webdataset format", "read it with webdataset, or pack to arrow for ShardDataset"
             )
         if manifest.extra["layout"] == "index":
-            return IndexPacks(folder, manifest, verify=verify)
+            return IndexPacks(folder, manifest, verify=verify, cache=cache)
         return RankPacks(folder, manifest, verify=verify)
     raise StoreError(f"{folder} holds the output of `{manifest.stage}`", "tokenize it first")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.config import TokenizeConfig
@@ -14,6 +13,7 @@ from vlm_prep.processors.load import load_processor
 from vlm_prep.shards.audit import damaged_files, wrong_accounts
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.remote import StorePath, store_path
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.oracle import Oracle
 from vlm_prep.tokenize.verify import is_chosen, media_kind
@@ -46,11 +46,11 @@ class Findings:
         return {**vars(self), "sound": self.sound}
 
 
-def check_store(folder: Path, processor: str | None, fraction: float, progress: Progress) -> Findings:
+def check_store(folder: str | StorePath, processor: str | None, fraction: float, progress: Progress) -> Findings:
     """Check the store in `folder`.
 
     Args:
-        folder: a finished store of any stage.
+        folder: a finished store of any stage, also on an object store.
         processor: compare rows of a tokenized store with this processor; None checks checksums and accounts only.
         fraction: share of rows to compare, chosen by a hash of their sample_id.
         progress: told of the rows that were looked at.
@@ -59,6 +59,7 @@ def check_store(folder: Path, processor: str | None, fraction: float, progress: 
         StoreError: unfinished, no store, or rows are to be compared and it is not a tokenized one.
         ProcessorError: the processor does not load.
     """
+    folder = store_path(folder)
     manifest = read_manifest(folder)
     shards = manifest.shards()
     found = Findings(shards=len(shards), rows=sum(info.rows for _, info in shards))
