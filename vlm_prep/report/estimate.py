@@ -25,6 +25,8 @@ DEFAULT_FRACTION = 0.01
 LEAST_ROWS, MOST_ROWS = 256, 4096
 """Bounds of the default sample; one that is asked for by share or number is taken as asked."""
 _Z = 1.96
+_MOST_TIMES = 5.0
+"""An interval's upper end is at most exp of this times the value."""
 _MOST_PACKED = 1_000_000
 """Documents that are packed to find the fill: 0.06 s."""
 
@@ -103,7 +105,10 @@ class Population:
         return self.sampled == self.rows
 
     def total(self, values: NDArray[Any] | Sequence[float]) -> Estimate:
-        """Return the sum over all rows of what each sampled row has.
+        """Return the sum over all rows of what each sampled row has: 0 where no sampled row has any.
+
+        The interval's upper end is that of the logarithm (sums of skewed sizes are missed on that side), its lower end
+        the plain one.
 
         Args:
             values: (at most `sampled`,) a number above or equal to 0; rows that have none are left out.
@@ -119,7 +124,11 @@ class Population:
         left_out = 1 - self.sampled / self.rows
         half = _Z * self.rows * deviation * math.sqrt(left_out / self.sampled)
         value = mean * self.rows
-        return Estimate(value=value, low=max(seen, value - half), high=value + half)
+        if not value:
+            return exactly(0.0)
+        # a few large values make the sum: a sample that missed them finds a small spread, too
+        high = value * math.exp(min(half / value, _MOST_TIMES))
+        return Estimate(value=value, low=max(seen, value - half), high=high)
 
     def count(self, seen: int) -> Estimate:
         """Return how many of all rows are like `seen` of the sampled ones (Wilson's interval, which has an upper end

@@ -48,9 +48,12 @@ class Findings:
     def of_setting(self, number: int) -> dict[str, Any]:
         """Return rows, rejects, tokens and what each length makes of them."""
         survey, total = self.surveys[number], self.population.total
+        written = self.population.count(survey.written)
+        documents = total(survey.by_row(np.ones(len(survey.documents))))
+        each_one = len(survey.documents) == survey.written
         return {
-            "written": self.population.count(survey.written).to_json(),
-            "documents": total(survey.by_row(np.ones(len(survey.documents)))).to_json(),
+            "written": written.to_json(),
+            "documents": (written if each_one else documents).to_json(),
             "rejects": self.rejects(number),
             "tokens": total(survey.by_row(survey.lengths)).to_json(),
             "trained_tokens": total(survey.by_row(survey.trained)).to_json(),

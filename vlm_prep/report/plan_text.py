@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Number = Mapping[str, float]
-_UNITS = ("", " k", " M", " G", " T")
+_UNITS = (" M", " G", " T")
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 _BUSY = 1.5
 """Wall time of CPU time from which on the user is told."""
@@ -37,9 +37,10 @@ def _rows(plan: Mapping[str, Any]) -> list[str]:
         share = f"{sampled / rows:.2%}" if sampled / rows < 0.01 else f"{sampled / rows:.1%}"
         lines = [
             f"  rows       {sampled:,} of {rows:,} looked at ({share}): all below is estimated from them,",
-            "             ± and (from - to) are 95 % intervals",
+            "             ± and (from - to) are their 95 % intervals",
         ]
-    lines.append(f"  written    {_range(plan['written'])} rows, {_range(plan['documents'])} documents")
+    documents = "" if plan["documents"] == plan["written"] else f", as {_number(plan['documents'])} documents"
+    lines.append(f"  written    {_range(plan['written'])} rows{documents}")
     lines += _rejects(plan)
     lines.append(f"  tokens     {_number(plan['tokens'])}, {_number(plan['trained_tokens'])} trained")
     return lines
@@ -54,7 +55,7 @@ def _rejects(plan: Mapping[str, Any]) -> list[str]:
         each = [f"{_range(number)} {reason} ({number['seen']} seen)" for reason, number in found.items()]
         if plan["exact"]:
             each = [f"{number['seen']:,} {reason}" for reason, number in found.items()]
-        lines.append(head + (", ".join(each) or "none" + ("" if plan["exact"] else " seen")))
+        lines.append(head + (", ".join(each) or ("none" if plan["exact"] else "none seen")))
     if not plan["exact"]:
         lines.append(f"             a reason that was not seen: at most {plan['unseen_reject']['high']:,} rows")
     return lines
@@ -173,8 +174,11 @@ def _error(number: Number) -> str:
 
 
 def _rounded(value: float) -> str:
-    """Three digits: 12.3 M."""
-    return _in_units(value, _UNITS, 1000, 1000)
+    """Three digits: 1,230 or 12.3 M."""
+    if value < 1e6:
+        digits = max(0, len(str(round(value))) - 3)
+        return f"{round(value, -digits):,.0f}"
+    return _in_units(value / 1e6, _UNITS, 1000, 1000)
 
 
 def _size(number: Number) -> str:
@@ -186,7 +190,7 @@ def _in_units(value: float, units: Sequence[str], step: float, most: float, blan
     unit = 0
     while round(value) >= most and unit < len(units) - 1:
         value, unit = value / step, unit + 1
-    digits = 0 if unit == 0 or value >= 100 else 1 if value >= 10 else 2
+    digits = 0 if value >= 100 or units[unit] == _BYTES[0] else 1 if value >= 10 else 2
     return f"{value:.{digits}f}{blank}{units[unit]}"
 
 
