@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +267,15 @@ def test_budgets_by_default_are_below_the_processor_s_own(corpus: Path, options:
 def test_a_budget_below_the_processor_s_least_is_refused(corpus: Path, options: Options) -> None:
     with pytest.raises(InputError, match="the processor's least is 3136"):
         plan(open_samples(corpus, limit=4), PROCESSOR, TokenizeConfig(), options(Path()), Choices(budgets=(100,)))
+
+
+def test_a_family_without_a_pixel_budget_says_so(kit: Path, tmp_path: Path, options: Options) -> None:
+    script = str(kit / "processors" / "assemble.py")
+    subprocess.run([sys.executable, script, str(tmp_path), "internvl3"], check=True, capture_output=True)
+    samples = open_samples(builtin_data(), datasets=["photo_talk"])
+    name = str(tmp_path / "internvl3")
+    found = plan(samples, name, TokenizeConfig(), options(Path()), Choices(lengths=(2048,)))
+    assert (found["budgets"]["own"], found["budgets"]["tried"]) == (None, [])
+    assert "no pixel budgets: GotOcr2ImageProcessor has no setting max_pixels" in render(found)
+    with pytest.raises(InputError, match="no pixel budgets"):
+        plan(samples, name, TokenizeConfig(), options(Path()), Choices(budgets=(200_704,)))

@@ -104,14 +104,15 @@ class Population:
         """Whether the sample is the whole source, and what is counted is exact."""
         return self.sampled == self.rows
 
-    def total(self, values: NDArray[Any] | Sequence[float]) -> Estimate:
-        """Return the sum over all rows of what each sampled row has: 0 where no sampled row has any.
+    def total(self, values: NDArray[Any] | Sequence[float], largest: float = 0.0) -> Estimate:
+        """Return the sum over all rows of what each sampled row has.
 
         The interval's upper end is that of the logarithm (sums of skewed sizes are missed on that side), its lower end
         the plain one.
 
         Args:
             values: (at most `sampled`,) a number above or equal to 0; rows that have none are left out.
+            largest: what a row may have, for the upper end where no sampled row has any.
         """
         present = np.asarray(values, np.float64)
         seen = float(present.sum())
@@ -125,7 +126,7 @@ class Population:
         half = _Z * self.rows * deviation * math.sqrt(left_out / self.sampled)
         value = mean * self.rows
         if not value:
-            return exactly(0.0)
+            return self.count(0).scaled(largest)
         # a few large values make the sum: a sample that missed them finds a small spread, too
         high = value * math.exp(min(half / value, _MOST_TIMES))
         return Estimate(value=value, low=max(seen, value - half), high=high)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlm_prep.core.config import MediaMode, TokenizeConfig
 from vlm_prep.engine.tasks import rows_per_task
@@ -84,7 +83,7 @@ class Findings:
     def _of_length(self, number: int, length: int) -> dict[str, Any]:
         survey = self.surveys[number]
         fits = survey.fitting(length)
-        tokens = self.population.total(survey.by_row(survey.lengths)[fits])
+        tokens = self.population.total(survey.by_row(survey.lengths)[fits], length)
         found: dict[str, Any] = {
             "max_length": length,
             "too_long": self.population.count(int(np.count_nonzero(~fits))).to_json(),
@@ -101,8 +100,9 @@ class Findings:
         sizes: dict[str, dict[str, int]] = {}
         for setting, survey in zip(self.settings, self.surveys, strict=True):
             if setting.max_pixels == budget:
-                values: NDArray[np.float64] = survey.by_row(survey.bytes)[survey.fitting(length)]
-                sizes[setting.media] = self.population.total(values).to_json()
+                values = survey.by_row(survey.bytes)
+                fitting = self.population.total(values[survey.fitting(length)], values.max(initial=0.0))
+                sizes[setting.media] = fitting.to_json()
         return sizes
 
     # times

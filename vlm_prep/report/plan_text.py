@@ -4,9 +4,11 @@ counted in all rows is written out in full."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-Number = Mapping[str, float]
+Number = Mapping[str, int]
+Seconds = Mapping[str, float]
 _UNITS = (" M", " G", " T")
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 _BUSY = 1.5
@@ -30,6 +32,7 @@ def render(plan: Mapping[str, Any]) -> str:
 
 
 def _rows(plan: Mapping[str, Any]) -> list[str]:
+    words = _Words(plan["exact"])
     sampled, rows = plan["sampled"], plan["rows"]
     if plan["exact"]:
         lines = [f"  rows       {rows:,}, all of them looked at: counts are exact, times are not"]
@@ -39,20 +42,21 @@ def _rows(plan: Mapping[str, Any]) -> list[str]:
             f"  rows       {sampled:,} of {rows:,} looked at ({share}): all below is estimated from them,",
             "             ± and (from - to) are their 95 % intervals",
         ]
-    documents = "" if plan["documents"] == plan["written"] else f", as {_number(plan['documents'])} documents"
-    lines.append(f"  written    {_range(plan['written'])} rows{documents}")
+    documents = "" if plan["documents"] == plan["written"] else f", as {words.number(plan['documents'])} documents"
+    lines.append(f"  written    {words.range(plan['written'])} rows{documents}")
     lines += _rejects(plan)
-    lines.append(f"  tokens     {_number(plan['tokens'])}, {_number(plan['trained_tokens'])} trained")
+    lines.append(f"  tokens     {words.number(plan['tokens'])}, {words.number(plan['trained_tokens'])} trained")
     return lines
 
 
 def _rejects(plan: Mapping[str, Any]) -> list[str]:
+    words = _Words(plan["exact"])
     by_media = plan["rejects_by_media"]
     same = all(found == plan["rejects"] for found in by_media.values())
     lines = []
     for media, found in ([(plan["media"], plan["rejects"])] if same else by_media.items()):
         head = "  rejects    " + ("" if same else f"--media {media}: ")
-        each = [f"{_range(number)} {reason} ({number['seen']} seen)" for reason, number in found.items()]
+        each = [f"{words.range(number)} {reason} ({number['seen']} seen)" for reason, number in found.items()]
         if plan["exact"]:
             each = [f"{number['seen']:,} {reason}" for reason, number in found.items()]
         lines.append(head + (", ".join(each) or ("none" if plan["exact"] else "none seen")))
@@ -62,12 +66,13 @@ def _rejects(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _modes(plan: Mapping[str, Any]) -> list[list[str]]:
+    words = _Words(plan["exact"])
     workers = plan["time"]["workers"]
     table = [["--media", "disk", "CPU time", f"wall, {workers} worker{'s' * (workers != 1)}", "rows/s a core"]]
     for media, size in plan["disk"].items():
         spent = _time_of(plan, None, media)
         rate = spent["rows_per_second_per_core"] or 0
-        cells = [_size(size), _time(spent["cpu_seconds"]), _time(spent["wall_seconds"]), f"{rate:,.0f}"]
+        cells = [words.size(size), _time(spent["cpu_seconds"]), _time(spent["wall_seconds"]), f"{rate:,.0f}"]
         table.append([media, *cells])
     return table
 
@@ -85,6 +90,7 @@ def _about_time(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _lengths(plan: Mapping[str, Any]) -> list[list[str]]:
+    words = _Words(plan["exact"])
     packed = plan["packs_note"] is None
     media = list(plan["disk"])
     table = [
@@ -92,13 +98,15 @@ def _lengths(plan: Mapping[str, Any]) -> list[list[str]]:
         + [f"disk, {name}" for name in media]
     ]
     for each in plan["lengths"]:
-        packs = [_number(each["packs"]), f"{each['fill']:.1%}"] if packed else []
-        sizes = [_size(each["disk"][name]) for name in media]
-        table.append([f"{each['max_length']:,}", _range(each["too_long"]), _number(each["tokens"]), *packs, *sizes])
+        packs = [words.number(each["packs"]), f"{each['fill']:.1%}"] if packed else []
+        sizes = [words.size(each["disk"][name]) for name in media]
+        tokens = words.number(each["tokens"])
+        table.append([f"{each['max_length']:,}", words.range(each["too_long"]), tokens, *packs, *sizes])
     return table
 
 
 def _budgets(plan: Mapping[str, Any]) -> list[str]:
+    words = _Words(plan["exact"])
     budgets = plan["budgets"]
     if budgets["own"] is None:
         return [f"  {budgets['note']}"]
@@ -115,20 +123,19 @@ def _budgets(plan: Mapping[str, Any]) -> list[str]:
         table.append(
             [
                 f"{pixels or budgets['own']:,}" + ("" if pixels else " (own)"),
-                _number(each["tokens"]),
-                *(_size(each["disk"][name]) for name in media),
+                words.number(each["tokens"]),
+                *(words.size(each["disk"][name]) for name in media),
                 *(_time(_time_of(plan, pixels, name)["cpu_seconds"]) for name in media),
-                *(_packs(length) for length in each["lengths"]),
+                *(_packs(length, words) for length in each["lengths"]),
             ]
         )
     return [f"  --processor-arg max_pixels=N; in the last columns {shown} at that --max-length", *_table(table)]
 
 
-def _packs(length: Mapping[str, Any]) -> str:
-    long = round(length["too_long"]["value"])
-    known = length["too_long"]["low"] == length["too_long"]["high"]
-    long_rows = f"{long:,}" if known else _rounded(long)
-    return f"{_number(length['packs'])} ({long_rows})" if "packs" in length else long_rows
+def _packs(length: Mapping[str, Any], words: _Words) -> str:
+    long = length["too_long"]["value"]
+    long_rows = f"{long:,}" if words.exact else _rounded(long)
+    return f"{words.number(length['packs'])} ({long_rows})" if "packs" in length else long_rows
 
 
 def _time_of(plan: Mapping[str, Any], pixels: int | None, media: str) -> Mapping[str, Any]:
@@ -150,27 +157,31 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _known(number: Number) -> bool:
-    return number["low"] == number["high"]
+@dataclass(frozen=True)
+class _Words:
+    """Writes numbers: in full if all rows were looked at, else rounded and with their interval."""
 
+    exact: bool
 
-def _number(number: Number) -> str:
-    return f"{round(number['value']):,}" if _known(number) else _rounded(number["value"]) + _error(number)
+    def number(self, number: Number) -> str:
+        return f"{number['value']:,}" if self.exact else self._estimated(number, _rounded)
 
+    def size(self, number: Number) -> str:
+        return _bytes(number["value"]) if self.exact else self._estimated(number, _bytes)
 
-def _range(number: Number) -> str:
-    if _known(number):
-        return f"{round(number['value']):,}"
-    return f"{_rounded(number['value'])} ({_rounded(number['low'])} - {_rounded(number['high'])})"
+    def range(self, number: Number) -> str:
+        """With the interval's ends, for counts, whose intervals are lopsided."""
+        if self.exact:
+            return f"{number['value']:,}"
+        return f"{_rounded(number['value'])} ({_rounded(number['low'])} - {_rounded(number['high'])})"
 
-
-def _error(number: Number) -> str:
-    """The wider half of the interval as a share of the value."""
-    value = number["value"]
-    if not value:
-        return ""
-    half = max(number["high"] - value, value - number["low"]) / value
-    return f" ±{half:.2g}x" if half >= 1 else f" ±{100 * half:.2g}%"
+    def _estimated(self, number: Number, show: Callable[[float], str]) -> str:
+        """With the wider half of the interval as a share of the value."""
+        value = number["value"]
+        if not value:
+            return f"none seen (to {show(number['high'])})"
+        half = max(number["high"] - value, value - number["low"]) / value
+        return show(value) + (f" ±{half:.2g}x" if half >= 1 else f" ±{100 * half:.2g}%")
 
 
 def _rounded(value: float) -> str:
@@ -181,9 +192,8 @@ def _rounded(value: float) -> str:
     return _in_units(value / 1e6, _UNITS, 1000, 1000)
 
 
-def _size(number: Number) -> str:
-    shown = _in_units(number["value"], _BYTES, 1024, 1000, " ")
-    return shown if _known(number) else shown + _error(number)
+def _bytes(value: float) -> str:
+    return _in_units(value, _BYTES, 1024, 1000, " ")
 
 
 def _in_units(value: float, units: Sequence[str], step: float, most: float, blank: str = "") -> str:
@@ -194,7 +204,7 @@ def _in_units(value: float, units: Sequence[str], step: float, most: float, blan
     return f"{value:.{digits}f}{blank}{units[unit]}"
 
 
-def _time(seconds: Number) -> str:
+def _time(seconds: Seconds) -> str:
     """A time and its upper end, in one unit."""
     show = _unit_of(seconds["high"])
     low, high = show(seconds["value"]), show(seconds["high"])
