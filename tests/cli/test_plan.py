@@ -19,7 +19,8 @@ def test_plan_prints_tables_and_writes_nothing(command: Command, tmp_path: Path)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert "  tokens     15,101, 1,486 trained" in lines
-    assert [each.split() for each in lines if each.startswith("  2,048 ")][0][:5] == "2,048 0 15,101 8 92.2%".split()
+    of_length = next(each.split() for each in lines if each.startswith("  2,048 "))
+    assert of_length[:5] == ["2,048", "0", "15,101", "8", "92.2%"]
     assert [each.split()[0] for each in lines[-2:]] == ["200,704", "12,845,056"]
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -102,7 +103,10 @@ class Findings:
             if setting.max_pixels == budget:
                 values = survey.by_row(survey.bytes)
                 fitting = self.population.total(values[survey.fitting(length)], values.max(initial=0.0))
-                sizes[setting.media] = fitting.to_json()
+                # the shards' heads do not shrink with the rows: the upper end holds all of them
+                left_out = 1 - fitting.value / max(1.0, self.population.total(values).value)
+                heads = survey.heads * self.population.rows / self.population.sampled * left_out
+                sizes[setting.media] = replace(fitting, high=fitting.high + heads).to_json()
         return sizes
 
     # times
@@ -113,7 +117,7 @@ class Findings:
         for survey in self.surveys[:1]:
             setup.add(survey.setup)
         tasks = -(-self.population.rows // rows_per_task(self.population.rows))
-        at_once = max(1, min(workers, tasks))
+        at_once = max(1, min(workers, tasks, _cores()))
         begin = startup.wall + (setup.wall / setup.times if setup.times else 0.0)
         fixed = startup.cpu + at_once * setup.mean
         return {
@@ -163,6 +167,11 @@ class Findings:
             clock = survey.compared.get(kind, Clock())
             seconds += clock.mean * (max(fraction * there, min(ROWS_PER_KIND, there)) + STARTUP_PER_KIND)
         return seconds
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rounded(values: Sequence[float], constant: float) -> dict[str, float]:

@@ -26,7 +26,7 @@ def render(plan: Mapping[str, Any]) -> str:
         "",
         *_table(_lengths(plan)),
     ]
-    lines += [plan["packs_note"]] if plan["packs_note"] else []
+    lines += [f"  {plan['packs_note']}"] if plan["packs_note"] else []
     lines += ["", *_budgets(plan)]
     return "\n".join(lines)
 
@@ -159,7 +159,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Words:
-    """Writes numbers: in full if all rows were looked at, else rounded and with their interval."""
+    """Writes numbers: counts in full if all rows were looked at, else rounded and with their interval."""
 
     exact: bool
 

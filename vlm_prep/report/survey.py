@@ -76,6 +76,8 @@ class Survey:
     """(documents,) trained tokens."""
     bytes: NDArray[np.float64] = field(default_factory=lambda: np.empty(0, np.float64))
     """(documents,) on disk; together the size of the shards."""
+    heads: float = 0.0
+    """Bytes of the shards that are no row's: schemas, heads of batches."""
     rejects: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     """Documents of each kind of media, as `tokenize` counts them."""
@@ -109,7 +111,7 @@ class Survey:
 def merged(surveys: Iterable[Survey]) -> Survey:
     """Return what was seen of the rows of several surveys, in their order."""
     found = list(surveys)
-    whole = Survey(rows=sum(each.rows for each in found))
+    whole = Survey(rows=sum(each.rows for each in found), heads=sum(each.heads for each in found))
     begins = np.cumsum([0, *(each.written for each in found)])
     whole.documents = _joined([each.documents + begin for each, begin in zip(found, begins, strict=False)])
     whole.lengths = _joined([each.lengths for each in found])
@@ -259,3 +261,4 @@ def _measure(record: Record, folder: Path, found: Survey) -> None:
     found.lengths, found.trained = np.array(lengths, np.int64), np.array(trained, np.int64)
     on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     found.bytes = np.array(sizes, np.float64) * (on_disk / sum(sizes) if sizes else 1)
+    found.heads = float(on_disk - sum(sizes))
