@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from vlm_prep.builtin import builtin_data
+from vlm_prep.cli import main as cli
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -25,19 +30,35 @@ def test_plan_prints_tables_and_writes_nothing(command: Command, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_as_json_has_the_same_numbers(command: Command) -> None:
-    result = command("plan", builtin_data(), "-p", PROCESSOR, "--rows", 20, "--no-budgets", "--json", "--quiet")
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Any:
+    """Run the command in this process; return its exit status."""
+    line = ["vlm-prep", "plan", builtin_data(), "-p", PROCESSOR, *arguments]
+    monkeypatch.setattr(sys, "argv", [str(each) for each in line])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_plan_as_json_says_that_it_is_a_sample(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--rows", 20, "--no-budgets", "--workers", 1, "--json", "--quiet") in (0, None)
+    found = json.loads(capfd.readouterr().out)
     assert (found["rows"], found["sampled"], found["exact"]) == (40, 20, False)
     assert [each["max_length"] for each in found["lengths"]] == [2048, 4096, 8192, 16384, 32768]
     assert found["budgets"]["tried"] == []
-    assert result.stderr == ""
 
 
-def test_options_that_exclude_each_other_are_refused(command: Command) -> None:
-    for line in (("--rows", 5, "--fraction", 0.5), ("--max-pixels", 200_704, "--no-budgets")):
-        result = command("plan", builtin_data(), "-p", PROCESSOR, *line)
-        assert result.returncode == 2
-        assert "exclude each other" in result.stderr
-    assert command("plan", builtin_data(), "-p", PROCESSOR, "--fraction", 0).returncode == 2
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("--rows", 5, "--fraction", 0.5), "exclude each other"),
+        (("--max-pixels", 200_704, "--no-budgets"), "exclude each other"),
+        (("--fraction", 0), "--fraction 0: expected a number above 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: tuple[object, ...], message: str
+) -> None:
+    assert run(monkeypatch, *line) == 2
+    assert message in capfd.readouterr().err

@@ -124,9 +124,9 @@ def test_a_plan_of_all_rows_says_that_its_counts_are_exact_and_its_times_are_not
 
 
 def test_the_kit_s_rows_with_a_real_processor(kit: Path, processors: Path, tmp_path: Path, options: Options) -> None:
-    datasets = ["mllm_image", "identity", "toolcall_en", "lmdb"]
+    datasets = ["mllm_image", "toolcall_en", "lmdb"]
     samples = open_samples(kit / "data" / "meta.json", datasets=datasets)
-    config = TokenizeConfig(tool_text="reject")
+    config = TokenizeConfig(tool_text="reject", verify_fraction=0.0)
     name = str(processors / "qwen2_5_vl")
     found = plan(samples, name, config, options(Path()), Choices(lengths=(1024,), budgets=(), size=ALL))
     assert found["rejects"]
@@ -274,10 +274,8 @@ def test_a_budget_below_the_processor_s_least_is_refused(corpus: Path, options: 
 def test_a_family_without_a_pixel_budget_says_so(kit: Path, tmp_path: Path, options: Options) -> None:
     script = str(kit / "processors" / "assemble.py")
     subprocess.run([sys.executable, script, str(tmp_path), "internvl3"], check=True, capture_output=True)
-    samples = open_samples(builtin_data(), datasets=["photo_talk"])
-    name = str(tmp_path / "internvl3")
-    found = plan(samples, name, TokenizeConfig(), options(Path()), Choices(lengths=(2048,)))
+    samples = open_samples(builtin_data(), datasets=["photo_talk"], limit=4)
+    config = TokenizeConfig(verify_fraction=0.0)
+    found = plan(samples, str(tmp_path / "internvl3"), config, options(Path()), Choices(lengths=(2048,)))
     assert (found["budgets"]["own"], found["budgets"]["tried"]) == (None, [])
     assert "no pixel budgets: GotOcr2ImageProcessor has no setting max_pixels" in render(found)
-    with pytest.raises(InputError, match="no pixel budgets"):
-        plan(samples, name, TokenizeConfig(), options(Path()), Choices(budgets=(200_704,)))

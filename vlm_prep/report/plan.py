@@ -66,9 +66,9 @@ def plan(
         ExactnessError: a row differs from the real processor's output.
     """
     config = replace(config, max_length=None, overlong="drop")
+    count = choices.size.of(len(samples))
     survey = SurveyJob(samples, processor, config)
     start_forkserver(survey, options.workers)
-    count = choices.size.of(len(samples))
     with Clock() as startup:
         job, _ = prepare(samples, processor, config, options)
     adapter = job.encoder.adapter
