@@ -6,6 +6,7 @@ kind of conversation a store is made, opened by ShardDataset, and every tensor o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,13 +22,14 @@ from items import as_trained
 from PIL import Image, ImageOps
 from scipy.signal import resample_poly
 
-from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.config import AudioPayload, MediaMode, TokenizeConfig
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.types import Media, Message, Rejected, Sample
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.reader import Store
 from vlm_prep.stream import ShardDataset
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.job import row_of
@@ -126,6 +128,8 @@ REFUSED = {
     ("several turns", "processor_error"): ("nemotron_parse",),
 }
 """Rows that the real processor raises on: {(conversation, reason): processors}."""
+RESIZED_IN_FLOAT = ("phi4_multimodal", "nemotron_omni")
+"""Processors that resize after they have left uint8."""
 each_family = pytest.mark.parametrize(
     "name",
     # a family's tests on one worker, which makes its store once
@@ -220,18 +224,17 @@ def expected(adapter: Adapter, name: str, data: Path) -> dict[str, torch.Tensor]
 def stores(
     adapters: Adapters, folders: Any, kit: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
-    """`stores("gemma3")`: the family's store of all conversations, made once."""
-    made: dict[str, Path] = {}
-
-    def store(name: str) -> Path:
-        if name not in made:
-            out = tmp_path_factory.mktemp(name) / "out"
-            rows = rows_for(adapters(name).kinds, kit / "data")
-            config = TokenizeConfig(verify_fraction=0.0, trust_remote_code=name in REMOTE)
-            options = RunOptions(out=out, workers=0, progress=False, say=lambda line: None, max_reject_rate=1.0)
-            tokenize(rows, str(folders(name)), config, options)
-            made[name] = out
-        return made[name]
+    """`stores("gemma3", ...)`: the family's store of all conversations with a payload, made once."""
+    @functools.cache
+    def store(name: str, media: MediaMode = "encoded", audio: AudioPayload = "waveform") -> Path:
+        out = tmp_path_factory.mktemp(name) / "out"
+        rows = rows_for(adapters(name).kinds, kit / "data")
+        config = TokenizeConfig(
+            verify_fraction=0.0, trust_remote_code=name in REMOTE, media=media, audio=audio
+        )
+        options = RunOptions(out=out, workers=0, progress=False, say=lambda line: None, max_reject_rate=1.0)
+        tokenize(rows, str(folders(name)), config, options)
+        return out
 
     return store
 
@@ -250,14 +253,35 @@ def test_the_family_and_its_levels(adapters: Adapters, name: str) -> None:
 
 @each_family
 def test_every_streamed_tensor_is_the_processors(adapters: Adapters, stores: Any, kit: Path, name: str) -> None:
-    adapter, out = adapters(name), stores(name)
-    dataset = ShardDataset(out, shuffle=False, trust_remote_code=name in REMOTE)
+    adapter = adapters(name)
+    payloads = [{"media": "encoded"}, {"media": "pixels"}]
+    if "audio" in adapter.kinds:
+        payloads.append({"media": "pixels", "audio": "features"})
+    datasets = [
+        ShardDataset(stores(name, **payload), shuffle=False, trust_remote_code=name in REMOTE) for payload in payloads
+    ]
     written = [row for row in rows_for(adapter.kinds, kit / "data").samples if row.sample_id not in refused(name)]
-    assert len(dataset) == len(written)
-    for index in range(len(dataset)):
-        item = dataset[index]
-        real = expected(adapter, item["sample_id"], kit / "data")
-        assert_equal(item, real, name)
+    assert [len(dataset) for dataset in datasets] == [len(written)] * len(datasets)
+    for index in range(len(written)):
+        real = expected(adapter, written[index].sample_id, kit / "data")
+        for dataset in datasets:
+            item = dataset[index]
+            assert item["sample_id"] == written[index].sample_id
+            assert_equal(item, dict(real), name)
+
+
+@each_family
+def test_pixels_are_stored_as_bytes_wherever_that_loses_nothing(stores: Any, name: str) -> None:
+    store = Store(stores(name, media="pixels"))
+    forms = store.manifest.processor["payload"]["forms"]
+    routes = {kind: form["route"] for kind, form in forms.items() if kind != "audio"}
+    assert ("exact" in routes.values()) == (name in RESIZED_IN_FLOAT), routes
+    for row in store.rows():
+        for struct in row["media"]:
+            assert all(file["bytes"] is None for file in struct["files"])
+            for tensor in struct["tensors"]:
+                if "pixel_values" in tensor["name"]:
+                    assert (tensor["dtype"] == "uint8") == (name not in RESIZED_IN_FLOAT), tensor["name"]
 
 
 @each_family

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from vlm_prep.core.config import ControlTokens, RewrittenHistory, ToolText, TrainEnd, TrainOn
+from vlm_prep.core.config import (
+    AudioPayload,
+    ControlTokens,
+    MediaMode,
+    RewrittenHistory,
+    ToolText,
+    TrainEnd,
+    TrainOn,
+)
 from vlm_prep.core.errors import InputError, OutputError
 from vlm_prep.core.remote import is_remote
 from vlm_prep.engine.local import Limits
@@ -106,6 +114,13 @@ SystemPrompt = Annotated[str | None, typer.Option(help="System turn of every asr
 UserPrompt = Annotated[str | None, typer.Option(help="Text before the audio of every asr row. [default: none]")]
 MinDuration = Annotated[float | None, typer.Option(min=0.0, help="Reject rows with shorter audio, in seconds.")]
 MaxDuration = Annotated[float | None, typer.Option(min=0.0, help="Reject rows with longer audio, in seconds.")]
+MediaPayload = Annotated[
+    MediaMode,
+    typer.Option(help="Store references to media files, the files' bytes, or the processor's tensors (pixels)."),
+]
+AudioPayloadOption = Annotated[
+    AudioPayload, typer.Option("--audio", help="With --media pixels: store audio as waveform or as features.")
+]
 TrainOnOption = Annotated[
     TrainOn, typer.Option("--train-on", help="Train all assistant turns, the last one, or all text.")
 ]

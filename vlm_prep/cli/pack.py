@@ -9,7 +9,7 @@ import typer
 
 from vlm_prep.cli import options
 from vlm_prep.cli.place import place_for, run_and_show
-from vlm_prep.core.config import Layout, PackConfig, PackPositions, ShardFormat, TarMedia
+from vlm_prep.core.config import Layout, MediaMode, PackConfig, PackPositions, ShardFormat, TarMedia
 
 
 def command(
@@ -38,6 +38,12 @@ def command(
         PackPositions,
         typer.Option(help="Those of the processor's family, or plain, for a model that only borrowed the processor."),
     ] = "family",
+    media: Annotated[
+        MediaMode | None,
+        typer.Option(help="Raise media to the files' bytes or the processor's tensors. [default: as tokenized]"),
+    ] = None,
+    audio: options.AudioPayloadOption = "waveform",
+    trust_remote_code: options.TrustRemoteCode = False,
     workers: options.Workers = None,
     max_reject_rate: options.RejectRate = 0.05,
     sample_timeout: options.SampleTimeout = 300.0,
@@ -62,6 +68,8 @@ def command(
         tokens_per_second=tokens_per_second,
         format=format,
         tar_media=tar_media,
+        media=media,
+        audio=audio,
         positions=positions,
     )
     if dry_run:
@@ -71,4 +79,4 @@ def command(
     run = options.run_options(
         place.folder, workers, fresh, max_reject_rate, quiet, sample_timeout, worker_memory, part, engine, ray_address
     )
-    run_and_show(lambda: pack(source, config, run), place, as_json, run.say)
+    run_and_show(lambda: pack(source, config, run, trust_remote_code=trust_remote_code), place, as_json, run.say)

@@ -8,7 +8,7 @@ import typer
 
 from vlm_prep.cli import options
 from vlm_prep.cli.place import place_for, run_and_show
-from vlm_prep.core.config import CheckMedia, MediaMode, Overlong, TokenizeConfig
+from vlm_prep.core.config import CheckMedia, Overlong, TokenizeConfig
 from vlm_prep.core.errors import InputError
 
 
@@ -23,9 +23,8 @@ def command(
     overlong: Annotated[
         Overlong, typer.Option(help="Longer rows: reject, cut whole turns off the end, or stop.")
     ] = "drop",
-    media: Annotated[
-        MediaMode, typer.Option(help="Store checked references to media files, or the files' bytes.")
-    ] = "encoded",
+    media: options.MediaPayload = "encoded",
+    audio: options.AudioPayloadOption = "waveform",
     train_on: options.TrainOnOption = "assistant",
     train_end: options.TrainEndOption = "all",
     train_reasoning: options.TrainReasoning = True,
@@ -105,6 +104,7 @@ def command(
         max_length=max_length,
         overlong=overlong,
         media=media,
+        audio=audio,
         train_on=train_on,
         train_end=train_end,
         train_reasoning=train_reasoning,

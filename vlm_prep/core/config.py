@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Overlong = Literal["drop", "truncate", "error"]
-MediaMode = Literal["reference", "encoded"]
+MediaMode = Literal["reference", "encoded", "pixels"]
+AudioPayload = Literal["waveform", "features"]
 TrainOn = Literal["assistant", "last", "all"]
 TrainEnd = Literal["all", "last", "none"]
 RewrittenHistory = Literal["reject", "split", "mask"]
@@ -46,7 +47,9 @@ class TokenizeConfig:
     overlong: Overlong = "drop"
     """What happens to longer rows: reject them, cut whole turns off their end, or stop."""
     media: MediaMode = "encoded"
-    """What a shard holds of media: a checked reference or the file's bytes."""
+    """What a shard holds of media: a checked reference, the file's bytes, or the processor's tensors (`pixels`)."""
+    audio: AudioPayload = "waveform"
+    """What payload `pixels` holds of audio: the waveform at the model's rate, or the processor's features."""
     train_on: TrainOn = "assistant"
     """Train all assistant turns, the last one, or all text; `train: false` on a message or part always masks it."""
     train_end: TrainEnd = "all"
@@ -117,6 +120,10 @@ class PackConfig:
     """Those of the processor's family, or 0..n-1 in each document, for a model that only borrowed the processor."""
     format: ShardFormat = "arrow"
     """Arrow shards, which `ShardDataset` reads, or tars for webdataset."""
+    media: MediaMode | None = None
+    """Raise the payload: to the files' bytes, or to the processor's tensors; None keeps that of the tokenized store."""
+    audio: AudioPayload = "waveform"
+    """What payload `pixels` holds of audio."""
     tar_media: TarMedia = "joined"
     """In tars: a row's media files as one field, or each as a field of its own."""
 

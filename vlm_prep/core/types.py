@@ -126,6 +126,8 @@ class MediaItem:
     total_frames: int | None = None
     samples: int | None = None
     sampling_rate: int | None = None
+    tensors: tuple[dict[str, Any], ...] | None = None
+    """What payload `pixels` stores of it, see `processors.stored`; None in the other payloads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -125,9 +125,14 @@ def digest_ends(ends: Ends) -> str:
 
 def digest_matches(data: bytes, digest: str) -> bool:
     """Whether `data` has `digest`, of either kind (`xxh3:` over all bytes, `xxh3-ends:` over the ends)."""
-    if digest.startswith("xxh3-ends:"):
+    if is_of_ends(digest):
         return digest_ends(ends_of(data)) == digest
     return digest_bytes(data) == digest
+
+
+def is_of_ends(digest: str) -> bool:
+    """Whether a digest is of a file's ends only."""
+    return digest.startswith("xxh3-ends:")
 
 
 def _os_reject(uri: str, error: OSError | ValueError) -> Reject:

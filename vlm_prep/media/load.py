@@ -16,7 +16,7 @@ from PIL import Image
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import MediaItem
 from vlm_prep.media.audio import Waveform, read_waveform
-from vlm_prep.media.files import digest_ends, digest_matches, local_path, read_bytes, read_ends
+from vlm_prep.media.files import digest_ends, digest_matches, is_of_ends, local_path, read_bytes, read_ends
 from vlm_prep.media.image import load_rgb
 from vlm_prep.media.track import read_track
 from vlm_prep.media.video import read_frames
@@ -41,6 +41,8 @@ def media_struct(item: MediaItem) -> dict[str, Any]:
         "total_frames": item.total_frames,
         "samples": item.samples,
         "sampling_rate": item.sampling_rate,
+        "tensors": item.tensors,
+        "same_as": None,
     }
 
 
@@ -60,13 +62,13 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
     """
     files = struct["files"]
     if struct["kind"] == "image":
-        return load_rgb(_file_bytes(files[0]), files[0]["uri"])
+        return load_rgb(file_bytes(files[0]), files[0]["uri"])
     if struct["kind"] == "audio":
         if rate is None:
             raise ValueError("audio needs the rate of the model")
-        return read_waveform(_file_bytes(files[0]), rate, files[0]["uri"])
+        return read_waveform(file_bytes(files[0]), rate, files[0]["uri"])
     if struct["frame_list"]:
-        pictures = [np.asarray(load_rgb(_file_bytes(file), file["uri"])) for file in files]
+        pictures = [np.asarray(load_rgb(file_bytes(file), file["uri"])) for file in files]
         return np.stack([pictures[index] for index in struct["frame_indices"]])
     return read_frames(_video_source(files[0]), struct["frame_indices"], files[0]["uri"])
 
@@ -80,10 +82,15 @@ def load_track(struct: Mapping[str, Any], *, rate: int) -> Waveform:
     return read_track(_video_source(struct["files"][0]), rate, struct["files"][0]["uri"])
 
 
-def _file_bytes(file: Mapping[str, Any]) -> bytes:
-    data: bytes | None = file["bytes"]
-    if data is not None:
-        return data
+def file_bytes(file: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a stored media file, from the shard or, by reference, from where it lies.
+
+    Raises:
+        Reject: the file is gone or was changed since preparation.
+    """
+    stored = file["bytes"]
+    if stored is not None:
+        return bytes(stored)
     data = read_bytes(file["uri"])
     if not digest_matches(data, file["digest"]):
         raise Reject(RejectReason.MEDIA_CHANGED, f"{file['uri']} was changed after it was tokenized")
@@ -92,8 +99,10 @@ def _file_bytes(file: Mapping[str, Any]) -> bytes:
 
 def _video_source(file: Mapping[str, Any]) -> str | bytes:
     """The path where that is enough (decord then reads only what it needs), else the bytes."""
-    if file["bytes"] is None and local_path(file["uri"]) is not None:
-        if digest_ends(read_ends(file["uri"])) != file["digest"]:
-            raise Reject(RejectReason.MEDIA_CHANGED, f"{file['uri']} was changed after it was tokenized")
-        return str(file["uri"])
-    return _file_bytes(file)
+    if file["bytes"] is not None or local_path(file["uri"]) is None:
+        return file_bytes(file)
+    uri, digest = str(file["uri"]), file["digest"]
+    same = digest_ends(read_ends(uri)) == digest if is_of_ends(digest) else digest_matches(read_bytes(uri), digest)
+    if not same:
+        raise Reject(RejectReason.MEDIA_CHANGED, f"{uri} was changed after it was tokenized")
+    return uri

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import xxhash
 
-from vlm_prep.core.config import ShardFormat, TarMedia
-from vlm_prep.core.errors import RejectReason, StoreError
+from vlm_prep.core.config import MediaMode, ShardFormat, TarMedia
+from vlm_prep.core.errors import ExactnessError, Reject, RejectReason, StoreError
 from vlm_prep.core.types import Rejected
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.plan import Plan
 from vlm_prep.pack.positions import Mrope
+from vlm_prep.processors.payload import PayloadMaker, raise_media
+from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.processors.stored import is_exact
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import LOSS_WEIGHTS, packed_schema, plan_schema
 from vlm_prep.shards.tar import TarWriter
@@ -22,6 +27,15 @@ from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
 
 STAGE = "pack"
 PLAN_SPLIT = "plan"
+
+
+_COMPARED = 0.01
+"""Share of the documents whose raised tensors are compared with the processor's."""
+
+
+def is_chosen(sample_id: str) -> bool:
+    """Whether a document belongs to the compared share; by its name, so that it does for any number of workers."""
+    return xxhash.xxh3_64_intdigest(sample_id.encode()) < _COMPARED * 2**64
 
 
 def rank_split(rank: int) -> str:
@@ -40,6 +54,9 @@ class PackJob:
         write_plan: whether task 0 writes the plan as a shard (layout "index").
         format: of the shards.
         tar_media: see `shards.tar`.
+        media: the payload to raise media to, or None.
+        payload: how media become tensors, for "pixels".
+        trust_remote_code: for a processor that comes with code, for "pixels".
     """
 
     preload: ClassVar[tuple[str, ...]] = (__name__,)
@@ -49,15 +66,25 @@ class PackJob:
     write_plan: bool
     format: ShardFormat = "arrow"
     tar_media: TarMedia = "joined"
+    media: MediaMode | None = None
+    payload: dict[str, Any] | None = None
+    trust_remote_code: bool = False
     _store: Store = field(init=False, repr=False)
+    _maker: PayloadMaker | None = field(init=False, repr=False, default=None)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("source", "plan", "rule", "write_plan", "format", "tar_media")
+        names = ("source", "plan", "rule", "write_plan", "format", "tar_media", "media", "payload", "trust_remote_code")
         return {name: getattr(self, name) for name in names}
 
     def setup(self) -> None:
         """See `engine.tasks.Job`."""
         self._store = Store(self.source, stage="tokenize")
+        if self.media == "pixels" and self.payload is not None:
+            import torch
+
+            torch.set_num_threads(1)
+            maker = PixelMaker(self._store.manifest.processor, trust_remote_code=self.trust_remote_code)
+            self._maker = PayloadMaker(maker, self.payload, [tensor["name"] for tensor in self._tensors])
 
     def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
         """See `engine.tasks.Job`."""
@@ -66,24 +93,29 @@ class PackJob:
         rank = int(task.split.removeprefix("rank_"))
         numbers = self.plan.packs_of(rank)[task.start : task.stop]
         documents = tokens = 0
+        media: Counter[str] = Counter()
         infos: list[ShardInfo] = []
         position = 0
         while position < len(numbers):
             with self._writer(shards / f"task-{task.index:06d}-{len(infos):03d}") as writer:
                 while position < len(numbers) and writer.bytes < SHARD_BYTES:
                     pulse(task.start + position)
-                    pack = self._assemble(numbers[position])
+                    pack, checked = self._assemble(numbers[position])
+                    media.update(checked)
                     length = len(pack["input_ids"])
                     writer.write(pack, size=_size(pack), tokens=length)
                     documents, tokens, position = documents + len(pack["seq_lens"]), tokens + length, position + 1
                 pulse(NO_ROW)
                 infos.append(writer.commit())
+                if isinstance(writer, ShardWriter) and writer.shared.media:
+                    media.update(media_shared=writer.shared.media, media_shared_bytes=writer.shared.bytes)
         counts = {
             "rows_in": documents,
             "rows_written": documents,
             "rows_rejected": 0,
             "tokens": tokens,
             "packs": len(numbers),
+            **media,
         }
         return Record(task=task.index, split=task.split, shards=tuple(infos), counts=counts)
 
@@ -111,13 +143,48 @@ class PackJob:
         tensors: list[dict[str, Any]] = self._store.manifest.processor["tensors"]
         return tensors
 
-    def _assemble(self, number: int) -> dict[str, Any]:
+    def _assemble(self, number: int) -> tuple[dict[str, Any], Counter[str]]:
+        """Return a pack and what to count of its media."""
         documents = [self._store.row(int(row)) for row in self.plan.pack(number)]
+        counts: Counter[str] = Counter()
+        if self.media is not None:
+            documents = [self._raised(document, self.media, counts) for document in documents]
         try:
-            return assemble_pack(documents, number, self.rule, [tensor["name"] for tensor in self._tensors])
+            pack = assemble_pack(documents, number, self.rule, [tensor["name"] for tensor in self._tensors])
+            return pack, counts
         except ValueError as error:
             names = ", ".join(document["sample_id"] for document in documents)
             raise StoreError(f"{self.source}: positions of {names}: {error}", "tokenize again") from error
+
+    def _raised(self, document: dict[str, Any], mode: MediaMode, counts: Counter[str]) -> dict[str, Any]:
+        """Return a document with its media in a higher payload; of one in a hundred the tensors are compared.
+
+        Raises:
+            StoreError: a media is gone or was changed since it was tokenized: its row was accepted, so this is no
+                fault of the row.
+            ExactnessError: what is stored does not give the processor's tensors.
+        """
+        media = document["media"]
+        if not media:
+            return document
+        try:
+            raised = raise_media(media, mode, self._maker)
+            if self._maker is not None and is_chosen(document["sample_id"]):
+                different = self._maker.same_as_made(media, raised)
+                if different is not None:
+                    raise ExactnessError(
+                        f"{document['sample_id']}: {different}", "nothing of this run should be trained on; report it"
+                    )
+                counts["pixels_compared"] += 1
+        except Reject as reject:
+            raise StoreError(
+                f"{document['sample_id']}: {reject.message}",
+                "restore the file and run the same command again, or tokenize again: the row is then rejected",
+            ) from reject
+        exact = sum(is_exact(struct["tensors"]) for struct in raised)
+        if exact:
+            counts["media_exact"] += exact
+        return {**document, "media": raised}
 
     def _plan_record(self, task: Task, shards: Path) -> Record:
         rejects = tuple(self._too_long(int(row)) for row in self.plan.too_long)
@@ -153,6 +220,5 @@ class PackJob:
 
 
 def _size(pack: dict[str, Any]) -> int:
-    media = sum(len(file["bytes"] or b"") for item in pack["media"] for file in item["files"])
     weights = 4 * len(pack.get(LOSS_WEIGHTS, ()))
-    return int(8 * len(pack["input_ids"]) + weights + np.asarray(pack["position_ids"]).nbytes + media + 256)
+    return int(8 * len(pack["input_ids"]) + weights + np.asarray(pack["position_ids"]).nbytes + 256)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import vlm_prep
-from vlm_prep.core.config import PackConfig
+from vlm_prep.core.config import MediaMode, PackConfig
 from vlm_prep.core.errors import InputError, RejectReason, StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
@@ -17,6 +17,8 @@ from vlm_prep.engine.workspace import Describe
 from vlm_prep.pack.job import PLAN_SPLIT, STAGE, PackJob, rank_split
 from vlm_prep.pack.plan import Plan, make_plan, plan_table
 from vlm_prep.pack.positions import Mrope
+from vlm_prep.processors.payload import describe_payload
+from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
@@ -92,8 +94,44 @@ def require_packable(store: Store, config: PackConfig) -> str | None:
     return None
 
 
-def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest | None:
+def raised_payload(
+    store: Store, config: PackConfig, trust_remote_code: bool
+) -> tuple[MediaMode | None, dict[str, Any] | None]:
+    """Return the payload that media are to be raised to, None if they stay, and how they become tensors.
+
+    Raises:
+        InputError: the store has a higher one, or the packs are an index, which holds no media.
+    """
+    if config.media is None or config.media == store.manifest.config["media"]:
+        return None, None
+    order = get_args(MediaMode)
+    had = store.manifest.config["media"]
+    if order.index(config.media) < order.index(had):
+        raise InputError(
+            f"--media {config.media}: {store.folder} holds its media as {had}, and a payload can only be raised",
+            f"leave --media out, or tokenize with --media {config.media}",
+        )
+    if config.layout == "index":
+        raise InputError(
+            "--media with --layout index: an index holds no media", f"tokenize with --media {config.media}"
+        )
+    if config.media != "pixels":
+        return config.media, None
+    runtime = store.manifest.processor
+    maker = PixelMaker(runtime, trust_remote_code=trust_remote_code)
+    return config.media, describe_payload(maker, list(runtime["parts"]), config.audio)
+
+
+def pack(
+    source: Path, config: PackConfig, options: RunOptions, *, trust_remote_code: bool = False
+) -> Manifest | None:
     """Pack the tokenized store `source` into `options.out`.
+
+    Args:
+        source: a tokenized store.
+        config: settings that shape the output.
+        options: how to run.
+        trust_remote_code: run the Python code of a processor that comes with some, to make its tensors.
 
     Returns:
         The manifest of the packed store; None where only a part of the run was asked for.
@@ -113,8 +151,17 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest | No
         raise InputError(f"{source}: no document fits --pack-length {config.pack_length}")
     rule = mrope_rule(store.manifest.processor, config)
     identity = pack_identity(store, config)
+    media, payload = raised_payload(store, config, trust_remote_code)
     job = PackJob(
-        source, plan, rule, write_plan=config.layout == "index", format=config.format, tar_media=config.tar_media
+        source,
+        plan,
+        rule,
+        write_plan=config.layout == "index",
+        format=config.format,
+        tar_media=config.tar_media,
+        media=media,
+        payload=payload,
+        trust_remote_code=trust_remote_code,
     )
 
     def ready() -> PackJob:
@@ -122,7 +169,10 @@ def pack(source: Path, config: PackConfig, options: RunOptions) -> Manifest | No
         return job
 
     def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(store, plan, config, options.out, records, splits, rule)
+        about = {"mrope": vars(rule) if rule is not None else None}
+        if payload is not None:
+            about["payload"] = payload
+        return lambda splits: _describe(store, plan, config, options.out, records, splits, about)
 
     def write_plan(records: Sequence[Record], shards: Path, send: Send) -> None:
         write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
@@ -177,21 +227,25 @@ def _describe(
     out: Path,
     records: Sequence[Record],
     splits: dict[str, list[ShardInfo]],
-    rule: Mrope | None,
+    about: dict[str, Any],
 ) -> tuple[Manifest, str]:
     totals: dict[str, Any] = sum_counts(records, rows=len(store))
     totals["rejects"] = reject_reasons(records)
     totals["fill"] = round(plan.fill, 6)
     totals["packs_by_rank"] = [len(plan.packs_of(rank)) for rank in range(plan.world_size)]
     source = store.manifest
-    runtime = {**source.processor, "mrope": vars(rule) if rule is not None else None}
+    runtime = {**source.processor, **about}
+    if compared := totals.get("pixels_compared"):
+        proof = {**source.proof, "raised_at_pack": {"compared": "pixels", "documents": compared, "different": 0}}
+    else:
+        proof = source.proof
     manifest = Manifest(
         stage=STAGE,
         config=config.to_json(),
         splits=splits,
         totals=totals,
         processor=runtime,
-        proof=source.proof,
+        proof=proof,
         extra={
             "layout": config.layout,
             "format": config.format,

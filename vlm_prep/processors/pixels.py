@@ -19,6 +19,7 @@ from vlm_prep.core.fingerprint import changes
 from vlm_prep.core.types import MediaKind
 from vlm_prep.media.load import load_media, load_track
 from vlm_prep.processors.load import load_processor
+from vlm_prep.processors.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.processors.wiring import ARGUMENTS, OF_TEXT
 
@@ -52,10 +53,31 @@ class PixelMaker:
         self._stored = {tensor["name"] for tensor in runtime["tensors"]}
         self._rate: int | None = runtime["sampling_rate"]
         self._sound = bool(runtime.get("audio_in_video"))
+        self.payload = StoredPayload(runtime.get("payload"), self.names)
         self._made: dict[str, Any] = {} if whole is None else {"whole": whole}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_made": {}}
+
+    def names(self, kind: str) -> set[str] | None:
+        """Return the names of the tensors that are made of a kind of media; None if that is not known."""
+        if kind not in self._parts:
+            return None
+        return {name for name, _ in self._parts[kind]["outputs"].values()}
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether the tensors are made by the full processor, not by its parts."""
+        return self._whole is not None
+
+    def takes(self, kind: str) -> bool:
+        """Whether the processor has a part for a kind of media."""
+        return kind in self._parts
+
+    def settings(self, kind: str) -> dict[str, Any]:
+        """Return a part's settings as they hold in a call: its own, and what the processor gives it."""
+        wiring = self._parts[kind]
+        return {**wiring["config"], **wiring["kwargs"]}
 
     def part(self, kind: str) -> Any:
         """Return the transformers image, video or audio processor, made once."""
@@ -89,71 +111,123 @@ class PixelMaker:
         Raises:
             Reject: a file is gone, changed or damaged.
         """
-        if documents is None:
-            return self._document(media)
-        ends = np.cumsum(documents).tolist()
-        parts = [self._document(media[end - count : end]) for count, end in zip(documents, ends, strict=True) if count]
-        names = dict.fromkeys(name for part in parts for name in part)
-        return {name: join([part[name] for part in parts if name in part]) for name in names}
+        return {name: joined(parts) for name, parts in self.parts(media, documents).items()}
 
-    def _document(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
-        if self._whole is not None and media:
-            return self._by_whole(media, self._whole)
+    def coded(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+    ) -> dict[str, torch.Tensor | CodedTensor]:
+        """Return what `pixels` does, with stored bytes left as they are where a tensor is wholly made of them."""
+        found = self.parts(media, documents)
+        return {name: coded_tensor(parts) or joined(parts) for name, parts in found.items()}
+
+    def parts(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+    ) -> dict[str, list[torch.Tensor | Stored]]:
+        """Return what each tensor of a row's media is joined of, see `pixels`."""
+        ends = np.cumsum(documents).tolist() if documents is not None else [len(media)]
+        found: dict[str, list[torch.Tensor | Stored]] = {}
+        start = 0
+        for end in ends:
+            document = media[start:end]
+            start = end
+            for kind, places in self.groups(document):
+                structs = [document[place] for place in places]
+                stored = self.payload.stored(kind, structs)
+                made = stored if stored is not None else {k: [v] for k, v in self.call(kind, structs).items()}
+                for name, parts in made.items():
+                    found.setdefault(name, []).extend(parts)
+        return found
+
+    def groups(self, media: Sequence[MediaStruct]) -> list[tuple[str, list[int]]]:
+        """Return (kind, places in a document's media) of what the processor treats together; kind "" is all kinds, for
+        a processor that is needed whole. A video with sound is in the group of audio, too."""
+        if self._whole is not None:
+            return [("", list(range(len(media))))] if media else []
         if self._interleaved:
-            groups = [(struct["kind"], [struct]) for struct in media]
-        else:
-            kinds = get_args(MediaKind)
-            if unknown := {struct["kind"] for struct in media} - set(kinds):
-                raise StoreError(f"the store has {', '.join(sorted(unknown))} media, which this version does not know")
-            groups = [(kind, structs) for kind in kinds if (structs := self._of_kind(kind, media))]
-        found: dict[str, list[torch.Tensor]] = {}
-        for kind, structs in groups:
-            for name, tensor in self._call(kind, structs).items():
-                found.setdefault(name, []).append(tensor)
-        return {name: join(tensors) for name, tensors in found.items()}
+            return [(struct["kind"], [place]) for place, struct in enumerate(media)]
+        kinds = get_args(MediaKind)
+        if unknown := {struct["kind"] for struct in media} - set(kinds):
+            raise StoreError(f"the store has {', '.join(sorted(unknown))} media, which this version does not know")
+        return [(kind, places) for kind in kinds if (places := self._of_kind(kind, media))]
 
-    def _of_kind(self, kind: str, media: Sequence[MediaStruct]) -> list[MediaStruct]:
-        """The media that a part is given: the part for audio is given the sound of videos, too."""
-        return [each for each in media if each["kind"] == kind or (kind == "audio" and self._sound and has_sound(each))]
+    def _of_kind(self, kind: str, media: Sequence[MediaStruct]) -> list[int]:
+        """The places of the media that a part is given: the part for audio is given the sound of videos, too."""
+        sound = kind == "audio" and self._sound
+        return [
+            place for place, each in enumerate(media) if each["kind"] == kind or (sound and has_sound(each))
+        ]
 
-    def _call(self, kind: str, structs: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
+    def call(self, kind: str, structs: Sequence[MediaStruct], **settings: Any) -> dict[str, torch.Tensor]:
+        """Return what the processor's part for a kind makes of media that it treats together.
+
+        Args:
+            kind: see `groups`.
+            structs: the media.
+            settings: arguments of the part in place of the processor's own.
+        """
+        if self._whole is not None:
+            return self._by_whole(structs)
+        if kind == "audio":
+            return self.call_part(kind, [self.waveform(struct) for struct in structs], **settings)
+        loaded = [load_media(struct) for struct in structs]
+        return self.call_part(kind, loaded, [video_metadata(each) for each in structs if kind == "video"], **settings)
+
+    def call_part(
+        self, kind: str, loaded: Sequence[Any], metadata: Sequence[Mapping[str, Any]] = (), **settings: Any
+    ) -> dict[str, torch.Tensor]:
+        """Return what a part makes of decoded media, under the processor's names."""
         import torch
 
         part = self.part(kind)
-        if kind == "audio":
-            loaded: list[Any] = [self._wave(struct) for struct in structs]
-        else:
-            loaded = [load_media(struct) for struct in structs]
-        kwargs = {"return_tensors": "pt", **self._parts[kind]["kwargs"]}
+        kwargs = {"return_tensors": "pt", **self._parts[kind]["kwargs"], **settings}
         if kind == "image":
-            made = part([loaded], **kwargs)
+            made = part([list(loaded)], **kwargs)
         elif kind == "video":
-            metadata = [video_metadata(struct) for struct in structs]
-            made = part(loaded, **{**kwargs, "do_sample_frames": False, "video_metadata": metadata})
+            made = part(list(loaded), **{**kwargs, "do_sample_frames": False, "video_metadata": list(metadata)})
         else:
-            made = part(loaded, **kwargs)
+            made = part(list(loaded), **kwargs)
         tensors: dict[str, torch.Tensor] = {}
-        for name, (whole_name, joined) in self._parts[kind]["outputs"].items():
+        for name, (whole_name, leading) in self._parts[kind]["outputs"].items():
             if name in made:
                 tensor = torch.as_tensor(np.asarray(made[name]) if isinstance(made[name], list) else made[name])
-                tensors[whole_name] = tensor.flatten(0, 1) if joined else tensor
+                tensors[whole_name] = tensor.flatten(0, 1) if leading else tensor
         return tensors
 
-    def _wave(self, struct: MediaStruct) -> Any:
+    def waveform(self, struct: MediaStruct) -> Any:
+        """Return the sound of an audio file or a video: float32 (samples,) at the model's rate, mono."""
+        stored = stored_waveform(struct)
+        if stored is not None:
+            return stored
         if has_sound(struct):
             return load_track(struct, rate=self._rate or 0)
         return load_media(struct, rate=self._rate)
 
-    def _by_whole(self, media: Sequence[MediaStruct], how: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        hf = self._full_processor(how)
-        call: dict[str, Any] = {"text": ["".join(how["placeholders"].get(struct["kind"], "") for struct in media)]}
+    def _by_whole(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
+        loaded: dict[str, list[Any]] = {}
+        for struct in media:
+            kind = struct["kind"]
+            loaded.setdefault(kind, []).append(self.waveform(struct) if kind == "audio" else load_media(struct))
+        metadata = [video_metadata(struct) for struct in media if struct["kind"] == "video"]
+        return self.call_whole([struct["kind"] for struct in media], loaded, metadata)
+
+    def call_whole(
+        self, kinds: Sequence[str], loaded: Mapping[str, Sequence[Any]], metadata: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors that the full processor makes of a document's decoded media.
+
+        Args:
+            kinds: of its media, in their order.
+            loaded: the media of each kind.
+            metadata: of its videos.
+        """
+        assert self._whole is not None
+        hf = self._full_processor(self._whole)
+        call: dict[str, Any] = {"text": ["".join(self._whole["placeholders"].get(kind, "") for kind in kinds)]}
         for kind, name in ARGUMENTS.items():
-            loaded = [load_media(struct, rate=self._rate) for struct in media if struct["kind"] == kind]
-            if loaded:
-                call[name] = loaded if kind == "audio" else [loaded]
-        videos = [video_metadata(struct) for struct in media if struct["kind"] == "video"]
-        if videos:
-            call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": videos}
+            if kind in loaded:
+                call[name] = loaded[kind] if kind == "audio" else [list(loaded[kind])]
+        if metadata:
+            call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": list(metadata)}
         made = hf(**call, return_tensors="pt")
         return {name: tensor for name, tensor in made.items() if name not in OF_TEXT}
 
@@ -170,28 +244,6 @@ class PixelMaker:
                 raise StoreError(f"{how['name']} is another processor than the store's", "; ".join(differing))
             self._made["whole"] = loaded.hf
         return self._made["whole"]
-
-
-def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return tensors one after the other along their first dimension.
-
-    Where the others differ, they are padded with zeros at the end, as transformers' processors pad a batch (the tiles
-    of LLaVA-OneVision, the pictures of Pixtral).
-    """
-    import torch
-
-    if len(tensors) == 1:
-        return tensors[0]
-    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    if all(list(tensor.shape[1:]) == shape for tensor in tensors):
-        return torch.cat(list(tensors))
-    joined = tensors[0].new_zeros((sum(len(tensor) for tensor in tensors), *shape))
-    start = 0
-    for tensor in tensors:
-        place = (slice(start, start + len(tensor)), *(slice(0, size) for size in tensor.shape[1:]))
-        joined[place] = tensor
-        start += len(tensor)
-    return joined
 
 
 def has_sound(struct: MediaStruct) -> bool:

@@ -46,6 +46,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
             "level": manifest.processor["level"],
             **manifest.processor["identity"],
         }
+        stats["payload"] = _forms(manifest.processor.get("payload"))
     # the lengths of tars would have to be unpacked
     columns = store.shards[0].schema.names if shards and manifest.extra.get("format") != "webdataset" else []
     if "input_ids" in columns:
@@ -53,6 +54,16 @@ def collect(folder: str | Path) -> dict[str, Any]:
     if "seq_lens" in columns:
         stats["documents_per_pack"] = _quantiles(_list_lengths(store, "seq_lens"))
     return stats
+
+
+def _forms(payload: dict[str, Any] | None) -> dict[str, str] | None:
+    """Return how each kind of media is stored as tensors; kind "media" is all of a processor that is needed whole."""
+    if payload is None:
+        return None
+    forms = {
+        kind or "media": "as it is" if form["route"] == "exact" else "uint8" for kind, form in payload["forms"].items()
+    }
+    return {**forms, **({"audio": payload["audio"]} if "audio" in forms else {})}
 
 
 def _list_lengths(store: Store, name: str) -> NDArray[np.int64]:
@@ -96,6 +107,7 @@ def render(stats: dict[str, Any]) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in totals["kinds"].items())
         media = f"{totals.get('images', 0):,} images, {totals.get('videos', 0):,} videos"
         lines.append(f"  media       {media} ({kinds})")
+    lines += _payload(stats, totals)
     lines += [
         f"  {name.replace('_per_pack', '/pack'):<11} {_spread(stats[name])}"
         for name in ("length", "documents_per_pack")
@@ -104,6 +116,20 @@ def render(stats: dict[str, Any]) -> str:
     lines += _datasets(totals.get("datasets", {}))
     lines += _identity(stats)
     return "\n".join(lines)
+
+
+def _payload(stats: dict[str, Any], totals: dict[str, Any]) -> list[str]:
+    """What is stored of media, where that is more than their files."""
+    lines = []
+    payload = stats.get("payload")
+    if payload:
+        named = ", ".join(f"{kind} {form}" for kind, form in payload.items())
+        exact = f"; {totals['media_exact']:,} media not in uint8" if totals.get("media_exact") else ""
+        lines.append(f"  pixels      stored: {named}{exact}")
+    if totals.get("media_shared"):
+        saved = _size(totals["media_shared_bytes"])
+        lines.append(f"  shared      {totals['media_shared']:,} media are stored with an earlier row, {saved} less")
+    return lines
 
 
 def _reasons(reasons: dict[str, int]) -> str:

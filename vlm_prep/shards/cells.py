@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 Cell = Callable[[int], Any]
 _LISTS = (pa.types.is_list, pa.types.is_large_list)
-_NESTED = (pa.types.is_struct, pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
 
 
 def cells(column: pa.Array) -> Cell:
     """Return a function from row to cell.
 
     A cell is a numpy view for list<number> (1-D), list<number[k]> and list<list<number>> (2-D), fixed lists (1-D)
-    and binary (1-D uint8); None where it is null; else a Python value (text included).
+    and binary (1-D uint8); a dict of cells for a struct and a list of them for list<struct>; None where it is null;
+    else a Python value (text included).
     """
-    make = _views(column)
+    make = _structs(column) or _views(column)
     if make is None:
         return lambda row: column[row].as_py()
     if not column.null_count:
@@ -42,7 +43,7 @@ def _views(column: pa.Array) -> Cell | None:
     if pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type):
         fixed = _numbers(column.values).reshape(-1, kind.list_size)
         return lambda row: fixed[column.offset + row]
-    if not _is_list(kind) or any(test(kind.value_type) for test in _NESTED):
+    if not _is_list(kind) or any(test(kind.value_type) for test in _TEXTS):
         return None
     offsets, inner = _offsets(column), column.values
     if _is_number(inner.type):
@@ -53,6 +54,18 @@ def _views(column: pa.Array) -> Cell | None:
     if _is_list(inner.type) and _is_number(inner.type.value_type):
         return _lines(offsets, _offsets(inner), _numbers(inner.values))
     return None
+
+
+def _structs(column: pa.Array) -> Cell | None:
+    """Cells of structs and of lists of structs, so that large binaries inside are not copied."""
+    if pa.types.is_struct(column.type):
+        # flatten() takes the struct's own offset and nulls into its fields
+        fields = {field.name: cells(values) for field, values in zip(column.type, column.flatten(), strict=True)}
+        return lambda row: {name: cell(row) for name, cell in fields.items()}
+    if not _is_list(column.type) or not pa.types.is_struct(column.type.value_type):
+        return None
+    offsets, inner = _offsets(column), cells(column.values)
+    return lambda row: [inner(element) for element in range(offsets[row], offsets[row + 1])]
 
 
 def _is_list(kind: pa.DataType) -> bool:

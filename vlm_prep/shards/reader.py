@@ -23,6 +23,8 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.cells import Cell, cells
 from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
+from vlm_prep.shards.shared import resolve
 from vlm_prep.shards.writer import ShardInfo
 
 MOST_OPEN = 128
@@ -115,6 +117,7 @@ class ShardReader:
                 self._map = None
                 raise StoreError(f"{self.path}: does not end as a shard does: it is damaged", DELETE_FIRST)
             self._schema = pa.ipc.open_stream(self._map).schema
+            self._has_media = has_media(self._schema)
             self._starts = [0, *accumulate(rows for _, rows in self.info.batches)]
         return self._map
 
@@ -147,13 +150,26 @@ class ShardReader:
             raise IndexError(f"{self.path.name}: row {index} of {self.info.rows}")
         self._open()
         number = bisect_right(self._starts, index) - 1
+        columns = self._columns(number)
+        local = index - self._starts[number]
+        found = {name: cell(local) for name, cell in columns.items()}
+        if self._has_media:
+            found[MEDIA_COLUMN] = resolve(found[MEDIA_COLUMN], self._media)
+        return found
+
+    def _media(self, index: int) -> list[dict[str, Any]]:
+        """Return the media of a row as they are stored."""
+        number = bisect_right(self._starts, index) - 1
+        media: list[dict[str, Any]] = self._columns(number)[MEDIA_COLUMN](index - self._starts[number])
+        return media
+
+    def _columns(self, number: int) -> dict[str, Cell]:
         columns = self._cells.get(number)
         if columns is None:
             batch = self.batch(number)
             columns = {name: cells(batch.column(i)) for i, name in enumerate(batch.schema.names)}
             self._cells[number] = columns
-        local = index - self._starts[number]
-        return {name: cell(local) for name, cell in columns.items()}
+        return columns
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a whole column, without copying it."""

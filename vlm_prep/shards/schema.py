@@ -7,6 +7,9 @@ stored, it is all ones.
 
 Columns are either scalars (string, int), lists of numbers, lists of vectors, or MEDIA (a list of structs).
 `reader.py` relies on nothing else.
+
+A media whose bytes stand earlier in the same shard has null `bytes` and `tensors`, and says in `same_as` where they
+are: a picture that many rows ask about is stored once a shard.
 """
 
 from __future__ import annotations
@@ -16,9 +19,21 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 FILE = pa.struct([("uri", pa.string()), ("digest", pa.string()), ("bytes", pa.binary())])
+TENSOR = pa.struct(
+    [
+        ("name", pa.string()),
+        ("dtype", pa.string()),
+        ("shape", pa.list_(pa.int32())),
+        ("coded", pa.bool_()),
+        ("data", pa.binary()),
+    ]
+)
+"""A tensor of payload `pixels`, in C order: the processor's own, or, `coded`, uint8 to make it of (`core.coding`)."""
+PLACE = pa.struct([("row", pa.int32()), ("media", pa.int32())])
+"""A media of the same shard: row number in it, and which of that row's media."""
 MEDIA = pa.list_(
     pa.struct(
         [
@@ -32,9 +47,19 @@ MEDIA = pa.list_(
             ("total_frames", pa.int32()),
             ("samples", pa.int64()),
             ("sampling_rate", pa.int32()),
+            ("tensors", pa.list_(TENSOR)),
+            ("same_as", PLACE),
         ]
     )
 )
+
+MEDIA_COLUMN = "media"
+"""The column of type MEDIA; an ingested store has one of that name with JSON text."""
+
+def has_media(schema: pa.Schema) -> bool:
+    """Whether rows of a schema hold media."""
+    return MEDIA_COLUMN in schema.names and bool(schema.field(MEDIA_COLUMN).type == MEDIA)
+
 
 _ITEM_TYPES: Mapping[str, pa.DataType] = {"int64": pa.int32(), "float32": pa.float32(), "float64": pa.float64()}
 

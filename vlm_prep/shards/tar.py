@@ -116,17 +116,24 @@ def _npy(array: np.ndarray[Any, Any]) -> bytes:
 
 
 def _described(media: Any) -> tuple[list[dict[str, Any]], list[tuple[str, bytes]]]:
-    """Return media without their bytes, each file with its place in media.bin, and (uri, bytes) of all files."""
+    """Return media without their bytes, each file and tensor with its place in media.bin, and (name, bytes) of all."""
     described, files, offset = [], [], 0
     for item in media:
         places = []
         for file in item["files"]:
-            data = bytes(file["bytes"] or b"")
+            data = b"" if file["bytes"] is None else bytes(file["bytes"])
             places.append({"uri": file["uri"], "digest": file["digest"], "offset": offset, "size": len(data)})
             files.append((file["uri"], data))
             offset += len(data)
-        about = {name: _plain(value) for name, value in item.items() if name != "files"}
-        described.append({**about, "files": places})
+        tensors = []
+        for tensor in item["tensors"] or ():
+            data = bytes(tensor["data"])
+            about = {name: _plain(tensor[name]) for name in ("name", "dtype", "shape", "coded")}
+            tensors.append({**about, "offset": offset, "size": len(data)})
+            files.append((f"{tensor['name']}.{tensor['dtype']}", data))
+            offset += len(data)
+        about = {name: _plain(value) for name, value in item.items() if name not in ("files", "tensors", "same_as")}
+        described.append({**about, "files": places, **({"tensors": tensors} if tensors else {})})
     return described, files
 
 

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_file
-from vlm_prep.shards.schema import FILE, MEDIA
+from vlm_prep.shards.schema import MEDIA, MEDIA_COLUMN, has_media
+from vlm_prep.shards.shared import SharedMedia, payload_bytes
 
 BATCH_BYTES = 16 << 20
 SHARD_BYTES = 256 << 20
@@ -81,25 +82,32 @@ def _number_lists(column: Sequence[NDArray[Any]], value_type: pa.DataType) -> pa
     return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), inner)
 
 
-def _media(column: Sequence[Sequence[Row]]) -> pa.Array:
-    """Build the media column from one list of structs per row, field by field.
+def _structs(items: Sequence[Row], data_type: pa.StructType) -> pa.Array:
+    """Build an array of structs from dicts, field by field; None is null.
 
     pyarrow's own conversion of nested dicts looks every key up for every value and costs three times as much.
     """
-    items = [item for row in column for item in row]
-    files = [file for item in items for file in item["files"]]
-    file_array = pa.StructArray.from_arrays(
-        [pa.array([file[field.name] for file in files], field.type) for field in FILE], fields=list(FILE)
-    )
-    fields = []
-    for field in MEDIA.value_type:
-        if field.name == "files":
-            offsets = _lengths_to_offsets([len(item["files"]) for item in items])
-            fields.append(pa.ListArray.from_arrays(offsets, file_array))
-        else:
-            fields.append(pa.array([item[field.name] for item in items], field.type))
-    structs = pa.StructArray.from_arrays(fields, fields=list(MEDIA.value_type))
-    return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), structs)
+    known = [item is not None for item in items]
+    fields = [
+        _nested([item[field.name] if item is not None else None for item in items], field.type) for field in data_type
+    ]
+    mask = None if all(known) else pa.array([not each for each in known])
+    return pa.StructArray.from_arrays(fields, fields=list(data_type), mask=mask)
+
+
+def _nested(values: Sequence[Any], data_type: pa.DataType) -> pa.Array:
+    """Build an array of structs, of lists of structs, or of what pyarrow converts by itself."""
+    if pa.types.is_struct(data_type):
+        return _structs(values, data_type)
+    if pa.types.is_list(data_type) and pa.types.is_struct(data_type.value_type):
+        lists = [value or () for value in values]
+        offsets = _lengths_to_offsets([len(each) for each in lists])
+        mask = pa.array([value is None for value in values]) if None in values else None
+        inner = _structs([item for each in lists for item in each], data_type.value_type)
+        return pa.ListArray.from_arrays(pa.array(offsets), inner, mask=mask)
+    if pa.types.is_binary(data_type):
+        values = [value.data if isinstance(value, np.ndarray) else value for value in values]
+    return pa.array(values, data_type)
 
 
 def _column_builder(data_type: pa.DataType) -> Callable[[Sequence[Any]], pa.Array]:
@@ -108,7 +116,7 @@ def _column_builder(data_type: pa.DataType) -> Callable[[Sequence[Any]], pa.Arra
         return lambda values: pa.array(values, data_type)
     inner = data_type.value_type
     if data_type == MEDIA:
-        return _media
+        return lambda values: _nested(values, MEDIA)
     if pa.types.is_integer(inner) or pa.types.is_floating(inner):
         return lambda values: _numbers(values, inner)
     if pa.types.is_fixed_size_list(inner):
@@ -133,6 +141,9 @@ class ShardWriter:
         self._schema = schema
         self._builders = {field.name: _column_builder(field.type) for field in schema}
         self._rows: list[Row] = []
+        self._number = 0
+        self._has_media = has_media(schema)
+        self.shared = SharedMedia()
         self._pending_bytes = 0
         self._batches: list[tuple[int, int]] = []
         self._tokens = 0
@@ -156,10 +167,14 @@ class ShardWriter:
 
         Args:
             row: a value for each column of the schema; numpy arrays for number lists.
-            size: about how many bytes the row takes; decides where batches are cut.
+            size: about how many bytes the row takes beside its media; decides where batches are cut.
             tokens: tokens in the row, for the manifest.
         """
+        if self._has_media:
+            row = {**row, MEDIA_COLUMN: self.shared.share(self._number, row[MEDIA_COLUMN])}
+            size += sum(payload_bytes(struct) for struct in row[MEDIA_COLUMN])
         self._rows.append(row)
+        self._number += 1
         self._pending_bytes += size
         self._tokens += tokens
         if self._pending_bytes >= BATCH_BYTES:

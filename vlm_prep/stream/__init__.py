@@ -11,6 +11,7 @@
     dummy.py     a stand-in picture for batches without media
     buffers.py   memory for a batch's large tensors
     collate.py   PadCollate and PackedCollate
+    restore.py   stored bytes → pixel tensors, on the device
 
 Nothing here loads a tokenizer or a model; transformers' image processor is imported when pixels are wanted.
 """
@@ -20,6 +21,7 @@ from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.collate import PackedCollate, PadCollate
 from vlm_prep.stream.dataset import MixedDataset, ShardDataset
 from vlm_prep.stream.dummy import DummyMedia
+from vlm_prep.stream.restore import to_pixel_values
 from vlm_prep.stream.sampler import ShardSampler
 from vlm_prep.stream.state import State
 
@@ -33,4 +35,5 @@ __all__ = [
     "ShardSampler",
     "State",
     "TokenBudget",
+    "to_pixel_values",
 ]

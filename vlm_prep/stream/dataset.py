@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +53,8 @@ class ShardDataset(Dataset[Item]):
     An item holds read-only numpy views of the shard, which a collater copies once, into the batch: input_ids and
     labels int32 (length,), labels unshifted; for packs position_ids int32 (3, length) or (length,), float32 for
     Qwen3-Omni, and seq_lens int32 (documents,); grids int32 (n, 3); any further list of numbers under its own name.
-    Pixels made here are the processor's tensors under its names, float32 pixel_values (patches, dim), ... Beside them
+    Pixels made here are the processor's tensors under its names, float32 pixel_values (patches, dim), ...; with
+    pixels="bytes" those that the store holds as uint8 (payload `pixels`) are CodedTensors, for a collater. Beside them
     sample_id (or sample_ids), n_images, n_videos and n_audios.
 
     Args:
@@ -63,7 +64,9 @@ class ShardDataset(Dataset[Item]):
         seed: of the order.
         shuffle: False reads in the store's order.
         epoch: to start with.
-        pixels: make pixel tensors; False leaves them out, for models without a vision tower or for counting.
+        pixels: make pixel tensors; False leaves them out, for models without a vision tower or for counting; "bytes"
+            leaves uint8 of payload `pixels` as they are: batches hold them as `pixel_values_uint8`, an eighth of the
+            size, for `to_pixel_values` on the device.
         remainder: what happens when the rows do not divide by world_size, see `order.steps_left`; said once.
         verify: compare all shards' checksums first.
         max_rows: only the first rows of the store.
@@ -88,7 +91,7 @@ class ShardDataset(Dataset[Item]):
         *,
         shuffle: bool = True,
         epoch: int = 0,
-        pixels: bool = True,
+        pixels: bool | Literal["bytes"] = True,
         remainder: Remainder = "pad",
         verify: bool = False,
         max_rows: int | None = None,
@@ -108,6 +111,7 @@ class ShardDataset(Dataset[Item]):
         runtime = self._rows.manifest.processor
         self._stored = {tensor["name"]: np.dtype(tensor["dtype"]) for tensor in runtime.get("tensors", ())}
         self._pixels = PixelMaker(runtime, trust_remote_code=trust_remote_code) if pixels else None
+        self._as_bytes = pixels == "bytes"
         self.cursor = Cursor(epoch)
         self._say_remainder()
 
@@ -254,7 +258,8 @@ class ShardDataset(Dataset[Item]):
         kinds = [struct["kind"] for struct in row.get("media") or ()]
         item |= {f"n_{kind}s": kinds.count(kind) for kind in ("image", "video", "audio")}
         if self._pixels is not None and kinds:
-            made = self._pixels.pixels(row["media"], row.get("media_counts"))
+            make: Callable[..., Any] = self._pixels.coded if self._as_bytes else self._pixels.pixels
+            made: dict[str, Any] = make(row["media"], row.get("media_counts"))
             for name in self._stored:
                 if name in made and not np.array_equal(made[name], item[name]):
                     raise StoreError(f"{name} is {made[name].tolist()}, the store says {item[name].tolist()}")

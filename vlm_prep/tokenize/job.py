@@ -20,6 +20,9 @@ from vlm_prep.media.load import media_struct
 from vlm_prep.media.probe import Probed, probe
 from vlm_prep.processors.families import adapter_for
 from vlm_prep.processors.load import LoadedProcessor, load_processor
+from vlm_prep.processors.payload import PayloadMaker, describe_payload
+from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.processors.stored import is_exact
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
@@ -48,11 +51,14 @@ class TokenizeJob:
     samples: Samples
     processor: str
     config: TokenizeConfig
+    payload: dict[str, Any] | None = None
+    """How media become tensors, see `processors.payload`; found by the first `setup`, for all workers."""
     encoder: SampleEncoder = field(init=False, repr=False)
+    maker: PayloadMaker | None = field(init=False, repr=False)
     oracle: Oracle = field(init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"samples": self.samples, "processor": self.processor, "config": self.config}
+        return {name: getattr(self, name) for name in ("samples", "processor", "config", "payload")}
 
     def load(self) -> LoadedProcessor:
         """Load the processor with this job's settings."""
@@ -64,7 +70,17 @@ class TokenizeJob:
 
         torch.set_num_threads(1)
         self.encoder = SampleEncoder(adapter_for(loaded or self.load()), self.config)
-        self.oracle = Oracle(self.encoder, self.config)
+        adapter = self.encoder.adapter
+        self.maker = None
+        if self.config.media == "pixels":
+            pixels = PixelMaker(adapter.runtime(), whole=adapter.hf)
+            self.payload = self.payload or describe_payload(pixels, adapter.kinds, self.config.audio)
+            self.maker = PayloadMaker(pixels, self.payload, [tensor.name for tensor in adapter.geometry])
+        self.oracle = Oracle(self.encoder, self.config, self.payload)
+
+    def runtime(self) -> dict[str, Any]:
+        """Return `processor` of the store's manifest."""
+        return {**self.encoder.adapter.runtime(), "payload": self.payload}
 
     def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
         """See `engine.tasks.Job`."""
@@ -82,6 +98,7 @@ class TokenizeJob:
                     tally.wrote(result, row, (number, *writer.write(row, result)), chosen=chosen)
             pulse(NO_ROW)
             infos = writer.close()
+        tally.count(media_shared=writer.shared_media, media_shared_bytes=writer.shared_bytes)
         for number, shard, index in tally.chosen:
             pulse(number)
             row = ShardReader(shards / infos[shard].name, infos[shard]).row(index)
@@ -106,7 +123,7 @@ class TokenizeJob:
             try:
                 sample, payload = self._probe(item, decode=self._decodes(item))
                 for encoded in self.encoder.documents(sample, payload):
-                    yield number, encoded
+                    yield number, self._with_tensors(encoded)
             except Reject as reject:
                 yield number, rejected(item, STAGE, reject)
 
@@ -128,8 +145,20 @@ class TokenizeJob:
         pulse(task.start)
         return check_row(self.oracle, ShardReader(path, info).row(index))
 
+    def _with_tensors(self, encoded: Encoded) -> Encoded:
+        """Put the processor's tensors in the place of media files, for payload `pixels`."""
+        if self.maker is None or not encoded.media:
+            return encoded
+        tensors = self.maker.tensors([media_struct(item) for item in encoded.media])
+        media = [
+            replace(item, data=None, tensors=tuple(made)) for item, made in zip(encoded.media, tensors, strict=True)
+        ]
+        return replace(encoded, media=tuple(media))
+
     def _decodes(self, sample: Sample) -> bool:
         """Whether the sample's pictures are decoded: rows that will be compared are, so damage inside is a reject."""
+        if self.config.media == "pixels":
+            return False  # all media are decoded, to make their tensors
         return self.config.check_media == "decode" or is_chosen(sample.sample_id, self.config.verify_fraction)
 
     def _probe(self, sample: Sample, *, decode: bool) -> tuple[Sample, Payload]:
@@ -140,7 +169,7 @@ class TokenizeJob:
 
     def _probe_media(self, media: Media, *, decode: bool) -> Probed:
         config = self.config
-        keep = config.media == "encoded"
+        keep = config.media != "reference"
         track = config.audio_in_video and media.kind == "video"
         known = media.header
         if known is not None and not keep and not decode and not track:
@@ -175,6 +204,8 @@ class _TaskWriter:
         self._writer: ShardWriter | None = None
         self._rows = 0
         self._infos: list[ShardInfo] = []
+        self.shared_media = self.shared_bytes = 0
+        """Media that stand with an earlier row of their shard, and what they would have taken."""
 
     def __enter__(self) -> _TaskWriter:
         return self
@@ -188,22 +219,25 @@ class _TaskWriter:
         if self._writer is None:
             name = f"task-{self._task:06d}-{len(self._infos):03d}.arrow"
             self._writer, self._rows = ShardWriter(self._folder / name, self._schema), 0
-        data = sum(len(content) for item in encoded.media for content in item.data or ())
         a_token = 8 if encoded.loss_weights is None else 12
-        size = a_token * len(encoded.input_ids) + len(encoded.conversation) + data + 256
+        size = a_token * len(encoded.input_ids) + len(encoded.conversation) + 256
         self._writer.write(row, size=size, tokens=len(encoded.input_ids))
         place = len(self._infos), self._rows
         self._rows += 1
         if self._writer.bytes >= SHARD_BYTES:
-            self._infos.append(self._writer.commit())
-            self._writer = None
+            self._commit(self._writer)
         return place
+
+    def _commit(self, writer: ShardWriter) -> None:
+        self._infos.append(writer.commit())
+        self.shared_media += writer.shared.media
+        self.shared_bytes += writer.shared.bytes
+        self._writer = None
 
     def close(self) -> list[ShardInfo]:
         """Commit the last shard and return all."""
         if self._writer is not None:
-            self._infos.append(self._writer.commit())
-            self._writer = None
+            self._commit(self._writer)
         return self._infos
 
 
@@ -238,12 +272,18 @@ class Tally:
             counts["tokens"] += tokens
             counts["trained_tokens"] += trained
             counts.update({"images": 0, "videos": 0, **kinds})
+        exact = sum(is_exact(item.tensors) for item in encoded.media)
+        self.count(media_exact=exact)
         kind = media_kind(row["media"])
         self._kinds[kind] += 1
         if chosen:
             self.chosen.append(place)
         elif len(spare := self._spare.setdefault(kind, [])) < ROWS_PER_KIND:
             spare.append(list(place))
+
+    def count(self, **numbers: int) -> None:
+        """Add to the counts, of what there is any."""
+        self._counts.update({name: number for name, number in numbers.items() if number})
 
     def _dataset(self, name: str) -> Counter[str]:
         return self._datasets.setdefault(name, Counter(rows_in=0, rows_written=0, rows_rejected=0))

@@ -47,12 +47,15 @@ class Oracle:
     Args:
         encoder: the encoder that made them (its adapter holds the real processor).
         config: the settings they were made with.
+        payload: how media were made into tensors, where they were.
     """
 
-    def __init__(self, encoder: SampleEncoder, config: TokenizeConfig) -> None:
+    def __init__(
+        self, encoder: SampleEncoder, config: TokenizeConfig, payload: Mapping[str, Any] | None = None
+    ) -> None:
         self._encoder, self._config = encoder, config
         self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
-        self._runtime = self._adapter.runtime()
+        self._runtime = {**self._adapter.runtime(), "payload": payload}
         self._pixels = PixelMaker(self._runtime, whole=self._hf)
 
     def compare(self, row: Row) -> Comparison:
@@ -195,7 +198,7 @@ def stored_media(struct: Row) -> Media:
         kind=struct["kind"],
         uris=tuple(file["uri"] for file in struct["files"]),
         frame_list=struct["frame_list"],
-        frame_indices=tuple(indices) if indices is not None else None,
+        frame_indices=tuple(np.asarray(indices).tolist()) if indices is not None else None,
         fps=fps,
         header=header,
     )

@@ -75,7 +75,7 @@ def tokenize(
     if options.engine == "local":
         start_forkserver(TokenizeJob(samples, processor, config), options.workers)
     job, identity = prepare(samples, processor, config, options)
-    runtime = job.encoder.adapter.runtime()
+    runtime = job.runtime()
 
     checked: list[Counter[str]] = []
 

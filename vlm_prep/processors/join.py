@@ -1,0 +1,31 @@
+"""Tensors of several media into one, as transformers' processors make a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return tensors one after the other along their first dimension.
+
+    Where the others differ, they are padded with zeros at the end, as transformers' processors pad a batch (the tiles
+    of LLaVA-OneVision, the pictures of Pixtral).
+    """
+    import torch
+
+    if len(tensors) == 1:
+        return tensors[0]
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    if all(list(tensor.shape[1:]) == shape for tensor in tensors):
+        return torch.cat(list(tensors))
+    joined = tensors[0].new_zeros((sum(len(tensor) for tensor in tensors), *shape))
+    start = 0
+    for tensor in tensors:
+        place = (slice(start, start + len(tensor)), *(slice(0, size) for size in tensor.shape[1:]))
+        joined[place] = tensor
+        start += len(tensor)
+    return joined

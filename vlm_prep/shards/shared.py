@@ -1,0 +1,87 @@
+"""A media that many rows of a shard have is stored once, with the first of them; see `schema`.
+
+The group is the shard: rows of a shard are written by one task and read from one map, so that nothing needs to be known
+of other shards, neither by the writer nor by a reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import xxhash
+
+MediaStruct = Mapping[str, Any]
+
+
+def payload_bytes(struct: MediaStruct) -> int:
+    """Return how many bytes a shard holds of a media: of its files and of its tensors."""
+    return sum(len(content) for content in _contents(struct))
+
+
+class SharedMedia:
+    """The media of one shard that is being written."""
+
+    def __init__(self) -> None:
+        self._first: dict[bytes, tuple[int, int]] = {}
+        self.media = 0
+        """Media that were stored with an earlier row."""
+        self.bytes = 0
+        """What they would have taken."""
+
+    def share(self, row: int, media: Sequence[MediaStruct]) -> list[MediaStruct]:
+        """Return a row's media without the bytes that the shard holds already.
+
+        Args:
+            row: its number in the shard.
+            media: of the row.
+        """
+        return [self._shared(struct, (row, place)) for place, struct in enumerate(media)]
+
+    def _shared(self, struct: MediaStruct, place: tuple[int, int]) -> MediaStruct:
+        size = payload_bytes(struct)
+        if not size:
+            return struct
+        first = self._first.setdefault(_digest(struct), place)
+        if first == place:
+            return struct
+        self.media += 1
+        self.bytes += size
+        files = [{**file, "bytes": None} for file in struct["files"]]
+        return {**struct, "files": files, "tensors": None, "same_as": {"row": first[0], "media": first[1]}}
+
+
+def resolve(media: Sequence[MediaStruct], read: Callable[[int], Sequence[MediaStruct]]) -> list[MediaStruct]:
+    """Return a row's media with the bytes that are stored with other rows of its shard.
+
+    Args:
+        media: as the shard holds them.
+        read: returns the media of a row of the shard.
+    """
+    return [_resolved(struct, read) for struct in media]
+
+
+def _resolved(struct: MediaStruct, read: Callable[[int], Sequence[MediaStruct]]) -> MediaStruct:
+    place = struct["same_as"]
+    if place is None:
+        return struct
+    first = read(place["row"])[place["media"]]
+    files = [{**file, "bytes": other["bytes"]} for file, other in zip(struct["files"], first["files"], strict=True)]
+    return {**struct, "files": files, "tensors": first["tensors"], "same_as": None}
+
+
+def _contents(struct: MediaStruct) -> list[Any]:
+    files = [file["bytes"] for file in struct["files"] if file["bytes"] is not None]
+    return [*files, *(tensor["data"] for tensor in struct["tensors"] or ())]
+
+
+def _digest(struct: MediaStruct) -> bytes:
+    """Hash a media's stored bytes and what they mean."""
+    state = xxhash.xxh3_128(struct["kind"].encode())
+    for content in _contents(struct):
+        state.update(len(content).to_bytes(8, "little"))
+        state.update(content)
+    for tensor in struct["tensors"] or ():
+        shape = [int(size) for size in tensor["shape"]]
+        state.update(f"{tensor['name']} {tensor['dtype']} {shape} {tensor['coded']}".encode())
+    return state.digest()
