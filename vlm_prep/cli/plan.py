@@ -42,6 +42,7 @@ def command(
         ),
     ] = None,
     budgets: Annotated[bool, typer.Option(help="Show pixel budgets; each one looks at the rows again.")] = True,
+    audio: options.AudioPayloadOption = "waveform",
     train_on: options.TrainOnOption = "assistant",
     train_end: options.TrainEndOption = "all",
     train_reasoning: options.TrainReasoning = True,
@@ -119,6 +120,7 @@ def command(
         max_duration=max_duration,
     )
     config = TokenizeConfig(
+        audio=audio,
         train_on=train_on,
         train_end=train_end,
         train_reasoning=train_reasoning,

@@ -201,7 +201,7 @@ class _TimedOracle(Oracle):
     """Compares, and measures how long that takes."""
 
     def __init__(self, job: TokenizeJob, spent: dict[str, Clock]) -> None:
-        super().__init__(job.encoder, job.config)
+        super().__init__(job.encoder, job.config, job.payload)
         self._spent = spent
         self.total = Clock()
 
