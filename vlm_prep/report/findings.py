@@ -104,9 +104,13 @@ class Findings:
                 values = survey.by_row(survey.bytes)
                 fitting = self.population.total(values[survey.fitting(length)], values.max(initial=0.0))
                 # the shards' heads do not shrink with the rows: the upper end holds all of them
-                left_out = 1 - fitting.value / max(1.0, self.population.total(values).value)
+                whole = self.population.total(values)
+                left_out = 1 - fitting.value / max(1.0, whole.value)
                 heads = survey.heads * self.population.rows / self.population.sampled * left_out
-                sizes[setting.media] = replace(fitting, high=fitting.high + heads).to_json()
+                high = fitting.high + heads
+                if survey.shared and left_out:  # rows that are left out may hold media that others keep
+                    high = max(high, whole.high)
+                sizes[setting.media] = replace(fitting, high=high).to_json()
         return sizes
 
     # times

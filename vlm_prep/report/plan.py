@@ -94,6 +94,7 @@ def plan(
         **found.of_setting(0),
         "unseen_reject": population.count(0).to_json(),
         "disk": {each.media: found.disk(number) for number, each in modes},
+        "shared_bytes_seen": {each.media: surveys[number].shared for number, each in modes},
         "rejects_by_media": {each.media: found.rejects(number) for number, each in modes},
         "budgets": {"own": own, "note": note, "tried": [found.of_budget(budget) for budget in budgets]},
         "packs_note": found.packs_note,

@@ -78,6 +78,8 @@ class Survey:
     """(documents,) on disk; together the size of the shards."""
     heads: float = 0.0
     """Bytes of the shards that are no row's: schemas, heads of batches."""
+    shared: int = 0
+    """Bytes that were not written because a row before in the same shard holds them."""
     rejects: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     """Documents of each kind of media, as `tokenize` counts them."""
@@ -112,6 +114,7 @@ def merged(surveys: Iterable[Survey]) -> Survey:
     """Return what was seen of the rows of several surveys, in their order."""
     found = list(surveys)
     whole = Survey(rows=sum(each.rows for each in found), heads=sum(each.heads for each in found))
+    whole.shared = sum(each.shared for each in found)
     begins = np.cumsum([0, *(each.written for each in found)])
     whole.documents = _joined([each.documents + begin for each, begin in zip(found, begins, strict=False)])
     whole.lengths = _joined([each.lengths for each in found])
@@ -242,6 +245,7 @@ def _measure(record: Record, folder: Path, found: Survey) -> None:
     """Read back what was written of the rows."""
     found.rejects.update(reject.reason for reject in record.rejects)
     found.kinds.update(record.facts["kinds"])
+    found.shared = record.counts.get("media_shared_bytes", 0)
     names: list[str] = []
     lengths, trained, sizes = [], [], []
     for info in record.shards:
