@@ -84,7 +84,7 @@ def _about_time(plan: Mapping[str, Any]) -> list[str]:
         "  before its caches are warm; comparing rows with the real processor is counted, waiting for a disk is not",
     ]
     if any(plan["shared_bytes_seen"].values()) and not plan["exact"]:
-        lines.append("  rows share media, stored once a shard: the whole may share more, and take less disk, than the sample")
+        lines.append("  rows share media, stored once a shard: the whole may share more and take less disk")
     slow = max(each["wall_of_cpu"] for each in plan["time"]["settings"])
     if slow > _BUSY:
         lines.append(f"  rows took up to {slow:.1f} times their CPU time here: other work or the disk held them up")
