@@ -14,7 +14,7 @@ The flow, one noun a step, one folder a step:
     tokenize/    render, encode, expand placeholders, label, cut to length, prove → Encoded
     pack/        best-fit-decreasing bins, per-rank packs, mRoPE positions → Pack
     stream/      the runtime: dataset, order, collaters
-    report/      stats, labels
+    report/      stats, labels, the plan of a run
     cli/         the `vlm-prep` command
 
 Start reading at `tokenize/run.py` (the main job) or at `stream/dataset.py` (what training imports).

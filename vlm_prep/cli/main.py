@@ -17,6 +17,7 @@ from vlm_prep.cli import (
     ingest,
     labels,
     pack,
+    plan,
     rejects,
     retry,
     state,
@@ -55,6 +56,7 @@ def root(
 
 
 app.command("ingest")(ingest.command)
+app.command("plan")(plan.command)
 app.command("tokenize")(tokenize.command)
 app.command("pack")(pack.command)
 app.command("finish")(finish.command)

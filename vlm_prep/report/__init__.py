@@ -1,1 +1,1 @@
-"""What a finished store holds, for people and as JSON."""
+"""What a finished store holds, and what a run will make of a source, for people and as JSON."""

@@ -20,6 +20,7 @@ from PIL import Image, ImageFile
 
 from vlm_prep.ingest.run import IngestJob
 from vlm_prep.pack.job import PackJob
+from vlm_prep.report.survey import SurveyJob
 from vlm_prep.tokenize.job import TokenizeJob
 
 MAGIC = b"POISON "
@@ -136,3 +137,12 @@ class ThreadsTokenizeJob(TokenizeJob):
 @dataclass
 class SlowPoisonedIngestJob(SlowIngestJob, PoisonedIngestJob):
     """Takes long enough to be killed, and knows the decoder that dies."""
+
+
+@dataclass
+class PoisonedSurveyJob(SurveyJob):
+    """Looks at rows with the decoder that dies."""
+
+    def setup(self, *loaded: object) -> None:
+        super().setup(*loaded)  # type: ignore[arg-type]
+        register()
