@@ -16,7 +16,7 @@ from vlm_prep.engine.workspace import Describe
 from vlm_prep.pack.job import PLAN_SPLIT, STAGE, PackJob, rank_split
 from vlm_prep.pack.plan import Plan, make_plan, plan_table
 from vlm_prep.pack.positions import Mrope
-from vlm_prep.processors.payload import describe_payload
+from vlm_prep.processors.forms import describe_payload
 from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 MediaStruct = Mapping[str, Any]
+_KINDS: Mapping[str, None] = dict.fromkeys(get_args(MediaKind))
+"""The kinds of media in the order of a processor's calls."""
 
 
 class PixelMaker:
@@ -53,6 +55,7 @@ class PixelMaker:
         self._stored = {tensor["name"] for tensor in runtime["tensors"]}
         self._rate: int | None = runtime["sampling_rate"]
         self._sound = bool(runtime.get("audio_in_video"))
+        self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
         self.payload = StoredPayload(runtime.get("payload"), self.names)
         self._made: dict[str, Any] = {} if whole is None else {"whole": whole}
 
@@ -61,9 +64,7 @@ class PixelMaker:
 
     def names(self, kind: str) -> set[str] | None:
         """Return the names of the tensors that are made of a kind of media; None if that is not known."""
-        if kind not in self._parts:
-            return None
-        return {name for name, _ in self._parts[kind]["outputs"].values()}
+        return self._names.get(kind)
 
     @property
     def needs_whole(self) -> bool:
@@ -145,17 +146,16 @@ class PixelMaker:
             return [("", list(range(len(media))))] if media else []
         if self._interleaved:
             return [(struct["kind"], [place]) for place, struct in enumerate(media)]
-        kinds = get_args(MediaKind)
-        if unknown := {struct["kind"] for struct in media} - set(kinds):
+        found: dict[str, list[int]] = {}
+        for place, struct in enumerate(media):
+            kind = struct["kind"]
+            found.setdefault(kind, []).append(place)
+            # the part for audio is given the sound of videos, too
+            if self._sound and kind == "video" and has_sound(struct):
+                found.setdefault("audio", []).append(place)
+        if unknown := found.keys() - _KINDS:
             raise StoreError(f"the store has {', '.join(sorted(unknown))} media, which this version does not know")
-        return [(kind, places) for kind in kinds if (places := self._of_kind(kind, media))]
-
-    def _of_kind(self, kind: str, media: Sequence[MediaStruct]) -> list[int]:
-        """The places of the media that a part is given: the part for audio is given the sound of videos, too."""
-        sound = kind == "audio" and self._sound
-        return [
-            place for place, each in enumerate(media) if each["kind"] == kind or (sound and has_sound(each))
-        ]
+        return [(kind, found[kind]) for kind in _KINDS if kind in found]
 
     def call(self, kind: str, structs: Sequence[MediaStruct], **settings: Any) -> dict[str, torch.Tensor]:
         """Return what the processor's part for a kind makes of media that it treats together.

@@ -6,7 +6,6 @@ media with null was not made into tensors: its file is decoded when it is read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,6 +70,8 @@ def coded_tensor(parts: Sequence[torch.Tensor | Stored]) -> CodedTensor | None:
     first = parts[0]
     if not isinstance(first, Stored) or first.coding is None:
         return None
+    if len(parts) == 1:
+        return CodedTensor((first.array,), first.coding)
     arrays = [part.array for part in parts if isinstance(part, Stored) and part.coding == first.coding]
     if len(arrays) < len(parts) or any(array.shape[1:] != first.array.shape[1:] for array in arrays):
         return None
@@ -100,23 +101,24 @@ class StoredPayload:
         Raises:
             StoreError: a tensor is coded in a way that the manifest does not tell.
         """
-        if any(struct["tensors"] is None for struct in structs):
-            return None
         wanted = self._names(kind)
         found: dict[str, list[Stored]] = {}
         for struct in structs:
-            for tensor in struct["tensors"]:
+            tensors = struct["tensors"]
+            if tensors is None:
+                return None
+            for tensor in tensors:
                 name = tensor["name"]
                 if name != WAVEFORM and (wanted is None or name in wanted):
-                    found.setdefault(name, []).append(self._open(kind, tensor))
+                    found.setdefault(name, []).append(self._open(kind, name, tensor))
         return found or None
 
-    def _open(self, kind: str, tensor: Mapping[str, Any]) -> Stored:
+    def _open(self, kind: str, name: str, tensor: Mapping[str, Any]) -> Stored:
         coding = None
         if tensor["coded"]:
-            coding = self._codings.get((kind, tensor["name"]))
+            coding = self._codings.get((kind, name))
             if coding is None:
-                raise StoreError(f"{tensor['name']} is stored as bytes and the manifest does not say how")
+                raise StoreError(f"{name} is stored as bytes and the manifest does not say how")
         return Stored(array_of(tensor), coding)
 
 
@@ -131,12 +133,12 @@ def array_of(tensor: Mapping[str, Any]) -> NDArray[Any]:
     Raises:
         StoreError: its bytes are not of its shape.
     """
-    shape = tuple(int(size) for size in tensor["shape"])
-    dtype = np.dtype(tensor["dtype"])
-    data = np.frombuffer(tensor["data"], np.uint8)
-    if data.nbytes != math.prod(shape) * dtype.itemsize:
-        raise StoreError(f"{tensor['name']}: {data.nbytes} bytes are no {dtype} {shape}", "`vlm-prep verify` looks")
-    array: NDArray[Any] = data.view(dtype).reshape(shape)
+    shape = tensor["shape"]
+    data = np.frombuffer(tensor["data"], tensor["dtype"])
+    try:
+        array: NDArray[Any] = data.reshape(shape)
+    except ValueError as error:
+        raise StoreError(f"{tensor['name']}: {error}", "`vlm-prep verify` looks at the whole store") from error
     return array
 
 

@@ -6,7 +6,7 @@ of the 3 µs that pyarrow's scalars take. Views are read-only and keep the memor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,36 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list)
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
 
 
+class Struct(Mapping[str, Any]):
+    """A struct's fields, each read when it is asked for: of a dozen, most readers want three."""
+
+    __slots__ = ("_fields", "_row")
+
+    def __init__(self, fields: Mapping[str, Cell], row: int) -> None:
+        self._fields, self._row = fields, row
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name](self._row)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # as a dict: what it is made of are closures over a memory map
+        return dict, (dict(self),)
+
+
 def cells(column: pa.Array) -> Cell:
     """Return a function from row to cell.
 
     A cell is a numpy view for list<number> (1-D), list<number[k]> and list<list<number>> (2-D), fixed lists (1-D)
-    and binary (1-D uint8); a dict of cells for a struct and a list of them for list<struct>; None where it is null;
+    and binary (1-D uint8); a Struct of cells for a struct and a list of them for list<struct>; None where it is null;
     else a Python value (text included).
     """
     make = _structs(column) or _views(column)
@@ -61,7 +86,7 @@ def _structs(column: pa.Array) -> Cell | None:
     if pa.types.is_struct(column.type):
         # flatten() takes the struct's own offset and nulls into its fields
         fields = {field.name: cells(values) for field, values in zip(column.type, column.flatten(), strict=True)}
-        return lambda row: {name: cell(row) for name, cell in fields.items()}
+        return lambda row: Struct(fields, row)
     if not _is_list(column.type) or not pa.types.is_struct(column.type.value_type):
         return None
     offsets, inner = _offsets(column), cells(column.values)

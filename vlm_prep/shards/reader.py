@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -188,15 +188,20 @@ class ShardReader:
             )
         return found
 
-    def row(self, index: int) -> dict[str, Any]:
-        """Return row `index`: numpy views for number lists and binary, Python values for the rest."""
+    def row(self, index: int, without: Collection[str] = ()) -> dict[str, Any]:
+        """Return row `index`: numpy views for number lists and binary, Python values for the rest.
+
+        Args:
+            index: of the row in the shard.
+            without: columns to leave out.
+        """
         if not 0 <= index < self.info.rows:
             raise IndexError(f"{self.path.name}: row {index} of {self.info.rows}")
         self._open()
         number = bisect_right(self._starts, index) - 1
         columns = self._columns(number)
         local = index - self._starts[number]
-        found = {name: cell(local) for name, cell in columns.items()}
+        found = {name: cell(local) for name, cell in columns.items() if name not in without}
         if self._has_media:
             found[MEDIA_COLUMN] = resolve(index, found[MEDIA_COLUMN], self._media)
         return found
@@ -324,10 +329,10 @@ class Store:
         number = bisect_right(self._starts, index) - 1
         return self.shards[number], index - self._starts[number]
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: int, without: Collection[str] = ()) -> dict[str, Any]:
         """Return row `index` of the store, see `ShardReader.row`."""
         shard, local = self.locate(index)
-        return shard.row(local)
+        return shard.row(local, without)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield all rows in order."""

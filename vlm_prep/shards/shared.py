@@ -62,15 +62,17 @@ def resolve(
         media: as the shard holds them.
         read: returns the media of a row of the shard.
     """
-    if all(struct["same_as"] is None for struct in media):
+    places = [struct["same_as"] for struct in media]
+    if not any(places):
         return media
-    return [_resolved(row, struct, read) for struct in media]
+    return [
+        _resolved(row, struct, place, read) if place else struct for struct, place in zip(media, places, strict=True)
+    ]
 
 
-def _resolved(row: int, struct: MediaStruct, read: Callable[[int], Sequence[MediaStruct]]) -> MediaStruct:
-    place = struct["same_as"]
-    if place is None:
-        return struct
+def _resolved(
+    row: int, struct: MediaStruct, place: Mapping[str, int], read: Callable[[int], Sequence[MediaStruct]]
+) -> MediaStruct:
     first = read(row - place["rows_before"])[place["media"]]
     files = [{**file, "bytes": other["bytes"]} for file, other in zip(struct["files"], first["files"], strict=True)]
     return {**struct, "files": files, "tensors": first["tensors"], "same_as": None}

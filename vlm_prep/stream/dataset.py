@@ -20,7 +20,7 @@ exact, for any world size and the same number of workers; for another number giv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,11 +31,11 @@ from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.shards.cache import shard_cache
 from vlm_prep.shards.remote import absolute, store_path
 from vlm_prep.stream.mix import MixedOrder
 from vlm_prep.stream.order import EpochOrder, Order, Remainder, steps_left
+from vlm_prep.stream.restore import Pixels, tensor_maker
 from vlm_prep.stream.rows import MixedRows, Rows, names_of, open_rows
 from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
 from vlm_prep.stream.state import State
@@ -96,7 +96,7 @@ class ShardDataset(Dataset[Item]):
         *,
         shuffle: bool = True,
         epoch: int = 0,
-        pixels: bool | Literal["bytes"] = True,
+        pixels: Pixels = True,
         remainder: Remainder = "pad",
         verify: bool = False,
         max_rows: int | None = None,
@@ -118,9 +118,8 @@ class ShardDataset(Dataset[Item]):
         self._rows, self._order = self._open(verify=verify)
         check_cache(self._rows, self._cache, world_size, shuffle=shuffle)
         runtime = self._rows.manifest.processor
-        self._stored = {tensor["name"]: np.dtype(tensor["dtype"]) for tensor in runtime.get("tensors", ())}
-        self._pixels = PixelMaker(runtime, trust_remote_code=trust_remote_code) if pixels else None
-        self._as_bytes = pixels == "bytes"
+        self._stored = {tensor["name"] for tensor in runtime.get("tensors", ())}
+        self._make = tensor_maker(runtime, pixels, trust_remote_code=trust_remote_code)
         self.cursor = Cursor(epoch)
         self._say_remainder()
 
@@ -266,9 +265,8 @@ class ShardDataset(Dataset[Item]):
         item.pop("media_counts", None)
         kinds = [struct["kind"] for struct in row.get("media") or ()]
         item |= {f"n_{kind}s": kinds.count(kind) for kind in ("image", "video", "audio")}
-        if self._pixels is not None and kinds:
-            make: Callable[..., Any] = self._pixels.coded if self._as_bytes else self._pixels.pixels
-            made: dict[str, Any] = make(row["media"], row.get("media_counts"))
+        if self._make is not None and kinds:
+            made = self._make(row["media"], row.get("media_counts"))
             for name in self._stored:
                 if name in made and not np.array_equal(made[name], item[name]):
                     raise StoreError(f"{name} is {made[name].tolist()}, the store says {item[name].tolist()}")

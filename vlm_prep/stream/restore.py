@@ -7,18 +7,30 @@ image processor is done there, in its own order and precision: in float32 the re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 
 from vlm_prep.processors.coding import Coding
+from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.processors.stored import CodedTensor
 
+Pixels = bool | Literal["bytes"]
 CODED = "_uint8"
 """End of the name of a tensor of bytes in a batch."""
 CODINGS = "pixel_codings"
 """Entry of a batch: how each such tensor becomes the processor's."""
+
+
+def tensor_maker(
+    runtime: Mapping[str, Any], pixels: Pixels, *, trust_remote_code: bool
+) -> Callable[..., dict[str, Any]] | None:
+    """Return what makes the tensors of a row's media, see `PixelMaker.pixels`; None where none are wanted."""
+    if not pixels:
+        return None
+    maker = PixelMaker(runtime, trust_remote_code=trust_remote_code)
+    return maker.coded if pixels == "bytes" else maker.pixels
 
 
 def shared_coding(values: Sequence[Any]) -> Coding | None:

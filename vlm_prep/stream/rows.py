@@ -25,6 +25,9 @@ from vlm_prep.shards.reader import Store, open_shards_of
 from vlm_prep.shards.remote import StorePath, beside, store_path
 from vlm_prep.stream.order import Numbers, Places
 
+_NOT_TRAINED = ("conversation", "dataset")
+"""Columns that no batch holds; reading their text would cost more than a row's tokens."""
+
 
 class Rows(Protocol):
     """Numbered rows."""
@@ -64,7 +67,7 @@ class SampleRows:
 
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
-        return self._store.row(index)
+        return self._store.row(index, _NOT_TRAINED)
 
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""
@@ -156,7 +159,7 @@ class IndexPacks:
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
         plan = self._plan.row(index)
-        documents = [self._source.row(int(row)) for row in plan["rows"]]
+        documents = [self._source.row(int(row), _NOT_TRAINED) for row in plan["rows"]]
         return assemble_pack(documents, int(plan["pack_id"]), self._rule, self._tensors)
 
     def columns(self) -> tuple[str, ...]:

@@ -19,8 +19,9 @@ from vlm_prep.media.files import digest_ends, ends_of
 from vlm_prep.media.load import media_struct
 from vlm_prep.media.probe import Probed, probe
 from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.forms import describe_payload
 from vlm_prep.processors.load import LoadedProcessor, load_processor
-from vlm_prep.processors.payload import PayloadMaker, describe_payload
+from vlm_prep.processors.payload import PayloadMaker
 from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.processors.stored import is_exact
 from vlm_prep.shards.reader import ShardReader
