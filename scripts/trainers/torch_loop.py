@@ -20,7 +20,7 @@ import torch
 from tiny_model import tiny_model
 from torch.utils.data import DataLoader
 
-from vlm_prep.stream import PackedCollate, ShardDataset, State
+from vlm_prep.stream import PackedCollate, ShardDataset, State, to_pixel_values
 
 
 def train(store: str | Path, *, steps: int, save: Path | None = None, resume: Path | None = None) -> list[float]:
@@ -34,7 +34,8 @@ def train(store: str | Path, *, steps: int, save: Path | None = None, resume: Pa
     """
     model: Any = tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    dataset = ShardDataset(store, rank=0, world_size=1, seed=0)
+    # pixels stay the bytes that payload `pixels` stores until they are where the model is
+    dataset = ShardDataset(store, rank=0, world_size=1, seed=0, pixels="bytes")
     collate = PackedCollate.for_store(dataset, mask="sdpa", counts=False)
     loader = DataLoader(dataset, batch_size=1, sampler=dataset.sampler(), num_workers=2, collate_fn=collate)
     if resume is not None:
@@ -42,6 +43,7 @@ def train(store: str | Path, *, steps: int, save: Path | None = None, resume: Pa
     losses: list[float] = []
     while len(losses) < steps:
         for step, batch in enumerate(loader, start=1):
+            batch = to_pixel_values(batch, device=model.device)
             batch.pop("seq_lens")
             loss = model(**batch).loss
             loss.backward()

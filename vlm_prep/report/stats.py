@@ -176,7 +176,10 @@ def _identity(stats: dict[str, Any]) -> list[str]:
     if proof and proof["rows"]:
         rows = ", ".join(f"{count} of {proof['of'].get(kind, count)} {kind}" for kind, count in proof["rows"].items())
         lines.append(f"  proof       {rows} rows equal to {proof['against']}: {', '.join(proof['compared'])}")
-    elif proof:
+    if proof and "raised_at_pack" in proof:
+        raised = proof["raised_at_pack"]["documents"]
+        lines.append(f"  proof       pixels of {raised:,} documents, made when packing, equal to the processor's")
+    if proof and not proof["rows"]:
         lines.append("  proof       none: this store was made with --verify-fraction 0")
     return lines
 

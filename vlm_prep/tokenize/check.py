@@ -78,7 +78,7 @@ def _check_rows(store: Store, processor: str, fraction: float, found: Findings, 
     config = TokenizeConfig(**store.manifest.config)
     loaded = load_processor(processor, config.processor)
     found.identity = _identity_changes(store.manifest.processor["identity"], loaded.identity)
-    oracle = Oracle(SampleEncoder(adapter_for(loaded), config), config)
+    oracle = Oracle(SampleEncoder(adapter_for(loaded), config), config, store.manifest.processor.get("payload"))
     for row in store.rows():
         counts = found.kinds.setdefault(media_kind(row["media"]), {"rows": 0, "checked": 0, "differing": 0})
         counts["rows"] += 1
