@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from vlm_prep.builtin import builtin_data
@@ -365,6 +366,19 @@ def test_fresh_starts_over(tmp_path: Path, options: Options, tree: Tree, finishe
     ingest(samples, IngestConfig(max_image_pixels=10_000_000), options(out, fresh=True))
     ingest(samples, IngestConfig(max_image_pixels=10_000_000), options(tmp_path / "whole"))
     assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_fresh_starts_over_where_another_version_wrote(tmp_path: Path, options: Options, tree: Tree) -> None:
+    samples, out = open_samples(builtin_data()), tmp_path / "out"
+    ingest(samples, IngestConfig(), options(out))
+    before = tree(out)
+    manifest = orjson.loads((out / "manifest.json").read_bytes())
+    (out / "manifest.json").write_bytes(orjson.dumps({**manifest, "schema_version": 1, "of_then": []}))
+    with pytest.raises(StoreError, match="schema version 1") as caught:
+        ingest(samples, IngestConfig(), options(out))
+    assert "--fresh" in str(caught.value.hint)
+    ingest(samples, IngestConfig(), options(out, fresh=True))
+    assert tree(out) == before
 
 
 @pytest.mark.parametrize("fresh", [False, True])

@@ -29,7 +29,7 @@ from vlm_prep.engine.plan import PLAN, RunPlan, read_plan
 from vlm_prep.engine.staged import publish_staged
 from vlm_prep.engine.tasks import Poison, Record, Task
 from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_origin, write_rejects
-from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, write_manifest
+from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, read_stage, write_manifest
 from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomically
 
 Describe = Callable[[dict[str, list[ShardInfo]]], tuple[Manifest, str]]
@@ -180,7 +180,7 @@ class Workspace:
                 "choose another --out, or move these away: --fresh deletes nothing but a former run",
             )
         complete = (self.folder / MANIFEST).exists()
-        found = read_manifest(self.folder).stage if complete else read_plan(self.folder).stage
+        found = read_stage(self.folder) if complete else read_plan(self.folder).stage
         if found != self.plan.stage:
             asked = self.plan.stage
             raise OutputError(

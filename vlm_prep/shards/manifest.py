@@ -106,7 +106,7 @@ def read_manifest(folder: str | StorePath, *, stage: str | None = None) -> Manif
         if data["schema_version"] != SCHEMA_VERSION:
             raise StoreError(
                 f"{folder}: written with schema version {data['schema_version']}, this vlm-prep reads {SCHEMA_VERSION}",
-                "make the store again with this version, or read it with the version that made it",
+                "make the store again with this version (--fresh), or read it with the version that made it",
             )
         manifest = Manifest.from_json(data)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -117,6 +117,19 @@ def read_manifest(folder: str | StorePath, *, stage: str | None = None) -> Manif
             f"give a folder made by `vlm-prep {stage}`",
         )
     return manifest
+
+
+def read_stage(folder: Path) -> str:
+    """Return the stage that made a finished folder, of any version.
+
+    Raises:
+        StoreError: its manifest is damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        return str(orjson.loads(path.read_bytes())["stage"])
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: {error}", "delete the folder, and make the store again") from error
 
 
 def _no_manifest(folder: StorePath, error: OSError) -> StoreError:
