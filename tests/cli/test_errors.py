@@ -145,7 +145,7 @@ def test_fewest_frames_above_most_frames(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("tokenize", META, "-p", PROCESSOR, "--media", "pixels"),
+        ("tokenize", META, "-p", PROCESSOR, "--media", "frames"),
         ("tokenize", META, "-p", PROCESSOR, "--workers", "0"),
         ("tokenize", META),
         ("pack", "store"),
