@@ -118,6 +118,7 @@ class RejectReason(StrEnum):
     OVERLONG = "overlong"
     LONGER_THAN_PACK = "longer_than_pack"
     PROCESSOR_ERROR = "processor_error"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
     WORKER_CRASHED = "worker_crashed"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"

@@ -18,6 +18,7 @@ from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.media.files import digest_ends, ends_of
 from vlm_prep.media.load import media_struct
 from vlm_prep.media.probe import Probed, probe
+from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.families import adapter_for
 from vlm_prep.processors.forms import describe_payload
 from vlm_prep.processors.load import LoadedProcessor, load_processor
@@ -26,6 +27,7 @@ from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.processors.stored import is_exact
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import tokenized_schema
+from vlm_prep.shards.shared import payload_bytes
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
 from vlm_prep.tokenize.expand import IGNORE
@@ -34,6 +36,8 @@ from vlm_prep.tokenize.verify import ROWS_PER_KIND, check_row, is_chosen, media_
 
 STAGE = "tokenize"
 STARTUP_PER_KIND = 2
+MOST_BYTES = (1 << 31) - (64 << 20)
+"""Of a row's media: a column of Arrow's binary holds 2 GiB a record batch, and one may hold 16 MiB of other rows."""
 EXTRA_DOCUMENTS = "extra_documents"
 """Count of the documents that rows gave beyond one each."""
 
@@ -123,10 +127,13 @@ class TokenizeJob:
                 continue
             try:
                 sample, payload = self._probe(item, decode=self._decodes(item))
-                for encoded in self.encoder.documents(sample, payload):
-                    yield number, self._with_tensors(encoded)
+                # all of them, before the first is written: a row is written or rejected
+                documents = [self._with_tensors(encoded) for encoded in self.encoder.documents(sample, payload)]
             except Reject as reject:
                 yield number, rejected(item, STAGE, reject)
+                continue
+            for encoded in documents:
+                yield number, encoded
 
     def check_start(self, task: Task, shards: Path, pulse: Pulse) -> None:
         """Compare the first rows of each kind of media, before the long run starts.
@@ -147,14 +154,25 @@ class TokenizeJob:
         return check_row(self.oracle, ShardReader(path, info).row(index))
 
     def _with_tensors(self, encoded: Encoded) -> Encoded:
-        """Put the processor's tensors in the place of media files, for payload `pixels`."""
-        if self.maker is None or not encoded.media:
-            return encoded
-        tensors = self.maker.tensors([media_struct(item) for item in encoded.media])
-        media = [
-            replace(item, data=None, tensors=tuple(made)) for item, made in zip(encoded.media, tensors, strict=True)
-        ]
-        return replace(encoded, media=tuple(media))
+        """Put the processor's tensors in the place of media files, for payload `pixels`.
+
+        Raises:
+            Reject: a media does not decode, the processor raises on it, or a row's media are more than a cell holds.
+        """
+        if self.maker is not None and encoded.media:
+            with as_reject("the processor cannot take these media"):
+                tensors = self.maker.tensors([media_struct(item) for item in encoded.media])
+            media = [
+                replace(item, data=None, tensors=tuple(made)) for item, made in zip(encoded.media, tensors, strict=True)
+            ]
+            encoded = replace(encoded, media=tuple(media))
+        size = sum(payload_bytes(media_struct(item)) for item in encoded.media)
+        if size > MOST_BYTES:
+            raise Reject(
+                RejectReason.PAYLOAD_TOO_LARGE,
+                f"its media take {size:,} bytes, a row holds {MOST_BYTES:,}; --media reference holds none",
+            )
+        return encoded
 
     def _decodes(self, sample: Sample) -> bool:
         """Whether the sample's pictures are decoded: rows that will be compared are, so damage inside is a reject."""
