@@ -7,8 +7,7 @@ kind of conversation a store is made, opened by ShardDataset, and every tensor o
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from conftest import REMOTE, Adapters
 from items import as_trained
 from PIL import Image, ImageOps
 from scipy.signal import resample_poly
+from sources import Rows
 
 from vlm_prep.core.config import AudioPayload, MediaMode, TokenizeConfig
 from vlm_prep.core.errors import ProcessorError
-from vlm_prep.core.types import Media, Message, Rejected, Sample
+from vlm_prep.core.types import Media, Message, Sample
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
@@ -135,32 +135,6 @@ each_family = pytest.mark.parametrize(
     # a family's tests on one worker, which makes its store once
     [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES],
 )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The conversations of the kinds that a processor takes, as a source."""
-
-    samples: tuple[Sample, ...]
-    origin: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
-        yield from self.samples[start:stop]
-
-    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
-        raise NotImplementedError
-
-    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
-        raise NotImplementedError
-
-    def identity(self) -> dict[str, Any]:
-        return {"rows": len(self.samples)}
-
-    def describe(self) -> list[dict[str, Any]]:
-        return []
 
 
 def rows_for(kinds: tuple[str, ...], data: Path) -> Rows:

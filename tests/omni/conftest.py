@@ -5,47 +5,21 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sources import Rows
 
 from vlm_prep.core.config import ProcessorConfig
-from vlm_prep.core.types import Media, Message, Rejected, Sample
+from vlm_prep.core.types import Media, Message, Sample
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 FAMILIES = ("qwen2_5_omni", "qwen3_omni_moe")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Samples in memory."""
-
-    samples: tuple[Sample, ...]
-    origin: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
-        yield from self.samples[start:stop]
-
-    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
-        raise NotImplementedError
-
-    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
-        raise NotImplementedError
-
-    def identity(self) -> dict[str, Any]:
-        return {"rows": [repr(sample) for sample in self.samples]}
-
-    def describe(self) -> list[dict[str, Any]]:
-        return [{"name": "rows", "rows": len(self.samples)}]
 
 
 def turn(role: str, *parts: str) -> Message:
