@@ -90,7 +90,7 @@ class Generic(Adapter):
         return {"texts": [self._text_of("image", Image.new("RGB", (w, h))) for h, w in sizes]}
 
     def video_inputs(self, video: Video) -> Mapping[str, Any]:
-        """Raise: videos are expanded from their frames, see `video`."""
+        """Raise: videos are expanded from their frames, see `_expand_real`."""
         raise TypeError(f"{self.family}: a video's text is made of its frames, not of its size")
 
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
