@@ -437,14 +437,14 @@ def wrong_labels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = PixelMaker._call
+    right = PixelMaker.call
 
-    def call(self: PixelMaker, kind: str, structs: Any) -> Any:
-        made = right(self, kind, structs)
+    def call(self: PixelMaker, kind: str, structs: Any, **settings: Any) -> Any:
+        made = right(self, kind, structs, **settings)
         made["pixel_values"][0, 0] += 1e-6
         return made
 
-    monkeypatch.setattr(PixelMaker, "_call", call)
+    monkeypatch.setattr(PixelMaker, "call", call)
 
 
 @pytest.mark.parametrize(

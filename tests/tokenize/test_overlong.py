@@ -171,4 +171,4 @@ def test_a_cut_row_has_the_bytes_of_the_media_it_kept(
     length = len(run("whole")["input_ids"])
     row = run("cut", max_length=length - 1, overlong="truncate")
     files = [struct["files"][0] for struct in row["media"]]
-    assert [file["bytes"] for file in files] == [(folder / name).read_bytes() for name in PICTURES[:2]]
+    assert [bytes(file["bytes"]) for file in files] == [(folder / name).read_bytes() for name in PICTURES[:2]]

@@ -117,10 +117,10 @@ class StillbornIngestJob(IngestJob):
 class PoisonedPackJob(PackJob):
     """Dies of one pack."""
 
-    def _assemble(self, number: int) -> dict[str, Any]:
+    def _assemble(self, number: int, counts: Any) -> dict[str, Any]:
         if number == 3:
             crash()
-        return super()._assemble(number)
+        return super()._assemble(number, counts)
 
 
 @dataclass
