@@ -67,8 +67,8 @@ def test_packing_in_place_gives_the_bytes_of_packing_the_folder(
 
 def test_a_cache_that_does_not_hold_the_store_is_refused_before_packing(tok: str, tmp_path: Path, run: Run) -> None:
     line = ["pack", tok, "--pack-length", 2048, "--out", tmp_path / "out", "--cache-bytes"]
-    status, _, err = run(*line, "1M")
-    assert (status, "cache_bytes is 1,048,576" in err) == (2, True)
+    status, _, err = run(*line, "100K")
+    assert (status, "cache_bytes is 102,400" in err) == (2, True)
     assert not (tmp_path / "out").exists()
 
 
