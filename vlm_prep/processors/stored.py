@@ -104,7 +104,7 @@ class StoredPayload:
         wanted = self._names(kind)
         found: dict[str, list[Stored]] = {}
         for struct in structs:
-            tensors = struct["tensors"]
+            tensors = struct.get("tensors")
             if tensors is None:
                 return None
             for tensor in tensors:
@@ -144,7 +144,7 @@ def array_of(tensor: Mapping[str, Any]) -> NDArray[Any]:
 
 def stored_waveform(struct: MediaStruct) -> NDArray[np.float32] | None:
     """Return the sound that is stored with a media: float32 (samples,); None if there is none."""
-    for tensor in struct["tensors"] or ():
+    for tensor in struct.get("tensors") or ():
         if tensor["name"] == WAVEFORM:
             wave = array_of(tensor)
             return wave.astype(np.float32) / _FULL_SCALE if tensor["coded"] else np.array(wave, np.float32)
