@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +82,7 @@ class Stores:
     """Makes stores in a folder."""
 
     folder: Path
+    runtime: ClassVar[dict[str, Any]] = RUNTIME
 
     def tokenized(
         self,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlm_prep.shards.reader import OpenShards, Store
+from vlm_prep.shards.mapped import OpenShards
+from vlm_prep.shards.reader import Store
 from vlm_prep.stream import ShardDataset
 
 KILLED = """
@@ -68,7 +69,7 @@ def test_a_row_outlives_the_closing_of_its_shard(stores: Any) -> None:
 
 @needs_proc
 def test_the_ranks_of_a_packed_store_share_the_limit(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlm_prep.shards.reader.OpenShards.__init__.__defaults__", (2,))
+    monkeypatch.setattr("vlm_prep.shards.mapped.OpenShards.__init__.__defaults__", (2,))
     path = stores.ranks(8, 4)
     dataset = ShardDataset(path)
     for index in range(8):

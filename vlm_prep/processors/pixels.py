@@ -125,18 +125,26 @@ class PixelMaker:
         self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
     ) -> dict[str, list[torch.Tensor | Stored]]:
         """Return what each tensor of a row's media is joined of, see `pixels`."""
-        ends = np.cumsum(documents).tolist() if documents is not None else [len(media)]
+        if documents is None:
+            return self._document(media)
         found: dict[str, list[torch.Tensor | Stored]] = {}
         start = 0
-        for end in ends:
-            document = media[start:end]
-            start = end
-            for kind, places in self.groups(document):
-                structs = [document[place] for place in places]
-                stored = self.payload.stored(kind, structs)
-                made = stored if stored is not None else {k: [v] for k, v in self.call(kind, structs).items()}
-                for name, parts in made.items():
+        for count in documents.tolist() if isinstance(documents, np.ndarray) else documents:
+            if count:
+                for name, parts in self._document(media[start : start + count]).items():
                     found.setdefault(name, []).extend(parts)
+            start += count
+        return found
+
+    def _document(self, media: Sequence[MediaStruct]) -> dict[str, list[torch.Tensor | Stored]]:
+        found: dict[str, list[torch.Tensor | Stored]] = {}
+        for kind, places in self.groups(media):
+            structs = media if len(places) == len(media) else [media[place] for place in places]
+            made: Mapping[str, Sequence[torch.Tensor | Stored]] | None = self.payload.stored(kind, structs)
+            if made is None:
+                made = {name: [tensor] for name, tensor in self.call(kind, structs).items()}
+            for name, parts in made.items():
+                found.setdefault(name, []).extend(parts)
         return found
 
     def groups(self, media: Sequence[MediaStruct]) -> list[tuple[str, list[int]]]:
@@ -155,7 +163,7 @@ class PixelMaker:
                 found.setdefault("audio", []).append(place)
         if unknown := found.keys() - _KINDS:
             raise StoreError(f"the store has {', '.join(sorted(unknown))} media, which this version does not know")
-        return [(kind, found[kind]) for kind in _KINDS if kind in found]
+        return list(found.items()) if len(found) < 2 else [(kind, found[kind]) for kind in _KINDS if kind in found]
 
     def call(self, kind: str, structs: Sequence[MediaStruct], **settings: Any) -> dict[str, torch.Tensor]:
         """Return what the processor's part for a kind makes of media that it treats together.

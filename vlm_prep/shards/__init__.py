@@ -9,6 +9,7 @@ layout.py    the files around the shards that make the folder open with `dataset
 remote.py    where a store is: a folder or an object store
 cache.py     shards of object stores in a local folder, bounded by bytes
 transfer.py  finished stores to an object store and back
+mapped.py    how much of a store is held ready in a process
 audit.py     is a folder what its manifest says
 reader.py    memory-mapped rows as numpy views
 """

@@ -1,8 +1,8 @@
 """Read rows of finished shards from memory maps, number lists as numpy views of the map.
 
-A random row costs about 10 µs: its batch is found by bisection, list offsets are read from the Arrow buffers, and
+A random row costs about 5 µs: its batch is found by bisection, list offsets are read from the Arrow buffers, and
 nothing is copied (the arrays are read-only views; copy them into a batch once). Opening a store lists its folders
-and opens no shard: 10,000 shards take 0.1 s. Shards open when they are first read, at most MOST_OPEN at a time, and
+and opens no shard: 10,000 shards take 0.1 s. Shards open when they are first read, some at a time (see `mapped`), and
 hold no locks, threads or shared memory, so a reader survives fork, and a killed one leaves nothing behind.
 
 On an object store the manifest alone is read at first; a shard is fetched when it is read, see `cache`.
@@ -10,10 +10,10 @@ On an object store the manifest alone is read at first; a shard is fetched when 
 
 from __future__ import annotations
 
+import functools
 import os
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -22,63 +22,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vlm_prep.core.errors import InputError, StoreError
+from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
-from vlm_prep.shards.cells import Cell, cells
+from vlm_prep.shards.cells import Cells, cell_makers
 from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.mapped import OpenShards, open_shards_of
 from vlm_prep.shards.remote import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
 from vlm_prep.shards.shared import resolve
 from vlm_prep.shards.writer import ShardInfo
 
-MOST_OPEN = 128
-"""Shards of a store mapped at a time in a process, far below the usual limit of 1,024 open files. A view keeps its
-shard's map until it is let go, also when the shard was closed."""
+FEW_ROWS = 32
+"""In a record batch (of 16 MiB) whose rows are made together."""
 MAKE_AGAIN = "run the command that made the store again: it makes this shard again"
+Row = dict[str, Any]
 DELETE_FIRST = "delete it and run the command that made the store again: it makes this shard again"
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """The end of every Arrow stream."""
-
-
-class OpenShards:
-    """The shards that are mapped, least recently used first; opening one more closes the first."""
-
-    def __init__(self, most: int = MOST_OPEN) -> None:
-        self._most = most
-        self._open: OrderedDict[int, ShardReader] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def used(self, shard: ShardReader) -> None:
-        """Note that `shard` is being read."""
-        self._open[id(shard)] = shard
-        self._open.move_to_end(id(shard))
-        if len(self._open) > self._most:
-            self._open.popitem(last=False)[1].close()
-
-    def drop_evicted(self) -> None:
-        """Close shards that have left their cache: as long as they are mapped they take the disk's room."""
-        for key in [key for key, shard in self._open.items() if shard.is_evicted]:
-            self._open.pop(key).close()
-
-
-def open_shards_of(folder: StorePath, manifest: Manifest) -> OpenShards:
-    """Return how many of a store's shards may be mapped: of an object store's no more than its cache holds.
-
-    Raises:
-        InputError: the cache is smaller than a shard.
-    """
-    largest = max((info.bytes for _, info in manifest.shards()), default=0)
-    if isinstance(folder, Path) or not largest:
-        return OpenShards()
-    if largest > folder.cache.bytes:
-        raise InputError(
-            f"{folder}: its largest shard has {largest:,} bytes, cache_bytes is {folder.cache.bytes:,}",
-            "give a larger one",
-        )
-    return OpenShards(min(MOST_OPEN, folder.cache.bytes // largest))
 
 
 class ShardReader:
@@ -139,8 +100,15 @@ class ShardReader:
         self._map: pa.MemoryMappedFile | None = None
         self._schema: pa.Schema | None = None
         self._batches: dict[int, pa.RecordBatch] = {}
-        self._cells: dict[int, dict[str, Cell]] = {}
+        self._cells: dict[int, Cells] = {}
         self._starts: list[int] = []
+        self._names: dict[tuple[str, ...], list[str]] = {}
+        self._made: dict[int, list[Any]] = {}
+
+    def forget(self, number: int) -> None:
+        """Let go of record batch `number`; views of it stay valid."""
+        for kept in (self._cells, self._batches, self._made):
+            kept.pop(number, None)
 
     def _open(self) -> pa.MemoryMappedFile:
         self._opened.used(self)
@@ -199,12 +167,37 @@ class ShardReader:
             raise IndexError(f"{self.path.name}: row {index} of {self.info.rows}")
         self._open()
         number = bisect_right(self._starts, index) - 1
-        columns = self._columns(number)
-        local = index - self._starts[number]
-        found = {name: cell(local) for name, cell in columns.items() if name not in without}
+        cells, local = self._cells.get(number) or self._columns(number), index - self._starts[number]
+        found = {name: cells[name](local) for name in self._names.get(tuple(without)) or self._wanted(without)}
         if self._has_media:
             found[MEDIA_COLUMN] = resolve(index, found[MEDIA_COLUMN], self._media)
         return found
+
+    def made(self, index: int, make: Callable[[Callable[[], Row]], Any], without: Collection[str] = ()) -> Any:
+        """Return what `make` makes of row `index`; None in a record batch of many rows.
+
+        A batch of few, large rows is read at once: the copying of megabytes between two rows puts the reading of each
+        out of the processor's cache, which makes it three times as slow.
+
+        Args:
+            index: of the row in the shard.
+            make: given what reads a row. Called once for each row of the batch, so it must not raise.
+            without: columns to leave out.
+        """
+        self._open()
+        number = bisect_right(self._starts, index) - 1
+        found = self._made.get(number)
+        if found is None:
+            rows = range(self._starts[number], self._starts[number + 1])
+            few = rows if len(rows) <= FEW_ROWS else ()
+            found = [make(functools.partial(self.row, row, without)) for row in few]
+            self._made[number] = found
+        return found[index - self._starts[number]] if found else None
+
+    def _wanted(self, without: Collection[str]) -> list[str]:
+        assert self._schema is not None
+        names = self._names[tuple(without)] = [name for name in self._schema.names if name not in without]
+        return names
 
     def _media(self, index: int) -> list[dict[str, Any]]:
         """Return the media of a row as they are stored."""
@@ -212,13 +205,12 @@ class ShardReader:
         media: list[dict[str, Any]] = self._columns(number)[MEDIA_COLUMN](index - self._starts[number])
         return media
 
-    def _columns(self, number: int) -> dict[str, Cell]:
-        columns = self._cells.get(number)
-        if columns is None:
-            batch = self.batch(number)
-            columns = {name: cells(batch.column(i)) for i, name in enumerate(batch.schema.names)}
-            self._cells[number] = columns
-        return columns
+    def _columns(self, number: int) -> Cells:
+        found = self._cells.get(number)
+        if found is None:
+            found = self._cells[number] = Cells(cell_makers(self._schema), self.batch(number).column)
+            self._opened.begun(self, number)
+        return found
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a whole column, without copying it."""

@@ -5,7 +5,8 @@
     state.py     where a run stands, independent of world size and workers
     rows.py      rows of a tokenized store, of packs by rank, of packs by index
     window.py    does a cache of an object store's shards hold what the order reads from at a time
-    dataset.py   ShardDataset and MixedDataset: map-style torch datasets over them
+    dataset.py   ShardDataset: a map-style torch dataset over them
+    mixture.py   MixedDataset: the same over several stores
     sampler.py   hands out an epoch's rows, carries the position of a run
     budget.py    the same by tokens instead of rows
     masks.py     attention of packed documents: 4-D mask, document ids, cu_seq_lens, THD
@@ -20,8 +21,9 @@ Nothing here loads a tokenizer or a model; transformers' image processor is impo
 from vlm_prep.stream.budget import TokenBudget
 from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.collate import PackedCollate, PadCollate
-from vlm_prep.stream.dataset import MixedDataset, ShardDataset
+from vlm_prep.stream.dataset import ShardDataset
 from vlm_prep.stream.dummy import DummyMedia
+from vlm_prep.stream.mixture import MixedDataset
 from vlm_prep.stream.restore import to_pixel_values
 from vlm_prep.stream.sampler import ShardSampler
 from vlm_prep.stream.state import State

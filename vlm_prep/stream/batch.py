@@ -26,6 +26,7 @@ IGNORE = -100
 TOKEN_FILL: Mapping[str, float] = {"labels": IGNORE, "loss_weights": 0.0, "mm_token_type_ids": 0}
 """Tensors with an entry for each token, beside input_ids, and what pads them."""
 Batch = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
 KINDS = {"image": 1, "video": 2, "audio": 3}
 TRAINED = ("labels", "loss_weights")
 """Tensors that say what is trained; they are shifted together."""
@@ -102,9 +103,10 @@ class Collate:
         multiple = self.pad_to_multiple_of or 1
         return -(-length // multiple) * multiple
 
-    def _tokens(self, items: Sequence[Item], length: int) -> Batch:
-        """Every tensor with an entry for each token, right-padded, and mm_token_type_ids."""
-        batch: Batch = {}
+    def _tokens(self, items: Sequence[Item], length: int) -> Arrays:
+        """Every tensor with an entry for each token, right-padded; numpy's, whose small operations cost a third of
+        torch's."""
+        batch: Arrays = {}
         for name, fill in self.token_fill.items():
             rows = [array_of(item[name]) for item in items if name in item]
             if not rows:
@@ -112,17 +114,18 @@ class Collate:
             if len(rows) < len(items):
                 missing = next(item for item in items if name not in item)
                 raise ValueError(f"{missing.get('sample_id', missing.get('sample_ids'))} has no {name}, others do")
-            padded = np.full((len(rows), length), fill, _wide(rows[0].dtype))
+            padded = np.empty((len(rows), length), _wide(rows[0].dtype))
+            padded.fill(fill)
             for row, values in enumerate(rows):
                 padded[row, : len(values)] = values
-            batch[name] = torch.from_numpy(padded)
+            batch[name] = padded
         return batch
 
-    def _add_kinds(self, batch: Batch) -> None:
+    def _add_kinds(self, batch: Arrays) -> None:
         """Add mm_token_type_ids: 1 for pictures, 2 for videos, 3 for audio, as transformers numbers them."""
         if "mm_token_type_ids" in batch or not self.token_types:
             return
-        kinds = torch.zeros_like(batch["input_ids"])
+        kinds = np.zeros_like(batch["input_ids"])
         for kind, tokens in self.token_types.items():
             for token in tokens:
                 kinds[batch["input_ids"] == token] = KINDS[kind]
@@ -132,10 +135,12 @@ class Collate:
         """Media tensors of all items, concatenated in order; none if no item has any."""
         parts: dict[str, list[Any]] = {}
         for item in items:
-            for name in item.keys() - self._not_media:
-                value = item[name]
-                if isinstance(value, _TENSORS) and value.shape[0]:
-                    parts.setdefault(name, []).append(value)
+            for name, value in item.items():
+                if name not in self._not_media and isinstance(value, _TENSORS) and value.shape[0]:
+                    if name in parts:
+                        parts[name].append(value)
+                    else:
+                        parts[name] = [value]
         self.buffers.turn()
         batch: Batch = {}
         for name in sorted(parts):
@@ -145,7 +150,7 @@ class Collate:
                 batch[name] = self._joined(name, made)
             else:
                 arrays = [array for value in parts[name] for array in value.arrays]
-                batch[name + CODED] = self._laid(name, arrays, torch.uint8)
+                batch[name + CODED] = self._laid(name, arrays)
                 batch.setdefault(CODINGS, {})[name] = coding
         return batch
 
@@ -158,17 +163,17 @@ class Collate:
             # pictures of several sizes or tiles: padded with zeros, as transformers' processors pad a batch
             padded = join([torch.from_numpy(np.array(array)) for array in arrays])
             return padded.to(self.pixel_dtype) if self._casts(name, padded.dtype) else padded
-        dtype = _dtype(_wide(arrays[0].dtype))
-        if self._casts(name, dtype):
+        wide = _wide(arrays[0].dtype)
+        if self._casts(name, _dtype(wide)):
             return torch.cat([torch.from_numpy(np.array(array)).to(self.pixel_dtype) for array in arrays])
         if len(values) == 1 and isinstance(values[0], torch.Tensor):
             return values[0]
-        return self._laid(name, arrays, dtype)
+        return self._laid(name, arrays)
 
-    def _laid(self, name: str, arrays: Sequence[NDArray[Any]], dtype: torch.dtype) -> torch.Tensor:
+    def _laid(self, name: str, arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
         """Lay arrays one after the other into the batch's memory; they differ in their first dimension only."""
-        joined = self.buffers.empty(name, (sum(map(len, arrays)), *arrays[0].shape[1:]), dtype)
-        laid, start = joined.numpy(), 0
+        shape, start = (sum(map(len, arrays)), *arrays[0].shape[1:]), 0
+        joined, laid = self.buffers.empty(name, shape, _wide(arrays[0].dtype))
         for array in arrays:  # 7 % faster than np.concatenate(out=...) on rows of megabytes
             laid[start : start + len(array)] = array
             start += len(array)
@@ -178,21 +183,27 @@ class Collate:
         pixels = "pixel_values" in name and dtype.is_floating_point
         return pixels and self.pixel_dtype not in (None, dtype)
 
-    def _with_media(self, batch: Batch, items: Sequence[Item]) -> Batch:
-        """Add media, the stand-in where there are none, counts and kinds; text alone gets none of them."""
+    def _with_media(self, batch: Arrays, items: Sequence[Item]) -> Batch:
+        """Add kinds to the tokens, and return media, the stand-in where there are none, and counts; text alone gets
+        none of them."""
         media = self._media(items)
         if self.dummy is not None and not media:
             row = min(range(len(items)), key=lambda i: len(items[i]["input_ids"]))
             first = len(items[row]["input_ids"])
-            batch["input_ids"][row, first : first + len(self.dummy.ids)] = torch.tensor(self.dummy.ids)
+            batch["input_ids"][row, first : first + len(self.dummy.ids)] = self.dummy.ids
             media = {name: tensor.clone() for name, tensor in self.dummy.tensors.items()}
             media = {name: self._joined(name, [tensor]) for name, tensor in media.items()}
         for name, key in _COUNTS if self.counts else ():
             numbers = [item.get(key, 0) for item in items]
             if any(numbers):
-                media[name] = torch.tensor(numbers, dtype=torch.int64)
+                media[name] = torch.from_numpy(np.array(numbers, np.int64))
         self._add_kinds(batch)
-        return {**batch, **media}
+        return media
+
+
+def tensors(arrays: Arrays) -> Batch:
+    """Return arrays as tensors on the same memory."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def rows_of(value: Any) -> int:

@@ -17,8 +17,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from vlm_prep.stream.batch import TRAINED, Batch, Collate, array_of, rows_of, store_options
+from vlm_prep.stream.batch import TRAINED, Batch, Collate, array_of, rows_of, store_options, tensors
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.masks import block_causal, cumulative_lengths, document_ids, thd_lengths
 
@@ -68,14 +69,13 @@ class PadCollate(Collate):
         length = self._length(items, room)
         batch = self._tokens(items, length)
         lengths = np.array([rows_of(item["input_ids"]) for item in items])
-        batch["attention_mask"] = torch.from_numpy((np.arange(length) < lengths[:, None]).astype(np.int64))
-        tokens = [*batch, "mm_token_type_ids"]
-        batch = self._with_media(batch, items)
+        batch["attention_mask"] = (np.arange(length) < lengths[:, None]).astype(np.int64)
+        media = self._with_media(batch, items)
         if self.shift:
-            for name in tokens:
-                if name in batch:
-                    batch[name] = batch[name][:, 1:] if name in TRAINED else batch[name][:, :-1]
-        return batch if self.decoder_start_token_id is None else self._for_decoder(batch, self.decoder_start_token_id)
+            for name, values in batch.items():
+                batch[name] = values[:, 1:] if name in TRAINED else values[:, :-1]
+        made = {**tensors(batch), **media}
+        return made if self.decoder_start_token_id is None else self._for_decoder(made, self.decoder_start_token_id)
 
     def _for_decoder(self, batch: Batch, start: int) -> Batch:
         ids = batch.pop("input_ids")
@@ -130,39 +130,39 @@ class PackedCollate(Collate):
             raise ValueError("these items are samples, not packs: use PadCollate, or pack the store first")
         length = self._length(items, len(self.dummy.ids) if self.dummy is not None else 0)
         batch = self._tokens(items, length)
-        lengths = [torch.from_numpy(array_of(item["seq_lens"]).astype(np.int64)) for item in items]
+        counts = [array_of(item["seq_lens"]).astype(np.int64) for item in items]
         for name, fill in ((name, self.token_fill[name]) for name in TRAINED if name in batch):
-            for row, counts in enumerate(lengths):
-                self._within_documents(batch[name][row], counts, fill)
+            for row, each in enumerate(counts):
+                self._within_documents(batch[name][row], each, fill)
         batch["position_ids"] = self._positions(items, length)
-        batch["seq_lens"] = lengths
-        batch = self._with_media(batch, items)
+        lengths = [torch.from_numpy(each) for each in counts]
+        media = self._with_media(batch, items)
         if self.mask == "thd":
             batch.pop("mm_token_type_ids", None)
-        return {**batch, **self._attention(lengths, length)}
+        return {**tensors(batch), "seq_lens": lengths, **media, **self._attention(lengths, length)}
 
     def _empty_pack(self) -> Item:
         positions = torch.arange(2).expand(3, 2) if self.mrope else torch.arange(2)
         return {**self._placeholder(), "position_ids": positions, "seq_lens": torch.tensor([2])}
 
-    def _within_documents(self, values: torch.Tensor, counts: torch.Tensor, fill: float) -> None:
+    def _within_documents(self, values: NDArray[Any], counts: NDArray[np.int64], fill: float) -> None:
         """Shift a row's labels (or weights) within its documents, or take those off that a model would shift across."""
-        starts = torch.cumsum(counts, 0)[:-1]
+        starts = np.cumsum(counts)[:-1]
         if not self.shift:
             values[starts] = fill
             return
         total = int(counts.sum())
-        values[: total - 1] = values[1:total].clone()
+        values[: total - 1] = values[1:total].copy()
         values[starts - 1] = fill
         values[total - 1] = fill
 
-    def _positions(self, items: Sequence[Item], length: int) -> torch.Tensor:
+    def _positions(self, items: Sequence[Item], length: int) -> NDArray[Any]:
         rows = [array_of(item["position_ids"]) for item in items]
         dtype = np.float32 if rows[0].dtype == np.float32 else np.int64
         positions = np.zeros((*rows[0].shape[:-1], len(items), length), dtype)
         for row, values in enumerate(rows):
             positions[..., row, : values.shape[-1]] = values
-        return torch.from_numpy(positions)
+        return positions
 
     def _attention(self, lengths: Sequence[torch.Tensor], length: int) -> Batch:
         if self.mask == "varlen":

@@ -20,23 +20,22 @@ exact, for any world size and the same number of workers; for another number giv
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
-from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.shards.cache import shard_cache
 from vlm_prep.shards.remote import absolute, store_path
-from vlm_prep.stream.mix import MixedOrder
 from vlm_prep.stream.order import EpochOrder, Order, Remainder, steps_left
 from vlm_prep.stream.restore import Pixels, tensor_maker
-from vlm_prep.stream.rows import MixedRows, Rows, names_of, open_rows
+from vlm_prep.stream.rows import Rows, names_of, open_rows
 from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
 from vlm_prep.stream.state import State
 from vlm_prep.stream.window import check_cache
@@ -44,6 +43,7 @@ from vlm_prep.stream.window import check_cache
 Item = dict[str, Any]
 OnBad = Literal["raise", "skip"]
 _NAMES = ("sample_id", "sample_ids")
+_COUNTS = (("n_images", "image"), ("n_videos", "video"), ("n_audios", "audio"))
 _FAULTS = (Reject, StoreError, pa.ArrowException, ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError)
 """What reading, decoding and the image processors raise; not MemoryError, which is no fault of the row."""
 _LOG = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ class ShardDataset(Dataset[Item]):
         runtime = self._rows.manifest.processor
         self._stored = {tensor["name"] for tensor in runtime.get("tensors", ())}
         self._make = tensor_maker(runtime, pixels, trust_remote_code=trust_remote_code)
+        self._views = pixels is not True
         self.cursor = Cursor(epoch)
         self._say_remainder()
 
@@ -223,6 +224,8 @@ class ShardDataset(Dataset[Item]):
         number = index.row if isinstance(index, Pick) else self.row_number(index)
         row: dict[str, Any] = {}
         try:
+            if self._views and (ready := self._rows.made(number, self._ready)) is not None:
+                return dict(ready)
             row = self._rows.row(number)
             return self._item(row)
         except _FAULTS as error:
@@ -263,15 +266,32 @@ class ShardDataset(Dataset[Item]):
     def _item(self, row: dict[str, Any]) -> Item:
         item: Item = {name: value for name, value in row.items() if isinstance(value, np.ndarray) or name in _NAMES}
         item.pop("media_counts", None)
-        kinds = [struct["kind"] for struct in row.get("media") or ()]
-        item |= {f"n_{kind}s": kinds.count(kind) for kind in ("image", "video", "audio")}
-        if self._make is not None and kinds:
-            made = self._make(row["media"], row.get("media_counts"))
-            for name in self._stored:
-                if name in made and not np.array_equal(made[name], item[name]):
-                    raise StoreError(f"{name} is {made[name].tolist()}, the store says {item[name].tolist()}")
-            item.update({name: tensor for name, tensor in made.items() if name not in self._stored})
+        media = row.get("media")
+        kinds = [struct["kind"] for struct in media] if media else ()
+        for key, kind in _COUNTS:
+            item[key] = kinds.count(kind)
+        if self._make is not None and media:
+            made = self._make(media, row.get("media_counts"))
+            for name in self._stored & made.keys():
+                tensor = made.pop(name)
+                if not np.array_equal(tensor, item[name]):
+                    raise StoreError(f"{name} is {tensor.tolist()}, the store says {item[name].tolist()}")
+            item.update(made)
         return item
+
+    def _ready(self, read: Callable[[], dict[str, Any]]) -> Item | None:
+        """Return an item that is nothing but views of the shard, which may be kept; None for all others."""
+        try:
+            row = read()
+            media = row.get("media")
+            if self._make is None or not media:
+                return self._item(row)
+            if all(struct.get("tensors") is not None for struct in media):
+                item = self._item(row)
+                return None if any(isinstance(value, torch.Tensor) for value in item.values()) else item
+        except _FAULTS:
+            pass  # said when the row itself is read
+        return None
 
     def state(self, consumed: int) -> State:
         """Return where the run stands.
@@ -295,56 +315,3 @@ class ShardDataset(Dataset[Item]):
         state.check(self.fingerprint, self.seed)
         self.cursor.move(state.epoch, state.consumed)
         self.cursor.finished = len(self) == 0
-
-
-class MixedDataset(ShardDataset):
-    """Rows of several stores, mixed by weight: an explicit interleave, see `mix`.
-
-    In each stretch of the stream, store i has its share weights[i] / sum(weights) of the rows, to within one. Each
-    store is shuffled for itself and read to its end before it begins again, over as many epochs as that takes.
-
-    Args:
-        paths: finished stores made with the same processor; all tokenized, or all packed alike.
-        weights: of the stores, above 0.
-        rank: see `ShardDataset`, as all others.
-        epoch_rows: rows in an epoch; None takes the sum of the stores' rows.
-        options: of `ShardDataset`.
-
-    Raises:
-        StoreError: a store cannot be streamed, or they do not go together.
-        ValueError: not one weight above 0 for each store.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[str | Path],
-        weights: Sequence[float],
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        *,
-        epoch_rows: int | None = None,
-        **options: Any,
-    ) -> None:
-        if not paths or len(paths) != len(weights) or min(weights) <= 0:
-            raise ValueError(f"{len(paths)} stores and weights {list(weights)}: give a weight above 0 for each store")
-        if options.get("max_rows") is not None:
-            raise ValueError("max_rows is of a single store; epoch_rows says how long a mixed epoch is")
-        cache = shard_cache(options.get("cache_dir"), options.get("cache_bytes"), verify=options.get("verify", False))
-        self.paths = [absolute(store_path(path, cache)) for path in paths]
-        self.weights, self._epoch_rows = list(weights), epoch_rows
-        super().__init__(paths[0], rank, world_size, seed, **options)
-
-    def _open(self, *, verify: bool) -> tuple[Rows, Order]:
-        parts = [open_rows(path, verify=verify, cache=self._cache) for path in self.paths]
-        empty = [str(path) for path, part in zip(self.paths, parts, strict=True) if not len(part)]
-        if empty:
-            raise StoreError(f"no rows in {', '.join(empty)}", "leave it out of the mix")
-        rows = MixedRows(parts)
-        orders = [EpochOrder(part.places, self.seed, shuffle=self._shuffle) for part in parts]
-        return rows, MixedOrder(orders, self.weights, self._epoch_rows or len(rows))
-
-    def _identity(self) -> str:
-        assert isinstance(self._rows, MixedRows)
-        prints = [part.manifest.fingerprint for part in self._rows.parts]
-        return digest_json({"mix": prints, "weights": [float(each) for each in self.weights], "rows": self.n_rows})

@@ -35,11 +35,17 @@ def tensor_maker(
 
 def shared_coding(values: Sequence[Any]) -> Coding | None:
     """Return the coding of a batch's tensors if all are bytes that go into one; else None."""
-    if not all(isinstance(value, CodedTensor) for value in values):
-        return None
     first = values[0]
-    same = all(value.coding == first.coding and value.shape[1:] == first.shape[1:] for value in values[1:])
-    return first.coding if same else None
+    if not isinstance(first, CodedTensor):
+        return None
+    coding, rest = first.coding, first.shape[1:]
+    for value in values:
+        # a store's rows share one coding; comparing two field by field takes longer than all else here
+        if not isinstance(value, CodedTensor) or value.shape[1:] != rest:
+            return None
+        if value.coding is not coding and value.coding != coding:
+            return None
+    return coding
 
 
 def to_pixel_values(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -21,11 +21,13 @@ from vlm_prep.pack.job import PLAN_SPLIT, rank_split
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import Manifest, read_manifest
-from vlm_prep.shards.reader import Store, open_shards_of
+from vlm_prep.shards.mapped import open_shards_of
+from vlm_prep.shards.reader import Store
 from vlm_prep.shards.remote import StorePath, beside, store_path
 from vlm_prep.stream.order import Numbers, Places
 
 _NOT_TRAINED = ("conversation", "dataset")
+Make = Callable[[Callable[[], dict[str, Any]]], Any]
 """Columns that no batch holds; reading their text would cost more than a row's tokens."""
 
 
@@ -40,6 +42,9 @@ class Rows(Protocol):
 
     def row(self, index: int) -> dict[str, Any]:
         """Return a row, numbers as numpy views of the shard."""
+
+    def made(self, index: int, make: Make) -> Any:
+        """Return what `make` makes of a row, see `ShardReader.made`; None where rows are not made together."""
 
     def columns(self) -> tuple[str, ...]:
         """Name the columns of a row."""
@@ -68,6 +73,11 @@ class SampleRows:
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
         return self._store.row(index, _NOT_TRAINED)
+
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`."""
+        shard, row = self._store.locate(index)
+        return shard.made(row, make, _NOT_TRAINED)
 
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""
@@ -106,6 +116,11 @@ class RankPacks:
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
         return self._ranks[index % self._world].row(index // self._world)
+
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`."""
+        shard, row = self._ranks[index % self._world].locate(index // self._world)
+        return shard.made(row, make)
 
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""
@@ -162,6 +177,10 @@ class IndexPacks:
         documents = [self._source.row(int(row), _NOT_TRAINED) for row in plan["rows"]]
         return assemble_pack(documents, int(plan["pack_id"]), self._rule, self._tensors)
 
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`; a pack's documents lie all over the store."""
+        return None
+
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""
         return _columns([self._source])
@@ -210,6 +229,11 @@ class MixedRows:
         """See `Rows.row`."""
         part, own = self._find(index)
         return part.row(own)
+
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`."""
+        part, own = self._find(index)
+        return part.made(own, make)
 
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""

@@ -12,6 +12,7 @@ What is handed out is a `Pick` with the row's number, so workers neither compute
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -33,6 +34,8 @@ class Pick(NamedTuple):
 
 
 _WORKERS = 64
+_AHEAD = 1024
+"""Positions, of all ranks, whose rows are drawn at once: a twentieth of the time that each alone takes."""
 
 
 class Cursor:
@@ -122,16 +125,30 @@ class _Epoch(Iterator[Pick]):
     def _begin(self) -> None:
         self._epoch, self._start = self._dataset.epoch, self._dataset.cursor.start
         self._taken, self._count = 0, len(self._dataset)
+        self._picks: Iterator[Pick] = iter(())
 
     def __next__(self) -> Pick:
+        pick = next(self._picks, None)
+        if pick is None:
+            pick = self._more()
+        self._taken += 1
+        return pick
+
+    def _more(self) -> Pick:
+        """Draw the next picks, some at a time, and return the first."""
         dataset = self._dataset
         if self._taken >= self._count:
             if dataset.epoch == self._epoch:
                 dataset.cursor.finished = True
             raise StopIteration
-        position = self._start + self._taken * dataset.world_size + dataset.rank
-        self._taken += 1
-        return Pick(position, dataset.row_at(self._epoch, position))
+        first = self._start + self._taken * dataset.world_size + dataset.rank
+        stop = min(first + _AHEAD, self._start + self._count * dataset.world_size)
+        positions = range(first, stop, dataset.world_size)
+        inside = dataset.rows_at(self._epoch, first, stop)[:: dataset.world_size].tolist()
+        # past the last row the order begins again
+        past = (dataset.row_at(self._epoch, position) for position in positions[len(inside) :])
+        self._picks = map(Pick, positions, chain(inside, past))
+        return next(self._picks)
 
     def state_dict(self) -> dict[str, Any]:
         """Called by StatefulDataLoader after each batch it draws."""

@@ -1,0 +1,85 @@
+"""How much of a store is held ready in a process: mapped shards, and record batches that were looked into."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from pathlib import Path
+from typing import Protocol
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.remote import StorePath
+
+MOST_OPEN = 128
+"""Shards of a store mapped at a time in a process, far below the usual limit of 1,024 open files. A view keeps its
+shard's map until it is let go, also when the shard was closed."""
+MOST_READ = 512
+"""Record batches of a store whose offsets are held as Python's numbers, several times a shuffle's window of blocks."""
+
+
+class Shard(Protocol):
+    """What is held of a shard."""
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether it is on an object store and in no cache."""
+
+    def close(self) -> None:
+        """Let go of the map."""
+
+    def forget(self, number: int) -> None:
+        """Let go of record batch `number`."""
+
+
+class OpenShards:
+    """The shards that are mapped, least recently used first; opening one more closes the first."""
+
+    def __init__(self, most: int = MOST_OPEN) -> None:
+        self._most = most
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._last: Shard | None = None
+        self._read: deque[tuple[Shard, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def used(self, shard: Shard) -> None:
+        """Note that `shard` is being read."""
+        if shard is self._last:
+            return
+        self._last = shard
+        self._open[id(shard)] = shard
+        self._open.move_to_end(id(shard))
+        if len(self._open) > self._most:
+            self._open.popitem(last=False)[1].close()
+
+    def begun(self, shard: Shard, batch: int) -> None:
+        """Note that a shard's record batch is read for the first time; the one that was begun MOST_READ before it is
+        forgotten, and made ready again if it is read again."""
+        self._read.append((shard, batch))
+        if len(self._read) > MOST_READ:
+            earlier, number = self._read.popleft()
+            earlier.forget(number)
+
+    def drop_evicted(self) -> None:
+        """Close shards that have left their cache: as long as they are mapped they take the disk's room."""
+        self._last = None
+        for key in [key for key, shard in self._open.items() if shard.is_evicted]:
+            self._open.pop(key).close()
+
+
+def open_shards_of(folder: StorePath, manifest: Manifest) -> OpenShards:
+    """Return how many of a store's shards may be mapped: of an object store's no more than its cache holds.
+
+    Raises:
+        InputError: the cache is smaller than a shard.
+    """
+    largest = max((info.bytes for _, info in manifest.shards()), default=0)
+    if isinstance(folder, Path) or not largest:
+        return OpenShards()
+    if largest > folder.cache.bytes:
+        raise InputError(
+            f"{folder}: its largest shard has {largest:,} bytes, cache_bytes is {folder.cache.bytes:,}",
+            "give a larger one",
+        )
+    return OpenShards(min(MOST_OPEN, folder.cache.bytes // largest))

@@ -1,0 +1,69 @@
+"""MixedDataset: several stores as one dataset, see `mix` for the order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.shards.cache import shard_cache
+from vlm_prep.shards.remote import absolute, store_path
+from vlm_prep.stream.dataset import ShardDataset
+from vlm_prep.stream.mix import MixedOrder
+from vlm_prep.stream.order import EpochOrder, Order
+from vlm_prep.stream.rows import MixedRows, Rows, open_rows
+
+
+class MixedDataset(ShardDataset):
+    """Rows of several stores, mixed by weight: an explicit interleave, see `mix`.
+
+    In each stretch of the stream, store i has its share weights[i] / sum(weights) of the rows, to within one. Each
+    store is shuffled for itself and read to its end before it begins again, over as many epochs as that takes.
+
+    Args:
+        paths: finished stores made with the same processor; all tokenized, or all packed alike.
+        weights: of the stores, above 0.
+        rank: see `ShardDataset`, as all others.
+        epoch_rows: rows in an epoch; None takes the sum of the stores' rows.
+        options: of `ShardDataset`.
+
+    Raises:
+        StoreError: a store cannot be streamed, or they do not go together.
+        ValueError: not one weight above 0 for each store.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        weights: Sequence[float],
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        *,
+        epoch_rows: int | None = None,
+        **options: Any,
+    ) -> None:
+        if not paths or len(paths) != len(weights) or min(weights) <= 0:
+            raise ValueError(f"{len(paths)} stores and weights {list(weights)}: give a weight above 0 for each store")
+        if options.get("max_rows") is not None:
+            raise ValueError("max_rows is of a single store; epoch_rows says how long a mixed epoch is")
+        cache = shard_cache(options.get("cache_dir"), options.get("cache_bytes"), verify=options.get("verify", False))
+        self.paths = [absolute(store_path(path, cache)) for path in paths]
+        self.weights, self._epoch_rows = list(weights), epoch_rows
+        super().__init__(paths[0], rank, world_size, seed, **options)
+
+    def _open(self, *, verify: bool) -> tuple[Rows, Order]:
+        parts = [open_rows(path, verify=verify, cache=self._cache) for path in self.paths]
+        empty = [str(path) for path, part in zip(self.paths, parts, strict=True) if not len(part)]
+        if empty:
+            raise StoreError(f"no rows in {', '.join(empty)}", "leave it out of the mix")
+        rows = MixedRows(parts)
+        orders = [EpochOrder(part.places, self.seed, shuffle=self._shuffle) for part in parts]
+        return rows, MixedOrder(orders, self.weights, self._epoch_rows or len(rows))
+
+    def _identity(self) -> str:
+        assert isinstance(self._rows, MixedRows)
+        prints = [part.manifest.fingerprint for part in self._rows.parts]
+        return digest_json({"mix": prints, "weights": [float(each) for each in self.weights], "rows": self.n_rows})
