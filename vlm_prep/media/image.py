@@ -10,15 +10,20 @@ file without the expected end, or of another format, is decoded to decide, and i
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.media.files import Ends, read_bytes
+from vlm_prep.media.jpeg import decode_rgbx
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit for a decompression bomb (a quarter of a gigabyte of RGB, rounded by Pillow)."""
@@ -164,26 +169,75 @@ def load_rgb(data: bytes, uri: str = "image") -> Image.Image:
     Raises:
         Reject: unreadable_image or truncated_image.
     """
+    with _saying(uri):
+        return _decoded(_whole(data, uri))
+
+
+def load_rgbx(data: bytes, uri: str = "image", *, buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Return what `load_rgb` does as uint8 (height, width, 4), of which the last byte means nothing.
+
+    A plain JPEG is decoded past Pillow, to the same pixels in three quarters of the time, see `jpeg`.
+
+    Args:
+        data: the file.
+        uri: for messages.
+        buffer: memory to decode into if it is large enough; it may also be left alone.
+
+    Raises:
+        Reject: unreadable_image or truncated_image.
+    """
+    with _saying(uri):
+        picture = _whole(data, uri)
+        plain = picture.format == "JPEG" and picture.mode == "RGB" and _turned(picture) is None
+        found = decode_rgbx(data, picture.size, buffer) if plain else None
+        return found if found is not None else _four_bytes(_decoded(picture))
+
+
+@contextlib.contextmanager
+def _saying(uri: str) -> Iterator[None]:
+    """Turn what goes wrong in decoding into a reject."""
     try:
-        picture = _open(data)
-        if picture.format in ("JPEG", "MPO") and _lacks_end(picture, data):
-            raise Reject(RejectReason.TRUNCATED_IMAGE, f"{uri}: no end-of-image marker after its pixels")
-        picture.load()
-        orientation: Any = picture.getexif().get(_ORIENTATION)
-        method = _UPRIGHT.get(orientation)
-        # ImageOps.exif_transpose would also write the EXIF block anew, which fails on odd ones
-        return to_rgb(picture.transpose(method) if method is not None else picture)
+        yield
     except (Reject, MemoryError):
         raise
     except Exception as error:
         raise _undecodable(uri, error) from error
 
 
+def _whole(data: bytes, uri: str) -> Image.Image:
+    """Open a picture; a JPEG that was cut is rejected."""
+    picture = _open(data)
+    if picture.format in ("JPEG", "MPO") and _lacks_end(picture, data):
+        raise Reject(RejectReason.TRUNCATED_IMAGE, f"{uri}: no end-of-image marker after its pixels")
+    return picture
+
+
+def _decoded(picture: Image.Image) -> Image.Image:
+    picture.load()
+    # ImageOps.exif_transpose would also write the EXIF block anew, which fails on odd ones
+    method = _turned(picture)
+    return to_rgb(picture.transpose(method) if method is not None else picture)
+
+
+def _turned(picture: Image.Image) -> Image.Transpose | None:
+    orientation: Any = picture.getexif().get(_ORIENTATION)
+    return _UPRIGHT.get(orientation)
+
+
+def _four_bytes(picture: Image.Image) -> NDArray[np.uint8]:
+    """Return a picture as (height, width, 4)."""
+    try:
+        data = pa.array(picture).values.to_numpy()  # as Pillow holds it
+    except ValueError:  # larger than a block of Pillow's memory
+        data = np.asarray(picture.convert("RGBX"))
+    return np.array(data, np.uint8).reshape(picture.height, picture.width, -1)
+
+
 def _lacks_end(picture: Image.Image, data: bytes) -> bool:
     """Whether a JPEG was cut: filled up with zeros, it decodes without an error."""
     # Pillow stops reading the header at the start of the pixels; an EXIF thumbnail with its own end lies before
     pixels: int = getattr(picture, "fp").tell()  # noqa: B009 - ImageFile's, which Image.open does not promise
-    return data.find(b"\xff\xd9", pixels) < 0
+    return data.rfind(b"\xff\xd9", pixels) < 0
 
 
 def _undecodable(uri: str, error: Exception) -> Reject:

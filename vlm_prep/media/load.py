@@ -17,7 +17,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.types import MediaItem
 from vlm_prep.media.audio import Waveform, read_waveform
 from vlm_prep.media.files import digest_ends, digest_matches, is_of_ends, local_path, read_bytes, read_ends
-from vlm_prep.media.image import load_rgb
+from vlm_prep.media.image import load_rgb, load_rgbx
 from vlm_prep.media.track import read_track
 from vlm_prep.media.video import read_frames
 
@@ -71,6 +71,16 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
         pictures = [np.asarray(load_rgb(file_bytes(file), file["uri"])) for file in files]
         return np.stack([pictures[index] for index in struct["frame_indices"]])
     return read_frames(_video_source(files[0]), struct["frame_indices"], files[0]["uri"])
+
+
+def load_rgbx_media(struct: Mapping[str, Any], buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Decode a picture to uint8 (height, width, 4), see `image.load_rgbx`.
+
+    Raises:
+        Reject: the file is gone, was changed since preparation, or does not decode.
+    """
+    file = struct["files"][0]
+    return load_rgbx(file_bytes(file), file["uri"], buffer=buffer)
 
 
 def load_track(struct: Mapping[str, Any], *, rate: int) -> Waveform:

@@ -167,10 +167,9 @@ class _Probes:
     def equal_to(self, patches: Patches, codings: Mapping[str, Coding]) -> bool:
         """Whether our own way gives the part's tensors."""
         import torch
-        from PIL import Image
 
         for media, made in zip(self.media, self._floats, strict=True):
-            ours = patches.tensors(Image.fromarray(media))
+            ours = patches.tensors(np.pad(media, ((0, 0), (0, 0), (0, 1))))
             if ours.keys() != made.keys():
                 return False
             for name, array in ours.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from vlm_prep.core.config import AudioPayload, MediaMode
-from vlm_prep.media.load import file_bytes, load_media
+from vlm_prep.media.load import file_bytes
 from vlm_prep.processors.coding import Coding
 from vlm_prep.processors.forms import BYTES, Form, as_bytes
 from vlm_prep.processors.patches import Patches, patches_for
@@ -17,7 +17,6 @@ from vlm_prep.processors.stored import store_array, store_waveform
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 _REMEMBERED = 128 << 20
 
@@ -74,7 +73,7 @@ class PayloadMaker:
 
     def _made(self, kind: str, form: Form, structs: Sequence[MediaStruct]) -> list[dict[str, Any]]:
         if form.route == "patches":
-            found = self._patches_of(kind).tensors(cast("Image.Image", load_media(structs[0])))
+            found = self._patches_of(kind).of_media(structs[0])
             return [store_array(name, found[name], coded=name in form.codings) for name in self._kept(found)]
         if form.route == "bytes":
             tensors = self._maker.call(kind, structs, **BYTES)
