@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.core.scratch import Scratch
 from vlm_prep.media.load import load_rgbx_media
 
 if TYPE_CHECKING:
     from vlm_prep.processors.pixels import PixelMaker
 
 _CLASS = "Qwen2VLImageProcessor"
-_MOST_KEPT = 64 << 20
 _TENSORS = {"pixel_values", "image_grid_thw"}
 
 
@@ -41,7 +41,7 @@ class Patches:
     def __init__(self, part: Any, settings: Mapping[str, Any]) -> None:
         self._part, self._settings = part, settings
         self._patch, self._merge = int(settings["patch_size"]), int(settings["merge_size"])
-        self._decoded = _Scratch()
+        self._decoded = Scratch()
 
     def of_media(self, struct: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return the tensors of a stored picture, see `tensors`.
@@ -49,7 +49,8 @@ class Patches:
         Raises:
             Reject: it is gone, changed or damaged.
         """
-        return self.tensors(load_rgbx_media(struct, self._decoded.of(4 * struct["height"] * struct["width"])))
+        self._decoded.reset()
+        return self.tensors(load_rgbx_media(struct, self._decoded.take(4 * struct["height"] * struct["width"])))
 
     def tensors(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return pixel_values uint8 (patches, 3 * patch * patch), a frame once, and image_grid_thw int64 (1, 3).
@@ -99,18 +100,3 @@ class Patches:
                 np.copyto(planes[channel], shifted, casting="unsafe")
             cut[row] = tiles
         return cut.view(np.uint8).reshape(-1, 3 * patch * patch)
-
-
-class _Scratch:
-    """Memory that is used again: the kernel takes as long to hand out fresh pages as it takes to fill them."""
-
-    def __init__(self) -> None:
-        self._kept = np.empty(0, np.uint8)
-
-    def of(self, size: int) -> NDArray[np.uint8]:
-        """Return memory of so many bytes, with anything in it; valid until the next call."""
-        if size > _MOST_KEPT:
-            return np.empty(size, np.uint8)
-        if size > self._kept.size:
-            self._kept = np.empty(size, np.uint8)
-        return self._kept[:size]

@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.core.scratch import Scratch
 from vlm_prep.shards.schema import MEDIA, MEDIA_COLUMN, has_media
 from vlm_prep.shards.shared import SharedMedia, payload_bytes
 
 BATCH_BYTES = 16 << 20
 SHARD_BYTES = 256 << 20
+MOST_BYTES = (1 << 31) - 1
 Row = Mapping[str, Any]
 
 
@@ -82,41 +85,64 @@ def _number_lists(column: Sequence[NDArray[Any]], value_type: pa.DataType) -> pa
     return pa.ListArray.from_arrays(_lengths_to_offsets([len(row) for row in column]), inner)
 
 
-def _structs(items: Sequence[Row], data_type: pa.StructType) -> pa.Array:
+def _structs(items: Sequence[Row], data_type: pa.StructType, scratch: Scratch) -> pa.Array:
     """Build an array of structs from dicts, field by field; None is null.
 
     pyarrow's own conversion of nested dicts looks every key up for every value and costs three times as much.
     """
     known = [item is not None for item in items]
     fields = [
-        _nested([item[field.name] if item is not None else None for item in items], field.type) for field in data_type
+        _nested([item[field.name] if item is not None else None for item in items], field.type, scratch)
+        for field in data_type
     ]
     mask = None if all(known) else pa.array([not each for each in known])
     return pa.StructArray.from_arrays(fields, fields=list(data_type), mask=mask)
 
 
-def _nested(values: Sequence[Any], data_type: pa.DataType) -> pa.Array:
+def _nested(values: Sequence[Any], data_type: pa.DataType, scratch: Scratch) -> pa.Array:
     """Build an array of structs, of lists of structs, or of what pyarrow converts by itself."""
     if pa.types.is_struct(data_type):
-        return _structs(values, data_type)
+        return _structs(values, data_type, scratch)
     if pa.types.is_list(data_type) and pa.types.is_struct(data_type.value_type):
         lists = [value or () for value in values]
         offsets = _lengths_to_offsets([len(each) for each in lists])
         mask = pa.array([value is None for value in values]) if None in values else None
-        inner = _structs([item for each in lists for item in each], data_type.value_type)
+        inner = _structs([item for each in lists for item in each], data_type.value_type, scratch)
         return pa.ListArray.from_arrays(pa.array(offsets), inner, mask=mask)
-    if pa.types.is_binary(data_type):
-        values = [value.data if isinstance(value, np.ndarray) else value for value in values]
-    return pa.array(values, data_type)
+    return _binary(values, scratch) if pa.types.is_binary(data_type) else pa.array(values, data_type)
 
 
-def _column_builder(data_type: pa.DataType) -> Callable[[Sequence[Any]], pa.Array]:
+def _binary(values: Sequence[bytes | NDArray[np.uint8] | None], scratch: Scratch) -> pa.Array:
+    """Build a binary column; None is null.
+
+    Raises:
+        StoreError: they have 2 GiB or more together.
+    """
+    lengths = [0 if value is None else len(value) for value in values]
+    ends = list(accumulate(lengths))
+    if ends and ends[-1] > MOST_BYTES:
+        raise StoreError(
+            f"the media of a row have {ends[-1]:,} bytes together; a column of an Arrow batch holds {MOST_BYTES:,}",
+            "pack to a shorter --pack-length, or store less of each media (--media reference)",
+        )
+    data = scratch.take(ends[-1] if ends else 0)
+    for value, end, length in zip(values, ends, lengths, strict=True):
+        if length:
+            data[end - length : end] = value if isinstance(value, np.ndarray) else np.frombuffer(value or b"", np.uint8)
+    nulls = [value is None for value in values]
+    present = np.packbits(np.logical_not(nulls), bitorder="little") if any(nulls) else None
+    parts = [present, _lengths_to_offsets(lengths), data]
+    buffers = [None if part is None else pa.py_buffer(part) for part in parts]
+    return pa.Array.from_buffers(pa.binary(), len(values), buffers, sum(nulls))
+
+
+def _column_builder(data_type: pa.DataType, scratch: Scratch) -> Callable[[Sequence[Any]], pa.Array]:
     """Choose how a column of `data_type` is built from one value per row."""
     if not pa.types.is_list(data_type):
         return lambda values: pa.array(values, data_type)
     inner = data_type.value_type
     if data_type == MEDIA:
-        return lambda values: _nested(values, MEDIA)
+        return lambda values: _nested(values, MEDIA, scratch)
     if pa.types.is_integer(inner) or pa.types.is_floating(inner):
         return lambda values: _numbers(values, inner)
     if pa.types.is_fixed_size_list(inner):
@@ -139,7 +165,8 @@ class ShardWriter:
         self.path = path
         self._temporary = path.with_name(f"{path.name}.{process_mark()}.tmp")
         self._schema = schema
-        self._builders = {field.name: _column_builder(field.type) for field in schema}
+        self._scratch = Scratch()
+        self._builders = {field.name: _column_builder(field.type, self._scratch) for field in schema}
         self._rows: list[Row] = []
         self._number = 0
         self._has_media = has_media(schema)
@@ -183,6 +210,7 @@ class ShardWriter:
     def _flush(self) -> None:
         if not self._rows:
             return
+        self._scratch.reset()
         columns = [self._builders[field.name]([row[field.name] for row in self._rows]) for field in self._schema]
         # pyarrow writes the schema message together with the first batch
         offset = int(self._sink.tell()) or self._schema.serialize().size
