@@ -14,6 +14,7 @@ import torch
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.config import PackConfig, TokenizeConfig
+from vlm_prep.core.errors import StoreError
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.run import pack
 from vlm_prep.processors.load import load_processor
@@ -62,16 +63,47 @@ def test_the_plain_loop_trains_and_resumes(example: Any, packs: Path, tmp_path: 
     assert len(resumed) == 1
 
 
-def test_the_hugging_face_trainer_trains_and_its_checkpoint_knows_the_place(
-    example: Any, store: Path, tmp_path: Path
+def test_the_hugging_face_trainer_resumes_to_the_same_losses(
+    example: Any, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate")
+    module, seen = example("hf_trainer"), []
+
+    class Recording(module.PadCollate):  # type: ignore[name-defined, misc]
+        def __call__(self, items: Any) -> Any:
+            seen.append([item["sample_id"] for item in items])
+            return super().__call__(items)
+
+    monkeypatch.setattr(module, "PadCollate", Recording)
+    # four rows: two steps an epoch, of three rows and of one
+    losses = module.train(store, tmp_path, steps=6, batch=3)
+    batches = seen.copy()
+    epochs = [batches[number] + batches[number + 1] for number in (0, 2, 4)]
+    assert [len(batch) for batch in batches] == [3, 1] * 3
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    for checkpoint, place in ((2, (1, 0)), (4, (2, 0))):
+        seen.clear()
+        folder = tmp_path / f"checkpoint-{checkpoint}"
+        state = json.loads((folder / module.STATE).read_text())
+        assert (state["epoch"], state["consumed"]) == place
+        # those before the checkpoint are the checkpoint's
+        assert module.train(store, tmp_path / "again", steps=6, batch=3, resume=folder) == losses
+        assert seen == batches[checkpoint:]
+
+
+def test_the_hugging_face_trainer_resumes_within_an_epoch_and_on_its_store_alone(
+    example: Any, store: Path, packs: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("accelerate")
     module = example("hf_trainer")
-    losses = module.train(store, tmp_path, steps=2)
-    assert len(losses) == 2
-    state = json.loads((tmp_path / "checkpoint-2" / module.STATE).read_text())
-    rows = ShardDataset(store).n_rows
-    assert (state["epoch"], state["consumed"]) == divmod(8, rows)
+    losses = module.train(store, tmp_path, steps=7, batch=1)
+    folder = tmp_path / "checkpoint-6"
+    state = json.loads((folder / module.STATE).read_text())
+    assert (state["epoch"], state["consumed"]) == (1, 2)
+    assert module.train(store, tmp_path / "again", steps=7, batch=1, resume=folder) == losses
+    with pytest.raises(StoreError, match="another store"):
+        module.train(packs, tmp_path / "other", steps=7, batch=1, resume=folder, packed=True)
 
 
 def test_trl_trains(example: Any, store: Path, tmp_path: Path) -> None:

@@ -65,9 +65,7 @@ class TokenBudget(Sampler[list[Pick]]):
         return sum(1 for _ in self.steps(cursor.epoch, cursor.start))
 
     def __iter__(self) -> Iterator[list[Pick]]:
-        cursor = self._dataset.cursor
-        if cursor.finished:
-            cursor.set_epoch(cursor.epoch + 1)
+        self._dataset.cursor.begin()
         return _Batches(self, self._dataset)
 
     def set_epoch(self, epoch: int) -> None:

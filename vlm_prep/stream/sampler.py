@@ -11,6 +11,7 @@ What is handed out is a `Pick` with the row's number, so workers neither compute
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +34,7 @@ class Pick(NamedTuple):
     """In the store."""
 
 
+_LOG = logging.getLogger(__name__)
 _WORKERS = 64
 _AHEAD = 1024
 """Positions, of all ranks, whose rows are drawn at once: a twentieth of the time that each alone takes."""
@@ -53,9 +55,11 @@ class Cursor:
         self._numbers[0] = epoch
         self.finished = False
         """Whether the epoch was read to its end; a sampler's next iteration then begins the next one."""
+        self.handed_out = False
+        """Whether all of the epoch's rows were handed out, if perhaps not asked for more."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_shared": self._shared, "finished": self.finished}
+        return {"_shared": self._shared, "finished": self.finished, "handed_out": self.handed_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -84,7 +88,19 @@ class Cursor:
     def move(self, epoch: int, start: int) -> None:
         """Go to a position."""
         self._numbers[:2] = (epoch, start)
-        self.finished = False
+        self.finished = self.handed_out = False
+
+    def begin(self) -> None:
+        """Begin an iteration: of the next epoch if this one was read to its end."""
+        if self.finished:
+            self.set_epoch(self.epoch + 1)
+        elif self.handed_out:
+            _LOG.warning(
+                "epoch %d begins again: all its rows were handed out, but the loop never asked for more, so it may not "
+                "have taken them all; call set_epoch(%d) to go on to the next",
+                self.epoch,
+                self.epoch + 1,
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch: to its start, or, if it is the epoch of a loaded state, to that state's position."""
@@ -94,8 +110,9 @@ class Cursor:
 class ShardSampler(Sampler[Pick]):
     """Hands out one rank's rows, an epoch for each iteration; made by `ShardDataset.sampler`.
 
-    The next epoch begins by itself where `set_epoch` is not called. An iteration that was left early begins again
-    where it began.
+    The next epoch begins by itself where `set_epoch` is not called, once an iteration was asked for more than there
+    was, as `for` does. An iteration that was left early begins again where it began; that is said where it may be a
+    loop that counts its batches instead.
     """
 
     def __init__(self, dataset: ShardDataset) -> None:
@@ -105,9 +122,7 @@ class ShardSampler(Sampler[Pick]):
         return len(self._dataset)
 
     def __iter__(self) -> Iterator[Pick]:
-        cursor = self._dataset.cursor
-        if cursor.finished:
-            cursor.set_epoch(cursor.epoch + 1)
+        self._dataset.cursor.begin()
         return _Epoch(self._dataset)
 
     def set_epoch(self, epoch: int) -> None:
@@ -132,6 +147,8 @@ class _Epoch(Iterator[Pick]):
         if pick is None:
             pick = self._more()
         self._taken += 1
+        if self._taken == self._count and self._dataset.epoch == self._epoch:
+            self._dataset.cursor.handed_out = True
         return pick
 
     def _more(self) -> Pick:
