@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,24 +178,32 @@ def _print_making(job: Any) -> None:
 
     from vlm_prep.tokenize.job import TokenizeJob
 
-    maker = TokenizeJob(job.samples, job.processor, replace(job.config, media="pixels"))
-    maker.setup(job.encoder.adapter.loaded)
-    turns = [range(start, start + TURN) for start in range(0, min(len(job.samples), TURNS * TURN) - TURN + 1, TURN)]
-    ratios = []
-    for turn in turns:
-        samples = list(job.samples.read(turn.start, turn.stop))
-        start = time.process_time()
-        for sample in samples:
-            _plain_one(job.encoder.adapter.hf, sample)
-        middle = time.process_time()
-        made = len(list(maker.results(turn.start, turn.stop)))
-        ratios.append((middle - start) / (time.process_time() - middle))
-        assert made == len(turn)
-    low, median, high = statistics.quantiles(ratios[1:], n=4) if len(ratios) > 2 else ratios[:1] * 3
-    print(
-        f"making pixels, tokens and labels: {median:.1f}x the full processor per CPU time, median of "
-        f"{len(ratios)} turns of {TURN} samples (quartiles {low:.1f} to {high:.1f})"
-    )
+    jobs = {}
+    for name, media in (("whole", "pixels"), ("alone", "pixels"), ("encoded", "encoded")):
+        jobs[name] = TokenizeJob(job.samples, job.processor, replace(job.config, media=media))
+        jobs[name].setup(job.encoder.adapter.loaded)
+    ratios = [_turn(job, jobs, start) for start in range(0, min(len(job.samples), TURNS * TURN) - TURN + 1, TURN)]
+    print(f"making pixels against the full processor, per CPU time, {TURN} samples a turn:")
+    for name, values in zip(("payload alone", "payload, tokens and labels"), zip(*ratios, strict=True), strict=True):
+        low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        print(f"  {name:<28} {median:.1f}x, median of {len(values)} turns (quartiles {low:.1f} to {high:.1f})")
+
+
+def _turn(job: Any, jobs: Any, start: int) -> tuple[float, float]:
+    from vlm_prep.media.load import media_struct
+
+    samples = list(job.samples.read(start, start + TURN))
+    made = jobs["encoded"].results(start, start + TURN)
+    media = [[media_struct(item) for item in encoded.media] for encoded in made]
+    plain = _seconds(lambda: [_plain_one(job.encoder.adapter.hf, sample) for sample in samples])
+    alone = _seconds(lambda: [jobs["alone"].maker.tensors(structs) for structs in media])
+    return plain / alone, plain / _seconds(lambda: list(jobs["whole"].results(start, start + TURN)))
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    start = time.process_time()
+    do()
+    return time.process_time() - start
 
 
 def _compare(job: Any, plain: list[tuple[Any, Any]]) -> tuple[int, int]:

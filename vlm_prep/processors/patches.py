@@ -82,18 +82,19 @@ class Patches:
         patch, merge = self._patch, self._merge
         down, across = height // patch // merge, width // patch // merge
         line, tile = np.dtype(f"V{patch * depth}"), np.dtype(f"V{patch * patch}")
-        # (rows of merged patches, their columns, patches down and across in each, lines): a line is copied as one item
-        ordered = pixels.reshape(height, width * depth).view(line).reshape(down, merge, patch, across, merge)
-        ordered = ordered.transpose(0, 3, 1, 4, 2)
+        strips = pixels.reshape(down, -1)
         cut = np.empty((down, across * merge * merge, 3), tile)
-        # a row of merged patches at a time, which stays in the processor's cache; its pixels are little-endian numbers,
-        # which numpy shifts and narrows several times faster than it steps through bytes
-        strip = np.empty(ordered.shape[1:], line)
-        numbers = strip.view("<u4").reshape(-1)
+        # a row of merged patches at a time is copied to where it stays in the processor's cache: its lines lie far
+        # apart. Then a patch's line is copied as one item; pixels are little-endian numbers, which numpy shifts and
+        # narrows several times faster than it steps through bytes
+        strip, ordered = np.empty(strips.shape[1], np.uint8), np.empty((across, merge, merge, patch), line)
+        lines = strip.view(line).reshape(merge, patch, across, merge).transpose(2, 0, 3, 1)
+        numbers = ordered.view("<u4").reshape(-1)
         shifted, planes = np.empty_like(numbers), np.empty((3, numbers.size), np.uint8)
         tiles = planes.view(tile).T
         for row in range(down):
-            np.copyto(strip, ordered[row])
+            np.copyto(strip, strips[row])
+            np.copyto(ordered, lines)
             np.copyto(planes[0], numbers, casting="unsafe")
             for channel in (1, 2):
                 np.right_shift(numbers, 8 * channel, out=shifted)
