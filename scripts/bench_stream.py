@@ -5,8 +5,8 @@
    same bytes. Passes alternate between the readers; a share compares each with the copy just before it. "new" readers
    open the store in each pass, as the first epoch of a run does; the others have mapped it before.
 2. Samples: photographs and chats to the output of the collater, as samples/s and tokens/s: ours in each payload mode,
-   the plain way (decode, and the full processor, in `__getitem__`), and the same encoded payload through the other
-   readers with the same image processor behind them.
+   the plain way (decode, and the full processor, in `__getitem__`), and the same payloads through the other readers:
+   encoded with the same image processor behind them, pixels as bytes that the same collater lays into the batch.
 3. Opening a store of 10,000 shards.
 
 Rates are per second of this process's CPU time, on one core with all files in the page cache: what else runs on the
@@ -26,6 +26,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def main() -> None:
     if (arguments.kit / "bench" / "make_corpus.py").exists():
         from bench_stream_samples import samples
 
-        samples(arguments.kit, arguments.samples, arguments.plain)
+        samples(arguments.kit, arguments.samples, arguments.plain, partial(mds, arguments.mds_python, "samples"))
     else:
         print(f"samples: left out, {arguments.kit} has no bench/make_corpus.py")
     opening(arguments.shards)
@@ -139,7 +140,15 @@ def raw_rows(rows: int, passes: int, mds_python: str | None) -> None:
         rate = f"{max(values):6.2f} {statistics.median(values):6.2f}"
         print(f"  {name:<36} {rate}   {share:5.0%}   ({low:.0%} to {high:.0%})")
     reference = statistics.median(value for values in copies.values() for value in values)
-    print(f"  {'mosaicml-streaming':<36} {mds(mds_python, 'raw', store, reference)}", flush=True)
+    print(f"  {'mosaicml-streaming':<36} {_mds_rates(mds(mds_python, 'raw', store), reference)}", flush=True)
+
+
+def _mds_rates(found: str, reference: float) -> str:
+    try:
+        best, middle = (float(value) for value in found.split())
+    except ValueError:
+        return found
+    return f"{best:6.2f} {middle:6.2f}   {middle / reference:5.0%}"
 
 
 def _speed(read: Pass) -> float:
@@ -311,8 +320,8 @@ def webdataset_rows(store: Path, rows: int) -> Pass:
     return read
 
 
-def mds(python: str | None, what: str, store: Path, reference: float) -> str:
-    """Return mosaicml-streaming's figure, measured in its own environment on the same core."""
+def mds(python: str | None, what: str, store: Path) -> str:
+    """Return mosaicml-streaming's two figures, measured in its own environment on the same core, or why not."""
     if python is None:
         return "left out: no --mds-python (it needs transformers<5 and numpy<2.2, vlm-prep newer ones)"
     script = Path(__file__).with_name("bench_stream_mds.py")
@@ -321,8 +330,7 @@ def mds(python: str | None, what: str, store: Path, reference: float) -> str:
     run = subprocess.run(line, capture_output=True, text=True, env=environment)
     if run.returncode:
         return "failed: " + run.stderr.strip().splitlines()[-1]
-    best, middle = (float(value) for value in run.stdout.split()[-2:])
-    return f"{best:6.2f} {middle:6.2f}   {middle / reference:5.0%}"
+    return " ".join(run.stdout.split()[-2:])
 
 
 def opening(shards: int) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from bench_tokenize import _corpus, _plain_one, _processor
 from torch.utils.data import DataLoader
@@ -27,8 +28,15 @@ MODES: tuple[Any, ...] = ("reference", "encoded", "pixels")
 """The payload modes that exist, from the smallest to the fastest."""
 
 
-def samples(kit: Path, count: int, plain: int) -> None:
-    """Print samples/s and tokens/s of each way."""
+def samples(kit: Path, count: int, plain: int, mds: Callable[[Path], str]) -> None:
+    """Print samples/s and tokens/s of each way.
+
+    Args:
+        kit: of photographs and processors.
+        count: samples in the stores.
+        plain: samples that are read where pixels are made.
+        mds: reads a folder of `export` with mosaicml-streaming and returns "samples/s tokens/s", or why not.
+    """
     corpus, processor = _corpus(kit, count), _processor(kit)
     stores = {mode: _store(corpus, processor, mode, count) for mode in MODES}
     rate, tokens = _rate(lambda: _plain(corpus, processor, plain))
@@ -41,12 +49,24 @@ def samples(kit: Path, count: int, plain: int) -> None:
         _line(f"ours, --media {mode}", *_rate(partial(_loaded, dataset)), rate)
     coded = ShardDataset(stores["pixels"], pixels="bytes", max_rows=plain)
     _line("ours, --media pixels, for the device", *_rate(partial(_loaded, coded)), rate)
-    encoded = stores["encoded"]
+    encoded, bytes_ = stores["encoded"], stores["pixels"]
     pixels = PixelMaker(ShardDataset(encoded).manifest.processor)
     collate = PadCollate.for_store(ShardDataset(encoded))
     for name, rows in (("HF datasets", _hf(encoded, plain)), ("webdataset", _tars(encoded))):
-        way = partial(_collated, rows, pixels, collate)
+        way = partial(_collated, rows, pixels.pixels, collate)
         _line(f"{name}, encoded, same image processor", *_rate(way), rate)
+    coder = PixelMaker(ShardDataset(bytes_).manifest.processor)
+    way = partial(_collated, _hf(bytes_, plain), coder.coded, collate)
+    _line("HF datasets, pixels, for the device", *_rate(way), rate)
+    exported = export(bytes_)
+    _line("webdataset, pixels, for the device", *_rate(partial(_exported, exported, collate)), rate)
+    found = mds(exported)
+    try:
+        fast, tokens = (float(value) for value in found.split())
+    except ValueError:
+        print(f"  {'mosaicml-streaming, pixels':<40} {found}", flush=True)
+    else:
+        _line("mosaicml-streaming, pixels, for the device", fast, tokens, rate)
 
 
 def _line(name: str, rate: float, tokens: float, plain: float) -> None:
@@ -91,15 +111,48 @@ def _plain(corpus: Path, processor: Path, count: int) -> Iterator[Any]:
             items = []
 
 
+def export(store: Path) -> Path:
+    """Return a folder of tars of a store with payload `pixels`: ids, labels and bytes of each sample as .npy."""
+    import webdataset
+
+    folder = OUT / f"{store.name}-npy"
+    if folder.exists():
+        return folder
+    partial_ = folder.with_name(f"{folder.name}-partial")
+    partial_.mkdir(parents=True, exist_ok=True)
+    dataset = ShardDataset(store, pixels="bytes", shuffle=False)
+    with webdataset.ShardWriter(str(partial_ / "%06d.tar"), maxsize=1 << 28, verbose=0) as sink:
+        for number in range(len(dataset)):
+            item = dataset[number]
+            arrays = {name: item[name] for name in ("input_ids", "labels")}
+            if "pixel_values" in item:
+                arrays["pixel_values"] = np.concatenate(item["pixel_values"].arrays)
+            sink.write({"__key__": f"{number:09d}", **{f"{name}.npy": array for name, array in arrays.items()}})
+    return partial_.rename(folder)
+
+
+def _exported(folder: Path, collate: PadCollate) -> Iterator[dict[str, Any]]:
+    import webdataset
+
+    tars = [str(path) for path in sorted(folder.glob("*.tar"))]
+    names = ("input_ids", "labels", "pixel_values")
+    items: list[dict[str, Any]] = []
+    for sample in webdataset.WebDataset(tars, shardshuffle=len(tars)).shuffle(16).decode():
+        items.append({name: sample[f"{name}.npy"] for name in names if f"{name}.npy" in sample})
+        if len(items) == BATCH:
+            yield collate(items)
+            items = []
+
+
 def _collated(
-    rows: Callable[[], Iterator[dict[str, Any]]], pixels: PixelMaker, collate: PadCollate
+    rows: Callable[[], Iterator[dict[str, Any]]], make: Callable[..., dict[str, Any]], collate: PadCollate
 ) -> Iterator[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     documents = 0
     for row in rows():
         documents += row.pop("documents", 1)
         media = row.pop("media")
-        made = pixels.pixels(media) if media else {}
+        made = make(media) if media else {}
         items.append({**{name: torch.as_tensor(value) for name, value in row.items()}, **made})
         if len(items) == BATCH:
             yield {**collate(items), "documents": documents}
