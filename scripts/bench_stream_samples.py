@@ -164,8 +164,8 @@ def _hf(store: Path, count: int) -> Callable[[], Iterator[dict[str, Any]]]:
     from datasets import load_from_disk
 
     dataset = load_from_disk(str(store))["train"].select_columns(["input_ids", "labels", "media"])
-    order: Sequence[int] = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
-    return lambda: (dataset[index] for index in order[:count])
+    order: Sequence[int] = torch.randperm(min(count, len(dataset)), generator=torch.Generator().manual_seed(0)).tolist()
+    return lambda: (dataset[index] for index in order)
 
 
 def _tars(store: Path) -> Callable[[], Iterator[dict[str, Any]]]:
