@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vlm_prep.core.errors import StoreError
+from vlm_prep.processors.pixels import PixelMaker
 from vlm_prep.processors.stored import CodedTensor, store_array
 from vlm_prep.shards import mapped, reader
 from vlm_prep.shards.schema import MEDIA
@@ -25,13 +27,18 @@ CODING = {
 
 @pytest.fixture
 def pictures(stores: Any, make_sample: Any) -> Path:
-    """Twelve rows in three shards, each but the fifth with a picture of bytes; the seventh is of an unknown kind."""
+    """Twelve rows in three shards, see `store_of`."""
+    return store_of(stores, make_sample, "pictures")
+
+
+def store_of(stores: Any, make_sample: Any, name: str, *, stored: bool = True) -> Path:
+    """Rows of which all but 5 have a picture, of bytes or of a file; that of 7 is of an unknown kind."""
     empty = dict.fromkeys(field.name for field in MEDIA.value_type)
 
     def media(number: int) -> list[dict[str, Any]]:
         pixels = np.full((2, 6), number, np.uint8)
         kind = "smell" if number == 7 else "image"
-        tensors = [store_array("pixel_values", pixels, coded=True)]
+        tensors = [store_array("pixel_values", pixels, coded=True)] if stored else None
         return [] if number == 5 else [{**empty, "kind": kind, "files": [], "frame_list": False, "tensors": tensors}]
 
     runtime = {
@@ -40,7 +47,7 @@ def pictures(stores: Any, make_sample: Any) -> Path:
         "payload": {"forms": {"image": {"route": "bytes", "alone": True, "codings": {"pixel_values": CODING}}}},
     }
     rows = [make_sample(number, media=media(number)) for number in range(12)]
-    return Path(stores.tokenized(rows, shards=3, runtime=runtime))
+    return Path(stores.tokenized(rows, name=name, shards=3, runtime=runtime))
 
 
 def plain(item: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +78,24 @@ def test_a_bad_row_is_not_its_neighbours_fault(pictures: Path) -> None:
         assert plain(dataset[6])["sample_id"] == ["demo/6"]
         with pytest.raises(StoreError, match=r"row 3 .demo/7.: the store has smell media"):
             dataset[7]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_must_be_computed_is_computed_when_its_row_is_read(
+    stores: Any, make_sample: Any, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    calls = []
+
+    def call(self: PixelMaker, kind: str, structs: Any, **settings: Any) -> dict[str, torch.Tensor]:
+        calls.append(kind)
+        return {"pixel_values": torch.ones(1, 6)}
+
+    monkeypatch.setattr(PixelMaker, "call", call)
+    dataset = ShardDataset(store_of(stores, make_sample, "some", stored=stored), shuffle=False, pixels="bytes")
+    for time in (1, 2):
+        for number in (4, 5, 6):
+            dataset[number]
+        assert len(calls) == (0 if stored else 2 * time)
 
 
 def test_what_is_done_to_an_item_does_not_reach_the_next_reading(pictures: Path) -> None:

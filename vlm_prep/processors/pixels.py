@@ -8,7 +8,7 @@ arguments. A processor that makes tensors outside of its parts, or whose parts a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -121,31 +121,45 @@ class PixelMaker:
         found = self.parts(media, documents)
         return {name: coded_tensor(parts) or joined(parts) for name, parts in found.items()}
 
+    def stored(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+    ) -> dict[str, CodedTensor] | None:
+        """Return what `coded` does where every tensor is wholly made of stored bytes, else None; computes nothing."""
+        found: dict[str, list[torch.Tensor | Stored]] = {}
+        for kind, structs in self._grouped(media, documents):
+            stored = self.payload.stored(kind, structs)
+            if stored is None:
+                return None
+            for name, parts in stored.items():
+                found.setdefault(name, []).extend(parts)
+        coded = {name: coded_tensor(parts) for name, parts in found.items()}
+        whole = {name: tensor for name, tensor in coded.items() if tensor is not None}
+        return whole if len(whole) == len(coded) else None
+
     def parts(
         self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
     ) -> dict[str, list[torch.Tensor | Stored]]:
         """Return what each tensor of a row's media is joined of, see `pixels`."""
-        if documents is None:
-            return self._document(media)
         found: dict[str, list[torch.Tensor | Stored]] = {}
-        start = 0
-        for count in documents.tolist() if isinstance(documents, np.ndarray) else documents:
-            if count:
-                for name, parts in self._document(media[start : start + count]).items():
-                    found.setdefault(name, []).extend(parts)
-            start += count
-        return found
-
-    def _document(self, media: Sequence[MediaStruct]) -> dict[str, list[torch.Tensor | Stored]]:
-        found: dict[str, list[torch.Tensor | Stored]] = {}
-        for kind, places in self.groups(media):
-            structs = media if len(places) == len(media) else [media[place] for place in places]
+        for kind, structs in self._grouped(media, documents):
             made: Mapping[str, Sequence[torch.Tensor | Stored]] | None = self.payload.stored(kind, structs)
             if made is None:
                 made = {name: [tensor] for name, tensor in self.call(kind, structs).items()}
             for name, parts in made.items():
                 found.setdefault(name, []).extend(parts)
         return found
+
+    def _grouped(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None
+    ) -> Iterator[tuple[str, Sequence[MediaStruct]]]:
+        """Yield (kind, media) of what the processor treats together, document by document, see `groups`."""
+        start = 0
+        counts = documents.tolist() if isinstance(documents, np.ndarray) else documents
+        for count in [len(media)] if counts is None else counts:
+            document = media[start : start + count] if counts is not None else media
+            start += count
+            for kind, places in self.groups(document):
+                yield kind, document if len(places) == len(document) else [document[place] for place in places]
 
     def groups(self, media: Sequence[MediaStruct]) -> list[tuple[str, list[int]]]:
         """Return (kind, places in a document's media) of what the processor treats together; kind "" is all kinds, for

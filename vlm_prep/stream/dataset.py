@@ -20,21 +20,20 @@ exact, for any world size and the same number of workers; for another number giv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.shards.cache import shard_cache
 from vlm_prep.shards.remote import absolute, store_path
 from vlm_prep.stream.order import EpochOrder, Order, Remainder, steps_left
-from vlm_prep.stream.restore import Pixels, tensor_maker
+from vlm_prep.stream.restore import Pixels, tensor_makers
 from vlm_prep.stream.rows import Rows, names_of, open_rows
 from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
 from vlm_prep.stream.state import State
@@ -46,6 +45,8 @@ _NAMES = ("sample_id", "sample_ids")
 _COUNTS = (("n_images", "image"), ("n_videos", "video"), ("n_audios", "audio"))
 _FAULTS = (Reject, StoreError, pa.ArrowException, ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError)
 """What reading, decoding and the image processors raise; not MemoryError, which is no fault of the row."""
+_STRIDE = 8
+"""Ranks up to which it is faster to draw the rows of all of them at once than those of one alone."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -119,8 +120,7 @@ class ShardDataset(Dataset[Item]):
         check_cache(self._rows, self._cache, world_size, shuffle=shuffle)
         runtime = self._rows.manifest.processor
         self._stored = {tensor["name"] for tensor in runtime.get("tensors", ())}
-        self._make = tensor_maker(runtime, pixels, trust_remote_code=trust_remote_code)
-        self._views = pixels is not True
+        self._make, self._find = tensor_makers(runtime, pixels, trust_remote_code=trust_remote_code)
         self.cursor = Cursor(epoch)
         self._say_remainder()
 
@@ -214,6 +214,13 @@ class ShardDataset(Dataset[Item]):
         """Return the store rows at positions start .. stop of an epoch, none past its last row."""
         return self._order.rows(epoch, start, min(stop, self.n_rows))
 
+    def rows_of(self, epoch: int, positions: range) -> Iterable[int]:
+        """Return the store rows at positions of an epoch; past the last row the order begins again."""
+        if positions.step > _STRIDE:
+            return (self.row_at(epoch, position) for position in positions)
+        inside = self.rows_at(epoch, positions.start, positions.stop)[:: positions.step].tolist()
+        return [*inside, *(self.row_at(epoch, position) for position in positions[len(inside) :])]
+
     def row_number(self, index: int) -> int:
         """Return the store row of item `index` of this rank."""
         if not 0 <= index < len(self):
@@ -224,10 +231,14 @@ class ShardDataset(Dataset[Item]):
         number = index.row if isinstance(index, Pick) else self.row_number(index)
         row: dict[str, Any] = {}
         try:
-            if self._views and (ready := self._rows.made(number, self._ready)) is not None:
+            # rows without tensors, or with tensors that need not be computed, are nothing but views and may be kept
+            viewed = self._make is None or self._find is not None
+            if viewed and (ready := self._rows.made(number, self._ready)) is not None:
                 return dict(ready)
             row = self._rows.row(number)
-            return self._item(row)
+            media = row.get("media")
+            made = self._make(media, row.get("media_counts")) if self._make is not None and media else None
+            return self._item(row, made or {})
         except _FAULTS as error:
             message = error.message if isinstance(error, Reject | StoreError) else f"{type(error).__name__}: {error}"
             hint = error.hint if isinstance(error, StoreError) else None
@@ -263,35 +274,32 @@ class ShardDataset(Dataset[Item]):
         """Return (rows of the store,) the tokens of each row, by row number."""
         return self._rows.lengths()
 
-    def _item(self, row: dict[str, Any]) -> Item:
+    def _item(self, row: dict[str, Any], made: dict[str, Any]) -> Item:
+        """Return the item of a row and the tensors that were made of its media."""
         item: Item = {name: value for name, value in row.items() if isinstance(value, np.ndarray) or name in _NAMES}
         item.pop("media_counts", None)
         media = row.get("media")
         kinds = [struct["kind"] for struct in media] if media else ()
         for key, kind in _COUNTS:
             item[key] = kinds.count(kind)
-        if self._make is not None and media:
-            made = self._make(media, row.get("media_counts"))
-            for name in self._stored & made.keys():
-                tensor = made.pop(name)
-                if not np.array_equal(tensor, item[name]):
-                    raise StoreError(f"{name} is {tensor.tolist()}, the store says {item[name].tolist()}")
-            item.update(made)
+        for name in self._stored & made.keys():
+            tensor = made.pop(name)
+            if not np.array_equal(tensor, item[name]):
+                raise StoreError(f"{name} is {tensor.tolist()}, the store says {item[name].tolist()}")
+        item.update(made)
         return item
 
     def _ready(self, read: Callable[[], dict[str, Any]]) -> Item | None:
-        """Return an item that is nothing but views of the shard, which may be kept; None for all others."""
+        """Return an item that is nothing but views of the shard; None for all others."""
         try:
             row = read()
             media = row.get("media")
-            if self._make is None or not media:
-                return self._item(row)
-            if all(struct.get("tensors") is not None for struct in media):
-                item = self._item(row)
-                return None if any(isinstance(value, torch.Tensor) for value in item.values()) else item
+            if self._find is None or not media:
+                return self._item(row, {})
+            made = self._find(media, row.get("media_counts"))
+            return self._item(row, made) if made is not None else None
         except _FAULTS:
-            pass  # said when the row itself is read
-        return None
+            return None  # said when the row itself is read
 
     def state(self, consumed: int) -> State:
         """Return where the run stands.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ class MixedDataset(ShardDataset):
         rows = MixedRows(parts)
         orders = [EpochOrder(part.places, self.seed, shuffle=self._shuffle) for part in parts]
         return rows, MixedOrder(orders, self.weights, self._epoch_rows or len(rows))
+
+    def rows_of(self, epoch: int, positions: range) -> Iterable[int]:
+        """See `ShardDataset.rows_of`; a mix is drawn row by row."""
+        return (self.row_at(epoch, position) for position in positions)
 
     def _identity(self) -> str:
         assert isinstance(self._rows, MixedRows)

@@ -23,14 +23,20 @@ CODINGS = "pixel_codings"
 """Entry of a batch: how each such tensor becomes the processor's."""
 
 
-def tensor_maker(
+TensorMaker = Callable[..., dict[str, Any] | None]
+
+
+def tensor_makers(
     runtime: Mapping[str, Any], pixels: Pixels, *, trust_remote_code: bool
-) -> Callable[..., dict[str, Any]] | None:
-    """Return what makes the tensors of a row's media, see `PixelMaker.pixels`; None where none are wanted."""
+) -> tuple[TensorMaker | None, TensorMaker | None]:
+    """Return what makes the tensors of a row's media, and what does so where it need not compute (else None).
+
+    See `PixelMaker.pixels`, `coded` and `stored`. Either is None where it is not wanted.
+    """
     if not pixels:
-        return None
+        return None, None
     maker = PixelMaker(runtime, trust_remote_code=trust_remote_code)
-    return maker.coded if pixels == "bytes" else maker.pixels
+    return (maker.coded, maker.stored) if pixels == "bytes" else (maker.pixels, None)
 
 
 def shared_coding(values: Sequence[Any]) -> Coding | None:

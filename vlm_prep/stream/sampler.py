@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -161,10 +160,7 @@ class _Epoch(Iterator[Pick]):
         first = self._start + self._taken * dataset.world_size + dataset.rank
         stop = min(first + _AHEAD, self._start + self._count * dataset.world_size)
         positions = range(first, stop, dataset.world_size)
-        inside = dataset.rows_at(self._epoch, first, stop)[:: dataset.world_size].tolist()
-        # past the last row the order begins again
-        past = (dataset.row_at(self._epoch, position) for position in positions[len(inside) :])
-        self._picks = map(Pick, positions, chain(inside, past))
+        self._picks = map(Pick, positions, dataset.rows_of(self._epoch, positions))
         return next(self._picks)
 
     def state_dict(self) -> dict[str, Any]:
