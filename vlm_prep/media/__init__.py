@@ -4,6 +4,7 @@
     cells.py   media inside the rows of a data file
     files.py   bytes behind a uri, and cheap content digests
     image.py   a picture's header, its completeness, and its RGB pixels
+    jpeg.py    plain JPEGs past Pillow, to the same pixels
     video.py   a video's header and its frames (decord)
     audio.py   an audio file's header and its waveform (libsndfile)
     probe.py   Media → Media with its header, or a reject
