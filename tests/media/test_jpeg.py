@@ -42,11 +42,24 @@ def with_xmp(value: int) -> bytes:
     return saved(picture(), xmp=f'<x tiff:Orientation="{value}"/>'.encode())
 
 
+def narrow() -> bytes:
+    """A JPEG whose colours are four times coarser from top to bottom (4:4:1), which simplejpeg has no name for.
+
+    Made of 4:2:0, which has as many blocks for each of its units: 16 x 16 pixels become 8 x 32.
+    """
+    data = bytearray(saved(picture(size=(96, 48)), subsampling="4:2:0"))
+    header = data.find(b"\xff\xc0")
+    data[header + 5 : header + 9] = (96).to_bytes(2, "big") + (48).to_bytes(2, "big")
+    data[header + 11] = 0x14
+    return bytes(data)
+
+
 FILES = {
     "4:4:4": saved(picture(), subsampling="4:4:4", quality=97),
     "4:2:2": saved(picture(), subsampling="4:2:2"),
     "4:2:0": saved(picture(), subsampling="4:2:0", quality=40),
     "4:2:0, one pixel": saved(picture(size=(1, 1))),
+    "4:4:1": narrow(),
     "progressive": saved(picture(), progressive=True),
     "optimized, restart markers": saved(picture(), optimize=True, restart_marker_blocks=3),
     "grey": saved(picture("L")),

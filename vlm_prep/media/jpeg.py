@@ -35,7 +35,9 @@ def decode_rgbx(
             return None
         large = buffer is not None and buffer.size >= 4 * width * height
         found: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGBX", buffer=buffer if large else None)
-    except ValueError:  # also what is only warned of: Pillow says whether it is a fault
+    except (ValueError, KeyError):
+        # what libjpeg-turbo refuses, or only warns of, and kinds of subsampling that simplejpeg has no name for: Pillow
+        # decodes it, or says what is wrong
         return None
     return found
 
