@@ -88,9 +88,9 @@ def _pictures(kit: Path, samples: int) -> list[str]:
 
 
 def _family(folder: Path, arguments: argparse.Namespace, pictures: list[str]) -> bool:
-    from vlm_prep.core.config import TokenizeConfig
-    from vlm_prep.core.types import Media
-    from vlm_prep.processors.families import adapter_for
+    from vlm_prep.core.records import Media
+    from vlm_prep.core.settings import TokenizeConfig
+    from vlm_prep.processors.families.table import adapter_for
     from vlm_prep.processors.load import load_processor
     from vlm_prep.tokenize.encoder import SampleEncoder
 
@@ -120,7 +120,7 @@ def _family(folder: Path, arguments: argparse.Namespace, pictures: list[str]) ->
 
 
 def _sample(kind: str, number: int, media: Any) -> Any:
-    from vlm_prep.core.types import Sample
+    from vlm_prep.core.records import Sample
 
     text = [{"type": "text", "text": f"What do you see or hear in number {number}?"}]
     messages = [

@@ -37,9 +37,9 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
 import numpy as np
 import torch
 
-from vlm_prep.core.types import MediaItem
-from vlm_prep.media.load import media_struct
-from vlm_prep.processors.stored import store_array
+from vlm_prep.core.records import MediaItem
+from vlm_prep.media.decode import media_struct
+from vlm_prep.processors.payload.stored import store_array
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.layout import shard_name
 from vlm_prep.shards.manifest import Manifest, write_manifest

@@ -13,14 +13,14 @@ import torch
 from bench_tokenize import _corpus, _plain_one, _processor
 from torch.utils.data import DataLoader
 
-from vlm_prep.core.config import PackConfig, TokenizeConfig
+from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
-from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.pack.pack_run import pack
+from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.stream import PadCollate, ShardDataset
-from vlm_prep.tokenize.job import TokenizeJob
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_job import TokenizeJob
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 OUT = Path("out/bench/stream")
 BATCH = 4

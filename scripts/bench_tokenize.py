@@ -41,9 +41,9 @@ def main() -> None:
     corpus, processor = _corpus(arguments.kit, arguments.samples), _processor(arguments.kit)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-    from vlm_prep.core.config import TokenizeConfig
+    from vlm_prep.core.settings import TokenizeConfig
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.tokenize.job import TokenizeJob
+    from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
     samples = open_samples(corpus / "meta.json")
     job = TokenizeJob(samples, str(processor), TokenizeConfig(verify_fraction=0))
@@ -143,7 +143,7 @@ def _ours(job: Any, media: str, most: int | None) -> tuple[float, float]:
     from dataclasses import replace
 
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.tokenize.job import TokenizeJob
+    from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
     samples = open_samples(job.samples.origin["path"], limit=most) if most else job.samples
     fresh = TokenizeJob(samples, job.processor, replace(job.config, media=media))
@@ -176,7 +176,7 @@ def _print_making(job: Any) -> None:
     """
     from dataclasses import replace
 
-    from vlm_prep.tokenize.job import TokenizeJob
+    from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
     jobs = {}
     for name, media in (("whole", "pixels"), ("alone", "pixels"), ("encoded", "encoded")):
@@ -190,7 +190,7 @@ def _print_making(job: Any) -> None:
 
 
 def _turn(job: Any, jobs: Any, start: int) -> tuple[float, float]:
-    from vlm_prep.media.load import media_struct
+    from vlm_prep.media.decode import media_struct
 
     samples = list(job.samples.read(start, start + TURN))
     made = jobs["encoded"].results(start, start + TURN)

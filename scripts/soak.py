@@ -33,9 +33,9 @@ _POISONED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import poison_media
-import vlm_prep.ingest.run as run
+import vlm_prep.ingest.ingest_run as run
 from pathlib import Path
-from vlm_prep.core.config import IngestConfig
+from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 if __name__ == "__main__":

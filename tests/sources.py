@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlm_prep.core.types import Rejected, Sample
+from vlm_prep.core.records import Rejected, Sample
 
 
 @dataclass(frozen=True)

@@ -78,3 +78,19 @@ def test_a_module_says_what_it_holds(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_is_short_enough_to_read(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 350
+
+
+def test_a_module_name_stands_once() -> None:
+    """Commands (`cli/`) may have the name of a package; elsewhere a file name says which file is meant."""
+    names = [path.name for path in MODULES if path.name != "__init__.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.name == "__init__.py" and path.parent != ROOT], ids=name_of
+)
+def test_a_package_map_names_every_module(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    modules = {each.stem for each in path.parent.glob("*.py")} - {"__init__"}
+    if path.parent.name not in {"cli", "core", "formats"}:
+        assert {name for name in modules if name not in text} == set()

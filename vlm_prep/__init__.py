@@ -10,14 +10,14 @@ The flow, one noun a step, one folder a step:
     engine/      deterministic tasks, worker processes, commits
     media/       headers and content of pictures, videos and audio, by path, LMDB key or place in a data file
     ingest/      meta JSON, ShareGPT, messages, alpaca, asr; JSON, Parquet, Arrow → Sample
-    processors/  one module per model family over a Hugging Face processor
+    processors/  model families over a Hugging Face processor
     tokenize/    render, encode, expand placeholders, label, cut to length, prove → Encoded
     pack/        best-fit-decreasing bins, per-rank packs, mRoPE positions → Pack
     stream/      the runtime: dataset, order, collaters
     report/      stats, labels, the plan of a run
     cli/         the `vlm-prep` command
 
-Start reading at `tokenize/run.py` (the main job) or at `stream/dataset.py` (what training imports).
+Start reading at `tokenize/tokenize_run.py` (the main job) or at `stream/dataset.py` (what training imports).
 Imports go one way, in the order of the list.
 """
 

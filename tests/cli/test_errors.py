@@ -14,9 +14,9 @@ import pytest
 
 from vlm_prep.builtin import builtin_data, builtin_processor
 from vlm_prep.cli import main as cli
-from vlm_prep.core.config import IngestConfig
+from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"

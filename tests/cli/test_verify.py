@@ -11,11 +11,11 @@ import pytest
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.cli.main import main
-from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.layout import read_rejects
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 

@@ -12,12 +12,12 @@ import pytest
 
 from vlm_prep.builtin import builtin_data, builtin_processor
 from vlm_prep.cli.main import main
-from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.pack.pack_run import pack
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 Options = Callable[..., RunOptions]
 Why = Callable[..., tuple[int, str]]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError, StoreError
-from vlm_prep.pack.run import pack
+from vlm_prep.core.settings import PackConfig
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import ShardDataset

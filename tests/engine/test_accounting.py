@@ -16,17 +16,17 @@ import pytest
 from PIL import Image
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import IngestConfig, MediaMode, PackConfig, TokenizeConfig
 from vlm_prep.core.errors import InputError, RejectRateError, VlmPrepError
+from vlm_prep.core.settings import IngestConfig, MediaMode, PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions, sum_counts
 from vlm_prep.engine.tasks import Record
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Options = Callable[..., RunOptions]

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
-from vlm_prep.shards.audit import damaged_files, wrong_accounts
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.shards.store_check import damaged_files, wrong_accounts
 from vlm_prep.stream import ShardDataset
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 CONFIG = TokenizeConfig(fps=2.0, media="reference")

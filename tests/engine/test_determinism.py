@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from vlm_prep.core.config import IngestConfig, MediaMode, PackConfig, TokenizeConfig
+from vlm_prep.core.settings import IngestConfig, MediaMode, PackConfig, TokenizeConfig
 from vlm_prep.engine.local import start_forkserver
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.job import TokenizeJob
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_job import TokenizeJob
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Options = Callable[..., RunOptions]

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import IngestConfig, TokenizeConfig
 from vlm_prep.core.errors import InputError, OutputError
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.local import Limits, crew
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.tasks import Errand, Task
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.core.errors import InputError, OutputError, StoreError
+from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.engine.array_parts import Part, parse_part
 from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.parts import Part, parse_part
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Options = Callable[..., RunOptions]

@@ -20,20 +20,20 @@ from typing import Any
 
 import pytest
 
-import vlm_prep.ingest.run as ingest_run
-import vlm_prep.pack.run as pack_run
-import vlm_prep.tokenize.run as tokenize_run
+import vlm_prep.ingest.ingest_run as ingest_run
+import vlm_prep.pack.pack_run as pack_run
+import vlm_prep.tokenize.tokenize_run as tokenize_run
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
+from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Options = Callable[..., RunOptions]
@@ -109,9 +109,9 @@ _POISONED_INGEST = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import poison_media
-import vlm_prep.ingest.run as run
+import vlm_prep.ingest.ingest_run as run
 from pathlib import Path
-from vlm_prep.core.config import IngestConfig
+from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-import vlm_prep.ingest.run as ingest_run
+import vlm_prep.ingest.ingest_run as ingest_run
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import IngestConfig
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.layout import read_rejects
 

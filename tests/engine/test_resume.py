@@ -19,17 +19,17 @@ import orjson
 import pytest
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.engine import lock
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Workspace
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Options = Callable[..., RunOptions]
@@ -201,7 +201,7 @@ _HANGING_INGEST = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 import poison_media
-import vlm_prep.ingest.run as run
+import vlm_prep.ingest.ingest_run as run
 from vlm_prep.cli.main import main
 if __name__ == "__main__":
     run.IngestJob = poison_media.PoisonedIngestJob

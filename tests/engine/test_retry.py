@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.core.errors import InputError, OutputError, StoreError
-from vlm_prep.engine.retry import settle
+from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.engine.retry_rejects import settle
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest, retry_ingest
+from vlm_prep.ingest.ingest_run import ingest, retry_ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
-from vlm_prep.shards.audit import damaged_files, wrong_accounts
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.store_check import damaged_files, wrong_accounts
 from vlm_prep.stream import ShardDataset
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Options = Callable[..., RunOptions]

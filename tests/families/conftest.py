@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from build import BUILT, build
 
-from vlm_prep.core.config import ProcessorConfig
+from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 
 REMOTE = ("kimi_vl", "nemotron_parse")

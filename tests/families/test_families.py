@@ -22,9 +22,9 @@ from PIL import Image, ImageOps
 from scipy.signal import resample_poly
 from sources import Rows
 
-from vlm_prep.core.config import AudioPayload, MediaMode, TokenizeConfig
 from vlm_prep.core.errors import ProcessorError
-from vlm_prep.core.types import Media, Message, Sample
+from vlm_prep.core.records import Media, Message, Sample
+from vlm_prep.core.settings import AudioPayload, MediaMode, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
@@ -32,9 +32,9 @@ from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import ShardDataset
 from vlm_prep.tokenize.encoder import SampleEncoder
-from vlm_prep.tokenize.job import row_of
-from vlm_prep.tokenize.oracle import Oracle
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_job import row_of
+from vlm_prep.tokenize.tokenize_run import tokenize
+from vlm_prep.tokenize.verify.real_processor import Oracle
 
 Levels = dict[str, str]
 FAMILIES: dict[str, tuple[str, Levels]] = {

@@ -12,18 +12,18 @@ import pytest
 from conftest import Adapters
 from PIL import Image
 
-from vlm_prep.core.config import ProcessorConfig, TokenizeConfig
 from vlm_prep.core.errors import ProcessorError, StoreError
-from vlm_prep.core.types import Media, Sample
+from vlm_prep.core.records import Media, Sample
+from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.families import adapter_for
-from vlm_prep.processors.generic import Generic
+from vlm_prep.processors.families.generic import Generic
+from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
-from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.tokenize.encoder import SampleEncoder
-from vlm_prep.tokenize.job import row_of
-from vlm_prep.tokenize.oracle import Oracle
+from vlm_prep.tokenize.tokenize_job import row_of
+from vlm_prep.tokenize.verify.real_processor import Oracle
 
 Folders = Callable[[str], Path]
 

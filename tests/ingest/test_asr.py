@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vlm_prep.core.errors import InputError, Reject
-from vlm_prep.core.types import Rejected, Sample
+from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.ingest import RowSource, load_source
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.probe import probe

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.types import Sample
+from vlm_prep.core.records import Sample
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.spec import FROM_VALUE_TAGS, DatasetSpec, Format

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from vlm_prep.core.config import IngestConfig
 from vlm_prep.core.errors import Reject, RejectRateError
-from vlm_prep.core.types import MediaItem, Sample
+from vlm_prep.core.records import MediaItem, Sample
+from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine.tasks import Task
-from vlm_prep.ingest.run import IngestJob, ingest
+from vlm_prep.ingest.ingest_run import IngestJob, ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.media.load import load_media, media_struct
+from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.media.probe import probe
-from vlm_prep.report import stats
+from vlm_prep.report import statistics as stats
 from vlm_prep.shards.layout import read_rejects
 
 

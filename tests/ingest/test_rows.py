@@ -15,7 +15,7 @@ import pytest
 import vlm_prep.ingest
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_file
-from vlm_prep.core.types import Rejected, Sample
+from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.ingest import RowSource, load_source
 
 KIT = Path(vlm_prep.ingest.__file__).parents[3] / "shared" / "kit" / "data"

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.types import Media, Rejected, Sample
+from vlm_prep.core.records import Media, Rejected, Sample
 from vlm_prep.ingest.embedded import EmbeddedText
 from vlm_prep.ingest.source import Samples, open_samples
 from vlm_prep.media.files import read_bytes

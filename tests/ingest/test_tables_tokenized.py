@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.stream import ShardDataset
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.types import Media, MediaItem
+from vlm_prep.core.records import Media, MediaItem
 from vlm_prep.media.audio import probe_audio, read_waveform, resample, resampled_length
-from vlm_prep.media.load import load_media, media_struct
+from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.media.probe import probe
 
 KINDS = {

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlm_prep.core.errors import InputError, Reject
-from vlm_prep.media import tables
-from vlm_prep.media.cells import cell_uri
+from vlm_prep.media import table_rows as tables
 from vlm_prep.media.files import ends_of, read_bytes, read_ends, split_uri
-from vlm_prep.media.tables import open_table, read_row, read_scalar, table_kind
+from vlm_prep.media.row_media import cell_uri
+from vlm_prep.media.table_rows import open_table, read_row, read_scalar, table_kind
 
 ROWS = [
     {
@@ -200,7 +200,7 @@ def test_a_uri_names_base64_in_a_row_of_json(tmp_path: Path) -> None:
 MEASURE = """
 import resource, sys
 from vlm_prep.media.files import read_bytes
-from vlm_prep.media.tables import open_table, read_row
+from vlm_prep.media.table_rows import open_table, read_row
 path = sys.argv[1]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = len(open_table(path))

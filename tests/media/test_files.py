@@ -10,7 +10,7 @@ import pytest
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.fingerprint import digest_bytes
-from vlm_prep.core.types import Media
+from vlm_prep.core.records import Media
 from vlm_prep.media.files import END_BYTES, digest_ends, digest_matches, ends_of, read_bytes, read_ends, split_uri
 from vlm_prep.media.probe import probe
 

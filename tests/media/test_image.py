@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.types import Media
+from vlm_prep.core.records import Media
 from vlm_prep.media.files import Ends, ends_of, read_ends
 from vlm_prep.media.image import load_rgb, probe_image
 from vlm_prep.media.probe import probe

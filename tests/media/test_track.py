@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from vlm_prep.core.errors import InputError, Reject
-from vlm_prep.core.types import Media
+from vlm_prep.core.records import Media
 from vlm_prep.media.audio import resampled_length
-from vlm_prep.media.load import load_track
+from vlm_prep.media.decode import load_track
 from vlm_prep.media.probe import probe
 from vlm_prep.media.track import probe_track, read_track
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sources import Rows
 
-from vlm_prep.core.config import ProcessorConfig
-from vlm_prep.core.types import Media, Message, Sample
+from vlm_prep.core.records import Media, Message, Sample
+from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision

@@ -11,16 +11,16 @@ import pytest
 import torch
 from items import as_trained
 
-from vlm_prep.core.config import PackConfig, TokenizeConfig
+from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import Samples
-from vlm_prep.pack.plan import visual_tokens
+from vlm_prep.pack.pack_plan import visual_tokens
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.pack.positions import Mrope
-from vlm_prep.pack.run import pack
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import PackedCollate, ShardDataset
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 FAMILIES = ("qwen2_5_omni", "qwen3_omni_moe")
 Options = Callable[..., RunOptions]

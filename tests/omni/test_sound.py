@@ -15,22 +15,22 @@ from items import as_trained
 from PIL import Image
 from scipy.signal import resample_poly
 
-from vlm_prep.core.config import PackConfig, ProcessorConfig, TokenizeConfig
 from vlm_prep.core.errors import ProcessorError, Reject
-from vlm_prep.core.types import Media, MediaHeader, Sample
+from vlm_prep.core.records import Media, MediaHeader, Sample
+from vlm_prep.core.settings import PackConfig, ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import Samples
 from vlm_prep.media.probe import probe
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.pack.positions import Mrope
-from vlm_prep.pack.run import pack
-from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import ShardDataset
-from vlm_prep.tokenize.check import check_store
 from vlm_prep.tokenize.encoder import SampleEncoder
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
+from vlm_prep.tokenize.verify.store import check_store
 
 FAMILIES = ("qwen2_5_omni", "qwen3_omni_moe")
 Options = Callable[..., RunOptions]

@@ -23,18 +23,18 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import ExactnessError
-from vlm_prep.core.types import Media
+from vlm_prep.core.records import Media
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.probe import probe
-from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import LoadedProcessor
-from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 Load = Callable[[str], LoadedProcessor]
 Options = Callable[..., RunOptions]
@@ -387,7 +387,7 @@ def test_a_clip_of_one_frame_is_a_reject_where_the_processor_fails(
     loaded: Load, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     from vlm_prep.core.errors import Reject
-    from vlm_prep.core.types import MediaHeader
+    from vlm_prep.core.records import MediaHeader
 
     processor = loaded(name)
     monkeypatch.setattr(processor.hf.video_processor, "fps", 2)
@@ -403,7 +403,7 @@ def test_a_clip_of_one_frame_is_a_reject_where_the_processor_fails(
 
 
 def wrong_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlm_prep.processors.qwen_vl import Qwen2VL
+    from vlm_prep.processors.families.qwen_vl import Qwen2VL
 
     right = Qwen2VL._image_grid
     # the same number of tokens, lying down instead of standing
@@ -411,7 +411,7 @@ def wrong_grid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlm_prep.tokenize.encode import TextEncoder, Tokens
+    from vlm_prep.tokenize.text import TextEncoder, Tokens
 
     right = TextEncoder.encode
 

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from items import plain_media
 
-from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.bins import best_fit_decreasing
-from vlm_prep.pack.plan import visual_tokens
+from vlm_prep.pack.pack_plan import visual_tokens
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.pack.positions import Mrope, mrope_positions
-from vlm_prep.pack.run import pack
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from vlm_prep.core.config import PackConfig, TokenizeConfig
 from vlm_prep.core.errors import ExactnessError, InputError, StoreError
+from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
-from vlm_prep.processors.coding import Coding
+from vlm_prep.pack.pack_run import pack
+from vlm_prep.processors.payload.uint8 import Coding
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import ShardDataset
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 DATA = Path(__file__).parents[2] / "vlm_prep" / "builtin" / "data"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import transformers
 
-from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError, StoreError
+from vlm_prep.core.settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.pack.run import dry_run, pack
+from vlm_prep.pack.pack_run import dry_run, pack
 from vlm_prep.processors.model_positions import positions_of
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.manifest import read_manifest

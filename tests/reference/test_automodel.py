@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_prep.core.config import PackConfig, TokenizeConfig
+from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.sampling import pick_rows
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 ensure_torchvision()
 datasets = pytest.importorskip(

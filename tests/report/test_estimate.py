@@ -9,7 +9,7 @@ import pytest
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.pack.bins import best_fit_decreasing
-from vlm_prep.report.estimate import LEAST_ROWS, MOST_ROWS, Population, SampleSize, choose_rows
+from vlm_prep.report.plan.estimate import LEAST_ROWS, MOST_ROWS, Population, SampleSize, choose_rows
 
 
 @pytest.mark.parametrize(("total", "count"), [(1000, 10), (1000, 999), (7, 3), (5, 5), (5, 9)])

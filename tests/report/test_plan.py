@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import vlm_prep.report.plan as plan_module
+import vlm_prep.report.plan.planning as plan_module
 from vlm_prep.builtin import builtin_data, builtin_processor
-from vlm_prep.core.config import MediaMode, PackConfig, TokenizeConfig
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.settings import MediaMode, PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import Samples, open_samples
-from vlm_prep.pack.run import pack
-from vlm_prep.report.estimate import SampleSize
-from vlm_prep.report.plan import Choices, plan
-from vlm_prep.report.plan_text import render
+from vlm_prep.pack.pack_run import pack
+from vlm_prep.report.plan.estimate import SampleSize
+from vlm_prep.report.plan.plan_text import render
+from vlm_prep.report.plan.planning import Choices, plan
 from vlm_prep.shards.manifest import Manifest
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

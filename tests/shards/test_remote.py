@@ -15,17 +15,17 @@ import pytest
 from s3 import Server
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import IngestConfig, TokenizeConfig
 from vlm_prep.core.errors import InputError, OutputError, Reject, StoreError
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.run import ingest
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.files import END_BYTES, read_bytes, read_ends
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.transfer import PART_BYTES, etag_of, pull, push
 from vlm_prep.stream import ShardDataset
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Options = Callable[..., RunOptions]

@@ -20,18 +20,18 @@ import pytest
 from s3 import Server
 from torch.utils.data import DataLoader
 
-from vlm_prep.core.config import PackConfig
 from vlm_prep.core.errors import InputError, OutputError, StoreError
+from vlm_prep.core.settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.shards.object_store import RemotePath
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.remote import RemotePath
 from vlm_prep.shards.transfer import push
 from vlm_prep.stream import MixedDataset, ShardDataset
 from vlm_prep.stream.order import SHARDS
-from vlm_prep.stream.state import State
+from vlm_prep.stream.run_state import State
 
 GIB = 1 << 30
 Sent = Callable[..., tuple[Path, str]]
@@ -40,7 +40,7 @@ import sys
 from pathlib import Path
 import vlm_prep.shards.cache as cache
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.remote import RemotePath
+from vlm_prep.shards.object_store import RemotePath
 cache.PART_BYTES = 1 << 16
 rows = Store(RemotePath(sys.argv[1], cache.ShardCache(folder=Path(sys.argv[2]), bytes=1 << 30))).rows()
 print(sum(int(row["input_ids"][-1]) for row in rows))
@@ -49,10 +49,10 @@ MIXED = """
 import random, sys
 from pathlib import Path
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.remote import RemotePath
+from vlm_prep.shards.object_store import RemotePath
 store = Store(RemotePath(sys.argv[1], ShardCache(folder=Path(sys.argv[2]), bytes=int(sys.argv[3]))))
 order = random.Random(int(sys.argv[4])).sample(range(len(store)), len(store))
 print(all(store.row(index)["input_ids"][0] == 100 * index for index in order))

@@ -11,12 +11,12 @@ import torch
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes
-from vlm_prep.core.types import MediaItem
-from vlm_prep.media.load import load_media, media_struct
+from vlm_prep.core.records import MediaItem
+from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
-from vlm_prep.processors.pixels import PixelMaker
+from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.stream import ShardDataset
 
 PICTURES = ("coffee.png", "grace_hopper.jpg", "page.png", "china_exif6.jpg", "pillow/hopper_orientation_5.jpg")

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vlm_prep.core.config import PackConfig, TokenizeConfig
+from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
-from vlm_prep.processors.stored import CodedTensor
+from vlm_prep.pack.pack_run import pack
+from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset, to_pixel_values
 from vlm_prep.stream.restore import CODINGS
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 META = Path(__file__).parents[2] / "vlm_prep" / "builtin" / "data" / "meta.json"
 PROCESSOR = "builtin:qwen2.5-vl-mini"

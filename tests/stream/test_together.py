@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.processors.pixels import PixelMaker
-from vlm_prep.processors.stored import CodedTensor, store_array
+from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.payload.stored import CodedTensor, store_array
 from vlm_prep.shards import mapped, reader
 from vlm_prep.shards.schema import MEDIA
 from vlm_prep.stream import ShardDataset

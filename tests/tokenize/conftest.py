@@ -13,13 +13,13 @@ import pytest
 from chat_styles import STYLES
 from tokenizers import AddedToken
 
-from vlm_prep.core.config import TokenizeConfig
-from vlm_prep.core.types import Encoded, Media, Sample
-from vlm_prep.processors.families import adapter_for
+from vlm_prep.core.records import Encoded, Media, Sample
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.tokenize.encoder import IGNORE, SampleEncoder
-from vlm_prep.tokenize.job import row_of
-from vlm_prep.tokenize.oracle import Oracle
+from vlm_prep.tokenize.tokenize_job import row_of
+from vlm_prep.tokenize.verify.real_processor import Oracle
 
 Messages = list[dict[str, Any]]
 

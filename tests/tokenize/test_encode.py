@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from vlm_prep.processors.load import LoadedProcessor
-from vlm_prep.tokenize.encode import PROBES, TextEncoder, Tokens, byte_positions
+from vlm_prep.tokenize.text import PROBES, TextEncoder, Tokens, byte_positions
 
 NAMES = ("qwen2_5_vl", "qwen3_vl", "builtin")
 Load = Callable[[str], LoadedProcessor]

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlm_prep.core.config import ProcessorConfig, TokenizeConfig
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.types import Sample
+from vlm_prep.core.records import Sample
+from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.families import adapter_for
+from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.tokenize.encoder import SampleEncoder
-from vlm_prep.tokenize.expand import IGNORE
-from vlm_prep.tokenize.masks import in_bytes, mask_tokens
-from vlm_prep.tokenize.second import second_spans
+from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens
+from vlm_prep.tokenize.placeholders import IGNORE
+from vlm_prep.tokenize.verify.second_labels import second_spans
 
 Make = Callable[..., SampleEncoder]
 

@@ -16,14 +16,14 @@ from chat_styles import STYLES
 
 from vlm_prep.builtin import builtin_processor
 from vlm_prep.cli.main import main
-from vlm_prep.core.config import PackConfig, TokenizeConfig
+from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
-from vlm_prep.report import stats
+from vlm_prep.pack.pack_run import pack
+from vlm_prep.report import statistics as stats
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
-from vlm_prep.tokenize.check import check_store
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
+from vlm_prep.tokenize.verify.store import check_store
 
 PLAIN = "builtin:qwen2.5-vl-mini"
 

@@ -16,7 +16,7 @@ import pytest
 from chat_styles import STYLES
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.types import Media
+from vlm_prep.core.records import Media
 from vlm_prep.media.probe import probe
 from vlm_prep.tokenize.encoder import IGNORE
 

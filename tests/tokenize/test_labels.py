@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.types import Media, Sample
+from vlm_prep.core.records import Media, Sample
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.probe import probe
 from vlm_prep.tokenize.encoder import IGNORE

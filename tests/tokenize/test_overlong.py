@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import InputError, Reject
-from vlm_prep.core.types import Media
+from vlm_prep.core.records import Media
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.probe import probe
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 NAMES = ("qwen2_5_vl", "qwen3_vl", "builtin")
 PICTURES = ("page.png", "text.png", "china_6x5.png")

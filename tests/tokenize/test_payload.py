@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 import pytest
 
-from vlm_prep.core.config import TokenizeConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize import job
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize import tokenize_job as job
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.config import PackConfig, TokenizeConfig
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.run import pack
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.load import load_processor
 from vlm_prep.stream import ShardDataset
-from vlm_prep.tokenize.run import tokenize
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "trainers"
 PROCESSOR = "builtin:qwen2.5-vl-mini"

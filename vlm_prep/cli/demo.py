@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.core.config import PackConfig, TokenizeConfig
+from vlm_prep.core.settings import PackConfig, TokenizeConfig
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 PACK_LENGTH = 2048
@@ -27,9 +27,9 @@ def command(
     from vlm_prep.builtin import builtin_data
     from vlm_prep.engine.stage import RunOptions
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.pack.run import pack
-    from vlm_prep.report import stats
-    from vlm_prep.tokenize.run import tokenize
+    from vlm_prep.pack.pack_run import pack
+    from vlm_prep.report import statistics as stats
+    from vlm_prep.tokenize.tokenize_run import tokenize
 
     started = time.monotonic()
     tokenized, packed = out / "tok", out / "packed"

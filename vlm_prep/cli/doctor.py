@@ -28,8 +28,8 @@ def command(
     as_json: options.AsJson = False,
 ) -> None:
     """Say which family a processor is, how its tokens are counted, and what its chat template supports."""
-    from vlm_prep.core.config import TokenizeConfig
-    from vlm_prep.processors.families import adapter_for
+    from vlm_prep.core.settings import TokenizeConfig
+    from vlm_prep.processors.families.table import adapter_for
     from vlm_prep.processors.load import load_processor
     from vlm_prep.tokenize.encoder import SampleEncoder
 

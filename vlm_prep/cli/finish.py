@@ -10,13 +10,13 @@ import typer
 from vlm_prep.cli import options
 from vlm_prep.cli.place import CacheBytes, CacheDir, Place, cache_of, local, run_and_show
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.engine.parts import must_be_complete
-from vlm_prep.engine.plan import RunPlan, read_plan
+from vlm_prep.engine.array_parts import must_be_complete
+from vlm_prep.engine.ownership import RunPlan, read_plan
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
-from vlm_prep.shards.remote import store_path
+from vlm_prep.shards.object_store import store_path
 
 
 def command(
@@ -63,17 +63,17 @@ def _finish(
     """Call the stage again, which finds all tasks done."""
     settings: dict[str, Any] = plan.identity["config"]
     if plan.stage == "pack":
-        from vlm_prep.core.config import PackConfig
-        from vlm_prep.pack.run import pack
+        from vlm_prep.core.settings import PackConfig
+        from vlm_prep.pack.pack_run import pack
 
         return pack(store_path(source or plan.again["source"], cache), PackConfig(**settings), run)
     origin = options.origin_in(run.out, plan.again, source, processor)
     if plan.stage == "ingest":
-        from vlm_prep.core.config import IngestConfig
-        from vlm_prep.ingest.run import ingest
+        from vlm_prep.core.settings import IngestConfig
+        from vlm_prep.ingest.ingest_run import ingest
 
         return ingest(origin.samples(), IngestConfig(**settings), run)
-    from vlm_prep.core.config import TokenizeConfig
-    from vlm_prep.tokenize.run import tokenize
+    from vlm_prep.core.settings import TokenizeConfig
+    from vlm_prep.tokenize.tokenize_run import tokenize
 
     return tokenize(origin.samples(), origin.processor, TokenizeConfig(**settings), run)

@@ -8,7 +8,7 @@ import typer
 
 from vlm_prep.cli import options
 from vlm_prep.cli.place import place_for, run_and_show
-from vlm_prep.core.config import CheckMedia, IngestConfig
+from vlm_prep.core.settings import CheckMedia, IngestConfig
 
 
 def command(
@@ -44,7 +44,7 @@ def command(
     quiet: options.Quiet = False,
 ) -> None:
     """Read raw chats of any supported format into one store of samples, with media headers probed."""
-    from vlm_prep.ingest.run import ingest
+    from vlm_prep.ingest.ingest_run import ingest
     from vlm_prep.ingest.source import open_samples
 
     samples = open_samples(

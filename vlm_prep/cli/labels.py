@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.core.config import Overlong, TokenizeConfig
-from vlm_prep.core.types import Encoded, Rejected
+from vlm_prep.core.records import Encoded, Rejected
+from vlm_prep.core.settings import Overlong, TokenizeConfig
 
 DEFAULT_LIMIT = 20
 FOUND = 1
@@ -55,7 +55,7 @@ def command(
 ) -> None:
     """Show rows as the model reads them: trained tokens in green (between ⟦ ⟧ when not a terminal)."""
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.tokenize.job import TokenizeJob
+    from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
     options.check_positive(fps, "--fps")
     options.check_history(train_on, rewritten_history)
@@ -112,7 +112,7 @@ def _audit(encoder: Any, results: Any, as_json: bool) -> None:
 
 
 def _show(encoder: Any, results: Any, as_json: bool) -> None:
-    from vlm_prep.report import labels
+    from vlm_prep.report import labels_text as labels
 
     tokenizer, media = encoder.adapter.hf.tokenizer, set(encoder.adapter.run_ids)
     if as_json:

@@ -18,12 +18,12 @@ from vlm_prep.cli import (
     labels,
     pack,
     plan,
+    push_pull,
     rejects,
     retry,
     state,
     stats,
     tokenize,
-    transfer,
     verify,
     why,
 )
@@ -71,8 +71,8 @@ app.command(
 )(why.command)
 app.command("verify")(verify.command)
 app.add_typer(state.app, name="state")
-app.command("push")(transfer.push)
-app.command("pull")(transfer.pull)
+app.command("push")(push_pull.push)
+app.command("pull")(push_pull.pull)
 app.command("demo")(demo.command)
 
 

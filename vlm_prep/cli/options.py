@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from vlm_prep.core.config import (
+from vlm_prep.core.errors import InputError, OutputError
+from vlm_prep.core.remote import is_remote
+from vlm_prep.core.settings import (
     AudioPayload,
     ControlTokens,
     MediaMode,
@@ -22,10 +24,8 @@ from vlm_prep.core.config import (
     TrainEnd,
     TrainOn,
 )
-from vlm_prep.core.errors import InputError, OutputError
-from vlm_prep.core.remote import is_remote
+from vlm_prep.engine.array_parts import parse_part
 from vlm_prep.engine.local import Limits
-from vlm_prep.engine.parts import parse_part
 from vlm_prep.engine.stage import Engine, RunOptions
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ def show_json(value: Any) -> None:
 
 def show_store(folder: str | Path, as_json: bool) -> None:
     """Print a store's statistics."""
-    from vlm_prep.report import stats
+    from vlm_prep.report import statistics as stats
 
     found = stats.collect(folder)
     if as_json:

@@ -8,7 +8,7 @@ import typer
 
 from vlm_prep.cli import options
 from vlm_prep.cli.place import CacheBytes, CacheDir, cache_of, place_for, run_and_show
-from vlm_prep.core.config import Layout, MediaMode, PackConfig, PackPositions, ShardFormat, TarMedia
+from vlm_prep.core.settings import Layout, MediaMode, PackConfig, PackPositions, ShardFormat, TarMedia
 
 
 def command(
@@ -58,9 +58,9 @@ def command(
     quiet: options.Quiet = False,
 ) -> None:
     """Pack documents into sequences of exact length, per rank, with positions."""
-    from vlm_prep.pack.run import dry_run as preview
-    from vlm_prep.pack.run import pack
-    from vlm_prep.shards.remote import store_path
+    from vlm_prep.pack.pack_run import dry_run as preview
+    from vlm_prep.pack.pack_run import pack
+    from vlm_prep.shards.object_store import store_path
 
     options.check_positive(tokens_per_second, "--tokens-per-second")
     config = PackConfig(

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from vlm_prep.cli import options
-from vlm_prep.core.config import CheckMedia, TokenizeConfig
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.settings import CheckMedia, TokenizeConfig
 
 
 def command(
@@ -91,9 +91,9 @@ def command(
     Nothing is kept; what is written meanwhile goes to the system's folder for temporary files (TMPDIR).
     """
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.report.estimate import SampleSize
-    from vlm_prep.report.plan import LENGTHS, Choices, plan
-    from vlm_prep.report.plan_text import render
+    from vlm_prep.report.plan.estimate import SampleSize
+    from vlm_prep.report.plan.plan_text import render
+    from vlm_prep.report.plan.planning import LENGTHS, Choices, plan
 
     options.check_positive(fraction, "--fraction")
     options.check_positive(fps, "--fps")

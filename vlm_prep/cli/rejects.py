@@ -18,7 +18,7 @@ def command(
     """List the rows that were not written: sample, file and line, reason, message."""
     from vlm_prep.shards.layout import read_rejects
     from vlm_prep.shards.manifest import read_manifest
-    from vlm_prep.shards.remote import store_path
+    from vlm_prep.shards.object_store import store_path
 
     read_manifest(store)
     rows = [row for row in read_rejects(store_path(store)) if reason in (None, row["reason"])][:limit]

@@ -28,7 +28,7 @@ def command(
     quiet: options.Quiet = False,
 ) -> None:
     """Do rows again that were rejected for a reason; what succeeds is added to the store as new shards."""
-    from vlm_prep.engine.retry import settle
+    from vlm_prep.engine.retry_rejects import settle
     from vlm_prep.shards.manifest import read_manifest
 
     run = options.run_options(store, workers, False, 1.0, quiet, sample_timeout, worker_memory)
@@ -38,11 +38,11 @@ def command(
     if not settle(store, run.say):
         origin = options.origin_of(store, source, processor)
         if stage == "ingest":
-            from vlm_prep.ingest.run import retry_ingest
+            from vlm_prep.ingest.ingest_run import retry_ingest
 
             retry_ingest(origin.samples(), reason, run)
         else:
-            from vlm_prep.tokenize.run import retry_tokenize
+            from vlm_prep.tokenize.tokenize_run import retry_tokenize
 
             retry_tokenize(origin.samples(), origin.processor, reason, run)
     options.show_store(store, as_json)

@@ -33,7 +33,7 @@ def show(
 
 
 def _read(file: Path) -> Any:
-    from vlm_prep.stream.state import State
+    from vlm_prep.stream.run_state import State
 
     try:
         data = orjson.loads(file.read_bytes())
@@ -48,7 +48,7 @@ def _read(file: Path) -> Any:
 
 def _beside(fingerprint: str, consumed: int, store: str) -> dict[str, Any]:
     """Compare a state with a store: the first word of a fingerprint is the store's, the rest how it is read."""
-    from vlm_prep.stream.rows import open_rows
+    from vlm_prep.stream.stored_rows import open_rows
 
     rows = open_rows(store, verify=False)
     fits = fingerprint.split(" ")[0] == rows.manifest.fingerprint

@@ -8,8 +8,8 @@ import typer
 
 from vlm_prep.cli import options
 from vlm_prep.cli.place import place_for, run_and_show
-from vlm_prep.core.config import CheckMedia, Overlong, TokenizeConfig
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.settings import CheckMedia, Overlong, TokenizeConfig
 
 
 def command(
@@ -76,8 +76,8 @@ def command(
 ) -> None:
     """Tokenize and label multimodal chats into shards, and prove it against the real processor."""
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.tokenize.run import dry_run as preview
-    from vlm_prep.tokenize.run import tokenize
+    from vlm_prep.tokenize.tokenize_run import dry_run as preview
+    from vlm_prep.tokenize.tokenize_run import tokenize
 
     options.check_positive(fps, "--fps")
     options.check_history(train_on, rewritten_history)

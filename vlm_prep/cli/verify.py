@@ -26,7 +26,7 @@ def command(
     """Check every shard's checksum, the accounts, and rows against the real processor; fail on a difference."""
     from vlm_prep.engine.progress import ProgressBar
     from vlm_prep.shards.manifest import read_manifest
-    from vlm_prep.tokenize.check import check_store
+    from vlm_prep.tokenize.verify.store import check_store
 
     rows = read_manifest(store).totals["rows_written"]
     with ProgressBar(rows if processor else 0, "verify", show=False if quiet or not processor else None) as progress:

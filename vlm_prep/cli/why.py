@@ -13,7 +13,7 @@ from vlm_prep.cli import ingest, options, pack, tokenize
 from vlm_prep.cli.place import local
 
 if TYPE_CHECKING:
-    from vlm_prep.shards.remote import StorePath
+    from vlm_prep.shards.object_store import StorePath
 
 _STAGES: dict[str, Any] = {"ingest": ingest.command, "tokenize": tokenize.command, "pack": pack.command}
 _MEANING = {
@@ -44,7 +44,7 @@ def command(
     differs, 0 when the same command would continue the run.
     """
     from vlm_prep.core.fingerprint import changes
-    from vlm_prep.engine.plan import read_run
+    from vlm_prep.engine.ownership import read_run
 
     stage, then = read_run(store)
     now = _identity(stage, context.args) if context.args else _identity_of_origin(store, stage, then["config"])
@@ -94,21 +94,21 @@ def _identity(stage: str, arguments: Sequence[str]) -> dict[str, Any]:
 def _identity_of_origin(store: Path, stage: str, config: dict[str, Any]) -> dict[str, Any]:
     if stage == "pack":
         from vlm_prep.shards.manifest import read_manifest
-        from vlm_prep.shards.remote import beside
+        from vlm_prep.shards.object_store import beside
 
         return _pack_identity(beside(store, read_manifest(store).extra["source"]), config)
     return _samples_identity(stage, options.origin_of(store, None, None), config)
 
 
 def _samples_identity(stage: str, origin: options.Origin, settings: dict[str, Any]) -> dict[str, Any]:
-    from vlm_prep.core.config import IngestConfig, TokenizeConfig
+    from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 
     if stage == "ingest":
-        from vlm_prep.ingest.run import ingest_identity
+        from vlm_prep.ingest.ingest_run import ingest_identity
 
         return ingest_identity(origin.samples(), IngestConfig(**_chosen(IngestConfig, settings)))
     from vlm_prep.engine.stage import RunOptions
-    from vlm_prep.tokenize.run import prepare
+    from vlm_prep.tokenize.tokenize_run import prepare
 
     config = TokenizeConfig(**_chosen(TokenizeConfig, settings))
     run = RunOptions(out=Path(), say=lambda line: None)
@@ -116,8 +116,8 @@ def _samples_identity(stage: str, origin: options.Origin, settings: dict[str, An
 
 
 def _pack_identity(source: str | StorePath, settings: dict[str, Any]) -> dict[str, Any]:
-    from vlm_prep.core.config import PackConfig
-    from vlm_prep.pack.run import pack_identity
+    from vlm_prep.core.settings import PackConfig
+    from vlm_prep.pack.pack_run import pack_identity
     from vlm_prep.shards.reader import Store
 
     return pack_identity(Store(source, stage="tokenize"), PackConfig(**_chosen(PackConfig, settings)))

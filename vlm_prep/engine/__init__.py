@@ -2,17 +2,17 @@
 
     tasks.py      a task is a range of rows; what a worker does with it and reports
     workspace.py  the output folder while it is being made: plan, commit records, finishing
-    plan.py       which run owns it
-    parts.py      a run that several machines do in parts
+    ownership.py  which run owns it
+    array_parts.py  a run that several machines do in parts
     lock.py       one writer for a folder
     stage.py      a stage from tasks to manifest: the steps that ingest, tokenize and pack share
     local.py      this machine's workers, and which row ends or hangs one
     worker.py     one worker process
     ray.py        the workers of a Ray cluster
-    pulse.py      where a worker is, told through memory that outlives it
+    heartbeat.py  where a worker is, told through memory that outlives it
     repair.py     lost shards of a finished store, made again
-    retry.py      rejected rows of a finished store, done again
-    staged.py     several files of a finished store, replaced together
+    retry_rejects.py  rejected rows of a finished store, done again
+    publish.py    several files of a finished store, replaced together
     progress.py   what the user sees meanwhile
 
 A task becomes committed shards and a record; the record list, in task order, becomes the manifest. Nothing that reaches

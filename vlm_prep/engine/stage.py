@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.local import Crew, Limits, crew
-from vlm_prep.engine.parts import Part
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.repair import lost_shards, put_back
 from vlm_prep.engine.tasks import Errand, Job, Poison, Record, Task
@@ -42,7 +42,7 @@ class RunOptions:
     """Bytes of memory of a worker past which its row is rejected."""
     fresh: bool = False
     part: Part | None = None
-    """The part of the tasks to do, see `engine.parts`; None for all."""
+    """The part of the tasks to do, see `engine.array_parts`; None for all."""
     progress: bool | None = None
     """Show a progress bar; None shows it on a terminal only."""
     max_reject_rate: float = 0.05

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from vlm_prep.core.types import Rejected
+from vlm_prep.core.records import Rejected
 from vlm_prep.shards.writer import ShardInfo
 
 Progress = Callable[[int, int, int], None]

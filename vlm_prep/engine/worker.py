@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import RejectReason, VlmPrepError
-from vlm_prep.engine.pulse import Beat, Pulse
+from vlm_prep.engine.heartbeat import Beat, Pulse
 from vlm_prep.engine.tasks import NO_ROW, Errand, Job
 
 _ONE_THREAD = {

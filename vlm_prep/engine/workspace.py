@@ -23,10 +23,10 @@ import orjson
 
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.engine.array_parts import Part, enter, must_be_idle
 from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.parts import Part, enter, must_be_idle
-from vlm_prep.engine.plan import PLAN, RunPlan, read_plan
-from vlm_prep.engine.staged import publish_staged
+from vlm_prep.engine.ownership import PLAN, RunPlan, read_plan
+from vlm_prep.engine.publish import publish_staged
 from vlm_prep.engine.tasks import Poison, Record, Task
 from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_origin, write_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, read_stage, write_manifest
@@ -224,7 +224,7 @@ class Workspace:
         self.plan.write(self.folder)
 
     def publish(self) -> None:
-        """Move staged files into place, see `staged.py`."""
+        """Move staged files into place, see `publish.py`."""
         self._lock.check()
         publish_staged(self.folder)
 

@@ -7,18 +7,18 @@ to read it in:
     meta      load_source: a meta JSON, a data file or a folder → [DatasetSpec], or an InputError that says what to fix
     detect    what the head of a data file tells: its kind, format, conversation column and tags
     index     build_index: the byte range and line of every row of JSON, found without parsing the rows
-    tables    the same of Parquet and Arrow files: which files a folder's split has, and how many rows
+    table_files    the same of Parquet and Arrow files: which files a folder's split has, and how many rows
     embedded  media that lie inside a row (bytes, data: URLs), marked with the uri that reads them again
     sampling  pick_rows: sample_ratio → row numbers, in order
     formats/  to_sample: one parsed row → Sample, or a Reject
-    rows      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
+    row_source      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
 
 A fault of the whole input (a missing file, a misspelt column) is an InputError and is found before the first
 row is read. A fault of one row is a Rejected with the line it stands on, and never touches the other rows.
 """
 
 from vlm_prep.ingest.meta import load_source
-from vlm_prep.ingest.rows import RowSource
+from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.ingest.spec import DatasetSpec
 
 __all__ = ["DatasetSpec", "RowSource", "load_source"]

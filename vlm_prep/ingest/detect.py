@@ -30,7 +30,7 @@ from vlm_prep.ingest.spec import (
     Format,
     did_you_mean,
 )
-from vlm_prep.ingest.tables import head_rows
+from vlm_prep.ingest.table_files import head_rows
 
 Row = dict[str, Any]
 

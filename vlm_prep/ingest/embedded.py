@@ -1,7 +1,7 @@
 """Media inside a row, marked with the uri by which it is read again.
 
 A data file may hold media itself: bytes in the cells of a Parquet or Arrow file, data: URLs and base64 in JSON. `mark`
-goes through a parsed row and gives each such value its uri (`media.cells`); formats then treat it as any other
+goes through a parsed row and gives each such value its uri (`media.row_media`); formats then treat it as any other
 reference, and nothing is written beside the data.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.media.cells import Place, cell_uri
+from vlm_prep.media.row_media import Place, cell_uri
 
 
 class EmbeddedBytes:

@@ -30,8 +30,8 @@ from vlm_prep.ingest.names import (
 )
 from vlm_prep.ingest.sniff import BOM, LINE_SUFFIXES, check_text, is_json, open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec, did_you_mean
-from vlm_prep.ingest.tables import split_files
-from vlm_prep.media.tables import table_kind
+from vlm_prep.ingest.table_files import split_files
+from vlm_prep.media.table_rows import table_kind
 
 _HEAD = 64 << 10
 _MAX_META = 64 << 20

@@ -17,14 +17,14 @@ import numpy as np
 import orjson
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.records import Media, MediaHeader, Rejected, Sample
 from vlm_prep.core.remote import is_remote
-from vlm_prep.core.types import Media, MediaHeader, Rejected, Sample
 from vlm_prep.engine.tasks import Pulse, Task
 from vlm_prep.ingest.meta import load_source
-from vlm_prep.ingest.rows import RowSource
+from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
+from vlm_prep.shards.object_store import RemotePath, StorePath, absolute, store_path
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.remote import RemotePath, StorePath, absolute, store_path
 
 
 class Samples(Protocol):

@@ -1,14 +1,14 @@
 """Pictures, videos and audio, by path, LMDB key or place in a data file.
 
-    tables.py  rows of Parquet and Arrow files by number
-    cells.py   media inside the rows of a data file
+    table_rows.py  rows of Parquet and Arrow files by number
+    row_media.py   media inside the rows of a data file
     files.py   bytes behind a uri, and cheap content digests
     image.py   a picture's header, its completeness, and its RGB pixels
     jpeg.py    plain JPEGs past Pillow, to the same pixels
     video.py   a video's header and its frames (decord)
     audio.py   an audio file's header and its waveform (libsndfile)
     probe.py   Media → Media with its header, or a reject
-    load.py    a shard's media struct → pixels, for the runtime and for the comparison with the real processor
+    decode.py  a shard's media struct → pixels, for the runtime and for the comparison with the real processor
 
 What a pixel *is* (EXIF applied, transparency on white, 16 bits scaled) is decided here once, for preparation and
 for training alike.

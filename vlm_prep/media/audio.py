@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
-from vlm_prep.core.types import MediaHeader
+from vlm_prep.core.records import MediaHeader
 
 Waveform = NDArray[np.float32]
 _PIECE = 1 << 16

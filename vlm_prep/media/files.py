@@ -17,7 +17,7 @@ import xxhash
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.remote import is_remote, read_remote, read_remote_ends
-from vlm_prep.media.cells import read_cell, rows_kind
+from vlm_prep.media.row_media import read_cell, rows_kind
 
 if TYPE_CHECKING:
     import lmdb

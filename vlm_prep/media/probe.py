@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
-from vlm_prep.core.types import Media, MediaHeader
+from vlm_prep.core.records import Media, MediaHeader
 from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, read_ends
 from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image

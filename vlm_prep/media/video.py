@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
-from vlm_prep.core.types import MediaHeader
+from vlm_prep.core.records import MediaHeader
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """Model families over a Hugging Face processor.
 
-    torchvision_cpu.py  make torchvision import beside CPU torch
-    load.py             find and load a processor, name its identity by content
-    adapter.py          what tokenizing asks of any family
-    qwen_vl.py          Qwen2-VL, Qwen2.5-VL, Qwen3-VL: token counts by formula
-    families.py         the table: which family a processor belongs to
-    pixels.py           the image and video processors alone, as the runtime uses them
-    forms.py            how media become stored tensors: found out with noise
-    coding.py           float pixels as uint8 and back, bit by bit
-    payload.py          makes the stored tensors; patches.py, its fast way for Qwen's patches
-    stored.py           stored tensors → the processor's own
+    torchvision_cpu.py   makes torchvision import beside CPU torch
+    load.py              finds and loads a processor, names its identity by content
+    preload.py           what workers import before they are forked
+    processor_parts.py   tokenizer, image, video and audio processors of a processor, by their roles
+    adapter.py           what tokenizing asks of any family
+    families/            one module a family, and the table of them
+    expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
+    frames.py            which frames of a video are taken
+    runtime.py           what the runtime needs to know of a family
+    model_positions.py   position ids by a model's own function
+    payload/             media → stored tensors, and back
 
-Adding a family is one module with a subclass of `adapter.Adapter` and one row in `families.FAMILIES`.
+Adding a family is one module with a subclass of `adapter.Adapter` and one row in `table.FAMILIES`.
 """

@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
-from vlm_prep.core.types import Media, MediaHeader, MediaKind, Message
+from vlm_prep.core.records import Media, MediaHeader, MediaKind, Message
 from vlm_prep.media.audio import resampled_length
 from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video, as_reject
 from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions
+from vlm_prep.processors.processor_parts import ARGUMENTS, Wiring, observe, part_of
 from vlm_prep.processors.runs import RunFinder
 from vlm_prep.processors.runtime import describe
-from vlm_prep.processors.wiring import ARGUMENTS, Wiring, observe, part_of
 
 _CACHED = 65536
 

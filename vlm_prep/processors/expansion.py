@@ -8,7 +8,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.types import MediaKind
+from vlm_prep.core.records import MediaKind
 
 Level = Literal["formula", "by size", "full"]
 Size = tuple[int, int]

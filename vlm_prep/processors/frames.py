@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.types import Media, MediaHeader
+from vlm_prep.core.records import Media, MediaHeader
 
 
 def choose_frames(

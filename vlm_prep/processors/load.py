@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_prep.core.config import ProcessorConfig
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file, digest_json
-from vlm_prep.core.types import MediaKind
+from vlm_prep.core.records import MediaKind
+from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 BUILTIN = "builtin:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vlm_prep.processors.wiring import in_transformers
+from vlm_prep.processors.processor_parts import in_transformers
 
 if TYPE_CHECKING:
     from vlm_prep.processors.adapter import Adapter

@@ -1,1 +1,7 @@
-"""What a finished store holds, and what a run will make of a source, for people and as JSON."""
+"""What a finished store holds, and what a run will make of a source, for people and as JSON.
+
+    statistics.py   a store's rows, tokens, lengths, rejects, fill and proof
+    labels_text.py  rows as the model reads them, what is trained in colour
+    audit.py        the same as counts, for CI
+    plan/           what a run over a whole source will take, estimated from some of its rows
+"""

@@ -14,11 +14,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vlm_prep.core.types import Encoded, Message, Rejected
+from vlm_prep.core.records import Encoded, Message, Rejected
+from vlm_prep.tokenize.chat.tool_text import Tools
 from vlm_prep.tokenize.encoder import SampleEncoder
-from vlm_prep.tokenize.masks import mask_tokens
-from vlm_prep.tokenize.spans import trained_messages
-from vlm_prep.tokenize.tools import Tools
+from vlm_prep.tokenize.labels.masks import mask_tokens
+from vlm_prep.tokenize.labels.spans import trained_messages
 
 TEMPLATE = "template"
 MOST_NAMED = 10

@@ -3,13 +3,13 @@
 schema.py    the Arrow columns of each kind of store
 writer.py    rows → record batches → one shard file, renamed into place only when whole
 tar.py       the same as tars for webdataset
-cells.py     cells of record batches as numpy views, made when asked for
+columns.py   columns of record batches as numpy views, made when asked for
 manifest.py  manifest.json: the last file written; a folder without it is unfinished
 layout.py    the files around the shards that make the folder open with `datasets`
-remote.py    where a store is: a folder or an object store
+object_store.py  where a store is: a folder or an object store
 cache.py     shards of object stores in a local folder, bounded by bytes
 transfer.py  finished stores to an object store and back
 mapped.py    how much of a store is held ready in a process
-audit.py     is a folder what its manifest says
+store_check.py   is a folder what its manifest says
 reader.py    memory-mapped rows as numpy views
 """

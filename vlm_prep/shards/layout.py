@@ -15,9 +15,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlm_prep.core.types import Rejected
+from vlm_prep.core.records import Rejected
 from vlm_prep.shards.manifest import MANIFEST, WORK
-from vlm_prep.shards.remote import StorePath
+from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.schema import REJECTS
 from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically, write_table_atomically
 

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.shards.remote import RemotePath, StorePath, store_path
+from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically
 

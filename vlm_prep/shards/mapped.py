@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.shards.manifest import Manifest
-from vlm_prep.shards.remote import StorePath
+from vlm_prep.shards.object_store import StorePath
 
 MOST_OPEN = 128
 """Shards of a store mapped at a time in a process, far below the usual limit of 1,024 open files. A view keeps its

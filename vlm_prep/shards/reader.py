@@ -25,10 +25,10 @@ import pyarrow as pa
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
-from vlm_prep.shards.cells import Cells, cell_makers
+from vlm_prep.shards.columns import Cells, cell_makers
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import OpenShards, open_shards_of
-from vlm_prep.shards.remote import RemotePath, StorePath, store_path
+from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
 from vlm_prep.shards.shared import resolve
 from vlm_prep.shards.writer import ShardInfo

@@ -2,14 +2,14 @@
 
     order.py     position → row, a pure function of (seed, epoch)
     mix.py       the same for several stores, mixed by weight
-    state.py     where a run stands, independent of world size and workers
-    rows.py      rows of a tokenized store, of packs by rank, of packs by index
-    window.py    does a cache of an object store's shards hold what the order reads from at a time
+    run_state.py  where a run stands, independent of world size and workers
+    stored_rows.py  rows of a tokenized store, of packs by rank, of packs by index
+    cache_size.py  does a cache of an object store's shards hold what the order reads from at a time
     dataset.py   ShardDataset: a map-style torch dataset over them
     mixture.py   MixedDataset: the same over several stores
     sampler.py   hands out an epoch's rows, carries the position of a run
     budget.py    the same by tokens instead of rows
-    masks.py     attention of packed documents: 4-D mask, document ids, cu_seq_lens, THD
+    attention.py  attention of packed documents: 4-D mask, document ids, cu_seq_lens, THD
     dummy.py     a stand-in picture for batches without media
     buffers.py   memory for a batch's large tensors
     collate.py   PadCollate and PackedCollate
@@ -25,8 +25,8 @@ from vlm_prep.stream.dataset import ShardDataset
 from vlm_prep.stream.dummy import DummyMedia
 from vlm_prep.stream.mixture import MixedDataset
 from vlm_prep.stream.restore import to_pixel_values
+from vlm_prep.stream.run_state import State
 from vlm_prep.stream.sampler import ShardSampler
-from vlm_prep.stream.state import State
 
 __all__ = [
     "Buffers",

@@ -18,8 +18,8 @@ from torch.utils.data import Sampler
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.stream.dataset import ShardDataset
+from vlm_prep.stream.run_state import State
 from vlm_prep.stream.sampler import Pick
-from vlm_prep.stream.state import State
 
 Batch = NDArray[np.int64]
 """Positions of an epoch."""

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlm_prep.stream.batch import TRAINED, Batch, Collate, array_of, rows_of, store_options, tensors
+from vlm_prep.stream.attention import block_causal, cumulative_lengths, document_ids, thd_lengths
+from vlm_prep.stream.collate_base import TRAINED, Batch, Collate, array_of, rows_of, store_options, tensors
 from vlm_prep.stream.dataset import Item, ShardDataset
-from vlm_prep.stream.masks import block_causal, cumulative_lengths, document_ids, thd_lengths
 
 Mask = Literal["sdpa", "document_ids", "varlen", "thd"]
 
@@ -34,13 +34,13 @@ class PadCollate(Collate):
     tensors concatenated over the batch; n_images_per_sample and n_videos_per_sample.
 
     Args:
-        pad_token_id: see `batch.Collate`.
+        pad_token_id: see `collate_base.Collate`.
         shift: labels[t] is the token after input_ids[t], for trainers that compare position by position; False for
             models that shift inside (transformers).
         decoder_start_token_id: of an encoder-decoder (Nemotron-Parse; `for_store` knows): the batch holds
             decoder_input_ids, which are the ids behind this token, and decoder_attention_mask, in place of input_ids
             and attention_mask; labels[t] is what the decoder is to say at t, so `shift` has no meaning.
-        options: see `batch.Collate`.
+        options: see `collate_base.Collate`.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class PackedCollate(Collate):
       neither attention_mask nor mm_token_type_ids: the form of NeMo Automodel's packed_sequence_thd_vlm_collater.
 
     Args:
-        pad_token_id: see `batch.Collate`.
+        pad_token_id: see `collate_base.Collate`.
         mask: the form of attention, see `masks`.
         shift: labels[t] becomes the label of t+1 within each document and -100 at its end, same length, so that no
             document predicts the next one's first token; False for models that shift inside. Those shift across
             documents too, so the first label of each later document is -100 then: it would be predicted from the
             document before.
         mrope: positions of a placeholder have three axes; `for_store` knows.
-        options: see `batch.Collate`.
+        options: see `collate_base.Collate`.
     """
 
     def __init__(

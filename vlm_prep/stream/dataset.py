@@ -31,13 +31,13 @@ from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.shards.cache import shard_cache
-from vlm_prep.shards.remote import absolute, store_path
+from vlm_prep.shards.object_store import absolute, store_path
+from vlm_prep.stream.cache_size import check_cache
 from vlm_prep.stream.order import EpochOrder, Order, Remainder, steps_left
 from vlm_prep.stream.restore import Pixels, tensor_makers
-from vlm_prep.stream.rows import Rows, names_of, open_rows
+from vlm_prep.stream.run_state import State
 from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
-from vlm_prep.stream.state import State
-from vlm_prep.stream.window import check_cache
+from vlm_prep.stream.stored_rows import Rows, names_of, open_rows
 
 Item = dict[str, Any]
 OnBad = Literal["raise", "skip"]

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from vlm_prep.processors.coding import Coding
-from vlm_prep.processors.pixels import PixelMaker
-from vlm_prep.processors.stored import CodedTensor
+from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.payload.stored import CodedTensor
+from vlm_prep.processors.payload.uint8 import Coding
 
 Pixels = bool | Literal["bytes"]
 CODED = "_uint8"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import Sampler, get_worker_info
 
-from vlm_prep.stream.state import State
+from vlm_prep.stream.run_state import State
 
 if TYPE_CHECKING:
     from vlm_prep.stream.dataset import ShardDataset

@@ -15,21 +15,21 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vlm_prep.core.config import ControlTokens as ControlMode
-from vlm_prep.core.config import TokenizeConfig
 from vlm_prep.core.errors import InputError, ProcessorError, Reject, RejectReason
-from vlm_prep.core.types import Encoded, Media, MediaItem, Message, Sample
+from vlm_prep.core.records import Encoded, Media, MediaItem, Message, Sample
+from vlm_prep.core.settings import ControlTokens as ControlMode
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion
-from vlm_prep.tokenize.control import ControlTokens
-from vlm_prep.tokenize.documents import Document, DocumentReader
-from vlm_prep.tokenize.encode import TextEncoder, Tokens
-from vlm_prep.tokenize.expand import IGNORE, Placed, Placer, find_tokens, repeat_runs
-from vlm_prep.tokenize.fit import Fitted, fit_to_template
-from vlm_prep.tokenize.masks import in_bytes, mask_tokens, tokens_inside, weigh_tokens
-from vlm_prep.tokenize.spans import Weighted, reject_weights, trained_messages, uses_weights, weigh
-from vlm_prep.tokenize.template import ChatTemplate
-from vlm_prep.tokenize.tools import Tools
+from vlm_prep.tokenize.chat.control_tokens import ControlTokens
+from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
+from vlm_prep.tokenize.chat.template import ChatTemplate
+from vlm_prep.tokenize.chat.tool_text import Tools
+from vlm_prep.tokenize.labels.documents import Document, DocumentReader
+from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, tokens_inside, weigh_tokens
+from vlm_prep.tokenize.labels.spans import Weighted, reject_weights, trained_messages, uses_weights, weigh
+from vlm_prep.tokenize.placeholders import IGNORE, Placed, Placer, find_tokens, repeat_runs
+from vlm_prep.tokenize.text import TextEncoder, Tokens
 
 VIDEO_FRAMES = "video frames"
 Payload = tuple[tuple[bytes, ...] | None, ...]
@@ -140,7 +140,7 @@ class SampleEncoder:
     def place(
         self, text: str, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[Placed, tuple[Expansion, ...]]:
-        """Replace the placeholders of a rendered text, see `expand.Placer.place` and `Adapter.expand`."""
+        """Replace the placeholders of a rendered text, see `placeholders.Placer.place` and `Adapter.expand`."""
         return self._placer.place(text, media, lambda: self.adapter.expand(media, stored))
 
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:

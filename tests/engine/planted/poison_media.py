@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from vlm_prep.ingest.run import IngestJob
-from vlm_prep.pack.job import PackJob
-from vlm_prep.report.survey import SurveyJob
-from vlm_prep.tokenize.job import TokenizeJob
+from vlm_prep.ingest.ingest_run import IngestJob
+from vlm_prep.pack.pack_job import PackJob
+from vlm_prep.report.plan.survey import SurveyJob
+from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
 MAGIC = b"POISON "
 

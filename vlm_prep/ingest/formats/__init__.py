@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.types import Sample
+from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats import alpaca, asr, messages, sharegpt
 from vlm_prep.ingest.spec import DatasetSpec
 

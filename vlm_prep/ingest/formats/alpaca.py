@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.types import Sample
+from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, column, required_column, text, type_name
 from vlm_prep.ingest.formats.conversation import Dialect, build_sample
 from vlm_prep.ingest.spec import DatasetSpec

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Final
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.types import Media, Message, Sample
+from vlm_prep.core.records import Media, Message, Sample
 from vlm_prep.ingest.formats.common import Row, required_column, text
 from vlm_prep.ingest.formats.conversation import require_storable
 from vlm_prep.ingest.formats.entries import column_entries
-from vlm_prep.ingest.formats.placeholders import Part
+from vlm_prep.ingest.formats.media_tags import Part
 from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, DatasetSpec
 from vlm_prep.media.files import split_uri
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
-from vlm_prep.core.types import Media, MediaKind, Message, Sample
+from vlm_prep.core.records import Media, MediaKind, Message, Sample
 from vlm_prep.ingest.formats.common import Row, column, reasoning, text, training_options, type_name
+from vlm_prep.ingest.formats.content_parts import Content, read_parts
 from vlm_prep.ingest.formats.entries import column_entries
-from vlm_prep.ingest.formats.parts import Content, read_parts
-from vlm_prep.ingest.formats.placeholders import MediaQueue, Part, has_tags, split_tags
-from vlm_prep.ingest.formats.tools import ToolCalls, message_calls, tool_schemas, written_calls
+from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_tags, split_tags
+from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, tool_schemas, written_calls
 from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
 
 

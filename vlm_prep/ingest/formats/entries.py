@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import Media, MediaKind
 from vlm_prep.core.remote import is_remote
-from vlm_prep.core.types import Media, MediaKind
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import is_positive_number, type_name
 

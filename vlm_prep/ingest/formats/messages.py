@@ -7,7 +7,7 @@ Media comes from the part itself, or, for a bare `{"type": "image"}`, from the n
 
 from __future__ import annotations
 
-from vlm_prep.core.types import Sample
+from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, column, required_column
 from vlm_prep.ingest.formats.conversation import Dialect, build_sample
 from vlm_prep.ingest.spec import DatasetSpec

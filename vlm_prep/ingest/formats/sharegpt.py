@@ -8,7 +8,7 @@ an assistant turn they stay text, since an answer may well be about the tag itse
 
 from __future__ import annotations
 
-from vlm_prep.core.types import Sample
+from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, required_column
 from vlm_prep.ingest.formats.conversation import Dialect, build_sample
 from vlm_prep.ingest.spec import DatasetSpec

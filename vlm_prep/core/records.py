@@ -1,0 +1,153 @@
+"""The nouns that cross the seams between stages: Sample, Encoded, and what they are made of.
+
+    source rows ──ingest──▶ Sample ──tokenize──▶ Encoded ──pack──▶ Pack ──stream──▶ batch
+
+All are frozen: a stage makes new ones and never edits what it was given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_prep.core.errors import Reject
+
+MediaKind = Literal["image", "video", "audio"]
+Message = dict[str, Any]
+"""One turn in Hugging Face's form: role, content (a list of typed parts), and tool_calls, reasoning_content,
+train where the source had them. Media parts are bare (`{"type": "image"}`): the n-th one is `Sample.media[n]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaHeader:
+    """What the head of a media file says; enough to know how many tokens the media becomes."""
+
+    height: int = 0
+    """Pixels, after EXIF orientation; 0 for audio."""
+    width: int = 0
+    """Pixels, after EXIF orientation; 0 for audio."""
+    total_frames: int | None = None
+    """Frames in a video file or in a frame list; None for a picture."""
+    fps: float | None = None
+    """Frames per second of a video file."""
+    samples: int | None = None
+    """Samples of each channel of an audio file, at its own rate; of a video's audio track, where it is asked for and
+    there is one."""
+    sampling_rate: int | None = None
+    """Samples per second of an audio file or track."""
+    digests: tuple[str, ...] = ()
+    """One content digest for each uri, see `media.files.digest_ends`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Media:
+    """A reference to a picture, a video or an audio file, in the order of its placeholder in the conversation."""
+
+    kind: MediaKind
+    uris: tuple[str, ...]
+    """Absolute paths, `db.lmdb::key`, or `rows.parquet::17/audio` (`media.row_media`). One, except for a video given
+    as a list of frames."""
+    frame_list: bool = False
+    """True for a video given as pictures: `uris` are its frames."""
+    frame_indices: tuple[int, ...] | None = None
+    """Frames to take from a video file, as the source asks; None leaves the choice to the processor."""
+    fps: float | None = None
+    """Frames per second that the entry states: of a frame list, the rate it was taken at; of a video file, the rate
+    to sample at."""
+    min_seconds: float | None = None
+    """Shortest audio that the source wants, inclusive; shorter is a reject when it is probed."""
+    max_seconds: float | None = None
+    """Longest audio that the source wants, inclusive."""
+    header: MediaHeader | None = None
+    """Filled by `media.probe`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One conversation with references to its media: what ingest makes."""
+
+    sample_id: str
+    """`<dataset>/<row>`, 0-based; `#<copy>` is added for repeats of a sample_ratio above 1, and `~<document>` by
+    tokenize where a row gives several documents."""
+    dataset: str
+    source: str
+    """The data file, as the meta file names it."""
+    line: int
+    """1-based line in `source` where the row starts; in a table the 1-based row."""
+    messages: list[Message]
+    media: tuple[Media, ...] = ()
+    tools: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """A row that was not written: one line of rejects.parquet."""
+
+    sample_id: str
+    dataset: str
+    source: str
+    line: int
+    stage: str
+    reason: str
+    message: str
+
+
+def rejected(sample: Sample, stage: str, reject: Reject) -> Rejected:
+    """Return the line of rejects.parquet for a sample."""
+    return Rejected(
+        sample_id=sample.sample_id,
+        dataset=sample.dataset,
+        source=sample.source,
+        line=sample.line,
+        stage=stage,
+        reason=reject.reason.value,
+        message=reject.message,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaItem:
+    """A media as it is stored in a shard: what the runtime needs to make the processor's pixels again."""
+
+    kind: MediaKind
+    uris: tuple[str, ...]
+    digests: tuple[str, ...]
+    data: tuple[bytes, ...] | None
+    """The files' own bytes (payload `encoded`), or None (payload `reference`)."""
+    height: int
+    width: int
+    frame_list: bool = False
+    frame_indices: tuple[int, ...] | None = None
+    """The frames taken from a video, frozen; for a frame list 0..n-1."""
+    fps: float | None = None
+    total_frames: int | None = None
+    samples: int | None = None
+    sampling_rate: int | None = None
+    tensors: tuple[dict[str, Any], ...] | None = None
+    """What payload `pixels` stores of it, see `maker.stored`; None in the other payloads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoded:
+    """A tokenized, labelled sample: one row of a tokenized store."""
+
+    sample_id: str
+    dataset: str
+    input_ids: NDArray[np.int32]
+    """(length,)"""
+    labels: NDArray[np.int32]
+    """(length,) unshifted; -100 where nothing is trained."""
+    loss_weights: NDArray[np.float32] | None = None
+    """(length,) weight of each token's loss, 0 where nothing is trained; None unless the run stores weights."""
+    document: int = 1
+    """Which of its row's documents it is, from 1: a row gives several with rewritten_history="split"."""
+    notes: tuple[str, ...] = ()
+    """What was done to the row that its statistics should count, e.g. `tools_as_text`."""
+    geometry: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Per-media tensors under the processor's own names, e.g. image_grid_thw (n_images, 3)."""
+    media: tuple[MediaItem, ...] = ()
+    conversation: bytes = b""
+    """JSON of messages and tools as rendered, keys in the row's own order (templates print schemas as they come)."""

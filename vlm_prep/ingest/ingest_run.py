@@ -1,0 +1,188 @@
+"""Raw rows into a store of samples with probed media headers.
+
+Not needed before `tokenize`, which ingests on the way; useful to check a source once and tokenize it many times.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import vlm_prep
+from vlm_prep.core.errors import InputError, Reject
+from vlm_prep.core.records import Rejected, Sample, rejected
+from vlm_prep.core.settings import IngestConfig
+from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
+from vlm_prep.engine.stage import (
+    RunOptions,
+    Send,
+    Stage,
+    check_reject_rate,
+    reject_reasons,
+    run_stage,
+    sum_counts,
+    sum_datasets,
+)
+from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, rows_per_task, split_rows
+from vlm_prep.engine.workspace import Describe
+from vlm_prep.ingest.row_source import STAGE
+from vlm_prep.ingest.source import Samples, read_task, sample_row
+from vlm_prep.media.probe import probe
+from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
+from vlm_prep.shards.writer import ShardInfo, ShardWriter
+
+_CARD = """# Ingested by vlm-prep
+
+{rows} samples. Next: `vlm-prep tokenize FOLDER --processor P --out OUT`.
+"""
+
+
+@dataclass
+class IngestJob:
+    """Ingests ranges of rows."""
+
+    preload: ClassVar[tuple[str, ...]] = (__name__,)
+    samples: Samples
+    config: IngestConfig
+
+    def setup(self) -> None:
+        """See `engine.tasks.Job`; there is nothing to load."""
+
+    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
+        """See `engine.tasks.Job`."""
+        rejects: list[Rejected] = []
+        datasets: dict[str, Counter[str]] = {}
+        with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", sample_schema()) as writer:
+            for _, item in read_task(self.samples, task, pulse, STAGE):
+                result = self._probe(item) if isinstance(item, Sample) else item
+                counts = datasets.setdefault(item.dataset, Counter(rows_in=0, rows_written=0, rows_rejected=0))
+                if isinstance(result, Rejected):
+                    rejects.append(result)
+                    counts.update(rows_in=1, rows_rejected=1)
+                else:
+                    row = sample_row(result)
+                    writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
+                    counts.update(rows_in=1, rows_written=1)
+                    counts.update(_media_counts(result))
+            pulse(NO_ROW)
+            infos = (writer.commit(),) if len(rejects) < len(task.numbers) else ()
+        totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
+        for counts in datasets.values():
+            totals.update(counts)
+        return Record(
+            task=task.index,
+            split=task.split,
+            shards=infos,
+            rejects=tuple(rejects),
+            counts=dict(totals),
+            facts={"datasets": {name: dict(counts) for name, counts in datasets.items()}},
+        )
+
+    def blame(self, task: Task, poison: Poison) -> str | None:
+        """See `engine.tasks.Job`; rows can be rejected."""
+        return None
+
+    def _probe(self, sample: Sample) -> Sample | Rejected:
+        config = self.config
+        try:
+            media = tuple(
+                probe(item, decode=config.check_media == "decode", max_pixels=config.max_image_pixels)[0]
+                for item in sample.media
+            )
+        except Reject as reject:
+            return rejected(sample, STAGE, reject)
+        return replace(sample, media=media)
+
+
+def _media_counts(sample: Sample) -> Counter[str]:
+    """Count a sample's media; audio also by its length, in whole milliseconds so that sums do not depend on order."""
+    counts: Counter[str] = Counter()
+    for media in sample.media:
+        counts[f"{media.kind}s"] += 1
+        if media.kind == "audio" and (header := media.header) and header.sampling_rate:
+            counts["audio_ms"] += round(1000 * (header.samples or 0) / header.sampling_rate)
+    return counts
+
+
+def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manifest | None:
+    """Write `samples` with probed media into the store `options.out`.
+
+    Returns:
+        The manifest of the finished store; None where only a part of the run was asked for.
+
+    Raises:
+        InputError: there are no rows.
+        RejectRateError: the store is complete, with too many rejects.
+    """
+    if not len(samples):
+        raise InputError("the source has no rows")
+    identity = ingest_identity(samples, config)
+
+    def describe(records: Sequence[Record]) -> Describe:
+        return lambda splits: _describe(samples, config, records, splits)
+
+    tasks = split_rows(len(samples), rows_per_task(len(samples)))
+    job = IngestJob(samples, config)
+    stage = Stage(
+        name=STAGE,
+        identity=identity,
+        tasks=tasks,
+        prepare=lambda: job,
+        describe=describe,
+        again={"source": samples.origin},
+        keeps_origin=True,
+        numbers=samples.numbers,
+    )
+    manifest = run_stage(stage, options)
+    if manifest is None:
+        return None
+    check_reject_rate(manifest.totals, options)
+    return manifest
+
+
+def ingest_identity(samples: Samples, config: IngestConfig) -> dict[str, Any]:
+    """Return all that the output of `ingest` depends on."""
+    return {
+        "stage": STAGE,
+        "schema": SCHEMA_VERSION,
+        "vlm_prep": vlm_prep.__version__,
+        "samples": samples.identity(),
+        "config": config.to_json(),
+    }
+
+
+def retry_ingest(samples: Samples, reasons: Sequence[str], options: RunOptions) -> Manifest:
+    """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry_rejects`."""
+    config = IngestConfig(**read_manifest(options.out, stage=STAGE).config)
+    retry = open_retry(options.out, reasons, ingest_identity(samples, config), samples.numbers)
+
+    def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:
+        return manifest, _CARD.format(rows=added_totals(manifest.totals, records)["rows_written"])
+
+    return run_retry(retry, options, IngestJob(samples, config), amend)
+
+
+def _describe(
+    samples: Samples,
+    config: IngestConfig,
+    records: Sequence[Record],
+    splits: dict[str, list[ShardInfo]],
+) -> tuple[Manifest, str]:
+    totals: dict[str, Any] = sum_counts(records, rows=len(samples))
+    totals["rejects"] = reject_reasons(records)
+    totals["datasets"] = sum_datasets(records)
+    for counts in (totals, *totals["datasets"].values()):
+        if "audio_ms" in counts:
+            counts["audio_seconds"] = counts.pop("audio_ms") / 1000
+    manifest = Manifest(
+        stage=STAGE,
+        config=config.to_json(),
+        splits=splits,
+        totals=totals,
+        extra={"datasets": samples.describe()},
+    )
+    return manifest, _CARD.format(rows=totals["rows_written"])

@@ -1,0 +1,178 @@
+"""RowSource: one dataset's rows, read by pick number.
+
+The end of ingest. The main process opens a source once (index and picks); tasks are ranges of picks, and a
+worker reads its range with nothing but the pickled arrays and the file. One output for each pick, in order,
+whatever the row holds: that is what makes `rows in = rows written + rows rejected` countable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from vlm_prep.core.errors import InputError, Reject, RejectReason
+from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.core.records import Rejected, Sample
+from vlm_prep.ingest.embedded import mark, may_embed
+from vlm_prep.ingest.formats import to_sample
+from vlm_prep.ingest.index import RowIndex, build_index, read_row
+from vlm_prep.ingest.sampling import copies, pick_rows
+from vlm_prep.ingest.sniff import open_input
+from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
+from vlm_prep.ingest.table_files import TableIndex, build_table_index
+
+STAGE = "ingest"
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """The picked rows of one dataset; holds arrays only, so it can be sent to workers."""
+
+    spec: DatasetSpec
+    index: RowIndex | TableIndex
+    picks: NDArray[np.int64]
+    """(picks,) row numbers, 0-based, in the order they are read."""
+    repeats: NDArray[np.int64]
+    """(picks,) how often each pick's row was taken before."""
+
+    @classmethod
+    def open(cls, spec: DatasetSpec, limit: int | None = None) -> RowSource:
+        """Index a dataset's file or files and pick its rows; `limit` keeps the first picks only.
+
+        Raises:
+            InputError: a file is gone, damaged, not one we read, or a broken array.
+        """
+        index = build_table_index(spec.tables, spec.file, spec.file_name) if spec.tables else build_index(spec.file)
+        picks = pick_rows(len(index), spec.sample_ratio)[:limit]
+        return cls(spec, index, picks, copies(len(index), len(picks)))
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
+        """Yield the picks `start:stop`, exactly one output for each, in order.
+
+        Raises:
+            InputError: a file is gone, damaged, or became shorter since it was indexed.
+        """
+        with self._reader() as read:
+            for place in range(*slice(start, stop).indices(len(self))):
+                yield self._read_pick(read, place)
+
+    def content_digest(self) -> str:
+        """Return the digest of the data files' bytes, for the run's fingerprint."""
+        try:
+            return self.index.content_digest() if isinstance(self.index, TableIndex) else digest_file(self.spec.file)
+        except OSError as error:
+            raise InputError(f"{self.spec.file}: {error.strerror or error}", "restore it, then start again") from error
+
+    def describe(self) -> dict[str, Any]:
+        """Return the resolved settings, without absolute paths, for manifests and for people."""
+        spec = self.spec
+        options = {
+            name: getattr(spec, name)
+            for name in ("split", "system_prompt", "user_prompt", "min_duration", "max_duration")
+            if getattr(spec, name) is not None
+        }
+        return {
+            "dataset": spec.name,
+            "file": spec.file_name,
+            "kind": self.index.kind,
+            "format": spec.format,
+            "columns": {role: " or ".join(spec.column_names(role)) for role in COLUMN_NAMES},
+            "tags": dict(spec.tags),
+            # relative, so that moving data and media together changes nothing
+            "media_dir": spec.media_dir
+            if isinstance(spec.media_dir, str)
+            else os.path.relpath(spec.media_dir, spec.folder),
+            "sample_ratio": spec.sample_ratio,
+            "rows": len(self.index),
+            "picks": len(self),
+            **options,
+        }
+
+    def sample_id(self, place: int) -> str:
+        """Return the id of a pick: `<dataset>/<row>`, and `#<copy>` from the second time on."""
+        copy = int(self.repeats[place])
+        return f"{self.spec.name}/{self.picks[place]}" + (f"#{copy}" if copy else "")
+
+    def places(self, sample_ids: Collection[str]) -> list[int]:
+        """Return the picks whose ids are among `sample_ids`, in order."""
+        head = f"{self.spec.name}/"
+        names = [name.removeprefix(head).partition("#")[0] for name in sample_ids if name.startswith(head)]
+        rows = np.array([int(name) for name in names if name.isdecimal()], dtype=np.int64)
+        near = np.flatnonzero(np.isin(self.picks, rows)).tolist()
+        return [place for place in near if self.sample_id(place) in sample_ids]
+
+    def reject(self, place: int, stage: str, reason: str, message: str) -> Rejected:
+        """Return the reject of a pick; the row itself is not read."""
+        source, line = self._stands(int(self.picks[place]))
+        return Rejected(
+            sample_id=self.sample_id(place),
+            dataset=self.spec.name,
+            source=source,
+            line=line,
+            stage=stage,
+            reason=reason,
+            message=message,
+        )
+
+    def _stands(self, row: int) -> tuple[str, int]:
+        """Return the file and the line of a row."""
+        index = self.index
+        if isinstance(index, TableIndex):
+            file, place = index.place(row)
+            return index.names[file], place + 1
+        return self.spec.file_name, int(index.lines[row])
+
+    @contextmanager
+    def _reader(self) -> Iterator[Callable[[int], Any]]:
+        """Give a function that parses a row."""
+        index, spec = self.index, self.spec
+        if isinstance(index, TableIndex):
+            yield index.read
+            return
+        with open_input(spec.file) as file:
+            yield lambda row: _json_row(file, index, row)
+
+    def _read_pick(self, read: Callable[[int], Any], place: int) -> Sample | Rejected:
+        row = int(self.picks[place])
+        source, line = self._stands(row)
+        try:
+            sample = to_sample(read(row), self.spec, sample_id=self.sample_id(place), source=source, line=line)
+        except Reject as reject:
+            return self.reject(place, STAGE, reject.reason.value, reject.message)
+        return self._bounded(sample)
+
+    def _bounded(self, sample: Sample) -> Sample:
+        """Return the sample with the dataset's bounds of durations on its audio; they are held when it is probed."""
+        shortest, longest = self.spec.min_duration, self.spec.max_duration
+        if shortest is None and longest is None:
+            return sample
+        media = (
+            replace(each, min_seconds=shortest, max_seconds=longest) if each.kind == "audio" else each
+            for each in sample.media
+        )
+        return replace(sample, media=tuple(media))
+
+
+def _json_row(file: BinaryIO, index: RowIndex, row: int) -> Any:
+    start, end = int(index.starts[row]), int(index.ends[row])
+    data = read_row(file, start, end)
+    value = _parse(data, int(index.lines[row]))
+    return mark(value, file.name, (start, end - start)) if may_embed(data) else value
+
+
+def _parse(data: bytes, line: int) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        where = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise Reject(RejectReason.BAD_JSON, f"{where}: {error.msg}") from error

@@ -1,0 +1,118 @@
+"""A shard's media struct → pixels: what training decodes, and what the comparison with the real processor decodes.
+
+The struct is one element of the `media` column (`shards.schema.MEDIA`). Files behind references are checked against
+their digest, so that training never reads other pixels than preparation saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import MediaItem
+from vlm_prep.media.audio import Waveform, read_waveform
+from vlm_prep.media.files import digest_ends, digest_matches, is_of_ends, local_path, read_bytes, read_ends
+from vlm_prep.media.image import load_rgb, load_rgbx
+from vlm_prep.media.track import read_track
+from vlm_prep.media.video import read_frames
+
+Frames = NDArray[np.uint8]
+
+
+def media_struct(item: MediaItem) -> dict[str, Any]:
+    """Return the struct that a shard stores for `item`."""
+    data = item.data if item.data is not None else (None,) * len(item.uris)
+    return {
+        "kind": item.kind,
+        "files": [
+            {"uri": uri, "digest": digest, "bytes": content}
+            for uri, digest, content in zip(item.uris, item.digests, data, strict=True)
+        ],
+        "height": item.height,
+        "width": item.width,
+        "frame_list": item.frame_list,
+        "frame_indices": list(item.frame_indices) if item.frame_indices is not None else None,
+        "fps": item.fps,
+        "total_frames": item.total_frames,
+        "samples": item.samples,
+        "sampling_rate": item.sampling_rate,
+        "tensors": item.tensors,
+        "same_as": None,
+    }
+
+
+def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.Image | Frames | Waveform:
+    """Decode one media.
+
+    Args:
+        struct: an element of the `media` column.
+        rate: samples per second of the waveform, needed for audio.
+
+    Returns:
+        An RGB picture; uint8 frames (n, height, width, 3) for a video: those of `frame_indices`; float32 (samples,)
+        for audio.
+
+    Raises:
+        Reject: the file is gone, was changed since preparation, or does not decode.
+    """
+    files = struct["files"]
+    if struct["kind"] == "image":
+        return load_rgb(file_bytes(files[0]), files[0]["uri"])
+    if struct["kind"] == "audio":
+        if rate is None:
+            raise ValueError("audio needs the rate of the model")
+        return read_waveform(file_bytes(files[0]), rate, files[0]["uri"])
+    if struct["frame_list"]:
+        pictures = [np.asarray(load_rgb(file_bytes(file), file["uri"])) for file in files]
+        return np.stack([pictures[index] for index in struct["frame_indices"]])
+    return read_frames(_video_source(files[0]), struct["frame_indices"], files[0]["uri"])
+
+
+def load_rgbx_media(struct: Mapping[str, Any], buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Decode a picture to uint8 (height, width, 4), see `image.load_rgbx`.
+
+    Raises:
+        Reject: the file is gone, was changed since preparation, or does not decode.
+    """
+    file = struct["files"][0]
+    return load_rgbx(file_bytes(file), file["uri"], buffer=buffer)
+
+
+def load_track(struct: Mapping[str, Any], *, rate: int) -> Waveform:
+    """Decode the audio track of a video: float32 (samples,) at `rate` samples a second.
+
+    Raises:
+        Reject: the file is gone, was changed since preparation, or its track does not decode.
+    """
+    return read_track(_video_source(struct["files"][0]), rate, struct["files"][0]["uri"])
+
+
+def file_bytes(file: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a stored media file, from the shard or, by reference, from where it lies.
+
+    Raises:
+        Reject: the file is gone or was changed since preparation.
+    """
+    stored = file["bytes"]
+    if stored is not None:
+        return bytes(stored)
+    data = read_bytes(file["uri"])
+    if not digest_matches(data, file["digest"]):
+        raise Reject(RejectReason.MEDIA_CHANGED, f"{file['uri']} was changed after it was tokenized")
+    return data
+
+
+def _video_source(file: Mapping[str, Any]) -> str | bytes:
+    """The path where that is enough (decord then reads only what it needs), else the bytes."""
+    if file["bytes"] is not None or local_path(file["uri"]) is None:
+        return file_bytes(file)
+    uri, digest = str(file["uri"]), file["digest"]
+    same = digest_ends(read_ends(uri)) == digest if is_of_ends(digest) else digest_matches(read_bytes(uri), digest)
+    if not same:
+        raise Reject(RejectReason.MEDIA_CHANGED, f"{uri} was changed after it was tokenized")
+    return uri

@@ -1,0 +1,287 @@
+"""A tokenized store into a packed one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import vlm_prep
+from vlm_prep.core.errors import InputError, RejectReason, StoreError
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.settings import MediaMode, PackConfig
+from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
+from vlm_prep.engine.tasks import Record, Task
+from vlm_prep.engine.workspace import Describe
+from vlm_prep.pack.pack_job import PLAN_SPLIT, STAGE, PackJob, rank_split
+from vlm_prep.pack.pack_plan import Plan, make_plan, plan_table
+from vlm_prep.pack.positions import Mrope
+from vlm_prep.processors.payload.encodings import describe_payload
+from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.shards.layout import PLAN_FILE
+from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.object_store import RemotePath, StorePath, absolute, written_from
+from vlm_prep.shards.reader import Store
+from vlm_prep.shards.schema import SCHEMA_VERSION
+from vlm_prep.shards.writer import ShardInfo, write_table_atomically
+
+TOKENS_PER_TASK = 8 << 20
+
+_CARD = """# Packed by vlm-prep
+
+{packs} packs of up to {length} tokens for {world} rank(s), fill {fill:.2%}. For training use
+`vlm_prep.stream.ShardDataset(FOLDER, rank=..., world_size=...)`.
+
+- a row is a pack: `input_ids`, `labels` (unshifted), `position_ids`, `seq_lens` (documents), media and their geometry;
+  a media with `same_as` has its bytes with the row `rows_before` rows earlier, as its media number `media`
+- `plan.parquet`: which documents of the tokenized store are in which pack
+"""
+
+_TAR_CARD = """# Packed by vlm-prep, for webdataset
+
+{packs} packs of up to {length} tokens for {world} rank(s), fill {fill:.2%}.
+
+- a row is a pack: `input_ids.npy`, `labels.npy` (unshifted), `position_ids.npy`, `seq_lens.npy` (documents),
+  `..._grid_thw.npy` (flat: reshape(-1, 3)), `json` (pack_id, sample_ids, media: JSON text)
+- media files are `media.bin`, joined; offset and size of each are in `media`. With --tar-media separate they are
+  `media.0.jpg`, ...
+- `plan.parquet`: which documents of the tokenized store are in which pack
+"""
+
+
+def mrope_rule(runtime: dict[str, Any], config: PackConfig) -> Mrope | None:
+    """Return how positions are computed for a store's family, or None for plain positions."""
+    settings = runtime.get("mrope")
+    if config.positions == "plain":
+        settings = None
+    if settings is None:
+        if config.tokens_per_second is not None:
+            raise InputError("--tokens-per-second: the packs have plain positions, which do not use it")
+        return None
+    if config.tokens_per_second is not None:
+        if settings["tokens_per_second"] is None:
+            raise InputError(f"--tokens-per-second: {runtime['family']} does not use it")
+        settings = {**settings, "tokens_per_second": config.tokens_per_second}
+    return Mrope(**settings)
+
+
+def require_packable(store: Store, config: PackConfig) -> str | None:
+    """Refuse a store whose model cannot be given packs; return a line to tell the user, or None.
+
+    Raises:
+        StoreError: an encoder-decoder, or a model with positions that are not known here.
+    """
+    runtime = store.manifest.processor
+    if runtime.get("decoder_start_token_id") is not None:
+        raise StoreError(
+            f"{store.folder}: {runtime['family']} is an encoder-decoder, whose encoder takes one document at a time",
+            "do not pack it: give the tokenized store itself to ShardDataset, with PadCollate",
+        )
+    if config.positions == "plain":
+        return None
+    positions, name = runtime.get("positions"), runtime["identity"].get("class")
+    if positions == "own":
+        raise StoreError(
+            f"{store.folder}: the model of {name} computes positions from media by a rule of its own, which is not "
+            "known here, so its packs would get wrong ones",
+            "give the tokenized store itself to ShardDataset, unpacked, and the model computes them; or, if your model "
+            "takes plain positions, pack with --positions plain",
+        )
+    if positions == "unknown":
+        return (
+            f"note: {name} is not a processor of transformers, so its model's positions are not known; the packs get "
+            "plain ones (0..n-1 in each document): check that the model takes them"
+        )
+    return None
+
+
+def raised_payload(
+    store: Store, config: PackConfig, trust_remote_code: bool
+) -> tuple[MediaMode | None, dict[str, Any] | None]:
+    """Return the payload that media are to be raised to, None if they stay, and how they become tensors.
+
+    Raises:
+        InputError: the store has a higher one, or the packs are an index, which holds no media.
+    """
+    if config.media is None or config.media == store.manifest.config["media"]:
+        return None, None
+    order = get_args(MediaMode)
+    had = store.manifest.config["media"]
+    if order.index(config.media) < order.index(had):
+        raise InputError(
+            f"--media {config.media}: {store.folder} holds its media as {had}, and a payload can only be raised",
+            f"leave --media out, or tokenize with --media {config.media}",
+        )
+    if config.layout == "index":
+        raise InputError(
+            "--media with --layout index: an index holds no media", f"tokenize with --media {config.media}"
+        )
+    if config.media != "pixels":
+        return config.media, None
+    runtime = store.manifest.processor
+    maker = PixelMaker(runtime, trust_remote_code=trust_remote_code)
+    return config.media, describe_payload(maker, list(runtime["parts"]), config.audio)
+
+
+def pack(
+    source: str | StorePath, config: PackConfig, options: RunOptions, *, trust_remote_code: bool = False
+) -> Manifest | None:
+    """Pack the tokenized store `source` into `options.out`.
+
+    A source on an object store is fetched into its cache once, whole, since a pack's documents come from all over it.
+
+    Args:
+        source: a tokenized store.
+        config: settings that shape the output.
+        options: how to run.
+        trust_remote_code: run the Python code of a processor that comes with some, to make its tensors.
+
+    Returns:
+        The manifest of the packed store; None where only a part of the run was asked for.
+
+    Raises:
+        StoreError: the source is unfinished or no tokenized store, or its model cannot be given packs.
+        InputError: no document fits a pack, or the source does not fit its cache.
+        RejectRateError: the store is complete, with too many rejects.
+    """
+    if config.format == "webdataset" and config.layout == "index":
+        raise InputError("--format webdataset with --layout index: a plan over Arrow shards is no tar", "leave one out")
+    store = _source(source)
+    if note := require_packable(store, config):
+        options.say(note)
+    plan = make_plan(store, config.pack_length, config.world_size)
+    if not plan.n_packs:
+        raise InputError(f"{source}: no document fits --pack-length {config.pack_length}")
+    rule = mrope_rule(store.manifest.processor, config)
+    identity = pack_identity(store, config)
+    media, payload = raised_payload(store, config, trust_remote_code)
+    job = PackJob(
+        store.folder,
+        plan,
+        rule,
+        write_plan=config.layout == "index",
+        format=config.format,
+        tar_media=config.tar_media,
+        media=media,
+        payload=payload,
+        trust_remote_code=trust_remote_code,
+    )
+
+    def ready() -> PackJob:
+        job.setup()
+        return job
+
+    def describe(records: Sequence[Record]) -> Describe:
+        about = {"mrope": vars(rule) if rule is not None else None}
+        if payload is not None:
+            about["payload"] = payload
+        return lambda splits: _describe(store, plan, config, options.out, records, splits, about)
+
+    def write_plan(records: Sequence[Record], shards: Path, send: Send) -> None:
+        write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
+
+    stage = Stage(
+        name=STAGE,
+        identity=identity,
+        tasks=pack_tasks(plan, config),
+        again={"source": str(absolute(store.folder))},
+        prepare=ready,
+        describe=describe,
+        check=write_plan if config.layout == "ranks" else None,
+    )
+    manifest = run_stage(stage, options)
+    if manifest is None:
+        return None
+    check_reject_rate(manifest.totals, options)
+    return manifest
+
+
+def pack_identity(store: Store, config: PackConfig) -> dict[str, Any]:
+    """Return all that the output of `pack` depends on."""
+    return {
+        "stage": STAGE,
+        "schema": SCHEMA_VERSION,
+        "vlm_prep": vlm_prep.__version__,
+        "source": store.manifest.fingerprint,
+        # by content too: media may have changed between two runs of the same fingerprint
+        "shards": digest_json([info.xxh3 for _, info in store.manifest.shards()]),
+        "config": config.to_json(),
+    }
+
+
+def pack_tasks(plan: Plan, config: PackConfig) -> list[Task]:
+    """Return the plan's own task and, for ranks, tasks of about 8 million tokens (about 160 MB without media)."""
+    tasks = [Task(index=0, start=0, stop=0, split=PLAN_SPLIT)]
+    if config.layout == "index":
+        return tasks
+    step = max(1, TOKENS_PER_TASK // config.pack_length)
+    for rank in range(config.world_size):
+        count = len(plan.packs_of(rank))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            tasks.append(Task(index=len(tasks), start=start, stop=stop, split=rank_split(rank)))
+    return tasks
+
+
+def _describe(
+    store: Store,
+    plan: Plan,
+    config: PackConfig,
+    out: Path,
+    records: Sequence[Record],
+    splits: dict[str, list[ShardInfo]],
+    about: dict[str, Any],
+) -> tuple[Manifest, str]:
+    totals: dict[str, Any] = sum_counts(records, rows=len(store))
+    totals["rejects"] = reject_reasons(records)
+    totals["fill"] = round(plan.fill, 6)
+    totals["packs_by_rank"] = [len(plan.packs_of(rank)) for rank in range(plan.world_size)]
+    source = store.manifest
+    runtime = {**source.processor, **about}
+    if compared := totals.get("pixels_compared"):
+        proof = {**source.proof, "raised_at_pack": {"compared": "pixels", "documents": compared, "different": 0}}
+    else:
+        proof = source.proof
+    manifest = Manifest(
+        stage=STAGE,
+        config=config.to_json(),
+        splits=splits,
+        totals=totals,
+        processor=runtime,
+        proof=proof,
+        extra={
+            "layout": config.layout,
+            "format": config.format,
+            "source": written_from(store.folder, out),
+            "source_fingerprint": source.fingerprint,
+        },
+    )
+    text = _TAR_CARD if config.format == "webdataset" else _CARD
+    card = text.format(packs=plan.n_packs, length=plan.pack_length, world=plan.world_size, fill=plan.fill)
+    return manifest, card
+
+
+def _source(source: str | StorePath) -> Store:
+    store = Store(source, stage="tokenize")
+    needed, folder = sum(store.bytes_fetched), store.folder
+    if isinstance(folder, RemotePath) and needed > folder.cache.bytes:
+        raise InputError(
+            f"{source}: packing reads from all of its {needed:,} bytes, and the cache holds {folder.cache.bytes:,}",
+            "give a larger --cache-bytes, or `vlm-prep pull` the store into a folder",
+        )
+    return store
+
+
+def dry_run(source: str | StorePath, config: PackConfig) -> dict[str, Any]:
+    """Plan the packs and return their numbers; write nothing."""
+    store = _source(source)
+    require_packable(store, config)
+    plan = make_plan(store, config.pack_length, config.world_size)
+    return {
+        "documents": len(store),
+        "packs": plan.n_packs,
+        "packs_by_rank": [len(plan.packs_of(rank)) for rank in range(plan.world_size)],
+        "tokens": plan.tokens,
+        "fill": round(plan.fill, 6),
+        "rejected": {RejectReason.LONGER_THAN_PACK.value: len(plan.too_long)},
+    }

@@ -1,0 +1,288 @@
+"""A shard's media → the processor's own tensors: pixels, features, masks, sizes, under the processor's names.
+
+Built from what the manifest says of the processor's parts (`wiring`), so training needs no tokenizer and no model
+folder. The media of one document are given to the transformers image, video or audio processor as the full processor
+would give them, and its arithmetic is the only one there is: equality is a matter of the same media, settings and
+arguments. A processor that makes tensors outside of its parts, or whose parts are not in transformers, is loaded whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import changes
+from vlm_prep.core.records import MediaKind
+from vlm_prep.core.settings import ProcessorConfig
+from vlm_prep.media.decode import load_media, load_track
+from vlm_prep.processors.load import load_processor
+from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
+from vlm_prep.processors.processor_parts import ARGUMENTS, OF_TEXT
+from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+
+if TYPE_CHECKING:
+    import torch
+
+MediaStruct = Mapping[str, Any]
+_KINDS: Mapping[str, None] = dict.fromkeys(get_args(MediaKind))
+"""The kinds of media in the order of a processor's calls."""
+
+
+class PixelMaker:
+    """Makes the processor's tensors from stored media.
+
+    Args:
+        runtime: `processor` of a manifest.
+        whole: the full processor, where it is loaded already.
+        trust_remote_code: run the Python code of a processor that comes with some, if the store was made so.
+
+    Raises:
+        StoreError: this transformers has no such image, video or audio processor; or the full processor is needed
+            and does not load, is another one, or is not trusted.
+    """
+
+    def __init__(
+        self, runtime: Mapping[str, Any], *, whole: Any = None, trust_remote_code: bool = False
+    ) -> None:
+        self._whole: Mapping[str, Any] | None = runtime["whole"]
+        self._identity: Mapping[str, str] = runtime["identity"]
+        self._trusted = trust_remote_code
+        self._parts: Mapping[str, Mapping[str, Any]] = runtime["parts"]
+        self._interleaved = bool(runtime["interleaved"])
+        self._stored = {tensor["name"] for tensor in runtime["tensors"]}
+        self._rate: int | None = runtime["sampling_rate"]
+        self._sound = bool(runtime.get("audio_in_video"))
+        self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
+        self.payload = StoredPayload(runtime.get("payload"), self.names)
+        self._made: dict[str, Any] = {} if whole is None else {"whole": whole}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": {}}
+
+    def names(self, kind: str) -> set[str] | None:
+        """Return the names of the tensors that are made of a kind of media; None if that is not known."""
+        return self._names.get(kind)
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether the tensors are made by the full processor, not by its parts."""
+        return self._whole is not None
+
+    def takes(self, kind: str) -> bool:
+        """Whether the processor has a part for a kind of media."""
+        return kind in self._parts
+
+    def settings(self, kind: str) -> dict[str, Any]:
+        """Return a part's settings as they hold in a call: its own, and what the processor gives it."""
+        wiring = self._parts[kind]
+        return {**wiring["config"], **wiring["kwargs"]}
+
+    def part(self, kind: str) -> Any:
+        """Return the transformers image, video or audio processor, made once."""
+        if kind not in self._made:
+            wiring = self._parts.get(kind)
+            if wiring is None:
+                raise StoreError(f"the store has {kind} media and its processor takes none")
+            ensure_torchvision()
+            import transformers
+
+            transformers.logging.set_verbosity_error()
+            cls = getattr(transformers, wiring["part_class"], None)
+            if cls is None:
+                raise StoreError(
+                    f"transformers {transformers.__version__} has no {wiring['part_class']}",
+                    "install the version the store was made with, see processor.identity in its manifest.json",
+                )
+            self._made[kind] = cls.from_dict(dict(wiring["config"]))
+        return self._made[kind]
+
+    def pixels(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors of a row's media, as the full processor returns them.
+
+        Args:
+            media: of a sample, or of a pack's documents one after the other.
+            documents: how many media each document of a pack has: a processor may treat a document's pictures
+                together. None for a sample.
+
+        Raises:
+            Reject: a file is gone, changed or damaged.
+        """
+        return {name: joined(parts) for name, parts in self.parts(media, documents).items()}
+
+    def coded(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+    ) -> dict[str, torch.Tensor | CodedTensor]:
+        """Return what `pixels` does, with stored bytes left as they are where a tensor is wholly made of them."""
+        found = self.parts(media, documents)
+        return {name: coded_tensor(parts) or joined(parts) for name, parts in found.items()}
+
+    def stored(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+    ) -> dict[str, CodedTensor] | None:
+        """Return what `coded` does where every tensor is wholly made of stored bytes, else None; computes nothing."""
+        found: dict[str, list[torch.Tensor | Stored]] = {}
+        for kind, structs in self._grouped(media, documents):
+            stored = self.payload.stored(kind, structs)
+            if stored is None:
+                return None
+            for name, parts in stored.items():
+                found.setdefault(name, []).extend(parts)
+        coded = {name: coded_tensor(parts) for name, parts in found.items()}
+        whole = {name: tensor for name, tensor in coded.items() if tensor is not None}
+        return whole if len(whole) == len(coded) else None
+
+    def parts(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+    ) -> dict[str, list[torch.Tensor | Stored]]:
+        """Return what each tensor of a row's media is joined of, see `pixels`."""
+        found: dict[str, list[torch.Tensor | Stored]] = {}
+        for kind, structs in self._grouped(media, documents):
+            made: Mapping[str, Sequence[torch.Tensor | Stored]] | None = self.payload.stored(kind, structs)
+            if made is None:
+                made = {name: [tensor] for name, tensor in self.call(kind, structs).items()}
+            for name, parts in made.items():
+                found.setdefault(name, []).extend(parts)
+        return found
+
+    def _grouped(
+        self, media: Sequence[MediaStruct], documents: Sequence[int] | None
+    ) -> Iterator[tuple[str, Sequence[MediaStruct]]]:
+        """Yield (kind, media) of what the processor treats together, document by document, see `groups`."""
+        start = 0
+        counts = documents.tolist() if isinstance(documents, np.ndarray) else documents
+        for count in [len(media)] if counts is None else counts:
+            document = media[start : start + count] if counts is not None else media
+            start += count
+            for kind, places in self.groups(document):
+                yield kind, document if len(places) == len(document) else [document[place] for place in places]
+
+    def groups(self, media: Sequence[MediaStruct]) -> list[tuple[str, list[int]]]:
+        """Return (kind, places in a document's media) of what the processor treats together; kind "" is all kinds, for
+        a processor that is needed whole. A video with sound is in the group of audio, too."""
+        if self._whole is not None:
+            return [("", list(range(len(media))))] if media else []
+        if self._interleaved:
+            return [(struct["kind"], [place]) for place, struct in enumerate(media)]
+        found: dict[str, list[int]] = {}
+        for place, struct in enumerate(media):
+            kind = struct["kind"]
+            found.setdefault(kind, []).append(place)
+            # the part for audio is given the sound of videos, too
+            if self._sound and kind == "video" and has_sound(struct):
+                found.setdefault("audio", []).append(place)
+        if unknown := found.keys() - _KINDS:
+            raise StoreError(f"the store has {', '.join(sorted(unknown))} media, which this version does not know")
+        return list(found.items()) if len(found) < 2 else [(kind, found[kind]) for kind in _KINDS if kind in found]
+
+    def call(self, kind: str, structs: Sequence[MediaStruct], **settings: Any) -> dict[str, torch.Tensor]:
+        """Return what the processor's part for a kind makes of media that it treats together.
+
+        Args:
+            kind: see `groups`.
+            structs: the media.
+            settings: arguments of the part in place of the processor's own.
+        """
+        if self._whole is not None:
+            return self._by_whole(structs)
+        if kind == "audio":
+            return self.call_part(kind, [self.waveform(struct) for struct in structs], **settings)
+        loaded = [load_media(struct) for struct in structs]
+        return self.call_part(kind, loaded, [video_metadata(each) for each in structs if kind == "video"], **settings)
+
+    def call_part(
+        self, kind: str, loaded: Sequence[Any], metadata: Sequence[Mapping[str, Any]] = (), **settings: Any
+    ) -> dict[str, torch.Tensor]:
+        """Return what a part makes of decoded media, under the processor's names."""
+        import torch
+
+        part = self.part(kind)
+        kwargs = {"return_tensors": "pt", **self._parts[kind]["kwargs"], **settings}
+        if kind == "image":
+            made = part([list(loaded)], **kwargs)
+        elif kind == "video":
+            made = part(list(loaded), **{**kwargs, "do_sample_frames": False, "video_metadata": list(metadata)})
+        else:
+            made = part(list(loaded), **kwargs)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, (whole_name, leading) in self._parts[kind]["outputs"].items():
+            if name in made:
+                tensor = torch.as_tensor(np.asarray(made[name]) if isinstance(made[name], list) else made[name])
+                tensors[whole_name] = tensor.flatten(0, 1) if leading else tensor
+        return tensors
+
+    def waveform(self, struct: MediaStruct) -> Any:
+        """Return the sound of an audio file or a video: float32 (samples,) at the model's rate, mono."""
+        stored = stored_waveform(struct)
+        if stored is not None:
+            return stored
+        if has_sound(struct):
+            return load_track(struct, rate=self._rate or 0)
+        return load_media(struct, rate=self._rate)
+
+    def _by_whole(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
+        loaded: dict[str, list[Any]] = {}
+        for struct in media:
+            kind = struct["kind"]
+            loaded.setdefault(kind, []).append(self.waveform(struct) if kind == "audio" else load_media(struct))
+        metadata = [video_metadata(struct) for struct in media if struct["kind"] == "video"]
+        return self.call_whole([struct["kind"] for struct in media], loaded, metadata)
+
+    def call_whole(
+        self, kinds: Sequence[str], loaded: Mapping[str, Sequence[Any]], metadata: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors that the full processor makes of a document's decoded media.
+
+        Args:
+            kinds: of its media, in their order.
+            loaded: the media of each kind.
+            metadata: of its videos.
+        """
+        assert self._whole is not None
+        hf = self._full_processor(self._whole)
+        call: dict[str, Any] = {"text": ["".join(self._whole["placeholders"].get(kind, "") for kind in kinds)]}
+        for kind, name in ARGUMENTS.items():
+            if kind in loaded:
+                call[name] = loaded[kind] if kind == "audio" else [list(loaded[kind])]
+        if metadata:
+            call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": list(metadata)}
+        made = hf(**call, return_tensors="pt")
+        return {name: tensor for name, tensor in made.items() if name not in OF_TEXT}
+
+    def _full_processor(self, how: Mapping[str, Any]) -> Any:
+        if "whole" not in self._made:
+            config = ProcessorConfig(**how["config"])
+            if config.trust_remote_code and not self._trusted:
+                raise StoreError(
+                    f"the store's tensors are made by the Python code that comes with {how['name']}",
+                    "pass trust_remote_code=True if you trust it",
+                )
+            loaded = load_processor(how["name"], config)
+            if differing := changes(dict(self._identity), loaded.identity):
+                raise StoreError(f"{how['name']} is another processor than the store's", "; ".join(differing))
+            self._made["whole"] = loaded.hf
+        return self._made["whole"]
+
+
+def has_sound(struct: MediaStruct) -> bool:
+    """Whether a stored media is a video with an audio track that was asked for."""
+    return struct["kind"] == "video" and struct["samples"] is not None
+
+
+def video_metadata(struct: MediaStruct) -> dict[str, Any]:
+    """Return what transformers' VideoMetadata holds for a stored video."""
+    fps = struct["fps"]
+    return {
+        "total_num_frames": struct["total_frames"],
+        "fps": fps,
+        "height": struct["height"],
+        "width": struct["width"],
+        "duration": struct["total_frames"] / fps if fps else None,
+        "frames_indices": [int(index) for index in np.asarray(struct["frame_indices"])],
+    }
+
+

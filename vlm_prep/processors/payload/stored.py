@@ -1,0 +1,179 @@
+"""Tensors that a shard holds (payload `pixels`) → the processor's own.
+
+The tensors of media that a processor treats together stand with the first of them; the others have an empty list. A
+media with null was not made into tensors: its file is decoded when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.processors.payload.join import join
+from vlm_prep.processors.payload.uint8 import Coding
+
+if TYPE_CHECKING:
+    import torch
+
+MediaStruct = Mapping[str, Any]
+WAVEFORM = "waveform"
+"""Sound as it goes into the feature extractor: float32 (samples,), or int16, which is 32768 times it."""
+_FULL_SCALE = np.float32(32768)
+
+
+class Stored(NamedTuple):
+    """One stored tensor: a read-only view of the shard, and how the processor's is made of it."""
+
+    array: NDArray[Any]
+    coding: Coding | None
+
+    def restored(self) -> torch.Tensor:
+        """Return the processor's tensor."""
+        import torch
+
+        # copied: torch has no read-only tensors
+        tensor = torch.from_numpy(np.array(self.array))
+        return tensor if self.coding is None else self.coding.restore(tensor)
+
+
+class CodedTensor:
+    """A tensor that is wholly made of stored bytes, not made yet.
+
+    Args:
+        arrays: uint8, read-only views to be joined along their first dimension; the others are equal.
+        coding: how the processor's tensor is made of them.
+    """
+
+    __slots__ = ("arrays", "coding", "shape")
+
+    def __init__(self, arrays: tuple[NDArray[np.uint8], ...], coding: Coding) -> None:
+        self.arrays, self.coding = arrays, coding
+        self.shape: tuple[int, ...] = arrays[0].shape
+        """Of the bytes."""
+        if len(arrays) > 1:
+            self.shape = (sum(map(len, arrays)), *self.shape[1:])
+
+    def restored(self) -> torch.Tensor:
+        """Return the processor's tensor."""
+        return joined([Stored(array, self.coding) for array in self.arrays])
+
+
+def joined(parts: Sequence[torch.Tensor | Stored]) -> torch.Tensor:
+    """Return one tensor of parts, as the processor joins them."""
+    return join([part.restored() if isinstance(part, Stored) else part for part in parts])
+
+
+def coded_tensor(parts: Sequence[torch.Tensor | Stored]) -> CodedTensor | None:
+    """Return parts as one tensor of bytes; None where one has other bytes, none, or another shape."""
+    first = parts[0]
+    if not isinstance(first, Stored) or first.coding is None:
+        return None
+    if len(parts) == 1:
+        return CodedTensor((first.array,), first.coding)
+    arrays = [part.array for part in parts if isinstance(part, Stored) and part.coding == first.coding]
+    if len(arrays) < len(parts) or any(array.shape[1:] != first.array.shape[1:] for array in arrays):
+        return None
+    return CodedTensor(tuple(arrays), first.coding)
+
+
+class StoredPayload:
+    """Finds the stored tensors of media.
+
+    Args:
+        payload: what the manifest says of them, see `maker.PayloadMaker`; None in stores that hold none.
+        names: of the tensors that are made of a kind of media.
+    """
+
+    def __init__(self, payload: Mapping[str, Any] | None, names: Callable[[str], set[str] | None]) -> None:
+        forms = (payload or {}).get("forms", {})
+        self._codings = {
+            (kind, name): Coding.from_json(coding)
+            for kind, form in forms.items()
+            for name, coding in form["codings"].items()
+        }
+        self._names = names
+
+    def stored(self, kind: str, structs: Sequence[MediaStruct]) -> dict[str, list[Stored]] | None:
+        """Return the tensors of media that the processor treats together, by name; None if there are none stored.
+
+        Raises:
+            StoreError: a tensor is coded in a way that the manifest does not tell.
+        """
+        wanted = self._names(kind)
+        found: dict[str, list[Stored]] = {}
+        for struct in structs:
+            tensors = struct.get("tensors")
+            if tensors is None:
+                return None
+            for tensor in tensors:
+                name = tensor["name"]
+                if name != WAVEFORM and (wanted is None or name in wanted):
+                    stored = self._open(kind, name, tensor)
+                    if name in found:
+                        found[name].append(stored)
+                    else:
+                        found[name] = [stored]
+        return found or None
+
+    def _open(self, kind: str, name: str, tensor: Mapping[str, Any]) -> Stored:
+        coding = None
+        if tensor["coded"]:
+            coding = self._codings.get((kind, name))
+            if coding is None:
+                raise StoreError(f"{name} is stored as bytes and the manifest does not say how")
+        return Stored(array_of(tensor), coding)
+
+
+def is_exact(tensors: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether pixels of a media are stored in the processor's dtype, since bytes would not be exact."""
+    return any("pixel_values" in tensor["name"] and not tensor["coded"] for tensor in tensors or ())
+
+
+def array_of(tensor: Mapping[str, Any]) -> NDArray[Any]:
+    """Return a stored tensor as a read-only view.
+
+    Raises:
+        StoreError: its bytes are not of its shape.
+    """
+    shape, data, dtype = tensor["shape"], tensor["data"], tensor["dtype"]
+    if dtype != "uint8" or not isinstance(data, np.ndarray):
+        data = np.frombuffer(data, dtype)
+    try:
+        # numpy takes a tuple in a third of the time that it takes for an array
+        array: NDArray[Any] = data.reshape(tuple(shape.tolist() if isinstance(shape, np.ndarray) else shape))
+    except ValueError as error:
+        raise StoreError(f"{tensor['name']}: {error}", "`vlm-prep verify` looks at the whole store") from error
+    return array
+
+
+def stored_waveform(struct: MediaStruct) -> NDArray[np.float32] | None:
+    """Return the sound that is stored with a media: float32 (samples,); None if there is none."""
+    for tensor in struct.get("tensors") or ():
+        if tensor["name"] == WAVEFORM:
+            wave = array_of(tensor)
+            return wave.astype(np.float32) / _FULL_SCALE if tensor["coded"] else np.array(wave, np.float32)
+    return None
+
+
+def store_waveform(wave: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the stored form of a sound: int16 where no bit is lost by it, else float32."""
+    scaled = wave * _FULL_SCALE
+    small = scaled.round().clip(-32768, 32767).astype(np.int16)
+    lossless = np.array_equal(small.astype(np.float32) / _FULL_SCALE, wave)
+    return store_array(WAVEFORM, small if lossless else wave, coded=lossless)
+
+
+def store_array(name: str, array: NDArray[Any], *, coded: bool = False) -> dict[str, Any]:
+    """Return the stored form of a tensor, see `shards.schema.TENSOR`."""
+    flat = np.ascontiguousarray(array)
+    return {
+        "name": name,
+        "dtype": str(flat.dtype),
+        "shape": list(flat.shape),
+        "coded": coded,
+        "data": flat.reshape(-1).view(np.uint8),
+    }

@@ -1,0 +1,158 @@
+"""How a processor uses its image, video and audio processor: seen by watching one call, not read from its source.
+
+Training needs the processor's tensors without its tokenizer. So one tiny media is put through the whole processor with
+its part under watch: what arguments the part was given, what it returned, and under which names the whole returned
+that. The runtime then calls the part alone with the same arguments (`pixels.PixelMaker`). A tensor of the whole that no
+part made is either stored in the row (`Adapter.geometry`) or makes the runtime use the whole processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from vlm_prep.core.errors import ProcessorError
+from vlm_prep.core.records import MediaKind
+from vlm_prep.processors.load import PARTS
+
+ARGUMENTS: Mapping[MediaKind, str] = {"image": "images", "video": "videos", "audio": "audio"}
+"""The arguments of a processor's call."""
+OF_TEXT = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"})
+"""What a processor returns of the text."""
+_OF_THE_ROW = ("video_metadata", "do_sample_frames")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wiring:
+    """One part of a processor and how it is used; JSON-ready, it travels in the manifest."""
+
+    part_class: str
+    config: dict[str, Any]
+    """The part's own settings."""
+    kwargs: dict[str, Any]
+    """What the processor gives it with every call, beside the media and what belongs to a row."""
+    outputs: dict[str, tuple[str, int]]
+    """{name the part returns: (name the processor returns, leading dimensions that it joins)}."""
+    added: tuple[str, ...]
+    """Tensors of the processor that the part does not make."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return asdict(self)
+
+
+def part_of(hf: Any, kind: MediaKind) -> tuple[str, Any] | None:
+    """Return the attribute and the part that handles a kind of media, or None."""
+    for name in PARTS[kind]:
+        part = getattr(hf, name, None)
+        if part is not None:
+            return name, part
+    return None
+
+
+def in_transformers(wiring: Wiring) -> bool:
+    """Whether the part can be made from its settings alone: transformers has its class."""
+    import transformers
+
+    return hasattr(transformers, wiring.part_class)
+
+
+class _Watched:
+    """A part that remembers its last call."""
+
+    def __init__(self, part: Any) -> None:
+        self._part = part
+        self.kwargs: dict[str, Any] = {}
+        self.made: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+    def __call__(self, *media: Any, **kwargs: Any) -> Any:
+        made = self._part(*media, **kwargs)
+        # a copy: processors take entries out of what they were returned
+        self.kwargs, self.made = kwargs, dict(made)
+        return made
+
+
+def observe(hf: Any, kind: MediaKind, call: Mapping[str, Any]) -> Wiring:
+    """Return how `hf` uses its part for `kind`.
+
+    Args:
+        hf: the processor.
+        kind: of media.
+        call: arguments of a call of `hf` with one media of this kind and its placeholder.
+
+    Raises:
+        ProcessorError: the call fails, or the part's settings cannot be written as JSON.
+    """
+    found = part_of(hf, kind)
+    if found is None:
+        raise ValueError(f"{type(hf).__name__} has no part for {kind}")
+    name, part = found
+    watched = _Watched(part)
+    setattr(hf, name, watched)
+    try:
+        whole = dict(hf(**call))
+    except Exception as error:  # whatever a processor raises, the run cannot go on with it
+        raise ProcessorError(f"{type(hf).__name__} fails on a small {kind}: {type(error).__name__}: {error}") from error
+    finally:
+        setattr(hf, name, part)
+    outputs = _matched(watched.made, {key: value for key, value in whole.items() if key not in OF_TEXT})
+    kwargs = {
+        key: value
+        for key, value in watched.kwargs.items()
+        if key not in (*_OF_THE_ROW, *ARGUMENTS.values()) and value is not None
+    }
+    try:
+        settings = orjson.loads(orjson.dumps(kwargs, default=_plain))
+        config = orjson.loads(part.to_json_string())
+    except (TypeError, orjson.JSONDecodeError) as error:
+        raise ProcessorError(f"{type(part).__name__}: a setting cannot be written as JSON: {error}") from error
+    known = {whole_name for whole_name, _ in outputs.values()}
+    added = tuple(sorted(key for key in whole if key not in known and key not in OF_TEXT))
+    return Wiring(part_class=type(part).__name__, config=config, kwargs=settings, outputs=outputs, added=added)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "value"):  # an enum such as TensorType
+        return value.value
+    if isinstance(value, Mapping) or hasattr(value, "items"):
+        return dict(value.items())
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__}")
+
+
+def _matched(made: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Return under which name the processor returns what the part made: equal values, the same name first."""
+    outputs: dict[str, tuple[str, int]] = {}
+    for name, tensor in whole.items():
+        candidates = [name, *(other for other in made if other not in whole)]
+        for candidate in candidates:
+            joined = _joined_dimensions(made[candidate], tensor) if candidate in made else None
+            if joined is not None and candidate not in outputs:
+                outputs[candidate] = (name, joined)
+                break
+    return outputs
+
+
+def _joined_dimensions(part: Any, whole: Any) -> int | None:
+    """Return 0 if both are equal, 1 if they are once the first two dimensions of `part` are joined, else None."""
+    import torch
+
+    try:
+        left, right = torch.as_tensor(np.asarray(part)), torch.as_tensor(np.asarray(whole))
+    except (TypeError, ValueError):
+        return None  # no tensor: metadata, or a list of tensors of several shapes
+    if left.dtype != right.dtype:
+        return None
+    if left.shape == right.shape:
+        return 0 if torch.equal(left, right) else None
+    if left.dim() > 1 and left.flatten(0, 1).shape == right.shape and torch.equal(left.flatten(0, 1), right):
+        return 1
+    return None

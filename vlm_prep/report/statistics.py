@@ -1,0 +1,193 @@
+"""Numbers of a store: rows, tokens, lengths, media, rejects, fill, and the proof.
+
+Counts come from the manifest; length quantiles are read from list offsets, so nothing is decoded and a store of
+a million rows takes well under a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_prep.core.remote import is_remote
+from vlm_prep.shards.object_store import StorePath
+from vlm_prep.shards.reader import Store
+
+_NOTES = {
+    "tools_as_text": "with tools or tool calls written as text, since the chat template does not know them",
+    "developer_as_system": "with developer turns written as system turns, since the chat template does not know them",
+}
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+def collect(folder: str | StorePath) -> dict[str, Any]:
+    """Return a store's statistics, JSON-ready; of one on an object store what its manifest says, without quantiles.
+
+    Raises:
+        StoreError: unfinished, damaged or no store.
+    """
+    store = Store(folder)
+    manifest = store.manifest
+    shards = [shard.info for shard in store.shards]
+    stats: dict[str, Any] = {
+        "folder": str(folder),
+        "stage": manifest.stage,
+        "fingerprint": manifest.fingerprint,
+        "totals": manifest.totals,
+        "shards": len(shards),
+        "bytes": sum(info.bytes for info in shards),
+        "config": manifest.config,
+        "proof": manifest.proof,
+    }
+    if manifest.processor:
+        stats["processor"] = {
+            "family": manifest.processor["family"],
+            "level": manifest.processor["level"],
+            **manifest.processor["identity"],
+        }
+        stats["payload"] = _forms(manifest.processor.get("payload"))
+    # the lengths of tars would have to be unpacked, those of an object store fetched
+    shown = shards and manifest.extra.get("format") != "webdataset" and isinstance(store.folder, Path)
+    columns = store.shards[0].schema.names if shown else []
+    if "input_ids" in columns:
+        stats["length"] = _quantiles(store.lengths())
+    if "seq_lens" in columns:
+        stats["documents_per_pack"] = _quantiles(_list_lengths(store, "seq_lens"))
+    return stats
+
+
+def _forms(payload: dict[str, Any] | None) -> dict[str, str] | None:
+    """Return how each kind of media is stored as tensors; kind "media" is all of a processor that is needed whole."""
+    if payload is None:
+        return None
+    forms = {
+        kind or "media": "as it is" if form["route"] == "exact" else "uint8" for kind, form in payload["forms"].items()
+    }
+    return {**forms, **({"audio": payload["audio"]} if "audio" in forms else {})}
+
+
+def _list_lengths(store: Store, name: str) -> NDArray[np.int64]:
+    chunks = [chunk.value_lengths().to_numpy() for shard in store.shards for chunk in shard.column(name).chunks]
+    return np.concatenate(chunks).astype(np.int64)
+
+
+def _quantiles(values: NDArray[np.int64]) -> dict[str, float]:
+    if not len(values):
+        return {}
+    found = np.quantile(values, QUANTILES)
+    named = {f"p{int(q * 100)}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
+    return {**named, "mean": round(float(values.mean()), 2)}
+
+
+def render(stats: dict[str, Any]) -> str:
+    """Return the statistics as text for a terminal."""
+    totals = stats["totals"]
+    lines = [f"{stats['folder']}: output of {stats['stage']}, {stats['shards']} shard(s), {_size(stats['bytes'])}"]
+    what = "documents" if stats["stage"] == "pack" else "rows"
+    lines.append(
+        f"  {what:<11} {totals['rows_in']:,} in = {totals['rows_written']:,} written "
+        f"+ {totals['rows_rejected']:,} rejected{_reasons(totals.get('rejects', {}))}"
+    )
+    if totals.get("extra_documents"):
+        documents = totals["rows_written"] + totals["extra_documents"]
+        lines.append(f"  documents   {documents:,}: rows with a rewritten history gave several")
+    for name, what in _NOTES.items():
+        if totals.get(name):
+            lines.append(f"  note        {totals[name]:,} rows {what}")
+    if "packs" in totals:
+        ranks = totals["packs_by_rank"]
+        lines.append(f"  packs       {totals['packs']:,} for {len(ranks)} rank(s), fill {totals['fill']:.2%}")
+    if "tokens" in totals:
+        trained = f", {totals['trained_tokens']:,} trained" if "trained_tokens" in totals else ""
+        lines.append(f"  tokens      {totals['tokens']:,}{trained}")
+    if totals.get("audios"):
+        seconds = totals.get("audio_seconds")
+        lines.append(f"  audio       {totals['audios']:,} files{_duration(seconds)}")
+    if "kinds" in totals:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in totals["kinds"].items())
+        media = f"{totals.get('images', 0):,} images, {totals.get('videos', 0):,} videos"
+        lines.append(f"  media       {media} ({kinds})")
+    lines += _payload(stats, totals)
+    if is_remote(stats["folder"]):
+        lines.append("  length      not read: the shards are on an object store (`vlm-prep pull` it to see)")
+    lines += [
+        f"  {name.replace('_per_pack', '/pack'):<11} {_spread(stats[name])}"
+        for name in ("length", "documents_per_pack")
+        if stats.get(name)
+    ]
+    lines += _datasets(totals.get("datasets", {}))
+    lines += _identity(stats)
+    return "\n".join(lines)
+
+
+def _payload(stats: dict[str, Any], totals: dict[str, Any]) -> list[str]:
+    """What is stored of media, where that is more than their files."""
+    lines = []
+    payload = stats.get("payload")
+    if payload:
+        named = ", ".join(f"{kind} {form}" for kind, form in payload.items())
+        exact = f"; {totals['media_exact']:,} media not in uint8" if totals.get("media_exact") else ""
+        lines.append(f"  pixels      stored: {named}{exact}")
+    if totals.get("media_shared"):
+        saved = _size(totals["media_shared_bytes"])
+        lines.append(f"  shared      {totals['media_shared']:,} media are stored with an earlier row, {saved} less")
+    return lines
+
+
+def _reasons(reasons: dict[str, int]) -> str:
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+
+
+def _duration(seconds: float | None) -> str:
+    """Seconds, or hours from the first on."""
+    if seconds is None:
+        return ""
+    return f", {seconds / 3600:,.1f} h" if seconds >= 3600 else f", {seconds:,.1f} s"
+
+
+def _spread(quantiles: dict[str, float]) -> str:
+    named = {"p0": "min", "p50": "median", "p95": "p95", "p100": "max", "mean": "mean"}
+    return ", ".join(f"{label} {quantiles[key]:,.0f}" for key, label in named.items())
+
+
+def _datasets(datasets: dict[str, dict[str, int]]) -> list[str]:
+    if not datasets:
+        return []
+    width = max(len(name) for name in datasets)
+    return ["  datasets"] + [
+        f"    {name:<{width}}  {counts['rows_written']:,} of {counts['rows_in']:,} rows, "
+        f"{counts.get('tokens', 0):,} tokens"
+        for name, counts in datasets.items()
+    ]
+
+
+def _identity(stats: dict[str, Any]) -> list[str]:
+    lines = []
+    if "processor" in stats:
+        processor = stats["processor"]
+        lines.append(
+            f"  processor   {processor['class']} ({processor['family']}, {processor['level']} level), "
+            f"transformers {processor['transformers']}"
+        )
+    proof = stats["proof"]
+    if proof and proof["rows"]:
+        rows = ", ".join(f"{count} of {proof['of'].get(kind, count)} {kind}" for kind, count in proof["rows"].items())
+        lines.append(f"  proof       {rows} rows equal to {proof['against']}: {', '.join(proof['compared'])}")
+    if proof and "raised_at_pack" in proof:
+        raised = proof["raised_at_pack"]["documents"]
+        lines.append(f"  proof       pixels of {raised:,} documents, made when packing, equal to the processor's")
+    if proof and not proof["rows"]:
+        lines.append("  proof       none: this store was made with --verify-fraction 0")
+    return lines
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} TiB"

@@ -1,0 +1,129 @@
+"""Is a finished folder what its manifest says: every file, every count.
+
+Readers make the cheap part of these checks whenever they open a store (sizes, ends, rows of each batch); this one reads
+everything, on an object store the objects themselves and no copies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.shards.layout import PLAN_FILE, REJECTS_FILE, read_rejects
+from vlm_prep.shards.manifest import WORK, Manifest
+from vlm_prep.shards.object_store import RemotePath, StorePath
+from vlm_prep.shards.reader import ShardReader
+from vlm_prep.shards.writer import ShardInfo, count_rows
+
+_SHARD = re.compile(r"[^/]+/data-[^/]*\.[^/]*")
+
+
+def damaged_files(folder: StorePath, manifest: Manifest) -> list[str]:
+    """Return a line for each file that is missing, damaged, or not the manifest's."""
+    return [*_shards(folder, manifest), *_strangers(folder, manifest), *_dataset_files(folder, manifest)]
+
+
+def _shards(folder: StorePath, manifest: Manifest) -> Iterator[str]:
+    for path, info in manifest.shards():
+        try:
+            ShardReader(folder / path, info).verify()
+            if Path(path).suffix == ".tar":
+                continue  # its rows are counted by its checksum alone
+            if _rows(folder / path, info) != info.rows or sum(rows for _, rows in info.batches) != info.rows:
+                yield f"{folder / path}: does not hold the {info.rows} rows that the manifest states"
+        except StoreError as error:
+            yield error.message
+        except (pa.ArrowException, OSError) as error:
+            yield f"{folder / path}: {error}"
+
+
+def _rows(path: StorePath, info: ShardInfo) -> int:
+    """Rows of a shard; an object's checksum, which is of the file whose rows were counted, has to do."""
+    return info.rows if isinstance(path, RemotePath) else count_rows(path)
+
+
+def _names(folder: StorePath) -> list[str]:
+    """The files of a store's folders by their path in it."""
+    if isinstance(folder, RemotePath):
+        return [name for name in folder.names() if name.count("/") == 1]
+    return sorted(found.relative_to(folder).as_posix() for found in folder.glob("*/*"))
+
+
+def _strangers(folder: StorePath, manifest: Manifest) -> Iterator[str]:
+    """Shards that the manifest does not name: `load_dataset` would read them."""
+    known = {path for path, _ in manifest.shards()}
+    for name in _names(folder):
+        if _SHARD.fullmatch(name) and name not in known and not name.startswith(WORK):
+            yield f"{folder / name}: not in the manifest (renamed, or of another run)"
+
+
+def _dataset_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
+    filled = {split: shards for split, shards in manifest.splits.items() if shards}
+    if manifest.extra.get("format") == "webdataset":
+        return  # tars have no such files
+    expected: dict[str, Any] = {"dataset_dict.json": ("splits", list(filled))}
+    for split, shards in filled.items():
+        expected[f"{split}/state.json"] = ("_data_files", [{"filename": shard.name} for shard in shards])
+    for name, (key, value) in expected.items():
+        try:
+            if orjson.loads((folder / name).read_bytes()).get(key) != value:
+                yield f"{folder / name}: does not name what the manifest names"
+        except (OSError, orjson.JSONDecodeError, AttributeError) as error:
+            yield f"{folder / name}: {error}"
+    for name in ("README.md", *(f"{split}/dataset_info.json" for split in filled)):
+        if not _is_file(folder / name):
+            yield f"{folder / name}: missing"
+    if manifest.stage == "pack" and manifest.extra.get("layout") == "ranks" and not _is_file(folder / PLAN_FILE):
+        yield f"{folder / PLAN_FILE}: missing"
+
+
+def _is_file(path: StorePath) -> bool:
+    return path.exists() if isinstance(path, RemotePath) else path.is_file()
+
+
+def wrong_accounts(folder: StorePath, manifest: Manifest) -> list[str]:
+    """Return a line for each number of the manifest that does not follow from the others and from the files."""
+    return [*_accounts(folder, manifest), *_identity(manifest)]
+
+
+def _accounts(folder: StorePath, manifest: Manifest) -> Iterator[str]:
+    totals, shards = manifest.totals, [info for _, info in manifest.shards()]
+    if totals["rows_in"] != totals["rows_written"] + totals["rows_rejected"]:
+        yield "manifest.json: rows in are not rows written plus rows rejected"
+    try:
+        rejected: int | str = len(read_rejects(folder))
+    except (OSError, pa.ArrowException) as error:
+        rejected = f"unreadable ({error})"
+    if rejected != totals["rows_rejected"]:
+        yield f"{REJECTS_FILE}: {rejected} rows, the manifest says {totals['rows_rejected']}"
+    if sum(totals["rejects"].values()) != totals["rows_rejected"]:
+        yield "manifest.json: the reject reasons do not add up to the rows rejected"
+    documents = totals["rows_written"] + totals.get("extra_documents", 0)
+    if manifest.stage != "pack" and (found := sum(info.rows for info in shards)) != documents:
+        yield f"the shards hold {found} rows, the manifest says {documents}"
+    if "tokens" in totals and manifest.extra.get("layout") != "index" and _tokens(shards) != totals["tokens"]:
+        yield f"the shards hold {_tokens(shards)} tokens, the manifest says {totals['tokens']}"
+
+
+def _tokens(shards: list[ShardInfo]) -> int:
+    return sum(info.tokens for info in shards)
+
+
+def fingerprint_of(identity: dict[str, Any], retries: list[dict[str, Any]]) -> str:
+    """Return the fingerprint of a store: of its run, and of the rows that retries added to it."""
+    return digest_json(identity) if not retries else digest_json({"run": identity, "retries": retries})
+
+
+def _identity(manifest: Manifest) -> Iterator[str]:
+    if manifest.fingerprint != fingerprint_of(manifest.identity, manifest.extra.get("retries", [])):
+        yield "manifest.json: its fingerprint is not that of its identity"
+    made = sum(manifest.tasks) + sum(sum(retry["tasks"]) for retry in manifest.extra.get("retries", []))
+    if made != len(manifest.shards()):
+        yield f"manifest.json: names {len(manifest.shards())} shards, its tasks made {made}"

@@ -1,0 +1,240 @@
+"""What both collaters share: which tensors a batch has, how they are padded, joined and counted.
+
+An item's tensors are of two sorts, told apart by name alone: those with an entry for each token (TOKEN_FILL says
+which, and how they are padded) and media, every other name, which are concatenated along their first dimension. So
+a family's new media tensor needs no code here, and a new tensor of tokens needs its fill.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlm_prep.processors.payload.join import join
+from vlm_prep.processors.payload.stored import CodedTensor
+from vlm_prep.stream.buffers import Buffers
+from vlm_prep.stream.dataset import Item, ShardDataset
+from vlm_prep.stream.dummy import DummyMedia
+from vlm_prep.stream.restore import CODED, CODINGS, shared_coding
+
+IGNORE = -100
+TOKEN_FILL: Mapping[str, float] = {"labels": IGNORE, "loss_weights": 0.0, "mm_token_type_ids": 0}
+"""Tensors with an entry for each token, beside input_ids, and what pads them."""
+Batch = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
+KINDS = {"image": 1, "video": 2, "audio": 3}
+TRAINED = ("labels", "loss_weights")
+"""Tensors that say what is trained; they are shifted together."""
+_NOT_MEDIA = ("position_ids", "seq_lens", "sample_id", "sample_ids", "n_images", "n_videos", "n_audios")
+_TENSORS = (torch.Tensor, np.ndarray, CodedTensor)
+_COUNTS = tuple((f"n_{kind}s_per_sample", f"n_{kind}s") for kind in ("image", "video", "audio"))
+
+
+class Collate:
+    """What both collaters share.
+
+    Args:
+        pad_token_id: fills input_ids.
+        image_token_id: marks pictures in mm_token_type_ids.
+        video_token_id: marks videos in mm_token_type_ids.
+        token_types: ids of each kind of media for mm_token_type_ids, in place of the two.
+        max_length: pad to it; None pads to the longest row.
+        pad_to_multiple_of: round the padded length up to a multiple.
+        pixel_dtype: cast floating pixels; None keeps the processor's float32.
+        token_fill: further tensors with an entry for each token, and what pads them.
+        counts: n_images_per_sample and n_videos_per_sample, int64 (B,), where the batch has any; False for models
+            that take no further arguments.
+        dummy: what a batch without media gets, see `dummy`; True in `for_store` takes the store's. Where every row
+            fills `max_length` the batch grows by it.
+        buffers: where media tensors are laid, see `buffers`.
+        columns: the store's columns, for placeholders; `for_store` gives them.
+    """
+
+    def __init__(
+        self,
+        pad_token_id: int = 0,
+        *,
+        image_token_id: int | None = None,
+        video_token_id: int | None = None,
+        token_types: Mapping[str, Sequence[int]] | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        pixel_dtype: torch.dtype | None = None,
+        token_fill: Mapping[str, float] | None = None,
+        counts: bool = True,
+        dummy: DummyMedia | None = None,
+        buffers: Buffers | None = None,
+        columns: Sequence[str] = ("input_ids", "labels"),
+    ) -> None:
+        self.pad_token_id = pad_token_id
+        single = {"image": image_token_id, "video": video_token_id}
+        self.token_types = token_types or {kind: [token] for kind, token in single.items() if token is not None}
+        self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
+        self.pixel_dtype = pixel_dtype
+        self.token_fill = {"input_ids": pad_token_id, **TOKEN_FILL, **(token_fill or {})}
+        self.counts, self.dummy = counts, dummy
+        self.buffers = buffers or Buffers()
+        self.columns = tuple(columns)
+        self._not_media = {*self.token_fill, *_NOT_MEDIA}
+
+    def _placeholder(self) -> Item:
+        """An item of two tokens of which none is trained."""
+        names = [name for name in self.token_fill if name in self.columns]
+        kinds = {name: np.float32 if name == "loss_weights" else np.int64 for name in names}
+        item = {name: np.full(2, self.token_fill[name], kinds[name]) for name in names}
+        return {**item, "sample_id": "placeholder", "n_images": 0, "n_videos": 0}
+
+    def _length(self, items: Sequence[Item], room: int) -> int:
+        """The padded length of a batch, with room for so many tokens after its shortest row."""
+        lengths = [rows_of(item["input_ids"]) for item in items]
+        longest = max(lengths)
+        if self.max_length is not None and longest > self.max_length:
+            named = items[lengths.index(longest)]
+            raise ValueError(
+                f"{named.get('sample_id', named.get('sample_ids'))}: {longest} tokens, more than max_length "
+                f"{self.max_length}; rows are never cut here: tokenize or pack with that length"
+            )
+        length = max(self.max_length or longest, min(lengths) + room if room else 0)
+        multiple = self.pad_to_multiple_of or 1
+        return -(-length // multiple) * multiple
+
+    def _tokens(self, items: Sequence[Item], length: int) -> Arrays:
+        """Every tensor with an entry for each token, right-padded; numpy's, whose small operations cost a third of
+        torch's."""
+        batch: Arrays = {}
+        for name, fill in self.token_fill.items():
+            rows = [array_of(item[name]) for item in items if name in item]
+            if not rows:
+                continue
+            if len(rows) < len(items):
+                missing = next(item for item in items if name not in item)
+                raise ValueError(f"{missing.get('sample_id', missing.get('sample_ids'))} has no {name}, others do")
+            padded = np.empty((len(rows), length), _wide(rows[0].dtype))
+            padded.fill(fill)
+            for row, values in enumerate(rows):
+                padded[row, : len(values)] = values
+            batch[name] = padded
+        return batch
+
+    def _add_kinds(self, batch: Arrays) -> None:
+        """Add mm_token_type_ids: 1 for pictures, 2 for videos, 3 for audio, as transformers numbers them."""
+        if "mm_token_type_ids" in batch or not self.token_types:
+            return
+        kinds = np.zeros_like(batch["input_ids"])
+        for kind, tokens in self.token_types.items():
+            for token in tokens:
+                kinds[batch["input_ids"] == token] = KINDS[kind]
+        batch["mm_token_type_ids"] = kinds
+
+    def _media(self, items: Sequence[Item]) -> Batch:
+        """Media tensors of all items, concatenated in order; none if no item has any."""
+        parts: dict[str, list[Any]] = {}
+        for item in items:
+            for name, value in item.items():
+                if name not in self._not_media and isinstance(value, _TENSORS) and value.shape[0]:
+                    if name in parts:
+                        parts[name].append(value)
+                    else:
+                        parts[name] = [value]
+        self.buffers.turn()
+        batch: Batch = {}
+        for name in sorted(parts):
+            coding = shared_coding(parts[name])
+            if coding is None:
+                made = [value.restored() if isinstance(value, CodedTensor) else value for value in parts[name]]
+                batch[name] = self._joined(name, made)
+            else:
+                arrays = [array for value in parts[name] for array in value.arrays]
+                batch[name + CODED] = self._laid(name, arrays)
+                batch.setdefault(CODINGS, {})[name] = coding
+        return batch
+
+    def _joined(self, name: str, values: list[Any]) -> torch.Tensor:
+        arrays = [array_of(value) for value in values]
+        shapes = {array.shape[1:] for array in arrays}
+        if len({len(shape) for shape in shapes}) > 1:
+            raise ValueError(f"{name}: rows of shapes {sorted(shapes)} do not go into one tensor")
+        if len(shapes) > 1:
+            # pictures of several sizes or tiles: padded with zeros, as transformers' processors pad a batch
+            padded = join([torch.from_numpy(np.array(array)) for array in arrays])
+            return padded.to(self.pixel_dtype) if self._casts(name, padded.dtype) else padded
+        wide = _wide(arrays[0].dtype)
+        if self._casts(name, _dtype(wide)):
+            return torch.cat([torch.from_numpy(np.array(array)).to(self.pixel_dtype) for array in arrays])
+        if len(values) == 1 and isinstance(values[0], torch.Tensor):
+            return values[0]
+        return self._laid(name, arrays)
+
+    def _laid(self, name: str, arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
+        """Lay arrays one after the other into the batch's memory; they differ in their first dimension only."""
+        shape, start = (sum(map(len, arrays)), *arrays[0].shape[1:]), 0
+        joined, laid = self.buffers.empty(name, shape, _wide(arrays[0].dtype))
+        for array in arrays:  # 7 % faster than np.concatenate(out=...) on rows of megabytes
+            laid[start : start + len(array)] = array
+            start += len(array)
+        return joined
+
+    def _casts(self, name: str, dtype: torch.dtype) -> bool:
+        pixels = "pixel_values" in name and dtype.is_floating_point
+        return pixels and self.pixel_dtype not in (None, dtype)
+
+    def _with_media(self, batch: Arrays, items: Sequence[Item]) -> Batch:
+        """Add kinds to the tokens, and return media, the stand-in where there are none, and counts; text alone gets
+        none of them."""
+        media = self._media(items)
+        if self.dummy is not None and not media:
+            row = min(range(len(items)), key=lambda i: len(items[i]["input_ids"]))
+            first = len(items[row]["input_ids"])
+            batch["input_ids"][row, first : first + len(self.dummy.ids)] = self.dummy.ids
+            media = {name: tensor.clone() for name, tensor in self.dummy.tensors.items()}
+            media = {name: self._joined(name, [tensor]) for name, tensor in media.items()}
+        for name, key in _COUNTS if self.counts else ():
+            numbers = [item.get(key, 0) for item in items]
+            if any(numbers):
+                media[name] = torch.from_numpy(np.array(numbers, np.int64))
+        self._add_kinds(batch)
+        return media
+
+
+def tensors(arrays: Arrays) -> Batch:
+    """Return arrays as tensors on the same memory."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def rows_of(value: Any) -> int:
+    """Return a tensor's first dimension; torch's own len() is slow."""
+    return int(value.shape[0])
+
+
+def array_of(value: Any) -> NDArray[Any]:
+    return value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what a batch holds of a column: int64 of int32, as models take them; all else as it is."""
+    return np.dtype(np.int64) if dtype == np.int32 else dtype
+
+
+@functools.cache
+def _dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """Return torch's name of a numpy type."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+def store_options(dataset: ShardDataset, options: dict[str, Any]) -> dict[str, Any]:
+    processor = dataset.manifest.processor
+    if options.get("dummy") is True:
+        options = {**options, "dummy": DummyMedia.of(processor)}
+    return {
+        "pad_token_id": processor["pad_token_id"] or 0,
+        "image_token_id": processor["image_token_id"],
+        "video_token_id": processor["video_token_id"],
+        "token_types": processor["token_types"],
+        "columns": dataset.columns,
+        **options,
+    }

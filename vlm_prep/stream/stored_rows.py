@@ -1,0 +1,321 @@
+"""Rows of a finished store by number: samples, packs by rank, or packs assembled from an index.
+
+All of them answer the same questions, so the dataset does not care which store it reads, or how many.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, Protocol
+
+import numpy as np
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import changes
+from vlm_prep.pack.assemble import assemble_pack
+from vlm_prep.pack.pack_job import PLAN_SPLIT, rank_split
+from vlm_prep.pack.positions import Mrope
+from vlm_prep.shards.cache import ShardCache
+from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.mapped import open_shards_of
+from vlm_prep.shards.object_store import StorePath, beside, store_path
+from vlm_prep.shards.reader import Store
+from vlm_prep.stream.order import Numbers, Places
+
+_NOT_TRAINED = ("conversation", "dataset")
+Make = Callable[[Callable[[], dict[str, Any]]], Any]
+"""Columns that no batch holds; reading their text would cost more than a row's tokens."""
+
+
+class Rows(Protocol):
+    """Numbered rows."""
+
+    manifest: Manifest
+    places: Places
+    """How the rows lie on disk."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Return a row, numbers as numpy views of the shard."""
+
+    def made(self, index: int, make: Make) -> Any:
+        """Return what `make` makes of a row, see `ShardReader.made`; None where rows are not made together."""
+
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns of a row."""
+
+    def lengths(self) -> Numbers:
+        """Return (rows,) the tokens of each row; opens every shard to read its list offsets."""
+
+    def where(self, index: int) -> str:
+        """Name the shard and the row in it."""
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """Return the bytes, at most, of the object store's shards from which this machine reads in so many rounds."""
+
+
+class SampleRows:
+    """The rows of a tokenized store."""
+
+    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool) -> None:
+        self._store = Store(folder, manifest=manifest, verify=verify)
+        self.manifest = manifest
+        self.places = _places([self._store], 1)
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """See `Rows.row`."""
+        return self._store.row(index, _NOT_TRAINED)
+
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`."""
+        shard, row = self._store.locate(index)
+        return shard.made(row, make, _NOT_TRAINED)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns([self._store])
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        return self._store.lengths()
+
+    def where(self, index: int) -> str:
+        """See `Rows.where`."""
+        return _place(self._store, index)
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`."""
+        return sum(self._store.bytes_fetched[: _shards(self.places, rounds, shuffle)])
+
+
+class RankPacks:
+    """Packs of a store with a folder for each planned rank: pack p is row p // ranks of rank p % ranks."""
+
+    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool) -> None:
+        self.manifest = manifest
+        self._world = int(manifest.config["world_size"])
+        opened = open_shards_of(folder, manifest)
+        self._ranks = [
+            Store(folder, split=rank_split(rank), verify=verify, manifest=manifest, open_shards=opened)
+            for rank in range(self._world)
+        ]
+        self._length = sum(len(store) for store in self._ranks)
+        self.places = _places(self._ranks, self._world)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def row(self, index: int) -> dict[str, Any]:
+        """See `Rows.row`."""
+        return self._ranks[index % self._world].row(index // self._world)
+
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`."""
+        shard, row = self._ranks[index % self._world].locate(index // self._world)
+        return shard.made(row, make)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns(self._ranks)
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        lengths = np.zeros(self._length, np.int64)
+        for rank, store in enumerate(self._ranks):
+            lengths[rank :: self._world] = store.lengths()
+        return lengths
+
+    def where(self, index: int) -> str:
+        """See `Rows.where`."""
+        return _place(self._ranks[index % self._world], index // self._world)
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`; rank r of any world reads the folders r, r + world_size, ... modulo their number."""
+        count = _shards(self.places, rounds, shuffle)
+        each = sorted((sum(store.bytes_fetched[:count]) for store in self._ranks), reverse=True)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+        return sum(each[: here * (self._world // math.gcd(self._world, world_size))])
+
+
+class IndexPacks:
+    """Packs of a plan, assembled from the tokenized store when they are read.
+
+    Raises:
+        StoreError: the tokenized store is gone or is not the one the plan was made for.
+    """
+
+    def __init__(
+        self, folder: StorePath, manifest: Manifest, *, verify: bool, cache: ShardCache | None = None
+    ) -> None:
+        self.manifest = manifest
+        self._plan = Store(folder, split=PLAN_SPLIT, verify=verify, manifest=manifest)
+        self.places = _places([self._plan], int(manifest.config["world_size"]))
+        self._source = Store(beside(folder, manifest.extra["source"], cache), stage="tokenize", verify=verify)
+        if self._source.manifest.fingerprint != manifest.extra["source_fingerprint"]:
+            raise StoreError(
+                f"{folder} is a plan over another store than the one now at {self._source.folder}",
+                "restore the tokenized store, or pack again",
+            )
+        rule = manifest.processor.get("mrope")
+        self._rule = Mrope(**rule) if rule is not None else None
+        self._tensors = [tensor["name"] for tensor in manifest.processor["tensors"]]
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """See `Rows.row`."""
+        plan = self._plan.row(index)
+        documents = [self._source.row(int(row), _NOT_TRAINED) for row in plan["rows"]]
+        return assemble_pack(documents, int(plan["pack_id"]), self._rule, self._tensors)
+
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`; a pack's documents lie all over the store."""
+        return None
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns([self._source])
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        documents = self._source.lengths()
+        rows = [np.asarray(chunk.flatten()) for shard in self._plan.shards for chunk in shard.column("rows").chunks]
+        counts = self._plan.lengths("rows")
+        starts = np.cumsum(counts) - counts
+        return np.add.reduceat(documents[np.concatenate(rows)], starts) if len(counts) else np.empty(0, np.int64)
+
+    def where(self, index: int) -> str:
+        """See `Rows.where`."""
+        return _place(self._plan, index)
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`; the documents of a pack come from all over the tokenized store."""
+        count = _shards(self.places, rounds, shuffle)
+        return sum(self._plan.bytes_fetched[:count]) + sum(self._source.bytes_fetched)
+
+
+class MixedRows:
+    """The rows of several stores, numbered through.
+
+    Raises:
+        StoreError: the stores were not made with the same processor, or are not of the same kind.
+    """
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self.parts = list(parts)
+        self.manifest = parts[0].manifest
+        for part in parts[1:]:
+            _must_mix(self.manifest, part.manifest)
+        self.places = Places(rows=sum(len(part) for part in parts))
+        self._firsts = [0, *accumulate(len(part) for part in parts)]
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def _find(self, index: int) -> tuple[Rows, int]:
+        number = bisect_right(self._firsts, index) - 1
+        return self.parts[number], index - self._firsts[number]
+
+    def row(self, index: int) -> dict[str, Any]:
+        """See `Rows.row`."""
+        part, own = self._find(index)
+        return part.row(own)
+
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`."""
+        part, own = self._find(index)
+        return part.made(own, make)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return self.parts[0].columns()
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        return np.concatenate([part.lengths() for part in self.parts])
+
+    def where(self, index: int) -> str:
+        """See `Rows.where`."""
+        part, own = self._find(index)
+        return part.where(own)
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`."""
+        return sum(part.fetched(rounds, world_size, shuffle=shuffle) for part in self.parts)
+
+
+def _must_mix(one: Manifest, other: Manifest) -> None:
+    kinds = [(each.stage, each.config.get("pack_length"), each.config.get("world_size")) for each in (one, other)]
+    if kinds[0] != kinds[1]:
+        raise StoreError(
+            f"stores of different kinds do not mix: (stage, pack length, world size) {kinds[0]} and {kinds[1]}",
+            "mix tokenized stores, or packed ones of one --pack-length and --world-size",
+        )
+    if one.processor != other.processor:
+        raise StoreError(
+            "the stores were made with different processors: " + "; ".join(changes(one.processor, other.processor)),
+            "tokenize them with the same one",
+        )
+
+
+def _place(store: Store, index: int) -> str:
+    shard, row = store.locate(index)
+    return f"{shard.path}, row {row}"
+
+
+def _columns(stores: Sequence[Store]) -> tuple[str, ...]:
+    shards = [shard for store in stores for shard in store.shards]
+    return tuple(shards[0].schema.names) if shards else ()
+
+
+def _places(stores: Sequence[Store], group: int) -> Places:
+    shards = [shard.info for store in stores for shard in store.shards]
+    rows = sum(info.rows for info in shards)
+    return Places.of(rows, group=group, batches=sum(len(info.batches) for info in shards), shards=len(shards))
+
+
+def _shards(places: Places, rounds: int, shuffle: bool) -> int:
+    return rounds * (places.shards_at_a_time if shuffle else 1)
+
+
+def names_of(row: dict[str, Any]) -> str:
+    """Name the samples of a row, as far as it was read."""
+    names = [row["sample_id"]] if "sample_id" in row else row.get("sample_ids", [])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f" ({', '.join(names[:8])}{more})" if names else ""
+
+
+def open_rows(path: str | StorePath, *, verify: bool, cache: ShardCache | None = None) -> Rows:
+    """Open a tokenized or packed store.
+
+    Args:
+        path: a folder, or a place on an object store.
+        verify: see `Store`.
+        cache: for shards of an object store.
+
+    Raises:
+        StoreError: unfinished, damaged, or not a store that can be streamed.
+        InputError: the object store could not be asked.
+    """
+    folder = store_path(path, cache)
+    manifest = read_manifest(folder)
+    if manifest.stage == "tokenize":
+        return SampleRows(folder, manifest, verify=verify)
+    if manifest.stage == "pack":
+        if manifest.extra.get("format") == "webdataset":
+            raise StoreError(
+                f"{folder} is in webdataset format", "read it with webdataset, or pack to arrow for ShardDataset"
+            )
+        if manifest.extra["layout"] == "index":
+            return IndexPacks(folder, manifest, verify=verify, cache=cache)
+        return RankPacks(folder, manifest, verify=verify)
+    raise StoreError(f"{folder} holds the output of `{manifest.stage}`", "tokenize it first")

@@ -1,0 +1,94 @@
+"""A row in the form that a chat template takes: what it does not know is written in a way that it does, or rejected.
+
+The stored conversation is the fitted one, so the comparison with the real processor covers it. What was changed is
+noted and counted in the store's statistics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import Message
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.tokenize.chat.template import ChatTemplate
+from vlm_prep.tokenize.chat.tool_text import Tools, write_tools_as_text
+from vlm_prep.tokenize.labels.spans import OPTIONS, PARTS
+
+TOOLS_AS_TEXT = "tools_as_text"
+DEVELOPER_AS_SYSTEM = "developer_as_system"
+NOTES = (TOOLS_AS_TEXT, DEVELOPER_AS_SYSTEM)
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A row as it is rendered."""
+
+    messages: list[Message]
+    tools: Tools
+    notes: tuple[str, ...]
+    """What was changed, of `NOTES`."""
+
+
+def fit_to_template(
+    messages: Sequence[Message], tools: Tools, template: ChatTemplate, config: TokenizeConfig
+) -> Fitted:
+    """Return a row that the template renders in full.
+
+    Raises:
+        Reject: template_drops_content for what the template leaves out and no other form is known for.
+    """
+    facts, notes = template.facts, []
+    fitted = list(messages)
+    if not facts.developer and any(message["role"] == "developer" for message in fitted):
+        fitted = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fitted]
+        notes.append(DEVELOPER_AS_SYSTEM)
+    calls = any(message.get("tool_calls") for message in fitted)
+    if (tools and not facts.tools) or (calls and not facts.tool_calls):
+        if config.tool_text == "reject":
+            raise Reject(
+                RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template leaves out tools and tool calls (--tool-text)"
+            )
+        fitted, tools = write_tools_as_text(fitted, tools, facts, train_calls=config.train_tool_calls)
+        notes.append(TOOLS_AS_TEXT)
+    if not facts.parts:
+        fitted = [_as_string(message) for message in fitted]
+    if facts.reasoning:
+        fitted = _with_reasoning_apart(fitted, tools, template)
+    return Fitted(fitted, tools, tuple(notes))
+
+
+def _as_string(message: Message) -> Message:
+    """The message with its text parts joined, for templates that take strings."""
+    parts = message["content"]
+    if any("text" not in part for part in parts):
+        raise Reject(RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template takes text only")
+    joined = {**message, "content": "".join(part["text"] for part in parts)}
+    return {**joined, PARTS: parts} if any(option in part for part in parts for option in OPTIONS) else joined
+
+
+def _with_reasoning_apart(messages: list[Message], tools: Tools, template: ChatTemplate) -> list[Message]:
+    """Take reasoning that is written into answers (`<think>...</think>`) out of them, where that renders the same.
+
+    Templates that know reasoning do this themselves; done here, what they write is known to be reasoning.
+    """
+    apart = [_reasoning_apart(message) for message in messages]
+    changed = any(new is not old for new, old in zip(apart, messages, strict=True))
+    return apart if changed and template.render(apart, tools) == template.render(messages, tools) else messages
+
+
+def _reasoning_apart(message: Message) -> Message:
+    content = message["content"]
+    first = content if isinstance(content, str) else content[0].get("text", "") if content else ""
+    found = _THOUGHT.match(first) if message["role"] == "assistant" else None
+    if found is None or PARTS in message or message.get("reasoning_content"):
+        return message
+    thought, answer = found.group(1).strip("\n"), found.group(2).lstrip("\n")
+    new: Message = {
+        **message,
+        "content": answer if isinstance(content, str) else [{**content[0], "text": answer}, *content[1:]],
+    }
+    return {**new, "reasoning_content": thought} if thought else new

@@ -1,0 +1,229 @@
+"""Marks around the texts of a conversation, which show where a chat template put them.
+
+Private-use characters that name a text go before and after it; after rendering they are read off again. Used by
+`template.py` alone. Marked are the texts of all messages, the reasoning of assistant messages, and the names of the
+functions they call.
+
+A template that trims what it is given trims nothing between marks. So there is a second way to mark: inside the blanks
+at a text's edges. What became of the blanks follows from a third render, without them: a blank that was kept makes the
+distance to the next text longer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from vlm_prep.core.records import Message
+
+Area = tuple[int, re.Pattern[str]]
+AREAS: tuple[Area, ...] = (
+    (0xF0000, re.compile("[\U000f0000-\U000ffffd]")),
+    (0x100000, re.compile("[\U00100000-\U0010fffd]")),
+)
+"""Supplementary private use areas A and B: 65534 code points each, two for each text part. The second is for rows that
+hold some of the first, as those do whose control tokens transformers has marked."""
+MOST_PARTS = 0xFFFE // 2
+Kind = Literal["text", "reasoning", "call"]
+Edges = Literal["outside", "inside", "without"]
+"""Where marks stand to the blanks at a text's edges: around them, between them and the rest, or those are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One text of the data that a template writes out."""
+
+    message: int
+    kind: Kind
+    part: int
+    """Its place in the content list, or among the message's calls."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextPlace:
+    """Where one piece landed in the rendered text."""
+
+    message: int
+    start: int
+    end: int
+    """Characters, half open."""
+    kind: Kind = "text"
+    part: int = 0
+
+
+Wrap = Callable[[Piece], str]
+
+
+def pieces_of(message: Message, index: int) -> list[Piece]:
+    """Return a message's pieces: its reasoning, its texts, the names of the functions it calls."""
+    found: list[Piece] = []
+
+    def note(piece: Piece) -> str:
+        found.append(piece)
+        return piece.text
+
+    with_pieces(message, index, note)
+    return found
+
+
+def with_pieces(message: Message, index: int, change: Wrap) -> Message:
+    """Return a message with every piece replaced by what `change` makes of it.
+
+    An empty text is a piece only where a message holds nothing else: templates ask whether there is a text at all.
+    """
+    new = dict(message)
+    keeps_empty = not says_something(message)
+    if message.get("reasoning_content"):
+        new["reasoning_content"] = change(Piece(index, "reasoning", 0, message["reasoning_content"]))
+    content = message["content"]
+    if isinstance(content, str):
+        if content or keeps_empty:
+            new["content"] = change(Piece(index, "text", 0, content))
+    else:
+        new["content"] = [
+            {**part, "text": change(Piece(index, "text", number, part["text"]))}
+            if part.get("text") or ("text" in part and keeps_empty)
+            else part
+            for number, part in enumerate(content)
+        ]
+    if message.get("tool_calls"):
+        new["tool_calls"] = [
+            {**call, "function": {**function, "name": change(Piece(index, "call", number, function["name"]))}}
+            for number, (call, function) in enumerate((call, call["function"]) for call in message["tool_calls"])
+        ]
+    return new
+
+
+def says_something(message: Message) -> bool:
+    """Whether a message holds a text that is not empty, reasoning or calls."""
+    content = message["content"]
+    said = bool(content) if isinstance(content, str) else any(part.get("text") for part in content)
+    return bool(said or message.get("reasoning_content") or message.get("tool_calls"))
+
+
+def mark(messages: Sequence[Message], first: int, edges: Edges = "outside") -> tuple[list[Message], list[Piece]]:
+    """Return the messages with every piece between its two marks, and the pieces in order."""
+    pieces: list[Piece] = []
+
+    def wrap(piece: Piece) -> str:
+        code = first + 2 * min(len(pieces), MOST_PARTS - 1)
+        pieces.append(piece)
+        if edges == "outside":
+            return f"{chr(code)}{piece.text}{chr(code + 1)}"
+        lead, core, trail = split_edges(piece.text)
+        marked = f"{chr(code)}{core}{chr(code + 1)}"
+        return marked if edges == "without" else f"{lead}{marked}{trail}"
+
+    return [with_pieces(message, index, wrap) for index, message in enumerate(messages)], pieces
+
+
+def split_edges(text: str) -> tuple[str, str, str]:
+    """Return a text's leading blanks, what lies between, and its trailing blanks."""
+    core = text.strip()
+    lead = text[: len(text) - len(text.lstrip())]
+    return lead, core, text[len(lead) + len(core) :]
+
+
+def read_marks(text: str, pieces: Sequence[Piece], area: Area) -> tuple[str, list[TextPlace], set[int]]:
+    """Return the text without marks, a place for each piece found, and the numbers of the pieces found.
+
+    A template that takes a text apart (at `</think>`) and puts it together again may lose the first of its marks; then
+    the text itself must end at the other.
+    """
+    found: list[str] = []
+    marks: list[tuple[int, int, int]] = []
+    length = last = 0
+    for match in area[1].finditer(text):
+        between = text[last : match.start()]
+        found.append(between)
+        length += len(between)
+        last = match.end()
+        number, closing = divmod(ord(match.group()) - area[0], 2)
+        marks.append((number, closing, length))
+    plain = "".join([*found, text[last:]])
+    places: list[TextPlace] = []
+    seen: set[int] = set()
+    opened: dict[int, int] = {}
+    for number, closing, position in marks:
+        piece = pieces[number]
+        if not closing:
+            opened[number] = position
+            continue
+        start = opened.pop(number, None)
+        if start is None and piece.text and plain.endswith(piece.text, 0, position):
+            start = position - len(piece.text)
+        if start is not None:
+            places.append(TextPlace(piece.message, start, position, piece.kind, piece.part))
+            seen.add(number)
+    return plain, places, seen
+
+
+def widen_over_blanks(
+    text: str, cores: Sequence[TextPlace], bare: str, bare_cores: Sequence[TextPlace], pieces: Sequence[Piece]
+) -> list[TextPlace] | None:
+    """Return places that take in the blanks which the template kept at the texts' edges.
+
+    Args:
+        text: as rendered.
+        cores: where the texts between their blanks are in it.
+        bare: rendered with the blanks left out.
+        bare_cores: where the texts are in that.
+        pieces: all pieces.
+
+    Returns:
+        None where the two renders do not tell.
+    """
+    if [_name(place) for place in cores] != [_name(place) for place in bare_cores]:
+        return None
+    edges = {(piece.message, piece.kind, piece.part): split_edges(piece.text) for piece in pieces}
+    leads = [*(edges[_name(place)][0] for place in cores), ""]
+    trails = ["", *(edges[_name(place)][2] for place in cores)]
+    gaps, bare_gaps = _between(text, cores), _between(bare, bare_cores)
+    kept = [_kept(*each) for each in zip(gaps, bare_gaps, trails, leads, strict=True)]
+    widened = []
+    for place, before, after in zip(cores, kept, kept[1:], strict=False):
+        if before is None or after is None:
+            return None
+        widened.append(replace(place, start=place.start - before[1], end=place.end + after[0]))
+    return widened
+
+
+def _name(place: TextPlace) -> tuple[int, Kind, int]:
+    return place.message, place.kind, place.part
+
+
+def _between(text: str, places: Sequence[TextPlace]) -> list[str]:
+    starts = [0, *(place.end for place in places)]
+    stops = [*(place.start for place in places), len(text)]
+    return [text[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+
+def _kept(gap: str, bare: str, trail: str, lead: str) -> tuple[int, int] | None:
+    """How many characters of the blanks before and after a gap lie in it, or None if that cannot be told.
+
+    Worked example: a gap "  <end>" where the template writes "<end>" without blanks, after a text with two blanks at
+    its end: both were kept.
+    """
+    more = len(gap) - len(bare)
+    fits = [
+        (left, more - left)
+        for left in range(min(len(trail), more) + 1)
+        if more - left <= len(lead)
+        and gap == trail[:left] + bare + lead[len(lead) - (more - left) :]
+    ]
+    return fits[0] if len(fits) == 1 else None
+
+
+def without(messages: Sequence[Message], target: Piece, text: str) -> list[Message]:
+    """Return the messages with one piece replaced by another text."""
+
+    def change(piece: Piece) -> str:
+        return text if (piece.kind, piece.part) == (target.kind, target.part) else piece.text
+
+    return [
+        with_pieces(message, index, change) if index == target.message else message
+        for index, message in enumerate(messages)
+    ]

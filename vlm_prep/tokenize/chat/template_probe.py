@@ -1,0 +1,204 @@
+"""What a chat template supports and how it writes an assistant turn, found out with small conversations.
+
+Nothing is read off the template's source, except for two words that are part of its language (`generation`) or of its
+interface (`developer`): what it does with a conversation is what counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vlm_prep.core.errors import ProcessorError, Reject
+from vlm_prep.core.records import Message
+
+Render = Callable[..., str]
+Reasoning = Literal["kept", "dropped from earlier turns", "ignored"]
+_SENTINEL, _QUESTION, _CALL = "vlmprepsentinel", "vlmprepquestion", "vlmprepcall"
+_GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateFacts:
+    """What probing the template with small conversations showed."""
+
+    turn_end: str
+    """Text that closes an assistant turn, up to and including its end token; empty if there is none."""
+    after_last: str
+    """What the template writes after the end of a last turn: a line break, an end of sequence."""
+    header: str
+    """Text that opens an assistant turn: the generation prompt."""
+    turn_header: str
+    """Text that opens an assistant turn of the conversation; the generation prompt may add to it (`<think>`)."""
+    lead: str
+    """Blanks between the header and an answer that the model has to write itself: the prompt ends before them."""
+    header_is_prompt: bool
+    """Whether an answer directly follows the header: not so where a template writes an empty <think> block first."""
+    call_opening: str
+    """What the template writes between a text and the name of the call behind it, less blanks; empty if unknown."""
+    tools: bool
+    tool_calls: bool
+    reasoning: bool
+    parts: bool
+    """Whether content is a list of typed parts (else a plain string)."""
+    developer: bool
+    """Whether it knows the role `developer`."""
+    generation: bool
+    """Whether it marks with {% generation %} what a model writes."""
+    prefix_stable: bool
+    """Whether a turn is written the same once others follow."""
+    reasoning_of_earlier_turns: Reasoning
+    trims: bool
+    """Whether blanks at the edges of a text are lost."""
+
+
+def probe_template(render: Render, source: str, added: list[str], name: str) -> TemplateFacts:
+    """Find out what a template does.
+
+    Args:
+        render: renders messages (and tools, add_generation_prompt); raises Reject.
+        source: the template's text.
+        added: the tokenizer's added tokens, longest first.
+        name: of the processor, for messages.
+
+    Raises:
+        ProcessorError: it renders no assistant answer.
+    """
+    return _Probe(render, added, name).facts(source)
+
+
+class _Probe:
+    def __init__(self, render: Render, added: list[str], name: str) -> None:
+        self._render, self._added = render, added
+        self.parts = self._content_reaches([{"type": "text", "text": _SENTINEL}])
+        if not self.parts and not self._content_reaches(_SENTINEL):
+            raise ProcessorError(f"{name}: its chat template renders no assistant answer")
+        self.user = message("user", _QUESTION, self.parts)
+        self.answer = message("assistant", _SENTINEL, self.parts)
+
+    def facts(self, source: str) -> TemplateFacts:
+        user, answer = self.user, self.answer
+        whole = self._render([user, answer])
+        start = whole.index(_SENTINEL)
+        tail = whole[start + len(_SENTINEL) :]
+        between = self._between_questions()
+        turn_end = self._first_token(tail) or self._first_token(self._tail_between(between))
+        after_last = tail[len(turn_end) :] if turn_end and tail.startswith(turn_end) else ""
+        closed, opened = self._prompt(after_last)
+        followed = between if between.startswith(closed) and _SENTINEL in between else whole
+        header = opened[len(closed) :]
+        said = whole[len(opened) : start] if whole.startswith(opened) and len(opened) <= start else ""
+        plain = message("assistant", "a", self.parts)
+        return TemplateFacts(
+            turn_end=turn_end,
+            after_last=after_last,
+            header=header,
+            turn_header=followed[len(closed) : followed.index(_SENTINEL)] if followed.startswith(closed) else "",
+            lead=said if not said.strip() else "",
+            header_is_prompt=whole[:start].endswith(header + said) and not said.strip(),
+            call_opening=self._call_opening(),
+            tools=self._mentions([user], tools=[_tool(_SENTINEL)]),
+            tool_calls=self._mentions([user, {**plain, "tool_calls": [call(_SENTINEL)]}]),
+            reasoning=self._mentions([user, {**plain, "reasoning_content": _SENTINEL}]),
+            parts=self.parts,
+            developer="developer" in source and self._mentions([message("developer", _SENTINEL, self.parts), user]),
+            generation=_GENERATION.search(source) is not None,
+            prefix_stable=self._is_prefix_stable(whole, turn_end),
+            reasoning_of_earlier_turns=self._reasoning(plain),
+            trims=self._trims(),
+        )
+
+    def _prompt(self, after_last: str) -> tuple[str, str]:
+        """A question without and with the generation prompt; the same twice where the one does not extend the other."""
+        try:
+            closed, opened = self._render([self.user]), self._render([self.user], add_generation_prompt=True)
+        except Reject:
+            return "", ""
+        if not opened.startswith(closed) and after_last:
+            # an end of sequence is not written before the prompt
+            closed = closed.removesuffix(after_last)
+        return (closed, opened) if opened.startswith(closed) else (opened, opened)
+
+    def _between_questions(self) -> str:
+        """An answer with a question before and after it, or nothing where the template refuses that."""
+        try:
+            return self._render([self.user, self.answer, self.user])
+        except Reject:
+            return ""
+
+    def _tail_between(self, text: str) -> str:
+        """What lies between the answer and the next question, less what opens a question."""
+        try:
+            opening = self._render([self.user]).partition(_QUESTION)[0]
+        except Reject:
+            return ""
+        gap = text.partition(_SENTINEL)[2].partition(_QUESTION)[0]
+        while gap and opening and gap[-1] == opening[-1]:
+            gap, opening = gap[:-1], opening[:-1]
+        return gap
+
+    def _is_prefix_stable(self, whole: str, turn_end: str) -> bool:
+        try:
+            longer = self._render([self.user, self.answer, self.user, message("assistant", "b", self.parts)])
+        except Reject:
+            return False
+        closed = whole[: whole.index(_SENTINEL) + len(_SENTINEL)]
+        return longer.startswith(closed + (turn_end if whole.startswith(closed + turn_end) else ""))
+
+    def _reasoning(self, plain: Message) -> Reasoning:
+        thought = {**plain, "reasoning_content": _SENTINEL}
+        if not self._mentions([self.user, thought]):
+            return "ignored"
+        return "kept" if self._mentions([self.user, thought, self.user, plain]) else "dropped from earlier turns"
+
+    def _trims(self) -> bool:
+        spaced = f"  {_SENTINEL}  "
+        try:
+            text = self._render([self.user, message("assistant", spaced, self.parts)])
+        except Reject:
+            return False
+        return spaced not in text
+
+    def _call_opening(self) -> str:
+        try:
+            text = self._render([self.user, {**self.answer, "tool_calls": [call(_CALL)]}])
+        except Reject:
+            return ""
+        said, between, name = text.partition(_SENTINEL)[2].partition(_CALL)
+        return said.lstrip() if between and name else ""
+
+    def _content_reaches(self, content: Any) -> bool:
+        user = [{"type": "text", "text": _QUESTION}] if isinstance(content, list) else _QUESTION
+        return self._mentions([{"role": "user", "content": user}, {"role": "assistant", "content": content}])
+
+    def _mentions(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> bool:
+        try:
+            text = self._render(messages, tools)
+        except Reject:
+            return False
+        # a template that prints a list as Python would show the sentinel inside its repr
+        return _SENTINEL in text and "'type'" not in text
+
+    def _first_token(self, tail: str) -> str:
+        """A tail up to and including the first special token in it, or nothing."""
+        found = [(tail.find(token), -len(token), token) for token in self._added if token in tail]
+        if not found:
+            return ""
+        position, _, token = min(found)
+        return tail[: position + len(token)]
+
+
+def message(role: str, text: str, parts: bool) -> Message:
+    """Return a message of one text."""
+    return {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+
+
+def _tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "description": "d", "parameters": {"type": "object"}}}
+
+
+def call(name: str) -> dict[str, Any]:
+    """Return a call of a function."""
+    return {"type": "function", "function": {"name": name, "arguments": {"a": 1}}}

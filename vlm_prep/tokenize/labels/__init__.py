@@ -1,0 +1,7 @@
+"""Which tokens are trained, found by structure.
+
+    turns.py      where each assistant turn stands, and what of it is what
+    spans.py      which characters of the rendered text are trained, with which weight
+    documents.py  one document of a row, or several where the template rewrites its history
+    masks.py      from characters to tokens
+"""

@@ -1,0 +1,52 @@
+"""From characters to tokens: which tokens overlap the trained spans of a text, and with which weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_prep.tokenize.labels.spans import Weighted
+from vlm_prep.tokenize.text import Tokens, byte_positions
+
+
+def in_bytes(text: str, positions: Sequence[int]) -> list[int]:
+    """Return character positions as UTF-8 byte positions."""
+    if text.isascii() or not positions:
+        return list(positions)
+    to_bytes = byte_positions(text)
+    return [int(to_bytes[position]) for position in positions]
+
+
+def mask_tokens(tokens: Tokens, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """Return which tokens overlap a span."""
+    trained = np.zeros(len(tokens.ids), np.bool_)
+    for start, end in spans:
+        if end > start:
+            trained[_overlapping(tokens, start, end)] = True
+    return trained
+
+
+def weigh_tokens(tokens: Tokens, spans: Sequence[Weighted]) -> NDArray[np.float32]:
+    """Return the weight of each token: the largest of the spans it overlaps."""
+    weights = np.zeros(len(tokens.ids), np.float32)
+    for start, end, weight in spans:
+        if end > start:
+            place = _overlapping(tokens, start, end)
+            weights[place] = np.maximum(weights[place], np.float32(weight))
+    return weights
+
+
+def _overlapping(tokens: Tokens, start: int, end: int) -> slice:
+    first = int(np.searchsorted(tokens.ends, start, side="right"))
+    return slice(first, int(np.searchsorted(tokens.starts, end, side="left")))
+
+
+def tokens_inside(tokens: Tokens, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """Return which tokens lie wholly within a span: what was put in for media, which is never trained."""
+    inside = np.zeros(len(tokens.ids), np.bool_)
+    for start, end in spans:
+        first = int(np.searchsorted(tokens.starts, start, side="left"))
+        inside[first : int(np.searchsorted(tokens.ends, end, side="right"))] = True
+    return inside

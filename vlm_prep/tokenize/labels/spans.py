@@ -1,0 +1,238 @@
+"""Which characters of the rendered text are trained, and with which weight.
+
+Trained is what the assistant said and the token that ends its turn, nothing else; settings and the data's own `train`
+and `weight` take parts of that away or weigh them. Where a mask would have to be guessed the row is rejected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import Message
+from vlm_prep.core.settings import TokenizeConfig, TrainOn
+from vlm_prep.tokenize.chat.sentinels import TextPlace
+from vlm_prep.tokenize.chat.template_probe import TemplateFacts
+from vlm_prep.tokenize.labels.turns import Turn, undecidable
+
+Weighted = tuple[int, int, float]
+"""Start, end, and the weight of what lies between; half open."""
+OPTIONS = ("train", "weight")
+PARTS = "text_parts"
+"""Key of a message whose parts were joined to one string and hold options: the parts as they were."""
+_THOUGHT = re.compile("\\s*[\U000f0000]?<think>.*?</think>[\U000f0001]?\\s*", re.DOTALL)
+"""Reasoning written into an answer, also where transformers has marked the tags as text."""
+
+
+def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
+    """Return the indices of the assistant messages to train: all or the last, less those with `train: false`.
+
+    With "all" these too, since what of the text is theirs has to be known to leave it out.
+    """
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if train_on == "last":
+        answers = answers[-1:]
+    if train_on == "all":
+        return answers
+    return [index for index in answers if weight_of(messages[index]) > 0]
+
+
+def weight_of(options: Mapping[str, Any]) -> float:
+    """Return the weight that a message or a part says it has; 0 for `train: false`, 1 where it says nothing."""
+    return float(options.get("weight", 1.0)) if options.get("train", True) else 0.0
+
+
+def uses_weights(messages: Sequence[Message]) -> bool:
+    """Whether a row says any weight other than 0 and 1."""
+    return any(
+        "weight" in item
+        for message in messages
+        for item in (message, *(part for part in _parts(message) if isinstance(part, dict)))
+    )
+
+
+def _parts(message: Message) -> Sequence[Any]:
+    content = message.get(PARTS, message["content"])
+    return content if isinstance(content, list) else ()
+
+
+def weigh(
+    text: str,
+    turns: Mapping[int, Turn],
+    messages: Sequence[Message],
+    facts: TemplateFacts,
+    config: TokenizeConfig,
+    others: Sequence[TextPlace] | None = None,
+) -> list[Weighted]:
+    """Return the character spans that are trained, in order, apart from each other.
+
+    Args:
+        text: as rendered.
+        turns: the assistant messages to train and where they are.
+        messages: as rendered.
+        facts: of the template.
+        config: which kinds of text are trained.
+        others: where the texts of all messages are, for train_on="all".
+
+    Raises:
+        Reject: labels_undecidable.
+    """
+    spans: list[Weighted] = []
+    closing = max(turns, default=-1)
+    for index in sorted(turns):
+        with_end = config.train_end == "all" or (config.train_end == "last" and index == closing)
+        spans += _turn_spans(text, turns[index], messages[index], facts, config, with_end=with_end)
+    if config.train_on == "all":
+        spans = _all_spans(text, turns, spans, messages, others)
+    return [span for span in spans if span[2] > 0 and span[1] > span[0]]
+
+
+def _turn_spans(
+    text: str, turn: Turn, message: Message, facts: TemplateFacts, config: TokenizeConfig, *, with_end: bool
+) -> list[Weighted]:
+    weight = weight_of(message)
+    spans: list[Weighted] = [(turn.start, turn.said, weight)]
+    exceptions = _exceptions(text, turn, message, facts, config)
+    if not exceptions:
+        return [(turn.start, turn.end if with_end else turn.said, weight)]
+    for start, end, share in exceptions:
+        spans = paint(spans, start, end, weight * share)
+    # a turn of which nothing is trained does not end in a trained token; an empty answer is its end token alone
+    with_end = with_end and (turn.said == turn.start or any(share > 0 for _, _, share in spans))
+    return [*spans, (turn.said, turn.end, weight)] if with_end else spans
+
+
+def _exceptions(
+    text: str, turn: Turn, message: Message, facts: TemplateFacts, config: TokenizeConfig
+) -> list[Weighted]:
+    """What of a turn is weighted otherwise than the whole: parts with options, reasoning, calls."""
+    masks_reasoning = not config.train_reasoning and bool(message.get("reasoning_content"))
+    masks_calls = not config.train_tool_calls and bool(message.get("tool_calls"))
+    has_options = any(option in part for part in _parts(message) for option in OPTIONS)
+    written = None if config.train_reasoning else _THOUGHT.match(_first_text(message))
+    if not (masks_reasoning or masks_calls or has_options or written):
+        return []
+    if turn.pieces is None:
+        raise undecidable(turn.message)
+    found = _part_spans(text, turn.pieces, message) if has_options else []
+    if written:
+        found.append(_thought_span(text, turn, written.group()))
+    if masks_reasoning:
+        found.append((turn.start, _region_end(text, turn, "reasoning", facts), 0.0))
+    if masks_calls:
+        found.append((_calls_start(text, turn, facts), _region_end(text, turn, "call", facts), 0.0))
+    return found
+
+
+def _part_spans(text: str, pieces: Sequence[TextPlace], message: Message) -> list[Weighted]:
+    places = {place.part: place for place in pieces if place.kind == "text"}
+    if PARTS not in message:
+        parts = message["content"]
+        return [(places[n].start, places[n].end, weight_of(parts[n])) for n in places if set(OPTIONS) & set(parts[n])]
+    if 0 not in places:
+        return []  # an empty text
+    whole, place = message["content"], places[0]
+    if "".join(part["text"] for part in message[PARTS]) != whole:
+        raise undecidable(place.message)  # a control token across two parts
+    # the template may have cut blanks off the edges
+    cursor = place.start - whole.index(text[place.start : place.end])
+    spans: list[Weighted] = []
+    for part in message[PARTS]:
+        start, cursor = cursor, cursor + len(part["text"])
+        if set(OPTIONS) & set(part):
+            spans.append((max(start, place.start), min(cursor, place.end), weight_of(part)))
+    return spans
+
+
+def _first_text(message: Message) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else str(content[0].get("text", "")) if content else ""
+
+
+def _thought_span(text: str, turn: Turn, written: str) -> Weighted:
+    """Reasoning that the data writes into the answer's text, as it stands in the rendered turn."""
+    first = next((place for place in turn.pieces or () if place.kind == "text"), None)
+    found = None if first is None else _THOUGHT.match(text[first.start : first.end])
+    if first is None or found is None:
+        raise undecidable(turn.message)
+    return turn.start, first.start + found.end(), 0.0
+
+
+def _region_end(text: str, turn: Turn, kind: str, facts: TemplateFacts) -> int:
+    """Where the turn's reasoning or calls end: where the next piece of another kind begins, or the turn ends."""
+    pieces = turn.pieces or ()
+    last = max(number for number, place in enumerate(pieces) if place.kind == kind)
+    if last + 1 == len(pieces):
+        return turn.said
+    return _calls_start(text, turn, facts) if pieces[last + 1].kind == "call" else pieces[last + 1].start
+
+
+def _calls_start(text: str, turn: Turn, facts: TemplateFacts) -> int:
+    """Where the turn's calls begin: behind its text, or, behind reasoning, with the opening that templates write."""
+    pieces = turn.pieces or ()
+    first = min(number for number, place in enumerate(pieces) if place.kind == "call")
+    if not first:
+        return turn.start
+    before = pieces[first - 1]
+    if before.kind == "text" and before.end > before.start:
+        return before.end
+    opening, name = facts.call_opening, pieces[first].start
+    if not opening or not text.endswith(opening, before.end, name):
+        raise undecidable(turn.message)
+    return name - len(opening)
+
+
+def _all_spans(
+    text: str,
+    turns: Mapping[int, Turn],
+    spans: Sequence[Weighted],
+    messages: Sequence[Message],
+    others: Sequence[TextPlace] | None,
+) -> list[Weighted]:
+    """Train the whole text, less what the data or the settings take away."""
+    painted: list[Weighted] = [(0, len(text), 1.0)]
+    for turn in turns.values():
+        painted = paint(painted, turn.start, turn.end, 0.0)
+    for start, end, weight in spans:
+        painted = paint(painted, start, end, weight)
+    for index, message in enumerate(messages):
+        if index in turns or not _has_options(message):
+            continue
+        places = [place for place in others or () if place.message == index]
+        if not places:
+            raise undecidable(index)
+        for place in places:
+            painted = paint(painted, place.start, place.end, weight_of(message))
+        for start, end, weight in _part_spans(text, places, message):
+            painted = paint(painted, start, end, weight_of(message) * weight)
+    return painted
+
+
+def _has_options(message: Message) -> bool:
+    return any(option in item for item in (message, *_parts(message)) for option in OPTIONS)
+
+
+def paint(spans: Sequence[Weighted], start: int, end: int, weight: float) -> list[Weighted]:
+    """Give [start, end) another weight where it lies on `spans`.
+
+    Worked example: (0, 10, 1) painted 3 to 5 with 0 gives (0, 3, 1), (3, 5, 0), (5, 10, 1).
+    """
+    painted: list[Weighted] = []
+    for first, last, old in spans:
+        begin, stop = max(first, start), min(last, end)
+        if begin >= stop:
+            painted.append((first, last, old))
+            continue
+        pieces = ((first, begin, old), (begin, stop, weight), (stop, last, old))
+        painted += [piece for piece in pieces if piece[1] > piece[0]]
+    return painted
+
+
+def reject_weights() -> Reject:
+    """Return the reject of a row whose weights would be lost."""
+    return Reject(
+        RejectReason.LOSS_WEIGHTS,
+        "the row gives weights other than 0 and 1; --loss-weights stores a weight for each token",
+    )

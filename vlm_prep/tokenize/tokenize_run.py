@@ -1,0 +1,288 @@
+"""A whole source into a tokenized store: start-up check, tasks, top-up of the proof, manifest."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import vlm_prep
+from vlm_prep.core.errors import InputError, RejectReason
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.records import Encoded
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.local import start_forkserver
+from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
+from vlm_prep.engine.stage import (
+    RunOptions,
+    Send,
+    Stage,
+    check_reject_rate,
+    reject_reasons,
+    run_stage,
+    sum_counts,
+    sum_datasets,
+)
+from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task, split_rows
+from vlm_prep.engine.workspace import Describe
+from vlm_prep.ingest.source import Samples
+from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.schema import SCHEMA_VERSION
+from vlm_prep.shards.writer import ShardInfo
+from vlm_prep.tokenize.encoder import VIDEO_FRAMES
+from vlm_prep.tokenize.tokenize_job import EXTRA_DOCUMENTS, STAGE, TokenizeJob
+from vlm_prep.tokenize.verify.choose import LABELS, ROWS_PER_KIND, UNREADABLE, proof
+
+STARTUP_ROWS = 64
+
+_CARD = """# Tokenized by vlm-prep
+
+{rows} rows, {tokens} tokens. Open it with `datasets.load_from_disk(FOLDER)` or `load_dataset(FOLDER)`; for training use
+`vlm_prep.stream.ShardDataset(FOLDER)`.
+
+- `input_ids`, `labels` (unshifted, -100 where nothing is trained), media geometry under the processor's own names
+- `media`: the files, by reference, with their bytes, or as `tensors` that were made of them; where `same_as` is set,
+  the bytes stand with the row `rows_before` rows earlier, as its media number `media`
+- `conversation`: JSON of messages and tools
+- `manifest.json`: settings, accounts, the proof of equality with the processor; `rejects.parquet`: rows not written
+"""
+
+
+def tokenize(
+    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
+) -> Manifest | None:
+    """Tokenize `samples` into the store `options.out`.
+
+    Args:
+        samples: see `ingest.source.open_samples`.
+        processor: Hugging Face id, folder, or `builtin:<name>`.
+        config: settings that shape the output.
+        options: how to run.
+
+    Returns:
+        The manifest of the finished store; None where only a part of the run was asked for. Each part compares the
+        first rows before it begins, with its own machine's libraries, and the share of its rows that is chosen; the
+        top-up for rare kinds of media needs all records and is left to the finishing.
+
+    Raises:
+        InputError: there are no rows.
+        ProcessorError: the processor does not load or has no family.
+        ExactnessError: a row differs from the real processor's output.
+        RejectRateError: the store is complete, with too many rejects.
+    """
+    if options.engine == "local":
+        start_forkserver(TokenizeJob(samples, processor, config), options.workers)
+    job, identity = prepare(samples, processor, config, options)
+    runtime = job.runtime()
+
+    checked: list[Counter[str]] = []
+
+    def top_up(records: Sequence[Record], shards: Path, send: Send) -> None:
+        checked[:] = [_top_up(config, records, shards, send, Counter())]
+
+    def describe(records: Sequence[Record]) -> Describe:
+        return lambda splits: _describe(samples, config, runtime, records, splits, checked)
+
+    tasks = split_rows(len(samples), rows_per_task(len(samples)))
+    stage = Stage(
+        name=STAGE,
+        identity=identity,
+        tasks=tasks,
+        prepare=lambda: job,
+        describe=describe,
+        begin=Errand(task=startup_task(job), folder=options.out, method="check_start"),
+        check=top_up,
+        again=origin_of(samples, processor),
+        keeps_origin=True,
+        numbers=samples.numbers,
+    )
+    manifest = run_stage(stage, options)
+    if manifest is None:
+        return None
+    _say_about_overlong_video(manifest, job, options)
+    if unreadable := manifest.proof["unreadable"]:
+        options.say(
+            f"note: {unreadable} compared rows have media that do not decode; training would stop at them and at "
+            "others like them: --check-media decode finds and rejects all of them"
+        )
+    check_reject_rate(manifest.totals, options)
+    return manifest
+
+
+def prepare(
+    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
+) -> tuple[TokenizeJob, dict[str, Any]]:
+    """Load the processor and return the job, ready in this process, and the run's identity."""
+    if not len(samples):
+        raise InputError("the source has no rows")
+    job = TokenizeJob(samples, processor, config)
+    loaded = job.load()
+    job.setup(loaded)
+    for note in (*loaded.notes, job.encoder.text.note):
+        if note:
+            options.say(f"note: {note}")
+    identity = {
+        "stage": STAGE,
+        "schema": SCHEMA_VERSION,
+        "vlm_prep": vlm_prep.__version__,
+        "samples": samples.identity(),
+        "config": config.to_json(),
+        "processor": loaded.identity,
+    }
+    return job, identity
+
+
+def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: RunOptions) -> None:
+    """Say what to do when rows were too long because the processor keeps every frame of a video."""
+    video = getattr(job.encoder.adapter.hf, "video_processor", None)
+    if video is None or video.do_sample_frames or not manifest.totals["rejects"].get(RejectReason.OVERLONG.value):
+        return
+    long = sum(
+        row["reason"] == RejectReason.OVERLONG.value and VIDEO_FRAMES in row["message"]
+        for row in read_rejects(options.out)
+    )
+    if long:
+        options.say(
+            f"note: {long} rows with video were too long: {type(video).__name__} samples no frames by itself, so every "
+            "frame was kept, as the processor would; --fps 2 takes two a second"
+        )
+
+
+def origin_of(samples: Samples, processor: str) -> dict[str, Any]:
+    """Return where a run's rows and processor came from."""
+    path = os.path.abspath(processor) if os.path.isdir(processor) else processor
+    return {"source": samples.origin, "processor": path}
+
+
+def startup_task(job: TokenizeJob) -> Task:
+    """Return the rows among which some are compared before the long run starts."""
+    return Task(index=0, start=0, stop=min(STARTUP_ROWS, len(job.samples)))
+
+
+def retry_tokenize(samples: Samples, processor: str, reasons: Sequence[str], options: RunOptions) -> Manifest:
+    """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry_rejects`.
+
+    Raises:
+        ExactnessError: a row differs from the real processor's output.
+    """
+    config = TokenizeConfig(**read_manifest(options.out, stage=STAGE).config)
+    start_forkserver(TokenizeJob(samples, processor, config), options.workers)
+    job, identity = prepare(samples, processor, config, options)
+    retry = open_retry(options.out, reasons, identity, samples.numbers)
+
+    def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:
+        before = manifest.proof
+        kinds = Counter(manifest.totals["kinds"])
+        for record in records:
+            kinds.update(record.facts["kinds"])
+        done = Counter(before["rows"])
+        checked = [
+            {**before["rows"], LABELS: before["labels_found_twice"], UNREADABLE: before["unreadable"]},
+            *(record.facts["checked"] for record in records),
+            _top_up(config, records, shards, send, done),
+        ]
+        amended = replace(
+            manifest,
+            totals={**manifest.totals, "kinds": dict(sorted(kinds.items()))},
+            proof=proof(checked, kinds, manifest.processor, config.verify_fraction),
+        )
+        totals = added_totals(manifest.totals, records)
+        return amended, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
+
+    return run_retry(retry, options, job, amend)
+
+
+def _top_up(
+    config: TokenizeConfig, records: Sequence[Record], shards: Path, send: Send, done: Counter[str]
+) -> Counter[str]:
+    """Compare more rows of the kinds of which fewer than eight were chosen; return how many.
+
+    Args:
+        config: settings.
+        records: whose rows there are.
+        shards: where their shards are.
+        send: has a worker compare a row.
+        done: how many rows of each kind other records had compared.
+    """
+    added: Counter[str] = Counter()
+    if config.verify_fraction <= 0:
+        return added
+    for record in records:
+        done.update(record.facts["checked"])
+    for record in records:
+        for kind, places in record.facts["spare"].items():
+            for number, shard, index in places:
+                if done[kind] >= ROWS_PER_KIND:
+                    break
+                info = record.shards[shard]
+                alone = Task(index=record.task, start=number, stop=number + 1)
+                counts = send("check_written", alone, shards / info.name, info, index)
+                done.update(counts)
+                added.update(counts)
+    return added
+
+
+def _describe(
+    samples: Samples,
+    config: TokenizeConfig,
+    runtime: dict[str, Any],
+    records: Sequence[Record],
+    splits: dict[str, list[ShardInfo]],
+    added: Sequence[Counter[str]],
+) -> tuple[Manifest, str]:
+    totals: dict[str, Any] = sum_counts(records, rows=len(samples))
+    totals["rejects"] = reject_reasons(records)
+    totals["datasets"] = sum_datasets(records)
+    kinds: Counter[str] = Counter()
+    for record in records:
+        kinds.update(record.facts["kinds"])
+    totals["kinds"] = dict(sorted(kinds.items()))
+    checked = [*(record.facts["checked"] for record in records), *added]
+    manifest = Manifest(
+        stage=STAGE,
+        config=config.to_json(),
+        splits=splits,
+        totals=totals,
+        processor=runtime,
+        proof=proof(checked, kinds, runtime, config.verify_fraction),
+        extra={"datasets": samples.describe()},
+    )
+    return manifest, _CARD.format(rows=totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0), tokens=totals["tokens"])
+
+
+def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> dict[str, Any]:
+    """Load, check and encode the first rows; write nothing.
+
+    Returns:
+        What the run would be: rows, datasets, processor, template facts, and the numbers of the first rows.
+    """
+    job, identity = prepare(samples, processor, config, options)
+    job.check_start(startup_task(job), options.out, no_pulse)
+    count = min(4 * STARTUP_ROWS, len(samples))
+    results = list(job.results(0, count))
+    written = [result for result in results if isinstance(result, Encoded)]
+    rejects = Counter(result.reason for result in results if not isinstance(result, Encoded))
+    tokens = sum(len(encoded.input_ids) for encoded in written)
+    return {
+        "rows": len(samples),
+        "datasets": samples.describe(),
+        "fingerprint": digest_json(identity),
+        "processor": job.encoder.adapter.loaded.identity,
+        "family": job.encoder.adapter.family,
+        "level": job.encoder.adapter.level,
+        "text_encoder": job.encoder.text.implementation,
+        "template": vars(job.encoder.template.facts),
+        "first_rows": {
+            "rows": count,
+            "written": sum(encoded.document == 1 for encoded in written),
+            "documents": len(written),
+            "rejected": dict(rejects),
+            "tokens": tokens,
+            "mean_tokens": round(tokens / len(written), 1) if written else 0,
+        },
+        "equal_to_the_processor": config.verify_fraction > 0,
+    }

@@ -1,0 +1,249 @@
+"""The real processor on the real media, and the comparison with what we wrote.
+
+The real side shares with ours only the conversation and the decoded pictures: it renders through the processor's
+apply_chat_template, tokenizes the expanded text with the reference tokenizer, and runs the image processor. Labels are
+found a second way: `second_labels.py` places turns without marks, and tokens come from the reference
+tokenizer's offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from vlm_prep.core.records import Media, MediaHeader, Message
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.media.decode import load_media, load_track
+from vlm_prep.processors.expansion import SOUND
+from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
+from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.labels.masks import in_bytes
+from vlm_prep.tokenize.placeholders import IGNORE, find_tokens
+from vlm_prep.tokenize.verify.second_labels import second_spans
+
+Row = Mapping[str, Any]
+_TYPES = ("mm_token_type_ids", "token_type_ids")
+_TYPE_NUMBERS = {"image": 1, "video": 2, "audio": 3}
+"""As transformers' create_mm_token_type_ids numbers them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What comparing a row showed."""
+
+    differences: tuple[str, ...]
+    """What differs, a line each; empty when all is equal."""
+    labels: bool
+    """Whether the labels were found a second way; not where only marks can decide them."""
+
+
+class Oracle:
+    """Compares rows of a tokenized store with the real processor.
+
+    Args:
+        encoder: the encoder that made them (its adapter holds the real processor).
+        config: the settings they were made with.
+        payload: how media were made into tensors, where they were.
+    """
+
+    def __init__(
+        self, encoder: SampleEncoder, config: TokenizeConfig, payload: Mapping[str, Any] | None = None
+    ) -> None:
+        self._encoder, self._config = encoder, config
+        self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
+        self._runtime = {**self._adapter.runtime(), "payload": payload}
+        self._pixels = PixelMaker(self._runtime, whole=self._hf)
+
+    def compare(self, row: Row) -> Comparison:
+        """Compare a stored row with the real processor's output.
+
+        Raises:
+            Reject: the media can no longer be read.
+        """
+        conversation = orjson.loads(row["conversation"])
+        messages, tools = conversation["messages"], conversation.get("tools")
+        real = self._real(messages, tools, row["media"])
+        found = _differing_ids(self._hf.tokenizer, row["input_ids"], real["input_ids"][0].numpy())
+        found += self._differing_tensors(row, real)
+        if found:
+            # labels are compared on equal ids only; on unequal ones every position would differ
+            return Comparison(tuple(found), labels=False)
+        expected = self._second_labels(messages, tools, row)
+        if expected is None:
+            return Comparison((), labels=False)
+        return Comparison(tuple(self._differing_labels(row, *expected)), labels=True)
+
+    def _real(self, messages: Sequence[Message], tools: Any, media: Sequence[Row]) -> Any:
+        """Run the processor's own apply_chat_template."""
+        loaded = [load_media(struct, rate=self._adapter.sampling_rate) for struct in media]
+        sounds = [self._sound(struct) for struct in media]
+        options: dict[str, Any] = {}
+        if self._encoder.writes_control_tokens(list(messages), tools):
+            messages, tools = self._encoder.mark_control_tokens(list(messages), tools)
+            options["sanitize_control_tokens"] = True
+        options |= self._adapter.call_options(
+            [video_metadata(struct) for struct in media if struct["kind"] == "video"]
+        )
+        real = self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
+        return self._with_prefixes(dict(real)) if self._config.thinking_prefix else real
+
+    def _with_prefixes(self, real: dict[str, Any]) -> dict[str, Any]:
+        """Put the thinking prefix behind the header of each model turn, in ids, as trainers of Gemma 4 do."""
+        import torch
+
+        header, prefix = (
+            self._hf.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in self._adapter.thinking_prefix or ("", "")
+        )
+        ids = real["input_ids"][0].tolist()
+        ends = [end for end in range(len(header), len(ids) + 1) if ids[end - len(header) : end] == header]
+        places = [end for end in ends if ids[end : end + len(prefix)] != prefix]
+        count = len(prefix)
+        fill = {"input_ids": prefix, "attention_mask": [1] * count, **dict.fromkeys(_TYPES, [0] * count)}
+        for name, values in fill.items():
+            if name in real:
+                row = real[name][0].tolist()
+                for end in reversed(places):
+                    row[end:end] = values
+                real[name] = torch.tensor([row])
+        return real
+
+    def _sound(self, struct: Row) -> Any:
+        rate = self._adapter.sampling_rate
+        return load_track(struct, rate=rate) if rate is not None and has_sound(struct) else None
+
+    def _differing_tensors(self, row: Row, real: Any) -> list[str]:
+        import torch
+
+        ours: dict[str, Any] = dict(self._pixels.pixels(row["media"])) if row["media"] else {}
+        stored = {tensor.name: tensor.dtype for tensor in self._adapter.geometry}
+        for name, dtype in stored.items():
+            if len(row[name]):
+                ours[name] = torch.from_numpy(np.asarray(row[name]).astype(dtype))
+        ours |= self._of_text(row["input_ids"], real)
+        lost, extra = [name for name in real if name not in ours], [name for name in ours if name not in real]
+        found = [f"{name}: the processor returns it and the store does not hold it" for name in lost]
+        found += [f"{name}: the processor does not return it" for name in extra]
+        for name in (name for name in real if name in ours):
+            expected = torch.as_tensor(real[name])
+            if not (expected.dtype == ours[name].dtype and torch.equal(expected, ours[name])):
+                found.append(f"{name}: {_tensor_difference(ours[name], expected)}")
+        return found
+
+    def _of_text(self, ids: NDArray[np.int32], real: Any) -> dict[str, Any]:
+        """What follows from the ids alone, as the runtime makes it: where the processor returns it."""
+        import torch
+
+        made = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None]}
+        made["attention_mask"] = torch.ones_like(made["input_ids"])
+        for name in _TYPES:
+            if name in real:
+                types = np.zeros(len(ids), np.int64)
+                for kind, tokens in self._runtime["token_types"].items():
+                    types[find_tokens(ids, tokens)] = _TYPE_NUMBERS[kind]
+                made[name] = torch.from_numpy(types)[None]
+        return made
+
+    def _differing_labels(self, row: Row, expected: NDArray[np.int32], weights: NDArray[np.float32]) -> list[str]:
+        if not np.array_equal(expected, row["labels"]):
+            position = int(np.flatnonzero(expected != row["labels"])[0])
+            return [
+                f"labels: from token {position}: stored {_around(self._hf.tokenizer, row['labels'], position)}, "
+                f"the second way {_around(self._hf.tokenizer, expected, position)}"
+            ]
+        stored = row.get("loss_weights")
+        if stored is None or np.array_equal(weights, stored):
+            return []
+        position = int(np.flatnonzero(weights != stored)[0])
+        return [f"loss_weights: at token {position}: stored {stored[position]}, the second way {weights[position]}"]
+
+    def _second_labels(
+        self, messages: list[Message], tools: Any, row: Row
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        """Labels and weights by other renders and the tokenizer's own offsets; None where only marks can decide."""
+        if self._encoder.writes_control_tokens(messages, tools):
+            return None
+        found = second_spans(self._encoder.template, messages, tools, self._config)
+        if found is None:
+            return None
+        text, spans = found
+        media = [stored_media(struct) for struct in row["media"]]
+        # the ids are known to be equal here, so what we put in is the processor's
+        placed, _ = self._encoder.place(text, media, row["media"])
+        tokens = self._encoder.text.encode_by_offsets(placed.text)
+        positions = [placed.move(position) for start, end, _ in spans for position in (start, end)]
+        edges = iter(in_bytes(placed.text, [*positions, *(edge for span in placed.inside for edge in span)]))
+        spans = [(next(edges), next(edges), weight) for _, _, weight in spans]
+        inside = [(start, next(edges)) for start in edges]
+        made = self._encoder.label(tokens, spans, inside, placed.runs)
+        return made.labels, made.weights
+
+
+def stored_media(struct: Row) -> Media:
+    """Return the probed media that a stored struct was made from."""
+    fps, indices = struct["fps"], struct["frame_indices"]
+    header = MediaHeader(
+        height=struct["height"],
+        width=struct["width"],
+        total_frames=struct["total_frames"],
+        fps=fps,
+        samples=struct["samples"],
+        sampling_rate=struct["sampling_rate"],
+    )
+    return Media(
+        kind=struct["kind"],
+        uris=tuple(file["uri"] for file in struct["files"]),
+        frame_list=struct["frame_list"],
+        frame_indices=tuple(np.asarray(indices).tolist()) if indices is not None else None,
+        fps=fps,
+        header=header,
+    )
+
+
+def _with_media(messages: Sequence[Message], loaded: Sequence[Any], sounds: Sequence[Any]) -> list[Message]:
+    """The conversation with each bare media part holding its picture, waveform or frames, and these their sound."""
+    remaining = iter(zip(loaded, sounds, strict=True))
+    filled = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, list):
+            content = [
+                _filled(part, *next(remaining)) if part["type"] in ("image", "video", "audio") else part
+                for part in content
+            ]
+        filled.append({**message, "content": content})
+    return filled
+
+
+def _filled(part: Message, media: Any, sound: Any) -> Message:
+    return {**part, part["type"]: media, **({SOUND: sound} if sound is not None else {})}
+
+
+def _differing_ids(tokenizer: Any, ours: NDArray[np.int32], real: NDArray[np.int64]) -> list[str]:
+    if np.array_equal(ours, real):
+        return []
+    shared = min(len(ours), len(real))
+    different = np.flatnonzero(ours[:shared] != real[:shared])
+    position = int(different[0]) if len(different) else shared
+    return [
+        f"input_ids: {len(ours)} tokens, the processor makes {len(real)}; they part at token {position}: "
+        f"ours {_around(tokenizer, ours, position)}, the processor's {_around(tokenizer, real, position)}"
+    ]
+
+
+def _around(tokenizer: Any, ids: NDArray[Any], position: int) -> str:
+    """Show the tokens around a position: their text and id, a dot for what is not trained."""
+    window = [int(token) for token in ids[max(0, position - 3) : position + 5]]
+    return " ".join("·" if token == IGNORE else f"{tokenizer.decode([token])!r}({token})" for token in window)
+
+
+def _tensor_difference(ours: Any, real: Any) -> str:
+    if ours.shape != real.shape or ours.dtype != real.dtype:
+        return f"{ours.dtype} {tuple(ours.shape)}, the processor makes {real.dtype} {tuple(real.shape)}"
+    gap = (ours - real).abs()
+    return f"{int((gap > 0).sum())} of {gap.numel()} values differ, by up to {float(gap.max()):.6g}"

@@ -1,0 +1,108 @@
+"""Check a finished store: every shard's checksum, the accounts, and rows against the real processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlm_prep.core.errors import Reject, StoreError
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.tasks import Progress
+from vlm_prep.processors.families.table import adapter_for
+from vlm_prep.processors.load import load_processor
+from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.shards.object_store import StorePath, store_path
+from vlm_prep.shards.reader import Store
+from vlm_prep.shards.store_check import damaged_files, wrong_accounts
+from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.verify.choose import is_chosen, media_kind
+from vlm_prep.tokenize.verify.real_processor import Oracle
+
+MOST_SHOWN = 20
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What a check found."""
+
+    shards: int = 0
+    rows: int = 0
+    damaged: list[str] = field(default_factory=list)
+    """Shards and accounts that are wrong."""
+    identity: list[str] = field(default_factory=list)
+    """What of the processor is not as it was when the store was made."""
+    kinds: dict[str, dict[str, int]] = field(default_factory=dict)
+    """{kind of media: {rows, checked, differing}}."""
+    differences: list[str] = field(default_factory=list)
+    """The first differing rows, with what differs."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong (another processor identity is told, its rows decide)."""
+        return not self.damaged and not any(counts["differing"] for counts in self.kinds.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {**vars(self), "sound": self.sound}
+
+
+def check_store(folder: str | StorePath, processor: str | None, fraction: float, progress: Progress) -> Findings:
+    """Check the store in `folder`.
+
+    Args:
+        folder: a finished store of any stage, also on an object store.
+        processor: compare rows of a tokenized store with this processor; None checks checksums and accounts only.
+        fraction: share of rows to compare, chosen by a hash of their sample_id.
+        progress: told of the rows that were looked at.
+
+    Raises:
+        StoreError: unfinished, no store, or rows are to be compared and it is not a tokenized one.
+        ProcessorError: the processor does not load.
+    """
+    folder = store_path(folder)
+    manifest = read_manifest(folder)
+    shards = manifest.shards()
+    found = Findings(shards=len(shards), rows=sum(info.rows for _, info in shards))
+    found.damaged = [*damaged_files(folder, manifest), *wrong_accounts(folder, manifest)]
+    if processor is not None and not found.damaged:
+        _check_rows(Store(folder), processor, fraction, found, progress)
+    return found
+
+
+def _check_rows(store: Store, processor: str, fraction: float, found: Findings, progress: Progress) -> None:
+    if store.manifest.stage != "tokenize":
+        raise StoreError(
+            f"{store.folder} holds the output of `{store.manifest.stage}`",
+            "rows are compared in a tokenized store; without --processor checksums and accounts are checked",
+        )
+    config = TokenizeConfig(**store.manifest.config)
+    loaded = load_processor(processor, config.processor)
+    found.identity = _identity_changes(store.manifest.processor["identity"], loaded.identity)
+    oracle = Oracle(SampleEncoder(adapter_for(loaded), config), config, store.manifest.processor.get("payload"))
+    for row in store.rows():
+        counts = found.kinds.setdefault(media_kind(row["media"]), {"rows": 0, "checked": 0, "differing": 0})
+        counts["rows"] += 1
+        if is_chosen(row["sample_id"], fraction):
+            counts["checked"] += 1
+            lines = _differences(oracle, row)
+            counts["differing"] += bool(lines)
+            if lines and len(found.differences) < MOST_SHOWN:
+                found.differences.append(f"{row['sample_id']}: " + "; ".join(lines))
+        progress(1, len(row["input_ids"]), 0)
+    found.kinds = dict(sorted(found.kinds.items()))
+
+
+def _differences(oracle: Oracle, row: dict[str, Any]) -> list[str]:
+    try:
+        return list(oracle.compare(row).differences)
+    except Reject as reject:
+        return [f"{reject.reason}: {reject.message}"]
+
+
+def _identity_changes(stored: dict[str, str], now: dict[str, str]) -> list[str]:
+    names = sorted({*stored, *now})
+    return [
+        f"{name}: {stored.get(name, 'absent')} when the store was made, {now.get(name, 'absent')} now"
+        for name in names
+        if stored.get(name) != now.get(name)
+    ]
