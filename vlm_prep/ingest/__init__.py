@@ -4,6 +4,7 @@ Ingest opens data files (JSON, JSON lines, Parquet, Arrow) and nothing else: no 
 to read it in:
 
     spec      DatasetSpec: one dataset's file, format, columns and tags
+    names, sniff  what columns and tags are called; what kind of file this is
     meta      load_source: a meta JSON, a data file or a folder → [DatasetSpec], or an InputError that says what to fix
     detect    what the head of a data file tells: its kind, format, conversation column and tags
     index     build_index: the byte range and line of every row of JSON, found without parsing the rows
@@ -12,6 +13,7 @@ to read it in:
     sampling  pick_rows: sample_ratio → row numbers, in order
     formats/  to_sample: one parsed row → Sample, or a Reject
     row_source      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
+    source, ingest_run  open_samples: all data sets of a SOURCE; ingest: into a store
 
 A fault of the whole input (a missing file, a misspelt column) is an InputError and is found before the first
 row is read. A fault of one row is a Rejected with the line it stands on, and never touches the other rows.

@@ -7,6 +7,7 @@
     jpeg.py    plain JPEGs past Pillow, to the same pixels
     video.py   a video's header and its frames (decord)
     audio.py   an audio file's header and its waveform (libsndfile)
+    track.py   the sound of a video (PyAV)
     probe.py   Media → Media with its header, or a reject
     decode.py  a shard's media struct → pixels, for the runtime and for the comparison with the real processor
 

@@ -3,6 +3,7 @@
 schema.py    the Arrow columns of each kind of store
 writer.py    rows → record batches → one shard file, renamed into place only when whole
 tar.py       the same as tars for webdataset
+shared.py    media that several rows have, stored once
 columns.py   columns of record batches as numpy views, made when asked for
 manifest.py  manifest.json: the last file written; a folder without it is unfinished
 layout.py    the files around the shards that make the folder open with `datasets`

@@ -12,6 +12,7 @@
     attention.py  attention of packed documents: 4-D mask, document ids, cu_seq_lens, THD
     dummy.py     a stand-in picture for batches without media
     buffers.py   memory for a batch's large tensors
+    collate_base.py  what both collaters share
     collate.py   PadCollate and PackedCollate
     restore.py   stored bytes → pixel tensors, on the device
 
