@@ -48,7 +48,7 @@ def test_gemma3_pan_and_scan_by_a_setting_is_the_processors(folders: Folders, ki
     wide = row_with(kit / "data" / "images" / "autonomous_driving.jpg")
     lengths = {}
     for pan in (False, True):
-        config = ProcessorConfig(args={"do_pan_and_scan": pan})
+        config = ProcessorConfig(processor_args={"do_pan_and_scan": pan})
         adapter = adapter_for(load_processor(str(folders("gemma3")), config))
         lengths[pan] = len(encoded_and_equal(adapter, wide).input_ids)
     assert lengths[True] >= lengths[False] + 2 * 256  # two crops at least
@@ -57,7 +57,7 @@ def test_gemma3_pan_and_scan_by_a_setting_is_the_processors(folders: Folders, ki
 def test_a_setting_of_pixels_changes_the_tokens_and_the_identity(folders: Folders, kit: Path) -> None:
     sample = row_with(kit / "data" / "images" / "coffee.png")
     loaded = load_processor(str(folders("qwen3_vl")))
-    small = load_processor(str(folders("qwen3_vl")), ProcessorConfig(args={"max_pixels": 100 * 32 * 32}))
+    small = load_processor(str(folders("qwen3_vl")), ProcessorConfig(processor_args={"max_pixels": 100 * 32 * 32}))
     assert small.identity["image_processor"] != loaded.identity["image_processor"]
     ids = encoded_and_equal(adapter_for(small), sample).input_ids
     assert (ids == small.hf.image_token_id).sum() <= 100
@@ -65,7 +65,7 @@ def test_a_setting_of_pixels_changes_the_tokens_and_the_identity(folders: Folder
 
 def test_a_setting_that_no_part_has_is_refused(folders: Folders) -> None:
     with pytest.raises(ProcessorError, match="no setting 'max_pixles'"):
-        load_processor(str(folders("qwen3_vl")), ProcessorConfig(args={"max_pixles": 1}))
+        load_processor(str(folders("qwen3_vl")), ProcessorConfig(processor_args={"max_pixles": 1}))
 
 
 def test_a_chat_template_of_the_run_is_used_and_named_in_the_identity(folders: Folders, kit: Path) -> None:

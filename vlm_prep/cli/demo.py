@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from annotated_doc import Doc
+from annotated_types import Ge
 
-from vlm_prep.cli import options
+from vlm_prep.cli import flags
+from vlm_prep.core.fields import Flag
 from vlm_prep.core.settings import PackConfig, TokenizeConfig
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 PACK_LENGTH = 2048
 
 
+@flags.command
 def command(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the demo's stores.")] = Path("out/demo"),
-    workers: options.Workers = 1,
+    out: Annotated[Path, Flag(short="-o"), Doc("Folder for the demo's stores.")] = Path("out/demo"),
+    workers: Annotated[int, Ge(1), Doc("Worker processes; the output does not depend on it.")] = 1,
 ) -> None:
     """Ingest, tokenize, pack and stream a small built-in data set, and show what came out."""
     from vlm_prep.builtin import builtin_data
@@ -39,14 +43,14 @@ def command(
         samples,
         PROCESSOR,
         TokenizeConfig(max_length=PACK_LENGTH, fps=2.0),
-        RunOptions(out=tokenized, workers=workers or 1, fresh=True),
+        RunOptions(out=tokenized, workers=workers, fresh=True),
     )
     typer.echo(stats.render(stats.collect(tokenized)))
     typer.echo(f"\n2. pack into sequences of {PACK_LENGTH} for 2 ranks")
     pack(
         tokenized,
         PackConfig(pack_length=PACK_LENGTH, world_size=2),
-        RunOptions(out=packed, workers=workers or 1, fresh=True),
+        RunOptions(out=packed, workers=workers, fresh=True),
     )
     typer.echo(stats.render(stats.collect(packed)))
     typer.echo("\n3. stream one epoch through the collaters")

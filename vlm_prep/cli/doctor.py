@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vlm_prep.cli import options
+from vlm_prep.cli import flags, options
+from vlm_prep.core.settings import LengthConfig, MediaCheck, PayloadConfig, ProofConfig, TokenizeConfig
 
 _POSITIONS = {
     "mrope": "mRoPE",
@@ -17,28 +18,19 @@ _POSITIONS = {
 }
 
 
+@flags.command
 def command(
-    processor: Annotated[
-        str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
+    processor: flags.Processor,
+    config: Annotated[
+        TokenizeConfig, flags.Without(LengthConfig, PayloadConfig, MediaCheck, ProofConfig)
     ],
-    fps: Annotated[float | None, typer.Option(help="Video frames a second. [default: the processor's]")] = None,
-    processor_arg: options.ProcessorArg = None,
-    chat_template: options.ChatTemplate = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    as_json: options.AsJson = False,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Say which family a processor is, how its tokens are counted, and what its chat template supports."""
-    from vlm_prep.core.settings import TokenizeConfig
     from vlm_prep.processors.families.table import adapter_for
     from vlm_prep.processors.load import load_processor
     from vlm_prep.tokenize.encoder import SampleEncoder
 
-    config = TokenizeConfig(
-        fps=fps,
-        processor_args=options.settings(processor_arg),
-        chat_template=options.read_template(chat_template),
-        trust_remote_code=trust_remote_code,
-    )
     loaded = load_processor(processor, config.processor)
     encoder = SampleEncoder(adapter_for(loaded), config)
     found = _facts(encoder)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from annotated_doc import Doc
 
-from vlm_prep.cli import options
-from vlm_prep.cli.place import CacheBytes, CacheDir, Place, cache_of, local, run_and_show
+from vlm_prep.cli import flags, options
+from vlm_prep.cli.place import (
+    CacheBytes,
+    CacheDir,
+    Local,
+    Place,
+    ProcessorNow,
+    SourceNow,
+    cache_of,
+    local,
+    run_and_show,
+)
+from vlm_prep.core.fields import Flag
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.settings import FinishConfig
 from vlm_prep.engine.array_parts import must_be_complete
 from vlm_prep.engine.ownership import RunPlan, read_plan
 from vlm_prep.engine.stage import RunOptions
@@ -19,30 +30,24 @@ from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
 from vlm_prep.shards.object_store import store_path
 
 
+@flags.command
 def command(
-    out: Annotated[
-        Path,
-        typer.Argument(parser=local, help="The folder that ingest, tokenize or pack wrote with --part."),
-    ],
-    source: Annotated[str | None, typer.Option(help="Where the source is now. [default: where it was]")] = None,
-    processor: Annotated[
-        str | None, typer.Option("--processor", "-p", help="Where the processor is now. [default: where it was]")
-    ] = None,
-    workers: options.Workers = None,
-    max_reject_rate: options.RejectRate = 0.05,
-    sample_timeout: options.SampleTimeout = 300.0,
-    worker_memory: options.WorkerMemory = "8G",
+    store: Annotated[Local, Flag(metavar="OUT"), Doc("The folder that ingest, tokenize or pack wrote with `part`.")],
+    how: FinishConfig,
+    source: SourceNow = None,
+    processor: ProcessorNow = None,
     cache_dir: CacheDir = None,
     cache_bytes: CacheBytes = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Merge the parts of a run into a finished store; refused while tasks are missing, whose parts are named.
 
     The output of tokenize is compared with the real processor once more where parts saw few rows of a kind of media,
     so source and processor must be here.
     """
-    run = options.run_options(out, workers, False, max_reject_rate, quiet, sample_timeout, worker_memory)
+    out = local(store)
+    run = options.run_options(out, how, quiet)
     if (out / MANIFEST).exists() or not (out / WORK).is_dir():
         manifest = read_manifest(out)
         # a kill between the manifest and the end leaves the work folder behind; this removes it

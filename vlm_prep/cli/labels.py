@@ -4,91 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
+from annotated_doc import Doc
+from annotated_types import Ge
 
-from vlm_prep.cli import options
+from vlm_prep.cli import flags, options
 from vlm_prep.core.records import Encoded, Rejected
-from vlm_prep.core.settings import Overlong, TokenizeConfig
+from vlm_prep.core.settings import PayloadConfig, ProofConfig, SourceConfig, TokenizeConfig
 
 DEFAULT_LIMIT = 20
 FOUND = 1
 """Exit status of an audit that found a row or turn to look at."""
 
 
+@flags.command
 def command(
-    source: Annotated[str, typer.Argument(help="A meta JSON, a data file, a dataset folder, or an ingested folder.")],
-    processor: Annotated[
-        str, typer.Option("--processor", "-p", help="Hugging Face id, folder, or builtin:qwen2.5-vl-mini.")
-    ],
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="The first N rows. [default: 20; with --audit all]", show_default=False)
-    ] = None,
+    source: flags.Source,
+    processor: flags.Processor,
+    rows: SourceConfig,
+    config: Annotated[TokenizeConfig, flags.Without(PayloadConfig, ProofConfig)],
+    limit: Annotated[int | None, Ge(1), Doc("The first N rows. [default: 20; with --audit all]")] = None,
     audit: Annotated[
-        bool, typer.Option("--audit", help="Count by dataset and role; status 1 when a row or turn end is not trained.")
+        bool, Doc("Count by dataset and role; status 1 when a row or turn end is not trained.")
     ] = False,
-    train_on: options.TrainOnOption = "assistant",
-    train_end: options.TrainEndOption = "all",
-    train_reasoning: options.TrainReasoning = True,
-    train_tool_calls: options.TrainToolCalls = True,
-    rewritten_history: options.RewrittenHistoryOption = "reject",
-    loss_weights: options.LossWeights = False,
-    control_tokens: options.ControlTokensOption = "text",
-    tool_text: options.ToolTextOption = "inline",
-    max_length: Annotated[int | None, typer.Option(min=1, help="Most tokens in a row. [default: no limit]")] = None,
-    overlong: Annotated[
-        Overlong, typer.Option(help="Longer rows: reject, cut whole turns off the end, or stop.")
-    ] = "drop",
-    fps: Annotated[float | None, typer.Option(help="Video frames a second. [default: the processor's]")] = None,
-    processor_arg: options.ProcessorArg = None,
-    chat_template: options.ChatTemplate = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    thinking_prefix: options.ThinkingPrefix = False,
-    dataset: options.Dataset = None,
-    format: options.Format = None,
-    column: options.Column = None,
-    tag: options.Tag = None,
-    media_dir: options.MediaDir = None,
-    sample_ratio: options.SampleRatio = None,
-    as_json: options.AsJson = False,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Show rows as the model reads them: trained tokens in green (between ⟦ ⟧ when not a terminal)."""
     from vlm_prep.ingest.source import open_samples
     from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
-    options.check_positive(fps, "--fps")
-    options.check_history(train_on, rewritten_history)
-    samples = open_samples(
-        source,
-        datasets=dataset,
-        format=format,
-        columns=options.pairs(column, "--column"),
-        tags=options.pairs(tag, "--tag"),
-        media_dir=media_dir,
-        sample_ratio=sample_ratio,
-        limit=limit or (None if audit else DEFAULT_LIMIT),
-    )
-    config = TokenizeConfig(
-        train_on=train_on,
-        train_end=train_end,
-        train_reasoning=train_reasoning,
-        train_tool_calls=train_tool_calls,
-        rewritten_history=rewritten_history,
-        loss_weights=loss_weights,
-        control_tokens=control_tokens,
-        tool_text=tool_text,
-        max_length=max_length,
-        overlong=overlong,
-        fps=fps,
-        processor_args=options.settings(processor_arg),
-        chat_template=options.read_template(chat_template),
-        trust_remote_code=trust_remote_code,
-        thinking_prefix=thinking_prefix,
-        media="reference",
-        verify_fraction=0.0,
-    )
-    job = TokenizeJob(samples, processor, config)
+    samples = open_samples(source, **asdict(replace(rows, limit=limit or (None if audit else DEFAULT_LIMIT))))
+    job = TokenizeJob(samples, processor, replace(config, media="reference", verify_fraction=0.0))
     job.setup()
     results = job.results(0, len(samples))
     if audit:

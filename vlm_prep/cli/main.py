@@ -14,6 +14,7 @@ from vlm_prep.cli import (
     demo,
     doctor,
     finish,
+    flags,
     ingest,
     labels,
     pack,
@@ -34,9 +35,9 @@ app = typer.Typer(
     name="vlm-prep",
     help="Turn raw multimodal chats into training-ready shards: exact, and before the GPUs are rented.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 10_000},
 )
 
 
@@ -55,35 +56,37 @@ def root(
     """Turn raw multimodal chats into training-ready shards."""
 
 
-app.command("ingest")(ingest.command)
-app.command("plan")(plan.command)
-app.command("tokenize")(tokenize.command)
-app.command("pack")(pack.command)
-app.command("finish")(finish.command)
-app.command("stats")(stats.command)
-app.command("doctor")(doctor.command)
-app.command("labels")(labels.command)
-app.command("rejects")(rejects.command)
-app.command("retry")(retry.command)
-app.command(
-    "why",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(why.command)
-app.command("verify")(verify.command)
+_COMMANDS: dict[str, flags.CommandFunction] = {
+    "ingest": ingest.command,
+    "plan": plan.command,
+    "tokenize": tokenize.command,
+    "pack": pack.command,
+    "finish": finish.command,
+    "stats": stats.command,
+    "doctor": doctor.command,
+    "labels": labels.command,
+    "rejects": rejects.command,
+    "retry": retry.command,
+    "why": why.command,
+    "verify": verify.command,
+    "push": push_pull.push,
+    "pull": push_pull.pull,
+    "demo": demo.command,
+}
+_OWN_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, cls=flags.Grouped, context_settings=_OWN_WORDS if _name == "why" else {})(_command)
 app.add_typer(state.app, name="state")
-app.command("push")(push_pull.push)
-app.command("pull")(push_pull.pull)
-app.command("demo")(demo.command)
 
 
 def main() -> None:
     """Run the command line; a fault prints one message and what to do, and sets the exit status."""
     try:
-        app()
+        app(prog_name="vlm-prep")
     except VlmPrepError as error:
-        typer.secho(f"error: {error.message}", fg="red", err=True)
+        typer.secho(f"error: {flags.with_flags(error.message)}", fg="red", err=True)
         if error.hint:
-            typer.echo(f"  {error.hint}", err=True)
+            typer.echo(f"  {flags.with_flags(error.hint)}", err=True)
         sys.exit(error.exit_code)
     except SystemExit as end:
         # Typer turns Ctrl-C into this status

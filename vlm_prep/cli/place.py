@@ -8,20 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from annotated_doc import Doc
 
 from vlm_prep.cli import options
 from vlm_prep.core.errors import InputError, RejectRateError
+from vlm_prep.core.fields import Flag, IsPath, Positional
 from vlm_prep.core.remote import is_remote
+from vlm_prep.core.settings import RunConfig
 
 if TYPE_CHECKING:
     from vlm_prep.shards.cache import ShardCache
 
 CacheDir = Annotated[
     Path | None,
-    typer.Option(help="Folder for copies of an object store's shards. [default: $VLM_PREP_CACHE or ~/.cache/vlm-prep]"),
+    IsPath(),
+    Doc("Folder for copies of an object store's shards. [default: $VLM_PREP_CACHE or ~/.cache/vlm-prep]"),
 ]
-CacheBytes = Annotated[str | None, typer.Option(help="Most bytes in it, e.g. 500G. [default: 64G]")]
+CacheBytes = Annotated[str | None, Doc("Most bytes in it, e.g. 500G. [default: 64G]")]
+Local = Annotated[str, Positional()]
+"""A folder of a store that is changed, see `local`."""
+AnyStore = Annotated[str, Positional(), Doc("A folder made by ingest, tokenize or pack, or s3://bucket/prefix.")]
+SourceNow = Annotated[str | None, Doc("Where the source is now. [default: where it was]")]
+ProcessorNow = Annotated[str | None, Flag(short="-p"), Doc("Where the processor is now. [default: where it was]")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +41,19 @@ class Place:
     """On an object store, once it is finished in the folder."""
 
 
-def place_for(source: str | Path, out: str | None, end: str, work_dir: Path | None, part: str | None) -> Place:
+def place_for(source: str | Path, run: RunConfig, end: str) -> Place:
     """Return where to write: what was asked for, or the source's name with the stage's end, in this folder.
 
     Raises:
         OutputError: it is the source itself.
-        InputError: options that exclude each other.
+        InputError: settings that exclude each other.
     """
-    url = out if is_remote(out) else None
-    if work_dir is not None and url is None:
-        raise InputError("--work-dir has no meaning for an --out that is a folder")
-    if url is not None and part is not None:
-        raise InputError("--part: parts share a folder", "give a folder as --out; finish it, then `vlm-prep push`")
-    named = work_dir if url is not None else out
+    url = run.out if is_remote(run.out) else None
+    if run.work_dir is not None and url is None:
+        raise InputError("`work_dir` has no meaning for an `out` that is a folder")
+    if url is not None and run.part is not None:
+        raise InputError("`part`: parts share a folder", "give a folder as `out`; finish it, then `vlm-prep push`")
+    named = run.work_dir if url is not None else run.out
     chosen = Path(named or Path(os.path.abspath(source)).stem + end)
     options.must_differ(source, chosen)
     return Place(folder=chosen, url=url)
@@ -79,7 +87,7 @@ def cache_of(folder: Path | None, size: str | None) -> ShardCache:
     """Return the cache for shards of an object store."""
     from vlm_prep.shards.cache import shard_cache
 
-    return shard_cache(folder, None if size is None else options.bytes_of(size, "--cache-bytes"))
+    return shard_cache(folder, None if size is None else options.bytes_of(size, "cache_bytes"))
 
 
 def run_and_show(run: Callable[[], object], place: Place, as_json: bool, say: Callable[[str], None]) -> None:

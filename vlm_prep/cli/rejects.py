@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from annotated_doc import Doc
+from annotated_types import Ge
 
-from vlm_prep.cli import options
+from vlm_prep.cli import flags, options
+from vlm_prep.cli.place import AnyStore
 
 
+@flags.command
 def command(
-    store: Annotated[str, typer.Argument(help="A folder made by ingest, tokenize or pack, or s3://bucket/prefix.")],
-    reason: Annotated[str | None, typer.Option(help="Only this reason code.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Show the first N. [default: all]")] = None,
-    as_json: options.AsJson = False,
+    store: AnyStore,
+    reason: Annotated[str | None, Doc("Only this reason code.")] = None,
+    limit: Annotated[int | None, Ge(1), Doc("Show the first N. [default: all]")] = None,
+    as_json: flags.AsJson = False,
 ) -> None:
     """List the rows that were not written: sample, file and line, reason, message."""
     from vlm_prep.shards.layout import read_rejects

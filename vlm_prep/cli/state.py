@@ -7,18 +7,20 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from annotated_doc import Doc
 
-from vlm_prep.cli import options
+from vlm_prep.cli import flags, options
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.fields import Positional
 
 app = typer.Typer(help="Look at saved positions in a stream.", no_args_is_help=True)
 
 
-@app.command("show")
+@flags.command
 def show(
-    file: Annotated[Path, typer.Argument(help="JSON: a state, or a loader's or checkpoint's dict that holds one.")],
-    store: Annotated[str | None, typer.Option(help="Also say whether it is a position in this store.")] = None,
-    as_json: options.AsJson = False,
+    file: Annotated[Path, Positional(), Doc("JSON: a state, or a loader's or checkpoint's dict that holds one.")],
+    store: Annotated[str | None, Doc("Also say whether it is a position in this store.")] = None,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Show a saved position: store, seed, epoch, rows consumed."""
     state = _read(file)
@@ -30,6 +32,9 @@ def show(
         return
     for name, value in told.items():
         typer.echo(f"{name:<13} {value:,}" if type(value) is int else f"{name:<13} {value}")
+
+
+app.command("show", cls=flags.Grouped)(show)
 
 
 def _read(file: Path) -> Any:

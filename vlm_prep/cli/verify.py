@@ -5,23 +5,25 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from annotated_doc import Doc
+from annotated_types import Ge, Le
 
-from vlm_prep.cli import options
+from vlm_prep.cli import flags, options
+from vlm_prep.cli.place import AnyStore
 from vlm_prep.core.errors import ExactnessError, StoreError
+from vlm_prep.core.fields import Flag
 from vlm_prep.core.remote import is_remote
 
 
+@flags.command
 def command(
-    store: Annotated[str, typer.Argument(help="A folder made by ingest, tokenize or pack, or s3://bucket/prefix.")],
+    store: AnyStore,
     processor: Annotated[
-        str | None,
-        typer.Option("--processor", "-p", help="Compare rows of a tokenized store with this processor, too."),
+        str | None, Flag(short="-p"), Doc("Compare rows of a tokenized store with this processor, too.")
     ] = None,
-    fraction: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of rows compared with the processor.")
-    ] = 1.0,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
+    fraction: Annotated[float, Ge(0.0), Le(1.0), Doc("Share of rows compared with the processor.")] = 1.0,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Check every shard's checksum, the accounts, and rows against the real processor; fail on a difference."""
     from vlm_prep.engine.progress import ProgressBar

@@ -1,9 +1,20 @@
-"""The settings of a run, as frozen dataclasses; what shapes the output is in the fingerprint, the rest is not."""
+"""The settings of a run, each said once; what shapes the output is in the fingerprint, the rest is not.
+
+A group is a frozen dataclass, a setting a field of it (see `core.fields`): the flags of every command that takes the
+group, the keys of run files, the tables of the documentation and the bounds that are held all come from here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Le
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.fields import Flag, IsPath, ReadsFile, Settings
 
 Overlong = Literal["drop", "truncate", "error"]
 MediaMode = Literal["reference", "encoded", "pixels"]
@@ -18,129 +29,282 @@ Layout = Literal["ranks", "index"]
 ShardFormat = Literal["arrow", "webdataset"]
 TarMedia = Literal["joined", "separate"]
 PackPositions = Literal["family", "plain"]
+Engine = Literal["local", "ray"]
+
+TrustRemoteCode = Annotated[bool, Doc("Run the Python code that comes with the processor.")]
+AudioForm = Annotated[AudioPayload, Doc("With media pixels: store audio as waveform or as features.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessorConfig:
+class SourceConfig(Settings):
+    """How a source is read, see `ingest.source.open_samples`."""
+
+    title: ClassVar[str] = "Source and rows"
+
+    datasets: Annotated[
+        list[str] | None, Flag("--dataset"), Doc("Only this dataset of a meta JSON; may be repeated.")
+    ] = None
+    format: Annotated[str | None, Doc("How a data file's rows are read: sharegpt, messages, alpaca or asr.")] = None
+    columns: Annotated[
+        dict[str, str] | None,
+        Flag("--column", example="messages=conversations"),
+        Doc("A data file's column as role=name, e.g. messages=conversations; may be repeated."),
+    ] = None
+    tags: Annotated[
+        dict[str, str] | None,
+        Flag("--tag", example="user_tag=human"),
+        Doc("A data file's tag as tag=value, e.g. user_tag=human; may be repeated."),
+    ] = None
+    media_dir: Annotated[str | None, IsPath(), Doc("Where a data file's relative media paths start.")] = None
+    sample_ratio: Annotated[float | None, Doc("Share of a data file's rows, or how often each (2.5).")] = None
+    split: Annotated[str | None, Doc("Split of a dataset folder. [default: train, or the only one]")] = None
+    system_prompt: Annotated[str | None, Doc("System turn of every asr row. [default: none]")] = None
+    user_prompt: Annotated[str | None, Doc("Text before the audio of every asr row. [default: none]")] = None
+    min_duration: Annotated[float | None, Ge(0.0), Doc("Reject rows with shorter audio, in seconds.")] = None
+    max_duration: Annotated[float | None, Ge(0.0), Doc("Reject rows with longer audio, in seconds.")] = None
+    limit: Annotated[int | None, Ge(1), Doc("Only the first N rows.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthConfig(Settings):
+    """How long a row may be."""
+
+    title: ClassVar[str] = "Length"
+
+    max_length: Annotated[int | None, Ge(1), Doc("Most tokens in a row. [default: no limit]")] = None
+    overlong: Annotated[Overlong, Doc("Longer rows: reject, cut whole turns off the end, or stop.")] = "drop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PayloadConfig(Settings):
+    """What a shard holds of media."""
+
+    title: ClassVar[str] = "Media payload"
+
+    media: Annotated[
+        MediaMode, Doc("Store references to media files, the files' bytes, or the processor's tensors (pixels).")
+    ] = "encoded"
+    audio: AudioForm = "waveform"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(Settings):
+    """What of a row is trained, and how its text is written."""
+
+    title: ClassVar[str] = "Labels and text"
+
+    train_on: Annotated[
+        TrainOn,
+        Doc("Train all assistant turns, the last one, or all text; train: false on a message or part always masks it."),
+    ] = "assistant"
+    train_end: Annotated[TrainEnd, Doc("The token that ends a turn: train all, the last turn's, or none.")] = "all"
+    train_reasoning: Annotated[
+        bool, Doc("Train reasoning (reasoning_content, or <think>...</think> at the start of an answer), or mask it.")
+    ] = True
+    train_tool_calls: Annotated[bool, Doc("Train tool calls, or mask them.")] = True
+    rewritten_history: Annotated[
+        RewrittenHistory,
+        Doc(
+            "Trained turns that the chat template rewrites once others follow (it drops reasoning): reject the row, "
+            "split it into documents that end with such a turn, or mask the turn."
+        ),
+    ] = "reject"
+    thinking_prefix: Annotated[
+        bool, Doc("Gemma 4: an empty thinking channel, untrained, before each answer.")
+    ] = False
+    loss_weights: Annotated[
+        bool, Doc("Store each token's weight, as the data gives them; without it such rows are rejected.")
+    ] = False
+    control_tokens: Annotated[
+        ControlTokens, Doc("Control tokens typed in the data: plain text, a reject, or let them act.")
+    ] = "text"
+    tool_text: Annotated[
+        ToolText, Doc("Tools for a template that ignores them: write them as text, or reject.")
+    ] = "inline"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_on == "all" and self.rewritten_history == "split":
+            raise InputError(
+                "`train_on=all` with `rewritten_history=split` would train the beginning of a split row several times",
+                "use `rewritten_history=reject` or `rewritten_history=mask`, or `train_on=assistant`",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaCheck(Settings):
+    """How media are looked at before a row is believed."""
+
+    title: ClassVar[str] = "Checks of media"
+
+    check_media: Annotated[
+        CheckMedia, Doc("Read headers and ends of pictures, or decode each one to find inner damage.")
+    ] = "header"
+    max_image_pixels: Annotated[
+        int, Ge(1), Le(357_913_940), Doc("Reject larger pictures; Pillow refuses more than the maximum.")
+    ] = 178_956_970
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessorConfig(Settings):
     """Settings that a processor is loaded with."""
 
-    fps: float | None = None
-    """Frames per second to sample from videos; turns sampling on."""
-    min_frames: int | None = None
-    max_frames: int | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-    """Settings of its image, video or audio processor, as `from_pretrained` takes them: max_pixels, ..."""
-    chat_template: str | None = None
-    """A chat template in place of the processor's own."""
-    trust_remote_code: bool = False
-    """Run the Python code that comes with the processor."""
-    audio_in_video: bool = False
-    """Interleave a video's frames with its sound."""
+    title: ClassVar[str] = "Processor"
 
+    fps: Annotated[float | None, Gt(0), Doc("Video frames a second. [default: the processor's]")] = None
+    min_frames: Annotated[int | None, Ge(1), Doc("Least frames of a video.")] = None
+    max_frames: Annotated[int | None, Ge(1), Doc("Most frames of a video.")] = None
+    processor_args: Annotated[
+        dict[str, Any],
+        Flag("--processor-arg", example="max_pixels=501760"),
+        Doc(
+            "A setting of the image, video or audio processor as key=value, e.g. max_pixels=501760; may be repeated."
+        ),
+    ] = field(default_factory=dict)
+    chat_template: Annotated[
+        str | None, ReadsFile(), Doc("A Jinja file to use in place of the processor's own chat template.")
+    ] = None
+    trust_remote_code: TrustRemoteCode = False
+    audio_in_video: Annotated[bool, Doc("Interleave videos with their sound (Qwen-Omni).")] = False
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizeConfig:
-    """Settings of `tokenize` that shape its output."""
-
-    max_length: int | None = None
-    """Most tokens in a row; None for no limit."""
-    overlong: Overlong = "drop"
-    """What happens to longer rows: reject them, cut whole turns off their end, or stop."""
-    media: MediaMode = "encoded"
-    """What a shard holds of media: a checked reference, the file's bytes, or the processor's tensors (`pixels`)."""
-    audio: AudioPayload = "waveform"
-    """What payload `pixels` holds of audio: the waveform at the model's rate, or the processor's features."""
-    train_on: TrainOn = "assistant"
-    """Train all assistant turns, the last one, or all text; `train: false` on a message or part always masks it."""
-    train_end: TrainEnd = "all"
-    """The token that ends a turn: trained in all trained turns, in the last of them, or in none."""
-    train_reasoning: bool = True
-    """Whether reasoning is trained (reasoning_content, or <think>...</think> at the start of an answer)."""
-    train_tool_calls: bool = True
-    """Whether tool calls are trained."""
-    rewritten_history: RewrittenHistory = "reject"
-    """Trained turns that the template rewrites once others follow (it drops their reasoning): reject the row, split it
-    into documents that each end where such a turn is still whole, or train the other turns only."""
-    thinking_prefix: bool = False
-    """Write the empty thinking channel that larger Gemma 4 models begin an answer with behind each model turn's header;
-    it is not trained."""
-    loss_weights: bool = False
-    """Store a weight for each token; without it, rows that give weights other than 0 and 1 are rejected."""
-    control_tokens: ControlTokens = "text"
-    """Control tokens written in the data's own text: encoded as plain text, a reject, or allowed to act."""
-    tool_text: ToolText = "inline"
-    """Tool schemas and calls for a template that does not know them: written as text, or a reject."""
-    check_media: CheckMedia = "header"
-    """Read the headers and ends of pictures, or decode them whole."""
-    max_image_pixels: int = 178_956_970
-    """Larger pictures are rejected before they are decoded."""
-    fps: float | None = None
-    min_frames: int | None = None
-    max_frames: int | None = None
-    processor_args: dict[str, Any] = field(default_factory=dict)
-    chat_template: str | None = None
-    trust_remote_code: bool = False
-    audio_in_video: bool = False
-    """Interleave a video's frames with its sound, for the families that can."""
-    verify_fraction: float = 0.01
-    """Share of rows compared with the real processor; at least 8 rows for each kind of media."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dict."""
-        return asdict(self)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_frames is not None and self.max_frames is not None and self.min_frames > self.max_frames:
+            raise InputError(
+                f"`min_frames={self.min_frames}` is more than `max_frames={self.max_frames}`",
+                "lower the one or raise the other",
+            )
 
     @property
     def processor(self) -> ProcessorConfig:
-        """How the processor is loaded."""
-        return ProcessorConfig(
-            fps=self.fps,
-            min_frames=self.min_frames,
-            max_frames=self.max_frames,
-            args=self.processor_args,
-            chat_template=self.chat_template,
-            trust_remote_code=self.trust_remote_code,
-            audio_in_video=self.audio_in_video,
-        )
+        """These settings alone, without those of the other groups that a subclass has."""
+        return ProcessorConfig(**{each.name: getattr(self, each.name) for each in fields(ProcessorConfig)})
+
+    def to_stored(self) -> dict[str, Any]:
+        """Return these settings under the names that manifests have them by."""
+        return {"args" if name == "processor_args" else name: value for name, value in self.processor.to_json().items()}
+
+    @staticmethod
+    def from_stored(stored: Mapping[str, Any]) -> ProcessorConfig:
+        """Read what `to_stored` returned."""
+        names = {"args": "processor_args"}
+        return ProcessorConfig(**{names.get(name, name): value for name, value in stored.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackConfig:
-    """Settings of `pack` that shape its output."""
+class ProofConfig(Settings):
+    """How much of a run is proved."""
 
-    pack_length: int
-    """Tokens in a pack."""
-    world_size: int = 1
-    """Ranks to make shards for."""
-    layout: Layout = "ranks"
-    """A folder of shards for each rank, or the plan alone (an index over the tokenized store)."""
-    tokens_per_second: float | None = None
-    """Qwen2.5-VL's vision_config.tokens_per_second or Qwen-Omni's position_id_per_seconds, for a model that differs
-    from the published 2, 25 (Qwen2.5-Omni) or 13 (Qwen3-Omni)."""
-    positions: PackPositions = "family"
-    """Those of the processor's family, or 0..n-1 in each document, for a model that only borrowed the processor."""
-    format: ShardFormat = "arrow"
-    """Arrow shards, which `ShardDataset` reads, or tars for webdataset."""
-    media: MediaMode | None = None
-    """Raise the payload: to the files' bytes, or to the processor's tensors; None keeps that of the tokenized store."""
-    audio: AudioPayload = "waveform"
-    """What payload `pixels` holds of audio."""
-    tar_media: TarMedia = "joined"
-    """In tars: a row's media files as one field, or each as a field of its own."""
+    title: ClassVar[str] = "Proof"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dict."""
-        return asdict(self)
+    verify_fraction: Annotated[
+        float,
+        Ge(0.0),
+        Le(1.0),
+        Doc("Share of rows compared with the real processor, at least 8 for each kind of media (0: none)."),
+    ] = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig:
+class TokenizeConfig(ProofConfig, ProcessorConfig, MediaCheck, LabelConfig, PayloadConfig, LengthConfig):
+    """Settings of `tokenize` that shape its output; of a base class further to the right they come first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(MediaCheck):
     """Settings of `ingest` that shape its output."""
 
-    check_media: CheckMedia = "header"
-    """Read the headers and ends of pictures, or decode them whole."""
-    max_image_pixels: int = 178_956_970
-    """Larger pictures are rejected before they are decoded."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dict."""
-        return asdict(self)
+@dataclass(frozen=True, kw_only=True)
+class PackConfig(Settings):
+    """Settings of `pack` that shape its output."""
+
+    title: ClassVar[str] = "Packs"
+
+    pack_length: Annotated[int, Ge(1), Doc("Tokens in a pack.")]
+    world_size: Annotated[int, Ge(1), Doc("Ranks to make shards for.")] = 1
+    layout: Annotated[
+        Layout, Doc("Shards for each rank, or the plan alone (an index) over the tokenized store.")
+    ] = "ranks"
+    tokens_per_second: Annotated[
+        float | None,
+        Gt(0),
+        Doc(
+            "Qwen2.5-VL's vision_config.tokens_per_second or Qwen-Omni's position_id_per_seconds, if the model's is "
+            "not the published one."
+        ),
+    ] = None
+    positions: Annotated[
+        PackPositions, Doc("Those of the processor's family, or plain, for a model that only borrowed the processor.")
+    ] = "family"
+    format: Annotated[
+        ShardFormat, Doc("Arrow shards for ShardDataset and datasets, or tars for webdataset.")
+    ] = "arrow"
+    media: Annotated[
+        MediaMode | None,
+        Doc("Raise media to the files' bytes or the processor's tensors. [default: as tokenized]"),
+    ] = None
+    audio: AudioForm = "waveform"
+    tar_media: Annotated[TarMedia, Doc("In tars: a pack's media files as one field, or a field each.")] = "joined"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig(Settings):
+    """Who does the work of a run; none of it changes what is written."""
+
+    title: ClassVar[str] = "Workers"
+
+    workers: Annotated[
+        int | None,
+        Ge(1),
+        Doc(
+            "Worker processes; the output does not depend on it. [default: one for each processor of this machine, or "
+            "of the cluster at `ray_address`]"
+        ),
+    ] = None
+    sample_timeout: Annotated[float, Gt(0), Doc("Reject a row that keeps a worker busy for more seconds.")] = 300.0
+    worker_memory: Annotated[
+        str, Doc("Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
+    ] = "8G"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishConfig(WorkerConfig):
+    """The same, and what counts as success."""
+
+    max_reject_rate: Annotated[
+        float, Ge(0.0), Le(1.0), Doc("Exit with status 3 when a larger share of rows is rejected.")
+    ] = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(FinishConfig):
+    """Where a stage writes and how it runs; none of it changes what is written."""
+
+    title: ClassVar[str] = "Run"
+
+    out: Annotated[
+        str | None,
+        Flag(short="-o"),
+        IsPath(),
+        Doc(
+            "Folder to write, or s3://bucket/prefix; a rerun continues. [default: SOURCE's name + the stage's end]"
+        ),
+    ] = None
+    work_dir: Annotated[
+        str | None,
+        IsPath(),
+        Doc("Folder in which a store for an object store is made first. [default: as without `out`]"),
+    ] = None
+    fresh: Annotated[bool, Doc("Discard another run's output in `out` and start over.")] = False
+    part: Annotated[
+        str | None,
+        Doc(
+            "Do part i of n (i/n, from 1/n to n/n) and nothing else: for the jobs of a scheduler's array, which share "
+            "the folder `out` and need nothing else of each other. `vlm-prep finish OUT` when all are done."
+        ),
+    ] = None
+    engine: Annotated[Engine, Doc("Work on this machine, or on a Ray cluster.")] = "local"
+    ray_address: Annotated[
+        str | None, Doc("Of the Ray cluster, auto or host:port. [default: start one on this machine]")
+    ] = None

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.settings import Engine
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.local import Crew, Limits, crew
 from vlm_prep.engine.progress import ProgressBar
@@ -19,7 +20,6 @@ from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
-Engine = Literal["local", "ray"]
 Say = Callable[[str], None]
 Send = Callable[..., Any]
 """`send(method, task, *arguments)`: have a worker call a method of the job, see `tasks.Errand`."""

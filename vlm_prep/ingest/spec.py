@@ -7,12 +7,12 @@ because text-only rows at the head of a file must not make the pictures further 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, get_args
+
+from vlm_prep.core.fields import did_you_mean as did_you_mean
 
 Format = Literal["sharegpt", "messages", "alpaca", "asr"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
@@ -128,9 +128,3 @@ class DatasetSpec:
         for role in ("system", "user", "assistant"):
             roles[self.tag(f"{role}_tag")] = role
         return roles
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the nearest of `known`, or nothing where none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -105,8 +105,8 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
             f"{name}: loads as {type(hf).__name__}, which is no multimodal processor",
             "the folder needs the processor's preprocessor_config.json or processor_config.json beside its tokenizer",
         )
-    _require_known(name, hf, config.args)
-    _set_call_defaults(hf, config.args)
+    _require_known(name, hf, config.processor_args)
+    _set_call_defaults(hf, config.processor_args)
     _set_sampling(name, hf, config.fps, config.min_frames, config.max_frames)
     if config.chat_template is not None:
         hf.chat_template = config.chat_template
@@ -123,7 +123,7 @@ def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         return transformers.AutoProcessor.from_pretrained(
-            target, trust_remote_code=config.trust_remote_code, **config.args
+            target, trust_remote_code=config.trust_remote_code, **config.processor_args
         )
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, ... alike
         if "trust_remote_code" in str(error) and not config.trust_remote_code:

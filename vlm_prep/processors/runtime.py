@@ -42,7 +42,7 @@ def _whole(adapter: Adapter) -> dict[str, Any]:
     """What it takes to load the processor again, where its parts alone do not do."""
     return {
         "name": adapter.loaded.name,
-        "config": asdict(adapter.loaded.config),
+        "config": adapter.loaded.config.to_stored(),
         "placeholders": {kind: text for text, kind in adapter.placeholders.items()},
     }
 

@@ -255,7 +255,7 @@ class PixelMaker:
 
     def _full_processor(self, how: Mapping[str, Any]) -> Any:
         if "whole" not in self._made:
-            config = ProcessorConfig(**how["config"])
+            config = ProcessorConfig.from_stored(how["config"])
             if config.trust_remote_code and not self._trusted:
                 raise StoreError(
                     f"the store's tensors are made by the Python code that comes with {how['name']}",
