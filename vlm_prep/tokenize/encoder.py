@@ -21,7 +21,7 @@ from vlm_prep.core.settings import ControlTokens as ControlMode
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion
-from vlm_prep.tokenize.chat.control_tokens import ControlTokens
+from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Marks, byte_position
 from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.chat.tool_text import Tools
@@ -133,15 +133,19 @@ class SampleEncoder:
     def in_bytes(self, document: Document, positions: Sequence[int], placed: Placed | None = None) -> list[int]:
         """Return character positions of a document's text as byte positions of what is encoded."""
         text = document.rendered.text if placed is None else placed.text
-        if document.marked:
-            return [self._control.byte_position(text, position) for position in positions]
+        if document.marks is not None:
+            return [byte_position(text, position, document.marks) for position in positions]
         return in_bytes(text, positions)
 
     def place(
-        self, text: str, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()
+        self,
+        text: str,
+        media: Sequence[Media],
+        stored: Sequence[Mapping[str, Any]] = (),
+        marks: Marks | None = None,
     ) -> tuple[Placed, tuple[Expansion, ...]]:
         """Replace the placeholders of a rendered text, see `placeholders.Placer.place` and `Adapter.expand`."""
-        return self._placer.place(text, media, lambda: self.adapter.expand(media, stored))
+        return self._placer.place(text, media, lambda: self.adapter.expand(media, stored), marks)
 
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
         """Whether the row's own text holds control tokens that are encoded as plain text."""
@@ -152,12 +156,8 @@ class SampleEncoder:
         """The tokens that the data's own text cannot write."""
         return self._control.tokens
 
-    def mark_control_tokens(self, messages: list[Message], tools: Tools) -> tuple[list[Message], Tools]:
-        """Return the row with its control tokens marked as plain text for transformers' tokenizers."""
-        return self._control.marked(messages, tools)
-
     def _draft(self, media: Sequence[Media], document: Document) -> _Draft:
-        placed, expansions = self.place(document.rendered.text, media)
+        placed, expansions = self.place(document.rendered.text, media, marks=document.marks)
         tokens, spans, turn_ends = self.tokens(document, placed)
         edges = [position for span in placed.inside for position in span]
         found = iter(self.in_bytes(document, edges, placed))
@@ -182,7 +182,8 @@ class SampleEncoder:
             positions += [turn.end for turn in turns.values()]
         if placed is not None:
             text, positions = placed.text, [placed.move(position) for position in positions]
-        tokens = self._control.encode(self.text, text) if document.marked else self.text.encode(text)
+        marks = document.marks
+        tokens = self.text.encode(text) if marks is None else self._control.encode(self.text, text, marks)
         edges = iter(self.in_bytes(document, positions, placed))
         in_text = [(next(edges), next(edges), weight) for _, _, weight in spans]
         ends = np.searchsorted(tokens.starts, list(edges), side="left").tolist()

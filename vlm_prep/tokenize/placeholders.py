@@ -28,8 +28,8 @@ from vlm_prep.processors.expansion import Expansion
 
 IGNORE = -100
 Span = tuple[int, int]
-_MARK = "\U000f0000"
-"""transformers' mark before a control token that is text (`chat_template_utils._CONTROL_TOKEN_START`)."""
+_READ_AS_MARK = "\U000f0000"
+"""What transformers reads as its mark before a placeholder that the data wrote (`processing_utils._UNMARKED`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,14 @@ class Placer:
         if prefix is not None:
             header, text = map(re.escape, prefix)
             tokens.append(f"{header}(?!{text})")
-        self._pattern = re.compile(f"(?<!{_MARK})(?:{'|'.join(tokens) or '(?!)'})")
+        self._pattern = re.compile("|".join(tokens) or "(?!)")
 
     def place(
-        self, text: str, media: Sequence[Media], expand: Callable[[], Sequence[Expansion]]
+        self,
+        text: str,
+        media: Sequence[Media],
+        expand: Callable[[], Sequence[Expansion]],
+        marks: tuple[str, str] | None = None,
     ) -> tuple[Placed, tuple[Expansion, ...]]:
         """Replace the placeholders of `text`; return it with the expansions in the row's order.
 
@@ -81,11 +85,19 @@ class Placer:
             text: the rendered conversation.
             media: of the row, in order.
             expand: makes what they become.
+            marks: those around control tokens that are text, where there are any.
 
         Raises:
             Reject: media_count_mismatch, when text and row have other media; or as expanding does.
         """
         found = list(self._pattern.finditer(text))
+        if marks is not None:
+            found = [match for match in found if not text.endswith(marks[0], 0, match.start())]
+        if any(text.endswith(_READ_AS_MARK, 0, match.start()) for match in found):
+            raise Reject(
+                RejectReason.PROCESSOR_ERROR,
+                "a text ends in U+F0000 right before a media: transformers would not put the media in",
+            )
         kinds = [self._kinds[match.group()] for match in found if match.group() in self._kinds]
         # counted by kind: a template may print pictures before videos, whatever their order in the row
         if sorted(kinds) != sorted(item.kind for item in media if item.kind not in self._unplaced):

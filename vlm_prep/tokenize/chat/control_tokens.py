@@ -5,20 +5,26 @@ special tokens that a chat template writes by itself around texts and media, and
 change the structure. Other special tokens (`<|box_start|>` of grounding data) are part of what is said and stay
 tokens; transformers' own `sanitize_control_tokens` would turn them into text too, in answers as well.
 
-Rows that hold none, nearly all, take the fast path; the others are marked and encoded by transformers' own functions,
-and only the byte spans are found here.
+Rows that hold none, nearly all, take the fast path. In the others the tokens are marked, as transformers does it, with
+two private-use characters around each; those that transformers marks with (U+F0000 and U+F0001, which it deletes from
+the data first) where the row does not hold them, else two others. The ids are those that transformers makes of such
+text, by code of its own: the comparison with the real processor uses transformers' functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import ControlTokens as Mode
+from vlm_prep.tokenize.chat.sentinels import free_codes
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.text import TextEncoder, Tokens
 
@@ -26,17 +32,19 @@ if TYPE_CHECKING:
     from vlm_prep.tokenize.chat.tool_text import Tools
 
 
+Marks = tuple[str, str]
+"""The characters before and after a control token that is text."""
+
+
 class ControlTokens:
     """What counts as a control token of a tokenizer and template, and how rows that hold one are encoded."""
 
     def __init__(self, hf: Any, template: ChatTemplate, mode: Mode) -> None:
-        from transformers.utils import chat_template_utils as chat
-
-        self._tokenizer, self._mode, self._chat = hf.tokenizer, mode, chat
+        self._tokenizer, self._mode = hf.tokenizer, mode
         self.tokens = _structural_tokens(hf, template)
-        self._pattern, _ = chat._get_control_token_patterns(self.tokens)
-        self._marks = str.maketrans("", "", chat._CONTROL_TOKEN_START + chat._CONTROL_TOKEN_END)
-        self._mark_characters = (chat._CONTROL_TOKEN_START, chat._CONTROL_TOKEN_END)
+        self._pattern = _any_of(self.tokens)
+        self._added = _any_of(tuple(hf.tokenizer.get_added_vocab()))
+        self._newline: list[int] = hf.tokenizer.encode("\n", add_special_tokens=False)
 
     def find(self, messages: Sequence[Message], tools: Tools) -> bool:
         """Whether the row must be encoded with its control tokens as text.
@@ -46,16 +54,29 @@ class ControlTokens:
         """
         if self._mode == "allow":
             return False
-        search, first, last = self._pattern.search, *self._mark_characters
+        search = self._pattern.search
         for text in _texts(messages, tools):
             found = search(text)
             if found is not None and self._mode == "reject":
                 raise Reject(RejectReason.CONTROL_TOKENS, f"the row's own text holds {found.group()!r}")
-            if found is not None or first in text or last in text:
+            if found is not None:
                 return True
         return False
 
-    def encode(self, encoder: TextEncoder, text: str) -> Tokens:
+    def marks(self, messages: Sequence[Message], tools: Tools) -> Marks | None:
+        """Return two characters that the row does not hold, or None where its control tokens need no marks.
+
+        Raises:
+            Reject: control_tokens, in mode "reject", or where the row holds all private-use characters.
+        """
+        if not self.find(messages, tools):
+            return None
+        first = free_codes(orjson.dumps([messages, tools]).decode(), 2)
+        if first is None:
+            raise Reject(RejectReason.CONTROL_TOKENS, "the row's own text leaves no characters to mark them with")
+        return chr(first), chr(first + 1)
+
+    def encode(self, encoder: TextEncoder, text: str, marks: Marks) -> Tokens:
         """Encode the text that marked messages were rendered to, with their control tokens as text.
 
         Returns:
@@ -64,11 +85,8 @@ class ControlTokens:
         Raises:
             Reject: control_tokens, where the tokenizer cannot write them as text.
         """
-        try:
-            ids = self._chat.encode_marked_chat(self._tokenizer, text)
-        except ValueError as error:
-            raise Reject(RejectReason.CONTROL_TOKENS, str(error)) from error
-        tokens = encoder.with_spans(np.asarray(ids, np.int32), text.translate(self._marks))
+        ids = [token for piece in self._pieces(text, marks) for token in piece]
+        tokens = encoder.with_spans(np.asarray(ids, np.int32), without_marks(text, marks))
         if tokens is None:
             raise Reject(
                 RejectReason.CONTROL_TOKENS,
@@ -77,14 +95,55 @@ class ControlTokens:
             )
         return tokens
 
-    def marked(self, messages: Sequence[Message], tools: Tools) -> tuple[list[Message], Tools]:
-        """Return the row with its control tokens marked as text, the way transformers' tokenizers take it."""
-        mark = self._chat.mark_control_tokens
-        return mark(list(messages), self._pattern), mark(tools, self._pattern)
+    def _pieces(self, text: str, marks: Marks) -> Iterator[list[int]]:
+        """Yield the ids between the marks, where they come apart as in transformers' `encode_marked_chat`.
 
-    def byte_position(self, text: str, position: int) -> int:
-        """Return a character position of marked text as a byte position of the text without marks."""
-        return len(text[:position].translate(self._marks).encode())
+        What stands behind a mark is encoded behind a line break, so that no tokenizer puts its leading blank there.
+        """
+        start, end = marks
+        split = re.compile(f"{start}({self._added.pattern}){end}|[{start}{end}]").split(text)
+        encode = self._tokenizer.encode
+        yield encode(split[0], add_special_tokens=False)
+        for number, piece in enumerate(split[1:], start=1):
+            if not piece:
+                continue  # between two marks, or a mark alone
+            as_text = number % 2 == 1
+            options = {"add_special_tokens": False, **({"split_special_tokens": True} if as_text else {})}
+            ids = encode("\n" + piece, **options)
+            apart = ids[: len(self._newline)] == self._newline
+            ids = ids[len(self._newline) :] if apart else encode(piece, **options)
+            if as_text and self._tokenizer.convert_tokens_to_ids(piece) in ids:
+                raise Reject(RejectReason.CONTROL_TOKENS, f"the tokenizer cannot write {piece!r} as plain text")
+            yield ids
+
+    def marked(self, messages: Sequence[Message], tools: Tools, marks: Marks) -> tuple[list[Message], Tools]:
+        """Return the row with its control tokens between marks."""
+        start, end = marks
+
+        def mark(value: Any) -> Any:
+            if isinstance(value, str):
+                return self._pattern.sub(f"{start}\\g<0>{end}", value)
+            if isinstance(value, dict):
+                return {key: mark(item) for key, item in value.items()}
+            return [mark(item) for item in value] if isinstance(value, list | tuple) else value
+
+        return mark(list(messages)), mark(tools)
+
+
+def without_marks(text: str, marks: Marks) -> str:
+    """Return marked text without its marks."""
+    return text.replace(marks[0], "").replace(marks[1], "")
+
+
+def byte_position(text: str, position: int, marks: Marks) -> int:
+    """Return a character position of marked text as a byte position of the text without marks."""
+    return len(without_marks(text[:position], marks).encode())
+
+
+@lru_cache(maxsize=8)
+def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """What finds any of the tokens, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
 def _structural_tokens(hf: Any, template: ChatTemplate) -> tuple[str, ...]:

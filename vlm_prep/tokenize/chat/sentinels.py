@@ -11,21 +11,20 @@ distance to the next text longer.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from vlm_prep.core.records import Message
 
+_AREAS = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD))
+"""Supplementary private use areas A and B. Icon fonts use them, and so may a row: marks are those it does not hold."""
+_PRIVATE = re.compile("[\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 Area = tuple[int, re.Pattern[str]]
-AREAS: tuple[Area, ...] = (
-    (0xF0000, re.compile("[\U000f0000-\U000ffffd]")),
-    (0x100000, re.compile("[\U00100000-\U0010fffd]")),
-)
-"""Supplementary private use areas A and B: 65534 code points each, two for each text part. The second is for rows that
-hold some of the first, as those do whose control tokens transformers has marked."""
-MOST_PARTS = 0xFFFE // 2
+"""The first of the marks' code points, and what finds a mark."""
 Kind = Literal["text", "reasoning", "call"]
 Edges = Literal["outside", "inside", "without"]
 """Where marks stand to the blanks at a text's edges: around them, between them and the rest, or those are left out."""
@@ -55,6 +54,33 @@ class TextPlace:
 
 
 Wrap = Callable[[Piece], str]
+
+
+def free_codes(text: str, count: int) -> int | None:
+    """Return the first of `count` private-use code points in a row of which `text` holds none; None if there are none.
+
+    Worked example: three for a text that holds U+F0001 are U+F0002 to U+F0004.
+    """
+    taken = sorted({ord(found) for found in _PRIVATE.findall(text)})
+    for first, last in _AREAS:
+        start = first
+        for code in [*(code for code in taken if first <= code <= last), last + 1]:
+            if code - start >= count:
+                return start
+            start = code + 1
+    return None
+
+
+def free_area(text: str, pieces: int) -> Area | None:
+    """Return marks for so many pieces of which the text holds none."""
+    count = 1 << (2 * pieces).bit_length()
+    first = free_codes(text, count)
+    return None if first is None else (first, _any_of(first, count))
+
+
+@lru_cache(maxsize=64)
+def _any_of(first: int, count: int) -> re.Pattern[str]:
+    return re.compile(f"[{chr(first)}-{chr(first + count - 1)}]")
 
 
 def pieces_of(message: Message, index: int) -> list[Piece]:
@@ -109,7 +135,7 @@ def mark(messages: Sequence[Message], first: int, edges: Edges = "outside") -> t
     pieces: list[Piece] = []
 
     def wrap(piece: Piece) -> str:
-        code = first + 2 * min(len(pieces), MOST_PARTS - 1)
+        code = first + 2 * len(pieces)
         pieces.append(piece)
         if edges == "outside":
             return f"{chr(code)}{piece.text}{chr(code + 1)}"
@@ -130,8 +156,9 @@ def split_edges(text: str) -> tuple[str, str, str]:
 def read_marks(text: str, pieces: Sequence[Piece], area: Area) -> tuple[str, list[TextPlace], set[int]]:
     """Return the text without marks, a place for each piece found, and the numbers of the pieces found.
 
-    A template that takes a text apart (at `</think>`) and puts it together again may lose the first of its marks; then
-    the text itself must end at the other.
+    A piece is found where it stands whole: between marks that are both there a template may have cut. One that takes a
+    text apart (at `</think>`) and puts it together again may lose the first mark; then the text itself must end at the
+    other.
     """
     found: list[str] = []
     marks: list[tuple[int, int, int]] = []
@@ -155,10 +182,23 @@ def read_marks(text: str, pieces: Sequence[Piece], area: Area) -> tuple[str, lis
         start = opened.pop(number, None)
         if start is None and piece.text and plain.endswith(piece.text, 0, position):
             start = position - len(piece.text)
-        if start is not None:
+        if start is not None and stands_whole(plain[start:position], piece.text):
             places.append(TextPlace(piece.message, start, position, piece.kind, piece.part))
             seen.add(number)
     return plain, places, seen
+
+
+def stands_whole(written: str, text: str) -> bool:
+    """Whether what a template wrote is a text of the data: as it is, less blanks at its edges, or as a JSON string."""
+    if written == text or written.strip() == text.strip():
+        return True
+    return any(written.strip() == form for form in json_forms(text))
+
+
+def json_forms(text: str) -> tuple[str, ...]:
+    """Return how a text is written inside a JSON string, less blanks at its edges, where that is another form."""
+    forms = {json.dumps(text.strip(), ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)}
+    return tuple(sorted(forms - {text.strip()}))
 
 
 def widen_over_blanks(

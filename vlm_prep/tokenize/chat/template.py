@@ -23,16 +23,17 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.tokenize.chat.sentinels import (
-    AREAS,
-    MOST_PARTS,
-    Area,
     Edges,
     Piece,
     TextPlace,
+    free_area,
+    json_forms,
     mark,
+    pieces_of,
     read_marks,
     widen_over_blanks,
 )
+from vlm_prep.tokenize.chat.substitution import place_by_substitution
 from vlm_prep.tokenize.chat.template_probe import message as plain_message
 from vlm_prep.tokenize.chat.template_probe import probe_template
 
@@ -141,8 +142,27 @@ class ChatTemplate:
                     return Rendered(text, places)
         if found.places is None:
             inside = self._place_inside_blanks(text, messages, tools)
-            return found if inside is None else inside
+            return self._place_by_substitution(text, messages, tools) if inside is None else inside
         return found
+
+    def _place_by_substitution(
+        self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
+    ) -> Rendered:
+        """Place texts one by one; what cannot be placed and is nowhere in the text is missing."""
+        places: list[TextPlace] | None = []
+        missing = []
+        for piece in (piece for index, each in enumerate(messages) for piece in pieces_of(each, index)):
+            try:
+                place = place_by_substitution(lambda each: self.render(each, tools), text, messages, piece)
+            except Reject:  # a template may refuse the text that stands in
+                place = None
+            if place is None and not any(form in text for form in (piece.text.strip(), *json_forms(piece.text))):
+                missing.append(piece)
+            elif place is None:
+                places = None
+            elif places is not None:
+                places.append(place)
+        return Rendered(text, None if places is None else tuple(places), tuple(missing))
 
     def _place_by_plain_texts(self, text: str, messages: Sequence[Message]) -> Places | None:
         """Put the row together from what the template writes around the simplest texts in the same places.
@@ -183,8 +203,7 @@ class ChatTemplate:
     def _place_by_marks(
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
     ) -> Rendered:
-        area = _free_area(text)
-        marked = None if area is None else self._render_with_marks(messages, tools, area, "outside")
+        marked = self._render_with_marks(text, messages, tools, "outside")
         if marked is None:
             return Rendered(text, None)
         plain, places, missing, _ = marked
@@ -194,23 +213,23 @@ class ChatTemplate:
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
     ) -> Rendered | None:
         """Place texts by marks inside the blanks at their edges; None where that fails too."""
-        area = _free_area(text)
-        marked = None if area is None else self._render_with_marks(messages, tools, area, "inside")
-        if area is None or marked is None or marked[0] != text:
+        marked = self._render_with_marks(text, messages, tools, "inside")
+        if marked is None or marked[0] != text:
             return None
-        bare = self._render_with_marks(messages, tools, area, "without")
+        bare = self._render_with_marks(text, messages, tools, "without")
         if bare is None:
             return None
         places = widen_over_blanks(text, marked[1], bare[0], bare[1], marked[3])
         return None if places is None else Rendered(text, tuple(places), marked[2])
 
     def _render_with_marks(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, area: Area, edges: Edges
+        self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, edges: Edges
     ) -> tuple[str, list[TextPlace], tuple[Piece, ...], list[Piece]] | None:
         """Return the text less its marks, the places found, the pieces missing, and all pieces."""
-        marked, pieces = mark(messages, area[0], edges)
-        if len(pieces) > MOST_PARTS:
+        area = free_area(text, sum(len(pieces_of(message, index)) for index, message in enumerate(messages)))
+        if area is None:
             return None
+        marked, pieces = mark(messages, area[0], edges)
         try:
             with_marks = self.render(marked, tools)
         except Reject:
@@ -236,11 +255,6 @@ class ChatTemplate:
             except Reject:
                 continue  # a role or a kind of media that this template does not take
         return "\n".join(written)
-
-
-def _free_area(text: str) -> Area | None:
-    """An area for marks of which the text holds none."""
-    return next((area for area in AREAS if not area[1].search(text)), None)
 
 
 def _alias_reasoning(message: Message) -> Message:

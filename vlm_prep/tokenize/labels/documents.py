@@ -16,11 +16,14 @@ from typing import Any
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import RewrittenHistory
-from vlm_prep.tokenize.chat.control_tokens import ControlTokens
+from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Marks
 from vlm_prep.tokenize.chat.sentinels import Piece
 from vlm_prep.tokenize.chat.template import ChatTemplate, Rendered
 from vlm_prep.tokenize.chat.tool_text import Tools
 from vlm_prep.tokenize.labels.turns import Turn, find_turns, undecidable
+
+_SHOWN = 60
+"""Characters of a text in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Document:
     """As stored: turns that another document trains say `train: false`."""
     view: Sequence[Message]
     """As rendered: control tokens in the row's own text are marked."""
-    marked: bool
-    """Whether `view` differs from `messages`."""
+    marks: Marks | None
+    """The marks in `view`; None where it is `messages`."""
     rendered: Rendered
     turns: dict[int, Turn]
 
@@ -50,15 +53,15 @@ class DocumentReader:
             Reject: template_error, control_tokens; template_drops_content, for what is no assistant's.
         """
         view: Any = messages
-        marked = self._control.find(messages, tools)
-        if marked:
-            view, tools = self._control.marked(messages, tools)
+        marks = self._control.marks(messages, tools)
+        if marks is not None:
+            view, tools = self._control.marked(messages, tools, marks)
         rendered = self._template.render_marked(view, tools)
         for piece in rendered.missing:
             if messages[piece.message]["role"] != "assistant":
                 raise _dropped(piece, messages)
         turns = find_turns(self._template, rendered, view, tools, wanted)
-        return Document(messages, view, marked, rendered, turns)
+        return Document(messages, view, marks, rendered, turns)
 
     def documents(self, messages: list[Message], tools: Tools, wanted: Sequence[int]) -> list[Document]:
         """Return a row's documents, the shortest first.
@@ -110,10 +113,11 @@ def _masked(messages: Sequence[Message], indices: Sequence[int] | set[int]) -> l
 
 def _dropped(piece: Piece, messages: Sequence[Message]) -> Reject:
     what = {"text": "text", "reasoning": "the reasoning", "call": "a tool call"}[piece.kind]
+    words = ascii(piece.text if len(piece.text) <= _SHOWN else piece.text[:_SHOWN] + "...")
     return Reject(
         RejectReason.TEMPLATE_DROPS_CONTENT,
         f"the chat template leaves out {what} of message {piece.message} "
-        f"(role {messages[piece.message]['role']!r})",
+        f"(role {messages[piece.message]['role']!r}), or a part of it: {words}",
     )
 
 

@@ -22,8 +22,9 @@ Weighted = tuple[int, int, float]
 OPTIONS = ("train", "weight")
 PARTS = "text_parts"
 """Key of a message whose parts were joined to one string and hold options: the parts as they were."""
-_THOUGHT = re.compile("\\s*[\U000f0000]?<think>.*?</think>[\U000f0001]?\\s*", re.DOTALL)
-"""Reasoning written into an answer, also where transformers has marked the tags as text."""
+_MARK = "[\U000f0000-\U000ffffd\U00100000-\U0010fffd]?"
+_THOUGHT = re.compile(rf"\s*{_MARK}<think>.*?</think>{_MARK}\s*", re.DOTALL)
+"""Reasoning written into an answer, also where its tags are marked as text (`control_tokens`)."""
 
 
 def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> list[int]:

@@ -1,6 +1,7 @@
 """The comparison with the real processor.
 
     real_processor.py  the real processor on the real media, and what differs
+    sanitizer.py       transformers' own way with control tokens of the data
     second_labels.py   trained spans found a second way
     choose.py          which rows are compared, and the proof for the manifest
     store.py           every row of a finished store again

@@ -24,6 +24,7 @@ from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_meta
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes
 from vlm_prep.tokenize.placeholders import IGNORE, find_tokens
+from vlm_prep.tokenize.verify.sanitizer import sanitizer
 from vlm_prep.tokenize.verify.second_labels import second_spans
 
 Row = Mapping[str, Any]
@@ -83,13 +84,15 @@ class Oracle:
         loaded = [load_media(struct, rate=self._adapter.sampling_rate) for struct in media]
         sounds = [self._sound(struct) for struct in media]
         options: dict[str, Any] = {}
-        if self._encoder.writes_control_tokens(list(messages), tools):
-            messages, tools = self._encoder.mark_control_tokens(list(messages), tools)
-            options["sanitize_control_tokens"] = True
         options |= self._adapter.call_options(
             [video_metadata(struct) for struct in media if struct["kind"] == "video"]
         )
-        real = self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
+        if self._encoder.writes_control_tokens(list(messages), tools):
+            with sanitizer(self._encoder.control_tokens, messages, tools) as mark:
+                filled = _with_media(mark(list(messages)), loaded, sounds)
+                real = self._adapter.call(filled, mark(tools), {**options, "sanitize_control_tokens": True})
+        else:
+            real = self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
         return self._with_prefixes(dict(real)) if self._config.thinking_prefix else real
 
     def _with_prefixes(self, real: dict[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,11 @@ from dataclasses import replace
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import TokenizeConfig
-from vlm_prep.tokenize.chat.sentinels import Piece, TextPlace, pieces_of, without
+from vlm_prep.tokenize.chat.sentinels import TextPlace, pieces_of
+from vlm_prep.tokenize.chat.substitution import place_by_substitution
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.labels.spans import Weighted, trained_messages, weigh
 from vlm_prep.tokenize.labels.turns import Tools, Turn, turn_by_prefix
-
-_OTHER = "\ufdd0"
-"""Stands in for a text: a code point that no text holds (a Unicode noncharacter)."""
 
 
 def second_spans(
@@ -67,29 +65,11 @@ def _places(
     """Where each piece of a message stands, in order of the text; None where one cannot be told."""
     places = []
     for piece in pieces_of(messages[index], index):
-        place = _place(template, text, messages, tools, piece)
+        place = place_by_substitution(lambda each: template.render(each, tools), text, messages, piece)
         if place is None:
             return None
         places.append(place)
     return tuple(sorted(places, key=lambda place: place.start))
-
-
-def _place(
-    template: ChatTemplate, text: str, messages: list[Message], tools: Tools, piece: Piece
-) -> TextPlace | None:
-    other = template.render(without(messages, piece, _OTHER), tools)
-    start = other.find(_OTHER)
-    if start < 0 or (other.count(_OTHER) > 1 and piece.kind != "call"):
-        return None
-    after = other[start + 1 :] if piece.kind != "call" else other[start + 1 : (other + _OTHER).index(_OTHER, start + 1)]
-    if piece.kind == "call":
-        end = start + len(piece.text)
-        matches = text.startswith(piece.text + after, start)
-    else:
-        end = len(text) - len(after)
-        matches = text.endswith(after) and text[start:end].strip() == piece.text.strip()
-    found = TextPlace(piece.message, start, end, piece.kind, piece.part)
-    return found if matches and text.startswith(other[:start]) else None
 
 
 def _all_places(
