@@ -1,4 +1,4 @@
-"""A row is written with all of its words, or rejected: templates that cut a text, and characters that serve as marks."""
+"""A row is written with all of its words, or rejected: templates that cut a text, characters that serve as marks."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _masked(messages: Sequence[Message], indices: Sequence[int] | set[int]) -> l
 
 def _dropped(piece: Piece, messages: Sequence[Message]) -> Reject:
     what = {"text": "text", "reasoning": "the reasoning", "call": "a tool call"}[piece.kind]
-    words = ascii(piece.text if len(piece.text) <= _SHOWN else piece.text[:_SHOWN] + "...")
+    words = repr(piece.text if len(piece.text) <= _SHOWN else piece.text[:_SHOWN] + "...")
     return Reject(
         RejectReason.TEMPLATE_DROPS_CONTENT,
         f"the chat template leaves out {what} of message {piece.message} "
