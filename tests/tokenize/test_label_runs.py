@@ -243,7 +243,7 @@ def test_all_text_of_split_rows_is_refused(tmp_path: Path, command: Command) -> 
     source = write(tmp_path / "rows.jsonl", [THINKS_ONCE])
     result = command("labels", source, "-p", PLAIN, "--train-on", "all", "--rewritten-history", "split")
     assert result.returncode == 2
-    assert "--rewritten-history reject or mask" in result.stderr
+    assert "--rewritten-history reject or --rewritten-history mask" in result.stderr
 
 
 def test_doctor_prints_what_the_template_does(command: Command, thinker: str) -> None:
