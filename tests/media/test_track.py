@@ -107,4 +107,4 @@ def test_without_pyav_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InputError, match="needs PyAV") as error:
         probe_track(b"", "clip")
-    assert "vlm-prep[video-audio]" in str(error.value.hint)
+    assert "pip install av" in str(error.value.hint)

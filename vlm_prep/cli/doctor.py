@@ -83,13 +83,12 @@ def _facts(encoder: Any) -> dict[str, Any]:
     }
 
 
-_NEEDED = {"image": ("PIL",), "video": ("decord",), "audio": ("soundfile", "scipy")}
+_NEEDED = {"image": ("PIL",), "video": ("av",), "audio": ("soundfile", "scipy")}
 
 
 def _missing(adapter: Any) -> list[str]:
     """The packages that reading the family's media needs and that are not installed."""
     needed = [name for kind in adapter.kinds for name in _NEEDED[kind]]
-    needed += ["av (pip install 'vlm-prep[video-audio]')"] if adapter.interleaves_sound else []
     return [name for name in needed if find_spec(name.partition(" ")[0]) is None]
 
 

@@ -14,7 +14,7 @@ from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.fields import Flag, IsPath, ReadsFile, Settings
+from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings
 
 Overlong = Literal["drop", "truncate", "error"]
 MediaMode = Literal["reference", "encoded", "pixels"]
@@ -143,6 +143,15 @@ class MediaCheck(Settings):
     max_image_pixels: Annotated[
         int, Ge(1), Le(357_913_940), Doc("Reject larger pictures; Pillow refuses more than the maximum.")
     ] = 178_956_970
+    image_formats: Annotated[
+        list[str] | None,
+        Flag("--image-format", example="PNG"),
+        Later(),
+        Doc(
+            "Open pictures of this format alone, by Pillow's name and told by content; may be repeated. Formats whose "
+            "reader calls a program (EPS, WMF) are never opened. [default: the formats in docs/sources.md]"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

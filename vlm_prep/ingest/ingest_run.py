@@ -30,6 +30,7 @@ from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, rows_per_
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import STAGE
 from vlm_prep.ingest.source import Samples, read_task, sample_row
+from vlm_prep.media.image_formats import check_formats
 from vlm_prep.media.probe import probe
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
@@ -90,7 +91,12 @@ class IngestJob:
         config = self.config
         try:
             media = tuple(
-                probe(item, decode=config.check_media == "decode", max_pixels=config.max_image_pixels)[0]
+                probe(
+                    item,
+                    decode=config.check_media == "decode",
+                    max_pixels=config.max_image_pixels,
+                    formats=check_formats(config.image_formats),
+                )[0]
                 for item in sample.media
             )
         except Reject as reject:
@@ -120,6 +126,7 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
     """
     if not len(samples):
         raise InputError("the source has no rows")
+    check_formats(config.image_formats)
     identity = ingest_identity(samples, config)
 
     def describe(records: Sequence[Record]) -> Describe:

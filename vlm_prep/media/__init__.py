@@ -4,10 +4,14 @@
     row_media.py   media inside the rows of a data file
     files.py   bytes behind a uri, and cheap content digests
     image.py   a picture's header, its completeness, and its RGB pixels
+    image_formats.py  which formats are opened, told by content
+    library_words.py  what a library says of a file, as a reject may hold it
     jpeg.py    plain JPEGs past Pillow, to the same pixels
     video.py   a video's header and its frames (decord)
     audio.py   an audio file's header and its waveform (libsndfile)
-    track.py   the sound of a video (PyAV)
+    ffmpeg.py  files opened with FFmpeg (PyAV): containers of a list, whole as their header says
+    audio_stream.py  sound by FFmpeg (PyAV): what libsndfile does not read
+    track.py   the sound of a video
     probe.py   Media → Media with its header, or a reject
     decode.py  a shard's media struct → pixels, for the runtime and for the comparison with the real processor
 

@@ -1,9 +1,10 @@
-"""An audio file's header and its waveform, by libsndfile (soundfile).
+"""An audio file's header and its waveform, by libsndfile (soundfile), and by FFmpeg (PyAV) what that does not read.
 
 A model takes one channel at its own rate: channels are averaged in float32 and resampled by scipy's `resample_poly`,
 whose output length follows from the input's alone. So a token count needs the number of samples only. WAV and AIFF
 state it in their header; of MP3 and Ogg the header is an estimate (2 of 105 test files were off by some hundred
-samples), so these are decoded to be counted, and FLAC with them, whose damage shows only then.
+samples), so these are decoded to be counted, and FLAC with them, whose damage shows only then. So are files that hold
+floats: one that is not finite, or louder than any integer format, makes every feature of the clip NaN.
 
 A file that was cut short is a reject wherever that can be told: by the size that a WAV, an AIFF or an Ogg page states,
 the samples that a FLAC states, the frames that an MP3 states in its Xing or Info tag. Without that tag a cut MP3 is a
@@ -13,6 +14,7 @@ shorter MP3.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from math import gcd
 from typing import Any
 
@@ -21,14 +23,31 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.records import MediaHeader
+from vlm_prep.media.audio_stream import count_samples, read_samples
+from vlm_prep.media.library_words import plain_words
 
 Waveform = NDArray[np.float32]
+Segment = tuple[int, int]
+"""First sample, and the one behind the last, at the file's own rate."""
 _PIECE = 1 << 16
 _COUNTED_BY_HEADER = ("WAV", "WAVEX", "AIFF", "AU", "W64", "RF64")
+_SEEKS_EXACTLY = (*_COUNTED_BY_HEADER, "FLAC")
+_FLOATS = ("FLOAT", "DOUBLE")
+_ESTIMATED = ("MP3", "OGG")
+"""Formats whose header may state another number of samples than there are."""
+LOUDEST = np.float32(2**31)
+"""Full scale of the widest integer format, for files that hold integers as floats; full scale is 1 else."""
+_UNKNOWN_FORMAT, _UNKNOWN_CODEC = 1, 4
+"""libsndfile's codes for a format or a codec that it does not read (SF_ERR_*)."""
 
 
-def probe_audio(data: bytes, uri: str) -> MediaHeader:
+def probe_audio(data: bytes, uri: str, *, decode: bool = False) -> MediaHeader:
     """Return the number of samples and the rate of an audio file.
+
+    Args:
+        data: the file.
+        uri: for messages.
+        decode: decode it whole, also where its header states the number of samples.
 
     Raises:
         Reject: unreadable_audio.
@@ -37,13 +56,15 @@ def probe_audio(data: bytes, uri: str) -> MediaHeader:
     try:
         info = soundfile.info(io.BytesIO(data))
         frames, rate = int(info.frames), int(info.samplerate)
-        if info.format not in _COUNTED_BY_HEADER:
-            decoded = _count(data)
-            if decoded != frames and (info.format == "FLAC" or _states_length(data)):
+        if decode or info.format not in _COUNTED_BY_HEADER or info.subtype in _FLOATS:
+            decoded = _count(data, uri)
+            if decoded != frames and (info.format not in _ESTIMATED or _states_length(data)):
                 raise _unreadable(uri, f"cut short: {decoded} of the {frames} samples its header states")
             frames = decoded
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        raise _unreadable(uri, str(error)) from error
+        if not _is_foreign(error, data):
+            raise _unreadable(uri, plain_words(error)) from error
+        frames, rate = count_samples(data, uri)
     if (stated := _stated_size(data)) is not None and stated > len(data):
         raise _unreadable(uri, f"cut short: {len(data)} of at least {stated} bytes")
     if frames <= 0 or rate <= 0:
@@ -51,14 +72,42 @@ def probe_audio(data: bytes, uri: str) -> MediaHeader:
     return MediaHeader(samples=frames, sampling_rate=rate)
 
 
-def _count(data: bytes) -> int:
+def _count(data: bytes, uri: str) -> int:
     """Decode a file for its number of samples, a piece at a time: hours of speech would be gigabytes at once."""
     total = 0
+    for piece in _pieces(data, uri):
+        require_sound(piece, uri)
+        total += len(piece)
+    return total
+
+
+def _pieces(data: bytes, uri: str) -> Iterator[NDArray[np.float32]]:
+    short = False
     with _soundfile().SoundFile(io.BytesIO(data)) as file:
         piece = np.empty((_PIECE, file.channels), np.float32)
         while read := len(file.read(out=piece)):
-            total += read
-    return total
+            if short:  # libsndfile gives up within the file and goes on when asked again
+                raise _unreadable(uri, "damaged: decoding stops before the end")
+            short = read < _PIECE
+            yield piece[:read]
+
+
+def require_sound(wave: NDArray[np.float32], uri: str) -> None:
+    """Reject samples that are not finite, or louder than `LOUDEST`: of them come features that are not finite.
+
+    Raises:
+        Reject: unreadable_audio.
+    """
+    # comparing with NaN is false, so this finds all three
+    if len(wave) and not (wave.min() >= -LOUDEST and wave.max() <= LOUDEST):
+        first = float(wave[~(np.abs(wave) <= LOUDEST)][0])
+        raise _unreadable(uri, f"it holds {first:g} as a sample, which is no sound")
+
+
+def _is_foreign(error: Exception, data: bytes) -> bool:
+    """Whether libsndfile does not know what this is; damage of what it reads is not tried elsewhere."""
+    code = getattr(error, "code", None)
+    return code == _UNKNOWN_CODEC or (code == _UNKNOWN_FORMAT and len(data) > 4 and not data.startswith(b"fLaC"))
 
 
 def _stated_size(data: bytes) -> int | None:
@@ -84,19 +133,38 @@ def _states_length(data: bytes) -> bool:
     return data[:4] != b"OggS" and tag >= 0 and bool(int.from_bytes(head[tag + 4 : tag + 8]) & 1)
 
 
-def read_waveform(data: bytes, rate: int, uri: str) -> Waveform:
+def read_waveform(data: bytes, rate: int, uri: str, segment: Segment | None = None) -> Waveform:
     """Return the waveform as float32 (samples,): channels averaged, at `rate` samples a second.
+
+    Args:
+        data: the file.
+        rate: the model's.
+        uri: for messages.
+        segment: the part of it that is wanted, cut before it is resampled; all of it without.
 
     Raises:
         Reject: unreadable_audio.
     """
     soundfile = _soundfile()
     try:
-        channels, found = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            found = int(file.samplerate)
+            seeks = segment is not None and file.format in _SEEKS_EXACTLY
+            if segment is not None and seeks:
+                file.seek(segment[0])
+            channels = file.read(segment[1] - segment[0] if segment and seeks else -1, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        raise _unreadable(uri, str(error)) from error
+        if not _is_foreign(error, data):
+            raise _unreadable(uri, plain_words(error)) from error
+        channels, found = read_samples(data, uri)
+        seeks = False
+    if segment is not None and not seeks:
+        channels = channels[slice(*segment)]
+    if segment is not None and len(channels) != segment[1] - segment[0]:
+        raise _unreadable(uri, f"no samples {segment[0]} to {segment[1]}")
+    require_sound(channels, uri)
     wave: Waveform = channels.mean(axis=1, dtype=np.float32)
-    return wave if found == rate else resample(wave, int(found), rate)
+    return wave if found == rate else resample(wave, found, rate)
 
 
 def resample(wave: Waveform, source: int, target: int) -> Waveform:

@@ -1,8 +1,9 @@
 """A picture's header, its completeness, and its RGB pixels.
 
-Pillow is the one reader, for the header as for the pixels: what it calls width and height is what it will decode.
-Reading a header from the first 64 KiB costs 15 µs. EXIF orientation is applied, transparency is laid on white,
-16-bit grey is scaled (not clipped) to 8 bits; of an animation the first frame is taken.
+Pillow is the one reader, for the header as for the pixels: what it calls width and height is what it will decode. Which
+formats it may open is said by a list, see `image_formats`. Reading a header from the first 64 KiB costs 15 µs. EXIF
+orientation is applied, transparency is laid on white, 16-bit grey is scaled (not clipped) to 8 bits, as is grey in
+floats that lie in [0, 1] or in the range that the file declares; of an animation the first frame is taken.
 
 A file that was cut short opens like a whole one, so its end is looked at too: JPEG, PNG and WebP say where they end. A
 file without the expected end, or of another format, is decoded to decide, and its size is that of the decoded picture.
@@ -11,9 +12,7 @@ file without the expected end, or of another format, is decoded to decide, and i
 from __future__ import annotations
 
 import contextlib
-import io
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,9 @@ from PIL import Image, UnidentifiedImageError
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.media.files import Ends, read_bytes
+from vlm_prep.media.image_formats import open_picture
 from vlm_prep.media.jpeg import decode_rgbx
+from vlm_prep.media.library_words import plain_words
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit for a decompression bomb (a quarter of a gigabyte of RGB, rounded by Pillow)."""
@@ -40,12 +41,19 @@ _UPRIGHT = {
 }
 """EXIF orientation → what turns the stored pixels upright; 5 to 8 exchange width and height."""
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+_RANGE = ((340, 0.0), (341, 1.0))
+"""TIFF's SMinSampleValue and SMaxSampleValue, and what is taken where they are absent."""
 _PNG_ORIENTATION = (b"eXIf", b"iTXt", b"zTXt", b"fcTL")
 """PNG chunks that, behind the pixels, may hold an orientation (or, of an animation, end Pillow's search for one)."""
 
 
 def probe_image(
-    uri: str, ends: Ends, *, data: bytes | None = None, max_pixels: int = MAX_PIXELS
+    uri: str,
+    ends: Ends,
+    *,
+    data: bytes | None = None,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] | None = None,
 ) -> tuple[int, int]:
     """Return (height, width) in pixels after EXIF orientation, from the file's ends.
 
@@ -54,13 +62,14 @@ def probe_image(
         ends: its first and last bytes.
         data: all its bytes, where they are in memory anyway.
         max_pixels: reject larger pictures, before anything is decoded.
+        formats: those that may be opened, see `image_formats.open_picture`.
 
     Raises:
         Reject: unreadable_image, truncated_image or image_too_large.
     """
     if ends.size <= len(ends.head):
         data = ends.head
-    picture, data = _opened(uri, ends, data)
+    picture, data = _opened(uri, ends, data, formats)
     check_size(uri, picture.size, max_pixels)
     if picture.format == "PNG" and data is None:
         data = read_bytes(uri)
@@ -70,11 +79,13 @@ def probe_image(
     return (width, height) if _orientation(uri, picture) in (5, 6, 7, 8) else (height, width)
 
 
-def _opened(uri: str, ends: Ends, data: bytes | None) -> tuple[Image.Image, bytes | None]:
+def _opened(
+    uri: str, ends: Ends, data: bytes | None, formats: Sequence[str] | None
+) -> tuple[Image.Image, bytes | None]:
     """Return the picture, opened from its head if that suffices, and its bytes if they were read."""
     try:
-        return _open(ends.head), data
-    except MemoryError:
+        return open_picture(ends.head, uri, formats), data
+    except (MemoryError, Reject):
         raise
     except Exception as error:
         # a big metadata block (an ICC profile, a TIFF whose directory is at the end) can push the header out of
@@ -83,8 +94,8 @@ def _opened(uri: str, ends: Ends, data: bytes | None) -> tuple[Image.Image, byte
             raise _unreadable(uri, error) from error
     data = data or read_bytes(uri)
     try:
-        return _open(data), data
-    except MemoryError:  # the engine's matter: rejected as out_of_memory if it happens again with the row alone
+        return open_picture(data, uri, formats), data
+    except (MemoryError, Reject):  # out of memory is the engine's matter: rejected if the row alone needs too much
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged headers
         raise _unreadable(uri, error) from error
@@ -114,20 +125,12 @@ def _turned_behind_pixels(data: bytes) -> bool:
     return False
 
 
-# the size is checked by check_size, with a reject instead of a warning; catching it around each call costs 5 µs
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
-
-
 def _unreadable(uri: str, error: Exception) -> Reject:
     if isinstance(error, Image.DecompressionBombError):
         return Reject(RejectReason.IMAGE_TOO_LARGE, f"{uri}: {error}")
     if isinstance(error, UnidentifiedImageError):
         return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: not an image that Pillow can identify")
-    return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: {type(error).__name__}: {error}")
+    return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: {type(error).__name__}: {plain_words(error)}")
 
 
 def check_size(uri: str, size: tuple[int, int], max_pixels: int) -> None:
@@ -206,7 +209,7 @@ def _saying(uri: str) -> Iterator[None]:
 
 def _whole(data: bytes, uri: str) -> Image.Image:
     """Open a picture; a JPEG that was cut is rejected."""
-    picture = _open(data)
+    picture = open_picture(data, uri)
     if picture.format in ("JPEG", "MPO") and _lacks_end(picture, data):
         raise Reject(RejectReason.TRUNCATED_IMAGE, f"{uri}: no end-of-image marker after its pixels")
     return picture
@@ -246,7 +249,7 @@ def _undecodable(uri: str, error: Exception) -> Reject:
         return _unreadable(uri, error)
     cut = "truncated" in text or "unexpected end" in text.lower() or isinstance(error, EOFError)
     reason = RejectReason.TRUNCATED_IMAGE if cut else RejectReason.UNREADABLE_IMAGE
-    return Reject(reason, f"{uri}: does not decode: {type(error).__name__}: {text}")
+    return Reject(reason, f"{uri}: does not decode: {type(error).__name__}: {plain_words(error)}")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -268,9 +271,22 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def _scaled_grey(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture)
-    if picture.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
+    if picture.mode == "F":
+        return _scaled_floats(picture, values)
+    if values.size and (values.min() < 0 or values.max() > 65535):
         raise Reject(RejectReason.UNREADABLE_IMAGE, f"pixels of mode {picture.mode} have no known range; convert them")
     if picture.mode == "I" and values.max(initial=0) <= 255:
         return Image.fromarray(values.astype(np.uint8))
     wide = values.astype(np.uint32)
     return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _scaled_floats(picture: Image.Image, values: NDArray[np.float32]) -> Image.Image:
+    """Grey in floats: from the range that a TIFF declares, or from [0, 1]."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    least, most = (float(np.asarray(tags.get(tag, usual)).flat[0]) for tag, usual in _RANGE)
+    if not (most > least and values.size and values.min() >= least and values.max() <= most):
+        message = f"pixels of mode F are not all in the range {least:g} to {most:g} that is declared or usual"
+        raise Reject(RejectReason.UNREADABLE_IMAGE, f"{message}; convert them")
+    scaled = (values.astype(np.float64) - least) * 255 / (most - least)
+    return Image.fromarray(np.floor(scaled + 0.5).astype(np.uint8))

@@ -5,6 +5,7 @@ With `keep_bytes` the files are read whole, once, and kept for the shard (payloa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -12,6 +13,7 @@ from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.records import Media, MediaHeader
 from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, read_ends
+from vlm_prep.media.image_formats import IMAGE_FORMATS
 from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image
 from vlm_prep.media.track import probe_track
 from vlm_prep.media.video import probe_video
@@ -25,6 +27,7 @@ def probe(
     keep_bytes: bool = False,
     decode: bool = False,
     max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] = IMAGE_FORMATS,
     track: bool = False,
 ) -> Probed:
     """Return `media` with its header, and its files' bytes when `keep_bytes`.
@@ -32,8 +35,9 @@ def probe(
     Args:
         media: a reference.
         keep_bytes: read the whole files.
-        decode: decode every picture, to find damage inside it (about 10 ms a megapixel).
+        decode: decode all of it, to find damage inside (about 10 ms a megapixel).
         max_pixels: reject larger pictures.
+        formats: those of pictures that are opened.
         track: count the samples of a video file's audio track, too.
 
     Raises:
@@ -41,10 +45,10 @@ def probe(
         InputError: `track`, and what reads it is not installed.
     """
     if media.kind == "audio":
-        return _probe_audio_file(media, keep_bytes)
+        return _probe_audio_file(media, keep_bytes, decode)
     if media.kind == "video" and not media.frame_list:
         return _probe_video_file(media, keep_bytes, track)
-    pictures = [_probe_picture(uri, keep_bytes, decode, max_pixels) for uri in media.uris]
+    pictures = [_probe_picture(uri, keep_bytes, decode, max_pixels, formats) for uri in media.uris]
     if not pictures:
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, "a video given as an empty list of frames")
     sizes = {size for size, _, _ in pictures}
@@ -65,24 +69,24 @@ def probe(
 
 
 def _probe_picture(
-    uri: str, keep_bytes: bool, decode: bool, max_pixels: int
+    uri: str, keep_bytes: bool, decode: bool, max_pixels: int, formats: Sequence[str]
 ) -> tuple[tuple[int, int], str, bytes | None]:
     if keep_bytes or decode:
         data = read_bytes(uri)
         ends = ends_of(data)
-        size = probe_image(uri, ends, data=data, max_pixels=max_pixels)
+        size = probe_image(uri, ends, data=data, max_pixels=max_pixels, formats=formats)
         if decode:
             size = check_decodes(uri, data)
         return size, digest_bytes(data) if keep_bytes else digest_ends(ends), data if keep_bytes else None
     ends = read_ends(uri)
-    return probe_image(uri, ends, max_pixels=max_pixels), digest_ends(ends), None
+    return probe_image(uri, ends, max_pixels=max_pixels, formats=formats), digest_ends(ends), None
 
 
-def _probe_audio_file(media: Media, keep_bytes: bool) -> Probed:
+def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool) -> Probed:
     (uri,) = media.uris
     data = read_bytes(uri)
     digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
-    header = replace(probe_audio(data, uri), digests=(digest,))
+    header = replace(probe_audio(data, uri, decode=decode), digests=(digest,))
     _require_duration(media, header)
     return replace(media, header=header), (data,) if keep_bytes else None
 

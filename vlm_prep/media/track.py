@@ -1,20 +1,18 @@
 """The sound of a video file: its audio track as a waveform, by FFmpeg (PyAV).
 
 Channels are averaged and resampled as in `audio`, so the number of samples at a model's rate follows from the number
-decoded. Containers state a duration, not samples, and codecs cut their first and last frame: so a track is decoded to
-be counted (some 100 times faster than it plays), its pictures are not.
+decoded; the track is decoded to be counted, its pictures are not.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from vlm_prep.core.errors import InputError, Reject, RejectReason
-from vlm_prep.media.audio import Waveform, resample
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.media.audio import Waveform, require_sound, resample
+from vlm_prep.media.audio_stream import audio_pieces
 
 
 def probe_track(source: str | bytes, uri: str) -> tuple[int, int] | None:
@@ -49,29 +47,7 @@ def read_track(source: str | bytes, rate: int, uri: str) -> Waveform:
 
 
 def _chunks(source: str | bytes, uri: str) -> Iterator[tuple[Waveform, int]]:
-    """Yield (samples, rate) of each decoded piece of the best audio stream; nothing where there is none."""
-    av = _av()
-    try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else source) as container:
-            stream = container.streams.best("audio")
-            if stream is None:
-                return
-            decoded = 0
-            converter = av.AudioResampler(format="fltp")
-            for frame in container.decode(stream):
-                for piece in converter.resample(frame):
-                    chunk = piece.to_ndarray().mean(axis=0, dtype=np.float32)
-                    decoded += len(chunk)
-                    yield chunk, int(piece.sample_rate)
-    except (av.FFmpegError, ValueError) as error:  # ValueError: the rate or the channels change on the way
-        raise Reject(RejectReason.UNREADABLE_AUDIO, f"{uri}: its audio track: {error}") from error
-    if not decoded:
-        raise Reject(RejectReason.UNREADABLE_AUDIO, f"{uri}: its audio track has no samples")
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise InputError("reading the sound of videos needs PyAV", "pip install 'vlm-prep[video-audio]'") from error
-    return av
+    """Yield (samples, rate) of each decoded piece, channels averaged."""
+    for chunk, rate in audio_pieces(source, uri, "its audio track: "):
+        require_sound(chunk, uri)
+        yield chunk.T.mean(axis=0, dtype=np.float32), rate

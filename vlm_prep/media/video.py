@@ -2,9 +2,7 @@
 
 Frames are numbered as decord numbers them, so a frame index frozen in a shard names the same frame at run time. The
 header costs 2-12 ms; the first frame is decoded for its size and the last one because a file that was cut short still
-opens. AVI and Matroska (WebM) have no table of all frames: cut, they are shorter videos without an error, so the length
-that their header states is compared with the file's.
-"""
+opens. """
 
 from __future__ import annotations
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.records import MediaHeader
+from vlm_prep.media.ffmpeg import require_whole
 
 
 @contextmanager
@@ -64,7 +63,7 @@ def probe_video(source: str | bytes, uri: str) -> MediaHeader:
     Raises:
         Reject: unreadable_video.
     """
-    _require_whole(source, uri)
+    require_whole(source, uri, RejectReason.UNREADABLE_VIDEO)
     with open_video(source, uri) as reader:
         total, fps = len(reader), float(reader.get_avg_fps())
         if total == 0:
@@ -94,41 +93,6 @@ def read_frames(source: str | bytes, indices: Sequence[int], uri: str) -> NDArra
             if position in wanted:
                 frames[position] = frame.asnumpy()
     return np.stack([frames[index] for index in indices])
-
-
-def _require_whole(source: str | bytes, uri: str) -> None:
-    if isinstance(source, bytes):
-        head, size = source[:4096], len(source)
-    else:
-        try:
-            with open(source, "rb") as file:
-                head, size = file.read(4096), os.fstat(file.fileno()).st_size
-        except OSError as error:
-            raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: {error.strerror or error}") from error
-    stated = _stated_size(head)
-    if stated is not None and size < stated:
-        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: cut short, {size} of the {stated} bytes its header states")
-
-
-def _stated_size(head: bytes) -> int | None:
-    """The file size that an AVI's RIFF chunk or a Matroska file's segment states, None where there is none."""
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return 8 + int.from_bytes(head[4:8], "little")
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        start, size = _matroska_size(head, 4)
-        if size is not None and head[start + size : start + size + 4] == b"\x18\x53\x80\x67":
-            start, size = _matroska_size(head, start + size + 4)
-            return None if size is None else start + size
-    return None
-
-
-def _matroska_size(head: bytes, position: int) -> tuple[int, int | None]:
-    """A variable-length size: where what it measures starts, and the size (None: unknown, as live recordings write)."""
-    first = head[position] if position < len(head) else 0
-    length = 9 - first.bit_length()
-    value = int.from_bytes(head[position : position + length]) & ((1 << 7 * length) - 1)
-    unknown = length > 8 or value == (1 << 7 * length) - 1
-    return position + length, None if unknown else value
 
 
 def _first_line(error: Exception) -> str:

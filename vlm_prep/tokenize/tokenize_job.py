@@ -17,6 +17,7 @@ from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, no_pulse
 from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.media.decode import media_struct
 from vlm_prep.media.files import digest_ends, ends_of
+from vlm_prep.media.image_formats import check_formats
 from vlm_prep.media.probe import Probed, probe
 from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.families.table import adapter_for
@@ -76,6 +77,7 @@ class TokenizeJob:
         torch.set_num_threads(1)
         self.encoder = SampleEncoder(adapter_for(loaded or self.load()), self.config)
         adapter = self.encoder.adapter
+        check_formats(self.config.image_formats)
         self.maker = None
         if self.config.media == "pixels":
             pixels = PixelMaker(adapter.runtime(), whole=adapter.hf)
@@ -193,7 +195,14 @@ class TokenizeJob:
         known = media.header
         if known is not None and not keep and not decode and not track:
             return media, None  # probed by ingest
-        found, data = probe(media, keep_bytes=keep, decode=decode, max_pixels=config.max_image_pixels, track=track)
+        found, data = probe(
+            media,
+            keep_bytes=keep,
+            decode=decode,
+            max_pixels=config.max_image_pixels,
+            formats=check_formats(config.image_formats),
+            track=track,
+        )
         if known is not None and data is not None:
             now = tuple(digest_ends(ends_of(content)) for content in data)
             if now != known.digests:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import StoreError
+from vlm_prep.core.errors import Reject, RejectReason, StoreError
 from vlm_prep.processors.payload.join import join
 from vlm_prep.processors.payload.uint8 import Coding
 
@@ -168,8 +168,14 @@ def store_waveform(wave: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def store_array(name: str, array: NDArray[Any], *, coded: bool = False) -> dict[str, Any]:
-    """Return the stored form of a tensor, see `shards.schema.TENSOR`."""
+    """Return the stored form of a tensor, see `shards.schema.TENSOR`.
+
+    Raises:
+        Reject: processor_error, for floats that are not finite.
+    """
     flat = np.ascontiguousarray(array)
+    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+        raise Reject(RejectReason.PROCESSOR_ERROR, f"{name}: the processor makes values that are not finite")
     return {
         "name": name,
         "dtype": str(flat.dtype),

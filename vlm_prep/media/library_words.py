@@ -1,0 +1,31 @@
+"""What a library says of a file, as it may stand in a reject: the same words each time, without where its code lies.
+
+Decoders put clocks, addresses of objects, lines of their C++ sources, and names of files in memory into their errors.
+A reject is part of the store, so it holds none of them.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LONGEST = 300
+_NOT_OURS = (
+    (re.compile(r"\[\d\d:\d\d:\d\d\]\s*"), ""),
+    (re.compile(r"\S*?[\w./+-]+\.(?:cc|cpp|cxx|c|h|hpp|pyx|py):\d+:?\s*"), ""),
+    (re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>"), "the file"),
+    (re.compile(r"<_io\.\w+[^>]*>"), "the file"),
+    (re.compile(r"\s*(?:at |@ ?)?\b0x[0-9a-fA-F]{6,}\b"), ""),
+    (re.compile(r"/proc/self/fd/\d+"), "the file"),
+    (re.compile(r"(?:/tmp|/var/tmp|/dev/shm)/[^\s'\":]+"), "the file"),
+)
+
+
+def plain_words(error: BaseException | str) -> str:
+    """Return the first line of an error that says something, cleaned; its type's name where nothing is left."""
+    words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    for line in str(words).splitlines():
+        for pattern, instead in _NOT_OURS:
+            line = pattern.sub(instead, line)
+        if line := line.strip(" \t:;"):
+            return line[:_LONGEST]
+    return type(error).__name__
