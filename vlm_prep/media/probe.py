@@ -13,8 +13,8 @@ from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.records import Media, MediaHeader
 from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, read_ends
-from vlm_prep.media.image_formats import IMAGE_FORMATS
 from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image
+from vlm_prep.media.image_formats import IMAGE_FORMATS
 from vlm_prep.media.track import probe_track
 from vlm_prep.media.video import probe_video
 
