@@ -21,6 +21,7 @@ ORDER = (
     "tokenize",
     "pack",
     "stream",
+    "certify",
     "report",
     "cli",
 )

@@ -14,6 +14,7 @@ The flow, one noun a step, one folder a step:
     tokenize/    render, encode, expand placeholders, label, cut to length, prove → Encoded
     pack/        best-fit-decreasing bins, per-rank packs, mRoPE positions → Pack
     stream/      the runtime: dataset, order, collaters
+    certify/     what a model computes on our batches, and on the processor's own rows
     report/      stats, labels, the plan of a run
     cli/         the `vlm-prep` command
 

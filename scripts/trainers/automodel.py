@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from vlm_prep.stream import PackedCollate, PadCollate
-from vlm_prep.stream.collate import Mask
+from vlm_prep.stream.forms import Mask
 
 
 def collate_fn(examples: Sequence[dict[str, Any]], processor: Any, max_length: int | None = None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.reader import Store
-from vlm_prep.stream import ShardDataset
+from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.tokenize_job import row_of
 from vlm_prep.tokenize.tokenize_run import tokenize
@@ -242,6 +242,7 @@ def test_every_streamed_tensor_is_the_processors(adapters: Adapters, stores: Any
             item = dataset[index]
             assert item["sample_id"] == written[index].sample_id
             assert_equal(item, dict(real), name)
+        assert_batches_say_of_tokens_what_the_processor_says(datasets[0], datasets[0][index], real)
 
 
 @each_family
@@ -286,8 +287,8 @@ def assert_equal(item: dict[str, Any], real: dict[str, torch.Tensor], name: str)
     ids = real.pop("input_ids")[0]
     assert torch.equal(item["input_ids"], ids), where
     assert torch.equal(real.pop("attention_mask")[0], torch.ones_like(ids)), where
-    for types in ("mm_token_type_ids", "token_type_ids"):
-        real.pop(types, None)  # made from ids when a batch is collated
+    for types in [key for key in real if key.endswith("token_type_ids")]:
+        real.pop(types)  # made from ids when a batch is collated, and compared there
     others = {"sample_id", "input_ids", "labels", "n_images", "n_videos", "n_audios"}
     ours = {key: value for key, value in item.items() if key not in others and len(value)}
     assert set(ours) == set(real), where
@@ -295,6 +296,26 @@ def assert_equal(item: dict[str, Any], real: dict[str, torch.Tensor], name: str)
         tensor = torch.as_tensor(tensor)
         assert ours[key].dtype == tensor.dtype, (where, key)
         assert torch.equal(ours[key], tensor), (where, key)
+
+
+def assert_batches_say_of_tokens_what_the_processor_says(
+    dataset: ShardDataset, item: dict[str, Any], real: dict[str, torch.Tensor]
+) -> None:
+    expected = {key: tensor for key, tensor in real.items() if key.endswith("token_type_ids")}
+    length = len(item["input_ids"])
+    pack = {**item, "seq_lens": np.array([length]), "position_ids": np.arange(length)}
+    made = [PadCollate.for_store(dataset, shift=False, max_length=length + 3)([item])]
+    made.append(PackedCollate.for_store(dataset, attention="own", max_length=length + 3)([pack]))
+    for batch in made:
+        found = {key: tensor for key, tensor in batch.items() if key.endswith("token_type_ids")}
+        if "decoder_input_ids" in batch:
+            assert not found
+            continue
+        assert set(found) == set(expected), item["sample_id"]
+        for key, tensor in expected.items():
+            assert found[key].dtype == torch.as_tensor(tensor).dtype
+            assert torch.equal(found[key][:, :length], torch.as_tensor(tensor)), (item["sample_id"], key)
+            assert not found[key][:, length:].any()
 
 
 PREFIX = "<|turn>model\n<|channel>thought\n<channel|>"

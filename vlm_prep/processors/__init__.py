@@ -4,11 +4,14 @@
     load.py              finds and loads a processor, names its identity by content
     preload.py           what workers import before they are forked
     processor_parts.py   tokenizer, image, video and audio processors of a processor, by their roles
+    token_types.py       what a processor says of each token beside its id
     adapter.py           what tokenizing asks of any family
     families/            one module a family, and the table of them
     expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
     frames.py            which frames of a video are taken
     runtime.py           what the runtime needs to know of a family
+    model_config.py      the model's config, beside the processor or given
+    backbone.py          what its layers need for documents that share a sequence
     model_positions.py   position ids by a model's own function
     payload/             media → stored tensors, and back
 

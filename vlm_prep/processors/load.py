@@ -18,6 +18,7 @@ from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file, digest_json
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
+from vlm_prep.processors.model_config import config_beside
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 BUILTIN = "builtin:"
@@ -48,6 +49,8 @@ class LoadedProcessor:
     """Lines to tell the user once."""
     config: ProcessorConfig = DEFAULT
     """The settings it was loaded with."""
+    model: dict[str, Any] | None = None
+    """The config of its model, where it lies beside it."""
 
     @property
     def chat_template(self) -> str:
@@ -110,7 +113,9 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
     _set_sampling(name, hf, config.fps, config.min_frames, config.max_frames)
     if config.chat_template is not None:
         hf.chat_template = config.chat_template
-    return LoadedProcessor(name, hf, identity_of(hf, target), (note,) if note else (), config)
+    model = config_beside(target)
+    identity = identity_of(hf, target) | ({"model": digest_json(model)} if model is not None else {})
+    return LoadedProcessor(name, hf, identity, (note,) if note else (), config, model)
 
 
 def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:

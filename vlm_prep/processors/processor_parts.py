@@ -9,7 +9,7 @@ part made is either stored in the row (`Adapter.geometry`) or makes the runtime 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ import orjson
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.records import MediaKind
 from vlm_prep.processors.load import PARTS
+from vlm_prep.processors.token_types import of_text, read_values
 
 ARGUMENTS: Mapping[MediaKind, str] = {"image": "images", "video": "videos", "audio": "audio"}
 """The arguments of a processor's call."""
-OF_TEXT = frozenset({"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"})
-"""What a processor returns of the text."""
 _OF_THE_ROW = ("video_metadata", "do_sample_frames")
 
 
@@ -39,6 +38,8 @@ class Wiring:
     """{name the part returns: (name the processor returns, leading dimensions that it joins)}."""
     added: tuple[str, ...]
     """Tensors of the processor that the part does not make."""
+    types: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """What the call said of its tokens, see `token_types.TokenValues`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -102,7 +103,7 @@ def observe(hf: Any, kind: MediaKind, call: Mapping[str, Any]) -> Wiring:
         raise ProcessorError(f"{type(hf).__name__} fails on a small {kind}: {type(error).__name__}: {error}") from error
     finally:
         setattr(hf, name, part)
-    outputs = _matched(watched.made, {key: value for key, value in whole.items() if key not in OF_TEXT})
+    outputs = _matched(watched.made, {key: value for key, value in whole.items() if not of_text(key)})
     kwargs = {
         key: value
         for key, value in watched.kwargs.items()
@@ -114,8 +115,15 @@ def observe(hf: Any, kind: MediaKind, call: Mapping[str, Any]) -> Wiring:
     except (TypeError, orjson.JSONDecodeError) as error:
         raise ProcessorError(f"{type(part).__name__}: a setting cannot be written as JSON: {error}") from error
     known = {whole_name for whole_name, _ in outputs.values()}
-    added = tuple(sorted(key for key in whole if key not in known and key not in OF_TEXT))
-    return Wiring(part_class=type(part).__name__, config=config, kwargs=settings, outputs=outputs, added=added)
+    added = tuple(sorted(key for key in whole if key not in known and not of_text(key)))
+    return Wiring(
+        part_class=type(part).__name__,
+        config=config,
+        kwargs=settings,
+        outputs=outputs,
+        added=added,
+        types=read_values(whole),
+    )
 
 
 def _plain(value: Any) -> Any:

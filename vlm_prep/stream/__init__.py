@@ -9,7 +9,8 @@
     mixture.py   MixedDataset: the same over several stores
     sampler.py   hands out an epoch's rows, carries the position of a run
     budget.py    the same by tokens instead of rows
-    attention.py  attention of packed documents: 4-D mask, document ids, cu_seq_lens, THD
+    attention.py  attention of packed documents: positions, 4-D mask, document ids, cu_seq_lens, THD
+    forms.py     which of these forms keeps documents apart, by model and attention
     dummy.py     a stand-in picture for batches without media
     buffers.py   memory for a batch's large tensors
     collate_base.py  what both collaters share

@@ -1,8 +1,11 @@
-"""Attention of packed documents, in the four forms that trainers take.
+"""Attention of packed documents, in the forms that trainers take; `forms` says which one a model needs.
 
+- positions: no mask at all: plain positions that restart in each document, of which the model makes the mask of each
+  of its layers. Each token of padding is a document of its own.
 - sdpa: bool (batch, 1, length, length), True = may attend: causal within a document, nothing across. Rows of
   padding are all False. It grows with the square of the length: 4 x 16384 tokens are 1 GiB.
-- document ids: int64 (batch, length), 1-based number of the document, 0 for padding; a model builds what it needs.
+- document ids: int64 (batch, length), 1-based number of the document, 0 for padding, for a trainer that builds its
+  masks of them. Stock attention does not: it sees that no number is 0, and attends across all documents.
 - varlen: int32 `cu_seq_lens` over the flattened batch, each row's documents and then its padding as a run of its
   own, as flash attention's varlen kernels take them.
 - thd: each row's document lengths, and the lengths with its padding counted to the last document, as Transformer
@@ -51,6 +54,25 @@ def cumulative_lengths(seq_lens: Sequence[torch.Tensor], length: int) -> tuple[t
     boundaries = torch.zeros(len(runs) + 1, dtype=torch.int32)
     boundaries[1:] = torch.cumsum(torch.tensor(runs), 0)
     return boundaries, max(runs)
+
+
+def text_positions(seq_lens: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    """Return int64 (batch, length): 0, 1, 2, ... in each document, 0 where padded."""
+    positions = torch.zeros(len(seq_lens), length, dtype=torch.int64)
+    for row, lengths in enumerate(seq_lens):
+        runs = [torch.arange(int(count)) for count in lengths]
+        positions[row, : int(lengths.sum())] = torch.cat(runs)
+    return positions
+
+
+def sequence_index(seq_lens: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    """Return int32 (batch, length): number of the run from 0, padding a run of its own, as the kernels of causal-conv1d
+    and mamba-ssm take it (`seq_idx`)."""
+    index = torch.empty(len(seq_lens), length, dtype=torch.int32)
+    for row, lengths in enumerate(seq_lens):
+        index[row] = len(lengths)
+        index[row, : int(lengths.sum())] = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return index
 
 
 NO_DOCUMENT = -1000

@@ -12,26 +12,37 @@ transformers' `num_items_in_batch` does): a mean over no label at all is nan.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlm_prep.stream.attention import block_causal, cumulative_lengths, document_ids, thd_lengths
+from vlm_prep.processors.backbone import LENGTHS, SEQ_IDX, Backbone, backbone_of_model
+from vlm_prep.stream.attention import (
+    block_causal,
+    cumulative_lengths,
+    document_ids,
+    sequence_index,
+    text_positions,
+    thd_lengths,
+)
 from vlm_prep.stream.collate_base import TRAINED, Batch, Collate, array_of, rows_of, store_options, tensors
 from vlm_prep.stream.dataset import Item, ShardDataset
+from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, form_for
 
-Mask = Literal["sdpa", "document_ids", "varlen", "thd"]
+_LOG = logging.getLogger(__name__)
 
 
 class PadCollate(Collate):
     """Pad samples on the right and stack them.
 
-    Returns, for a batch of B items padded to S: input_ids, labels, attention_mask (1 for tokens, 0 for padding) and
-    mm_token_type_ids, int64 (B, S), or (B, S-1) with `shift`; loss_weights float32 where the store has them; media
-    tensors concatenated over the batch; n_images_per_sample and n_videos_per_sample.
+    Returns, for a batch of B items padded to S: input_ids, labels, attention_mask (1 for tokens, 0 for padding) and the
+    processor's token types (mm_token_type_ids, token_type_ids, ...), int64 (B, S), or (B, S-1) with `shift`;
+    loss_weights float32 where the store has them; media tensors concatenated over the batch; n_images_per_sample and
+    n_videos_per_sample.
 
     Args:
         pad_token_id: see `collate_base.Collate`.
@@ -79,7 +90,8 @@ class PadCollate(Collate):
 
     def _for_decoder(self, batch: Batch, start: int) -> Batch:
         ids = batch.pop("input_ids")
-        batch.pop("mm_token_type_ids", None)
+        for name in self.token_values:
+            batch.pop(name, None)
         first = torch.full_like(ids[:, :1], start)
         inputs = torch.cat([first, ids[:, :-1]], dim=1)
         return {"decoder_input_ids": inputs, "decoder_attention_mask": batch.pop("attention_mask"), **batch}
@@ -93,35 +105,72 @@ class PackedCollate(Collate):
     (documents,); media tensors concatenated; and by `mask`
 
     - "sdpa": attention_mask bool (B, 1, S, S);
-    - "document_ids": attention_mask int64 (B, S), 1-based document numbers;
-    - "varlen": cu_seq_lens_q, cu_seq_lens_k int32, max_length_q, max_length_k, and no attention_mask;
+    - "positions": no attention_mask; the model makes each layer's mask of position_ids, which are (4, B, S) for mRoPE,
+      the plain ones in front; use_cache False, since with a cache it would not;
+    - "varlen": cu_seq_lens_q, cu_seq_lens_k int32, max_length_q, max_length_k, positions as above and no
+      attention_mask: for flash attention alone;
+    - "document_ids": attention_mask int64 (B, S), 1-based document numbers: no mask for stock attention, only for a
+      trainer that builds its own of them;
     - "thd": seq_lens and seq_lens_padded int64 (B, documents), -1000 where a pack has fewer, qkv_format "thd", and
-      neither attention_mask nor mm_token_type_ids: the form of NeMo Automodel's packed_sequence_thd_vlm_collater.
+      neither attention_mask nor token types: the form of NeMo Automodel's packed_sequence_thd_vlm_collater;
+
+    and what layers that carry state are told documents by (`processors.backbone`): seq_idx int32 (B, S), cu_seq_lens_q
+    and its like. transformers refuses to run such layers without the kernels that read them.
 
     Args:
         pad_token_id: see `collate_base.Collate`.
-        mask: the form of attention, see `masks`.
+        mask: the form of attention, see `attention`; None takes the first that keeps documents apart, see `forms`.
+        attention: the implementation that the model runs ("sdpa", "eager", "flash_attention_2", ...), or another name
+            for a trainer's own. Forms that it does not read are refused.
+        model: the model, its config, or the folder of one: says what its layers need and which attention it runs, in
+            place of `attention`, `backbone`.
+        backbone: what its layers need; `for_store` takes the store's.
         shift: labels[t] becomes the label of t+1 within each document and -100 at its end, same length, so that no
             document predicts the next one's first token; False for models that shift inside. Those shift across
             documents too, so the first label of each later document is -100 then: it would be predicted from the
             document before.
         mrope: positions of a placeholder have three axes; `for_store` knows.
         options: see `collate_base.Collate`.
+
+    Raises:
+        InputError: in this form, or in any, the model's documents would see each other.
     """
 
     def __init__(
-        self, pad_token_id: int = 0, *, mask: Mask = "sdpa", shift: bool = False, mrope: bool = False, **options: Any
+        self,
+        pad_token_id: int = 0,
+        *,
+        mask: Mask | None = None,
+        attention: str | None = None,
+        model: Any = None,
+        backbone: Backbone = UNKNOWN,
+        shift: bool = False,
+        mrope: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(pad_token_id, **options)
-        if mask not in get_args(Mask):
+        if mask is not None and mask not in get_args(Mask):
             raise ValueError(f"mask {mask!r}: it is one of {', '.join(get_args(Mask))}")
-        self.mask, self.shift, self.mrope = mask, shift, mrope
+        if model is not None:
+            backbone = backbone_of_model(model)
+            attention = attention or getattr(getattr(model, "config", model), "_attn_implementation", None)
+        self.mask: Mask = mask or form_for(attention, backbone, mrope=mrope)
+        check_form(self.mask, attention, backbone, mrope=mrope)
+        if self.mask in ("document_ids", "thd") and attention is None:
+            _LOG.warning(
+                "mask=%r is read by a trainer's own attention alone; transformers' would let all documents of a pack "
+                "see each other. Pass attention=..., the name of what your model runs, to be sure",
+                self.mask,
+            )
+        self.shift, self.mrope, self.backbone = shift, mrope, backbone
 
     @classmethod
     def for_store(cls, dataset: ShardDataset, **options: Any) -> PackedCollate:
         """Return a collater with the token ids of the dataset's processor."""
-        mrope = dataset.manifest.processor.get("mrope") is not None
-        return cls(**{"mrope": mrope, **store_options(dataset, options)})
+        processor = dataset.manifest.processor
+        found = processor.get("backbone")
+        known = {"backbone": Backbone.from_json(found)} if found is not None else {}
+        return cls(**{"mrope": processor.get("mrope") is not None, **known, **store_options(dataset, options)})
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Collate packs."""
@@ -134,12 +183,14 @@ class PackedCollate(Collate):
         for name, fill in ((name, self.token_fill[name]) for name in TRAINED if name in batch):
             for row, each in enumerate(counts):
                 self._within_documents(batch[name][row], each, fill)
-        batch["position_ids"] = self._positions(items, length)
         lengths = [torch.from_numpy(each) for each in counts]
+        batch["position_ids"] = self._positions(items, length, lengths)
         media = self._with_media(batch, items)
         if self.mask == "thd":
-            batch.pop("mm_token_type_ids", None)
-        return {**tensors(batch), "seq_lens": lengths, **media, **self._attention(lengths, length)}
+            for name in self.token_values:
+                batch.pop(name, None)
+        told = {**self._state(lengths, length), **self._attention(lengths, length)}
+        return {**tensors(batch), "seq_lens": lengths, **media, **told}
 
     def _empty_pack(self) -> Item:
         positions = torch.arange(2).expand(3, 2) if self.mrope else torch.arange(2)
@@ -156,25 +207,47 @@ class PackedCollate(Collate):
         values[starts - 1] = fill
         values[total - 1] = fill
 
-    def _positions(self, items: Sequence[Item], length: int) -> NDArray[Any]:
+    def _positions(self, items: Sequence[Item], length: int, lengths: Sequence[torch.Tensor]) -> NDArray[Any]:
         rows = [array_of(item["position_ids"]) for item in items]
         dtype = np.float32 if rows[0].dtype == np.float32 else np.int64
         positions = np.zeros((*rows[0].shape[:-1], len(items), length), dtype)
         for row, values in enumerate(rows):
             positions[..., row, : values.shape[-1]] = values
-        return positions
+        if positions.ndim == 2 or self.mask not in ("positions", "varlen") or not self.backbone.text_axis:
+            return positions
+        return np.concatenate([text_positions(lengths, length).numpy().astype(dtype)[None], positions])
+
+    def _state(self, lengths: Sequence[torch.Tensor], length: int) -> Batch:
+        """What layers that carry state are told documents by."""
+        told: Batch = {}
+        if SEQ_IDX in self.backbone.reads:
+            told[SEQ_IDX] = sequence_index(lengths, length)
+        if LENGTHS in self.backbone.reads:
+            if self.backbone.known and len(lengths) > 1:
+                raise ValueError(
+                    f"{len(lengths)} packs: the kernels of {self.backbone.name}'s linear attention take one sequence "
+                    "at a time: load packs with batch_size=1 (and pack them longer)"
+                )
+            told |= _lengths(lengths, length)
+        return told
 
     def _attention(self, lengths: Sequence[torch.Tensor], length: int) -> Batch:
+        if self.mask == "positions":
+            return {"use_cache": False}
         if self.mask == "varlen":
-            boundaries, longest = cumulative_lengths(lengths, length)
-            return {
-                "cu_seq_lens_q": boundaries,
-                "cu_seq_lens_k": boundaries,
-                "max_length_q": longest,
-                "max_length_k": longest,
-            }
+            return {**_lengths(lengths, length), "use_cache": False}
         if self.mask == "thd":
             real, padded = thd_lengths(lengths, length)
             return {"seq_lens": real, "seq_lens_padded": padded, "qkv_format": "thd"}
         documents = document_ids(lengths, length)
         return {"attention_mask": documents if self.mask == "document_ids" else block_causal(documents)}
+
+
+def _lengths(lengths: Sequence[torch.Tensor], length: int) -> Batch:
+    boundaries, longest = cumulative_lengths(lengths, length)
+    return {
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }

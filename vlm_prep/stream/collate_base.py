@@ -2,7 +2,9 @@
 
 An item's tensors are of two sorts, told apart by name alone: those with an entry for each token (TOKEN_FILL says
 which, and how they are padded) and media, every other name, which are concatenated along their first dimension. So
-a family's new media tensor needs no code here, and a new tensor of tokens needs its fill.
+a family's new media tensor needs no code here, and a new tensor of tokens needs its fill. What a processor says of each
+token beside its id (`token_type_ids` of Gemma 3, `mm_token_type_ids` of Qwen-VL, ...) is made again of the ids, under
+the processor's own names; padding is of type 0, as the processors pad it.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from numpy.typing import NDArray
 
 from vlm_prep.processors.payload.join import join
 from vlm_prep.processors.payload.stored import CodedTensor
+from vlm_prep.processors.token_types import TokenValues, values_of
 from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.dummy import DummyMedia
 from vlm_prep.stream.restore import CODED, CODINGS, shared_coding
 
 IGNORE = -100
-TOKEN_FILL: Mapping[str, float] = {"labels": IGNORE, "loss_weights": 0.0, "mm_token_type_ids": 0}
+TOKEN_FILL: Mapping[str, float] = {"labels": IGNORE, "loss_weights": 0.0, "mm_token_type_ids": 0, "token_type_ids": 0}
 """Tensors with an entry for each token, beside input_ids, and what pads them."""
 Batch = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -43,6 +46,7 @@ class Collate:
         image_token_id: marks pictures in mm_token_type_ids.
         video_token_id: marks videos in mm_token_type_ids.
         token_types: ids of each kind of media for mm_token_type_ids, in place of the two.
+        token_values: what the processor says of tokens, under its own names, in place of all three; `for_store` knows.
         max_length: pad to it; None pads to the longest row.
         pad_to_multiple_of: round the padded length up to a multiple.
         pixel_dtype: cast floating pixels; None keeps the processor's float32.
@@ -62,6 +66,7 @@ class Collate:
         image_token_id: int | None = None,
         video_token_id: int | None = None,
         token_types: Mapping[str, Sequence[int]] | None = None,
+        token_values: TokenValues | None = None,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         pixel_dtype: torch.dtype | None = None,
@@ -73,7 +78,11 @@ class Collate:
     ) -> None:
         self.pad_token_id = pad_token_id
         single = {"image": image_token_id, "video": video_token_id}
-        self.token_types = token_types or {kind: [token] for kind, token in single.items() if token is not None}
+        token_types = token_types or {kind: [token] for kind, token in single.items() if token is not None}
+        by_value = {str(KINDS[kind]): tokens for kind, tokens in token_types.items()}
+        if token_values is None:
+            token_values = {"mm_token_type_ids": by_value} if by_value else {}
+        self.token_values: TokenValues = token_values
         self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
         self.pixel_dtype = pixel_dtype
         self.token_fill = {"input_ids": pad_token_id, **TOKEN_FILL, **(token_fill or {})}
@@ -121,15 +130,19 @@ class Collate:
             batch[name] = padded
         return batch
 
-    def _add_kinds(self, batch: Arrays) -> None:
-        """Add mm_token_type_ids: 1 for pictures, 2 for videos, 3 for audio, as transformers numbers them."""
-        if "mm_token_type_ids" in batch or not self.token_types:
-            return
-        kinds = np.zeros_like(batch["input_ids"])
-        for kind, tokens in self.token_types.items():
-            for token in tokens:
-                kinds[batch["input_ids"] == token] = KINDS[kind]
-        batch["mm_token_type_ids"] = kinds
+    def _add_types(self, batch: Arrays, items: Sequence[Item], stand_in: slice | None, row: int) -> None:
+        """Add what the processor says of each token; nothing of padding, but of the stand-in that lies in it."""
+        for name, by_value in self.token_values.items():
+            if name in batch:
+                continue
+            types = values_of(batch["input_ids"], by_value)
+            if any(self.pad_token_id in tokens for tokens in by_value.values()):
+                made = types.copy()
+                for number, item in enumerate(items):
+                    types[number, rows_of(item["input_ids"]) :] = 0
+                if stand_in is not None:
+                    types[row, stand_in] = made[row, stand_in]
+            batch[name] = types
 
     def _media(self, items: Sequence[Item]) -> Batch:
         """Media tensors of all items, concatenated in order; none if no item has any."""
@@ -184,20 +197,22 @@ class Collate:
         return pixels and self.pixel_dtype not in (None, dtype)
 
     def _with_media(self, batch: Arrays, items: Sequence[Item]) -> Batch:
-        """Add kinds to the tokens, and return media, the stand-in where there are none, and counts; text alone gets
+        """Add types to the tokens, and return media, the stand-in where there are none, and counts; text alone gets
         none of them."""
         media = self._media(items)
+        row, stand_in = 0, None
         if self.dummy is not None and not media:
             row = min(range(len(items)), key=lambda i: len(items[i]["input_ids"]))
             first = len(items[row]["input_ids"])
-            batch["input_ids"][row, first : first + len(self.dummy.ids)] = self.dummy.ids
+            stand_in = slice(first, first + len(self.dummy.ids))
+            batch["input_ids"][row, stand_in] = self.dummy.ids
             media = {name: tensor.clone() for name, tensor in self.dummy.tensors.items()}
             media = {name: self._joined(name, [tensor]) for name, tensor in media.items()}
         for name, key in _COUNTS if self.counts else ():
             numbers = [item.get(key, 0) for item in items]
             if any(numbers):
                 media[name] = torch.from_numpy(np.array(numbers, np.int64))
-        self._add_kinds(batch)
+        self._add_types(batch, items, stand_in, row)
         return media
 
 
@@ -235,6 +250,7 @@ def store_options(dataset: ShardDataset, options: dict[str, Any]) -> dict[str, A
         "image_token_id": processor["image_token_id"],
         "video_token_id": processor["video_token_id"],
         "token_types": processor["token_types"],
+        "token_values": processor.get("token_values"),
         "columns": dataset.columns,
         **options,
     }

@@ -20,7 +20,8 @@ from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
-from vlm_prep.processors.processor_parts import ARGUMENTS, OF_TEXT
+from vlm_prep.processors.processor_parts import ARGUMENTS
+from vlm_prep.processors.token_types import of_text
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ class PixelMaker:
         if metadata:
             call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": list(metadata)}
         made = hf(**call, return_tensors="pt")
-        return {name: tensor for name, tensor in made.items() if name not in OF_TEXT}
+        return {name: tensor for name, tensor in made.items() if not of_text(name)}
 
     def _full_processor(self, how: Mapping[str, Any]) -> Any:
         if "whole" not in self._made:

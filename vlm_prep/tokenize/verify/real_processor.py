@@ -21,16 +21,15 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.expansion import SOUND
 from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
+from vlm_prep.processors.token_types import values_of
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes
-from vlm_prep.tokenize.placeholders import IGNORE, find_tokens
+from vlm_prep.tokenize.placeholders import IGNORE
 from vlm_prep.tokenize.verify.sanitizer import sanitizer
 from vlm_prep.tokenize.verify.second_labels import second_spans
 
 Row = Mapping[str, Any]
 _TYPES = ("mm_token_type_ids", "token_type_ids")
-_TYPE_NUMBERS = {"image": 1, "video": 2, "audio": 3}
-"""As transformers' create_mm_token_type_ids numbers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Oracle:
         """
         conversation = orjson.loads(row["conversation"])
         messages, tools = conversation["messages"], conversation.get("tools")
-        real = self._real(messages, tools, row["media"])
+        real = self.real(row)
         found = _differing_ids(self._hf.tokenizer, row["input_ids"], real["input_ids"][0].numpy())
         found += self._differing_tensors(row, real)
         if found:
@@ -78,6 +77,11 @@ class Oracle:
         if expected is None:
             return Comparison((), labels=False)
         return Comparison(tuple(self._differing_labels(row, *expected)), labels=True)
+
+    def real(self, row: Row) -> Any:
+        """Return what the real processor makes of a stored row's conversation and media."""
+        conversation = orjson.loads(row["conversation"])
+        return self._real(conversation["messages"], conversation.get("tools"), row["media"])
 
     def _real(self, messages: Sequence[Message], tools: Any, media: Sequence[Row]) -> Any:
         """Run the processor's own apply_chat_template."""
@@ -128,7 +132,7 @@ class Oracle:
         for name, dtype in stored.items():
             if len(row[name]):
                 ours[name] = torch.from_numpy(np.asarray(row[name]).astype(dtype))
-        ours |= self._of_text(row["input_ids"], real)
+        ours |= self._of_text(row["input_ids"])
         lost, extra = [name for name in real if name not in ours], [name for name in ours if name not in real]
         found = [f"{name}: the processor returns it and the store does not hold it" for name in lost]
         found += [f"{name}: the processor does not return it" for name in extra]
@@ -138,18 +142,14 @@ class Oracle:
                 found.append(f"{name}: {_tensor_difference(ours[name], expected)}")
         return found
 
-    def _of_text(self, ids: NDArray[np.int32], real: Any) -> dict[str, Any]:
-        """What follows from the ids alone, as the runtime makes it: where the processor returns it."""
+    def _of_text(self, ids: NDArray[np.int32]) -> dict[str, Any]:
+        """What follows from the ids alone, as the runtime makes it."""
         import torch
 
         made = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None]}
         made["attention_mask"] = torch.ones_like(made["input_ids"])
-        for name in _TYPES:
-            if name in real:
-                types = np.zeros(len(ids), np.int64)
-                for kind, tokens in self._runtime["token_types"].items():
-                    types[find_tokens(ids, tokens)] = _TYPE_NUMBERS[kind]
-                made[name] = torch.from_numpy(types)[None]
+        for name, by_value in self._runtime["token_values"].items():
+            made[name] = torch.from_numpy(values_of(ids, by_value))[None]
         return made
 
     def _differing_labels(self, row: Row, expected: NDArray[np.int32], weights: NDArray[np.float32]) -> list[str]:

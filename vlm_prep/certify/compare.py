@@ -1,0 +1,156 @@
+"""The comparison: what a model computes on the processor's own rows, on padded batches and on packs, form by form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from vlm_prep.certify.kernels import FLASH
+from vlm_prep.certify.tiny_model import TinyModel
+from vlm_prep.core.errors import InputError
+from vlm_prep.processors.backbone import Backbone
+from vlm_prep.stream.collate import PackedCollate, PadCollate
+from vlm_prep.stream.forms import Mask
+
+TOLERANCE = 1e-5
+"""Of a logit or a loss, relative to the largest where that is above 1: what float32 leaves open."""
+_ATTENTION: Mapping[Mask, tuple[str, ...]] = {
+    "sdpa": ("sdpa",),
+    "positions": ("sdpa",),
+    "varlen": (FLASH,),
+    "document_ids": ("sdpa",),
+    "thd": ("sdpa",),
+}
+"""The implementations that a form is tried with; the last two are no mask to any of transformers'."""
+_NOT_FOR_MODELS = ("seq_lens", "seq_lens_padded", "qkv_format")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What came of one form with one attention; JSON-ready."""
+
+    form: str
+    """"padded", or a `stream.forms.Mask`."""
+    attention: str
+    """"flash_attention_2" stands for all of its versions, by a reference on the CPU."""
+    verdict: str
+    """"equal", "different", "refused" by the collater or by the model, or "failed": it could not be tried."""
+    logits: float | None = None
+    """Largest difference to the rows alone, relative to the largest logit where that is above 1."""
+    loss: float | None = None
+    """Difference of the mean loss."""
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What the model computes on one row at a time."""
+
+    logits: Mapping[str, Any]
+    """{sample_id: (tokens, vocabulary)}"""
+    losses: Mapping[str, float]
+    """Summed over the row's trained tokens."""
+    trained: Mapping[str, int]
+
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""{sample_id: the row as the model takes it, labels included, batch of 1}"""
+
+
+def run_alone(model: TinyModel, rows: Rows, attention: str) -> Alone:
+    """Return what the model computes on each row by itself."""
+    made = {name: model.run(row, attention) for name, row in rows.items()}
+    trained = {name: int((row["labels"][:, _first(row) :] >= 0).sum()) for name, row in rows.items()}
+    losses = {name: float(made[name].loss) * trained[name] if trained[name] else 0.0 for name in rows}
+    return Alone({name: each.logits[0] for name, each in made.items()}, losses, trained)
+
+
+def compare_padded(model: TinyModel, alone: Alone, items: Sequence[Mapping[str, Any]], options: Any) -> Finding:
+    """Compare rows in one padded batch with each alone."""
+    batch = PadCollate(**{**options, "shift": False, "counts": False})([dict(item) for item in items])
+    names = [item["sample_id"] for item in items]
+    places = [(row, 0, len(item["input_ids"])) for row, item in enumerate(items)]
+    return _compared("padded", "sdpa", model, alone, batch, list(zip(names, places, strict=True)))
+
+
+def compare_packed(
+    model: TinyModel,
+    alone: Mapping[str, Alone],
+    packs: Sequence[Sequence[Mapping[str, Any]]],
+    backbone: Backbone,
+    options: Any,
+) -> list[Finding]:
+    """Compare packs, in all forms and with the attentions that read them, with their documents alone.
+
+    Args:
+        model: of the family.
+        alone: what the rows became alone, by attention.
+        packs: batches of packs: of one, and of several where the model takes them.
+        backbone: what the model needs.
+        options: of the collater.
+    """
+    findings = []
+    for form in get_args(Mask):
+        for attention in _ATTENTION[form]:
+            try:
+                collate = PackedCollate(
+                    **{**options, "mask": form, "attention": attention, "backbone": backbone, "counts": False}
+                )
+            except InputError as error:
+                findings.append(Finding(form=form, attention=attention, verdict="refused", why=error.message))
+                continue
+            tried = packs[:1] if backbone.reads else packs
+            made = [_packed(form, attention, model, alone[attention], batch, collate) for batch in tried]
+            findings.append(max(made, key=lambda each: (each.verdict != "equal", each.logits or 0.0)))
+    return findings
+
+
+def _packed(
+    form: str, attention: str, model: TinyModel, alone: Alone, packs: Sequence[Any], collate: PackedCollate
+) -> Finding:
+    batch = collate([dict(pack) for pack in packs])
+    places = []
+    for row, pack in enumerate(packs):
+        ends = np.cumsum(np.asarray(pack["seq_lens"])).tolist()
+        for name, start, end in zip(pack["sample_ids"], [0, *ends], ends, strict=False):
+            places.append((name, (row, start, end)))
+    return _compared(form, attention, model, alone, batch, places)
+
+
+def _compared(
+    form: str,
+    attention: str,
+    model: TinyModel,
+    alone: Alone,
+    batch: Mapping[str, Any],
+    places: Sequence[tuple[str, tuple[int, int, int]]],
+) -> Finding:
+    try:
+        made = model.run({name: value for name, value in batch.items() if name not in _NOT_FOR_MODELS}, attention)
+    except Exception as error:  # models raise whatever they raise on a batch that they do not take
+        message = str(error).strip().split("\n")[0][:200]
+        refused = "packed sequences apart" in message
+        why = message if refused else f"{type(error).__name__}: {message}"
+        return Finding(form=form, attention=attention, verdict="refused" if refused else "failed", why=why)
+    worst = 0.0
+    for name, (row, start, stop) in places:
+        expected = alone.logits[name]
+        difference = (made.logits[row, start:stop] - expected).abs().max()
+        worst = max(worst, float(difference / expected.abs().max().clamp(min=1.0)))
+    trained = sum(alone.trained[name] for name, _ in places)
+    mean = sum(alone.losses[name] for name, _ in places) / max(1, trained)
+    loss = abs(float(made.loss) - mean) / max(1.0, abs(mean)) if trained else 0.0
+    equal = worst <= TOLERANCE and loss <= TOLERANCE
+    return Finding(form=form, attention=attention, verdict="equal" if equal else "different", logits=worst, loss=loss)
+
+
+def _first(row: Mapping[str, Any]) -> int:
+    """Decoders are trained on every label; other models shift inside, past the first."""
+    return 0 if "decoder_input_ids" in row else 1

@@ -1,0 +1,161 @@
+"""A model's config, made tiny: sizes shrink, the kinds of its layers stay.
+
+A certificate is about what reaches which layer, so the tiny model keeps one layer at least of every kind (sliding,
+linear, convolution, experts, ...), the model's own patches and token counts, and windows short enough to be felt in a
+document of a few hundred tokens. All hidden sizes become one number, so that what links one part to another still fits.
+The vocabulary is cut to the ids in use: a table of 262,144 rows would take longer than all else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+HIDDEN, INNER, HEADS, HEAD_DIM = 64, 96, 4, 32
+WINDOW = 24
+"""Tokens of a sliding window and of a chunk."""
+_LAYERS = re.compile(r"^(num_hidden_layers|num_layers|n_layers?|depth|layers|(en|de)coder_layers|num_blocks|"
+                     r"conf_num_hidden_layers|num_conformer_blocks|num_local_layers)$")
+_HIDDEN = re.compile(r"^(\w*hidden_size|\w*hidden_dim|embed_dim|d_model|dim|\w*output_dim|\w*out_dim|\w*proj\w*_dim|"
+                     r"\w*projection_size|\w*_hidden|n_embd|n_state|\w*output_dims|out_hidden_size|width)$")
+_INNER = re.compile(r"^(\w*intermediate_size\w*|\w*ffn_dim|mlp_dim|\w*ffn_hidden_size|\w*ffn_size|intermediate_dim)$")
+_HEADS = re.compile(r"^(num_attention_heads|num_heads|\w*attention_heads|n_heads?|conf_num_attention_heads)$")
+_FIXED: Mapping[str, int] = {
+    "head_dim": HEAD_DIM, "global_head_dim": HEAD_DIM, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16, "v_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16, "linear_value_head_dim": 16, "mamba_num_heads": 4, "mamba_head_dim": 32,
+    "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_ssm": 128, "ssm_state_size": 16, "mamba_d_state": 16,
+    "n_groups": 1, "mamba_n_groups": 1, "num_kv_shared_layers": 0, "first_k_dense_replace": 1, "n_group": 1,
+    "topk_group": 1, "hidden_size_per_layer_input": 16, "laurel_rank": 16,
+}  # fmt: skip
+_AT_MOST: Mapping[str, int] = {
+    "num_experts": 4, "n_routed_experts": 4, "num_local_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
+    "moe_k": 2, "top_k_experts": 2, "sliding_window": WINDOW, "attention_chunk_size": WINDOW, "n_shared_experts": 1,
+    "num_nextn_predict_layers": 0,
+}  # fmt: skip
+_TOKEN = re.compile(r"(token_id|token_ids|token_index|token_indices|_tokens?_ids?|bos_id|eos_id)$")
+_LABELS = ("id2label", "label2id")
+_VOCABULARY = ("vocab_size", "vocab_size_per_layer_input")
+
+
+def token_ids(data: Mapping[str, Any]) -> set[int]:
+    """Return the token ids that a config's JSON names, its parts' included."""
+    found: set[int] = set()
+    for name, value in data.items():
+        if name in _LABELS:
+            continue
+        if isinstance(value, Mapping):
+            found |= token_ids(value)
+        elif _TOKEN.search(name):
+            many = value if isinstance(value, list) else [value]
+            found |= {each for each in many if type(each) is int and each >= 0}
+    return found
+
+
+def tiny_config(data: Mapping[str, Any], ids: Sequence[int], *, mrope: bool) -> dict[str, Any]:
+    """Return a config's JSON with small sizes.
+
+    Args:
+        data: the whole config as JSON, with its defaults written out.
+        ids: the token ids that remain, sorted; an id becomes its place among them.
+        mrope: whether the model's positions have three axes.
+    """
+    places = {token: place for place, token in enumerate(ids)}
+    made = _shrunk(data, places, len(ids))
+    if mrope:
+        for part in (made, *(value for value in made.values() if isinstance(value, dict))):
+            _fit_rotary(part)
+    return made
+
+
+def _shrunk(data: Mapping[str, Any], places: Mapping[int, int], vocabulary: int) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    kept = _kept_layers(data)
+    heads = next((value for name, value in data.items() if _HEADS.match(name) and isinstance(value, int)), 0)
+    for name, value in data.items():
+        if name in _LABELS:
+            continue
+        if isinstance(value, Mapping):
+            made[name] = _shrunk(value, places, vocabulary)
+        elif _TOKEN.search(name) and value is not None:
+            many = [places.get(each, each) for each in (value if isinstance(value, list) else [value])]
+            made[name] = many if isinstance(value, list) else many[0]
+        elif name in _VOCABULARY and isinstance(value, int):
+            made[name] = vocabulary
+        elif isinstance(value, bool) or value is None:
+            made[name] = value
+        elif "dropout" in name or "drop_path" in name or name.endswith("_pdrop"):
+            made[name] = 0.0 if isinstance(value, float) else value
+        elif name in ("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads"):
+            made[name] = HEADS if value == heads else min(2, value)
+        else:
+            made[name] = _size(name, value, kept)
+    return made
+
+
+def _size(name: str, value: Any, kept: Sequence[int] | None) -> Any:
+    if isinstance(value, list):
+        return _list(name, value, kept)
+    if not isinstance(value, int):
+        return value
+    if _LAYERS.match(name):
+        return len(kept) if kept is not None else 2
+    if name in _FIXED:
+        return _FIXED[name]
+    if name in _AT_MOST:
+        return min(value, _AT_MOST[name])
+    for pattern, small in ((_INNER, INNER), (_HIDDEN, HIDDEN), (_HEADS, HEADS)):
+        if pattern.match(name):
+            return small
+    return value
+
+
+def _list(name: str, value: list[Any], kept: Sequence[int] | None) -> list[Any]:
+    indexes = "index" in name or name.endswith("_idxs") or name == "cross_attention_layers"
+    if indexes and value and all(isinstance(each, int) for each in value):
+        count = len(kept) if kept is not None else 2
+        if name.endswith("_idxs") or name == "cross_attention_layers":
+            return [place for place, layer in enumerate(kept or ()) if layer in value]
+        return list(range(min(len(value), count)))
+    if kept is not None and len(value) > max(kept, default=0) and len(value) >= len(kept):
+        return [value[layer] for layer in kept] if _by_layer(name) else value
+    return value
+
+
+def _by_layer(name: str) -> bool:
+    return "layer" in name or name.startswith(("no_rope", "interleaved")) or name.endswith(("_pattern", "_sparsity"))
+
+
+def _kept_layers(data: Mapping[str, Any]) -> list[int] | None:
+    """Which layers stay: the first two of each kind, at least two; None where a config has no layers."""
+    count = next((value for name, value in data.items() if _LAYERS.match(name) and isinstance(value, int)), None)
+    if count is None:
+        return None
+    kinds: Iterable[Any] = data.get("layer_types") or data.get("layers_block_type") or ["layer"] * count
+    crossing = set(data.get("cross_attention_layers") or ())
+    marked = [(kind, layer in crossing) for layer, kind in enumerate(kinds)]
+    wanted = {mark: 1 if len(set(marked)) > 2 else 2 for mark in marked}
+    kept: list[int] = []
+    for layer, mark in enumerate(marked):
+        if wanted[mark]:
+            wanted[mark] -= 1
+            kept.append(layer)
+    return kept
+
+
+def _fit_rotary(made: dict[str, Any]) -> None:
+    """Make mRoPE's sections sum up to what the small heads rotate."""
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = made.get(key)
+        if isinstance(rope, dict) and "vocab_size" in made:
+            width = made.get("head_dim") or HIDDEN // HEADS
+            factor = rope.get("partial_rotary_factor") or made.get("partial_rotary_factor") or 1.0
+            rope["mrope_section"] = _sections(rope.get("mrope_section") or (16, 24, 24), int(width * factor) // 2)
+
+
+def _sections(sections: Sequence[int], half: int) -> list[int]:
+    total = sum(sections)
+    small = [max(1, half * section // total) for section in sections]
+    small[0] += half - sum(small)
+    return small

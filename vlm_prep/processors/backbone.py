@@ -1,0 +1,214 @@
+"""What a model's layers need, for documents that share a sequence to stay apart: found from its config and its code.
+
+Attention is told by a mask or by lengths. Other layers are not: a state-space layer, linear attention or a short
+convolution carries its state over a document's border unless its kernel is told where one ends (`seq_idx` for
+convolutions and Mamba-2, `cu_seq_lens_q` for the gated delta rule). A mask made for all layers alike takes the place of
+the narrower ones of sliding and chunked layers, and of those that open pictures in both directions. Cross attention
+shows the pictures of all documents to all of them.
+
+The kinds of layers are the config's own (`layer_types` and its older names); what their code reads is looked up in the
+module of transformers that runs them, since a kernel that is not told of documents drops the hint without a word.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_prep.processors.model_config import config_of
+
+_STATE = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent")
+_OWN_MASK = ("sliding_attention", "chunked_attention", "hybrid_sliding", "compressed_sparse_attention",
+             "heavily_compressed_attention", "reference_sliding_attention")
+_KERNEL = re.compile(r'use_kernel_func_from_hub_with_fallback\("(\w+)"')
+_TOLD_BY_SEQ_IDX = {"causal_conv1d_fn", "mamba_chunk_scan_combined", "mamba_split_conv1d_scan_combined"}
+"""Kernels of causal-conv1d and mamba-ssm that take `seq_idx`."""
+_TOLD_BY_LENGTHS = {"chunk_gated_delta_rule", "chunk_kda"}
+"""Kernels of flash-linear-attention that take `cu_seqlens`."""
+_PASSED = "cu_seqlens=kwargs"
+"""How a module hands the lengths of a batch to such a kernel, which knows them under another name."""
+_NEVER_TOLD = {"selective_scan_fn", "mamba_inner_fn"}
+"""Mamba-1's, which know of one sequence only."""
+_STATEFUL = re.compile(r"class \w*(?:Rwkv|xLSTM|Mamba|RecurrentBlock|ShortConv|DeltaNet)\w*\(")
+SEQ_IDX, LENGTHS = "seq_idx", "cu_seq_lens_q"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """What a batch of packs must hold for a model; JSON-ready, it travels in the manifest."""
+
+    models: tuple[str, ...] = ()
+    """transformers' name of the model; several where only the processor is known, which serves them all."""
+    known: bool = False
+    """Whether it is found from the model's own config; else it is what any of `models` may need."""
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """{kind of layer: how many}; empty if not known."""
+    state: tuple[str, ...] = ()
+    """Kinds of layers that carry state from token to token."""
+    reads: tuple[str, ...] = ()
+    """What these layers are told documents by: `seq_idx`, `cu_seq_lens_q`."""
+    never_told: str | None = None
+    """Why state crosses documents whatever a batch holds; None if it need not."""
+    own_masks: tuple[str, ...] = ()
+    """Kinds of layers with narrower masks of their own."""
+    media_blocks: bool = False
+    """Whether the tokens of a picture see each other in both directions."""
+    cross_attention: bool = False
+    """Whether text sees pictures by layers of their own."""
+    encoder_decoder: bool = False
+    text_axis: bool = False
+    """Whether mRoPE positions may have the plain ones in front, by which the model then tells documents."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Backbone:
+        """Read what `to_json` wrote."""
+        lists = ("models", "state", "reads", "own_masks")
+        return cls(**{**data, **{name: tuple(data[name]) for name in lists}})
+
+    @property
+    def unpackable(self) -> str | None:
+        """Why the model cannot be given packs; None if it can."""
+        if self.encoder_decoder:
+            return "it is an encoder-decoder, whose encoder takes one document at a time"
+        if self.cross_attention:
+            return "its cross attention shows the pictures of all documents of a pack to each of them"
+        return self.never_told
+
+    @property
+    def name(self) -> str:
+        """The model in words."""
+        return " or ".join(self.models) or "the model"
+
+
+def backbone_of(config: Any) -> Backbone:
+    """Return what a model needs.
+
+    Args:
+        config: transformers' config object of the whole model.
+    """
+    text = config.get_text_config(decoder=True)
+    sources = [*sources_of(config), *sources_of(text)]
+    both, own = "\n".join(sources), "\n".join(sources_of(text))
+    kinds = _layer_kinds(text)
+    state = tuple(sorted(kind for kind in kinds if kind in _STATE))
+    if not state and not getattr(text, "layer_types", None) and _has_state(own):
+        state = ("recurrent",)
+    return Backbone(
+        models=(str(config.model_type),),
+        known=True,
+        layers=dict(sorted(kinds.items())),
+        state=state,
+        reads=_reads(own) if state else (),
+        never_told=_never_told(own, state) if state else None,
+        own_masks=tuple(sorted(kind for kind in kinds if kind in _OWN_MASK)),
+        media_blocks=_opens_pictures(both, text),
+        cross_attention=bool(getattr(text, "cross_attention_layers", None)),
+        encoder_decoder=bool(config.is_encoder_decoder),
+        text_axis="text_position_ids = position_ids[0]" in both,
+    )
+
+
+def possible_backbone(models: Sequence[str]) -> Backbone:
+    """Return what any of some models may need, where there is no config: by their code, since a default config says
+    nothing of a real model's layers."""
+    from transformers import CONFIG_MAPPING
+
+    reads: set[str] = set()
+    state: set[str] = set()
+    blocks, axis, crosses, decoder = False, True, True, True
+    own_masks: set[str] = set()
+    for name in models:
+        config = CONFIG_MAPPING[name]()
+        found = backbone_of(config)
+        own = "\n".join(sources_of(config.get_text_config(decoder=True)))
+        if _has_state(own):
+            state.add("possible")
+            reads |= set(_reads(own))
+        # with care for what any of them needs; one that takes no packs at all does not speak for the others
+        blocks, axis = blocks or found.media_blocks, axis and found.text_axis
+        crosses, decoder = crosses and found.cross_attention, decoder and found.encoder_decoder
+        own_masks |= set(found.own_masks)
+    return Backbone(
+        models=tuple(models),
+        state=tuple(state),
+        reads=tuple(sorted(reads)),
+        own_masks=tuple(sorted(own_masks)),
+        media_blocks=blocks,
+        cross_attention=bool(models) and crosses,
+        encoder_decoder=bool(models) and decoder,
+        text_axis=bool(models) and axis,
+    )
+
+
+def describe_backbone(config: Mapping[str, Any] | None, models: Sequence[str]) -> Backbone:
+    """Return what a model needs, from its config's JSON, or, without one or where transformers does not have the model,
+    what any of `models` may need."""
+    found = config_of(config) if config is not None else None
+    return backbone_of(found) if found is not None else possible_backbone(models)
+
+
+def _layer_kinds(text: Any) -> Counter[str]:
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None)
+    if kinds:
+        return Counter(str(kind) for kind in kinds)
+    windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    kind = "sliding_attention" if windowed else "full_attention"
+    return Counter({kind: int(getattr(text, "num_hidden_layers", 0) or 0)})
+
+
+def sources_of(config: Any) -> list[str]:
+    """The code of transformers that runs a config's model."""
+    module = type(config).__module__
+    if not module.startswith("transformers.models."):
+        return []
+    folder = Path(sys.modules[module].__file__ or "").parent
+    name = module.rpartition(".")[2].replace("configuration_", "modeling_") + ".py"
+    return [(folder / name).read_text(encoding="utf-8")] if (folder / name).is_file() else []
+
+
+def _has_state(source: str) -> bool:
+    marks = (_KERNEL, _STATEFUL)
+    return "create_recurrent_attention_mask" in source or any(mark.search(source) for mark in marks)
+
+
+def _reads(source: str) -> tuple[str, ...]:
+    kernels = set(_KERNEL.findall(source))
+    reads = [SEQ_IDX] if kernels & _TOLD_BY_SEQ_IDX else []
+    return tuple(reads + ([LENGTHS] if kernels & _TOLD_BY_LENGTHS and _PASSED in source else []))
+
+
+def _never_told(source: str, state: Sequence[str]) -> str | None:
+    kernels = set(_KERNEL.findall(source))
+    scans = kernels & (_TOLD_BY_SEQ_IDX | _TOLD_BY_LENGTHS) - {"causal_conv1d_fn"}
+    deaf = bool(kernels & _NEVER_TOLD) or bool(kernels & _TOLD_BY_LENGTHS and _PASSED not in source)
+    alone = set(state) <= {"conv"} and "causal_conv1d_fn" in kernels
+    if not deaf and (scans or alone):
+        return None
+    return f"its {', '.join(state)} layers carry state from one document into the next, and nothing in a batch stops it"
+
+
+def _opens_pictures(source: str, text: Any) -> bool:
+    if "block_sequence_ids" not in source:
+        return False
+    asked = re.search(r'use_bidirectional_attention(", None\))? == "vision"', source)
+    return getattr(text, "use_bidirectional_attention", None) == "vision" if asked else True
+
+
+def backbone_of_model(model: Any) -> Backbone:
+    """Return what a model needs: a transformers model or config, a config's JSON, or the folder of one."""
+    from vlm_prep.processors.model_config import read_config
+
+    if isinstance(model, str | Path):
+        model = read_config(str(model))
+    if isinstance(model, Mapping):
+        return describe_backbone(model, ())
+    return backbone_of(getattr(model, "config", model))

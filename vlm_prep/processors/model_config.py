@@ -1,0 +1,91 @@
+"""The config of the model behind a processor: `config.json`, beside the processor's files, or as it is given.
+
+A processor is shared by models that need different things of a batch (Qwen3-VL's serves Qwen3.5, too), so only the
+model's own config says which one will train. Where there is none, the models are named that transformers pairs with the
+processor, and what any of them needs is taken care of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+
+CONFIG = "config.json"
+_DROPPED = ("transformers_version", "torch_dtype", "dtype", "_name_or_path", "quantization_config")
+"""Entries that say nothing of the layers."""
+
+
+def config_beside(target: str) -> dict[str, Any] | None:
+    """Return the model's config that lies with a processor's files, as JSON; None if there is none.
+
+    Args:
+        target: a folder, or a Hugging Face id, of which only the local cache is read.
+
+    Raises:
+        InputError: it is no JSON.
+    """
+    path: str | Path | None = Path(target) / CONFIG
+    if not Path(target).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(target, CONFIG)
+        path = found if isinstance(found, str) else None
+    if path is None or not Path(path).is_file():
+        return None
+    data = _read(Path(path))
+    return data if "model_type" in data else None
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """Return a model's config, as JSON.
+
+    Args:
+        name: its folder or its config.json, or a Hugging Face id in the local cache.
+
+    Raises:
+        InputError: there is none, or it is no model's.
+    """
+    path = Path(name).expanduser()
+    data = _read(path) if path.is_file() else config_beside(str(path) if path.is_dir() else name)
+    if data is None or "model_type" not in data:
+        raise InputError(f"{name}: no config.json of a model", "give a model's folder, or its config.json")
+    return data
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}", "copy it again") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no settings", "give a model's config.json")
+    return {key: value for key, value in data.items() if key not in _DROPPED}
+
+
+def config_of(data: Mapping[str, Any]) -> Any | None:
+    """Return transformers' config object of a config's JSON; None if it has no such model (its code comes with it)."""
+    ensure_torchvision()
+    from transformers import CONFIG_MAPPING
+
+    name = str(data.get("model_type"))
+    return CONFIG_MAPPING[name].from_dict(dict(data)) if name in CONFIG_MAPPING else None
+
+
+def models_of(processor: type) -> tuple[str, ...]:
+    """Return the model types that transformers pairs with a processor's class or an ancestor of it, the one that it
+    stands beside first."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    for cls in processor.__mro__:
+        if cls.__module__.startswith("transformers.models."):
+            beside = cls.__module__.split(".")[2]
+            paired = [name for name, paired in PROCESSOR_MAPPING_NAMES.items() if paired == cls.__name__]
+            found = dict.fromkeys([*([beside] if beside in CONFIG_MAPPING else []), *paired])
+            return tuple(name for name in found if name in CONFIG_MAPPING)
+    return ()

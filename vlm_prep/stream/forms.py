@@ -1,0 +1,100 @@
+"""Which form of attention keeps the documents of a pack apart, for a model and the attention that it runs.
+
+The forms (`Mask`) are ways to say where documents end; an attention implementation reads some and passes over the
+others in silence, which trains documents that see each other. So the collater is told what the model runs, and refuses
+what that does not read. What each implementation of transformers 5.23 reads (masking_utils.py, integrations/):
+
+    sdpa             4-D masks; or, without a mask and a cache, positions that restart
+    eager            positions: it adds a mask to its scores, and a bool one would add 1
+    flex_attention   positions: it takes block masks, which the model builds of them
+    flash_attention  cu_seq_lens; it takes no 4-D mask, and reads positions in batches of one pack only
+
+Of a 2-D mask all of them read only which tokens are padding: document ids are no mask to any. A name that is not
+transformers' own ("automodel", "own", ...) stands for a trainer's attention, which answers for what it reads.
+
+Layers with narrower masks (sliding, chunked, pictures seen in both directions) are given none by the 4-D mask, which
+takes the place of theirs: with positions the model builds each layer's mask by its own function.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.processors.backbone import Backbone
+
+Mask = Literal["sdpa", "document_ids", "varlen", "thd", "positions"]
+_FLASH = "flash_attention"
+_READS: dict[str, tuple[Mask, ...]] = {
+    "sdpa": ("sdpa", "positions"),
+    "eager": ("positions",),
+    "flex_attention": ("positions",),
+    _FLASH: ("varlen",),
+}
+"""{attention of transformers: the forms that it reads}."""
+_UNREAD: dict[Mask, str] = {
+    "sdpa": "it takes no 4-D bool mask",
+    "positions": "it finds documents in positions only in batches of one pack",
+    "document_ids": "of a 2-D mask it reads which tokens are padding, and documents see each other",
+    "varlen": "cu_seq_lens are read by flash attention alone",
+    "thd": "these lengths are read by Transformer Engine through NeMo Automodel alone",
+}
+UNKNOWN = Backbone()
+
+
+def attention_name(attention: str) -> str:
+    """Return the key of an implementation's name: flash attention has several versions and kernels of it."""
+    plain = attention.removeprefix("paged|")
+    return _FLASH if "flash" in plain and "flex" not in plain else plain
+
+
+def problem(form: Mask, attention: str | None, backbone: Backbone, *, mrope: bool) -> str | None:
+    """Return why a form would not keep documents apart, None if it does.
+
+    Args:
+        form: of the batch.
+        attention: the model's implementation; None if nobody said: what transformers takes by default, sdpa.
+        backbone: what the model needs.
+        mrope: whether positions have three axes.
+    """
+    if backbone.unpackable is not None:
+        return backbone.unpackable
+    name = attention_name(attention or "sdpa")
+    told = attention is not None or form not in ("document_ids", "varlen", "thd")
+    if told and name in _READS and form not in _READS[name]:
+        return f"the model runs {attention or 'sdpa'} attention: {_UNREAD[form]}"
+    if form == "sdpa" and (backbone.own_masks or backbone.media_blocks):
+        kinds = [*backbone.own_masks, *(["pictures seen in both directions"] if backbone.media_blocks else [])]
+        return f"one 4-D mask would take the place of the model's own ({', '.join(kinds)})"
+    if form == "positions" and mrope and not backbone.text_axis and backbone is not UNKNOWN:
+        return "the model does not find documents in mRoPE positions"
+    return None
+
+
+def form_for(attention: str | None, backbone: Backbone, *, mrope: bool) -> Mask:
+    """Return the first form that keeps documents apart.
+
+    Raises:
+        InputError: there is none.
+    """
+    tried = _READS.get(attention_name(attention or "sdpa"), ("sdpa", "positions", "varlen"))
+    for form in tried:
+        if problem(form, attention, backbone, mrope=mrope) is None:
+            return form
+    raise InputError(
+        f"no form of attention keeps the documents of a pack apart in {backbone.name}: "
+        f"{problem(tried[0], attention, backbone, mrope=mrope)}",
+        "train unpacked: give the tokenized store to ShardDataset, with PadCollate",
+    )
+
+
+def check_form(form: Mask, attention: str | None, backbone: Backbone, *, mrope: bool) -> None:
+    """Refuse a form that would train documents that see each other, and name one that does not.
+
+    Raises:
+        InputError: it would.
+    """
+    found = problem(form, attention, backbone, mrope=mrope)
+    if found is not None:
+        better = form_for(attention, backbone, mrope=mrope)
+        raise InputError(f"mask={form!r} does not keep the documents of a pack apart: {found}", f"use mask={better!r}")
