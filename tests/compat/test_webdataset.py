@@ -173,5 +173,5 @@ def test_a_store_of_tars_is_not_read_as_shards(tars: Path) -> None:
 
 def test_a_plan_is_no_tar(tokenized: Path, options: Any, tmp_path: Path) -> None:
     config = PackConfig(pack_length=2048, layout="index", format="webdataset")
-    with pytest.raises(InputError, match="--layout index"):
+    with pytest.raises(InputError, match="layout=index"):
         pack(tokenized, config, options(tmp_path / "out"))

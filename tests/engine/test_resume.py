@@ -336,7 +336,7 @@ def test_other_settings_are_refused(tmp_path: Path, options: Options, tree: Tree
     before = tree(out)
     with pytest.raises(OutputError, match="holds another run") as caught:
         ingest(samples, IngestConfig(check_media="decode"), options(out))
-    assert "--fresh" in str(caught.value.hint)
+    assert "`fresh`" in str(caught.value.hint)
     assert tree(out) == before
 
 
@@ -376,7 +376,7 @@ def test_fresh_starts_over_where_another_version_wrote(tmp_path: Path, options: 
     (out / "manifest.json").write_bytes(orjson.dumps({**manifest, "schema_version": 1, "of_then": []}))
     with pytest.raises(StoreError, match="schema version 1") as caught:
         ingest(samples, IngestConfig(), options(out))
-    assert "--fresh" in str(caught.value.hint)
+    assert "`fresh`" in str(caught.value.hint)
     ingest(samples, IngestConfig(), options(out, fresh=True))
     assert tree(out) == before
 

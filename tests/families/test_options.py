@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,47 @@ def test_a_setting_of_pixels_changes_the_tokens_and_the_identity(folders: Folder
     assert (ids == small.hf.image_token_id).sum() <= 100
 
 
+PIXELS = 100 * 32 * 32
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "llava_onevision_1_5"])
+def test_a_pixel_budget_is_that_of_from_pretrained_without_a_warning(
+    folders: Folders, kit: Path, name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    from transformers import AutoProcessor
+
+    loaded = load_processor(str(folders(name)), ProcessorConfig(max_pixels=PIXELS, min_pixels=4 * 32 * 32))
+    theirs = AutoProcessor.from_pretrained(folders(name), max_pixels=PIXELS, min_pixels=4 * 32 * 32)
+    for part in ("image_processor", "video_processor"):
+        if hasattr(theirs, part):
+            assert getattr(loaded.hf, part).to_dict() == getattr(theirs, part).to_dict()
+    sample = row_with(kit / "data" / "images" / "coffee.png")
+    warnings.simplefilter("always")
+    encoded = encoded_and_equal(adapter_for(loaded), sample)
+    assert not [each for each in recwarn if "max_pixels" in str(each.message)]
+    text = "".join(loaded.hf.tokenizer.convert_ids_to_tokens(encoded.input_ids))
+    image = loaded.hf.image_token
+    picture = Image.open(kit / "data" / "images" / "coffee.png").convert("RGB")
+    call = theirs(text=[f"{image}"], images=[picture], return_tensors="pt")
+    assert text.count(image) == int((call["input_ids"] == theirs.tokenizer.convert_tokens_to_ids(image)).sum())
+
+
+def test_a_size_that_was_asked_for_is_not_passed_over(kit: Path) -> None:
+    """The files of the built-in processor say max_pixels, which transformers lets win over a size."""
+    size = {"longest_edge": PIXELS, "shortest_edge": 3136}
+    loaded = load_processor("builtin:qwen2.5-vl-mini", ProcessorConfig(processor_args={"size": size}))
+    by_pixels = load_processor("builtin:qwen2.5-vl-mini", ProcessorConfig(max_pixels=PIXELS))
+    assert loaded.identity["image_processor"] == by_pixels.identity["image_processor"]
+    sample = row_with(kit / "data" / "images" / "coffee.png")
+    ids = encoded_and_equal(adapter_for(loaded), sample).input_ids
+    assert (ids == encoded_and_equal(adapter_for(by_pixels), sample).input_ids).all()
+
+
+def test_a_pixel_budget_of_a_processor_without_one_is_refused(folders: Folders) -> None:
+    with pytest.raises(ProcessorError, match="no setting 'max_pixels'"):
+        load_processor(str(folders("internvl3")), ProcessorConfig(max_pixels=PIXELS))
+
+
 def test_a_setting_that_no_part_has_is_refused(folders: Folders) -> None:
     with pytest.raises(ProcessorError, match="no setting 'max_pixles'"):
         load_processor(str(folders("qwen3_vl")), ProcessorConfig(processor_args={"max_pixles": 1}))
@@ -80,7 +122,7 @@ def test_a_chat_template_of_the_run_is_used_and_named_in_the_identity(folders: F
 def test_code_that_comes_with_a_processor_needs_trust_and_is_named_in_the_identity(folders: Folders) -> None:
     with pytest.raises(ProcessorError) as caught:
         load_processor(str(folders("kimi_vl")))
-    assert "--trust-remote-code" in (caught.value.hint or "")
+    assert "`trust_remote_code`" in (caught.value.hint or "")
     loaded = load_processor(str(folders("kimi_vl")), ProcessorConfig(trust_remote_code=True))
     assert loaded.identity["remote_code"].startswith("xxh3:")
 

@@ -140,7 +140,7 @@ def test_an_offset_of_nothing_is_no_part_of_a_file(tmp_path: Path) -> None:
 
 def test_two_transcripts_are_refused_with_the_option_that_chooses(tmp_path: Path) -> None:
     message = refused(tmp_path, ROW | {"sentence": "b"}, format="asr")
-    assert "'text' or 'sentence'" in message and "--column text=text" in message
+    assert "'text' or 'sentence'" in message and "`columns=text=text`" in message
 
 
 def test_rows_without_audio_or_words_are_refused(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_splits_are_refused_with_those_there_are(tmp_path: Path) -> None:
     assert len(open_samples(folder)) == 1
     write(folder / "validation.parquet", speech(tmp_path, 1))
     message = refused(folder)
-    assert "several splits" in message and "test" in message and "--split" in message
+    assert "several splits" in message and "test" in message and "`split`" in message
     assert "Did you mean 'validation'" in refused(folder, split="validatoin")
 
 

@@ -279,7 +279,7 @@ def test_a_sampled_video_is_what_the_processor_makes_of_it_when_it_samples_itsel
 
 def test_families_that_cannot_refuse_the_setting() -> None:
     loaded = load_processor("builtin:qwen2.5-vl-mini", ProcessorConfig(audio_in_video=True))
-    with pytest.raises(ProcessorError, match="--audio-in-video: qwen2_5_vl") as error:
+    with pytest.raises(ProcessorError, match="`audio_in_video`: qwen2_5_vl") as error:
         adapter_for(loaded)
     assert "Qwen3-Omni" in str(error.value.hint)
 

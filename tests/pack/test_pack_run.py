@@ -171,6 +171,6 @@ def test_a_document_of_exactly_the_pack_length_is_packed(
 
 
 def test_nothing_fits_is_an_error(tokenized: Path, tmp_path: Path, options: Options) -> None:
-    with pytest.raises(InputError, match="no document fits --pack-length 3"):
+    with pytest.raises(InputError, match="no document fits `pack_length=3`"):
         pack(tokenized, PackConfig(pack_length=3), options(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -53,7 +53,7 @@ def test_positions_of_a_rule_that_is_not_known_are_refused(
     store = changed(family="generic", mrope=None, positions="own", identity={"class": "Glm4vProcessor"})
     with pytest.raises(StoreError, match="the model of Glm4vProcessor computes positions") as error:
         pack(store, CONFIG, options(tmp_path / "out"))
-    assert "--positions plain" in str(error.value.hint)
+    assert "`positions=plain`" in str(error.value.hint)
     pack(store, PackConfig(pack_length=2048, positions="plain"), options(tmp_path / "out"))
     assert read_manifest(tmp_path / "out").processor["mrope"] is None
 

@@ -110,7 +110,7 @@ def test_a_pixel_budget_is_what_a_run_with_that_setting_makes(
     whole: dict[str, Any], tmp_path: Path, options: Options
 ) -> None:
     (tried,) = whole["budgets"]["tried"]
-    config = TokenizeConfig(fps=2.0, processor_args={"max_pixels": 200_704})
+    config = TokenizeConfig(fps=2.0, max_pixels=200_704)
     made = tokenize(open_samples(builtin_data()), PROCESSOR, config, options(tmp_path / "out"))
     assert known(tried["tokens"]) == made.totals["tokens"] < known(whole["tokens"])
     assert known(tried["disk"]["encoded"]) == shard_bytes(made)

@@ -235,7 +235,7 @@ def test_packing_needs_a_cache_that_holds_the_whole_store(
     source = RemotePath(url, ShardCache(folder=cache, bytes=size - 1))
     with pytest.raises(InputError, match=f"packing reads from all of its {size:,} bytes") as caught:
         pack(source, PackConfig(pack_length=64), options(tmp_path / "out"))
-    assert "--cache-bytes" in str(caught.value.hint) and "pull" in str(caught.value.hint)
+    assert "`cache_bytes`" in str(caught.value.hint) and "pull" in str(caught.value.hint)
 
 
 def test_rows_outlive_their_shard_in_the_cache_and_the_disk_gets_its_room_back(sent: Sent, cache: Path) -> None:

@@ -84,7 +84,7 @@ def test_drop_rejects_a_row_one_token_too_long(bench: Make, pictures: tuple[Medi
 def test_error_names_the_row_and_both_lengths(bench: Make, pictures: tuple[Media, ...]) -> None:
     length = len(bench("builtin").encode(turns(), media=pictures).input_ids)
     made = bench("builtin", max_length=length - 1, overlong="error")
-    with pytest.raises(InputError, match=f"a/0: {length} tokens, more than --max-length {length - 1}"):
+    with pytest.raises(InputError, match=f"a/0: {length} tokens, more than `max_length={length - 1}`"):
         made.encode(turns(), media=pictures)
 
 

@@ -20,7 +20,7 @@ from vlm_prep.cli.place import (
 )
 from vlm_prep.core.fields import Flag
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.core.settings import FinishConfig
+from vlm_prep.core.run_settings import FinishConfig
 from vlm_prep.engine.array_parts import must_be_complete
 from vlm_prep.engine.ownership import RunPlan, read_plan
 from vlm_prep.engine.stage import RunOptions

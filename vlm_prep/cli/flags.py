@@ -23,7 +23,8 @@ import typer
 from annotated_doc import Doc
 from typer.core import TyperCommand
 
-from vlm_prep.core import settings as all_settings
+from vlm_prep.core import run_settings
+from vlm_prep.core import settings as row_settings
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import (
     Flag,
@@ -49,6 +50,8 @@ AsJson = Annotated[bool, Flag("--json"), Doc("Print JSON.")]
 Quiet = Annotated[bool, Flag(short="-q"), Doc("No progress, no notes.")]
 
 CommandFunction = Callable[..., None]
+_COMMANDS: list[Taken] = []
+"""What the commands take that were made so far."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def taken(function: CommandFunction) -> Taken:
 def command(function: CommandFunction) -> CommandFunction:
     """Return a function for Typer in place of one that takes settings."""
     takes = taken(function)
-
+    _COMMANDS.append(takes)
+    _known.cache_clear()
     own = inspect.signature(function, eval_str=True).parameters.values()
     context = [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.annotation is typer.Context]
 
@@ -274,10 +278,15 @@ def with_flags(text: str) -> str:
     return _NAMED.sub(flag, text)
 
 
+def groups() -> list[type[Settings]]:
+    """Return all groups of settings there are."""
+    found = [*vars(row_settings).values(), *vars(run_settings).values()]
+    return [each for each in found if inspect.isclass(each) and issubclass(each, Settings) and each is not Settings]
+
+
 @cache
 def _known() -> dict[str, Setting]:
-    """Return all settings there are, by name."""
-    groups = [each for each in vars(all_settings).values() if inspect.isclass(each) and issubclass(each, Settings)]
-    own = [read_annotation(name, hint) for name, hint in {"processor": Processor}.items()]
-    found = [each for group in groups if group is not Settings for each in settings_of(group)]
+    """Return all settings there are that have flags, by name."""
+    found = [each for group in groups() for each in settings_of(group)]
+    own = [each for takes in _COMMANDS for each in takes.own.values() if not each.note(Positional)]
     return {each.name: each for each in (*own, *found)}

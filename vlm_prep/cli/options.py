@@ -15,7 +15,7 @@ import typer
 from vlm_prep.cli.flags import with_flags
 from vlm_prep.core.errors import InputError, OutputError
 from vlm_prep.core.remote import is_remote
-from vlm_prep.core.settings import FinishConfig, RunConfig, WorkerConfig
+from vlm_prep.core.run_settings import FinishConfig, RunConfig, WorkerConfig
 from vlm_prep.engine.array_parts import parse_part
 from vlm_prep.engine.stage import RunOptions
 

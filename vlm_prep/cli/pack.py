@@ -9,7 +9,8 @@ from annotated_doc import Doc
 from vlm_prep.cli import flags, options
 from vlm_prep.cli.place import CacheBytes, CacheDir, cache_of, place_for, run_and_show
 from vlm_prep.core.fields import IsPath, Positional
-from vlm_prep.core.settings import PackConfig, RunConfig, TrustRemoteCode
+from vlm_prep.core.run_settings import RunConfig
+from vlm_prep.core.settings import PackConfig, TrustRemoteCode
 
 
 @flags.command

@@ -14,7 +14,7 @@ from vlm_prep.cli import options
 from vlm_prep.core.errors import InputError, RejectRateError
 from vlm_prep.core.fields import Flag, IsPath, Positional
 from vlm_prep.core.remote import is_remote
-from vlm_prep.core.settings import RunConfig
+from vlm_prep.core.run_settings import RunConfig
 
 if TYPE_CHECKING:
     from vlm_prep.shards.cache import ShardCache

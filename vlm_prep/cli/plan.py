@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le
 
 from vlm_prep.cli import flags, options
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.settings import LengthConfig, SourceConfig, TokenizeConfig, WorkerConfig
+from vlm_prep.core.run_settings import WorkerConfig
+from vlm_prep.core.settings import LengthConfig, SourceConfig, TokenizeConfig
 
 
 @flags.command
@@ -31,7 +32,7 @@ def command(
             "most 4096 rows]"
         ),
     ] = None,
-    rows: Annotated[int | None, Ge(2), Doc("How many rows to look at, in place of --fraction.")] = None,
+    rows: Annotated[int | None, Ge(2), Doc("How many rows to look at, in place of `fraction`.")] = None,
     max_length: Annotated[
         list[int] | None,
         Ge(1),
@@ -41,7 +42,7 @@ def command(
         list[int] | None,
         Ge(1),
         Doc(
-            "A pixel budget to show, as --processor-arg max_pixels=N sets it; may be repeated. [default: those of 256, "
+            "A pixel budget to show, as `max_pixels` of tokenize sets it; may be repeated. [default: those of 256, "
             "1024 and 4096 tokens a picture]"
         ),
     ] = None,

@@ -10,7 +10,7 @@ from vlm_prep.cli import flags, options
 from vlm_prep.cli.place import Local, ProcessorNow, SourceNow, local
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag
-from vlm_prep.core.settings import WorkerConfig
+from vlm_prep.core.run_settings import WorkerConfig
 
 
 @flags.command

@@ -29,7 +29,6 @@ Layout = Literal["ranks", "index"]
 ShardFormat = Literal["arrow", "webdataset"]
 TarMedia = Literal["joined", "separate"]
 PackPositions = Literal["family", "plain"]
-Engine = Literal["local", "ray"]
 
 TrustRemoteCode = Annotated[bool, Doc("Run the Python code that comes with the processor.")]
 AudioForm = Annotated[AudioPayload, Doc("With media pixels: store audio as waveform or as features.")]
@@ -163,11 +162,23 @@ class ProcessorConfig(Settings):
     fps: Annotated[float | None, Gt(0), Doc("Video frames a second. [default: the processor's]")] = None
     min_frames: Annotated[int | None, Ge(1), Doc("Least frames of a video.")] = None
     max_frames: Annotated[int | None, Ge(1), Doc("Most frames of a video.")] = None
+    max_pixels: Annotated[
+        int | None,
+        Ge(1),
+        Later(),
+        Doc(
+            "Most pixels of a picture, and what the video processor takes under this name; larger ones are scaled "
+            "down. [default: the processor's]"
+        ),
+    ] = None
+    min_pixels: Annotated[
+        int | None, Ge(1), Later(), Doc("The same for small ones, which are scaled up. [default: the processor's]")
+    ] = None
     processor_args: Annotated[
         dict[str, Any],
-        Flag("--processor-arg", example="max_pixels=501760"),
+        Flag("--processor-arg", example="do_pan_and_scan=true"),
         Doc(
-            "A setting of the image, video or audio processor as key=value, e.g. max_pixels=501760; may be repeated."
+            "A setting of the image, video or audio processor as key=value, e.g. do_pan_and_scan=true; may be repeated."
         ),
     ] = field(default_factory=dict)
     chat_template: Annotated[
@@ -178,11 +189,16 @@ class ProcessorConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.min_frames is not None and self.max_frames is not None and self.min_frames > self.max_frames:
-            raise InputError(
-                f"`min_frames={self.min_frames}` is more than `max_frames={self.max_frames}`",
-                "lower the one or raise the other",
-            )
+        for few, many in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
+            least, most = getattr(self, few), getattr(self, many)
+            if least is not None and most is not None and least > most:
+                raise InputError(f"`{few}={least}` is more than `{many}={most}`", "lower the one or raise the other")
+
+    @property
+    def part_settings(self) -> dict[str, Any]:
+        """What `from_pretrained` is given for the image, video and audio processors."""
+        pixels = {"max_pixels": self.max_pixels, "min_pixels": self.min_pixels}
+        return self.processor_args | {name: value for name, value in pixels.items() if value is not None}
 
     @property
     def processor(self) -> ProcessorConfig:
@@ -255,65 +271,3 @@ class PackConfig(Settings):
     ] = None
     audio: AudioForm = "waveform"
     tar_media: Annotated[TarMedia, Doc("In tars: a pack's media files as one field, or a field each.")] = "joined"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerConfig(Settings):
-    """Who does the work of a run; none of it changes what is written."""
-
-    title: ClassVar[str] = "Workers"
-
-    workers: Annotated[
-        int | None,
-        Ge(1),
-        Doc(
-            "Worker processes; the output does not depend on it. [default: one for each processor of this machine, or "
-            "of the cluster at `ray_address`]"
-        ),
-    ] = None
-    sample_timeout: Annotated[float, Gt(0), Doc("Reject a row that keeps a worker busy for more seconds.")] = 300.0
-    worker_memory: Annotated[
-        str, Doc("Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
-    ] = "8G"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishConfig(WorkerConfig):
-    """The same, and what counts as success."""
-
-    max_reject_rate: Annotated[
-        float, Ge(0.0), Le(1.0), Doc("Exit with status 3 when a larger share of rows is rejected.")
-    ] = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig(FinishConfig):
-    """Where a stage writes and how it runs; none of it changes what is written."""
-
-    title: ClassVar[str] = "Run"
-
-    out: Annotated[
-        str | None,
-        Flag(short="-o"),
-        IsPath(),
-        Doc(
-            "Folder to write, or s3://bucket/prefix; a rerun continues. [default: SOURCE's name + the stage's end]"
-        ),
-    ] = None
-    work_dir: Annotated[
-        str | None,
-        IsPath(),
-        Doc("Folder in which a store for an object store is made first. [default: as without `out`]"),
-    ] = None
-    fresh: Annotated[bool, Doc("Discard another run's output in `out` and start over.")] = False
-    part: Annotated[
-        str | None,
-        Doc(
-            "Do part i of n (i/n, from 1/n to n/n) and nothing else: for the jobs of a scheduler's array, which share "
-            "the folder `out` and need nothing else of each other. `vlm-prep finish OUT` when all are done."
-        ),
-    ] = None
-    engine: Annotated[Engine, Doc("Work on this machine, or on a Ray cluster.")] = "local"
-    ray_address: Annotated[
-        str | None, Doc("Of the Ray cluster, auto or host:port. [default: start one on this machine]")
-    ] = None

@@ -58,7 +58,7 @@ def parse_part(text: str) -> Part:
     """
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]) < 100_000:
-        raise InputError(f"--part {text!r}: expected i/n with i from 1 to n", "for example: --part 3/8")
+        raise InputError(f"`part={text!r}`: expected i/n with i from 1 to n", "for example: `part=3/8`")
     return Part(number=int(found[1]), count=int(found[2]))
 
 
@@ -75,7 +75,7 @@ def enter(folder: Path, part: Part) -> None:
         (notes / part.name).unlink(missing_ok=True)
         raise OutputError(
             f"{folder} is made in {others[0].count} parts, not in {part.count}",
-            f"give --part i/{others[0].count}; the command without --part does all that is missing",
+            f"give `part=i/{others[0].count}`; the command without `part` does all that is missing",
         )
 
 
@@ -110,7 +110,7 @@ def must_be_complete(folder: Path) -> None:
     lines = list(_missing_parts(folder, missing, count, {each.number for each in begun}))
     raise StoreError(
         "\n    ".join([f"{folder}: {len(lines)} of {count} parts are missing:", *lines]),
-        f"run the same `vlm-prep {plan.stage}` command with --part for each of them, they continue where they stopped",
+        f"run the same `vlm-prep {plan.stage}` command with `part` for each of them, they continue where they stopped",
     )
 
 
@@ -120,7 +120,7 @@ def _missing_parts(folder: Path, missing: list[int], count: int, begun: set[int]
         part = Part(number=number, count=count)
         mine = [task for task in missing if part.owns(task)]
         if mine:
-            yield f"--part {part}: {_state(folder, part, number in begun)}; task(s) {_listed(mine)} missing"
+            yield f"`part={part}`: {_state(folder, part, number in begun)}; task(s) {_listed(mine)} missing"
 
 
 def _state(folder: Path, part: Part, begun: bool) -> str:

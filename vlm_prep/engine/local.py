@@ -208,8 +208,8 @@ class Workers:
         taken, most = worker.memory(), self._limits.worker_memory
         if taken > most:
             raise InputError(
-                f"a worker takes {taken >> 20} MiB before its first row, --worker-memory allows {most >> 20} MiB",
-                "raise --worker-memory",
+                f"a worker takes {taken >> 20} MiB before its first row, `worker_memory` allows {most >> 20} MiB",
+                "raise `worker_memory`",
             )
 
     def _finished(self, worker: Worker, result: Any) -> None:
@@ -287,7 +287,7 @@ class Workers:
         if self._deaths >= MOST_DEATHS:
             raise VlmPrepError(
                 f"workers died {self._deaths} times in a row and no row is to blame; the last: {death.message}",
-                "what was committed is kept: run the same command again, with fewer --workers if memory was short",
+                "what was committed is kept: run the same command again, with fewer `workers` if memory was short",
             )
 
 

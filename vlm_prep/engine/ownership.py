@@ -53,7 +53,7 @@ class RunPlan:
         differs = "\n    ".join(["", *lines[:MOST_CHANGES], *more])
         raise OutputError(
             f"{folder} holds another run; what differs:{differs}",
-            "choose another --out, or give --fresh to discard it and start over",
+            "choose another `out`, or give `fresh` to discard it and start over",
         )
 
 

@@ -60,7 +60,7 @@ class Hand:
             VlmPrepError: from the errand, or the folder is not here.
         """
         if not attempt.is_dir():
-            raise OutputError(f"{attempt.parent} is not on {process_mark()}", "give an --out that all nodes share")
+            raise OutputError(f"{attempt.parent} is not on {process_mark()}", "give an `out` that all nodes share")
         self._found.clear()
         self._workers.scratch = attempt / "alone"
         answers: list[tuple[Errand, Any]] = []
@@ -207,7 +207,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise InputError("--engine ray needs the ray package", "pip install 'vlm-prep[ray]'") from error
+        raise InputError("`engine=ray` needs the ray package", "pip install 'vlm-prep[ray]'") from error
     return ray
 
 
@@ -222,5 +222,5 @@ def _connect(ray: Any, address: str | None, count: int | None) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"--ray-address {address}: {error}", "give the address of a running cluster, as `ray status` knows it"
+            f"`ray_address={address}`: {error}", "give the address of a running cluster, as `ray status` knows it"
         ) from error

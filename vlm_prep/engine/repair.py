@@ -54,7 +54,7 @@ def lost_shards(
     rejected = set(numbers([each["sample_id"] for each in read_rejects(folder)]).values()) if numbers else set()
     makers = _makers(manifest, tasks, rejected)
     if not lost.keys() <= makers.keys():
-        raise StoreError(f"{folder}: the manifest does not say how {min(lost)} was made", "give --fresh to start over")
+        raise StoreError(f"{folder}: the manifest does not say how {min(lost)} was made", "give `fresh` to start over")
     return {path: makers[path] for path in lost}
 
 
@@ -104,7 +104,7 @@ def put_back(folder: Path, record: Record, lost: Mapping[str, Maker], made: Path
         if found is None or replace(found, name=maker.info.name) != maker.info:
             raise StoreError(
                 f"{target}: made again, it differs from what was lost: media or libraries changed since",
-                "restore them, or give --fresh to make the whole store again",
+                "restore them, or give `fresh` to make the whole store again",
             )
         target.parent.mkdir(exist_ok=True)
         os.replace(made / found.name, target)

@@ -111,7 +111,7 @@ def open_retry(
         differs = "\n    ".join(["", *changes(manifest.identity, identity)[:MOST_CHANGES]])
         raise OutputError(
             f"{folder} was made of something else; what differs:{differs}",
-            "a retry is for repaired media; when the rows or the processor changed, run the stage again with --fresh",
+            "a retry is for repaired media; when the rows or the processor changed, run the stage again with `fresh`",
         )
     rejects = tuple(Rejected(**each) for each in read_rejects(folder))
     wanted = [reject.sample_id for reject in rejects if reject.reason in reasons]

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.core.settings import Engine
+from vlm_prep.core.run_settings import Engine
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.local import Crew, Limits, crew
 from vlm_prep.engine.progress import ProgressBar
@@ -267,7 +267,7 @@ def reject_reasons(records: Iterable[Record]) -> dict[str, int]:
 
 def _about_files(totals: dict[str, Any]) -> str:
     missing = totals["rejects"].get(RejectReason.MISSING_FILE.value)
-    return ". Relative paths start at media_dir of the meta JSON, or at --media-dir" if missing else ""
+    return ". Relative paths start at media_dir of the meta JSON, or at `media_dir`" if missing else ""
 
 
 def check_reject_rate(totals: dict[str, Any], options: RunOptions) -> None:
@@ -282,5 +282,5 @@ def check_reject_rate(totals: dict[str, Any], options: RunOptions) -> None:
         raise RejectRateError(
             f"{rejected} of {rows} rows were rejected ({rejected / rows:.1%}): {reasons}",
             f"{options.out} is complete without them; `vlm-prep rejects {options.out}` lists them. "
-            f"--max-reject-rate {options.max_reject_rate:g} says how many are too many{_about_files(totals)}",
+            f"`max_reject_rate={options.max_reject_rate:g}` says how many are too many{_about_files(totals)}",
         )

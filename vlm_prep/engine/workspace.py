@@ -86,7 +86,7 @@ class Workspace:
         except OSError as error:
             self.release()
             raise OutputError(
-                f"cannot write to {self.folder}: {error.strerror or error}", "choose another --out"
+                f"cannot write to {self.folder}: {error.strerror or error}", "choose another `out`"
             ) from error
         except BaseException:
             self.release()
@@ -160,7 +160,7 @@ class Workspace:
         if not self.folder.exists():
             return False
         if not self.folder.is_dir():
-            raise OutputError(f"{self.folder} is a file, not a folder", "choose another --out")
+            raise OutputError(f"{self.folder} is a file, not a folder", "choose another `out`")
         if (self.folder / MANIFEST).exists() or self._plan.exists():
             return True
         # a kill before the plan was written leaves no more than these
@@ -168,7 +168,7 @@ class Workspace:
         inside = {path.name for path in self.work.iterdir()} if self.work.is_dir() else set()
         inside = {name for name in inside if not name.startswith(("lock.", "lock-", "plan.json."))}
         if any(path.name != WORK for path in self.folder.iterdir()) or not inside <= known:
-            raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another --out")
+            raise OutputError(f"{self.folder} is not empty and no run of vlm-prep", "choose another `out`")
         return False
 
     def _must_be_discardable(self) -> None:
@@ -177,15 +177,15 @@ class Workspace:
         if foreign:
             raise OutputError(
                 f"{self.folder} holds what no run of vlm-prep made: {', '.join(foreign[:5])}",
-                "choose another --out, or move these away: --fresh deletes nothing but a former run",
+                "choose another `out`, or move these away: `fresh` deletes nothing but a former run",
             )
         complete = (self.folder / MANIFEST).exists()
         found = read_stage(self.folder) if complete else read_plan(self.folder).stage
         if found != self.plan.stage:
             asked = self.plan.stage
             raise OutputError(
-                f"{self.folder} holds the output of `{found}`, and --fresh of `{asked}` does not discard that",
-                "choose another --out",
+                f"{self.folder} holds the output of `{found}`, and `fresh` of `{asked}` does not discard that",
+                "choose another `out`",
             )
 
     def _discard(self) -> None:
@@ -322,7 +322,7 @@ class Workspace:
         found = source if source.exists() else target
         if not found.exists() or found.stat().st_size != shard.bytes:
             raise StoreError(
-                f"{source}: committed by an earlier run and now missing or damaged", "give --fresh to start over"
+                f"{source}: committed by an earlier run and now missing or damaged", "give `fresh` to start over"
             )
         if found is source:
             os.replace(source, target)

@@ -84,12 +84,12 @@ def _resolve_asr(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
         if not found:
             raise InputError(
                 f"dataset {spec.name!r}: no {option} column in {spec.file_name}",
-                f"Its rows have: {has}. Name it: --column {option}=NAME, or columns in a meta JSON.",
+                f"Its rows have: {has}. Name it: `columns={option}=NAME`, or columns in a meta JSON.",
             )
         if role == "text" and len(found) > 1:
             raise InputError(
                 f"dataset {spec.name!r}: the transcript may be {' or '.join(map(repr, found))} in {spec.file_name}",
-                f"Say which: --column text={found[0]}, or columns in a meta JSON.",
+                f"Say which: `columns=text={found[0]}`, or columns in a meta JSON.",
             )
         columns[role] = found[0]
     return replace(spec, format="asr", columns=columns)
@@ -100,7 +100,7 @@ def _refuse_prompts(spec: DatasetSpec, kind: Format) -> None:
         if getattr(spec, name) is not None:
             raise InputError(
                 f"dataset {spec.name!r}: {name} belongs to format asr, and the rows of {spec.file_name} are {kind}",
-                "Leave it out, or read the rows with --format asr.",
+                "Leave it out, or read the rows with `format=asr`.",
             )
 
 

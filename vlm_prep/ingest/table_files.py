@@ -139,7 +139,7 @@ def _no_split(folder: Path, names: Sequence[str], split: str | None) -> InputErr
         what, near = f"has several splits and none is called {DEFAULT_SPLIT!r}", ""
     else:
         what, near = f"has no split {split!r}", did_you_mean(split, names)
-    hint = f"It has: {', '.join(names)}. Name one with --split, or `split` in a meta JSON.{near}"
+    hint = f"It has: {', '.join(names)}. Name one with `split`, or with split in a meta JSON.{near}"
     return InputError(f"{folder}: {what}", hint)
 
 

@@ -56,11 +56,11 @@ def mrope_rule(runtime: dict[str, Any], config: PackConfig) -> Mrope | None:
         settings = None
     if settings is None:
         if config.tokens_per_second is not None:
-            raise InputError("--tokens-per-second: the packs have plain positions, which do not use it")
+            raise InputError("`tokens_per_second`: the packs have plain positions, which do not use it")
         return None
     if config.tokens_per_second is not None:
         if settings["tokens_per_second"] is None:
-            raise InputError(f"--tokens-per-second: {runtime['family']} does not use it")
+            raise InputError(f"`tokens_per_second`: {runtime['family']} does not use it")
         settings = {**settings, "tokens_per_second": config.tokens_per_second}
     return Mrope(**settings)
 
@@ -85,7 +85,7 @@ def require_packable(store: Store, config: PackConfig) -> str | None:
             f"{store.folder}: the model of {name} computes positions from media by a rule of its own, which is not "
             "known here, so its packs would get wrong ones",
             "give the tokenized store itself to ShardDataset, unpacked, and the model computes them; or, if your model "
-            "takes plain positions, pack with --positions plain",
+            "takes plain positions, pack with `positions=plain`",
         )
     if positions == "unknown":
         return (
@@ -109,12 +109,12 @@ def raised_payload(
     had = store.manifest.config["media"]
     if order.index(config.media) < order.index(had):
         raise InputError(
-            f"--media {config.media}: {store.folder} holds its media as {had}, and a payload can only be raised",
-            f"leave --media out, or tokenize with --media {config.media}",
+            f"`media={config.media}`: {store.folder} holds its media as {had}, and a payload can only be raised",
+            f"leave `media` out, or tokenize with `media={config.media}`",
         )
     if config.layout == "index":
         raise InputError(
-            "--media with --layout index: an index holds no media", f"tokenize with --media {config.media}"
+            "`media` with `layout=index`: an index holds no media", f"tokenize with `media={config.media}`"
         )
     if config.media != "pixels":
         return config.media, None
@@ -145,13 +145,13 @@ def pack(
         RejectRateError: the store is complete, with too many rejects.
     """
     if config.format == "webdataset" and config.layout == "index":
-        raise InputError("--format webdataset with --layout index: a plan over Arrow shards is no tar", "leave one out")
+        raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
     store = _source(source)
     if note := require_packable(store, config):
         options.say(note)
     plan = make_plan(store, config.pack_length, config.world_size)
     if not plan.n_packs:
-        raise InputError(f"{source}: no document fits --pack-length {config.pack_length}")
+        raise InputError(f"{source}: no document fits `pack_length={config.pack_length}`")
     rule = mrope_rule(store.manifest.processor, config)
     identity = pack_identity(store, config)
     media, payload = raised_payload(store, config, trust_remote_code)
@@ -267,7 +267,7 @@ def _source(source: str | StorePath) -> Store:
     if isinstance(folder, RemotePath) and needed > folder.cache.bytes:
         raise InputError(
             f"{source}: packing reads from all of its {needed:,} bytes, and the cache holds {folder.cache.bytes:,}",
-            "give a larger --cache-bytes, or `vlm-prep pull` the store into a folder",
+            "give a larger `cache_bytes`, or `vlm-prep pull` the store into a folder",
         )
     return store
 

@@ -72,7 +72,7 @@ class Adapter(ABC):
         self.audio_in_video = loaded.config.audio_in_video
         if self.audio_in_video and not self.interleaves_sound:
             raise ProcessorError(
-                f"--audio-in-video: {self.family} ({type(self.hf).__name__}) puts no sound among a video's frames",
+                f"`audio_in_video`: {self.family} ({type(self.hf).__name__}) puts no sound among a video's frames",
                 "leave it out; Qwen2.5-Omni and Qwen3-Omni do",
             )
         self.placeholders = self.find_placeholders()
@@ -287,7 +287,7 @@ class Adapter(ABC):
                 raise Reject(
                     RejectReason.MISSING_FPS,
                     f"{media.uris[0]}: a list of frames needs its frame rate for {self.family}: "
-                    'write the entry as {"path": [...], "fps": 2} or give --fps',
+                    'write the entry as {"path": [...], "fps": 2} or give `fps`',
                 )
         return stated
 

@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,14 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
             f"{name}: loads as {type(hf).__name__}, which is no multimodal processor",
             "the folder needs the processor's preprocessor_config.json or processor_config.json beside its tokenizer",
         )
-    _require_known(name, hf, config.processor_args)
-    _set_call_defaults(hf, config.processor_args)
+    settings = config.part_settings
+    _require_known(name, hf, settings)
+    _set_call_defaults(hf, settings)
+    _set_size(hf, settings)
+    for key in settings:
+        # a tokenizer keeps what it does not know, and the processor gives that to its parts with every call: it would
+        # override their own settings, and max_pixels in a call prints a warning
+        hf.tokenizer.init_kwargs.pop(key, None)
     _set_sampling(name, hf, config.fps, config.min_frames, config.max_frames)
     if config.chat_template is not None:
         hf.chat_template = config.chat_template
@@ -127,14 +134,15 @@ def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:
     # its retries against a hub that cannot be reached would bury the one message that counts
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
+        # a copy: Qwen's image processor writes into the size that it is given
         return transformers.AutoProcessor.from_pretrained(
-            target, trust_remote_code=config.trust_remote_code, **config.processor_args
+            target, trust_remote_code=config.trust_remote_code, **deepcopy(config.part_settings)
         )
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, ... alike
         if "trust_remote_code" in str(error) and not config.trust_remote_code:
             raise ProcessorError(
                 f"{name}: the processor comes with its own Python code",
-                "read that code, and run it with --trust-remote-code if you trust it",
+                "read that code, and run it with `trust_remote_code` if you trust it",
             ) from error
         hint = "check the name, or download the processor's files and give their folder; "
         hint += "set HF_HUB_OFFLINE=1 to use the local cache only"
@@ -155,7 +163,7 @@ def _require_known(name: str, hf: Any, args: Mapping[str, Any]) -> None:
         )
         if not known:
             names = ", ".join(type(part).__name__ for part in parts)
-            raise ProcessorError(f"{name}: no setting {key!r} in {names}", "check the spelling of --processor-arg")
+            raise ProcessorError(f"{name}: no setting {key!r} in {names}", "check the spelling of `processor_args`")
 
 
 def _set_call_defaults(hf: Any, args: Mapping[str, Any]) -> None:
@@ -165,6 +173,18 @@ def _set_call_defaults(hf: Any, args: Mapping[str, Any]) -> None:
         changed = {key: value for key, value in args.items() if key in defaults}
         if changed:
             setattr(hf, attribute, {**defaults, **changed})
+
+
+def _set_size(hf: Any, args: Mapping[str, Any]) -> None:
+    """Set the size that was asked for: it loses against the min_pixels and max_pixels of a processor's own files."""
+    size = args.get("size")
+    for part in (getattr(hf, name, None) for name in (*PARTS["image"], *PARTS["video"])):
+        own = getattr(part, "size", None)
+        if isinstance(size, Mapping) and part is not None and own is not None:
+            asked = {key: value for key, value in dict(own).items() if value is not None} | dict(size)
+            for edge, name in (("longest_edge", "max_pixels"), ("shortest_edge", "min_pixels")):
+                asked |= {edge: args[name]} if name in args and edge in asked else {}
+            part.size = type(own)(**asked)
 
 
 def _first_line(error: Exception) -> str:
@@ -191,7 +211,7 @@ def _set_sampling(name: str, hf: Any, fps: float | None, min_frames: int | None,
     elif getattr(video, "num_frames", None) is None:
         raise ProcessorError(
             f"{name}: its {type(video).__name__} samples by no rate, so {' and '.join(asked)} alone decide nothing",
-            "give --fps as well",
+            "give `fps` as well",
         )
 
 

@@ -106,7 +106,7 @@ def read_manifest(folder: str | StorePath, *, stage: str | None = None) -> Manif
         if data["schema_version"] != SCHEMA_VERSION:
             raise StoreError(
                 f"{folder}: written with schema version {data['schema_version']}, this vlm-prep reads {SCHEMA_VERSION}",
-                "make the store again with this version (--fresh), or read it with the version that made it",
+                "make the store again with this version (`fresh`), or read it with the version that made it",
             )
         manifest = Manifest.from_json(data)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:

@@ -123,7 +123,7 @@ def _binary(values: Sequence[bytes | NDArray[np.uint8] | None], scratch: Scratch
     if ends and ends[-1] > MOST_BYTES:
         raise StoreError(
             f"the media of a row have {ends[-1]:,} bytes together; a column of an Arrow batch holds {MOST_BYTES:,}",
-            "pack to a shorter --pack-length, or store less of each media (--media reference)",
+            "pack to a shorter `pack_length`, or store less of each media (`media=reference`)",
         )
     data = scratch.take(ends[-1] if ends else 0)
     for value, end, length in zip(values, ends, lengths, strict=True):

@@ -51,7 +51,7 @@ class TokenBudget(Sampler[list[Pick]]):
         if len(lengths) and lengths.max() > max_tokens:
             raise ValueError(
                 f"row {int(lengths.argmax())} has {int(lengths.max())} tokens, more than max_tokens {max_tokens}: "
-                "raise it, or tokenize with a smaller --max-length"
+                "raise it, or tokenize with a smaller `max_length`"
             )
 
     @property

@@ -258,7 +258,7 @@ def _must_mix(one: Manifest, other: Manifest) -> None:
     if kinds[0] != kinds[1]:
         raise StoreError(
             f"stores of different kinds do not mix: (stage, pack length, world size) {kinds[0]} and {kinds[1]}",
-            "mix tokenized stores, or packed ones of one --pack-length and --world-size",
+            "mix tokenized stores, or packed ones of one `pack_length` and `world_size`",
         )
     if one.processor != other.processor:
         raise StoreError(

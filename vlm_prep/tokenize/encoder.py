@@ -116,7 +116,7 @@ class SampleEncoder:
         if self.adapter.thinking_prefix is None:
             raise ProcessorError(
                 f"{self.adapter.loaded.name}: {self.adapter.family} has no thinking channel to begin answers with",
-                "leave --thinking-prefix out; it is for Gemma 4",
+                "leave `thinking_prefix` out; it is for Gemma 4",
             )
         return self.adapter.thinking_prefix
 
@@ -224,8 +224,8 @@ class SampleEncoder:
         length = len(longest.ids)
         if self.config.overlong == "error":
             raise InputError(
-                f"{sample.sample_id}: {length} tokens, more than --max-length {limit}",
-                "raise --max-length, or choose --overlong drop or truncate",
+                f"{sample.sample_id}: {length} tokens, more than `max_length={limit}`",
+                "raise `max_length`, or choose `overlong` drop or truncate",
             )
         if self.config.overlong == "truncate":
             kept = [draft for draft in drafts if len(draft.ids) <= limit] or self._shortened(sample, tools, drafts[0])

@@ -107,7 +107,7 @@ def tokenize(
     if unreadable := manifest.proof["unreadable"]:
         options.say(
             f"note: {unreadable} compared rows have media that do not decode; training would stop at them and at "
-            "others like them: --check-media decode finds and rejects all of them"
+            "others like them: `check_media=decode` finds and rejects all of them"
         )
     check_reject_rate(manifest.totals, options)
     return manifest
@@ -148,7 +148,7 @@ def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: Run
     if long:
         options.say(
             f"note: {long} rows with video were too long: {type(video).__name__} samples no frames by itself, so every "
-            "frame was kept, as the processor would; --fps 2 takes two a second"
+            "frame was kept, as the processor would; `fps=2` takes two a second"
         )
 
 

@@ -70,7 +70,7 @@ class SampleSize:
             InputError: both a share and a number are asked for.
         """
         if self.fraction is not None and self.rows is not None:
-            raise InputError("--fraction and --rows exclude each other", "give one of them")
+            raise InputError("`fraction` and `rows` exclude each other", "give one of them")
         if self.rows is not None:
             wanted = self.rows
         elif self.fraction is not None:

@@ -131,7 +131,7 @@ def _budgets(plan: Mapping[str, Any]) -> list[str]:
                 *(_packs(length, words) for length in each["lengths"]),
             ]
         )
-    return [f"  --processor-arg max_pixels=N; in the last columns {shown} at that --max-length", *_table(table)]
+    return [f"  --max-pixels N; in the last columns {shown} at that --max-length", *_table(table)]
 
 
 def _packs(length: Mapping[str, Any], words: _Words) -> str:

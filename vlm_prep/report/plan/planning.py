@@ -120,7 +120,7 @@ def own_budget(adapter: Adapter) -> tuple[int | None, str | None]:
 def _budgets(asked: Sequence[int] | None, own: int | None, note: str | None, adapter: Adapter) -> list[int]:
     if own is None:
         if asked:
-            raise InputError(f"--max-pixels: {note}", "leave it out")
+            raise InputError(f"`max_pixels`: {note}", "leave it out")
         return []
     part = adapter.hf.image_processor
     least = int(part.size["shortest_edge"] or 1)
@@ -130,19 +130,12 @@ def _budgets(asked: Sequence[int] | None, own: int | None, note: str | None, ada
         return [budget for budget in tried if least <= budget < own]
     for budget in asked:
         if budget < least:
-            raise InputError(f"--max-pixels {budget}: the processor's least is {least}", "give a larger budget")
+            raise InputError(f"`max_pixels={budget}`: the processor's least is {least}", "give a larger budget")
     return sorted(set(asked))
 
 
 def _config_for(config: TokenizeConfig, mode: MediaMode, budget: int | None) -> TokenizeConfig:
-    if budget is None:
-        return replace(config, media=mode)
-    args = dict(config.processor_args)
-    if "size" in args:
-        args["size"] = {**args["size"], "longest_edge": budget}
-    else:
-        args[_SETTING] = budget
-    return replace(config, media=mode, processor_args=args)
+    return replace(config, media=mode) if budget is None else replace(config, media=mode, max_pixels=budget)
 
 
 def _why_no_packs(adapter: Adapter) -> str | None:

@@ -73,7 +73,7 @@ def _check_rows(store: Store, processor: str, fraction: float, found: Findings, 
     if store.manifest.stage != "tokenize":
         raise StoreError(
             f"{store.folder} holds the output of `{store.manifest.stage}`",
-            "rows are compared in a tokenized store; without --processor checksums and accounts are checked",
+            "rows are compared in a tokenized store; without `processor` checksums and accounts are checked",
         )
     config = TokenizeConfig(**store.manifest.config)
     loaded = load_processor(processor, config.processor)
