@@ -41,5 +41,9 @@ class Rows:
     def identity(self) -> dict[str, Any]:
         return {"rows": [repr(sample) for sample in self.samples]}
 
+    @property
+    def data_files(self) -> frozenset[str]:
+        return frozenset()
+
     def describe(self) -> list[dict[str, Any]]:
         return [{"name": "rows", "rows": len(self.samples)}]

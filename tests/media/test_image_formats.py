@@ -13,8 +13,9 @@ from PIL import EpsImagePlugin, Image
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.records import Media
 from vlm_prep.media.image import load_rgb
-from vlm_prep.media.image_formats import IMAGE_FORMATS, NEVER_OPENED, check_formats, format_of
+from vlm_prep.media.image_formats import NEVER_OPENED, check_formats, format_of
 from vlm_prep.media.probe import probe
+from vlm_prep.media.rules import MediaRules
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n0 0 64 64 rectfill\nshowpage\n"
 WMF = b"\xd7\xcd\xc6\x9a\x00\x00" + bytes(2 * 2) + (64).to_bytes(2, "little") * 2 + bytes(80)
@@ -22,7 +23,7 @@ WMF = b"\xd7\xcd\xc6\x9a\x00\x00" + bytes(2 * 2) + (64).to_bytes(2, "little") * 
 
 def reason(path: Path, **options: object) -> str:
     with pytest.raises(Reject) as caught:
-        probe(Media(kind="image", uris=(str(path),)), formats=IMAGE_FORMATS, **options)  # type: ignore[arg-type]
+        probe(Media(kind="image", uris=(str(path),)), rules=MediaRules(), **options)  # type: ignore[arg-type]
     assert caught.value.reason.value == "unreadable_image"
     return caught.value.message
 
@@ -51,14 +52,14 @@ def test_the_kits_postscript_under_jpg_says_what_it_is(kit: Path) -> None:
 def test_a_format_is_told_by_content_and_not_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.eps"
     Image.new("RGB", (30, 20)).save(path, "PNG")
-    header = probe(Media(kind="image", uris=(str(path),)), formats=("PNG",))[0].header
+    header = probe(Media(kind="image", uris=(str(path),)), rules=MediaRules(formats=("PNG",)))[0].header
     assert header is not None and (header.height, header.width) == (20, 30)
     assert "PNG" in _said(path, ("JPEG",))
 
 
 def _said(path: Path, formats: tuple[str, ...]) -> str:
     with pytest.raises(Reject) as caught:
-        probe(Media(kind="image", uris=(str(path),)), formats=formats)
+        probe(Media(kind="image", uris=(str(path),)), rules=MediaRules(formats=formats))
     return caught.value.message
 
 
@@ -86,7 +87,7 @@ def test_pictures_of_phones_and_of_the_web_are_read(tmp_path: Path, kind: str) -
         import pillow_jxl  # noqa: F401
     path = tmp_path / "a.jpg"
     Image.new("RGB", (64, 48), (200, 30, 30)).save(path, kind, quality=95)
-    header = probe(Media(kind="image", uris=(str(path),)), formats=IMAGE_FORMATS)[0].header
+    header = probe(Media(kind="image", uris=(str(path),)), rules=MediaRules())[0].header
     assert header is not None and (header.height, header.width) == (48, 64)
     assert abs(np.asarray(load_rgb(path.read_bytes()), int) - (200, 30, 30)).max() < 8
 

@@ -96,6 +96,7 @@ class RejectReason(StrEnum):
     MISSING_KEY = "missing_key"
     UNREADABLE_FILE = "unreadable_file"
     EMPTY_FILE = "empty_file"
+    OUTSIDE_MEDIA_ROOT = "outside_media_root"
     UNREADABLE_IMAGE = "unreadable_image"
     TRUNCATED_IMAGE = "truncated_image"
     IMAGE_TOO_LARGE = "image_too_large"

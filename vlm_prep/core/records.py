@@ -38,6 +38,9 @@ class MediaHeader:
     there is one."""
     sampling_rate: int | None = None
     """Samples per second of an audio file or track."""
+    segment: tuple[int, int] | None = None
+    """Where only a part of the file is meant: its first sample or frame, and the one behind its last. The numbers above
+    are of the part alone."""
     digests: tuple[str, ...] = ()
     """One content digest for each uri, see `media.files.digest_ends`."""
 
@@ -61,6 +64,12 @@ class Media:
     """Shortest audio that the source wants, inclusive; shorter is a reject when it is probed."""
     max_seconds: float | None = None
     """Longest audio that the source wants, inclusive."""
+    start: float | None = None
+    """Second of the file at which the part that is meant begins."""
+    end: float | None = None
+    """Second at which it ends; of audio the first that is no longer heard, of video that is no longer seen."""
+    notes: tuple[str, ...] = ()
+    """What was done to find or read it that statistics should count."""
     header: MediaHeader | None = None
     """Filled by `media.probe`."""
 

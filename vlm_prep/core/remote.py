@@ -1,8 +1,9 @@
 """Files on object stores, through fsspec: `s3://bucket/key`.
 
-What is not there is the row's matter and comes as FileNotFoundError or PermissionError, as for a file. All else (no
-credentials, no network after the library's own retries) says nothing about the row, so it stops the run: rejecting a
-million rows because a token expired would be losing them in silence.
+What is not there is the row's matter and comes as FileNotFoundError or PermissionError, as for a file; so is an address
+that can never work, which is a reject. All else (no credentials, no network after the library's own retries) says
+nothing about the row, so it stops the run: rejecting a million rows because a token expired would be losing them in
+silence.
 
 An object is written at once or not at all: a PUT, and a multipart upload until it is completed, are invisible.
 """
@@ -14,13 +15,19 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlm_prep.core.errors import InputError, VlmPrepError
+from vlm_prep.core.errors import InputError, Reject, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
 
 _SCHEME = re.compile(r"(s3|gs|az|abfs)://[^/]")
+_BUCKET = re.compile(r"[A-Za-z0-9._@-]{1,255}|arn:[A-Za-z0-9:/_.-]+")
+_LONGEST_KEY = 1024
+"""Bytes, of S3 and Google Cloud Storage."""
+_ADDRESS_ERRORS = ("ParamValidationError", "InvalidEndpointError")
+_ADDRESS_CODES = ("InvalidBucketName", "KeyTooLong", "InvalidURI", "Invalid bucket name")
 CACHE_VARIABLE = "VLM_PREP_CACHE"
 CHECK_ACCESS = (
     "check credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...), AWS_ENDPOINT_URL and the network; what was "
@@ -60,7 +67,7 @@ def faults_of(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, PermissionError, VlmPrepError):
+    except (FileNotFoundError, PermissionError, VlmPrepError, Reject):
         raise
     except Exception as error:  # each store's client has errors of its own
         raise InputError(
@@ -68,17 +75,62 @@ def faults_of(uri: str) -> Iterator[None]:
         ) from error
 
 
-def read_remote(uri: str) -> bytes:
-    """Return all bytes of an object. Raises as `faults_of`."""
+def require_possible(uri: str) -> None:
+    """Reject an address of a row that can never be that of an object.
+
+    Raises:
+        Reject: unsupported_media, the package for this kind of store is not installed; bad_media_entry, no store takes
+            such a bucket or key.
+    """
+    scheme, _, rest = uri.partition("://")
+    if (missing := _missing_package(scheme)) is not None:
+        raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{uri}: {missing}")
+    bucket, _, key = rest.partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise Reject(RejectReason.BAD_MEDIA_ENTRY, f"{uri}: {bucket!r} cannot be the name of a bucket")
+    if not key.strip("/") or len(key.encode(errors="replace")) > _LONGEST_KEY or not key.isprintable():
+        raise Reject(RejectReason.BAD_MEDIA_ENTRY, f"{uri}: no object can have such a key")
+
+
+@cache
+def _missing_package(scheme: str) -> str | None:
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        hint = "pip install 'vlm-prep[s3]'" if scheme == "s3" else "install the fsspec package of that store"
+        return f"{error}; {hint}"
+    return None
+
+
+@contextmanager
+def _faults_of_object(uri: str) -> Iterator[None]:
+    """As `faults_of`; what a store says of the address itself is the row's reject."""
     with faults_of(uri):
+        try:
+            yield
+        except IsADirectoryError as error:
+            raise Reject(RejectReason.UNREADABLE_FILE, f"{uri}: is a folder, not an object") from error
+        except Exception as error:
+            if type(error).__name__ in _ADDRESS_ERRORS or any(code in str(error) for code in _ADDRESS_CODES):
+                raise Reject(RejectReason.BAD_MEDIA_ENTRY, f"{uri}: no store takes this address") from error
+            raise
+
+
+def read_remote(uri: str) -> bytes:
+    """Return all bytes of an object. Raises as `faults_of` and `require_possible`."""
+    require_possible(uri)
+    with _faults_of_object(uri):
         file_system, path = filesystem(uri)
         data: bytes = file_system.cat_file(path)
     return data
 
 
 def read_remote_ends(uri: str, length: int) -> tuple[int, bytes, bytes]:
-    """Return (size, first `length` bytes, last `length` bytes beyond the first) of an object. Raises as `faults_of`."""
-    with faults_of(uri):
+    """Return (size, first `length` bytes, last `length` bytes behind these) of an object. Raises as `read_remote`."""
+    require_possible(uri)
+    with _faults_of_object(uri):
         file_system, path = filesystem(uri)
         size = int(file_system.info(path)["size"])
         if size <= 2 * length:

@@ -142,6 +142,15 @@ class MediaCheck(Settings):
     max_image_pixels: Annotated[
         int, Ge(1), Le(357_913_940), Doc("Reject larger pictures; Pillow refuses more than the maximum.")
     ] = 178_956_970
+    media_root: Annotated[
+        list[str] | None,
+        IsPath(),
+        Later(),
+        Doc(
+            "Reject rows whose media lie outside of this folder, links followed; may be repeated. [default: anywhere, "
+            "and it is said how many rows leave their data file's folder and the media folder]"
+        ),
+    ] = None
     image_formats: Annotated[
         list[str] | None,
         Flag("--image-format", example="PNG"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,10 +29,10 @@ from vlm_prep.engine.stage import (
 )
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
-from vlm_prep.ingest.row_source import STAGE
+from vlm_prep.ingest.row_source import STAGE, said_of_outside
 from vlm_prep.ingest.source import Samples, read_task, sample_row
-from vlm_prep.media.image_formats import check_formats
 from vlm_prep.media.probe import probe
+from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
 from vlm_prep.shards.writer import ShardInfo, ShardWriter
@@ -49,6 +50,9 @@ class IngestJob:
     preload: ClassVar[tuple[str, ...]] = (__name__,)
     samples: Samples
     config: IngestConfig
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"samples": self.samples, "config": self.config}
 
     def setup(self) -> None:
         """See `engine.tasks.Job`; there is nothing to load."""
@@ -87,17 +91,14 @@ class IngestJob:
         """See `engine.tasks.Job`; rows can be rejected."""
         return None
 
+    @cached_property
+    def _rules(self) -> MediaRules:
+        return rules_of(self.config, self.samples.data_files)
+
     def _probe(self, sample: Sample) -> Sample | Rejected:
-        config = self.config
         try:
             media = tuple(
-                probe(
-                    item,
-                    decode=config.check_media == "decode",
-                    max_pixels=config.max_image_pixels,
-                    formats=check_formats(config.image_formats),
-                )[0]
-                for item in sample.media
+                probe(item, decode=self.config.check_media == "decode", rules=self._rules)[0] for item in sample.media
             )
         except Reject as reject:
             return rejected(sample, STAGE, reject)
@@ -106,7 +107,7 @@ class IngestJob:
 
 def _media_counts(sample: Sample) -> Counter[str]:
     """Count a sample's media; audio also by its length, in whole milliseconds so that sums do not depend on order."""
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter({note for media in sample.media for note in media.notes})
     for media in sample.media:
         counts[f"{media.kind}s"] += 1
         if media.kind == "audio" and (header := media.header) and header.sampling_rate:
@@ -126,7 +127,7 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
     """
     if not len(samples):
         raise InputError("the source has no rows")
-    check_formats(config.image_formats)
+    rules_of(config)
     identity = ingest_identity(samples, config)
 
     def describe(records: Sequence[Record]) -> Describe:
@@ -147,6 +148,8 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
     manifest = run_stage(stage, options)
     if manifest is None:
         return None
+    if note := said_of_outside(manifest.totals):
+        options.say(note)
     check_reject_rate(manifest.totals, options)
     return manifest
 

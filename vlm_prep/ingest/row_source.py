@@ -8,9 +8,11 @@ whatever the row holds: that is what makes `rows in = rows written + rows reject
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,8 +29,25 @@ from vlm_prep.ingest.sampling import copies, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 from vlm_prep.ingest.table_files import TableIndex, build_table_index
+from vlm_prep.media.places import Roots, check_roots
 
 STAGE = "ingest"
+OUTSIDE = "media_outside"
+"""Note of a media outside of its data file's folder and its media folder."""
+
+
+def said_of_outside(totals: Mapping[str, Any]) -> str | None:
+    """Return what to say of rows whose media lie elsewhere, where there are some."""
+    count = totals.get(OUTSIDE)
+    return count and (
+        f"note: {count:,} rows read media outside of their data file's folder and media_dir; --media-root says which "
+        "folders rows may read"
+    )
+
+
+@lru_cache(maxsize=64)
+def _near(folder: Path, media_dir: Path | str, tables: tuple[Path, ...]) -> Roots:
+    return check_roots((str(folder), str(media_dir)), frozenset(os.path.realpath(path) for path in tables))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +168,25 @@ class RowSource:
             sample = to_sample(read(row), self.spec, sample_id=self.sample_id(place), source=source, line=line)
         except Reject as reject:
             return self.reject(place, STAGE, reject.reason.value, reject.message)
-        return self._bounded(sample)
+        return self._noted(self._bounded(sample))
+
+    def _noted(self, sample: Sample) -> Sample:
+        """Return the sample with a note on each media that lies outside of its data file's folder and its media folder;
+        `media_root` is what forbids it."""
+        media = tuple(
+            each if all(map(self._near.holds, each.uris)) else replace(each, notes=(*each.notes, OUTSIDE))
+            for each in sample.media
+        )
+        return replace(sample, media=media) if sample.media else sample
+
+    @property
+    def data_files(self) -> frozenset[str]:
+        """Return the real paths of the dataset's files."""
+        return frozenset(os.path.realpath(path) for path in (self.spec.file, *self.spec.tables))
+
+    @property
+    def _near(self) -> Roots:
+        return _near(self.spec.folder, self.spec.media_dir, self.spec.tables)
 
     def _bounded(self, sample: Sample) -> Sample:
         """Return the sample with the dataset's bounds of durations on its audio; they are held when it is probed."""

@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, Literal
 import orjson
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.regular_files import open_regular
 
 RowKind = Literal["array", "lines"]
 BOM: Final = b"\xef\xbb\xbf"
@@ -58,7 +59,7 @@ def open_input(path: str | Path) -> BinaryIO:
         InputError: there is no such file, it is a folder, or it may not be read.
     """
     try:
-        return open(path, "rb")
+        return open_regular(path)
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder, not a data file", _READ_FORMATS) from error
     except FileNotFoundError as error:

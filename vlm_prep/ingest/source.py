@@ -51,6 +51,10 @@ class Samples(Protocol):
     def describe(self) -> list[dict[str, Any]]:
         """Return one entry for each dataset, for manifests and people."""
 
+    @property
+    def data_files(self) -> frozenset[str]:
+        """Real paths of the files that hold the rows, whose cells rows may read wherever media are confined to."""
+
 
 @dataclass(frozen=True)
 class RawSamples:
@@ -94,6 +98,11 @@ class RawSamples:
     def describe(self) -> list[dict[str, Any]]:
         """See `Samples.describe`."""
         return [source.describe() for source in self.sources]
+
+    @property
+    def data_files(self) -> frozenset[str]:
+        """See `Samples.data_files`."""
+        return frozenset(path for source in self.sources for path in source.data_files)
 
 
 class IngestedSamples:
@@ -147,6 +156,11 @@ class IngestedSamples:
         found: list[dict[str, Any]] = self._store.manifest.extra["datasets"]
         return found
 
+    @property
+    def data_files(self) -> frozenset[str]:
+        """See `Samples.data_files`: a store has none; what it names is confined like all else."""
+        return frozenset()
+
 
 def read_task(samples: Samples, task: Task, pulse: Pulse, stage: str) -> Iterator[tuple[int, Sample | Rejected]]:
     """Yield (number, output) for each row of a task, with a pulse before each row; poison is not read."""
@@ -194,12 +208,14 @@ def sample_from_row(row: dict[str, Any]) -> Sample:
 def _media(item: dict[str, Any]) -> Media:
     header = item["header"]
     if header is not None:
-        header = MediaHeader(**{**header, "digests": tuple(header["digests"])})
+        pair = header.get("segment")
+        header = MediaHeader(**{**header, "digests": tuple(header["digests"]), "segment": pair and tuple(pair)})
     indices = item["frame_indices"]
     return Media(
         **{
             **item,
             "uris": tuple(item["uris"]),
+            "notes": tuple(item.get("notes", ())),
             "frame_indices": None if indices is None else tuple(indices),
             "header": header,
         }

@@ -2,6 +2,8 @@
 
     table_rows.py  rows of Parquet and Arrow files by number
     row_media.py   media inside the rows of a data file
+    places.py  where media really lie, and within which bounds
+    rules.py   what a run lets its media be
     files.py   bytes behind a uri, and cheap content digests
     image.py   a picture's header, its completeness, and its RGB pixels
     image_formats.py  which formats are opened, told by content

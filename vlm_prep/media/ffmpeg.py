@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
+from vlm_prep.core.regular_files import open_regular
 from vlm_prep.media.library_words import plain_words
 
 CONTAINERS: Final = (
@@ -75,7 +76,7 @@ def require_whole(source: str | bytes, uri: str, reason: RejectReason) -> None:
         head, size = source[:4096], len(source)
     else:
         try:
-            with open(source, "rb") as file:
+            with open_regular(source) as file:
                 head, size = file.read(4096), os.fstat(file.fileno()).st_size
         except OSError as error:
             raise Reject(reason, f"{uri}: {error.strerror or error}") from error

@@ -16,7 +16,9 @@ import xxhash
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
+from vlm_prep.core.regular_files import open_descriptor, open_regular
 from vlm_prep.core.remote import is_remote, read_remote, read_remote_ends
+from vlm_prep.media.library_words import plain_words
 from vlm_prep.media.row_media import read_cell, rows_kind
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def read_bytes(uri: str) -> bytes:
         if is_remote(uri):
             data = read_remote(uri)
         else:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 data = file.read()
     except (OSError, ValueError) as error:
         raise _os_reject(uri, error) from error
@@ -99,7 +101,7 @@ def read_ends(uri: str) -> Ends:
 
 
 def _local_ends(path: str) -> tuple[int, bytes, bytes]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_descriptor(path)
     try:
         size = os.fstat(descriptor).st_size
         head = os.pread(descriptor, END_BYTES, 0)
@@ -155,8 +157,10 @@ def _read_lmdb(path: str, key: str) -> bytes:
             data: bytes | None = transaction.get(key.encode())
     except InputError:
         raise
+    except OSError as error:
+        raise _os_reject(path, error) from error
     except Exception as error:  # lmdb.Error and its many kinds; BadValsizeError for an empty key
-        raise Reject(RejectReason.UNREADABLE_FILE, f"{path}: {type(error).__name__}: {error}") from error
+        raise Reject(RejectReason.UNREADABLE_FILE, f"{path}: {type(error).__name__}: {plain_words(error)}") from error
     if data is None:
         raise Reject(RejectReason.MISSING_KEY, f"{path}: no key {key!r}")
     if not data:
@@ -176,6 +180,7 @@ def _environment(path: str) -> lmdb.Environment:
         except ImportError as error:
             raise InputError(f"{path}: reading LMDB needs the lmdb package", "pip install lmdb") from error
         # a folder holds data.mdb; a single-file environment is a plain file
+        os.close(open_descriptor(os.path.join(real, "data.mdb") if os.path.isdir(real) else real))
         _environments[real] = lmdb.open(
             real, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(real), max_readers=1024
         )

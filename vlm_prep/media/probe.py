@@ -5,7 +5,6 @@ With `keep_bytes` the files are read whole, once, and kept for the shard (payloa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -13,11 +12,13 @@ from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.records import Media, MediaHeader
 from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, read_ends
-from vlm_prep.media.image import MAX_PIXELS, check_decodes, probe_image
-from vlm_prep.media.image_formats import IMAGE_FORMATS
+from vlm_prep.media.image import check_decodes, probe_image
+from vlm_prep.media.places import located
+from vlm_prep.media.rules import MediaRules
 from vlm_prep.media.track import probe_track
 from vlm_prep.media.video import probe_video
 
+_USUAL = MediaRules()
 Probed = tuple[Media, tuple[bytes, ...] | None]
 
 
@@ -26,9 +27,8 @@ def probe(
     *,
     keep_bytes: bool = False,
     decode: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    formats: Sequence[str] = IMAGE_FORMATS,
     track: bool = False,
+    rules: MediaRules = _USUAL,
 ) -> Probed:
     """Return `media` with its header, and its files' bytes when `keep_bytes`.
 
@@ -36,19 +36,19 @@ def probe(
         media: a reference.
         keep_bytes: read the whole files.
         decode: decode all of it, to find damage inside (about 10 ms a megapixel).
-        max_pixels: reject larger pictures.
-        formats: those of pictures that are opened.
         track: count the samples of a video file's audio track, too.
+        rules: which files may be read, and how.
 
     Raises:
         Reject: the file is missing, empty, damaged, too large, of another kind, or its duration is out of bounds.
         InputError: `track`, and what reads it is not installed.
     """
+    media = located(media, rules.roots)
     if media.kind == "audio":
         return _probe_audio_file(media, keep_bytes, decode)
     if media.kind == "video" and not media.frame_list:
         return _probe_video_file(media, keep_bytes, track)
-    pictures = [_probe_picture(uri, keep_bytes, decode, max_pixels, formats) for uri in media.uris]
+    pictures = [_probe_picture(uri, keep_bytes, decode, rules) for uri in media.uris]
     if not pictures:
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, "a video given as an empty list of frames")
     sizes = {size for size, _, _ in pictures}
@@ -69,17 +69,17 @@ def probe(
 
 
 def _probe_picture(
-    uri: str, keep_bytes: bool, decode: bool, max_pixels: int, formats: Sequence[str]
+    uri: str, keep_bytes: bool, decode: bool, rules: MediaRules
 ) -> tuple[tuple[int, int], str, bytes | None]:
     if keep_bytes or decode:
         data = read_bytes(uri)
         ends = ends_of(data)
-        size = probe_image(uri, ends, data=data, max_pixels=max_pixels, formats=formats)
+        size = probe_image(uri, ends, data=data, max_pixels=rules.max_pixels, formats=rules.formats)
         if decode:
             size = check_decodes(uri, data)
         return size, digest_bytes(data) if keep_bytes else digest_ends(ends), data if keep_bytes else None
     ends = read_ends(uri)
-    return probe_image(uri, ends, max_pixels=max_pixels, formats=formats), digest_ends(ends), None
+    return probe_image(uri, ends, max_pixels=rules.max_pixels, formats=rules.formats), digest_ends(ends), None
 
 
 def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool) -> Probed:

@@ -22,6 +22,7 @@ import orjson
 import pyarrow as pa
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
+from vlm_prep.core.regular_files import open_regular
 from vlm_prep.media.table_rows import TableKind, read_scalar, table_kind
 
 Place = int | tuple[int, int]
@@ -42,7 +43,7 @@ def rows_kind(path: str) -> TableKind | Literal["json"] | None:
     kind = table_kind(path)
     if kind is not None or not os.path.isfile(path):
         return kind
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(4096).removeprefix(_BOM).lstrip()
     return "json" if head.startswith((b"{", b"[")) else None
 
@@ -84,7 +85,7 @@ def _json_value(path: str, row: str, steps: list[str]) -> Any:
 
 def _parsed(path: str, start: int, length: int) -> Any:
     """Return a row's value; the last one is kept, since a row's media are read one after the other."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         data = os.pread(file.fileno(), length, start)
     if _last.get("data") != data:
         _last.update(data=data, value=orjson.loads(data))

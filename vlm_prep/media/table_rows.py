@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.regular_files import open_regular
 
 TableKind = Literal["parquet", "arrow"]
 BATCH_BYTES: Final = 16 << 20
@@ -47,7 +48,7 @@ class Table(Protocol):
 def table_kind(path: str) -> TableKind | None:
     """Tell a Parquet or an Arrow file by its first bytes; None for other files, folders and what cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(8)
     except OSError:
         return None

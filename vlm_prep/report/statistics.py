@@ -17,6 +17,9 @@ from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
 
 _NOTES = {
+    "paths_read_otherwise": "with media found under another reading of their path (%20, backslashes, case, ...)",
+    "media_outside": "with media outside of their data file's folder and media folder",
+    "frames_as_video": "with a flat list of frames read as one video",
     "tools_as_text": "with tools or tool calls written as text, since the chat template does not know them",
     "developer_as_system": "with developer turns written as system turns, since the chat template does not know them",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +18,8 @@ from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, no_pulse
 from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.media.decode import media_struct
 from vlm_prep.media.files import digest_ends, ends_of
-from vlm_prep.media.image_formats import check_formats
 from vlm_prep.media.probe import Probed, probe
+from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import LoadedProcessor, load_processor
@@ -77,7 +78,6 @@ class TokenizeJob:
         torch.set_num_threads(1)
         self.encoder = SampleEncoder(adapter_for(loaded or self.load()), self.config)
         adapter = self.encoder.adapter
-        check_formats(self.config.image_formats)
         self.maker = None
         if self.config.media == "pixels":
             pixels = PixelMaker(adapter.runtime(), whole=adapter.hf)
@@ -188,6 +188,10 @@ class TokenizeJob:
             return sample, ()
         return replace(sample, media=tuple(media for media, _ in probed)), tuple(data for _, data in probed)
 
+    @cached_property
+    def _rules(self) -> MediaRules:
+        return rules_of(self.config, self.samples.data_files)
+
     def _probe_media(self, media: Media, *, decode: bool) -> Probed:
         config = self.config
         keep = config.media != "reference"
@@ -199,9 +203,8 @@ class TokenizeJob:
             media,
             keep_bytes=keep,
             decode=decode,
-            max_pixels=config.max_image_pixels,
-            formats=check_formats(config.image_formats),
             track=track,
+            rules=self._rules,
         )
         if known is not None and data is not None:
             now = tuple(digest_ends(ends_of(content)) for content in data)

@@ -28,7 +28,9 @@ from vlm_prep.engine.stage import (
 )
 from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
+from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.source import Samples
+from vlm_prep.media.rules import rules_of
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION
@@ -104,6 +106,8 @@ def tokenize(
     if manifest is None:
         return None
     _say_about_overlong_video(manifest, job, options)
+    if note := said_of_outside(manifest.totals):
+        options.say(note)
     if unreadable := manifest.proof["unreadable"]:
         options.say(
             f"note: {unreadable} compared rows have media that do not decode; training would stop at them and at "
@@ -120,6 +124,7 @@ def prepare(
     if not len(samples):
         raise InputError("the source has no rows")
     job = TokenizeJob(samples, processor, config)
+    rules_of(config)
     loaded = job.load()
     job.setup(loaded)
     for note in (*loaded.notes, job.encoder.text.note):

@@ -19,6 +19,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
@@ -122,7 +123,9 @@ def absolute_uri(written: str, media_dir: Path | str, where: str) -> str:
     if scheme := _SCHEME.match(written):
         if scheme.group().lower() != "file://":
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is {written[:200]!r}; download it first")
-        written = written[scheme.end() :]
+        written = _path_of_url(written[scheme.end() :])
+    elif written[:6].lower() == "file:/":
+        written = _path_of_url(written[5:])
     path, separator, key = written.partition("::")
     if not path.strip() or "\0" in written or (separator and not key):
         raise _bad(f"{where} is {written!r}, not a path")
@@ -131,6 +134,12 @@ def absolute_uri(written: str, media_dir: Path | str, where: str) -> str:
         return f"{store}://{os.path.normpath(os.path.join(base, written))}"
     # only the path is normalised: a key is any text and may hold '/../'
     return os.path.normpath(os.path.join(media_dir, path)) + separator + key
+
+
+def _path_of_url(rest: str) -> str:
+    """The path of a file: URL, of which `rest` follows `file://` (or `file:`); a host is none but this machine."""
+    host, slash, path = rest.partition("/")
+    return unquote(slash + path) if host in ("", "localhost") else unquote(rest)
 
 
 def _embedded_uri(written: EmbeddedText, where: str) -> str:

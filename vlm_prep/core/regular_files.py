@@ -1,0 +1,53 @@
+"""Files that a row or a user names, opened only if they are files: no pipe, device, socket, folder or kernel file.
+
+Opening a named pipe waits for a writer, reading /dev/zero never ends, and reading /proc/kmsg waits for the kernel: each
+would cost a worker its whole time limit.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_KINDS: Final = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_KERNEL: Final = ("/proc/", "/sys/")
+
+
+def open_descriptor(path: str | Path) -> int:
+    """Return a descriptor for reading a regular file.
+
+    Raises:
+        OSError: there is no such file, it may not be read, or is something else; its strerror says what.
+    """
+    _require_regular(os.stat(path), path)
+    # not waiting: what was a file a moment ago may be a pipe now
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading. Raises as `open_descriptor`."""
+    return open(open_descriptor(path), "rb")
+
+
+def _require_regular(found: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "no file")
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
+    if os.path.realpath(path).startswith(_KERNEL) and not str(path).startswith("/proc/self/fd/"):
+        raise OSError(errno.EINVAL, "is made by the kernel, not a file", str(path))

@@ -1,0 +1,39 @@
+"""What a run lets its media be, in one object: which files, which formats, how large, and how they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vlm_prep.core.settings import MediaCheck
+from vlm_prep.media.image import MAX_PIXELS
+from vlm_prep.media.image_formats import IMAGE_FORMATS, check_formats
+from vlm_prep.media.places import ANYWHERE, Roots, check_roots
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaRules:
+    """Rules that `probe` holds; the defaults are those of a run without settings."""
+
+    max_pixels: int = MAX_PIXELS
+    """Of a picture."""
+    formats: tuple[str, ...] = IMAGE_FORMATS
+    """Of pictures that are opened."""
+    roots: Roots = ANYWHERE
+    """What rows may read."""
+
+
+def rules_of(config: MediaCheck, own: frozenset[str] = frozenset()) -> MediaRules:
+    """Return the rules that settings make.
+
+    Args:
+        config: the settings.
+        own: real paths of the source's data files, which may hold media themselves.
+
+    Raises:
+        InputError: a format that does not exist or is never opened.
+    """
+    return MediaRules(
+        max_pixels=config.max_image_pixels,
+        formats=check_formats(config.image_formats),
+        roots=check_roots(config.media_root, own),
+    )
