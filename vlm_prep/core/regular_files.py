@@ -40,7 +40,7 @@ def open_descriptor(path: str | Path) -> int:
 
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading. Raises as `open_descriptor`."""
-    return open(open_descriptor(path), "rb")
+    return open(path, "rb", opener=lambda name, flags: open_descriptor(name))
 
 
 def _require_regular(found: os.stat_result, path: str | Path) -> None:
