@@ -14,7 +14,7 @@ from items import as_trained
 from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import Samples
-from vlm_prep.pack.pack_plan import visual_tokens
+from vlm_prep.pack.demands import visual_tokens
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.manifest import read_manifest

@@ -15,7 +15,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.bins import best_fit_decreasing
-from vlm_prep.pack.pack_plan import visual_tokens
+from vlm_prep.pack.demands import visual_tokens
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.pack.positions import Mrope, mrope_positions
 from vlm_prep.shards.layout import read_rejects
@@ -89,16 +89,15 @@ def test_positions_are_those_of_each_document_alone(
 
 def test_the_fill_is_that_of_the_bins(tokenized: Path, packed: Path) -> None:
     bins = best_fit_decreasing(Store(tokenized).lengths(), 2048)
-    totals = read_manifest(packed).totals
-    assert totals["packs"] == bins.n_bins
-    assert totals["fill"] == round(bins.fill, 6)
+    manifest = read_manifest(packed)
+    assert manifest.totals["packs"] == bins.n_bins + manifest.extra["plan"]["steps"]["split"]
+    assert manifest.totals["fill"] == round(bins.tokens / manifest.totals["packs"] / 2048, 6)
 
 
-def test_the_packs_of_a_step_have_near_equal_visual_tokens(tokenized: Path, packed: Path) -> None:
+def test_the_packs_of_a_step_have_the_same_kinds_of_media(tokenized: Path, packed: Path) -> None:
     store, plan = Store(tokenized), pq.read_table(packed / "plan.parquet").to_pylist()
-    cost = visual_tokens(store)
-    per_pack = [int(cost[each["rows"]].sum()) for each in plan]
-    assert per_pack == sorted(per_pack, reverse=True)
+    kinds = [{item["kind"] for row in each["rows"] for item in store.row(row)["media"]} for each in plan]
+    assert all(kinds[step] == kinds[step + 1] for step in range(0, len(kinds), 2))
 
 
 def test_visual_tokens_are_those_of_the_grids(tokenized: Path) -> None:

@@ -29,6 +29,7 @@ Layout = Literal["ranks", "index"]
 ShardFormat = Literal["arrow", "webdataset"]
 TarMedia = Literal["joined", "separate"]
 PackPositions = Literal["family", "plain"]
+Lockstep = Literal["balance", "strict", "off"]
 
 TrustRemoteCode = Annotated[bool, Doc("Run the Python code that comes with the processor.")]
 AudioForm = Annotated[AudioPayload, Doc("With media pixels: store audio as waveform or as features.")]
@@ -257,6 +258,28 @@ class PackConfig(Settings):
 
     pack_length: Annotated[int, Ge(1), Doc("Tokens in a pack.")]
     world_size: Annotated[int, Ge(1), Doc("Ranks to make shards for.")] = 1
+    pack_patches: Annotated[
+        int | None,
+        Ge(1),
+        Doc("Most visual patches in a pack (t x h x w of its grids; where none are stored, media tokens)."),
+    ] = None
+    pack_media: Annotated[int | None, Ge(1), Doc("Most pictures, videos and audios in a pack.")] = None
+    pack_documents: Annotated[int | None, Ge(1), Doc("Most documents in a pack.")] = None
+    pack_audio: Annotated[float | None, Gt(0), Doc("Most seconds of audio in a pack.")] = None
+    lockstep: Annotated[
+        Lockstep,
+        Doc(
+            "All ranks of a step get packs with the same kinds of media: as far as documents can change places for it "
+            "(balance), or else refuse (strict); off leaves packs as they were filled."
+        ),
+    ] = "balance"
+    cost: Annotated[
+        str | None,
+        Doc(
+            "What a row costs, so that the ranks of a step get near-equal work, e.g. attention=1.3e-5,vision=0.09 (in "
+            "units of a token). [default: Qwen2.5-VL-7B's]"
+        ),
+    ] = None
     layout: Annotated[
         Layout, Doc("Shards for each rank, or the plan alone (an index) over the tokenized store.")
     ] = "ranks"

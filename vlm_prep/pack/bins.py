@@ -32,6 +32,7 @@ that came to its residual first is filled first (a queue per residual).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def best_fit_decreasing(lengths: NDArray[Any], capacity: int) -> Bins:
     _check(lengths, capacity)
     order, histogram = _longest_first(lengths, capacity)
     n_too_long = int(histogram[capacity + 1])
-    moves, n_bins = _plan_moves(histogram[: capacity + 1])
+    moves, n_bins = plan_moves(histogram[: capacity + 1])
     offsets = _offsets(moves, n_bins)
     return Bins(
         rows=_lay_out(order[n_too_long:], moves, offsets),
@@ -109,6 +110,35 @@ def best_fit_decreasing(lengths: NDArray[Any], capacity: int) -> Bins:
         capacity=capacity,
         tokens=int(histogram[: capacity + 1] @ np.arange(capacity + 1)),
     )
+
+
+def fill_best(lengths: NDArray[Any], residuals: NDArray[Any], capacity: int) -> tuple[NDArray[np.int64], int]:
+    """Put documents into bins that are partly full already, and into new ones, by best-fit-decreasing.
+
+    Args:
+        lengths: (n,) what each document takes, 1..capacity.
+        residuals: (b,) what each open bin has left, 0..capacity.
+        capacity: of a new bin.
+
+    Returns:
+        bins: (n,) the bin of each document; bins from b on are new.
+        n_bins: b and the new ones.
+    """
+    residuals = np.asarray(residuals)
+    if not len(lengths):
+        return np.empty(0, np.int64), len(residuals)
+    order, histogram = _longest_first(np.asarray(lengths), capacity)
+    by_residual = np.argsort(residuals, kind="stable")
+    left, starts, counts = np.unique(residuals[by_residual], return_index=True, return_counts=True)
+    runs = [(int(r), _Run(int(s), int(c), 0)) for r, s, c in zip(left, starts, counts, strict=True) if r]
+    moves, n_bins = plan_moves(histogram[: capacity + 1], runs, len(residuals))
+    first, bins, each, _ = moves.T
+    documents = bins * each
+    move = np.repeat(np.arange(len(moves)), documents)
+    place = first[move] + (np.arange(len(order)) - np.repeat(np.cumsum(documents) - documents, documents)) // each[move]
+    found = np.empty(len(order), np.int64)
+    found[order] = np.concatenate([by_residual, np.arange(len(residuals), n_bins)])[place]
+    return found, n_bins
 
 
 def _check(lengths: NDArray[Any], capacity: int) -> None:
@@ -201,11 +231,15 @@ def _lowest_bit(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
 
 
-def _plan_moves(histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Do best-fit-decreasing on counts of lengths alone.
+def plan_moves(
+    histogram: NDArray[np.int64], runs: Iterable[tuple[int, _Run]] = (), n_bins: int = 0
+) -> tuple[NDArray[np.int64], int]:
+    """Do best-fit-decreasing on counts of lengths alone: its cost does not depend on how many documents there are.
 
     Args:
         histogram: (capacity + 1,) documents of each length.
+        runs: bins that are open already, with what each of a run has left.
+        n_bins: how many bins there are already.
 
     Returns:
         moves: (n_moves, 4) rows of first bin, bins, documents added to each bin, documents each bin had
@@ -215,7 +249,8 @@ def _plan_moves(histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     capacity = len(histogram) - 1
     open_bins = _OpenBins(capacity)
     moves: list[tuple[int, int, int, int]] = []
-    n_bins = 0
+    for left_over, run in runs:
+        open_bins.add(left_over, run)
     for length in np.flatnonzero(histogram)[::-1].tolist():
         left = int(histogram[length])
         while left:

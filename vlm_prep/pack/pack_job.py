@@ -189,7 +189,8 @@ class PackJob:
         return {**document, "media": raised}
 
     def _plan_record(self, task: Task, shards: Path) -> Record:
-        rejects = tuple(self._too_long(int(row)) for row in self.plan.too_long)
+        too_long = zip(self.plan.too_long, self.plan.too_long_in, strict=True)
+        rejects = tuple(self._too_long(int(row), name) for row, name in too_long)
         infos: tuple[ShardInfo, ...] = ()
         counts = {"rows_in": len(rejects), "rows_written": 0, "rows_rejected": len(rejects), "tokens": 0, "packs": 0}
         if self.write_plan:
@@ -208,8 +209,13 @@ class PackJob:
                 writer.write(row, size=8 * len(rows) + 16, tokens=0)
             return writer.commit()
 
-    def _too_long(self, index: int) -> Rejected:
+    def _too_long(self, index: int, name: str) -> Rejected:
         row = self._store.row(index)
+        length = len(row["input_ids"])
+        if name == "tokens":
+            message = f"{length} tokens, a pack holds {self.plan.pack_length}"
+        else:
+            message = f"more {name.replace('audio_ms', 'audio')} than a pack holds (pack_{name.removesuffix('_ms')})"
         return Rejected(
             sample_id=row["sample_id"],
             dataset=row["dataset"],
@@ -217,7 +223,7 @@ class PackJob:
             line=index,
             stage=STAGE,
             reason=RejectReason.LONGER_THAN_PACK.value,
-            message=f"{len(row['input_ids'])} tokens, a pack holds {self.plan.pack_length}",
+            message=message,
         )
 
 

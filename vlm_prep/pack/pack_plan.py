@@ -1,26 +1,30 @@
-"""The plan of a packed store: which documents share a pack, and which rank gets which pack.
+"""The plan of a packed store: which documents share a pack, and which rank gets which pack in which step.
 
-Lengths are exact, so bins are best-fit-decreasing over the whole store. Packs are then ordered by their visual
-tokens and dealt to ranks in turn: the packs of one step (one for each rank) cost about the same and have the same
-kinds of media, so no rank waits for another. The plan depends on the store and the settings alone.
+Lengths are exact, so bins are best-fit-decreasing over the whole store (`bins`, with several capacities
+`capacities`); packs are then dealt to ranks in steps of the same kinds of media and near-equal cost (`lockstep`). The
+plan depends on the store and the settings alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vlm_prep.pack.bins import Bins, best_fit_decreasing
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.settings import PackConfig
+from vlm_prep.pack.capacities import lower_bounds, pack_within
+from vlm_prep.pack.cost import read_cost
+from vlm_prep.pack.demands import Demands, demands_of
+from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
 from vlm_prep.shards.reader import Store
 
 Rows = NDArray[np.int64]
-_GRIDS = ("image_grid_thw", "video_grid_thw")
+_RANDOM_SEED = 0
+"""Of the random deal that the steps are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,11 @@ class Plan:
     tokens: int
     """Tokens in all packs."""
     too_long: Rows
-    """Documents longer than a pack; they are rejected."""
+    """Documents that exceed a pack; they are rejected."""
+    too_long_in: list[str] = field(default_factory=list)
+    """What of a pack each of them exceeds: tokens, patches, media, audio_ms."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """What the manifest says of the plan: lower bounds, and of its steps mixed ones, cost, exchanges."""
 
     @property
     def n_packs(self) -> int:
@@ -57,76 +65,63 @@ class Plan:
         return range(rank, self.n_packs, self.world_size)
 
 
-def make_plan(store: Store, pack_length: int, world_size: int) -> Plan:
-    """Plan the packs of a tokenized store."""
-    lengths = store.lengths()
-    bins = best_fit_decreasing(lengths, pack_length)
-    order = _by_visual_tokens(bins, visual_tokens(store))
-    sizes = np.diff(bins.offsets)[order]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    parts = [bins.bin_rows(int(number)) for number in order]
-    rows = np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+def make_plan(store: Store, config: PackConfig) -> Plan:
+    """Plan the packs of a tokenized store.
+
+    Raises:
+        InputError: `lockstep` is strict and some steps cannot be.
+    """
+    demands = demands_of(store)
+    names, limited, capacities = demands.limited(config)
+    bins = pack_within(limited, capacities)
+    packs = [bins.bin_rows(number) for number in range(bins.n_bins)]
+    cost = read_cost(config.cost).of(demands)
+    dealer = Dealer(limited, capacities, demands.kinds, cost, config.world_size, mend=config.lockstep != "off")
+    deal = dealer.deal(packs)
+    if config.lockstep == "strict":
+        _require_lockstep(deal, config)
+    rows = np.concatenate([*deal.packs, np.empty(0, np.int64)]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum([len(pack) for pack in deal.packs])]).astype(np.int64)
+    fits = np.setdiff1d(np.arange(len(limited)), bins.too_long, assume_unique=True)
+    bounds = lower_bounds(limited[fits], capacities)
+    excess = limited[bins.too_long] > np.asarray(capacities)
     return Plan(
         rows=rows,
         offsets=offsets,
-        world_size=world_size,
-        pack_length=pack_length,
-        tokens=int(lengths[rows].sum()),
+        world_size=config.world_size,
+        pack_length=config.pack_length,
+        tokens=bins.tokens,
         too_long=bins.too_long,
+        too_long_in=[names[int(each)] for each in excess.argmax(axis=1)],
+        numbers={
+            "lower_bounds": dict(zip(names, bounds, strict=True)),
+            "steps": _steps(deal, demands, cost, config.world_size),
+        },
     )
 
 
-def _by_visual_tokens(bins: Bins, visual: Rows) -> Rows:
-    """Return the bins' numbers, most visual tokens first, in their own order among equals."""
-    per_bin = np.add.reduceat(visual[bins.rows], bins.offsets[:-1]) if bins.n_bins else np.empty(0, np.int64)
-    return np.argsort(-per_bin, kind="stable")
+def _require_lockstep(deal: Deal, config: PackConfig) -> None:
+    last = len(deal.packs) % config.world_size
+    if deal.mixed_steps or last:
+        what = f"{deal.mixed_steps} steps in which ranks differ in kinds of media" if deal.mixed_steps else ""
+        partial = f"a last step of {last} packs" if last else ""
+        raise InputError(
+            f"lockstep strict: {len(deal.packs)} packs for {config.world_size} ranks leave "
+            + " and ".join(filter(None, (what, partial))),
+            "pack with lockstep balance and train with stand-in media (PackedCollate(..., dummy=True)); or choose "
+            "another world size or a larger pack length",
+        )
 
 
-def visual_tokens(store: Store) -> Rows:
-    """Return (rows,) what the encoders of each row's media cost, in any unit.
-
-    The patches of its pictures and videos where grids of both are stored and there is no audio; else its media tokens,
-    for which all ids are read (1 to 2 GB/s).
-    """
-    runtime = store.manifest.processor
-    tensors = {tensor["name"] for tensor in runtime["tensors"]}
-    names = [f"{kind}_grid_thw" for kind in runtime["parts"]]
-    if "run_ids" not in runtime or tensors.issuperset(names):
-        return _totals(store, [name for name in _GRIDS if name in tensors], _patches)
-    return _totals(store, ["input_ids"], partial(_count, tokens=runtime["run_ids"]))
-
-
-def _totals(store: Store, names: Sequence[str], measure: Callable[[pa.ListArray], Rows]) -> Rows:
-    """Return (rows,) the sum over columns of what `measure` finds in each row of a chunk."""
-    totals = np.zeros(len(store), np.int64)
-    for name in names:
-        start = 0
-        for shard in store.shards:
-            for chunk in shard.column(name).chunks:
-                totals[start : start + len(chunk)] += measure(chunk)
-                start += len(chunk)
-    return totals
-
-
-def _count(ids: pa.ListArray, tokens: Sequence[int]) -> Rows:
-    """Number of media tokens in each row."""
-    lengths = ids.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    flat = ids.flatten().to_numpy(zero_copy_only=False)
-    found = np.zeros(len(flat), np.bool_)
-    for token in tokens:
-        found |= flat == token
-    sums = np.concatenate([[0], np.cumsum(found)])
-    ends = np.cumsum(lengths)
-    return np.asarray(sums[ends] - sums[ends - lengths], np.int64)
-
-
-def _patches(grids: pa.ListArray) -> Rows:
-    """Sum of frames x rows x columns over the grids of each row."""
-    counts = grids.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    flat = grids.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, 3).astype(np.int64)
-    sums = np.concatenate([[0], np.cumsum(flat.prod(axis=1))])
-    ends = np.cumsum(counts)
-    return np.asarray(sums[ends] - sums[ends - counts], np.int64)
+def _steps(deal: Deal, demands: Demands, cost: NDArray[np.float64], world_size: int) -> dict[str, Any]:
+    """Return numbers of the steps, beside those of a random deal of the same packs."""
+    kinds, costs = by_pack(demands.kinds, deal.packs, np.bitwise_or), by_pack(cost, deal.packs, np.add)
+    found = step_numbers(kinds, costs, world_size)
+    if world_size > 1:
+        draws = np.random.PCG64(_RANDOM_SEED).random_raw(len(costs))
+        random = np.argsort(draws, kind="stable")
+        found["random_deal"] = step_numbers(kinds[random], costs[random], world_size)
+    return {**found, "exchanged": deal.exchanged, "split": deal.split}
 
 
 def plan_table(plan: Plan) -> pa.Table:

@@ -149,7 +149,7 @@ def pack(
     store = _source(source)
     if note := require_packable(store, config):
         options.say(note)
-    plan = make_plan(store, config.pack_length, config.world_size)
+    plan = make_plan(store, config)
     if not plan.n_packs:
         raise InputError(f"{source}: no document fits `pack_length={config.pack_length}`")
     rule = mrope_rule(store.manifest.processor, config)
@@ -251,6 +251,7 @@ def _describe(
         proof=proof,
         extra={
             "layout": config.layout,
+            "plan": plan.numbers,
             "format": config.format,
             "source": written_from(store.folder, out),
             "source_fingerprint": source.fingerprint,
@@ -276,12 +277,13 @@ def dry_run(source: str | StorePath, config: PackConfig) -> dict[str, Any]:
     """Plan the packs and return their numbers; write nothing."""
     store = _source(source)
     require_packable(store, config)
-    plan = make_plan(store, config.pack_length, config.world_size)
+    plan = make_plan(store, config)
     return {
         "documents": len(store),
         "packs": plan.n_packs,
         "packs_by_rank": [len(plan.packs_of(rank)) for rank in range(plan.world_size)],
         "tokens": plan.tokens,
         "fill": round(plan.fill, 6),
+        **plan.numbers,
         "rejected": {RejectReason.LONGER_THAN_PACK.value: len(plan.too_long)},
     }

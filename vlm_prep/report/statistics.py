@@ -59,6 +59,8 @@ def collect(folder: str | StorePath) -> dict[str, Any]:
         stats["length"] = _quantiles(store.lengths())
     if "seq_lens" in columns:
         stats["documents_per_pack"] = _quantiles(_list_lengths(store, "seq_lens"))
+    if "plan" in manifest.extra:
+        stats["plan"] = manifest.extra["plan"]
     return stats
 
 
@@ -103,6 +105,7 @@ def render(stats: dict[str, Any]) -> str:
     if "packs" in totals:
         ranks = totals["packs_by_rank"]
         lines.append(f"  packs       {totals['packs']:,} for {len(ranks)} rank(s), fill {totals['fill']:.2%}")
+        lines += _steps(stats.get("plan", {}))
     if "tokens" in totals:
         trained = f", {totals['trained_tokens']:,} trained" if "trained_tokens" in totals else ""
         lines.append(f"  tokens      {totals['tokens']:,}{trained}")
@@ -124,6 +127,28 @@ def render(stats: dict[str, Any]) -> str:
     lines += _datasets(totals.get("datasets", {}))
     lines += _identity(stats)
     return "\n".join(lines)
+
+
+def _steps(plan: dict[str, Any]) -> list[str]:
+    """How near the packs are to the fewest possible, and how alike the packs of a step."""
+    if not plan:
+        return []
+    steps = plan["steps"]
+    bounds = ", ".join(f"{count:,} by {name.replace('_ms', '')}" for name, count in plan["lower_bounds"].items())
+    lines = [f"  at least    {bounds}"]
+    if "random_deal" in steps:
+        random = steps["random_deal"]
+        lines.append(
+            f"  steps       {steps['steps']:,}, {steps['mixed_steps']:,} with ranks that differ in kinds of media "
+            f"(a random deal: {random['mixed_steps']:,})"
+        )
+        if "cost_spread" in steps:
+            spread, other = steps["cost_spread"], random["cost_spread"]
+            lines.append(
+                f"  cost        of a step's packs differs by {spread['median']:.1%} in the median, {spread['p99']:.1%} "
+                f"at p99 (a random deal: {other['median']:.1%}, {other['p99']:.1%})"
+            )
+    return lines
 
 
 def _payload(stats: dict[str, Any], totals: dict[str, Any]) -> list[str]:

@@ -1,0 +1,76 @@
+"""In a step all ranks have the same kinds of media and near-equal cost; no document is lost on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vlm_prep.pack.bins import best_fit_decreasing
+from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
+
+CAPACITY = 4096
+
+
+def deal(
+    count: int, world_size: int, *, seed: int = 0, shares: tuple[float, ...] = (0.5, 0.3, 0.1, 0.1), mend: bool = True
+) -> tuple[Deal, NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(50, 1500, count)
+    kinds = draw.choice(np.array([0, 1, 2, 4], np.uint8), count, p=shares)
+    cost = tokens + 1e-4 * tokens**2.0
+    bins = best_fit_decreasing(tokens, CAPACITY)
+    dealer = Dealer(tokens[:, None], [CAPACITY], kinds, cost, world_size, mend=mend)
+    return dealer.deal([bins.bin_rows(number) for number in range(bins.n_bins)]), tokens, kinds, cost
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8, 16])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_document_stays_in_one_pack_that_holds_it(world_size: int, seed: int) -> None:
+    found, tokens, _, _ = deal(2000, world_size, seed=seed)
+    assert sorted(np.concatenate(found.packs).tolist()) == list(range(2000))
+    assert by_pack(tokens, found.packs, np.add).max() <= CAPACITY
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8, 16])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_step_mixes_kinds_where_documents_can_change_places(world_size: int, seed: int) -> None:
+    found, _, kinds, cost = deal(4000, world_size, seed=seed)
+    per_pack = by_pack(kinds, found.packs, np.bitwise_or)
+    assert len(found.packs) % world_size == 0
+    assert found.mixed_steps == 0
+    assert step_numbers(per_pack, by_pack(cost, found.packs, np.add), world_size)["mixed_steps"] == 0
+    assert (per_pack.reshape(-1, world_size) == per_pack.reshape(-1, world_size)[:, :1]).all()
+
+
+def test_without_mending_what_is_left_of_the_groups_is_mixed_and_counted() -> None:
+    found, _, kinds, cost = deal(400, 8, mend=False)
+    numbers = step_numbers(by_pack(kinds, found.packs, np.bitwise_or), by_pack(cost, found.packs, np.add), 8)
+    assert found.mixed_steps == numbers["mixed_steps"] > 0
+    assert found.exchanged == found.split == 0
+
+
+def test_packs_that_cannot_be_mended_are_counted() -> None:
+    # one document each: nothing can change places, nothing can be split
+    tokens = np.full(5, 4000)
+    dealer = Dealer(tokens[:, None], [CAPACITY], np.array([0, 0, 0, 1, 1], np.uint8), tokens.astype(float), 4)
+    found = dealer.deal([np.array([row]) for row in range(5)])
+    assert len(found.packs) == 5
+    assert found.mixed_steps == 1
+
+
+def test_packs_of_a_step_cost_nearly_the_same() -> None:
+    found, _, kinds, cost = deal(20_000, 8)
+    numbers = step_numbers(by_pack(kinds, found.packs, np.bitwise_or), by_pack(cost, found.packs, np.add), 8)
+    assert numbers["cost_spread"]["median"] <= 0.02
+    assert numbers["cost_spread"]["p99"] <= 0.05
+
+
+def test_a_donor_keeps_its_kinds() -> None:
+    # the first pack lacks a picture; the only one to give has two
+    kinds = np.array([0, 0, 1, 1, 1, 1], np.uint8)
+    tokens = np.array([100, 120, 100, 90, 300, 10])
+    packs = [np.array([0, 1]), np.array([2, 3]), np.array([4]), np.array([5])]
+    found = Dealer(tokens[:, None], [400], kinds, tokens.astype(float), 4).deal(packs)
+    assert found.mixed_steps == 0
+    assert found.exchanged == 1
