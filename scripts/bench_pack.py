@@ -1,25 +1,31 @@
-"""Measure the packing plan: 10 million lengths, then 1 million beside a plain best-fit-decreasing.
+"""Measure the plan of packs beside the ways of others, on the same lengths, and the deal into steps.
 
-    python scripts/bench_pack.py            about 3 seconds, 350 MiB
+    python scripts/bench_pack.py            about a minute, 2 GiB
     python scripts/bench_pack.py --small    a smoke run
 
-The plain algorithm places one document at a time: a heap of bins per residual and a sorted list of the
-residuals in use. It gets its lengths as a list of Python integers; making that list is not counted.
+Others, one document at a time: best-fit-decreasing with a heap of bins per residual; the greedy knapsack of NeMo
+Automodel (longest first into the emptiest bin, else a new one); first-fit in the order of the data, as in TRL's and
+axolotl's packers. They get their lengths as a list of Python integers; making that list is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import time
 from bisect import bisect_left, insort
-from heapq import heappop, heappush
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.pack.bins import Bins, best_fit_decreasing
+from vlm_prep.pack.bins import best_fit_decreasing, plan_moves
+from vlm_prep.pack.capacities import lower_bounds, pack_within
+from vlm_prep.pack.lockstep import Dealer, by_pack, step_numbers
 
 SHORTEST = 20
+PATCHES_PER_TOKEN = 4
 
 
 def draw_lengths(n: int, capacity: int, seed: int) -> NDArray[np.int32]:
@@ -28,68 +34,155 @@ def draw_lengths(n: int, capacity: int, seed: int) -> NDArray[np.int32]:
     return np.clip(lengths, SHORTEST, capacity).astype(np.int32)
 
 
-def heap_best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Place documents of 1..capacity tokens one by one and return the document indices of each bin."""
-    bins: list[list[int]] = []
-    by_residual: dict[int, list[int]] = {}
+def draw_mixed(n: int, capacity: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Draw (n, 2) tokens and patches, and (n,) kinds: 3 rows in 10 are text, 1 a video, 1 an audio, the others one
+    picture of 64 to 1,500 tokens.
+    """
+    draw = np.random.default_rng(seed)
+    text = np.clip(draw.lognormal(5.5, 1.0, n), SHORTEST, capacity // 4)
+    kinds = draw.choice(np.array([0, 1, 2, 4], np.uint8), n, p=(0.3, 0.5, 0.1, 0.1))
+    media = np.where((kinds == 1) | (kinds == 2), draw.integers(8, 40, n) * draw.integers(8, 40, n), 0)
+    tokens = np.minimum(text + media, capacity)
+    return np.stack([tokens, PATCHES_PER_TOKEN * media], axis=1).astype(np.int64), kinds
+
+
+def heap_best_fit_decreasing(lengths: list[int], capacity: int) -> int:
+    """Place documents of 1..capacity tokens one by one and return the number of bins."""
+    bins = 0
+    by_residual: dict[int, int] = {}
     residuals: list[int] = []  # the keys of by_residual, ascending
-    for document in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length = lengths[document]
+    for length in sorted(lengths, reverse=True):
         at = bisect_left(residuals, length)
         if at == len(residuals):
-            number, residual = len(bins), capacity
-            bins.append([])
+            residual, bins = capacity, bins + 1
         else:
             residual = residuals[at]
-            number = heappop(by_residual[residual])
+            by_residual[residual] -= 1
             if not by_residual[residual]:
                 del by_residual[residual], residuals[at]
-        bins[number].append(document)
         if residual > length:
             if residual - length not in by_residual:
-                by_residual[residual - length] = []
+                by_residual[residual - length] = 0
                 insort(residuals, residual - length)
-            heappush(by_residual[residual - length], number)
+            by_residual[residual - length] += 1
     return bins
 
 
-def timed_plan(lengths: NDArray[np.int32], capacity: int) -> tuple[Bins, float]:
-    """Plan the bins and return them with the seconds it took."""
+def greedy_knapsack(lengths: list[int], capacity: int) -> int:
+    """Put each document, longest first, into the emptiest bin if it fits there, and return the number of bins."""
+    loads: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        if loads and loads[0] + length <= capacity:
+            heapq.heapreplace(loads, loads[0] + length)
+        else:
+            heapq.heappush(loads, length)
+    return len(loads)
+
+
+def first_fit(lengths: list[int], capacity: int) -> int:
+    """Put each document, in the order of the data, into the first bin that has room; return the number of bins."""
+    size = 1 << max(1, len(lengths) - 1).bit_length()
+    most = [0] * size + [capacity] * size  # a tree of the largest room below each node; leaves are bins
+    for node in range(size - 1, 0, -1):
+        most[node] = capacity
+    used = 0
+    for length in lengths:
+        node = 1
+        while node < size:
+            node = 2 * node if most[2 * node] >= length else 2 * node + 1
+        used = max(used, node - size + 1)
+        most[node] -= length
+        while node > 1:
+            node //= 2
+            most[node] = max(most[2 * node], most[2 * node + 1])
+    return used
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what `work` returns, and the seconds it took."""
     begin = time.perf_counter()
-    bins = best_fit_decreasing(lengths, capacity)
-    return bins, time.perf_counter() - begin
+    return work(), time.perf_counter() - begin
 
 
-def report(name: str, n: int, seconds: float, n_bins: int, fill: float) -> None:
+def report(name: str, n: int, seconds: float, n_bins: int, least: int) -> None:
     """Print one line of figures."""
-    print(f"{name:<26} {n:>12,} lengths  {seconds:>8.3f} s  {n_bins:>10,} bins  fill {fill:.6%}", flush=True)
+    share = least / n_bins
+    print(f"{name:<34} {n:>13,} rows {seconds:>8.3f} s {n_bins:>11,} packs  {share:8.4%} of the bound", flush=True)
+
+
+def one_capacity(many: int, few: int, capacity: int, seed: int) -> None:
+    """Tokens alone: ours, and the others on fewer rows."""
+    lengths = draw_lengths(many, capacity, seed)
+    bins, seconds = timed(lambda: best_fit_decreasing(lengths, capacity))
+    report("vlm-prep", many, seconds, bins.n_bins, -(-bins.tokens // capacity))
+    lengths = draw_lengths(few, capacity, seed + 1)
+    least = -(-int(lengths.sum()) // capacity)
+    bins, ours = timed(lambda: best_fit_decreasing(lengths, capacity))
+    report("vlm-prep", few, ours, bins.n_bins, least)
+    as_list = lengths.tolist()
+    others = {
+        "plain best-fit-decreasing": heap_best_fit_decreasing,
+        "greedy knapsack": greedy_knapsack,
+        "first-fit": first_fit,
+    }
+    for name, way in others.items():
+        count, seconds = timed(lambda way=way: way(as_list, capacity))  # type: ignore[misc]
+        report(f"{name} ({seconds / ours:.0f}x ours)", few, seconds, count, least)
+
+
+def histogram_alone(count: int, capacity: int, seed: int) -> None:
+    """So many lengths, of which only the histogram is kept."""
+
+    def plan() -> tuple[NDArray[np.int64], int]:
+        histogram = np.zeros(capacity + 1, np.int64)
+        chunk = draw_lengths(min(count, 10_000_000), capacity, seed)
+        for start in range(0, count, len(chunk)):
+            histogram += np.bincount(chunk[: count - start], minlength=capacity + 1)
+        return histogram, plan_moves(histogram)[1]
+
+    (histogram, n_bins), seconds = timed(plan)
+    report("vlm-prep, histogram", count, seconds, n_bins, -(-int(histogram @ np.arange(capacity + 1)) // capacity))
+
+
+def several_capacities(n: int, capacity: int, seed: int) -> None:
+    """Tokens and patches, patches looser and looser; then the packs in steps of 8 ranks."""
+    demands, kinds = draw_mixed(n, capacity, seed)
+    for patches in (12_000, 16_000, 20_000, 24_000):
+        capacities = (capacity, patches)
+        bins, seconds = timed(lambda capacities=capacities: pack_within(demands, capacities))  # type: ignore[misc]
+        bounds = lower_bounds(demands[bins.rows], capacities)
+        report(f"tokens and {patches:,} patches", n, seconds, bins.n_bins, max(bounds))
+        by = f"{bounds[0]:,} by tokens, {bounds[1]:,} by patches"
+        print(f"{'':<34} at least {by}; {len(bins.too_long):,} rows too large")
+    packs = [bins.bin_rows(number) for number in range(bins.n_bins)]
+    cost = demands[:, 0] + 1.3e-5 * demands[:, 0] ** 2.0 + 0.09 * demands[:, 1]
+    deal, seconds = timed(lambda: Dealer(demands, capacities, kinds, cost, 8).deal(packs))
+    for name, order in (("dealt in lockstep", deal.packs), ("in the order of the bins", packs)):
+        numbers = step_numbers(by_pack(kinds, order, np.bitwise_or), by_pack(cost, order, np.add), 8)
+        spread = numbers["cost_spread"]
+        print(
+            f"{name:<34} {numbers['steps']:,} steps of 8 ranks, {numbers['mixed_steps']:,} mixed, cost of a step's "
+            f"packs differs by {spread['median']:.2%} (median), {spread['p99']:.2%} (p99)"
+        )
+    mended = f"{deal.exchanged} documents exchanged, {deal.split} packs split, {deal.levelled} steps levelled"
+    print(f"{'':<34} {seconds:.2f} s, {mended}")
 
 
 def main() -> None:
     """Parse the command line and print the figures."""
-    parser = argparse.ArgumentParser(description="Measure the packing plan against a plain algorithm.")
+    parser = argparse.ArgumentParser(description="Measure the plan of packs beside the ways of others.")
     parser.add_argument("--small", action="store_true", help="100,000 and 20,000 lengths, a smoke run")
-    parser.add_argument("--capacity", type=int, default=8192, help="tokens in a bin (default: %(default)s)")
+    parser.add_argument("--capacity", type=int, default=8192, help="tokens in a pack (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the lengths (default: %(default)s)")
     options = parser.parse_args()
     if options.capacity < SHORTEST:
         parser.error(f"--capacity is at least {SHORTEST}")
-    many, few = (100_000, 20_000) if options.small else (10_000_000, 1_000_000)
-
-    bins, seconds = timed_plan(draw_lengths(many, options.capacity, options.seed), options.capacity)
-    report("vlm-prep", many, seconds, bins.n_bins, bins.fill)
-
-    lengths = draw_lengths(few, options.capacity, options.seed + 1)
-    bins, seconds = timed_plan(lengths, options.capacity)
-    report("vlm-prep", few, seconds, bins.n_bins, bins.fill)
-
-    as_list = lengths.tolist()
-    begin = time.perf_counter()
-    plain = heap_best_fit_decreasing(as_list, options.capacity)
-    plain_seconds = time.perf_counter() - begin
-    plain_fill = sum(as_list) / (len(plain) * options.capacity)
-    report("plain best-fit-decreasing", few, plain_seconds, len(plain), plain_fill)
-    print(f"ratio {plain_seconds / seconds:.1f}, bins {bins.n_bins - len(plain):+d}")
+    many, few, mixed, most = (
+        (100_000, 20_000, 20_000, 1_000_000) if options.small else (10_000_000, 1_000_000, 1_000_000, 1_000_000_000)
+    )
+    one_capacity(many, few, options.capacity, options.seed)
+    histogram_alone(most, options.capacity, options.seed)
+    several_capacities(mixed, options.capacity, options.seed)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_every_document_stays_in_one_pack_that_holds_it(world_size: int, seed: i
 @pytest.mark.parametrize("world_size", [2, 3, 8, 16])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_step_mixes_kinds_where_documents_can_change_places(world_size: int, seed: int) -> None:
-    found, _, kinds, cost = deal(4000, world_size, seed=seed)
+    found, _, kinds, cost = deal(1000 * world_size, world_size, seed=seed)
     per_pack = by_pack(kinds, found.packs, np.bitwise_or)
     assert len(found.packs) % world_size == 0
     assert found.mixed_steps == 0

@@ -1,6 +1,10 @@
 """Tokenized documents → packs: which documents share a sequence, and at which positions.
 
     bins.py       exact best-fit-decreasing over document lengths, global over a store
+    capacities.py the same with several capacities: tokens, patches, media, documents, audio
+    demands.py    what each row of a store asks of a pack
+    cost.py       what a row costs in training
+    lockstep.py   packs to steps: the same kinds of media and near-equal cost on all ranks
     pack_plan.py  the packs of a store, by rank
     positions.py  position ids per document: mRoPE for the Qwen-VL families, a plain range for the others
     omni.py       the same for Qwen-Omni, whose videos carry sound

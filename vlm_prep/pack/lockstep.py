@@ -6,13 +6,13 @@ groups by their kinds of media, ordered by cost, and a step is `world_size` neig
 
 What is left of the groups, fewer than `world_size` packs of each, would make mixed steps. Those packs are given the
 kinds that they lack: a document of a pack that has several of a kind changes places with one of theirs, where both
-packs keep their capacities. If the packs do not divide by `world_size`, some are split in two: training would have
-repeated rows in the last step instead. What cannot be mended is counted (`Deal.mixed_steps`).
+packs keep their capacities. Where none can, and where packs do not divide by `world_size`, some are split in two:
+training would have repeated rows in the last step instead. What cannot be mended is counted (`Deal.mixed_steps`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,16 @@ from numpy.typing import NDArray
 from vlm_prep.pack.demands import KINDS
 
 Numbers = NDArray[np.int64]
-_MOST_DONORS = 200_000
-"""Documents that are looked at for an exchange."""
+_MOST_DONORS = 50_000
+"""Packs that are looked at for an exchange."""
+_MOST_LOOKED_AT = 64
+"""Documents of more and of fewer tokens that are looked at for one document."""
+_LEVEL = 0.02
+"""Of its most expensive pack's cost: what a step's packs may differ by without being shared out again."""
+_MOST_LEVELLED = 10_000
+"""Steps that are shared out again."""
+_MOST_TRIES = 64
+"""Packs that are tried for each that is left."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +45,9 @@ class Deal:
     exchanged: int
     """Documents that changed places with another."""
     split: int
-    """Packs that were split in two to fill the last step."""
+    """Packs that were split in two, so that a step has packs of the same kinds, or the last step is whole."""
+    levelled: int
+    """Steps whose documents were shared out again to level their cost."""
 
 
 class Dealer:
@@ -65,26 +75,30 @@ class Dealer:
         self.mend = mend
         self.demands, self.capacities = demands, np.asarray(capacities)
         self.kinds, self.cost, self.world_size = kinds, cost, world_size
-        self.exchanged = self.split = 0
 
     def deal(self, packs: list[Numbers]) -> Deal:
         """Return the packs in steps."""
-        packs = list(packs)
+        self._packs = list(packs)
+        self._of_pack: NDArray[np.uint8] = by_pack(self.kinds, packs, np.bitwise_or)
+        self._donors = [self._find_donors(bit) for bit in range(len(KINDS))]
+        self._exchanged = self._split = self._levelled = 0
         if self.mend and self.world_size > 1 and len(packs) >= self.world_size:
-            self._mend(packs)
+            self._mend()
+        order, mixed = self._steps()
+        if self.mend:
+            self._level(order)
         return Deal(
-            packs=self._steps(packs),
-            mixed_steps=self._mixed,
-            exchanged=self.exchanged,
-            split=self.split,
+            packs=[self._packs[number] for number in order],
+            mixed_steps=mixed,
+            exchanged=self._exchanged,
+            split=self._split,
+            levelled=self._levelled,
         )
 
-    def _kinds_of(self, packs: Sequence[Numbers]) -> NDArray[np.uint8]:
-        return by_pack(self.kinds, packs, np.bitwise_or)
-
-    def _steps(self, packs: list[Numbers]) -> list[Numbers]:
-        kinds, cost = self._kinds_of(packs), by_pack(self.cost, packs, np.add)
-        world, whole, left = self.world_size, [], []
+    def _steps(self) -> tuple[Numbers, int]:
+        """Return the packs' numbers step after step, and how many steps are mixed."""
+        kinds, cost, world = self._of_pack, by_pack(self.cost, self._packs, np.add), self.world_size
+        whole, left = [], []
         for kind in np.unique(kinds):
             members = np.flatnonzero(kinds == kind)
             members = members[np.argsort(-cost[members], kind="stable")]
@@ -96,100 +110,177 @@ class Dealer:
         steps = np.concatenate([*whole, rest[:end].reshape(-1, world)]).astype(np.int64)
         last = rest[end:]
         groups = [kinds[step] for step in steps[len(steps) - end // world :]] + [kinds[last]]
-        self._mixed = sum(len(np.unique(each)) > 1 for each in groups)
+        mixed = sum(len(np.unique(each)) > 1 for each in groups)
         # the most expensive step first: what does not fit into memory is seen at once
         order = np.argsort(-cost[steps].max(axis=1), kind="stable") if len(steps) else np.empty(0, np.int64)
-        return [packs[number] for number in np.concatenate([steps[order].reshape(-1), last])]
+        return np.concatenate([steps[order].reshape(-1), last]), mixed
 
-    def _mend(self, packs: list[Numbers]) -> None:
+    def _level(self, order: Numbers) -> None:
+        """Share the documents of a step out again where its packs differ in cost."""
+        world = self.world_size
+        cost = by_pack(self.cost, self._packs, np.add)
+        steps = order[: len(order) // world * world].reshape(-1, world)
+        spread = 1 - cost[steps].min(axis=1) / cost[steps].max(axis=1)
+        for number in np.flatnonzero(spread > _LEVEL)[:_MOST_LEVELLED].tolist():
+            step = steps[number]
+            kinds = int(self._of_pack[step[0]])
+            if (self._of_pack[step] != kinds).any():
+                continue
+            shared = self._share_out(np.concatenate([self._packs[each] for each in step]), kinds)
+            if shared is None:
+                continue
+            costs = by_pack(self.cost, shared, np.add)
+            if 1 - costs.min() / costs.max() < spread[number]:
+                for each, rows in zip(step.tolist(), shared, strict=True):
+                    self._packs[each] = rows
+                self._levelled += 1
+
+    def _share_out(self, rows: Numbers, kinds: int) -> list[Numbers] | None:
+        """Return the rows in `world_size` packs with all `kinds` each, of about equal cost; None where that cannot be.
+
+        The most expensive first, each into the cheapest pack that has room, after each pack has all its kinds.
+        """
+        packs: list[list[int]] = [[] for _ in range(self.world_size)]
+        load = np.zeros((self.world_size, len(self.capacities)), np.int64)
+        cost = np.zeros(self.world_size)
+        lacks = [kinds] * self.world_size
+        left = sorted(rows.tolist(), key=lambda row: (-float(self.cost[row]), row))
+        while left:
+            needed = [pack for pack in range(self.world_size) if lacks[pack]]
+            at = next((at for at, row in enumerate(left) if any(int(self.kinds[row]) & lacks[p] for p in needed)), None)
+            if needed and at is None:
+                return None
+            row = left.pop(at or 0)
+            allowed = [p for p in needed if int(self.kinds[row]) & lacks[p]] or range(self.world_size)
+            fits = [p for p in allowed if (load[p] + self.demands[row] <= self.capacities).all()]
+            if not fits:
+                return None
+            pack = min(fits, key=lambda p: (cost[p], p))
+            packs[pack].append(row)
+            load[pack] += self.demands[row]
+            cost[pack] += self.cost[row]
+            lacks[pack] &= ~int(self.kinds[row])
+        return [np.asarray(pack, np.int64) for pack in packs]
+
+    def _mend(self) -> None:
         """Exchange and split until the groups of each kind divide by the world size, as far as that can be."""
-        kinds = self._kinds_of(packs)
-        cost = by_pack(self.cost, packs, np.add)
-        left: list[int] = []
-        for kind in np.unique(kinds):
-            members = np.flatnonzero(kinds == kind)
-            members = members[np.argsort(-cost[members], kind="stable")]
-            left += members[len(members) // self.world_size * self.world_size :].tolist()
-        if not left:
+        found, counts = np.unique(self._of_pack, return_counts=True)
+        left = {int(kind): int(count) % self.world_size for kind, count in zip(found, counts, strict=True)}
+        if not any(left.values()):
             return
-        wanted = int(np.bitwise_or.reduce(kinds[left]))
-        donors = self._donors(packs, kinds, set(left))
-        for number in left:
-            for bit in range(len(KINDS)):
-                if wanted >> bit & 1 and not int(kinds[number]) >> bit & 1:
-                    self._exchange(packs, kinds, number, bit, wanted, donors)
-        self._fill_up(packs, kinds, wanted)
+        wanted = int(np.bitwise_or.reduce([kind for kind, count in left.items() if count]))
+        for kind, count in left.items():
+            if kind == wanted:
+                continue
+            for number in self._members(kind)[: _MOST_TRIES * count]:
+                count -= bool(count) and self._convert(number, wanted)
+            missing = -count % self.world_size
+            splits = self._splits(kind, missing)
+            if len(splits) == missing:
+                self._apply(splits)
+        self._fill_up(wanted)
 
-    def _donors(self, packs: list[Numbers], kinds: NDArray[np.uint8], left: set[int]) -> tuple[Numbers, Numbers]:
-        """Return documents, and their packs, of packs with media and several documents."""
-        documents, of, count = [], [], 0
-        for number in np.flatnonzero(kinds).tolist():
-            if number not in left and len(packs[number]) > 1:
-                documents.append(packs[number])
-                of.append(np.full(len(packs[number]), number))
-                count += len(packs[number])
-            if count >= _MOST_DONORS:
-                break
-        empty = np.empty(0, np.int64)
-        return np.concatenate([*documents, empty]).astype(np.int64), np.concatenate([*of, empty]).astype(np.int64)
+    def _members(self, kind: int) -> list[int]:
+        """Return the packs of a kind; those of many documents, which have more to give, first."""
+        members: list[int] = np.flatnonzero(self._of_pack == kind).tolist()
+        return sorted(members, key=lambda each: (-len(self._packs[each]), each))
 
-    def _exchange(
-        self,
-        packs: list[Numbers],
-        kinds: NDArray[np.uint8],
-        number: int,
-        bit: int,
-        wanted: int,
-        donors: tuple[Numbers, Numbers],
-    ) -> None:
-        """Give pack `number` a document with kind `bit` for one of its own; the donor keeps all its kinds."""
-        documents, of = donors
-        has = (self.kinds[documents] >> bit & 1).astype(bool) & ((self.kinds[documents] & ~np.uint8(wanted)) == 0)
-        documents, of = documents[has], of[has]
-        if not len(documents):
-            return
-        room = self.capacities - self.demands[packs[number]].sum(axis=0)
-        best: tuple[int, int, int] | None = None
-        for own in packs[number].tolist():
-            rest = packs[number][packs[number] != own]
-            change = self.demands[documents] - self.demands[own]
-            fits = (change <= room).all(axis=1)
-            for at in np.flatnonzero(fits)[np.argsort(np.abs(change[fits, 0]), kind="stable")][:64].tolist():
-                given, donor = int(documents[at]), int(of[at])
-                if given not in packs[donor]:
+    def _find_donors(self, bit: int) -> tuple[Numbers, Numbers, Numbers]:
+        """Return documents with kind `bit` of packs of several, their packs, and their tokens, which ascend."""
+        having = np.flatnonzero(self._of_pack >> bit & 1).tolist()
+        several = [number for number in having if len(self._packs[number]) > 1][:_MOST_DONORS]
+        of = np.repeat(np.asarray(several, np.int64), [len(self._packs[number]) for number in several])
+        parts = [self._packs[number] for number in several]
+        documents = np.concatenate([*parts, np.empty(0, np.int64)]).astype(np.int64)
+        has = np.flatnonzero(self.kinds[documents] >> bit & 1)
+        has = has[np.argsort(self.demands[documents[has], 0], kind="stable")]
+        return documents[has], of[has], self.demands[documents[has], 0]
+
+    def _convert(self, number: int, wanted: int, keep: Collection[int] = ()) -> bool:
+        """Give pack `number` all wanted kinds; where that cannot be leave all packs, and those of `keep` always."""
+        before: dict[int, Numbers] = {}
+        for bit in range(len(KINDS)):
+            if wanted >> bit & 1 and not self._kinds_in(self._packs[number]) >> bit & 1:
+                found = self._exchange(number, bit, wanted, keep)
+                if found is None:
+                    for each, rows in before.items():
+                        self._packs[each] = rows
+                    return False
+                donor, own, given = found
+                for each, gone, new in ((number, own, given), (donor, given, own)):
+                    before.setdefault(each, self._packs[each])
+                    self._packs[each] = np.append(self._packs[each][self._packs[each] != gone], new)
+        self._exchanged += len(before) - 1
+        self._of_pack[number] = wanted
+        return True
+
+    def _exchange(self, number: int, bit: int, wanted: int, keep: Collection[int]) -> tuple[int, int, int] | None:
+        """Return which donor gives which document (last) with kind `bit` for which of pack `number`; None if none can.
+
+        The donor keeps its kinds, the pack those it has, both their capacities; of all such the one nearest in tokens.
+        """
+        documents, of, tokens = self._donors[bit]
+        pack = self._packs[number]
+        room = self.capacities - self.demands[pack].sum(axis=0)
+        has_now = self._kinds_in(pack)
+        best: tuple[int, int, int, int] | None = None
+        for own in pack.tolist():
+            at = int(np.searchsorted(tokens, self.demands[own, 0]))
+            near = slice(max(0, at - _MOST_LOOKED_AT), at + _MOST_LOOKED_AT)
+            change = self.demands[documents[near]] - self.demands[own]
+            fits = np.flatnonzero((change <= room).all(axis=1)) + near.start
+            for place in fits[np.argsort(np.abs(tokens[fits] - self.demands[own, 0]), kind="stable")].tolist():
+                given, donor = int(documents[place]), int(of[place])
+                if donor == number or donor in keep or self.kinds[given] & ~np.uint8(wanted):
+                    continue
+                if given not in self._packs[donor]:
                     continue  # it has moved already
-                others = packs[donor][packs[donor] != given]
-                mine = np.bitwise_or.reduce(self.kinds[np.append(rest, given)])
-                theirs = np.bitwise_or.reduce(self.kinds[np.append(others, own)])
-                load = self.demands[np.append(others, own)].sum(axis=0)
-                if mine & kinds[number] == kinds[number] and theirs == kinds[donor] and (load <= self.capacities).all():
-                    distance = abs(int(change[at, 0]))
-                    if best is None or distance < best[0]:
-                        best = (distance, own, at)
+                mine = np.append(pack[pack != own], given)
+                theirs = np.append(self._packs[donor][self._packs[donor] != given], own)
+                keeps = self._kinds_in(mine) & has_now == has_now and self._kinds_in(theirs) == self._of_pack[donor]
+                if keeps and (self.demands[theirs].sum(axis=0) <= self.capacities).all():
+                    distance = abs(int(tokens[place] - self.demands[own, 0]))
+                    best = min(filter(None, (best, (distance, donor, own, given))))
                     break
-        if best is not None:
-            _, own, at = best
-            given, donor = int(documents[at]), int(of[at])
-            packs[number] = np.append(packs[number][packs[number] != own], given)
-            packs[donor] = np.append(packs[donor][packs[donor] != given], own)
-            kinds[number] |= self.kinds[given]
-            self.exchanged += 1
+        return None if best is None else best[1:]
 
-    def _fill_up(self, packs: list[Numbers], kinds: NDArray[np.uint8], wanted: int) -> None:
-        """Split packs of the wanted kinds until they divide by the world size, if so many can be split."""
-        members = np.flatnonzero(kinds == wanted)
-        missing = -len(members) % self.world_size
-        halves: list[tuple[int, Numbers, Numbers]] = []
-        for number in sorted(members.tolist(), key=lambda each: (-len(packs[each]), each)):
-            if len(halves) == missing:
+    def _fill_up(self, wanted: int) -> None:
+        """Make as many packs of the wanted kinds as divide by the world size, if that can be.
+
+        Each that is missing is a half of one of them; or a pack of other kinds is given the wanted ones, and another
+        of those is split in its place.
+        """
+        missing = -int((self._of_pack == wanted).sum()) % self.world_size
+        plan = self._splits(wanted, missing)
+        for kind in sorted({int(kind) for kind in self._of_pack} - {wanted}):
+            if len(plan) == missing:
                 break
-            if two := self._halves(packs[number], wanted):
-                halves.append((number, *two))
-        if len(halves) == missing:
-            for number, first, second in halves:
-                packs[number] = first
-                packs.append(second)
-            self.split += missing
+            splits = self._splits(kind, missing - len(plan))
+            keep = {number for number, _, _ in (*plan, *splits)}
+            given = 0
+            for number in self._members(kind)[: _MOST_TRIES * self.world_size]:
+                if given < len(splits) and number not in keep:
+                    given += self._convert(number, wanted, keep)
+            plan += splits[:given]
+        if len(plan) == missing:
+            self._apply(plan)
+
+    def _splits(self, kind: int, most: int) -> list[tuple[int, Numbers, Numbers]]:
+        """Return up to `most` packs of a kind that can be split, with their halves."""
+        found: list[tuple[int, Numbers, Numbers]] = []
+        for number in self._members(kind):
+            if len(found) == most:
+                break
+            if two := self._halves(self._packs[number], kind):
+                found.append((number, *two))
+        return found
+
+    def _apply(self, splits: list[tuple[int, Numbers, Numbers]]) -> None:
+        for number, first, second in splits:
+            self._packs[number] = first
+            self._packs.append(second)
+            self._of_pack = np.append(self._of_pack, self._of_pack[number])
+        self._split += len(splits)
 
     def _halves(self, pack: Numbers, wanted: int) -> tuple[Numbers, Numbers] | None:
         """Return a pack in two that have all its kinds, of about equal cost; None where that cannot be."""
@@ -205,8 +296,8 @@ class Dealer:
             return None
         return np.asarray(first, np.int64), np.asarray(second, np.int64)
 
-    def _kinds_in(self, rows: list[int]) -> int:
-        return int(np.bitwise_or.reduce(self.kinds[rows])) if rows else 0
+    def _kinds_in(self, rows: Numbers | list[int]) -> int:
+        return int(np.bitwise_or.reduce(self.kinds[rows])) if len(rows) else 0
 
 
 def step_numbers(kinds: NDArray[np.uint8], cost: NDArray[np.float64], world_size: int) -> dict[str, Any]:

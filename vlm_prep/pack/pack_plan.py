@@ -121,7 +121,7 @@ def _steps(deal: Deal, demands: Demands, cost: NDArray[np.float64], world_size: 
         draws = np.random.PCG64(_RANDOM_SEED).random_raw(len(costs))
         random = np.argsort(draws, kind="stable")
         found["random_deal"] = step_numbers(kinds[random], costs[random], world_size)
-    return {**found, "exchanged": deal.exchanged, "split": deal.split}
+    return {**found, "exchanged": deal.exchanged, "split": deal.split, "levelled": deal.levelled}
 
 
 def plan_table(plan: Plan) -> pa.Table:
