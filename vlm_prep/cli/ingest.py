@@ -29,7 +29,7 @@ def command(
 
     samples = open_samples(source, **asdict(rows))
     if dry_run:
-        options.show_json({"rows": len(samples), "datasets": samples.describe()})
+        options.show_json({"rows": len(samples), "datasets": samples.describe(), "first_rows": samples.first_rows()})
         return
     place = place_for(source, run, ".ingested")
     how = options.run_options(place.folder, run, quiet)

@@ -62,6 +62,23 @@ class SourceConfig(Settings):
     user_prompt: Annotated[str | None, Doc("Text before the audio of every asr row. [default: none]")] = None
     min_duration: Annotated[float | None, Ge(0.0), Doc("Reject rows with shorter audio, in seconds.")] = None
     max_duration: Annotated[float | None, Ge(0.0), Doc("Reject rows with longer audio, in seconds.")] = None
+    missing_tags: Annotated[
+        MissingTags | None,
+        Doc(
+            "Media of a row whose text has no placeholder: reject the row, or put them before its first user text. "
+            "[default: reject]"
+        ),
+    ] = None
+    ignore_keys: Annotated[
+        list[str] | None,
+        Flag("--ignore-key"),
+        Doc("A key or column that means nothing here, though other tools give it a meaning; may be repeated."),
+    ] = None
+    encoding: Annotated[str | None, Doc("Encoding of a text file that is not UTF-8, e.g. gbk.")] = None
+    lenient_json: Annotated[
+        bool, Doc("Read rows with comments, trailing commas, Python literals or raw control characters as JSON.")
+    ] = False
+    rows_key: Annotated[str | None, Doc("Key of an object under which its rows stand, e.g. data.")] = None
     limit: Annotated[int | None, Ge(1), Doc("Only the first N rows.")] = None
 
 

@@ -13,6 +13,8 @@ to read it in:
     sampling  pick_rows: sample_ratio → row numbers, in order
     formats/  to_sample: one parsed row → Sample, or a Reject
     row_source      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
+    first_rows      what the first rows give before a run, and whether it should start at all
+    unread_keys     keys that nobody reads, counted
     source, ingest_run  open_samples: all data sets of a SOURCE; ingest: into a store
 
 A fault of the whole input (a missing file, a misspelt column) is an InputError and is found before the first

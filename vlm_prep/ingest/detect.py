@@ -42,6 +42,7 @@ _HEAD_TABLE_ROWS = 8
 """Every row of a table has every column."""
 _HEAD_BYTES = 4 << 20
 _REQUIRED: Final = ("messages", "instruction", "output")
+_OPTIONAL: Final = ("images", "videos", "audios", "tools", "system", "id", "input", "history")
 
 
 def resolve(spec: DatasetSpec) -> DatasetSpec:
@@ -183,8 +184,9 @@ def _check_column(spec: DatasetSpec, role: str, rows: list[Row], *, required: bo
     column = spec.columns[role]
     if any(column in row for row in rows):
         return
-    optional = not required and role not in _REQUIRED
-    if optional and (column in COLUMN_NAMES[role] or _occurs(spec, column)):
+    # a meta file may name what only some of its files have
+    usual = role in _OPTIONAL and column in COLUMN_NAMES[role]
+    if not required and role not in _REQUIRED and (usual or _occurs(spec, column)):
         return
     has = ", ".join(repr(name) for name in islice(rows[0], 20))
     raise InputError(

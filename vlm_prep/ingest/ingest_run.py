@@ -31,6 +31,7 @@ from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, rows_per_
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import STAGE, said_of_outside
 from vlm_prep.ingest.source import Samples, read_task, sample_row
+from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread, sum_unread
 from vlm_prep.media.probe import probe
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.shards.manifest import Manifest, read_manifest
@@ -61,8 +62,11 @@ class IngestJob:
         """See `engine.tasks.Job`."""
         rejects: list[Rejected] = []
         datasets: dict[str, Counter[str]] = {}
+        unread: Unread = {}
         with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", sample_schema()) as writer:
             for _, item in read_task(self.samples, task, pulse, STAGE):
+                if isinstance(item, Sample):
+                    count_unread(unread, item.dataset, item.unread)
                 result = self._probe(item) if isinstance(item, Sample) else item
                 counts = datasets.setdefault(item.dataset, Counter(rows_in=0, rows_written=0, rows_rejected=0))
                 if isinstance(result, Rejected):
@@ -71,7 +75,7 @@ class IngestJob:
                 else:
                     row = sample_row(result)
                     writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
-                    counts.update(rows_in=1, rows_written=1)
+                    counts.update(rows_in=1, rows_written=1, **dict.fromkeys(result.notes, 1))
                     counts.update(_media_counts(result))
             pulse(NO_ROW)
             infos = (writer.commit(),) if len(rejects) < len(task.numbers) else ()
@@ -84,7 +88,7 @@ class IngestJob:
             shards=infos,
             rejects=tuple(rejects),
             counts=dict(totals),
-            facts={"datasets": {name: dict(counts) for name, counts in datasets.items()}},
+            facts={"datasets": {name: dict(counts) for name, counts in datasets.items()}, UNREAD: unread},
         )
 
     def blame(self, task: Task, poison: Poison) -> str | None:
@@ -185,6 +189,8 @@ def _describe(
     totals: dict[str, Any] = sum_counts(records, rows=len(samples))
     totals["rejects"] = reject_reasons(records)
     totals["datasets"] = sum_datasets(records)
+    if unread := sum_unread(record.facts.get(UNREAD, {}) for record in records):
+        totals[UNREAD] = unread
     for counts in (totals, *totals["datasets"].values()):
         if "audio_ms" in counts:
             counts["audio_seconds"] = counts.pop("audio_ms") / 1000

@@ -23,7 +23,9 @@ from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.names import (
     check_columns,
     check_durations,
+    check_encoding,
     check_format,
+    check_missing_tags,
     check_prompt,
     check_ratio,
     check_tags,
@@ -54,6 +56,11 @@ class _Entry(BaseModel):
     user_prompt: str | None = None
     min_duration: float | None = None
     max_duration: float | None = None
+    missing_tags: str | None = None
+    ignore_keys: list[str] | None = None
+    encoding: str | None = None
+    lenient_json: bool | None = None
+    rows_key: str | None = None
 
 
 def load_source(
@@ -70,6 +77,11 @@ def load_source(
     user_prompt: str | None = None,
     min_duration: float | None = None,
     max_duration: float | None = None,
+    missing_tags: str | None = None,
+    ignore_keys: Sequence[str] | None = None,
+    encoding: str | None = None,
+    lenient_json: bool | None = None,
+    rows_key: str | None = None,
 ) -> list[DatasetSpec]:
     """Return the datasets of a meta JSON, or the one of a data file or folder, resolved, in sorted order of names.
 
@@ -88,6 +100,11 @@ def load_source(
         user_prompt: likewise.
         min_duration: seconds; shorter audio rejects its row, whatever the format.
         max_duration: likewise, longer.
+        missing_tags: see `spec.DatasetSpec`, as the others below.
+        ignore_keys: keys that mean nothing here.
+        encoding: of a text file that is not UTF-8.
+        lenient_json: take comments, trailing commas, Python literals and raw control characters for JSON.
+        rows_key: the key of an object under which its rows stand.
 
     Raises:
         InputError: a file, name, key or value that is not usable, and what to write in its place.
@@ -106,6 +123,11 @@ def load_source(
         "user_prompt": user_prompt,
         "min_duration": min_duration,
         "max_duration": max_duration,
+        "missing_tags": missing_tags,
+        "ignore_keys": None if ignore_keys is None else list(ignore_keys),
+        "encoding": encoding,
+        "lenient_json": lenient_json or None,
+        "rows_key": rows_key,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     if meta is None:
@@ -148,7 +170,8 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         media_dir=media_dir,
         format=check_format(where, entry.format),
         columns=check_columns(where, entry.columns or {}),
-        tags=check_tags(where, entry.tags or {}),
+        tags=(tags := check_tags(where, entry.tags or {})),
+        given_tags=frozenset(tags),
         sample_ratio=check_ratio(where, 1.0 if entry.sample_ratio is None else entry.sample_ratio),
         tables=tables,
         split=split,
@@ -156,6 +179,11 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         user_prompt=check_prompt(where, "user_prompt", entry.user_prompt),
         min_duration=entry.min_duration,
         max_duration=entry.max_duration,
+        missing_tags=check_missing_tags(where, entry.missing_tags),
+        ignore_keys=tuple(entry.ignore_keys or ()),
+        encoding=check_encoding(where, entry.encoding),
+        lenient_json=bool(entry.lenient_json),
+        rows_key=entry.rows_key,
     )
 
 

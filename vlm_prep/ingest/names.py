@@ -6,10 +6,11 @@ for.
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from collections.abc import Mapping
-from typing import cast
+from typing import cast, get_args
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.ingest.spec import (
@@ -19,6 +20,7 @@ from vlm_prep.ingest.spec import (
     FORMATS,
     TAG_ALIASES,
     Format,
+    MissingTags,
     did_you_mean,
 )
 
@@ -71,6 +73,32 @@ def require_distinct_tags(where: str, tags: Mapping[str, str]) -> None:
                 f"{where}: tags: {seen[place]} and {tag} are both {value!r}", "Give each its own."
             )
         seen[place] = tag
+
+
+def check_missing_tags(where: str, written: str | None) -> MissingTags:
+    """Return what happens to media without a placeholder.
+
+    Raises:
+        InputError: it is none of the choices.
+    """
+    choices = get_args(MissingTags)
+    if written is not None and written not in choices:
+        raise InputError(f"{where}: missing_tags is {written!r}", f"It is one of {', '.join(choices)}.")
+    return cast(MissingTags, written or choices[0])
+
+
+def check_encoding(where: str, encoding: str | None) -> str | None:
+    """Return the name of an encoding.
+
+    Raises:
+        InputError: Python knows none of this name.
+    """
+    if encoding is None:
+        return None
+    try:
+        return codecs.lookup(encoding).name
+    except LookupError as error:
+        raise InputError(f"{where}: unknown encoding {encoding!r}", "Names are Python's: gbk, latin-1, ...") from error
 
 
 def check_ratio(where: str, ratio: float) -> float:

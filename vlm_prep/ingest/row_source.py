@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import orjson
@@ -32,6 +32,11 @@ from vlm_prep.ingest.table_files import TableIndex, build_table_index
 from vlm_prep.media.places import Roots, check_roots
 
 STAGE = "ingest"
+_OPTIONS: Final = (
+    *("split", "system_prompt", "user_prompt", "min_duration", "max_duration"),
+    *("missing_tags", "ignore_keys", "encoding", "lenient_json", "rows_key"),
+)
+"""What of a spec is described where it is not the default."""
 OUTSIDE = "media_outside"
 """Note of a media outside of its data file's folder and its media folder."""
 
@@ -85,6 +90,18 @@ class RowSource:
             for place in range(*slice(start, stop).indices(len(self))):
                 yield self._read_pick(read, place)
 
+    def first_object(self) -> dict[str, Any] | None:
+        """Return the first of a few rows that is an object, whether or not it can be used; None where none is."""
+        with self._reader() as read:
+            for row in self.picks[:16].tolist():
+                try:
+                    value = read(row)
+                except Reject:
+                    continue
+                if isinstance(value, dict):
+                    return value
+        return None
+
     def content_digest(self) -> str:
         """Return the digest of the data files' bytes, for the run's fingerprint."""
         try:
@@ -96,9 +113,9 @@ class RowSource:
         """Return the resolved settings, without absolute paths, for manifests and for people."""
         spec = self.spec
         options = {
-            name: getattr(spec, name)
-            for name in ("split", "system_prompt", "user_prompt", "min_duration", "max_duration")
-            if getattr(spec, name) is not None
+            name: list(value) if isinstance(value := getattr(spec, name), tuple) else value
+            for name in _OPTIONS
+            if getattr(spec, name) != getattr(DatasetSpec, name)
         }
         return {
             "dataset": spec.name,

@@ -20,6 +20,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.records import Media, MediaHeader, Rejected, Sample
 from vlm_prep.core.remote import is_remote
 from vlm_prep.engine.tasks import Pulse, Task
+from vlm_prep.ingest.first_rows import check_shape, survey
 from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
@@ -54,6 +55,9 @@ class Samples(Protocol):
     @property
     def data_files(self) -> frozenset[str]:
         """Real paths of the files that hold the rows, whose cells rows may read wherever media are confined to."""
+
+    def first_rows(self) -> list[dict[str, Any]]:
+        """Return what the first rows of each dataset give, without their media: rejects, notes, unread keys."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,10 @@ class RawSamples:
     def data_files(self) -> frozenset[str]:
         """See `Samples.data_files`."""
         return frozenset(path for source in self.sources for path in source.data_files)
+
+    def first_rows(self) -> list[dict[str, Any]]:
+        """See `Samples.first_rows`."""
+        return [survey(source).to_json() for source in self.sources]
 
 
 class IngestedSamples:
@@ -160,6 +168,10 @@ class IngestedSamples:
     def data_files(self) -> frozenset[str]:
         """See `Samples.data_files`: a store has none; what it names is confined like all else."""
         return frozenset()
+
+    def first_rows(self) -> list[dict[str, Any]]:
+        """See `Samples.first_rows`; the store's own totals say it of all rows."""
+        return []
 
 
 def read_task(samples: Samples, task: Task, pulse: Pulse, stage: str) -> Iterator[tuple[int, Sample | Rejected]]:
@@ -260,7 +272,7 @@ def open_samples(
         media_dir: where a data file's relative media paths start.
         sample_ratio: share of a data file's rows, or how often each.
         limit: first rows only, of all datasets together.
-        options: split, system_prompt, user_prompt, min_duration and max_duration, see `meta.load_source`.
+        options: split, system_prompt, missing_tags, ignore_keys and what else `meta.load_source` takes.
 
     Raises:
         InputError: the source is not usable.
@@ -290,6 +302,7 @@ def open_samples(
     left = limit
     for spec in specs:
         source = RowSource.open(spec, left)
+        check_shape(source)
         sources.append(source)
         if left is not None:
             left -= len(source)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from vlm_prep.core.fields import did_you_mean as did_you_mean
+from vlm_prep.core.settings import MissingTags as MissingTags
 
 Format = Literal["sharegpt", "messages", "alpaca", "asr"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
@@ -22,8 +23,8 @@ COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "images": ("images", "image"),
     "videos": ("videos", "video"),
     "audios": ("audios", "audio"),
-    "tools": ("tools",),
-    "system": ("system",),
+    "tools": ("tools", "functions"),
+    "system": ("system", "system_prompt"),
     "id": ("id",),
     "instruction": ("instruction",),
     "input": ("input",),
@@ -33,6 +34,16 @@ COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Column role → the names it goes by while the user gives none. `id` is accepted and not read: a sample's
 id is `<dataset>/<row>`."""
+
+MEDIA_COLUMN_ALIASES: Final[dict[str, tuple[str, ...]]] = {
+    f"{kind}s": tuple(f"{kind}_{what}{end}" for what in ("path", "file", "url") for end in ("", "s")) + more
+    for kind, more in (
+        ("image", ("img", "imgs", "img_path", "img_paths")),
+        ("video", ()),
+        ("audio", ("audio_filepath",)),
+    )
+}
+"""Other names of media columns in conversations; beside a column that holds bytes they are the names of its files."""
 
 COLUMN_ALIASES: Final[dict[str, str]] = {
     "prompt": "instruction",
@@ -70,7 +81,15 @@ TAG_ALIASES: Final[dict[str, str]] = {"observation_tag": "tool_tag", "function_t
 
 TOOL_CALL: Final = "tool_call"
 """What `DatasetSpec.roles` says of a turn whose whole text is a function call."""
-_TOOL_ROLES: Final = ("tool", "observation", "function")
+ROLE_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "system_tag": ("system",),
+    "user_tag": ("user", "human", "prompter"),
+    "assistant_tag": ("assistant", "gpt", "bot", "model", "chatgpt"),
+    "tool_tag": ("tool", "observation", "function", "tool_response", "function_response", "ipython"),
+    "tool_call_tag": ("function_call", "tool_call"),
+}
+"""Tag → the role names, in any letter case, that mean it as long as the user names none."""
+_ROLES: Final = {"system_tag": "system", "user_tag": "user", "assistant_tag": "assistant", "tool_tag": "tool"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +109,9 @@ class DatasetSpec:
     """Column role → the row's key, for the roles that are known."""
     tags: dict[str, str] = field(default_factory=dict)
     """Tag → the message's key (role_tag, content_tag) or the role's value (user_tag, …), where known."""
+    given_tags: frozenset[str] = frozenset()
+    """The tags that the user gave: what they name goes by this name alone. The others are what the first row has, and a
+    message may go by any usual name."""
     sample_ratio: float = 1.0
     tables: tuple[Path, ...] = ()
     """The Parquet or Arrow files that hold the rows, in order; empty for JSON."""
@@ -102,6 +124,16 @@ class DatasetSpec:
     min_duration: float | None = None
     """Shortest audio that is kept, in seconds."""
     max_duration: float | None = None
+    missing_tags: MissingTags = "reject"
+    """A row with media and no placeholder for them: rejected, or with them before its first user text."""
+    ignore_keys: tuple[str, ...] = ()
+    """Keys of rows, messages, parts and media entries that mean nothing here."""
+    encoding: str | None = None
+    """Of a text file that is not UTF-8 and says so by no byte order mark."""
+    lenient_json: bool = False
+    """Take comments, trailing commas, Python literals and raw control characters for JSON."""
+    rows_key: str | None = None
+    """The key of an object under which its rows stand; a path of keys is written with dots."""
 
     @property
     def folder(self) -> Path:
@@ -118,13 +150,35 @@ class DatasetSpec:
         return self.tags.get(name, DEFAULT_TAGS[name])
 
     @cached_property
-    def roles(self) -> dict[str, str]:
-        """Source role → system, developer, user, assistant, tool or `TOOL_CALL`."""
-        roles = dict.fromkeys(
-            _TOOL_ROLES if "tool_tag" not in self.tags else (self.tags["tool_tag"],), "tool"
+    def role_keys(self) -> tuple[str, ...]:
+        """The keys under which a message may say its role."""
+        return self._keys("role_tag")
+
+    @cached_property
+    def content_keys(self) -> tuple[str, ...]:
+        """The keys under which a message may have its content."""
+        return self._keys("content_tag")
+
+    def _keys(self, tag: str) -> tuple[str, ...]:
+        first = self.tag(tag)
+        return (
+            (first,)
+            if tag in self.given_tags
+            else tuple(dict.fromkeys((first, DEFAULT_TAGS[tag], FROM_VALUE_TAGS[tag])))
         )
-        roles["developer"] = "developer"
-        roles[self.tag("tool_call_tag")] = TOOL_CALL
-        for role in ("system", "user", "assistant"):
-            roles[self.tag(f"{role}_tag")] = role
-        return roles
+
+    @cached_property
+    def usual_roles(self) -> frozenset[str]:
+        """The role names of the first row's style."""
+        tools = () if "tool_tag" in self.tags else ROLE_NAMES["tool_tag"]
+        return frozenset(("developer", *tools, *(self.tag(tag) for tag in ROLE_NAMES)))
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """Source role, in small letters unless the user gave it → system, developer, user, assistant, tool or
+        `TOOL_CALL`."""
+        roles = {"developer": "developer"}
+        for tag, names in ROLE_NAMES.items():
+            usual = () if tag in self.given_tags else names
+            roles |= dict.fromkeys((*usual, *filter(None, (self.tags.get(tag),))), _ROLES.get(tag, TOOL_CALL))
+        return roles | {self.tags[tag]: _ROLES.get(tag, TOOL_CALL) for tag in self.given_tags & ROLE_NAMES.keys()}

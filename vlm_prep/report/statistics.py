@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.remote import is_remote
+from vlm_prep.ingest.formats.row_marks import NOTES
+from vlm_prep.ingest.unread_keys import UNREAD, unread_lines
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
 
@@ -99,7 +101,7 @@ def render(stats: dict[str, Any]) -> str:
     if totals.get("extra_documents"):
         documents = totals["rows_written"] + totals["extra_documents"]
         lines.append(f"  documents   {documents:,}: rows with a rewritten history gave several")
-    for name, what in _NOTES.items():
+    for name, what in (_NOTES | NOTES).items():
         if totals.get(name):
             lines.append(f"  note        {totals[name]:,} rows {what}")
     if "packs" in totals:
@@ -125,6 +127,7 @@ def render(stats: dict[str, Any]) -> str:
         if stats.get(name)
     ]
     lines += _datasets(totals.get("datasets", {}))
+    lines += [f"  unread      {line}" for line in unread_lines(totals.get(UNREAD, {}))]
     lines += _identity(stats)
     return "\n".join(lines)
 

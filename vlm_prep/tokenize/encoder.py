@@ -263,7 +263,7 @@ class SampleEncoder:
             labels=draft.labels,
             loss_weights=draft.weights,
             document=number,
-            notes=(*fitted.notes, *dict.fromkeys(note for each in media for note in each.notes)),
+            notes=(*sample.notes, *fitted.notes, *dict.fromkeys(note for each in media for note in each.notes)),
             geometry=self._geometry(draft.expansions),
             media=tuple(
                 _item(item, data, expansion)

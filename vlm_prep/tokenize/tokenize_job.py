@@ -16,6 +16,7 @@ from vlm_prep.core.records import Encoded, Media, Rejected, Sample, rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, no_pulse
 from vlm_prep.ingest.source import Samples, read_task
+from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread
 from vlm_prep.media.decode import media_struct
 from vlm_prep.media.files import digest_ends, ends_of
 from vlm_prep.media.probe import Probed, probe
@@ -96,7 +97,7 @@ class TokenizeJob:
         schema = tokenized_schema(tensors, weights=self.config.loss_weights)
         writer = _TaskWriter(task.index, shards, schema)
         with writer:
-            for number, result in self.encoded(task, pulse):
+            for number, result in self.encoded(task, pulse, tally.unread):
                 if isinstance(result, Rejected):
                     tally.reject(result)
                 else:
@@ -121,12 +122,19 @@ class TokenizeJob:
         for _, result in self.encoded(Task(index=0, start=start, stop=stop), no_pulse):
             yield result
 
-    def encoded(self, task: Task, pulse: Pulse) -> Iterator[tuple[int, Encoded | Rejected]]:
-        """Yield (number, output) for each output of each row of a task, see `results`."""
+    def encoded(
+        self, task: Task, pulse: Pulse, unread: Unread | None = None
+    ) -> Iterator[tuple[int, Encoded | Rejected]]:
+        """Yield (number, output) for each output of each row of a task, see `results`.
+
+        Keys that nobody reads are added to `unread`.
+        """
         for number, item in read_task(self.samples, task, pulse, STAGE):
             if isinstance(item, Rejected):
                 yield number, item
                 continue
+            if unread is not None:
+                count_unread(unread, item.dataset, item.unread)
             try:
                 sample, payload = self._probe(item, decode=self._decodes(item))
                 # all of them, before the first is written: a row is written or rejected
@@ -283,6 +291,7 @@ class Tally:
         self._kinds: Counter[str] = Counter()
         self.checked: Counter[str] = Counter()
         self._spare: dict[str, list[list[int]]] = {}
+        self.unread: Unread = {}
 
     def reject(self, rejected: Rejected) -> None:
         """Count a row that was not written."""
@@ -332,5 +341,6 @@ class Tally:
                 "kinds": dict(self._kinds),
                 "checked": dict(self.checked),
                 "spare": self._spare,
+                UNREAD: self.unread,
             },
         )

@@ -30,6 +30,7 @@ from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task,
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.source import Samples
+from vlm_prep.ingest.unread_keys import UNREAD, sum_unread
 from vlm_prep.media.rules import rules_of
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest, read_manifest
@@ -242,6 +243,8 @@ def _describe(
     totals: dict[str, Any] = sum_counts(records, rows=len(samples))
     totals["rejects"] = reject_reasons(records)
     totals["datasets"] = sum_datasets(records)
+    if unread := sum_unread(record.facts.get(UNREAD, {}) for record in records):
+        totals[UNREAD] = unread
     kinds: Counter[str] = Counter()
     for record in records:
         kinds.update(record.facts["kinds"])
@@ -275,6 +278,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
     return {
         "rows": len(samples),
         "datasets": samples.describe(),
+        "read": samples.first_rows(),
         "fingerprint": digest_json(identity),
         "processor": job.encoder.adapter.loaded.identity,
         "family": job.encoder.adapter.family,

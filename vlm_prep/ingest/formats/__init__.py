@@ -7,11 +7,15 @@ order:
     messages      OpenAI and Hugging Face messages, whose content is a list of typed parts
     alpaca        instruction, input, output, history: written as messages, then read as sharegpt
     asr           an audio file and its transcript
-    conversation  what the three share: a row's messages, in any of the spellings → Sample
-    placeholders  which media stands where, and that the counts agree
+    conversation  what the first three share: a row's messages, in any of the spellings → Sample
+    turns         one message
+    content_parts content that is a list of typed parts
+    media_tags    which media stands where, and that the counts agree
+    media_columns the row's media columns
     entries       one entry of a media column → Media
-    tools         tool schemas and tool calls
+    tool_calls    tool schemas and tool calls
     common        columns of a row, types, and per-message options
+    row_marks     what is noticed on the way: unread keys, other spellings
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from typing import Any
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats import alpaca, asr, messages, sharegpt
+from vlm_prep.ingest.formats.common import shown
+from vlm_prep.ingest.formats.conversation import RowPlace
+from vlm_prep.ingest.formats.row_marks import RowMarks
 from vlm_prep.ingest.spec import DatasetSpec
 
 __all__ = ["to_sample"]
@@ -40,6 +47,7 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
         Reject: the row cannot be used, with its code and what to change.
     """
     if not isinstance(row, dict):
-        raise Reject(RejectReason.BAD_ROW, f"the row is {type(row).__name__}, not a JSON object")
+        raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object")
     fields: dict[str, Any] = row
-    return _CONVERT[spec.format or "sharegpt"](fields, spec, sample_id=sample_id, source=source, line=line)
+    place, marks = RowPlace(sample_id=sample_id, source=source, line=line), RowMarks(frozenset(spec.ignore_keys))
+    return _CONVERT[spec.format or "sharegpt"](fields, spec, place, marks)

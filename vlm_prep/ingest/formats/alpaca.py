@@ -10,38 +10,41 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
-from vlm_prep.ingest.formats.common import Row, column, required_column, text, type_name
-from vlm_prep.ingest.formats.conversation import Dialect, build_sample
+from vlm_prep.ingest.formats.common import Row, column, required_column, shown, text
+from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
+from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty
+from vlm_prep.ingest.formats.turns import Dialect
 from vlm_prep.ingest.spec import DatasetSpec
 
-_DIALECT = Dialect(role_key="role", content_key="content", roles={"user": "user", "assistant": "assistant"})
+_DIALECT = Dialect(role_keys=("role",), content_keys=("content",), roles={"user": "user", "assistant": "assistant"})
+_READ = ("instruction", "input", "output", "history")
 
 
-def to_sample(row: Row, spec: DatasetSpec, *, sample_id: str, source: str, line: int) -> Sample:
+def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
     """Turn an Alpaca row into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    question = text(required_column(row, spec, "instruction"), "the instruction")
-    answer = text(required_column(row, spec, "output"), "the output")
-    extra = column(row, spec, "input")
-    if extra is not None and text(extra, "the input"):
+    question = text(required_column(row, spec, "instruction", marks), "the instruction")
+    answer = text(required_column(row, spec, "output", marks), "the output")
+    extra = column(row, spec, "input", marks)
+    if not is_empty(extra) and text(extra, "the input"):
         question = f"{question}\n{extra}"
-    turns = [*_history(column(row, spec, "history")), *_exchange(question, answer)]
-    return build_sample(turns, row, spec, _DIALECT, sample_id=sample_id, source=source, line=line)
+    turns = [*_history(column(row, spec, "history", marks)), *_exchange(question, answer)]
+    return build_sample(turns, row, spec, _DIALECT, place, marks, _READ)
 
 
 def _history(value: Any) -> list[Row]:
-    if value is None or value == "":
+    if is_empty(value):
         return []
     if not isinstance(value, list):
-        raise Reject(RejectReason.BAD_TYPE, f"the history is {type_name(value)}, not a list of pairs")
+        raise Reject(RejectReason.BAD_TYPE, f"the history is {shown(value)}, not a list of pairs")
     turns: list[Row] = []
-    for place, pair in enumerate(value):
+    for number, pair in enumerate(value):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise Reject(RejectReason.BAD_TYPE, f"history {place} is not a [question, answer] pair")
-        question, answer = (text(side, f"history {place}") for side in pair)
+            raise Reject(RejectReason.BAD_TYPE, f"history {number} is {shown(pair)}, not a [question, answer] pair")
+        question, answer = (text(side, f"history {number}") for side in pair)
         turns += _exchange(question, answer)
     return turns
 

@@ -15,24 +15,25 @@ from typing import Final
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, Message, Sample
 from vlm_prep.ingest.formats.common import Row, required_column, text
-from vlm_prep.ingest.formats.conversation import require_storable
+from vlm_prep.ingest.formats.conversation import RowPlace, require_storable
 from vlm_prep.ingest.formats.entries import column_entries
 from vlm_prep.ingest.formats.media_tags import Part
+from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
 from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, DatasetSpec
 from vlm_prep.media.files import split_uri
 
 _SEGMENT_COLUMNS: Final = ("offset", "start", "end", "start_time", "end_time", "begin_time", "audio_start", "audio_end")
 
 
-def to_sample(row: Row, spec: DatasetSpec, *, sample_id: str, source: str, line: int) -> Sample:
+def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
     """Turn a row of audio and transcript into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    audio = _audio(row, spec)
-    transcript = required_column(row, spec, "text")
-    if transcript is None or not text(transcript, "the transcript").strip():
+    audio = _audio(row, spec, marks)
+    transcript = required_column(row, spec, "text", marks)
+    if is_empty(transcript) or not text(transcript, "the transcript").strip():
         raise Reject(RejectReason.EMPTY_TRANSCRIPT, "the transcript is empty; there is nothing to train on")
     asked = [*([_part(spec.user_prompt)] if spec.user_prompt else []), {"type": "audio"}]
     messages: list[Message] = [
@@ -43,7 +44,14 @@ def to_sample(row: Row, spec: DatasetSpec, *, sample_id: str, source: str, line:
         messages.insert(0, {"role": "system", "content": [_part(spec.system_prompt)]})
     require_storable(messages, None, [audio])
     return Sample(
-        sample_id=sample_id, dataset=spec.name, source=source, line=line, messages=messages, media=(audio,)
+        sample_id=place.sample_id,
+        dataset=spec.name,
+        source=place.source,
+        line=place.line,
+        messages=messages,
+        media=(audio,),
+        notes=tuple(sorted(marks.notes)),
+        unread=marks.unread,
     )
 
 
@@ -51,13 +59,14 @@ def _part(written: str) -> Part:
     return {"type": "text", "text": str(written)}
 
 
-def _audio(row: Row, spec: DatasetSpec) -> Media:
+def _audio(row: Row, spec: DatasetSpec, marks: RowMarks) -> Media:
     names = (spec.columns["audios"],) if "audios" in spec.columns else ASR_AUDIO_COLUMNS
-    name = next((name for name in names if row.get(name) is not None), None)
+    name = next((name for name in names if not (row.get(name) is None or is_nan(row[name]))), None)
     if name is None:
         has = ", ".join(repr(key) for key in list(row)[:20]) or "nothing"
         wanted = " or ".join(repr(each) for each in names)
         raise Reject(RejectReason.MISSING_COLUMN, f"no audio in {wanted} (columns.audio); the row has {has}")
+    marks.leave("row", row, {name, *spec.column_names("text"), "id"})
     entries = column_entries(row[name], "audio", spec.media_dir)
     if len(entries) != 1:
         raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, f"{len(entries)} audio files for one transcript")

@@ -8,37 +8,46 @@ data fill every missing key with one.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes
+from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
 from vlm_prep.ingest.spec import DatasetSpec
 
 Row = dict[str, Any]
 
 _LARGEST = sys.float_info.max
-_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 _LARGEST_WEIGHT = 1e6
-_WEIGHT_KEYS = ("loss", "loss_weight", "weight")
+_WEIGHT_KEYS: Final = ("loss", "loss_weight", "weight", "loss_scale")
+_FLAG_KEYS: Final = ("loss_mask", "train_on_turn", "training")
+TRAINING_KEYS: Final = ("train", *_WEIGHT_KEYS, *_FLAG_KEYS)
+"""Whether or how strongly a message is trained: ours, and the names of ms-swift, axolotl, XTuner and OpenAI."""
+_OTHER_TOOLS: Final = frozenset(("loss_scale", *_FLAG_KEYS))
 
 
-def column(row: Row, spec: DatasetSpec, role: str) -> Any:
+def column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> Any:
     """Return the row's value for a column role, or None where it has none.
 
     Raises:
-        Reject: BAD_ROW, two columns that the role may go by both hold something.
+        Reject: BAD_ROW, two columns that the role may go by hold different things.
     """
-    filled = [name for name in spec.column_names(role) if row.get(name) not in (None, "", [])]
-    if len(filled) > 1:
-        raise Reject(
-            RejectReason.BAD_ROW,
-            f"the columns {filled[0]!r} and {filled[1]!r} are both filled; name one with columns.{role}",
-        )
-    present = filled or [name for name in spec.column_names(role) if name in row]
+    names = spec.column_names(role)
+    filled = [name for name in names if not is_empty(row.get(name))]
+    for other in filled[1:]:
+        if row[other] != row[filled[0]]:
+            both = " and ".join(f"{name!r} ({excerpt(row[name])})" for name in (filled[0], other))
+            raise Reject(
+                RejectReason.BAD_ROW, f"the columns {both} are both filled and differ; name one with columns.{role}"
+            )
+        marks.note("read_doubles")
+    present = filled or [name for name in names if name in row]
     return row[present[0]] if present else None
 
 
-def required_column(row: Row, spec: DatasetSpec, role: str) -> Any:
+def required_column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> Any:
     """Return the row's value for a column role; null counts as a value.
 
     Raises:
@@ -46,10 +55,10 @@ def required_column(row: Row, spec: DatasetSpec, role: str) -> Any:
     """
     names = spec.column_names(role)
     if not any(name in row for name in names):
-        has = ", ".join(repr(name) for name in list(row)[:20]) or "none"
+        has = ", ".join(excerpt(name) for name in list(row)[:20]) or "none"
         wanted = " or ".join(repr(name) for name in names)
         raise Reject(RejectReason.MISSING_COLUMN, f"no column {wanted} (columns.{role}); the row has {has}")
-    return column(row, spec, role)
+    return column(row, spec, role, marks)
 
 
 def text(value: Any, what: str) -> str:
@@ -59,7 +68,9 @@ def text(value: Any, what: str) -> str:
         Reject: BAD_TYPE.
     """
     if not isinstance(value, str):
-        raise Reject(RejectReason.BAD_TYPE, f"{what} is {type_name(value)}, not a string")
+        # 1.0 or 1, true or True: it is not ours to say how it is written
+        hint = "; write it as a text" if isinstance(value, int | float) else ""
+        raise Reject(RejectReason.BAD_TYPE, f"{what} is {shown(value)}, not a string{hint}")
     return str(value)  # an `EmbeddedText` becomes the text it is
 
 
@@ -70,7 +81,12 @@ def type_name(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def training_options(item: Row, where: str) -> dict[str, Any]:
+def shown(value: Any) -> str:
+    """Name a value's type and show the value, for messages."""
+    return type_name(value) if value is None else f"{type_name(value)} ({excerpt(value)})"
+
+
+def training_options(item: Row, where: str, marks: RowMarks) -> dict[str, Any]:
     """Return whether a message or part says that it is trained on, and with which weight: `train`, `weight`.
 
     A weight of 0 or 1 is a plain `train`; where nothing is said, nothing is returned.
@@ -78,25 +94,35 @@ def training_options(item: Row, where: str) -> dict[str, Any]:
     Raises:
         Reject: BAD_TYPE, a weight that is no finite number from 0 up, or options that contradict each other.
     """
-    weights = {key: _as_weight(item[key], f"{where}: {key}") for key in _WEIGHT_KEYS if item.get(key) is not None}
-    options: dict[str, Any] = {}
-    if (train := item.get("train")) is not None:
-        if not isinstance(train, bool):
-            raise Reject(RejectReason.BAD_TYPE, f"{where}: train is {type_name(train)}, not true or false")
-        options["train"] = train
-    contradicts = options and any((weight > 0) != options["train"] for weight in weights.values())
-    if len(set(weights.values())) > 1 or contradicts:
-        raise Reject(RejectReason.BAD_TYPE, f"{where}: {' and '.join([*weights, *options])} contradict each other")
+    given = [key for key in TRAINING_KEYS if not (item.get(key) is None or is_nan(item[key]) or key in marks.ignored)]
+    if not given:
+        return {}
+    weights = {key: _as_weight(item[key], f"{where}: {key}") for key in given if key in _WEIGHT_KEYS}
+    flags = {key: _as_flag(item[key], f"{where}: {key}", key) for key in given if key not in _WEIGHT_KEYS}
+    trained = {*flags.values(), *(weight > 0 for weight in weights.values())}
+    if len(set(weights.values())) > 1 or len(trained) > 1:
+        said = " and ".join(f"{key} ({excerpt(item[key])})" for key in given)
+        raise Reject(RejectReason.BAD_TYPE, f"{where}: {said} contradict each other; ignore_keys leaves one out")
+    if not _OTHER_TOOLS.isdisjoint(given):
+        marks.note("read_training_keys")
+    options: dict[str, Any] = {"train": trained.pop()}
     for weight in weights.values():
-        options["train"] = weight > 0
         if weight not in (0, 1):
             options["weight"] = weight
     return options
 
 
+def _as_flag(value: Any, what: str, key: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    if key != "train" and value in (0, 1) and isinstance(value, int | float):
+        return value == 1
+    raise Reject(RejectReason.BAD_TYPE, f"{what} is {shown(value)}, not true or false")
+
+
 def _as_weight(weight: Any, what: str) -> float:
     if not isinstance(weight, int | float):
-        raise Reject(RejectReason.BAD_TYPE, f"{what} is {type_name(weight)}, not a number")
+        raise Reject(RejectReason.BAD_TYPE, f"{what} is {shown(weight)}, not a number")
     if not 0 <= weight <= _LARGEST_WEIGHT:
         raise Reject(RejectReason.BAD_TYPE, f"{what} is {weight}, not a number from 0 to {_LARGEST_WEIGHT:g}")
     return float(weight)
@@ -108,9 +134,7 @@ def reasoning(message: Row, role: str, where: str) -> str | None:
     Raises:
         Reject: BAD_TYPE, it is not a string; BAD_ROW, it is not an assistant's, or is given as two texts.
     """
-    given = {
-        key: text(message[key], f"{where}: {key}") for key in _REASONING_KEYS if message.get(key) is not None
-    }
+    given = {key: text(message[key], f"{where}: {key}") for key in REASONING_KEYS if message.get(key) is not None}
     if not given:
         return None
     if role != "assistant":
@@ -118,7 +142,8 @@ def reasoning(message: Row, role: str, where: str) -> str | None:
             raise Reject(RejectReason.BAD_ROW, f"{where}: {next(iter(given))} in a {role} message")
         return None
     if len(set(given.values())) > 1:
-        raise Reject(RejectReason.BAD_ROW, f"{where}: {' and '.join(given)} hold different texts")
+        both = " and ".join(f"{key} ({excerpt(value)})" for key, value in given.items())
+        raise Reject(RejectReason.BAD_ROW, f"{where}: {both} hold different texts; keep one")
     return next(iter(given.values()))
 
 

@@ -6,30 +6,37 @@
     {"type": "reasoning" | "thinking", ...}                        must come first: templates print it first
     {"type": "tool_call" | "tool_calls", ...}                      must come last: templates print it last
 
-A part of another type, or in a place where a template would move it, rejects the row.
+A plain text among the parts is a text part, and a part without a type is of the kind of its only filled key. A part of
+another type, or in a place where a template would move it, rejects the row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import MediaKind
-from vlm_prep.ingest.formats.common import Row, text, training_options, type_name
-from vlm_prep.ingest.formats.entries import CONTENT_KEYS, REFERENCE_KEYS, media_from, require_applied
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import TRAINING_KEYS, Row, shown, text, training_options
+from vlm_prep.ingest.formats.entries import CONTENT_KEYS, READ_KEYS, REFERENCE_KEYS, media_from, require_applied
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part
+from vlm_prep.ingest.formats.row_marks import is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, written_calls
 
 _MEDIA_TYPES: dict[str, MediaKind] = {
     "image": "image",
     "image_url": "image",
+    "input_image": "image",
     "video": "video",
     "video_url": "video",
     "audio": "audio",
     "audio_url": "audio",
     "input_audio": "audio",
 }
+_TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
 _CALL_TYPES = ("tool_call", "tool_calls")
 
@@ -43,42 +50,89 @@ class Content:
     calls: ToolCalls = field(default_factory=list)
 
 
-def read_parts(parts: list[Any], role: str, queue: MediaQueue, where: str) -> Content:
+def read_parts(
+    parts: list[Any], role: str, queue: MediaQueue, where: str, as_text: Callable[[str], list[Part]]
+) -> Content:
     """Return the content that a list of typed parts describes.
+
+    Args:
+        parts: objects, or texts.
+        role: of the message.
+        queue: the row's media.
+        where: what messages of rejects begin with.
+        as_text: how a plain text is read.
 
     Raises:
         Reject: BAD_ROW, an unknown part or one out of place; or the fault of its media or call.
     """
     content = Content()
     for place, part in enumerate(parts):
-        if not isinstance(part, dict):
-            raise Reject(RejectReason.BAD_TYPE, f"{where}, part {place} is {type_name(part)}, not an object")
-        given = {key: value for key, value in part.items() if value is not None}
-        _read_part(given, role, content, queue, f"{where}, part {place}")
+        name = f"{where}, part {place}"
+        if isinstance(part, str):
+            queue.marks.note("read_untyped_content")
+            content.parts += as_text(part)
+        elif isinstance(part, dict):
+            given = {key: value for key, value in part.items() if value is not None}
+            _read_part(_typed(given, queue), role, content, queue, name)
+        else:
+            raise Reject(RejectReason.BAD_TYPE, f"{name} is {shown(part)}, not an object or a text")
     return content
+
+
+def _typed(part: Row, queue: MediaQueue) -> Row:
+    """Return a part with its type, which the only key that holds something tells where none is given."""
+    if "type" in part:
+        return part
+    kinds = [key for key in ("text", *_MEDIA_TYPES) if not is_empty(part.get(key))]
+    if not kinds and set(part) == {"text"}:
+        kinds = ["text"]
+    if len(kinds) != 1:
+        return part
+    queue.marks.note("read_untyped_content")
+    return {"type": kinds[0], **part}
 
 
 def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where: str) -> None:
     kind = part.get("type")
     if kind in (*_REASONING_TYPES, *_CALL_TYPES):
-        _require_no_options(part, where)
+        _require_no_options(part, where, queue)
     if kind in _REASONING_TYPES:
         _read_reasoning(part, role, content, where)
     elif kind in _CALL_TYPES:
         _read_calls(part, role, content, where)
-    elif kind != "text" and not (isinstance(kind, str) and kind in _MEDIA_TYPES):
-        raise _bad(f"{where} is of the unknown type {kind!r}")
+    elif kind not in _TEXT_TYPES and not (isinstance(kind, str) and kind in _MEDIA_TYPES):
+        what = f"is of the unknown type {excerpt(kind)}" if kind is not None else f"has no type: {excerpt(part)}"
+        raise _bad(f"{where} {what}; known are text, {', '.join((*_MEDIA_TYPES, *_REASONING_TYPES, *_CALL_TYPES))}")
     elif content.calls:
         raise _bad(f"{where} follows a tool call; chat templates put tool calls last")
-    elif kind == "text":
-        content.parts.append({"type": "text", "text": _part_text(part, where), **training_options(part, where)})
+    elif kind in _TEXT_TYPES:
+        _refuse_other(part, _MEDIA_TYPES, where)
+        options = training_options(part, where, queue.marks)
+        content.parts.append({"type": "text", "text": _part_text(part, where), **options})
     else:
+        _refuse_other(part, ("text", "content"), where)
         content.parts.append(_media_part(part, _MEDIA_TYPES[kind], queue, where))
+    queue.marks.leave("part", part, _part_keys(str(kind)))
 
 
-def _require_no_options(part: Row, where: str) -> None:
+def _refuse_other(part: Row, keys: Iterable[str], where: str) -> None:
+    """Refuse a part that holds a text and a media: which comes first is not said."""
+    if other := next((key for key in keys if not is_empty(part.get(key))), None):
+        raise _bad(f"{where} is of type {part['type']} and has {other} ({excerpt(part[other])}) too; give each a part")
+
+
+@cache
+def _part_keys(kind: str) -> frozenset[str]:
+    if kind in _TEXT_TYPES:
+        return frozenset(("type", "text", "value", "content", kind, *TRAINING_KEYS))
+    if kind in _MEDIA_TYPES:
+        return READ_KEYS | {"type", "index"}
+    return frozenset(("type", "text", "value", "content", kind, "function", "tool_calls", *TRAINING_KEYS))
+
+
+def _require_no_options(part: Row, where: str, queue: MediaQueue) -> None:
     """Reject options that would be lost: reasoning and calls are masked by settings of the run, not part by part."""
-    options = training_options(part, where)
+    options = training_options(part, where, queue.marks)
     if options.get("train") is False or "weight" in options:
         raise _bad(
             f"{where}: train and weight of a {part['type']} part are not read; give them to the message, or use "
@@ -116,9 +170,7 @@ def _bare_part(part: Row, kind: MediaKind, queue: MediaQueue, where: str) -> Par
         message = f"{where}: fps and frame_indices of a bare part belong in the column's entry"
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, message)
     if "index" in part and part["index"] != queue.asked(kind):
-        raise _bad(
-            f"{where} asks for {kind} {part['index']!r}; parts must take the column's entries in order"
-        )
+        raise _bad(f"{where} asks for {kind} {part['index']!r}; parts must take the column's entries in order")
     return queue.place_next(kind)
 
 

@@ -9,159 +9,123 @@ a shard.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
-from vlm_prep.core.records import Media, MediaKind, Message, Sample
-from vlm_prep.ingest.formats.common import Row, column, reasoning, text, training_options, type_name
-from vlm_prep.ingest.formats.content_parts import Content, read_parts
-from vlm_prep.ingest.formats.entries import column_entries
-from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_tags, split_tags
-from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, tool_schemas, written_calls
-from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
+from vlm_prep.core.records import Media, Message, Sample
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import Row, column, shown, text
+from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES, media_columns
+from vlm_prep.ingest.formats.media_tags import MediaQueue
+from vlm_prep.ingest.formats.row_marks import ROW_KEYS_WITH_MEANING, SEGMENT_KEYS_WITH_MEANING, RowMarks
+from vlm_prep.ingest.formats.tool_calls import tool_schemas
+from vlm_prep.ingest.formats.turns import Dialect, read_turn, text_parts
+from vlm_prep.ingest.spec import COLUMN_NAMES, MEDIA_COLUMN_ALIASES, DatasetSpec
+from vlm_prep.media.files import split_uri
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dialect:
-    """How a row spells its messages."""
+class RowPlace:
+    """Which row it is."""
 
-    role_key: str
-    content_key: str
-    roles: dict[str, str]
-    """Source role → system, developer, user, assistant, tool or `TOOL_CALL`."""
-    tags_in_text: bool = True
-    """Whether `<image>` in a plain string stands for a media."""
+    sample_id: str
+    source: str
+    line: int
 
 
 def build_sample(
-    turns: Any, row: Row, spec: DatasetSpec, dialect: Dialect, *, sample_id: str, source: str, line: int
+    turns: Any, row: Row, spec: DatasetSpec, dialect: Dialect, place: RowPlace, marks: RowMarks, read: tuple[str, ...]
 ) -> Sample:
     """Turn a row's messages, media, tools and system prompt into a Sample.
+
+    Args:
+        turns: the messages.
+        row: the whole row.
+        spec: the data set.
+        dialect: how messages are spelt.
+        place: which row it is.
+        marks: takes what is noticed.
+        read: the column roles that gave the messages.
 
     Raises:
         Reject: any fault of the row.
     """
     if not isinstance(turns, list):
-        raise Reject(RejectReason.BAD_TYPE, f"the messages are {type_name(turns)}, not a list")
-    queue = MediaQueue(_media_columns(row, spec), spec.media_dir)
-    lead = _system_prompt(column(row, spec, "system"), queue)
-    messages = [_message(turn, dialect, queue, f"message {n}") for n, turn in enumerate(turns, 1)]
+        raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
+    marks.refuse("the row", row, ROW_KEYS_WITH_MEANING)
+    queue = MediaQueue(media_columns(row, spec, marks), spec.media_dir, marks)
+    lead = _system_prompt(column(row, spec, "system", marks), queue)
+    messages = [read_turn(turn, dialect, queue, f"message {n}") for n, turn in enumerate(turns, 1)]
     _require_conversation(messages)
-    queue.require_balance()
+    if spec.missing_tags == "first":
+        queue.place_first(messages)
+    media = queue.placed()
+    if any(each.kind != "image" and split_uri(each.uris[0])[1] is None for each in media):  # not cut from it already
+        marks.refuse("the row", {key: value for key, value in row.items() if value != 0}, SEGMENT_KEYS_WITH_MEANING)
+    marks.refuse_grounding(row, messages)
+    if (masked := row.get("mask_history")) is not None and "mask_history" not in marks.ignored:
+        _mask_history(masked, messages, marks)
     messages = _with_lead(lead, messages)
-    tools = tool_schemas(column(row, spec, "tools"))
-    require_storable(messages, tools, queue.placed)
+    tools = tool_schemas(column(row, spec, "tools", marks))
+    require_storable(messages, tools, media)
+    marks.leave("row", row, _read_keys(spec, read))
     return Sample(
-        sample_id=sample_id,
+        sample_id=place.sample_id,
         dataset=spec.name,
-        source=source,
-        line=line,
+        source=place.source,
+        line=place.line,
         messages=messages,
-        media=tuple(queue.placed),
+        media=tuple(media),
         tools=tools,
+        notes=tuple(sorted(marks.notes)),
+        unread=marks.unread,
     )
 
 
-def _media_columns(row: Row, spec: DatasetSpec) -> dict[MediaKind, list[Media]]:
-    return {
-        "image": column_entries(column(row, spec, "images"), "image", spec.media_dir),
-        "video": column_entries(column(row, spec, "videos"), "video", spec.media_dir),
-        "audio": column_entries(column(row, spec, "audios"), "audio", spec.media_dir),
-    }
+@lru_cache(maxsize=64)
+def _keys_read(columns: tuple[tuple[str, str], ...], read: tuple[str, ...]) -> frozenset[str]:
+    named = dict(columns)
+    roles = (*read, *MEDIA_ROLES.values(), "tools", "system", "id")
+    names = {name for role in roles for name in ((named[role],) if role in named else COLUMN_NAMES[role])}
+    aliases = {name for role in MEDIA_ROLES.values() if role not in named for name in MEDIA_COLUMN_ALIASES[role]}
+    return frozenset(names | aliases | {"mask_history"})
+
+
+def _read_keys(spec: DatasetSpec, read: tuple[str, ...]) -> frozenset[str]:
+    return _keys_read(tuple(spec.columns.items()), read)
 
 
 def _system_prompt(value: Any, queue: MediaQueue) -> list[Message]:
     if value is None or value == "":
         return []
-    return [{"role": "system", "content": _text_parts("system", text(value, "the system column"), queue)}]
+    return [{"role": "system", "content": text_parts("system", text(value, "the system column"), queue)}]
 
 
 def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:
     if not lead or messages[0] == lead[0]:
         return messages
-    if any(message["role"] == "system" for message in messages):
-        raise Reject(RejectReason.BAD_ROW, "the system column and a system message differ; keep one of them")
+    if other := next((message for message in messages if message["role"] == "system"), None):
+        both = " and ".join(
+            excerpt("".join(part.get("text", "") for part in each["content"])) for each in (lead[0], other)
+        )
+        raise Reject(RejectReason.BAD_ROW, f"the system column and a system message differ: {both}; keep one of them")
     return lead + messages
 
 
-# ---- one message ----
-
-
-def _message(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Message:
-    if not isinstance(turn, dict):
-        raise Reject(RejectReason.BAD_TYPE, f"{where} is {type_name(turn)}, not an object")
-    role = _role(turn, dialect, where)
-    thought = reasoning(turn, role, where)
-    calls = _own_calls(turn, role, where)
-    value = turn.get(dialect.content_key)
-    if role == TOOL_CALL:
-        role, content = "assistant", Content(calls=written_calls(value, where))
-    elif isinstance(value, list):
-        content = read_parts(value, role, queue, where)
-    elif value is None and calls:
-        content = Content()
-    else:
-        content = Content(
-            parts=_string_parts(role, text(value, f"{where}: {dialect.content_key}"), dialect, queue)
-        )
-    if (calls and content.calls) or (thought is not None and content.reasoning is not None):
-        raise Reject(
-            RejectReason.BAD_ROW, f"{where} has reasoning or tool calls both in its content and beside it"
-        )
-    message: Message = {"role": role, "content": content.parts}
-    options = {
-        "reasoning_content": content.reasoning if thought is None else thought,
-        "tool_calls": content.calls or calls or None,
-        "name": _own_text(turn, "name", role),
-        "tool_call_id": _own_text(turn, "tool_call_id", role),
-        **training_options(turn, where),
-    }
-    return message | {key: option for key, option in options.items() if option is not None}
-
-
-def _role(turn: Row, dialect: Dialect, where: str) -> str:
-    written = turn.get(dialect.role_key)
-    if not isinstance(written, str):
-        raise Reject(
-            RejectReason.BAD_TYPE, f"{where}: {dialect.role_key} is {type_name(written)}, not a string"
-        )
-    role = dialect.roles.get(written)
-    if role is None:
-        known = ", ".join(repr(name) for name in dialect.roles)
-        raise Reject(
-            RejectReason.UNKNOWN_ROLE,
-            f"{where} has the role {written!r}; known are {known}. Name others with tags.user_tag, "
-            "tags.assistant_tag, tags.system_tag, tags.tool_tag or tags.tool_call_tag",
-        )
-    return role
-
-
-def _string_parts(role: str, written: str, dialect: Dialect, queue: MediaQueue) -> list[Part]:
-    return _text_parts(role, written, queue) if dialect.tags_in_text else [{"type": "text", "text": written}]
-
-
-def _text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
-    if role == "assistant":
-        queue.note_text(written)
-    elif role == "user" or has_tags(written):
-        return split_tags(written, queue)
-    return [{"type": "text", "text": written}]
-
-
-def _own_calls(turn: Row, role: str, where: str) -> ToolCalls:
-    """Return the calls beside the content; `function_call` is OpenAI's older key for a single one."""
-    value = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
-    if value is None:
-        return []
-    if role != "assistant":
-        raise Reject(RejectReason.BAD_TOOL_CALL, f"{where}: tool calls outside an assistant message")
-    return message_calls(value, where)
-
-
-def _own_text(turn: Row, key: str, role: str) -> str | None:
-    value = turn.get(key)
-    return value if role == "tool" and isinstance(value, str) else None
+def _mask_history(masked: Any, messages: list[Message], marks: RowMarks) -> None:
+    """Apply LLaMA-Factory's and ms-swift's mask_history: only the last answer is trained."""
+    if not isinstance(masked, bool):
+        raise Reject(RejectReason.BAD_TYPE, f"mask_history is {shown(masked)}, not true or false")
+    answers = [message for message in messages if message["role"] == "assistant"]
+    for message in answers[:-1] if masked else ():
+        if message.get("train"):
+            raise Reject(
+                RejectReason.BAD_TYPE, "mask_history and a message that says to train it contradict each other"
+            )
+        message["train"] = False
+    marks.note("read_training_keys")
 
 
 # ---- the whole conversation ----
@@ -171,9 +135,7 @@ def _require_conversation(messages: list[Message]) -> None:
     if not any(_says_something(message) for message in messages):
         raise Reject(RejectReason.EMPTY_CONVERSATION, "no message says anything")
     if not any(message["role"] == "assistant" for message in messages):
-        raise Reject(
-            RejectReason.NO_ASSISTANT_TURN, "no message is the assistant's; there is nothing to train on"
-        )
+        raise Reject(RejectReason.NO_ASSISTANT_TURN, "no message is the assistant's; there is nothing to train on")
 
 
 def _says_something(message: Message) -> bool:

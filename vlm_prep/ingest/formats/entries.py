@@ -33,6 +33,8 @@ REFERENCE_KEYS: Final = (
 )
 CONTENT_KEYS: Final = ("bytes", "data", "array")
 """Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
+READ_KEYS: Final = frozenset((*REFERENCE_KEYS, *CONTENT_KEYS, "frame_indices", "fps", "format"))
+"""The keys of an entry that are read; what else one has is counted as unread, or refused by `require_applied`."""
 _SIZE_OPTIONS = (
     "min_pixels",
     "max_pixels",
@@ -150,7 +152,7 @@ def _embedded_uri(written: EmbeddedText, where: str) -> str:
 
 
 def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path | str, where: str) -> Media:
-    given = _flat(entry)
+    given = flat(entry)
     content = _content(given, where)
     require_applied(given, kind, where)
     reference = _reference(given, where) if content is None else content
@@ -178,7 +180,7 @@ def _content(given: dict[str, Any], where: str) -> EmbeddedBytes | EmbeddedText 
     return None
 
 
-def _flat(entry: dict[str, Any]) -> dict[str, Any]:
+def flat(entry: dict[str, Any]) -> dict[str, Any]:
     """Return an entry without nulls, and with `{"image_url": {"url": …}}` brought to one level."""
     given: dict[str, Any] = {}
     for key, value in entry.items():
@@ -215,11 +217,7 @@ def _frame_indices(value: Any, kind: MediaKind, is_list: bool, where: str) -> tu
         return None
     if kind != "video" or is_list:
         raise Reject(RejectReason.BAD_FRAME_INDICES, f"{where}: frame_indices belong to a video file")
-    if (
-        not isinstance(value, list)
-        or not value
-        or any(type(index) is not int or index < 0 for index in value)
-    ):
+    if not isinstance(value, list) or not value or any(type(index) is not int or index < 0 for index in value):
         message = f"{where}: frame_indices must be a list of whole numbers from 0 up"
         raise Reject(RejectReason.BAD_FRAME_INDICES, message)
     return tuple(value)

@@ -2,7 +2,8 @@
 
 `<image>`, `<video>` and `<audio>` (any case, no blanks inside) stand for the next entry of the images, videos
 and audios columns. The kinds are counted apart; `Sample.media` has them in the order of their parts. A count that
-differs rejects the row: dropping the surplus would train on a question about a picture that is not there.
+differs rejects the row: dropping the surplus would train on a question about a picture that is not there. A null in a
+column is no media; where a placeholder asks for it, the row is rejected (missing_media).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
+from vlm_prep.ingest.formats.row_marks import RowMarks
 
 Part = dict[str, Any]
 
@@ -23,24 +25,41 @@ _KINDS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video", "<audio>
 class MediaQueue:
     """Hands out a row's media in the order in which the conversation asks for them."""
 
-    def __init__(self, columns: dict[MediaKind, list[Media]], media_dir: Path | str) -> None:
-        self.media_dir = media_dir
+    def __init__(self, columns: dict[MediaKind, list[Media | None]], media_dir: Path | str, marks: RowMarks) -> None:
+        self.media_dir, self.marks = media_dir, marks
         self._columns = columns
         self._asked: dict[MediaKind, int] = {"image": 0, "video": 0, "audio": 0}
         self._kept_as_text = 0
-        self.placed: list[Media] = []
+        self._placed: list[Media | tuple[MediaKind, int]] = []
 
     def place_next(self, kind: MediaKind) -> Part:
-        """Return the part of the column's next entry; one too many is reported by `require_balance`."""
-        if self._asked[kind] < len(self._columns[kind]):
-            self.placed.append(self._columns[kind][self._asked[kind]])
+        """Return the part of the column's next entry; one too many is reported by `placed`."""
+        self._placed.append((kind, self._asked[kind]))
         self._asked[kind] += 1
         return {"type": kind}
 
     def place(self, media: Media) -> Part:
         """Return the part of a media that its own message names."""
-        self.placed.append(media)
+        self._placed.append(media)
         return {"type": media.kind}
+
+    def place_first(self, messages: list[dict[str, Any]]) -> None:
+        """Put the media of each kind that no placeholder asks for before the first user text, pictures first."""
+        kinds: list[MediaKind] = [kind for kind in self._columns if not self._asked[kind] and any(self._columns[kind])]
+        user = next((number for number, message in enumerate(messages) if message["role"] == "user"), None)
+        if not kinds or user is None:
+            return
+        before = sum(part["type"] != "text" for message in messages[:user] for part in message["content"])
+        parts: list[Part] = []
+        for kind in kinds:
+            self._columns[kind] = [entry for entry in self._columns[kind] if entry is not None]
+            self._asked[kind] = len(self._columns[kind])
+            self._placed[before + len(parts) : before + len(parts)] = [
+                (kind, place) for place in range(self._asked[kind])
+            ]
+            parts += [{"type": kind}] * self._asked[kind]
+        messages[user]["content"] = parts + messages[user]["content"]
+        self.marks.note("read_media_first")
 
     def asked(self, kind: MediaKind) -> int:
         """Return how many entries of the column were asked for so far."""
@@ -50,21 +69,38 @@ class MediaQueue:
         """Count the tags of a text that stays text, for the message of a mismatch."""
         self._kept_as_text += len(_TAG.findall(text))
 
-    def require_balance(self) -> None:
-        """Check that every entry has a placeholder and every placeholder an entry.
+    def placed(self) -> list[Media]:
+        """Return the media in the order of their parts: every entry has a placeholder and every placeholder an entry.
 
         Raises:
-            Reject: MEDIA_COUNT_MISMATCH, with both counts.
+            Reject: MEDIA_COUNT_MISMATCH, with both counts; MISSING_MEDIA, a placeholder asks for an entry that is null.
         """
-        if all(self._asked[kind] == len(entries) for kind, entries in self._columns.items()):
-            return
-        counts = "; ".join(
-            f"{self._asked[kind]} {kind} placeholder(s) for {len(entries)} {kind}(s)"
-            for kind, entries in self._columns.items()
-            if self._asked[kind] != len(entries)
-        )
+        columns = {kind: self._balanced(kind, entries) for kind, entries in self._columns.items()}
+        if wrong := [kind for kind, entries in columns.items() if len(entries) != self._asked[kind]]:
+            raise self._mismatch(wrong)
+        return [each if isinstance(each, Media) else columns[each[0]][each[1]] for each in self._placed]
+
+    def _balanced(self, kind: MediaKind, entries: list[Media | None]) -> list[Media]:
+        there, asked = [entry for entry in entries if entry is not None], self._asked[kind]
+        if len(there) == len(entries):
+            return there
+        if asked > len(there) and (asked == len(entries) or not there):
+            raise Reject(
+                RejectReason.MISSING_MEDIA,
+                f"{asked} {kind} placeholder(s), and {kind} {entries.index(None)} of the column is null or empty",
+            )
+        if there:
+            self.marks.note("read_empty_media")
+        return there
+
+    def _mismatch(self, kinds: list[MediaKind]) -> Reject:
+        there = {kind: sum(each is not None for each in self._columns[kind]) for kind in kinds}
+        counts = "; ".join(f"{self._asked[kind]} {kind} placeholder(s) for {there[kind]} {kind}(s)" for kind in kinds)
         note = f"; {self._kept_as_text} more in assistant turns stay text" if self._kept_as_text else ""
-        raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, counts + note)
+        if not self._kept_as_text and all(not self._asked[kind] for kind in kinds):
+            tags = " and ".join(f"<{kind}>" for kind in kinds)
+            note = f"; write {tags} where they belong, or let missing_tags=first put them before the first user text"
+        return Reject(RejectReason.MEDIA_COUNT_MISMATCH, counts + note)
 
 
 def has_tags(text: str) -> bool:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, required_column
-from vlm_prep.ingest.formats.conversation import Dialect, build_sample
+from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
+from vlm_prep.ingest.formats.row_marks import RowMarks
+from vlm_prep.ingest.formats.turns import dialect_of
 from vlm_prep.ingest.spec import DatasetSpec
 
 
-def to_sample(row: Row, spec: DatasetSpec, *, sample_id: str, source: str, line: int) -> Sample:
+def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
     """Turn a ShareGPT row into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    dialect = Dialect(role_key=spec.tag("role_tag"), content_key=spec.tag("content_tag"), roles=spec.roles)
-    turns = required_column(row, spec, "messages")
-    return build_sample(turns, row, spec, dialect, sample_id=sample_id, source=source, line=line)
+    turns = required_column(row, spec, "messages", marks)
+    return build_sample(turns, row, spec, dialect_of(spec), place, marks, ("messages",))

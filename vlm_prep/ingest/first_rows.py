@@ -1,0 +1,129 @@
+"""What the first rows of a source say before a run: what is rejected, what nobody reads, and whether to start at all.
+
+A source whose shape is not the one that was asked for would reject its rows one by one, a million times. It is found
+here: `check_shape` stops where none of the first rows can be read, and names the columns that exist, what they seem to
+be and the setting that reads them. `survey` is what `--dry-run` shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vlm_prep.core.errors import InputError, RejectReason
+from vlm_prep.core.records import Rejected
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import type_name
+from vlm_prep.ingest.row_source import RowSource
+from vlm_prep.ingest.spec import DEFAULT_TAGS, FROM_VALUE_TAGS
+from vlm_prep.ingest.unread_keys import Unread, count_unread
+
+FIRST_ROWS: Final = 256
+_SHAPE: Final = frozenset((RejectReason.MISSING_COLUMN.value, RejectReason.BAD_ROW.value, RejectReason.BAD_JSON.value))
+_SAID: Final = 12
+
+
+@dataclass
+class FirstRows:
+    """What reading the first rows of a data set gave; no media file was opened."""
+
+    dataset: str
+    rows: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Rejected] = field(default_factory=dict)
+    """The first reject of each reason."""
+    notes: Counter[str] = field(default_factory=Counter)
+    unread: Unread = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {
+            "dataset": self.dataset,
+            "rows": self.rows,
+            "rejected": {
+                reason: {"rows": count, "first": f"line {self.examples[reason].line}: {self.examples[reason].message}"}
+                for reason, count in self.rejects.most_common()
+            },
+            "notes": dict(self.notes.most_common()),
+            "unread_keys": self.unread.get(self.dataset, {}),
+        }
+
+
+def survey(source: RowSource, rows: int = FIRST_ROWS) -> FirstRows:
+    """Read the first rows of a data set."""
+    found = FirstRows(source.spec.name)
+    for result in source.read(0, rows):
+        found.rows += 1
+        if isinstance(result, Rejected):
+            found.rejects[result.reason] += 1
+            found.examples.setdefault(result.reason, result)
+        else:
+            found.notes.update(result.notes)
+            count_unread(found.unread, found.dataset, result.unread)
+    return found
+
+
+def check_shape(source: RowSource) -> None:
+    """Stop where none of the first rows of a data set can be read.
+
+    Raises:
+        InputError: with the columns that there are, and the setting that reads them.
+    """
+    found = survey(source)
+    if not found.rows or found.rejects.total() < found.rows or not _SHAPE & found.rejects.keys():
+        return
+    if not found.rejects.keys() <= _SHAPE:
+        return
+    reason = found.rejects.most_common(1)[0][0]
+    first, spec = found.examples[reason], source.spec
+    row = source.first_object()
+    which = "the only row" if found.rows == 1 else f"none of the first {found.rows:,} rows"
+    fault = "cannot be read" if found.rows == 1 else "can be read"
+    raise InputError(
+        f"dataset {spec.name!r}: {which} of {spec.file_name} {fault}; line {first.line}: {reason}: {first.message}",
+        None if row is None else " ".join((described(row), *suggestions(row))),
+    )
+
+
+def described(row: dict[str, Any]) -> str:
+    """Return the columns of a row with what they hold."""
+    columns = [f"{excerpt(name)} ({_kind(value)})" for name, value in list(row.items())[:_SAID]]
+    more = f", and {len(row) - _SAID} more" if len(row) > _SAID else ""
+    return f"Its rows have: {', '.join(columns)}{more}."
+
+
+def suggestions(row: dict[str, Any]) -> list[str]:
+    """Return the settings that would read a row of this shape."""
+    for name, value in row.items():
+        if _is_conversation(value):
+            return [f"columns messages={name} (--column) reads the conversation."]
+    question = next((name for name in ("question", "problem", "query", "input", "caption_prompt") if name in row), None)
+    answer = next(
+        (name for name in ("answer", "solution", "response", "output", "caption", "text") if name in row), None
+    )
+    if question and answer:
+        return [f"format alpaca with columns instruction={question} and output={answer} reads them as one exchange."]
+    nested = next((name for name, value in row.items() if isinstance(value, list) and _holds_rows(value)), None)
+    return [f"rows_key={nested} reads the rows under {nested!r}."] if nested else []
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"a list of objects with {', '.join(map(excerpt, list(value[0])[:4]))}"
+    return (
+        type_name(value)
+        if isinstance(value, list | dict) or value is None
+        else f"{type_name(value)}, {excerpt(value, 40)}"
+    )
+
+
+def _is_conversation(value: Any) -> bool:
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    return any({tags["role_tag"], tags["content_tag"]} <= value[0].keys() for tags in (DEFAULT_TAGS, FROM_VALUE_TAGS))
+
+
+def _holds_rows(value: Sequence[Any]) -> bool:
+    return bool(value) and isinstance(value[0], dict) and any(map(_is_conversation, value[0].values()))

@@ -1,0 +1,121 @@
+"""The media columns of a row → its entries by kind, with holes where the source has none.
+
+    "a.png"   {"path": ...}   <bytes>        one entry
+    ["a.png", "b.png"]                       several
+    [["a.png"]]                              for pictures and audio a list in the list is its entries
+    null   ""   NaN   []                     none
+    ["a.png", null]                          a hole: left out unless a placeholder asks for it (missing_media)
+
+A column goes by any of its names; two that are filled must hold the same media. Only where one holds bytes, a path in
+the other is taken for their name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import Media, MediaKind
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
+from vlm_prep.ingest.formats.common import Row, shown
+from vlm_prep.ingest.formats.entries import READ_KEYS, flat, media_from
+from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
+from vlm_prep.ingest.spec import COLUMN_NAMES, MEDIA_COLUMN_ALIASES, DatasetSpec
+
+Entries = list[Media | None]
+"""A media column; None is a hole."""
+MEDIA_ROLES: Final[dict[MediaKind, str]] = {"image": "images", "video": "videos", "audio": "audios"}
+
+
+def media_columns(row: Row, spec: DatasetSpec, marks: RowMarks) -> dict[MediaKind, Entries]:
+    """Return a row's media by kind.
+
+    Raises:
+        Reject: BAD_ROW, two columns differ; or the fault of an entry.
+    """
+    return {kind: _column(row, spec, kind, role, marks) for kind, role in MEDIA_ROLES.items()}
+
+
+def has_media_column(row: Row, spec: DatasetSpec) -> bool:
+    """Return whether a row has a media column that is not null."""
+    return any(row.get(name) is not None for role in MEDIA_ROLES.values() for name in media_names(spec, role))
+
+
+def media_names(spec: DatasetSpec, role: str) -> tuple[str, ...]:
+    """Return the keys a media column may go by, best first."""
+    names = spec.column_names(role)
+    return names if role in spec.columns else (*names, *MEDIA_COLUMN_ALIASES[role])
+
+
+def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, marks: RowMarks) -> Entries:
+    names = media_names(spec, role)
+    filled = [name for name in names if name in row and not _is_hollow(row[name])]
+    if not filled:
+        holes = any(name in row and row[name] != [] for name in names)
+        if any(isinstance(row.get(name), list) and row[name] for name in names):
+            marks.note("read_empty_media")
+        return [None] if holes else []
+    first, *others = filled
+    entries = _entries(row[first], kind, spec, marks)
+    for other in others:
+        if _holds_bytes(row[first]) and _is_name(row[other]):
+            marks.unread.setdefault(f"row.{other}", row[other])
+        elif _present(_entries(row[other], kind, spec, marks)) == _present(entries):
+            marks.note("read_doubles")
+        else:
+            raise Reject(
+                RejectReason.BAD_ROW,
+                f"the columns {first!r} ({excerpt(row[first])}) and {other!r} ({excerpt(row[other])}) are both filled "
+                f"and differ; name one with columns.{role}",
+            )
+    if first not in (spec.columns.get(role), *COLUMN_NAMES[role]):
+        marks.note("read_media_columns")
+    return entries
+
+
+def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, marks: RowMarks) -> Entries:
+    if isinstance(value, str | dict | EmbeddedBytes):
+        value = [value]
+    if not isinstance(value, list):
+        raise Reject(RejectReason.BAD_TYPE, f"the {kind} column is {shown(value)}, not a path or a list of them")
+    if kind != "video" and any(isinstance(each, list) for each in value):
+        value = [each for item in value for each in (item if isinstance(item, list) else [item])]
+        marks.note("read_nested_media")
+    for each in value:
+        if isinstance(each, dict):
+            marks.leave(kind, flat(each), READ_KEYS)
+    return [
+        None if _is_hole(each) else media_from(each, kind, spec.media_dir, f"{kind} {place}")
+        for place, each in enumerate(value)
+    ]
+
+
+def _present(entries: Entries) -> list[Media]:
+    return [entry for entry in entries if entry is not None]
+
+
+def _is_hollow(value: Any) -> bool:
+    """Return whether a column holds no media."""
+    return _is_hole(value) or (isinstance(value, list) and all(map(_is_hollow, value)))
+
+
+def _is_hole(value: Any) -> bool:
+    return (
+        value is None
+        or value == ""
+        or is_nan(value)
+        or (isinstance(value, dict) and all(map(is_empty, value.values())))
+    )
+
+
+def _holds_bytes(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_bytes, value))
+    if isinstance(value, dict):
+        return any(map(_holds_bytes, value.values()))
+    return isinstance(value, EmbeddedBytes | EmbeddedText)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))

@@ -1,0 +1,145 @@
+"""What reading a row left behind beside its sample: what was read in another form, and which keys nobody reads.
+
+A key that is not read is no fault, as long as it is said: it is counted with an example. Some keys change what a row
+means in the tool that wrote it (a mask, an answer not to be trained, a part of a video). Those are read with their
+meaning (`common.training_options`) or reject the row, because training on the row without them would be another task
+than the source asks for. `ignore_keys` says that a key means nothing here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
+
+NOTES: Final[dict[str, str]] = {
+    "read_other_tags": "whose keys or role names are not those of the first row",
+    "read_doubles": "with one thing given twice, equally",
+    "read_media_columns": "with media in a column of a less usual name",
+    "read_empty_media": "with nulls or empty texts among their media, which no placeholder asks for",
+    "read_nested_media": "with a list in the list of their media",
+    "read_media_first": "without placeholders, with their media put before the first user text (missing_tags=first)",
+    "read_untyped_content": "with content as one object, or with parts that are texts or say no type",
+    "read_training_keys": "with training options under another tool's name",
+    "read_repeated_keys": "with a key twice in one object, with the same value",
+    "read_not_a_number": "with NaN or Infinity where nobody reads it",
+    "read_lenient": "that are JSON only by lenient_json",
+}
+"""Name of a note, as it stands in the totals → what it says of a number of rows."""
+
+_PREFERENCE = "belongs to preference data, which also says what not to answer"
+_MASK = "says what is trained, in a form that is not read for a whole row"
+_SEGMENT = "takes a part of a video or audio, which is not applied; cut the file first"
+ROW_KEYS_WITH_MEANING: Final[dict[str, str]] = {
+    **dict.fromkeys(("rejected_response", "rejected_messages", "rejected_images", "rejected", "chosen"), _PREFERENCE),
+    **dict.fromkeys(("label", "kto_tag"), "says whether the answer is a good one (KTO), or the class to predict"),
+    **dict.fromkeys(("loss_mask", "loss_masks", "loss_scale", "mask", "assistant_masks", "completion_mask"), _MASK),
+    **dict.fromkeys(("train_detail", "training_detail", "train_on_turn", "training"), _MASK),
+    "chat_template_kwargs": "gives arguments to the chat template, which are not given",
+}
+"""Keys of a row that change what it means in LLaMA-Factory, ms-swift, axolotl, TRL or NeMo, and are not applied."""
+SEGMENT_KEYS_WITH_MEANING: Final[dict[str, str]] = {
+    **dict.fromkeys(
+        ("start", "end", "start_time", "end_time", "start_frame", "end_frame", "offset", "begin_time"), _SEGMENT
+    ),
+    **dict.fromkeys((f"{kind}_{end}" for kind in ("video", "audio", "clip") for end in ("start", "end")), _SEGMENT),
+    **dict.fromkeys(("start_timestamp", "end_timestamp"), _SEGMENT),
+}
+"""Likewise, in a row whose video or audio is a file."""
+MESSAGE_KEYS_WITH_MEANING: Final[dict[str, str]] = {
+    **dict.fromkeys(
+        ("mask", "masked", "is_masked"), "says what is masked, and tools disagree on what 1 means; use train"
+    ),
+    **dict.fromkeys(
+        ("train_detail", "training_detail"), "trains ranges of characters; give parts of their own, with train"
+    ),
+    **dict.fromkeys(
+        ("images", "image", "videos", "video", "audios", "audio"),
+        "holds media of one message; give them as parts of its content, or in the row's column with a tag in the text",
+    ),
+}
+_GROUNDING: Final = re.compile(r"<(?:ref-object|bbox|cls-ref|quad|point|polygon)>")
+_MEDIA_NAME: Final = re.compile(
+    r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic|mp4|mkv|webm|mov|avi|m4v|wav|mp3|flac|ogg|opus|m4a|aac)$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(slots=True)
+class RowMarks:
+    """What was noticed while one row was read."""
+
+    ignored: frozenset[str] = frozenset()
+    """Keys that the user says mean nothing."""
+    notes: set[str] = field(default_factory=set)
+    unread: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, name: str) -> None:
+        """Note that the row was read in another form than the first; `name` is one of `NOTES`."""
+        self.notes.add(name)
+
+    def leave(self, place: str, item: Mapping[str, Any], read: Container[str]) -> None:
+        """Note the keys of an object that hold something and are not among those read.
+
+        Args:
+            place: what it is: row, message, part, or a kind of media.
+            item: the object.
+            read: the keys that are read.
+        """
+        for key in item:
+            if key not in read and key not in self.ignored and not is_empty(item[key]):
+                self.unread.setdefault(f"{place}.{key}", item[key])
+
+    def refuse(self, where: str, item: Mapping[str, Any], meanings: Mapping[str, str]) -> None:
+        """Refuse an object with a key that other tools give a meaning, see this module.
+
+        Raises:
+            Reject: UNREAD_KEY.
+        """
+        for key in item:
+            if key in meanings and key not in self.ignored and not is_empty(item[key]):
+                raise unread_key(where, key, item[key], meanings[key])
+
+    def refuse_grounding(self, row: Mapping[str, Any], messages: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse a row whose texts hold tags that an `objects` column was to replace (ms-swift).
+
+        Raises:
+            Reject: UNREAD_KEY.
+        """
+        if is_empty(row.get("objects")) or "objects" in self.ignored:
+            return
+        texts = (part.get("text", "") for message in messages for part in message["content"])
+        if tag := next((found[0] for text in texts if (found := _GROUNDING.search(text))), None):
+            raise unread_key("the row", "objects", row["objects"], f"was to take the place of {tag} in the text")
+
+
+def unread_key(where: str, key: str, value: Any, meaning: str) -> Reject:
+    """Return the reject of a row with a key that has a meaning and is not applied."""
+    message = f"{where} has {key} ({excerpt(value)}), which {meaning}; ignore_keys={key} reads the row without it"
+    return Reject(RejectReason.UNREAD_KEY, message)
+
+
+def is_empty(value: Any) -> bool:
+    """Return whether a value says nothing: null, NaN, an empty text, list or object."""
+    return value is None or value == "" or value == [] or value == {} or is_nan(value)
+
+
+def is_nan(value: Any) -> bool:
+    """Return whether a value is no number where one was to be, as tables write what is missing."""
+    return isinstance(value, float) and value != value
+
+
+def looks_like_media(value: Any) -> bool:
+    """Return whether a value that nobody reads seems to be media: its bytes, or the name of a file."""
+    if isinstance(value, list):
+        return any(looks_like_media(each) for each in value[:8])
+    if isinstance(value, dict):
+        return any(looks_like_media(each) for each in list(value.values())[:8])
+    if isinstance(value, EmbeddedBytes | EmbeddedText):
+        return True
+    return isinstance(value, str) and len(value) < 4096 and _MEDIA_NAME.search(value) is not None

@@ -1,0 +1,183 @@
+"""One message of a row, in any of its spellings → a message in Hugging Face's form.
+
+Each message is read by its own keys: `role` or `from`, `content` or `value`, roles in any letter case. Where it has
+both keys of a pair they must say the same. What the user named (`tags`) is read under that name alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import Message
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import REASONING_KEYS, TRAINING_KEYS, Row, reasoning, shown, text, training_options
+from vlm_prep.ingest.formats.content_parts import Content, read_parts
+from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_tags, split_tags
+from vlm_prep.ingest.formats.row_marks import MESSAGE_KEYS_WITH_MEANING, RowMarks, is_empty
+from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, written_calls
+from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How a row spells its messages."""
+
+    role_keys: tuple[str, ...]
+    """Where a message may say its role; the first is the usual one."""
+    content_keys: tuple[str, ...]
+    roles: dict[str, str]
+    """Source role → system, developer, user, assistant, tool or `TOOL_CALL`; see `DatasetSpec.roles`."""
+    usual: frozenset[str] = frozenset()
+    """The role names of the data set's first row; others are counted."""
+    tags_in_text: bool = True
+    """Whether `<image>` in a plain string stands for a media."""
+
+
+def dialect_of(spec: DatasetSpec, *, tags_in_text: bool = True) -> Dialect:
+    """Return how the rows of a data set spell their messages."""
+    return Dialect(
+        role_keys=spec.role_keys,
+        content_keys=spec.content_keys,
+        roles=spec.roles,
+        usual=spec.usual_roles,
+        tags_in_text=tags_in_text,
+    )
+
+
+def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Message:
+    """Return a message of a row.
+
+    Raises:
+        Reject: any fault of it; `where` begins the message.
+    """
+    if not isinstance(turn, dict):
+        what = f"{where} is {shown(turn)}, not an object"
+        nested = isinstance(turn, list) and any(isinstance(each, dict) for each in turn)
+        raise Reject(RejectReason.BAD_TYPE, what + ("; the messages stand in a list of their own" if nested else ""))
+    marks = queue.marks
+    role = _role(turn, dialect, where, marks)
+    thought = reasoning(turn, role, where)
+    calls = _own_calls(turn, role, where)
+    value = _content(turn, dialect, where, marks)
+    if role == TOOL_CALL:
+        role, content = "assistant", Content(calls=written_calls(value, where))
+    elif isinstance(value, list | dict):
+        if isinstance(value, dict):
+            marks.note("read_untyped_content")
+        parts = value if isinstance(value, list) else [value]
+        content = read_parts(parts, role, queue, where, lambda written: _string_parts(role, written, dialect, queue))
+    elif value is None and calls:
+        content = Content()
+    elif value is None and not any(key in turn for key in dialect.content_keys):
+        wanted, has = " or ".join(map(repr, dialect.content_keys)), ", ".join(map(excerpt, turn))
+        raise Reject(RejectReason.BAD_TYPE, f"{where} has no {wanted}, but {has}; name the key with tags.content_tag")
+    else:
+        content = Content(parts=_string_parts(role, text(value, f"{where}: {dialect.content_keys[0]}"), dialect, queue))
+    if (calls and content.calls) or (thought is not None and content.reasoning is not None):
+        raise Reject(RejectReason.BAD_ROW, f"{where} has reasoning or tool calls both in its content and beside it")
+    message: Message = {"role": role, "content": content.parts}
+    options = {
+        "reasoning_content": content.reasoning if thought is None else thought,
+        "tool_calls": content.calls or calls or None,
+        "name": _own_text(turn, "name", role),
+        "tool_call_id": _own_text(turn, "tool_call_id", role),
+        **training_options(turn, where, marks),
+    }
+    if role != "assistant" and options.get("train"):  # train_on says of which turns it may be said
+        key = next(key for key in TRAINING_KEYS if not is_empty(turn.get(key)))
+        marks.unread.setdefault(f"message.{key} of {role} turns", turn[key])
+    marks.refuse(where, turn, MESSAGE_KEYS_WITH_MEANING)
+    marks.leave("message", turn, _keys_read(dialect.role_keys, dialect.content_keys, role))
+    return message | {key: option for key, option in options.items() if option is not None}
+
+
+def _role(turn: Row, dialect: Dialect, where: str, marks: RowMarks) -> str:
+    """Return the role of a message, by whichever of its keys holds one that is known."""
+    written = {key: turn[key] for key in dialect.role_keys if not is_empty(turn.get(key))}
+    if not written:
+        wanted, has = " or ".join(map(repr, dialect.role_keys)), excerpt(turn)
+        raise Reject(RejectReason.BAD_TYPE, f"{where} has no role in {wanted}: {has}; name the key with tags.role_tag")
+    roles = {key: _known(value, dialect) for key, value in written.items()}
+    known = {role for role in roles.values() if role is not None}
+    if not known:
+        key, value = next(iter(written.items()))
+        if not isinstance(value, str):
+            raise Reject(RejectReason.BAD_TYPE, f"{where}: {key} is {shown(value)}, not a string")
+        names = ", ".join(repr(name) for name in dialect.roles)
+        raise Reject(
+            RejectReason.UNKNOWN_ROLE,
+            f"{where} has the role {excerpt(value)}; known are {names}. Name others with tags.user_tag, "
+            "tags.assistant_tag, tags.system_tag, tags.tool_tag or tags.tool_call_tag",
+        )
+    if len(known) > 1:
+        both = " and ".join(f"{key} {excerpt(value)}" for key, value in written.items())
+        raise Reject(RejectReason.BAD_ROW, f"{where}: {both} are different roles; name the key with tags.role_tag")
+    for key, role in roles.items():
+        if role is None:
+            marks.unread.setdefault(f"message.{key}", written[key])
+    first = written.get(dialect.role_keys[0])
+    if len(written) > 1 or first is None or (dialect.usual and first not in dialect.usual):
+        marks.note("read_other_tags")
+    return known.pop()
+
+
+@lru_cache(maxsize=64)
+def _keys_read(role_keys: tuple[str, ...], content_keys: tuple[str, ...], role: str) -> frozenset[str]:
+    own = {"tool": ("name", "tool_call_id"), "assistant": ("tool_calls", "function_call", *REASONING_KEYS)}
+    return frozenset((*role_keys, *content_keys, *TRAINING_KEYS, *own.get(role, ())))
+
+
+def _known(written: Any, dialect: Dialect) -> str | None:
+    if not isinstance(written, str):
+        return None
+    return dialect.roles.get(written) or dialect.roles.get(written.strip().lower())
+
+
+def _content(turn: Row, dialect: Dialect, where: str, marks: RowMarks) -> Any:
+    """Return what a message says, under whichever of its keys.
+
+    Raises:
+        Reject: BAD_ROW, two keys hold different things.
+    """
+    filled = {key: turn[key] for key in dialect.content_keys if turn.get(key) is not None}
+    if not filled:
+        return None
+    (first, value), *others = filled.items()
+    for key, other in others:
+        if other != value:
+            both = f"{first} ({excerpt(value)}) and {key} ({excerpt(other)})"
+            raise Reject(RejectReason.BAD_ROW, f"{where}: {both} differ; name one with tags.content_tag")
+    if others or first != dialect.content_keys[0]:
+        marks.note("read_other_tags")
+    return value
+
+
+def _string_parts(role: str, written: str, dialect: Dialect, queue: MediaQueue) -> list[Part]:
+    return text_parts(role, written, queue) if dialect.tags_in_text else [{"type": "text", "text": written}]
+
+
+def text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
+    """Return a text as parts: the tags in it are media, except in an answer."""
+    if role == "assistant":
+        queue.note_text(written)
+    elif role == "user" or has_tags(written):
+        return split_tags(written, queue)
+    return [{"type": "text", "text": written}]
+
+
+def _own_calls(turn: Row, role: str, where: str) -> ToolCalls:
+    """Return the calls beside the content; `function_call` is OpenAI's older key for a single one."""
+    value = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
+    if value is None or is_empty(value):
+        return []
+    if role != "assistant":
+        raise Reject(RejectReason.BAD_TOOL_CALL, f"{where}: tool calls outside an assistant message")
+    return message_calls(value, where)
+
+
+def _own_text(turn: Row, key: str, role: str) -> str | None:
+    value = turn.get(key)
+    return value if role == "tool" and isinstance(value, str) else None
