@@ -18,6 +18,7 @@ from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings
 
 Overlong = Literal["drop", "truncate", "error"]
 MediaMode = Literal["reference", "encoded", "pixels"]
+MissingTags = Literal["reject", "first"]
 AudioPayload = Literal["waveform", "features"]
 TrainOn = Literal["assistant", "last", "all"]
 TrainEnd = Literal["all", "last", "none"]
