@@ -8,7 +8,7 @@ order:
     alpaca        instruction, input, output, history: written as messages, then read as sharegpt
     asr           an audio file and its transcript
     conversation  what the first three share: a row's messages, in any of the spellings → Sample
-    turns         one message
+    row_turns     one message
     content_parts content that is a list of typed parts
     media_tags    which media stands where, and that the counts agree
     media_columns the row's media columns

@@ -13,7 +13,7 @@ from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, column, required_column, shown, text
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty
-from vlm_prep.ingest.formats.turns import Dialect
+from vlm_prep.ingest.formats.row_turns import Dialect
 from vlm_prep.ingest.spec import DatasetSpec
 
 _DIALECT = Dialect(role_keys=("role",), content_keys=("content",), roles={"user": "user", "assistant": "assistant"})

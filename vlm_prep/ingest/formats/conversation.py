@@ -20,8 +20,8 @@ from vlm_prep.ingest.formats.common import Row, column, shown, text
 from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES, media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.row_marks import ROW_KEYS_WITH_MEANING, SEGMENT_KEYS_WITH_MEANING, RowMarks
+from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
-from vlm_prep.ingest.formats.turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.spec import COLUMN_NAMES, MEDIA_COLUMN_ALIASES, DatasetSpec
 from vlm_prep.media.files import split_uri
 

@@ -12,7 +12,7 @@ from vlm_prep.ingest.formats.common import Row, required_column
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.media_columns import has_media_column
 from vlm_prep.ingest.formats.row_marks import RowMarks
-from vlm_prep.ingest.formats.turns import dialect_of
+from vlm_prep.ingest.formats.row_turns import dialect_of
 from vlm_prep.ingest.spec import DatasetSpec
 
 
