@@ -159,7 +159,7 @@ def _is_dead(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return False
     return False
 
@@ -167,6 +167,7 @@ def _is_dead(pid: int) -> bool:
 def _read(descriptor: int) -> dict[str, Any] | None:
     try:
         owner: dict[str, Any] = orjson.loads(os.pread(descriptor, 4096, 0))
-        return {"host": owner["host"], "pid": owner["pid"]}
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        host, pid = owner["host"], owner["pid"]
+        return {"host": host, "pid": pid} if isinstance(host, str) and type(pid) is int and pid > 0 else None
+    except (ValueError, KeyError, TypeError):
         return None

@@ -15,6 +15,8 @@ from vlm_prep.shards.writer import write_bytes_atomically
 
 PLAN = "plan.json"
 MOST_CHANGES = 12
+MOST_TASKS = 10_000_000
+"""Of 4,096 rows each: more than any source has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +67,20 @@ def read_plan(folder: Path) -> RunPlan:
     """
     path = folder / WORK / PLAN
     try:
-        return RunPlan(**orjson.loads(path.read_bytes()))
-    except (orjson.JSONDecodeError, TypeError) as error:
+        plan = RunPlan(**orjson.loads(path.read_bytes()))
+        _check(plan)
+        return plan
+    except (ValueError, TypeError) as error:
         raise OutputError(f"{path} is damaged: {error}", f"delete {folder} and start over") from error
+
+
+def _check(plan: RunPlan) -> None:
+    if not all(isinstance(text, str) for text in (plan.stage, plan.fingerprint)):
+        raise ValueError("stage and fingerprint are no texts")
+    if not all(isinstance(table, dict) for table in (plan.identity, plan.again)):
+        raise ValueError("identity and input are no tables")
+    if type(plan.tasks) is not int or not 0 <= plan.tasks <= MOST_TASKS:
+        raise ValueError(f"tasks is {plan.tasks!r}")
 
 
 def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -82,5 +95,3 @@ def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
         return manifest.stage, manifest.identity
     plan = read_plan(folder)
     return plan.stage, plan.identity
-
-

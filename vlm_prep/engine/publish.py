@@ -15,7 +15,8 @@ from pathlib import Path
 
 import orjson
 
-from vlm_prep.shards.manifest import WORK
+from vlm_prep.core.errors import StoreError
+from vlm_prep.shards.store_names import WORK, StoreName, must_be_plain, store_names
 from vlm_prep.shards.writer import sync_folder, write_bytes_atomically
 
 
@@ -30,16 +31,33 @@ def decide(folder: Path, names: Sequence[str]) -> None:
 
 
 def publish_staged(folder: Path) -> None:
-    """Move the gathered files into place, if that was decided."""
+    """Move the gathered files into place, if that was decided.
+
+    Raises:
+        StoreError: the list names what no file of a store is called, or something is a link; nothing was moved.
+    """
     if not _list(folder).exists():
         return
-    for name in orjson.loads(_list(folder).read_bytes()):
+    names = _listed(_list(folder))
+    must_be_plain(staging(folder), names)
+    must_be_plain(folder, names)
+    for name in names:
         source, target = staging(folder) / name, folder / name
         if source.exists():
             target.parent.mkdir(exist_ok=True)
             os.replace(source, target)
             sync_folder(target.parent)
     _list(folder).unlink()
+
+
+def _listed(path: Path) -> list[StoreName]:
+    try:
+        found = orjson.loads(path.read_bytes())
+        if not isinstance(found, list):
+            raise ValueError("it is no list")
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {error}", "delete the folder, and make the store again") from error
+    return store_names(found, path)
 
 
 def _list(folder: Path) -> Path:

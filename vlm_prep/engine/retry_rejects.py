@@ -16,20 +16,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from vlm_prep.core.errors import InputError, OutputError
 from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.core.records import Rejected
 from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.ownership import MOST_CHANGES
+from vlm_prep.engine.ownership import MOST_CHANGES, read_plan
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.engine.stage import RunOptions, Send, crew_of, sender, sum_counts, sum_datasets
 from vlm_prep.engine.tasks import Errand, Job, Record, Task, rows_per_task, tasks_of
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.layout import (
-    REJECTS_FILE,
+    file_digests,
     read_rejects,
     shard_name,
     write_dataset_files,
@@ -37,6 +35,7 @@ from vlm_prep.shards.layout import (
 )
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, write_manifest
 from vlm_prep.shards.store_check import fingerprint_of
+from vlm_prep.shards.store_names import REJECTS_FILE
 from vlm_prep.shards.writer import ShardInfo
 
 Amend = Callable[[Manifest, Sequence[Record], Path, Send], tuple[Manifest, str]]
@@ -75,8 +74,8 @@ def settle(folder: Path, say: Callable[[str], None]) -> bool:
     plan = folder / WORK / "plan.json"
     if not plan.exists() or not (folder / MANIFEST).exists():
         return False
-    round_number = orjson.loads(plan.read_bytes())["identity"].get("retry")
-    if round_number is None:
+    round_number = read_plan(folder).identity.get("retry")
+    if type(round_number) is not int:
         return False
     lock = Lock(folder, folder / WORK / "lock", say)
     lock.acquire()
@@ -204,7 +203,8 @@ def _stage(retry: Retry, workspace: Workspace, records: Sequence[Record], manife
     manifest = _amended(retry, manifest, records, new, workspace)
     write_rejects(folder, _left(retry, records))
     write_dataset_files(folder, manifest.splits, card=card, fingerprint=manifest.fingerprint)
-    write_manifest(folder, manifest)
+    files = {**manifest.files, **file_digests(folder, ["train"])}
+    write_manifest(folder, replace(manifest, files=files))
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     shards = [name for name in names if name.endswith(".arrow")]
     others = [name for name in names if name not in shards and name != MANIFEST]

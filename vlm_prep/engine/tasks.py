@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from vlm_prep.core.records import Rejected
+from vlm_prep.shards.manifest_rules import check_shard
+from vlm_prep.shards.store_names import is_split, is_unfinished_shard
 from vlm_prep.shards.writer import ShardInfo
 
 Progress = Callable[[int, int, int], None]
@@ -94,7 +96,15 @@ class Record:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none, or names what no task makes.
+        """
+        for shard in data["shards"]:
+            check_shard(shard, "shards")
+        if not is_split(data["split"]) or not all(is_unfinished_shard(shard["name"]) for shard in data["shards"]):
+            raise ValueError("it names shards that no task makes")
         return cls(
             task=data["task"],
             split=data["split"],

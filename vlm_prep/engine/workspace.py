@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -28,10 +28,12 @@ from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.ownership import PLAN, RunPlan, read_plan
 from vlm_prep.engine.publish import publish_staged
 from vlm_prep.engine.tasks import Poison, Record, Task
-from vlm_prep.shards.layout import is_store_entry, shard_name, write_dataset_files, write_origin, write_rejects
+from vlm_prep.shards.layout import file_digests, shard_name, write_dataset_files, write_origin, write_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, read_stage, write_manifest
+from vlm_prep.shards.store_names import is_store_entry
 from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomically
 
+_Note = TypeVar("_Note")
 Describe = Callable[[dict[str, list[ShardInfo]]], tuple[Manifest, str]]
 """Makes the manifest and the text of the data card from the final shards."""
 
@@ -264,7 +266,7 @@ class Workspace:
 
     def poison(self) -> list[Poison]:
         """Return the rows that must not be done again, in order."""
-        return [Poison(**orjson.loads(path.read_bytes())) for path in sorted(self._poison.glob("row-*.json"))]
+        return [_noted(path, lambda data: Poison(**data)) for path in sorted(self._poison.glob("row-*.json"))]
 
     def recall(self, records: Sequence[Record]) -> None:
         """Undo a finishing that was interrupted while shards were renamed, so that all are in `shards` again."""
@@ -277,7 +279,7 @@ class Workspace:
         return [self._record(task) for task in tasks]
 
     def _record(self, task: Task) -> Record:
-        return Record.from_json(orjson.loads(self._record_path(task.index).read_bytes()))
+        return _noted(self._record_path(task.index), Record.from_json)
 
     def _record_path(self, task: int) -> Path:
         return self.done / f"task-{task:06d}.json"
@@ -293,6 +295,7 @@ class Workspace:
         write_dataset_files(self.folder, splits, card=card, fingerprint=self.fingerprint)
         if origin is not None:
             write_origin(self.folder, origin)
+        manifest = replace(manifest, files=file_digests(self.folder, splits))
         write_manifest(self.folder, manifest)
         self.close()
         return manifest
@@ -326,3 +329,15 @@ class Workspace:
             )
         if found is source:
             os.replace(source, target)
+
+
+def _noted(path: Path, read: Callable[[dict[str, Any]], _Note]) -> _Note:
+    """Read a note of the work folder.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    try:
+        return read(orjson.loads(path.read_bytes()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}", "give --fresh to start over") from error

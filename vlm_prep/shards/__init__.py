@@ -1,11 +1,14 @@
 """Shards on disk: what a row looks like, how shards are written, named, described and read.
 
 schema.py    the Arrow columns of each kind of store
+heads.py     digests of the parts of a shard that tell Arrow where to look
+store_names.py  the names that files of a store have, and no others
 writer.py    rows → record batches → one shard file, renamed into place only when whole
 tar.py       the same as tars for webdataset
 shared.py    media that several rows have, stored once
 columns.py   columns of record batches as numpy views, made when asked for
 manifest.py  manifest.json: the last file written; a folder without it is unfinished
+manifest_rules.py  what must hold of a manifest before it is used
 layout.py    the files around the shards that make the folder open with `datasets`
 object_store.py  where a store is: a folder or an object store
 cache.py     shards of object stores in a local folder, bounded by bytes

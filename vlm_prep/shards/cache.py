@@ -137,7 +137,7 @@ class CachedShard:
             temporary = file.with_name(f"{file.name}{mark}.tmp")
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                if _locked(descriptor) and _is_at(descriptor, temporary):
+                if locked(descriptor) and is_at(descriptor, temporary):
                     return self._fetched(temporary, file)
                 owner.look(descriptor)
             finally:
@@ -217,7 +217,7 @@ class _Sign:
         self.stalled = now - self._since > STALLED_SECONDS
 
 
-def _locked(descriptor: int) -> bool:
+def locked(descriptor: int) -> bool:
     """Lock an open file, unless another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,7 +226,7 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file is still the one of that name: its former owner may have renamed or removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
@@ -241,9 +241,9 @@ def _removed_if_abandoned(path: str) -> bool:
     except FileNotFoundError:
         return True
     try:
-        if not _locked(descriptor):
+        if not locked(descriptor):
             return False
-        if _is_at(descriptor, Path(path)):
+        if is_at(descriptor, Path(path)):
             os.unlink(path)
         return True
     finally:

@@ -6,7 +6,6 @@ wants a README with `configs` (a state.json at the root would make it refuse). N
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,37 +14,29 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.records import Rejected
-from vlm_prep.shards.manifest import MANIFEST, WORK
+from vlm_prep.shards.manifest import sealed, unsealed
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.schema import REJECTS
+from vlm_prep.shards.store_names import (
+    CARD,
+    DATASET_DICT,
+    MANIFEST,
+    ORIGIN_FILE,
+    REJECTS_FILE,
+    ROOT_FILES,
+    SPLIT_FILES,
+)
+from vlm_prep.shards.store_names import PLAN_FILE as PLAN_FILE
+from vlm_prep.shards.store_names import is_store_entry as is_store_entry
 from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically, write_table_atomically
-
-REJECTS_FILE = "rejects.parquet"
-PLAN_FILE = "plan.parquet"
-ORIGIN_FILE = "origin.json"
-"""Where the rows came from: the paths and settings that `vlm-prep retry` and `why` open the source with."""
-_ROOT_FILES = frozenset(
-    name + end
-    for name in (MANIFEST, "README.md", "dataset_dict.json", REJECTS_FILE, PLAN_FILE, ORIGIN_FILE)
-    for end in ("", ".tmp")
-)
-# cache-*.arrow: what `datasets` leaves beside the shards when a store opened with load_from_disk is mapped
-_SPLIT_FILES = re.compile(
-    r"(data-(retry\d+-)?\d+-of-\d+\.(arrow|tar)|cache-\w+\.arrow|(state|dataset_info)\.json)(\.tmp)?"
-)
 
 
 def shard_name(index: int, count: int, suffix: str = ".arrow", retry: int = 0) -> str:
     """Return `data-00003-of-00032.arrow`, or `data-retry1-00000-of-00001.arrow`, which sorts after all others."""
     return f"data-{f'retry{retry}-' if retry else ''}{index:05d}-of-{count:05d}{suffix}"
-
-
-def is_store_entry(path: Path) -> bool:
-    """Return whether an entry of a store's folder is by its name one that a run makes."""
-    if path.is_symlink() or not path.is_dir():
-        return path.name in _ROOT_FILES
-    return path.name == WORK or all(_SPLIT_FILES.fullmatch(inside.name) for inside in path.iterdir())
 
 
 def write_dataset_files(folder: Path, splits: Mapping[str, list[ShardInfo]], *, card: str, fingerprint: str) -> None:
@@ -60,11 +51,11 @@ def write_dataset_files(folder: Path, splits: Mapping[str, list[ShardInfo]], *, 
     filled = {name: shards for name, shards in splits.items() if shards}
     arrow = {name: shards for name, shards in filled.items() if shards[0].name.endswith(".arrow")}
     if arrow or not filled:
-        _write_json(folder / "dataset_dict.json", {"splits": list(arrow)})
+        _write_json(folder / DATASET_DICT, {"splits": list(arrow)})
     for name, shards in arrow.items():
         _write_json(folder / name / "state.json", _state(name, shards, fingerprint))
         _write_json(folder / name / "dataset_info.json", {})
-    write_bytes_atomically(folder / "README.md", (_front_matter(filled) + card).encode())
+    write_bytes_atomically(folder / CARD, (_front_matter(filled) + card).encode())
 
 
 def _state(split: str, shards: list[ShardInfo], fingerprint: str) -> dict[str, Any]:
@@ -96,6 +87,22 @@ def _config(name: str, paths: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def file_digests(folder: Path, splits: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return what the manifest says of the files beside the shards, {name: {bytes, xxh3}}.
+
+    Args:
+        folder: the store.
+        splits: the folders of its shards.
+    """
+    names = [*(ROOT_FILES - {MANIFEST, ORIGIN_FILE}), *(f"{split}/{name}" for split in splits for name in SPLIT_FILES)]
+    paths = {name: folder / name for name in sorted(names)}
+    return {
+        name: {"bytes": path.stat().st_size, "xxh3": digest_file(path)}
+        for name, path in paths.items()
+        if path.is_file()
+    }
+
+
 def _write_json(path: Path, value: Any) -> None:
     write_bytes_atomically(path, orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
 
@@ -107,18 +114,24 @@ def write_rejects(folder: Path, rejects: Iterable[Rejected]) -> int:
     return len(rows)
 
 
-def write_origin(folder: Path, origin: dict[str, Any]) -> None:
+def write_origin(folder: Path, origin: Mapping[str, Any]) -> None:
     """Write origin.json."""
-    _write_json(folder / ORIGIN_FILE, origin)
+    write_bytes_atomically(folder / ORIGIN_FILE, sealed(origin))
 
 
 def read_origin(folder: Path) -> dict[str, Any] | None:
-    """Return what origin.json says, None where there is none."""
+    """Return what origin.json says, None where there is none.
+
+    Raises:
+        StoreError: it is damaged.
+    """
     path = folder / ORIGIN_FILE
-    if not path.exists():
+    if not path.is_file():
         return None
-    found: dict[str, Any] = orjson.loads(path.read_bytes())
-    return found
+    try:
+        return unsealed(path.read_bytes())[0]
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {error}", "delete it, and give --source and --processor") from error
 
 
 def read_rejects(folder: StorePath) -> list[dict[str, Any]]:

@@ -5,6 +5,10 @@ nothing is copied (the arrays are read-only views; copy them into a batch once).
 and opens no shard: 10,000 shards take 0.1 s. Shards open when they are first read, some at a time (see `mapped`), and
 hold no locks, threads or shared memory, so a reader survives fork, and a killed one leaves nothing behind.
 
+What decides where Arrow looks for a row is compared with the manifest when a shard is mapped and when a batch is read
+first (see `heads`), and the batch is validated, so that a damaged shard is an error and never a crash. What only a
+checksum can tell, a changed token or pixel, is found by `verify`.
+
 On an object store the manifest alone is read at first; a shard is fetched when it is read, see `cache`.
 """
 
@@ -26,6 +30,7 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.columns import Cells, cell_makers
+from vlm_prep.shards.heads import checked_head, read_schema
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import OpenShards, open_shards_of
 from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
@@ -38,8 +43,6 @@ FEW_ROWS = 32
 MAKE_AGAIN = "run the command that made the store again: it makes this shard again"
 Row = dict[str, Any]
 DELETE_FIRST = "delete it and run the command that made the store again: it makes this shard again"
-_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-"""The end of every Arrow stream."""
 
 
 class ShardReader:
@@ -123,10 +126,11 @@ class ShardReader:
             else:
                 self._map = self._cached.open()
                 self._opened.drop_evicted()
-            if self._map.read_at(len(_END), max(0, self._map.size() - len(_END))) != _END:
+            try:
+                self._schema = read_schema(self._map, self.info)
+            except (pa.ArrowException, OSError, ValueError) as error:
                 self._map = None
-                raise StoreError(f"{self.path}: does not end as a shard does: it is damaged", self._repair)
-            self._schema = pa.ipc.open_stream(self._map).schema
+                raise StoreError(f"{self.path} is damaged: {error}", self._repair) from error
             self._has_media = has_media(self._schema)
             self._starts = [0, *accumulate(rows for _, rows in self.info.batches)]
         return self._map
@@ -135,9 +139,7 @@ class ShardReader:
         """Return record batch `index`, without copying it."""
         found = self._batches.get(index)
         if found is None:
-            source = self._open()
-            source.seek(self.info.batches[index][0])
-            found = self._read_batch(source, index)
+            found = self._read_batch(self._open(), index)
             self._batches[index] = found
             if self._cached is not None:
                 self._cached.touch()  # now and then while it is read, not for each row
@@ -145,8 +147,11 @@ class ShardReader:
 
     def _read_batch(self, source: pa.MemoryMappedFile, index: int) -> pa.RecordBatch:
         try:
+            checked_head(source, self.info, index + 1)
+            source.seek(self.info.batches[index][0])
             found = pa.ipc.read_record_batch(pa.ipc.read_message(source), self._schema)
-        except (pa.ArrowException, OSError) as error:
+            found.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise StoreError(f"{self.path}: record batch {index} is damaged: {error}", self._repair) from error
         if found.num_rows != self.info.batches[index][1]:
             raise StoreError(
@@ -201,6 +206,8 @@ class ShardReader:
 
     def _media(self, index: int) -> list[dict[str, Any]]:
         """Return the media of a row as they are stored."""
+        if not 0 <= index < self.info.rows:
+            raise StoreError(f"{self.path}: media of row {index} of {self.info.rows} are referred to", self._repair)
         number = bisect_right(self._starts, index) - 1
         media: list[dict[str, Any]] = self._columns(number)[MEDIA_COLUMN](index - self._starts[number])
         return media

@@ -57,6 +57,36 @@ MEDIA = pa.list_(
 MEDIA_COLUMN = "media"
 """The column of type MEDIA; an ingested store has one of that name with JSON text."""
 
+_NUMBERS = frozenset(
+    [
+        *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+        *(pa.float16(), pa.float32(), pa.float64(), pa.bool_()),
+    ]
+)
+_BYTES = frozenset((pa.string(), pa.large_string(), pa.binary(), pa.large_binary()))
+
+
+def must_be_readable(schema: pa.Schema) -> None:
+    """Make sure that a schema, whoever wrote it, has only columns of the forms that are named above.
+
+    Raises:
+        ValueError: a column has another one: a dictionary, a union, an extension, a view, ...
+    """
+    for field in schema:
+        if not _is_readable(field.type):
+            raise ValueError(f"column {field.name} is of type {field.type}, which no shard has")
+    if len(set(schema.names)) != len(schema.names):
+        raise ValueError("two columns have one name")
+
+
+def _is_readable(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return all(_is_readable(field.type) for field in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _is_readable(kind.value_type)
+    return kind in _NUMBERS or kind in _BYTES
+
+
 def has_media(schema: pa.Schema) -> bool:
     """Whether rows of a schema hold media."""
     return MEDIA_COLUMN in schema.names and bool(schema.field(MEDIA_COLUMN).type == MEDIA)

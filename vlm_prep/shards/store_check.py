@@ -15,11 +15,12 @@ import orjson
 import pyarrow as pa
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.shards.layout import PLAN_FILE, REJECTS_FILE, read_rejects
-from vlm_prep.shards.manifest import WORK, Manifest
+from vlm_prep.core.fingerprint import digest_bytes, digest_json
+from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.manifest import Manifest, unsealed
 from vlm_prep.shards.object_store import RemotePath, StorePath
 from vlm_prep.shards.reader import ShardReader
+from vlm_prep.shards.store_names import MANIFEST, ORIGIN_FILE, PLAN_FILE, REJECTS_FILE, WORK
 from vlm_prep.shards.writer import ShardInfo, count_rows
 
 _SHARD = re.compile(r"[^/]+/data-[^/]*\.[^/]*")
@@ -27,26 +28,68 @@ _SHARD = re.compile(r"[^/]+/data-[^/]*\.[^/]*")
 
 def damaged_files(folder: StorePath, manifest: Manifest) -> list[str]:
     """Return a line for each file that is missing, damaged, or not the manifest's."""
-    return [*_shards(folder, manifest), *_strangers(folder, manifest), *_dataset_files(folder, manifest)]
+    return [
+        *_manifest(folder),
+        *_shards(folder, manifest),
+        *_strangers(folder, manifest),
+        *_others(folder, manifest),
+        *_dataset_files(folder, manifest),
+    ]
+
+
+def _manifest(folder: StorePath) -> Iterator[str]:
+    try:
+        _, as_written = unsealed((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
+        yield f"{folder / MANIFEST}: {error}"
+    else:
+        if not as_written:
+            yield f"{folder / MANIFEST}: was changed since it was written"
 
 
 def _shards(folder: StorePath, manifest: Manifest) -> Iterator[str]:
     for path, info in manifest.shards():
         try:
-            ShardReader(folder / path, info).verify()
-            if Path(path).suffix == ".tar":
-                continue  # its rows are counted by its checksum alone
-            if _rows(folder / path, info) != info.rows or sum(rows for _, rows in info.batches) != info.rows:
-                yield f"{folder / path}: does not hold the {info.rows} rows that the manifest states"
+            _check_shard(folder / path, info)
         except StoreError as error:
             yield error.message
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             yield f"{folder / path}: {error}"
 
 
-def _rows(path: StorePath, info: ShardInfo) -> int:
-    """Rows of a shard; an object's checksum, which is of the file whose rows were counted, has to do."""
-    return info.rows if isinstance(path, RemotePath) else count_rows(path)
+def _check_shard(path: StorePath, info: ShardInfo) -> None:
+    """Compare the checksum, and see that what it is of is a shard that readers take."""
+    if isinstance(path, Path) and not path.is_file():
+        ShardReader(path, info)  # says that it is missing
+    shard = ShardReader(path, info, size=info.bytes)
+    shard.verify()
+    if isinstance(path, RemotePath) or path.suffix == ".tar":
+        return  # an object's checksum is of the file whose rows were counted; so is a tar's
+    for number in range(len(info.batches)):
+        shard.batch(number)
+        shard.forget(number)
+    if (found := count_rows(path)) != info.rows:
+        raise StoreError(f"{path}: holds {found} rows, the manifest says {info.rows}")
+
+
+def _others(folder: StorePath, manifest: Manifest) -> Iterator[str]:
+    """Yield a line for each file beside the shards that is not as the manifest says."""
+    for name, about in manifest.files.items():
+        try:
+            data = (folder / name).read_bytes()
+        except OSError as error:
+            yield f"{folder / name}: {'missing' if isinstance(error, FileNotFoundError) else error}"
+            continue
+        if len(data) != about["bytes"] or digest_bytes(data) != about["xxh3"]:
+            yield f"{folder / name}: was changed since it was written (checksum)"
+    try:
+        origin = (folder / ORIGIN_FILE).read_bytes()
+        if not unsealed(origin)[1]:
+            yield f"{folder / ORIGIN_FILE}: was changed since it was written"
+    except FileNotFoundError:
+        pass  # a store need not say where its rows came from
+    except (OSError, ValueError) as error:
+        yield f"{folder / ORIGIN_FILE}: {error}"
 
 
 def _names(folder: StorePath) -> list[str]:
@@ -95,11 +138,12 @@ def wrong_accounts(folder: StorePath, manifest: Manifest) -> list[str]:
 
 def _accounts(folder: StorePath, manifest: Manifest) -> Iterator[str]:
     totals, shards = manifest.totals, [info for _, info in manifest.shards()]
-    if totals["rows_in"] != totals["rows_written"] + totals["rows_rejected"]:
-        yield "manifest.json: rows in are not rows written plus rows rejected"
+    if not totals:
+        yield "manifest.json: has no accounts"
+        return
     try:
         rejected: int | str = len(read_rejects(folder))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         rejected = f"unreadable ({error})"
     if rejected != totals["rows_rejected"]:
         yield f"{REJECTS_FILE}: {rejected} rows, the manifest says {totals['rows_rejected']}"

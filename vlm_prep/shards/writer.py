@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.scratch import Scratch
+from vlm_prep.shards.heads import head_digests
 from vlm_prep.shards.schema import MEDIA, MEDIA_COLUMN, has_media
 from vlm_prep.shards.shared import SharedMedia, payload_bytes
 
@@ -47,15 +48,19 @@ class ShardInfo:
     xxh3: str
     batches: tuple[tuple[int, int], ...]
     """(byte offset of the record batch in the file, rows) for each batch; a stream has no footer to seek by."""
+    heads: tuple[str, ...] = field(default=(), compare=False)
+    """Digests of the schema message and of each record batch's header, see `heads.py`; none in earlier stores and tars.
+    `xxh3` covers them too, so that two shards are equal without."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
-        return {**asdict(self), "batches": [list(pair) for pair in self.batches]}
+        return {**asdict(self), "batches": [list(pair) for pair in self.batches], "heads": list(self.heads)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ShardInfo:
-        """Read what `to_json` wrote."""
-        return cls(**{**data, "batches": tuple((int(a), int(b)) for a, b in data["batches"])})
+        """Read what `to_json` wrote, see `manifest_rules.check_shard`."""
+        pairs = tuple((int(offset), int(rows)) for offset, rows in data["batches"])
+        return cls(**{**data, "batches": pairs, "heads": tuple(data.get("heads", ()))})
 
 
 def _lengths_to_offsets(lengths: Sequence[int]) -> NDArray[np.int32]:
@@ -235,6 +240,7 @@ class ShardWriter:
             bytes=self._temporary.stat().st_size,
             xxh3=digest_file(self._temporary),
             batches=tuple(self._batches),
+            heads=head_digests(self._temporary, [offset for offset, _ in self._batches]),
         )
         os.replace(self._temporary, self.path)
         sync_folder(self.path.parent)

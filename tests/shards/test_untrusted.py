@@ -1,0 +1,372 @@
+"""What a store, a list of it or a bucket says is somebody else's word: names, numbers, lengths and links."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pytest
+
+from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.engine.ownership import read_plan
+from vlm_prep.engine.publish import decide, publish_staged, staging
+from vlm_prep.engine.tasks import Record
+from vlm_prep.engine.workspace import Workspace
+from vlm_prep.shards.manifest import Manifest, read_manifest, sealed
+from vlm_prep.shards.reader import Store
+from vlm_prep.shards.store_check import damaged_files, wrong_accounts
+from vlm_prep.shards.store_names import is_store_name
+from vlm_prep.shards.transfer import push
+from vlm_prep.shards.writer import ShardInfo, ShardWriter
+from vlm_prep.stream import ShardDataset
+
+EVIL = ["../evil.txt", "../../evil.txt", "/tmp/evil.txt", "train/../../evil.txt", "_work/plan.json", "train/x/y.arrow"]
+EVIL += ["", ".", "..", "train", "train/", "/train/state.json", "train/notes.txt", "notes.txt", ".hidden", "train\n/a"]
+EVIL += ["train/data-00000-of-00001.arrow.tmp", "a/data-00000-of-00001.arrow\n", "a/data-٣-of-1.arrow"]
+
+
+@pytest.fixture
+def store(tokenized: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tokenized, tmp_path / "tok"))
+
+
+def edit(store: Path, change: Callable[[dict[str, Any]], object], *, seal: bool = True) -> None:
+    """Change a manifest; sealed, its own checksum is right again, as whoever means harm would write it."""
+    data = json.loads((store / "manifest.json").read_bytes())
+    data.pop("checksum")
+    change(data)
+    (store / "manifest.json").write_bytes(sealed(data) if seal else orjson.dumps(data))
+
+
+def first(data: dict[str, Any]) -> dict[str, Any]:
+    shard: dict[str, Any] = data["splits"]["train"][0]
+    return shard
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_a_name_that_no_file_of_a_store_has_is_refused(name: str) -> None:
+    assert not is_store_name(name)
+
+
+def test_all_names_of_real_stores_are_names_of_stores(tokenized: Path, packed: Path, packed_index: Path) -> None:
+    for folder in (tokenized, packed, packed_index):
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        assert [name for name in names if not is_store_name(name)] == []
+
+
+@pytest.mark.parametrize("split", ["../../../x", "/x", "", "..", "_work", "a/b", "x" * 300, "tr\x1bain"])
+def test_a_split_that_leads_out_of_the_store_is_not_read(store: Path, split: str) -> None:
+    shutil.copytree(store / "train", store.parent / "x")
+    edit(store, lambda data: data["splits"].update({split: data["splits"].pop("train")}))
+    for read in (Store, ShardDataset):
+        with pytest.raises(StoreError, match=r"manifest\.json is damaged: splits has a folder"):
+            read(store)
+
+
+@pytest.mark.parametrize("name", ["../data-00000-of-00001.arrow", "/etc/passwd", "x.arrow", "data-1-of-1.exe", 7, None])
+def test_a_shard_of_another_name_is_not_read(store: Path, name: object) -> None:
+    edit(store, lambda data: first(data).update(name=name))
+    with pytest.raises(StoreError, match="no name of a shard"):
+        Store(store)
+
+
+@pytest.mark.parametrize("name", ["../../evil.txt", "/tmp/vlm-prep-evil.txt", "_work/lock", "train/../../evil.txt", 5])
+def test_a_staged_list_moves_nothing_out_of_its_store(store: Path, name: Any) -> None:
+    staging(store).mkdir(parents=True)
+    (staging(store) / "README.md").write_text("new")
+    (store.parent / "evil.txt").write_text("evil")
+    decide(store, ["README.md", name])
+    before = (store / "README.md").read_bytes()
+    with pytest.raises(StoreError, match="no file of a store has such a name"):
+        publish_staged(store)
+    assert (store / "README.md").read_bytes() == before  # all names are looked at before the first is moved
+    assert not (store.parent.parent / "evil.txt").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b"null", b'"README.md"', b"\xff"])
+def test_a_damaged_staged_list_is_named(store: Path, content: bytes) -> None:
+    staging(store).mkdir(parents=True)
+    (store / "_work" / "staged.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"staged\.json is damaged"):
+        publish_staged(store)
+
+
+@pytest.mark.parametrize("where", ["source", "target", "folder"])
+def test_nothing_is_moved_through_a_link(store: Path, where: str) -> None:
+    outside = store.parent / "outside"
+    outside.mkdir()
+    (outside / "state.json").write_text("theirs")
+    (staging(store) / "train").mkdir(parents=True)
+    if where == "source":
+        (staging(store) / "train" / "state.json").symlink_to(outside / "state.json")
+    else:
+        (staging(store) / "train" / "state.json").write_text("ours")
+    if where == "target":
+        (store / "train" / "state.json").unlink()
+        (store / "train" / "state.json").symlink_to(outside / "state.json")
+    if where == "folder":
+        shutil.rmtree(store / "train")
+        (store / "train").symlink_to(outside)
+    decide(store, ["train/state.json"])
+    with pytest.raises(StoreError, match="is a link"):
+        publish_staged(store)
+    assert (outside / "state.json").read_text() == "theirs"
+
+
+def test_a_link_is_not_pushed(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (store / "README.md").unlink()
+    (store / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(StoreError, match=r"README\.md is a link"):
+        push(store, "memory://bucket/store", print)
+
+
+# ---- numbers ----
+
+
+NUMBERS: list[Any] = [-1, -5, 10**15, 2**62, 1.5, "7", None, True, [], {}, float("nan")]
+
+
+@pytest.mark.parametrize("seal", [True, False])
+@pytest.mark.parametrize("number", NUMBERS, ids=str)
+@pytest.mark.parametrize("key", ["rows", "bytes", "tokens"])
+def test_a_number_of_a_shard_that_cannot_be_is_refused(
+    tokenized: Path, tmp_path: Path, key: str, number: Any, seal: bool
+) -> None:
+    store = only_manifest(tokenized, tmp_path)
+    edit(store, lambda data: first(data).update({key: number}), seal=seal)
+    if key == "tokens" and number in (10**15, 2**62) and number is not True:
+        return  # found by `verify` from the sums
+    with pytest.raises(StoreError):
+        Store(store)
+
+
+@pytest.mark.parametrize("offset", [-8, 2**62, 0, 8, 12345, None, "8"])
+def test_an_offset_of_a_batch_that_is_none_is_refused_by_readers_and_named_by_verify(store: Path, offset: Any) -> None:
+    edit(store, lambda data: first(data)["batches"][0].__setitem__(0, offset))
+    shard = store / "train" / "data-00000-of-00001.arrow"
+    try:
+        manifest = read_manifest(store)
+    except StoreError as error:
+        assert "manifest.json is damaged" in error.message  # noqa: PT017 (either way of refusing will do)
+        return
+    assert any(shard.name in line for line in damaged_files(store, manifest))
+    with pytest.raises(StoreError, match=shard.name):
+        Store(store).row(0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.update(splits=[]),
+        lambda data: data["splits"].update(train={}),
+        lambda data: data["splits"].update(train=[1]),
+        lambda data: data.update(totals=[]),
+        lambda data: data["totals"].update(rows_in=-5),
+        lambda data: data["totals"].update(rows_in=data["totals"]["rows_in"] + 1),
+        lambda data: data["totals"].update(rejects={"overlong": "many"}),
+        lambda data: data["totals"].update(datasets={"a": 1}),
+        lambda data: data.update(tasks=[-1]),
+        lambda data: data.update(tasks=1),
+        lambda data: data.update(poison=[{"row": 1}]),
+        lambda data: data.update(stage=3),
+        lambda data: data.update(stage="../x"),
+        lambda data: data.update(fingerprint=None),
+        lambda data: data.update(config=None),
+        lambda data: data.update(extra={"retries": 3}),
+        lambda data: data["processor"].update(tensors=[{"name": "../x"}]),
+        lambda data: data["processor"]["parts"]["image"].update(part_class="os.system"),
+        lambda data: data["splits"]["train"].append(data["splits"]["train"][0]),
+        lambda data: data.update(files={"../x": {"bytes": 1, "xxh3": "xxh3:" + "0" * 32}}),
+        lambda data: data.update(files={"README.md": {"bytes": 1, "xxh3": "md5"}}),
+        lambda data: data.update(unknown=1),
+        lambda data: first(data).update(xxh3="../../x"),
+        lambda data: first(data).update(heads=["0" * 16]),
+        lambda data: first(data).update(batches=[[1 << 62, 3]]),
+        lambda data: first(data).pop("bytes"),
+    ],
+)
+def test_a_manifest_that_does_not_hold_together_is_refused_in_one_line(
+    tokenized: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    store = only_manifest(tokenized, tmp_path)
+    edit(store, change)
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged") as caught:
+        read_manifest(store)
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 500
+
+
+def test_a_million_ranks_are_refused(packed: Path, tmp_path: Path) -> None:
+    store = only_manifest(packed, tmp_path)
+    edit(store, lambda data: data["config"].update(world_size=10**9))
+    with pytest.raises(StoreError, match="world_size"):
+        ShardDataset(store)
+
+
+def test_a_manifest_changed_by_a_program_is_read_and_verify_says_so(store: Path) -> None:
+    data = json.loads((store / "manifest.json").read_bytes())
+    data["config"]["fps"] = 9.0
+    (store / "manifest.json").write_text(json.dumps(data))
+    found = damaged_files(store, read_manifest(store))
+    assert [line for line in found if "manifest.json: was changed" in line]
+
+
+def test_every_changed_byte_of_a_manifest_is_noticed(tokenized: Path, tmp_path: Path) -> None:
+    whole = (tokenized / "manifest.json").read_bytes()
+    missed = []
+    for place in range(len(whole)):
+        (tmp_path / "manifest.json").write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            read_manifest(tmp_path)
+        except StoreError:
+            continue
+        missed.append(place)
+    # a line end before its own checksum turned into another blank: the content is what it was, and `verify` tells
+    assert len(missed) <= 3
+
+
+def only_manifest(whole: Path, tmp_path: Path) -> Path:
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copy(whole / "manifest.json", store)
+    return store
+
+
+def as_json(manifest: Manifest) -> str:
+    return json.dumps(manifest.to_json(), default=str)
+
+
+def test_a_manifest_is_read_as_it_was_written(tokenized: Path) -> None:
+    data = json.loads((tokenized / "manifest.json").read_bytes())
+    data.pop("checksum")
+    assert json.loads(as_json(read_manifest(tokenized))) == data
+
+
+# ---- shards ----
+
+
+def flipped(path: Path, place: int, mask: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0] ^ mask
+        file.seek(place)
+        file.write(bytes([byte]))
+
+
+def test_a_changed_byte_of_the_schema_or_of_a_header_is_an_error(store: Path) -> None:
+    shard = store / "train" / "data-00000-of-00001.arrow"
+    info = read_manifest(store).splits["train"][0]
+    start = info.batches[0][0]
+    for place in [*range(0, start, 37), *range(start, start + 600, 11)]:
+        for mask in (0x01, 0x02, 0x80):
+            flipped(shard, place, mask)
+            with pytest.raises(StoreError, match=shard.name):
+                Store(store).row(0)
+            flipped(shard, place, mask)
+    assert Store(store).row(0)["sample_id"]
+
+
+def test_the_manifest_covers_every_file_beside_the_shards(store: Path) -> None:
+    manifest = read_manifest(store)
+    assert damaged_files(store, manifest) + wrong_accounts(store, manifest) == []
+    for path in sorted(store.rglob("*")):
+        if path.is_dir():
+            continue
+        flipped(path, path.stat().st_size // 2, 0x04)
+        try:
+            found = damaged_files(store, read_manifest(store))
+        except StoreError as error:
+            found = [error.message]
+        assert any(path.name in line for line in found), path
+        flipped(path, path.stat().st_size // 2, 0x04)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.dense_union([pa.field("a", pa.int32())]),
+        pa.list_view(pa.int32()),
+        pa.string_view(),
+        pa.struct([("a", pa.month_day_nano_interval())]),
+        pa.decimal128(9),
+        pa.uuid(),
+    ],
+    ids=str,
+)
+def test_a_shard_of_columns_that_no_shard_has_is_refused(tmp_path: Path, kind: pa.DataType) -> None:
+    path = tmp_path / "data-00000-of-00001.arrow"
+    schema = pa.schema([("input_ids", kind)])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema):
+        pass
+    data = path.read_bytes()
+    info = ShardInfo(name=path.name, rows=0, tokens=0, bytes=len(data), xxh3="", batches=())
+    from vlm_prep.shards.reader import ShardReader
+
+    with pytest.raises(StoreError, match="which no shard has"):
+        ShardReader(path, info)
+
+
+def test_media_that_refer_to_a_row_that_is_not_there_are_an_error(tmp_path: Path) -> None:
+    from vlm_prep.shards.reader import ShardReader
+    from vlm_prep.shards.schema import MEDIA
+
+    item = dict.fromkeys(field.name for field in MEDIA.value_type)
+    item |= {"kind": "image", "files": [{"uri": "", "digest": "", "bytes": None}]}
+    item["same_as"] = {"rows_before": 5, "media": 0}
+    with ShardWriter(tmp_path / "data-00000-of-00001.arrow", pa.schema([("media", MEDIA)])) as writer:
+        writer.write({"media": [item]}, size=1, tokens=0)
+        info = writer.commit()
+    with pytest.raises(StoreError, match="are referred to"):
+        ShardReader(tmp_path / info.name, info).row(0)
+
+
+# ---- notes of an unfinished folder ----
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"stage": 1}', b'{"tasks": -1}', b"\xff\xfe"])
+def test_a_damaged_plan_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "_work").mkdir()
+    (tmp_path / "_work" / "plan.json").write_bytes(content)
+    with pytest.raises(OutputError, match=r"plan\.json is damaged"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../../x.arrow", "/etc/passwd", "task-1-1.exe"])
+def test_a_record_that_names_another_file_moves_nothing(tmp_path: Path, name: str) -> None:
+    workspace = Workspace(tmp_path / "out", "xxh3:0", stage="ingest")
+    shard = {"name": name, "rows": 0, "tokens": 0, "bytes": 0, "xxh3": "xxh3:" + "0" * 32, "batches": []}
+    record = {"task": 0, "split": "train", "shards": [shard], "rejects": [], "counts": {}, "facts": {}, "poison": []}
+    (workspace.done / "task-000000.json").write_bytes(orjson.dumps(record))
+    from vlm_prep.engine.tasks import Task
+
+    with pytest.raises(StoreError, match=r"task-000000\.json is damaged"):
+        workspace.records([Task(index=0, start=0, stop=1)])
+    workspace.release()
+    with pytest.raises(ValueError, match="no task makes"):
+        Record.from_json({**record, "shards": [], "split": "../x"})
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"host": 1, "pid": "x"}', b'{"host": [], "pid": 1e300}', b"\xff"])
+def test_a_damaged_lock_does_not_stop_a_run(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "out" / "_work").mkdir(parents=True)
+    (tmp_path / "out" / "_work" / "lock").write_bytes(content)
+    Workspace(tmp_path / "out", "xxh3:0", stage="ingest").release()
+
+
+def test_a_fifo_in_place_of_a_shard_is_no_shard(store: Path) -> None:
+    shard = store / "train" / "data-00000-of-00001.arrow"
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(StoreError, match="missing"):
+        Store(store)

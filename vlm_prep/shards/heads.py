@@ -1,0 +1,90 @@
+"""The heads of an Arrow stream's messages: what of a shard a reader must be able to trust before it looks at a row.
+
+    message    ff ff ff ff | length of the metadata, 4 bytes | metadata (flatbuffer) | body
+
+The schema message says what the bytes of each batch mean, the metadata of a record batch where its buffers lie. One
+changed byte in them makes Arrow read outside of the file, or end the process (measured: SIGSEGV, SIGABRT); no check of
+Arrow's looks at it. So the manifest holds a digest of each head (a few KB), compared when the shard or the batch is
+mapped; the bodies are validated by Arrow itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import xxhash
+
+from vlm_prep.shards.schema import must_be_readable
+
+if TYPE_CHECKING:
+    from vlm_prep.shards.writer import ShardInfo
+
+_MARK = b"\xff\xff\xff\xff"
+_PREFIX = 8
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""The end of every Arrow stream."""
+ReadAt = Callable[[int, int], bytes]
+"""From (number of bytes, offset) to the bytes."""
+
+
+def read_head(read_at: ReadAt, start: int, stop: int) -> bytes:
+    """Return the head of the message at `start`.
+
+    Args:
+        read_at: reads the shard.
+        start: where the message starts.
+        stop: where the next one starts, or the shard's end mark.
+
+    Raises:
+        ValueError: there is no message.
+    """
+    prefix = read_at(_PREFIX, start)
+    length = int.from_bytes(prefix[4:], "little", signed=True)
+    if prefix[:4] != _MARK or not 0 < length <= stop - start - _PREFIX:
+        raise ValueError(f"no Arrow message starts at byte {start}")
+    return prefix + read_at(length, start + _PREFIX)
+
+
+def head_digests(path: Path, offsets: Sequence[int]) -> tuple[str, ...]:
+    """Return the digests of a shard's schema message and of the record batches at `offsets`."""
+    with pa.memory_map(str(path)) as source:
+        starts = [0, *offsets, source.size() - len(_END)]
+        return tuple(_digest(read_head(source.read_at, start, stop)) for start, stop in pairwise(starts))
+
+
+def checked_head(source: pa.MemoryMappedFile, info: ShardInfo, number: int) -> bytes:
+    """Return the head of a message of a shard: 0 is the schema, then the record batches.
+
+    Raises:
+        ValueError: it is not the one that the manifest states.
+    """
+    offsets = [0, *(offset for offset, _ in info.batches), info.bytes - len(_END)]
+    head = read_head(source.read_at, offsets[number], offsets[number + 1])
+    if info.heads and _digest(head) != info.heads[number]:
+        what = f"the header of record batch {number - 1}" if number else "the schema"
+        raise ValueError(f"{what} is not the one that was written")
+    return head
+
+
+def read_schema(source: pa.MemoryMappedFile, info: ShardInfo) -> pa.Schema:
+    """Return the schema of a shard that has the manifest's size, end and schema message.
+
+    Raises:
+        ValueError: it has not.
+        pa.ArrowException: the schema cannot be read.
+    """
+    if source.size() != info.bytes:
+        raise ValueError(f"{source.size()} bytes, the manifest says {info.bytes}")
+    if source.read_at(len(_END), max(0, source.size() - len(_END))) != _END:
+        raise ValueError("it does not end as a shard does")
+    schema = pa.ipc.read_schema(pa.py_buffer(checked_head(source, info, 0)))
+    must_be_readable(schema)
+    return schema
+
+
+def _digest(head: bytes) -> str:
+    return xxhash.xxh3_64(head).hexdigest()
