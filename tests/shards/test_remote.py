@@ -209,3 +209,48 @@ def test_an_unfinished_store_is_not_sent(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "out" / "_work").mkdir(parents=True)
     with pytest.raises(StoreError, match="unfinished"):
         push(tmp_path / "out", f"{bucket}/out", print)
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["../../ESCAPED.txt", "/ESCAPED.txt", "_work/plan.json", "notes.txt", "train/../../x.arrow"],
+    ids=["above", "root", "work", "stranger", "within"],
+)
+def test_a_key_that_no_store_has_writes_nothing_anywhere(
+    bucket: str, server: Server, ingested: Path, tmp_path: Path, key: str
+) -> None:
+    push(ingested, f"{bucket}/tok", print)
+    client = server.files.call_s3
+    client("put_object", Bucket=bucket.removeprefix("s3://"), Key=f"tok/{key}", Body=b"theirs")
+    target = tmp_path / "a" / "b" / "c"
+    before = files_below(tmp_path)
+    with pytest.raises(StoreError, match="no file of a store has such a name"):
+        pull(f"{bucket}/tok", target, print)
+    assert files_below(tmp_path) == before
+
+
+def test_an_object_that_the_manifest_does_not_name_is_not_fetched(
+    bucket: str, server: Server, ingested: Path, tmp_path: Path
+) -> None:
+    push(ingested, f"{bucket}/tok", print)
+    server.files.pipe(f"{bucket}/tok/train/data-00007-of-00009.arrow", b"theirs")
+    with pytest.raises(StoreError, match="holds what its manifest does not name"):
+        pull(f"{bucket}/tok", tmp_path / "out", print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_file_beside_the_shards_is_found_by_pull(
+    bucket: str, server: Server, ingested: Path, tmp_path: Path
+) -> None:
+    push(ingested, f"{bucket}/tok", print)
+    card = (ingested / "README.md").read_bytes()
+    server.files.pipe(f"{bucket}/tok/README.md", card[:-1] + b"!")
+    with pytest.raises(StoreError, match=r"differs from its manifest: README\.md"):
+        pull(f"{bucket}/tok", tmp_path / "out", print)
+    push(ingested, f"{bucket}/tok", print)
+    pull(f"{bucket}/tok", tmp_path / "out", print)
+    assert files_below(tmp_path / "out") == files_below(ingested)

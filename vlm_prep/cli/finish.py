@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from annotated_doc import Doc
 
@@ -21,6 +22,8 @@ from vlm_prep.cli.place import (
 from vlm_prep.core.fields import Flag
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.run_settings import FinishConfig
+from vlm_prep.core.settings import TrustRemoteCode
+from vlm_prep.core.stored_settings import Group, must_name_the_processor, stored_settings
 from vlm_prep.engine.array_parts import must_be_complete
 from vlm_prep.engine.ownership import RunPlan, read_plan
 from vlm_prep.engine.stage import RunOptions
@@ -36,6 +39,7 @@ def command(
     how: FinishConfig,
     source: SourceNow = None,
     processor: ProcessorNow = None,
+    trust_remote_code: TrustRemoteCode = False,
     cache_dir: CacheDir = None,
     cache_bytes: CacheBytes = None,
     as_json: flags.AsJson = False,
@@ -55,30 +59,44 @@ def command(
         run.say(f"{out} is complete already: nothing to do")
         options.show_store(out, as_json)
         return
+    must_name_the_processor(trust_remote_code, processor, store)
     must_be_complete(out)
     plan = read_plan(out)
     place = Place(folder=out)
     cache = cache_of(cache_dir, cache_bytes)
-    run_and_show(lambda: _finish(plan, run, source, processor, cache), place, as_json, run.say)
+    now = _Now(source=source, processor=processor, cache=cache, trust_remote_code=trust_remote_code)
+    run_and_show(lambda: _finish(plan, run, now), place, as_json, run.say)
 
 
-def _finish(
-    plan: RunPlan, run: RunOptions, source: str | None, processor: str | None, cache: ShardCache
-) -> object:
+@dataclass(frozen=True, kw_only=True)
+class _Now:
+    """What the user says of this machine."""
+
+    source: str | None
+    processor: str | None
+    cache: ShardCache
+    trust_remote_code: bool
+
+
+def _finish(plan: RunPlan, run: RunOptions, now: _Now) -> object:
     """Call the stage again, which finds all tasks done."""
-    settings: dict[str, Any] = plan.identity["config"]
+
+    def settings(kind: type[Group]) -> Group:
+        stored = plan.identity.get("config", {})
+        return stored_settings(kind, stored, run.out, trust_remote_code=now.trust_remote_code)
+
     if plan.stage == "pack":
         from vlm_prep.core.settings import PackConfig
         from vlm_prep.pack.pack_run import pack
 
-        return pack(store_path(source or plan.again["source"], cache), PackConfig(**settings), run)
-    origin = options.origin_in(run.out, plan.again, source, processor)
+        return pack(store_path(now.source or plan.again["source"], now.cache), settings(PackConfig), run)
+    origin = options.origin_in(run.out, plan.again, now.source, now.processor)
     if plan.stage == "ingest":
         from vlm_prep.core.settings import IngestConfig
         from vlm_prep.ingest.ingest_run import ingest
 
-        return ingest(origin.samples(), IngestConfig(**settings), run)
+        return ingest(origin.samples(), settings(IngestConfig), run)
     from vlm_prep.core.settings import TokenizeConfig
     from vlm_prep.tokenize.tokenize_run import tokenize
 
-    return tokenize(origin.samples(), origin.processor, TokenizeConfig(**settings), run)
+    return tokenize(origin.samples(), origin.processor, settings(TokenizeConfig), run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,10 @@ import orjson
 import typer
 
 from vlm_prep.cli.flags import with_flags
-from vlm_prep.core.errors import InputError, OutputError
+from vlm_prep.core.errors import InputError, OutputError, StoreError
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.run_settings import FinishConfig, RunConfig, WorkerConfig
+from vlm_prep.core.settings import SourceConfig
 from vlm_prep.engine.array_parts import parse_part
 from vlm_prep.engine.stage import RunOptions
 
@@ -115,12 +116,16 @@ def origin_of(store: Path, source: str | None, processor: str | None) -> Origin:
 
 def origin_in(store: Path, found: dict[str, Any], source: str | None, processor: str | None) -> Origin:
     """Return where rows came from by what a folder notes of it. Raises as `origin_of`."""
-    opened = dict(found.get("source", {}))
+    opened, named = found.get("source", {}), found.get("processor", "")
+    known = {"path", *(each.name for each in fields(SourceConfig))}
+    if not isinstance(opened, dict) or not opened.keys() <= known or not isinstance(named, str):
+        raise StoreError(f"{store}: what it says of its source cannot be read", "make the store again")
     if source:
-        opened["path"] = source if is_remote(source) else os.path.abspath(source)
-    if "path" not in opened or not (is_remote(opened["path"]) or os.path.exists(opened["path"])):
-        raise InputError(f"{store}: its source is not at {opened.get('path', 'a known place')}", "give `source`")
-    return Origin(source=opened, processor=processor or found.get("processor", ""))
+        opened = {**opened, "path": source if is_remote(source) else os.path.abspath(source)}
+    path = opened.get("path")
+    if not isinstance(path, str) or not (is_remote(path) or os.path.exists(path)):
+        raise InputError(f"{store}: its source is not at {path or 'a known place'}", "give `source`")
+    return Origin(source=opened, processor=processor or named)
 
 
 def show_json(value: Any) -> None:

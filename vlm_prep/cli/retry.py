@@ -11,6 +11,8 @@ from vlm_prep.cli.place import Local, ProcessorNow, SourceNow, local
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag
 from vlm_prep.core.run_settings import WorkerConfig
+from vlm_prep.core.settings import TrustRemoteCode
+from vlm_prep.core.stored_settings import must_name_the_processor
 
 
 @flags.command
@@ -20,6 +22,7 @@ def command(
     workers: WorkerConfig,
     source: SourceNow = None,
     processor: ProcessorNow = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -32,6 +35,7 @@ def command(
     stage = read_manifest(folder).stage
     if stage == "pack":
         raise InputError(f"{store}: nothing can be repaired in packs", "retry the tokenized store, then pack it again")
+    must_name_the_processor(trust_remote_code, processor, store)
     if not settle(folder, run.say):
         origin = options.origin_of(folder, source, processor)
         if stage == "ingest":
@@ -41,5 +45,5 @@ def command(
         else:
             from vlm_prep.tokenize.tokenize_run import retry_tokenize
 
-            retry_tokenize(origin.samples(), origin.processor, reasons, run)
+            retry_tokenize(origin.samples(), origin.processor, reasons, run, trust_remote_code=trust_remote_code)
     options.show_store(folder, as_json)

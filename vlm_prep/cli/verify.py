@@ -13,6 +13,7 @@ from vlm_prep.cli.place import AnyStore
 from vlm_prep.core.errors import ExactnessError, StoreError
 from vlm_prep.core.fields import Flag
 from vlm_prep.core.remote import is_remote
+from vlm_prep.core.settings import TrustRemoteCode
 
 
 @flags.command
@@ -22,6 +23,7 @@ def command(
         str | None, Flag(short="-p"), Doc("Compare rows of a tokenized store with this processor, too.")
     ] = None,
     fraction: Annotated[float, Ge(0.0), Le(1.0), Doc("Share of rows compared with the processor.")] = 1.0,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
 ) -> None:
@@ -30,9 +32,9 @@ def command(
     from vlm_prep.shards.manifest import read_manifest
     from vlm_prep.tokenize.verify.store import check_store
 
-    rows = read_manifest(store).totals["rows_written"]
+    rows = read_manifest(store).totals.get("rows_written", 0)
     with ProgressBar(rows if processor else 0, "verify", show=False if quiet or not processor else None) as progress:
-        found = check_store(store, processor, fraction, progress)
+        found = check_store(store, processor, fraction, progress, trust_remote_code=trust_remote_code)
     if as_json:
         options.show_json(found.to_json())
     else:

@@ -81,14 +81,16 @@ def _identity(stage: str, words: Sequence[str]) -> dict[str, Any]:
 
 def _identity_of_origin(store: Path, stage: str, config: dict[str, Any]) -> dict[str, Any]:
     from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+    from vlm_prep.core.stored_settings import stored_settings
 
     if stage == "pack":
         from vlm_prep.shards.manifest import read_manifest
         from vlm_prep.shards.object_store import beside
 
-        return _pack_identity(beside(store, read_manifest(store).extra["source"]), PackConfig(**config))
+        source = beside(store, read_manifest(store).extra["source"])
+        return _pack_identity(source, stored_settings(PackConfig, config, store))
     kind = IngestConfig if stage == "ingest" else TokenizeConfig
-    return _samples_identity(stage, options.origin_of(store, None, None), kind(**config))
+    return _samples_identity(stage, options.origin_of(store, None, None), stored_settings(kind, config, store))
 
 
 def _samples_identity(stage: str, origin: options.Origin, config: Any) -> dict[str, Any]:

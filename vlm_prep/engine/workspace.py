@@ -340,4 +340,4 @@ def _noted(path: Path, read: Callable[[dict[str, Any]], _Note]) -> _Note:
     try:
         return read(orjson.loads(path.read_bytes()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}", "give --fresh to start over") from error
+        raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}", "give `fresh` to start over") from error

@@ -16,6 +16,7 @@ import vlm_prep
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.records import Rejected, Sample, rejected
 from vlm_prep.core.settings import IngestConfig
+from vlm_prep.core.stored_settings import stored_settings
 from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
     RunOptions,
@@ -171,7 +172,7 @@ def ingest_identity(samples: Samples, config: IngestConfig) -> dict[str, Any]:
 
 def retry_ingest(samples: Samples, reasons: Sequence[str], options: RunOptions) -> Manifest:
     """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry_rejects`."""
-    config = IngestConfig(**read_manifest(options.out, stage=STAGE).config)
+    config = stored_settings(IngestConfig, read_manifest(options.out, stage=STAGE).config, options.out)
     retry = open_retry(options.out, reasons, ingest_identity(samples, config), samples.numbers)
 
     def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:

@@ -14,6 +14,7 @@ from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.stored_settings import stored_settings
 from vlm_prep.engine.local import start_forkserver
 from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
@@ -169,13 +170,22 @@ def startup_task(job: TokenizeJob) -> Task:
     return Task(index=0, start=0, stop=min(STARTUP_ROWS, len(job.samples)))
 
 
-def retry_tokenize(samples: Samples, processor: str, reasons: Sequence[str], options: RunOptions) -> Manifest:
+def retry_tokenize(
+    samples: Samples,
+    processor: str,
+    reasons: Sequence[str],
+    options: RunOptions,
+    *,
+    trust_remote_code: bool = False,
+) -> Manifest:
     """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry_rejects`.
 
     Raises:
+        StoreError: the store was made with code of its processor, and `trust_remote_code` is not given.
         ExactnessError: a row differs from the real processor's output.
     """
-    config = TokenizeConfig(**read_manifest(options.out, stage=STAGE).config)
+    stored = read_manifest(options.out, stage=STAGE).config
+    config = stored_settings(TokenizeConfig, stored, options.out, trust_remote_code=trust_remote_code)
     start_forkserver(TokenizeJob(samples, processor, config), options.workers)
     job, identity = prepare(samples, processor, config, options)
     retry = open_retry(options.out, reasons, identity, samples.numbers)

@@ -8,6 +8,7 @@ arguments. A processor that makes tensors outside of its parts, or whose parts a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -91,10 +92,12 @@ class PixelMaker:
             import transformers
 
             transformers.logging.set_verbosity_error()
-            cls = getattr(transformers, wiring["part_class"], None)
-            if cls is None:
+            name = wiring["part_class"]
+            cls: Any = getattr(transformers, name, None)
+            # a store names the class: nothing else of transformers is made of what it says
+            if not _is_part(cls):
                 raise StoreError(
-                    f"transformers {transformers.__version__} has no {wiring['part_class']}",
+                    f"transformers {transformers.__version__} has no image, video or audio processor {name}",
                     "install the version the store was made with, see processor.identity in its manifest.json",
                 )
             self._made[kind] = cls.from_dict(dict(wiring["config"]))
@@ -267,6 +270,13 @@ class PixelMaker:
                 raise StoreError(f"{how['name']} is another processor than the store's", "; ".join(differing))
             self._made["whole"] = loaded.hf
         return self._made["whole"]
+
+
+def _is_part(cls: Any) -> bool:
+    from transformers.feature_extraction_utils import FeatureExtractionMixin
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    return inspect.isclass(cls) and issubclass(cls, ImageProcessingMixin | FeatureExtractionMixin)
 
 
 def has_sound(struct: MediaStruct) -> bool:

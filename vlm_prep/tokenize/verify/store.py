@@ -7,6 +7,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.stored_settings import stored_settings
 from vlm_prep.engine.tasks import Progress
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
@@ -46,7 +47,14 @@ class Findings:
         return {**vars(self), "sound": self.sound}
 
 
-def check_store(folder: str | StorePath, processor: str | None, fraction: float, progress: Progress) -> Findings:
+def check_store(
+    folder: str | StorePath,
+    processor: str | None,
+    fraction: float,
+    progress: Progress,
+    *,
+    trust_remote_code: bool = False,
+) -> Findings:
     """Check the store in `folder`.
 
     Args:
@@ -54,6 +62,7 @@ def check_store(folder: str | StorePath, processor: str | None, fraction: float,
         processor: compare rows of a tokenized store with this processor; None checks checksums and accounts only.
         fraction: share of rows to compare, chosen by a hash of their sample_id.
         progress: told of the rows that were looked at.
+        trust_remote_code: run the Python code that comes with `processor`, if the store was made with such.
 
     Raises:
         StoreError: unfinished, no store, or rows are to be compared and it is not a tokenized one.
@@ -63,19 +72,23 @@ def check_store(folder: str | StorePath, processor: str | None, fraction: float,
     manifest = read_manifest(folder)
     shards = manifest.shards()
     found = Findings(shards=len(shards), rows=sum(info.rows for _, info in shards))
+    config: TokenizeConfig | None = None
+    if processor is not None:  # refused before an hour of reading
+        if manifest.stage != "tokenize":
+            raise StoreError(
+                f"{folder} holds the output of `{manifest.stage}`",
+                "rows are compared in a tokenized store; without `processor` checksums and accounts are checked",
+            )
+        config = stored_settings(TokenizeConfig, manifest.config, folder, trust_remote_code=trust_remote_code)
     found.damaged = [*damaged_files(folder, manifest), *wrong_accounts(folder, manifest)]
-    if processor is not None and not found.damaged:
-        _check_rows(Store(folder), processor, fraction, found, progress)
+    if processor is not None and config is not None and not found.damaged:
+        _check_rows(Store(folder), processor, config, fraction, found, progress)
     return found
 
 
-def _check_rows(store: Store, processor: str, fraction: float, found: Findings, progress: Progress) -> None:
-    if store.manifest.stage != "tokenize":
-        raise StoreError(
-            f"{store.folder} holds the output of `{store.manifest.stage}`",
-            "rows are compared in a tokenized store; without `processor` checksums and accounts are checked",
-        )
-    config = TokenizeConfig(**store.manifest.config)
+def _check_rows(
+    store: Store, processor: str, config: TokenizeConfig, fraction: float, found: Findings, progress: Progress
+) -> None:
     loaded = load_processor(processor, config.processor)
     found.identity = _identity_changes(store.manifest.processor["identity"], loaded.identity)
     oracle = Oracle(SampleEncoder(adapter_for(loaded), config), config, store.manifest.processor.get("payload"))

@@ -1,0 +1,178 @@
+"""Python code of a processor runs only where the user's own command or call says so; a store never decides it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm_prep.builtin import builtin_data, builtin_processor
+from vlm_prep.cli.main import main
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.shards.layout import write_origin
+from vlm_prep.shards.manifest import sealed
+from vlm_prep.tokenize.tokenize_run import tokenize
+from vlm_prep.tokenize.verify.store import check_store
+
+Options = Callable[..., RunOptions]
+_CODE = """
+from pathlib import Path
+Path({mark!r}).write_text("the code ran")
+from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+class TheirProcessor(Qwen2_5_VLProcessor):
+    pass
+"""
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """Written by the processor's code when it runs."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, mark: Path) -> Path:
+    """A processor with code of its own."""
+    folder = Path(shutil.copytree(builtin_processor("qwen2.5-vl-mini"), tmp_path / "theirs"))
+    (folder / "processing_theirs.py").write_text(_CODE.format(mark=str(mark)))
+    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+        content = json.loads((folder / name).read_text())
+        content["auto_map"] = {"AutoProcessor": "processing_theirs.TheirProcessor"}
+        content["processor_class"] = "TheirProcessor"
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path, tokenized: Path, theirs: Path) -> Path:
+    """A store whose manifest and origin say that the code of `theirs` is to be trusted; one row is a reject of it."""
+    folder = Path(shutil.copytree(tokenized, tmp_path / "store"))
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest.pop("checksum")
+    for config in (manifest["config"], manifest["identity"]["config"]):
+        config["trust_remote_code"] = True
+    manifest["fingerprint"] = digest_json(manifest["identity"])
+    (folder / "manifest.json").write_bytes(sealed(manifest))
+    write_origin(folder, {"source": {"path": str(builtin_data())}, "processor": str(theirs)})
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["vlm-prep", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def unfinished(store: Path) -> Path:
+    """The folder of a run in parts whose tasks are done, as `finish` finds it."""
+    out = store.parent / "parts"
+    (out / "_work" / "done").mkdir(parents=True)
+    config = json.loads((store / "manifest.json").read_bytes())["config"]
+    origin = json.loads((store / "origin.json").read_bytes())
+    plan = {"stage": "tokenize", "fingerprint": "x", "identity": {"config": config}, "tasks": 0, "again": origin}
+    (out / "_work" / "plan.json").write_text(json.dumps(plan))
+    return out
+
+
+def test_no_command_runs_code_because_a_store_says_so(
+    store: Path, theirs: Path, mark: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines: list[tuple[object, ...]] = [
+        ("retry", store, "--reason", "overlong"),
+        ("finish", unfinished(store)),
+        ("verify", store, "-p", theirs),
+        ("why", store),
+    ]
+    for line in lines:
+        assert run(monkeypatch, *line) == 2, line
+        errors = capsys.readouterr().err
+        assert "--trust-remote-code" in errors, line
+        assert "Traceback" not in errors
+        assert not mark.exists(), line
+
+
+@pytest.mark.parametrize("name", ["retry", "finish"])
+def test_trust_without_a_name_is_not_trust_in_whatever_the_store_names(
+    store: Path, mark: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    line = ["retry", store, "--reason", "overlong"] if name == "retry" else ["finish", unfinished(store)]
+    assert run(monkeypatch, *line, "--trust-remote-code") == 2
+    assert "--processor" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+def test_code_runs_where_the_command_says_so(
+    store: Path, theirs: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, "verify", store, "-p", theirs, "--trust-remote-code", "--fraction", "0.01")
+    assert mark.exists()
+
+
+def test_a_store_without_code_is_verified_without_a_word(tokenized: Path) -> None:
+    found = check_store(tokenized, "builtin:qwen2.5-vl-mini", 0.1, lambda rows, tokens, rejects: None)
+    assert found.sound
+
+
+def test_the_library_takes_no_trust_from_a_store(store: Path, theirs: Path, mark: Path) -> None:
+    with pytest.raises(StoreError, match="made with Python code"):
+        check_store(store, str(theirs), 1.0, lambda rows, tokens, rejects: None)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["AutoModel", "pipeline", "Trainer", "PreTrainedTokenizer", "os", "__loader__", "x"])
+def test_a_store_names_no_other_class_than_a_processors_part(tokenized: Path, name: str) -> None:
+    from vlm_prep.shards.manifest import read_manifest
+
+    runtime: dict[str, Any] = read_manifest(tokenized).processor
+    parts = {"image": {**runtime["parts"]["image"], "part_class": name}}
+    with pytest.raises(StoreError, match="has no image, video or audio processor"):
+        PixelMaker({**runtime, "parts": parts}).part("image")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        {"source": 3},
+        {"source": {"path": 0}},
+        {"source": {"path": "/", "no_such_argument": 1}},
+        {"source": [], "processor": ""},
+        {"source": {}, "processor": 1},
+        {},
+    ],
+)
+def test_a_damaged_origin_is_one_message(
+    store: Path, origin: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_origin(store, origin)
+    assert run(monkeypatch, "retry", store, "--reason", "overlong") == 2
+    errors = capsys.readouterr().err
+    assert errors.count("error:") == 1
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{\n  "checksum": "xxh3:00000000000000000000000000000000"\n}\n'])
+def test_an_origin_that_is_none_is_named(
+    store: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store / "origin.json").write_bytes(content)
+    assert run(monkeypatch, "retry", store, "--reason", "overlong") == 2
+    assert "origin.json is damaged" in capsys.readouterr().err
+
+
+def test_a_store_made_with_code_is_made_by_saying_so(
+    tmp_path: Path, theirs: Path, mark: Path, options: Options
+) -> None:
+    samples = open_samples(builtin_data(), datasets=["tool_talk"])
+    tokenize(samples, str(theirs), TokenizeConfig(trust_remote_code=True), options(tmp_path / "out"))
+    assert mark.read_text() == "the code ran"

@@ -1,0 +1,55 @@
+"""Settings that a store or a note of an unfinished run says, read as somebody else's word.
+
+They say how rows were made, and are taken for that. What they cannot say is that Python code of a processor may run
+here: that is said by whoever gives a command or a call, each time anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vlm_prep.core.errors import InputError, StoreError
+from vlm_prep.core.fields import Settings
+
+Group = TypeVar("Group", bound=Settings)
+
+
+def stored_settings(
+    kind: type[Group], stored: Mapping[str, Any], where: object, *, trust_remote_code: bool = False
+) -> Group:
+    """Return the settings of a kind that a store was made with.
+
+    Args:
+        kind: which settings.
+        stored: what the store says.
+        where: the store.
+        trust_remote_code: whether the user says that code of the processor may run.
+
+    Raises:
+        StoreError: they are none of this kind, or they need code and the user does not say so.
+    """
+    try:
+        made = kind(**stored)
+    except (TypeError, InputError) as error:
+        raise StoreError(f"{where}: its settings cannot be read: {error}", "make the store again") from error
+    if getattr(made, "trust_remote_code", False) and not trust_remote_code:
+        raise StoreError(
+            f"{where} was made with Python code that comes with its processor",
+            "a store does not decide that code runs: read that code, and give `trust_remote_code=true` together with "
+            "`processor`, the place of the processor whose code you trust",
+        )
+    return made
+
+
+def must_name_the_processor(trust_remote_code: bool, processor: str | None, where: object) -> None:
+    """Refuse to run code that comes with whatever processor a store names.
+
+    Raises:
+        InputError: the user trusts code and does not say whose.
+    """
+    if trust_remote_code and processor is None:
+        raise InputError(
+            f"`trust_remote_code=true`: whose code? {where} says where the processor was, which is the store's word",
+            "give `processor`, the place of the processor whose code you trust",
+        )
