@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_tokenize import _corpus, _plain_one, _processor
+from bench_tokenize import _plain_one, build_corpus, build_processor
 from torch.utils.data import DataLoader
 
 from vlm_prep.core.settings import PackConfig, TokenizeConfig
@@ -37,7 +37,7 @@ def samples(kit: Path, count: int, plain: int, mds: Callable[[Path], str]) -> No
         plain: samples that are read where pixels are made.
         mds: reads a folder of `export` with mosaicml-streaming and returns "samples/s tokens/s", or why not.
     """
-    corpus, processor = _corpus(kit, count), _processor(kit)
+    corpus, processor = build_corpus(kit, count), build_processor(kit)
     stores = {mode: _store(corpus, processor, mode, count) for mode in MODES}
     rate, tokens = _rate(lambda: _plain(corpus, processor, plain))
     print(f"samples: {count} of the benchmark corpus, batches of {BATCH}, to the collater's output, one core")

@@ -36,9 +36,7 @@ TURN, TURNS = 20, 20
 def main() -> None:
     """Build the corpus, measure, compare, print."""
     arguments = _arguments()
-    if not (arguments.kit / "bench" / "make_corpus.py").exists():
-        sys.exit(f"{arguments.kit}: the benchmark builds its corpus with the kit's bench/make_corpus.py; none is there")
-    corpus, processor = _corpus(arguments.kit, arguments.samples), _processor(arguments.kit)
+    corpus, processor = build_corpus(arguments.kit, arguments.samples), build_processor(arguments.kit)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
     from vlm_prep.core.settings import TokenizeConfig
@@ -74,16 +72,20 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _corpus(kit: Path, samples: int) -> Path:
+def build_corpus(kit: Path, samples: int) -> Path:
+    """Return the folder of a corpus of real photographs and instructions, building it the first time."""
+    script = kit / "bench" / "make_corpus.py"
+    if not script.exists():
+        sys.exit(f"{kit}: the benchmark builds its corpus with the kit's bench/make_corpus.py; none is there")
     corpus = OUT / f"corpus-{samples}"
     if not (corpus / "meta.json").exists():
         print(f"building {corpus} ...", flush=True)
-        script = kit / "bench" / "make_corpus.py"
         subprocess.run([sys.executable, str(script), str(corpus), "--samples", str(samples)], check=True)
     return corpus
 
 
-def _processor(kit: Path) -> Path:
+def build_processor(kit: Path) -> Path:
+    """Return the folder of Qwen2.5-VL's processor, assembling it the first time."""
     folder = OUT / "procs"
     if not (folder / "qwen2_5_vl").exists():
         script = kit / "processors" / "assemble.py"
@@ -95,6 +97,17 @@ def _processor(kit: Path) -> Path:
 
 def _images(corpus: Path) -> int:
     return sum(1 for _ in (corpus / "media").iterdir())
+
+
+def plain_rate(processor: Path, corpus: Path, count: int) -> float:
+    """Return the samples/s of the plain way over the first `count` samples."""
+    from vlm_prep.core.settings import TokenizeConfig
+    from vlm_prep.ingest.source import open_samples
+    from vlm_prep.tokenize.tokenize_job import TokenizeJob
+
+    job = TokenizeJob(open_samples(corpus / "meta.json", limit=count), str(processor), TokenizeConfig())
+    job.setup()
+    return _plain(job, len(job.samples))[0]
 
 
 def _plain(job: Any, count: int) -> tuple[float, list[tuple[Any, Any]]]:

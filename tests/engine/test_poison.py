@@ -24,9 +24,10 @@ import vlm_prep.ingest.ingest_run as ingest_run
 import vlm_prep.pack.pack_run as pack_run
 import vlm_prep.tokenize.tokenize_run as tokenize_run
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
+from vlm_prep.core.errors import ExactnessError, InputError, StoreError, VlmPrepError
 from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
-from vlm_prep.engine.stage import RunOptions
+from vlm_prep.engine.stage import RunOptions, Stage, run_stage
+from vlm_prep.engine.tasks import Errand, split_rows
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
@@ -112,7 +113,8 @@ import poison_media
 import vlm_prep.ingest.ingest_run as run
 from pathlib import Path
 from vlm_prep.core.settings import IngestConfig
-from vlm_prep.engine.stage import RunOptions
+from vlm_prep.engine.stage import RunOptions, Stage, run_stage
+from vlm_prep.engine.tasks import Errand, split_rows
 from vlm_prep.ingest.source import open_samples
 if __name__ == "__main__":
     run.IngestJob = poison_media.PoisonedIngestJob
@@ -259,6 +261,26 @@ def test_a_memory_limit_below_what_a_worker_starts_with_is_refused(tmp_path: Pat
 def test_no_process_is_left_when_a_run_has_ended(tmp_path: Path, many_rows: Path, options: Options) -> None:
     ingest(open_samples(many_rows), IngestConfig(), options(tmp_path / "out", workers=2))
     assert multiprocessing.active_children() == []
+
+
+def test_what_is_done_while_a_run_checks_its_beginning_counts_only_if_that_does_not_fail(
+    tmp_path: Path, many_rows: Path, planted: Any, options: Options
+) -> None:
+    job = planted.DoubtfulIngestJob(open_samples(many_rows), IngestConfig())
+    out = tmp_path / "out"
+    stage = Stage(
+        name="ingest",
+        identity={"stage": "ingest"},
+        tasks=split_rows(640, 256),
+        prepare=lambda: job,
+        describe=lambda records: pytest.fail("the run goes on"),
+        again={},
+        begin=Errand(task=split_rows(640, 64)[0], folder=out, method="check_start"),
+    )
+    with pytest.raises(ExactnessError):
+        run_stage(stage, options(out, workers=2))
+    assert list((out / "_work" / "shards").iterdir())
+    assert list((out / "_work" / "done").iterdir()) == []
 
 
 # ---- tokenize, last: from here on the forkserver imports torch ----

@@ -29,6 +29,7 @@ from vlm_prep.cli import (
     why,
 )
 from vlm_prep.core.errors import VlmPrepError
+from vlm_prep.processors import lean_imports
 
 INTERRUPTED = 130
 app = typer.Typer(
@@ -81,6 +82,7 @@ app.add_typer(state.app, name="state")
 
 def main() -> None:
     """Run the command line; a fault prints one message and what to do, and sets the exit status."""
+    lean_imports.install()
     try:
         app(prog_name="vlm-prep")
     except VlmPrepError as error:

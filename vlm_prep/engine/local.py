@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
-from vlm_prep.engine.tasks import NO_ROW, Errand, Job, Poison, Progress, no_pulse, report
+from vlm_prep.engine.tasks import NO_ROW, Errand, Job, Poison, Progress, Task, no_pulse, report
 from vlm_prep.engine.worker import NO_MEMORY, STUCK, TOO_BIG, TOO_SLOW, Death, Worker, forkserver, settle_memory
 from vlm_prep.shards.writer import process_mark
 
@@ -80,6 +80,27 @@ def start_forkserver(job: Job, workers: int) -> None:
         forkserver(job)
 
 
+def ask(job: Job, method: str, limits: Limits, scratch: Path) -> Any:
+    """Have a worker call a method of the job that is about no row, and return the answer.
+
+    So this process need not load what a worker has: while workers make ready, it does other things.
+
+    Args:
+        job: not set up in this process.
+        method: called with (task, folder, pulse), of which it uses nothing.
+        limits: of a worker.
+        scratch: a path that nothing uses.
+
+    Raises:
+        VlmPrepError: from the method, or workers die.
+    """
+    answers: list[Any] = []
+    errand = Errand(task=Task(index=0, start=0, stop=0), folder=scratch, method=method)
+    with Workers(job, 1, limits, scratch, lambda poison: None) as team:
+        team.run([errand], lambda errand, answer: answers.append(answer), _silent)
+    return answers[0]
+
+
 class Alone:
     """Do everything in this process."""
 
@@ -124,6 +145,7 @@ class Workers:
         self._workers: dict[Worker, _Duty | None] = {}
         self._queue: deque[_Duty] = deque()
         self._trials: deque[_Duty] = deque()
+        self._poison: dict[int, Poison] = {}
         self._deaths = 0
         self._looked = time.monotonic()
         self._done: Done = _ignore
@@ -258,6 +280,8 @@ class Workers:
             self._progress(-duty.reported, 0, 0)
             if worker.row == NO_ROW:
                 self._queue.appendleft(_Duty(errand=duty.errand))
+            elif worker.row in self._poison:  # met by two errands at once
+                self._go_on(duty, self._poison[worker.row])
             else:
                 self._trials.append(_Duty(errand=duty.errand, suspect=worker.row))
             self._lost(death)
@@ -276,8 +300,14 @@ class Workers:
         fault = self._job.blame(duty.errand.task, poison)
         if fault is not None:
             raise StoreError(fault, "check the disk and the input (`vlm-prep verify`), then run the same command again")
-        self._found(poison)
+        if poison.row not in self._poison:
+            self._found(poison)
+        self._poison.setdefault(poison.row, poison)
         self._deaths = 0
+        self._go_on(duty, poison)
+
+    def _go_on(self, duty: _Duty, poison: Poison) -> None:
+        """Queue an errand again, without a row."""
         task = duty.errand.task
         self._queue.appendleft(_Duty(errand=replace(duty.errand, task=task.without((*task.poison, poison)))))
 

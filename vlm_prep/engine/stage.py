@@ -66,7 +66,7 @@ class Stage:
     again: dict[str, Any]
     """Where the input is, for `vlm-prep finish`."""
     begin: Errand | None = None
-    """What a worker does first, if there is work."""
+    """What a worker does first, if there is work; what the others do meanwhile counts once it has not failed."""
     check: Callable[[Sequence[Record], Path, Send], None] | None = None
     """Looks at the records and their shards (still in the given folder) before anything is final; what it sends a
     worker to do may find poison, and is then called again with the records without it."""
@@ -165,14 +165,13 @@ def _run(
         options.say(f"continuing: {len(tasks) - len(pending)} of {len(tasks)} tasks are done")
     total = sum(len(task.numbers) for task in pending)
     with team, ProgressBar(total, stage.name, show=options.progress) as progress:
-        if stage.begin is not None and pending:
-            begin = replace(stage.begin, task=stage.begin.task.without(found))
-            team.run([begin], lambda errand, result: None, progress)
+        begin = [stage.begin] if stage.begin is not None and pending else []
         while True:
             found = workspace.poison()
             knowing = [task.without(found) for task in tasks]
-            errands = [Errand(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
-            team.run(errands, lambda errand, record: workspace.commit(errand.task, record), progress)
+            errands = [replace(first, task=first.task.without(found)) for first in begin]
+            errands += [Errand(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
+            team.run(errands, _Commits(workspace, begin.pop().method if begin else None), progress)
             records = workspace.records(tasks)
             if options.part is None:  # shards get their final names by their number among those of all tasks
                 workspace.recall(records)
@@ -180,6 +179,23 @@ def _run(
                 check(records, workspace.shards, sender(team, workspace.shards))
             if not workspace.pending([task.without(workspace.poison()) for task in tasks]):
                 return records
+
+
+class _Commits:
+    """Commits the records of tasks; those that are finished before the run's beginning is, after it: where it fails,
+    none of them was."""
+
+    def __init__(self, workspace: Workspace, begin: str | None) -> None:
+        self._workspace, self._begin = workspace, begin
+        self._held: list[tuple[Task, Record]] = []
+
+    def __call__(self, errand: Errand, result: Any) -> None:
+        if errand.method == self._begin:
+            self._begin = None
+        else:
+            self._held.append((errand.task, result))
+        while self._begin is None and self._held:
+            self._workspace.commit(*self._held.pop(0))
 
 
 def crew_of(job: Job, workspace: Workspace, options: RunOptions) -> Crew:

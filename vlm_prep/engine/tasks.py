@@ -122,6 +122,9 @@ class Job(Protocol):
     preload: ClassVar[tuple[str, ...]]
     """Modules that every worker needs and that are slow to import."""
 
+    def before_fork(self) -> dict[str, str]:
+        """Return environment variables for `preload` alone: what to make before workers are forked."""
+
     def setup(self) -> None:
         """Load what every task needs (a processor, a source); called once in each process."""
 

@@ -1,9 +1,9 @@
 """One supervised worker process: its own side, and the run's handle on it.
 
-Workers are forked from a forkserver, which imports the job's heavy libraries once (torch and transformers take 5 s)
-before any of them has threads. Each has a pipe and a pulse of its own and shares no lock with any other, so one of them
-can be killed at any instruction and nobody else notices. (Pools that hand tasks out through one shared pipe, such as
-pebble's and concurrent.futures', break when a worker dies while it holds the pipe's lock.)
+Workers are forked from a forkserver, which imports the job's heavy libraries and makes what all workers need (loading a
+processor takes seconds) once, before any of them has threads. Each has a pipe and a pulse of its own and shares no lock
+with any other, so one of them can be killed at any instruction and nobody else notices. (Pools that hand tasks out
+through one shared pipe, such as pebble's and concurrent.futures', break when a worker dies while it holds the lock.)
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _ONE_THREAD = {
     "RAYON_NUM_THREADS": "1",
     "OPENCV_FOR_THREADS_NUM": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # of pyarrow's allocator, from its import on
 }
 """The parallelism is in the processes. Workers inherit it from the forkserver; this process keeps its own."""
 _PR_SET_PDEATHSIG = 1
@@ -63,7 +64,11 @@ STUCK = Death(reason=RejectReason.TIMEOUT, message="a worker did not get ready",
 
 
 def forkserver(job: Job) -> Any:
-    """Return the forkserver context, started and told to import the job's heavy libraries once."""
+    """Return the forkserver context, started and told to import the job's heavy libraries once.
+
+    One that knows these libraries is kept, though it may have been made ready for another job: its workers then make
+    what they need themselves, which takes less than the imports would.
+    """
     context = multiprocessing.get_context("forkserver")
     if not _preloaded.issuperset(job.preload):
         _preloaded.update(job.preload)
@@ -73,8 +78,9 @@ def forkserver(job: Job) -> Any:
     resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to start first
     # Ctrl-C is this process's matter: while it imports, the forkserver would print a traceback and die of it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    kept = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
+    settings = {**_ONE_THREAD, **job.before_fork()}
+    kept = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         ensure_running()
     finally:

@@ -56,6 +56,10 @@ class IngestJob:
     def __getstate__(self) -> dict[str, Any]:
         return {"samples": self.samples, "config": self.config}
 
+    def before_fork(self) -> dict[str, str]:
+        """See `engine.tasks.Job`; nothing."""
+        return {}
+
     def setup(self) -> None:
         """See `engine.tasks.Job`; there is nothing to load."""
 

@@ -78,6 +78,10 @@ class PackJob:
         names = ("source", "plan", "rule", "write_plan", "format", "tar_media", "media", "payload", "trust_remote_code")
         return {name: getattr(self, name) for name in names}
 
+    def before_fork(self) -> dict[str, str]:
+        """See `engine.tasks.Job`; nothing."""
+        return {}
+
     def setup(self) -> None:
         """See `engine.tasks.Job`."""
         self._store = Store(self.source, stage="tokenize")

@@ -1,6 +1,7 @@
 """Model families over a Hugging Face processor.
 
     torchvision_cpu.py   makes torchvision import beside CPU torch
+    lean_imports.py      the command line and its workers import what they use, no more
     load.py              finds and loads a processor, names its identity by content
     preload.py           what workers import before they are forked
     processor_parts.py   tokenizer, image, video and audio processors of a processor, by their roles

@@ -19,6 +19,7 @@ from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file, digest_json
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
+from vlm_prep.processors.lean_imports import no_garbage
 from vlm_prep.processors.model_config import config_beside
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
@@ -101,9 +102,11 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
         ProcessorError: it does not load, is no multimodal processor, needs code that is not trusted, or cannot take
             these settings.
     """
-    note = ensure_torchvision()
+    with no_garbage():
+        note = ensure_torchvision()
     target = resolve(name)
-    hf = _from_pretrained(name, target, config)
+    with no_garbage():
+        hf = _from_pretrained(name, target, config)
     if not hasattr(hf, "tokenizer"):
         raise ProcessorError(
             f"{name}: loads as {type(hf).__name__}, which is no multimodal processor",

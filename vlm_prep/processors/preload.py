@@ -1,8 +1,10 @@
 """Imported once by the forkserver, so that every worker starts with the heavy libraries in memory."""
 
 from vlm_prep.core.errors import ProcessorError
+from vlm_prep.processors import lean_imports
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
+lean_imports.install()
 try:
     ensure_torchvision()
 except ProcessorError as error:

@@ -12,6 +12,7 @@ import importlib
 import sys
 
 from vlm_prep.core.errors import ProcessorError
+from vlm_prep.processors.lean_imports import without_compiler
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _OPERATORS = ("torchvision::nms", "torchvision::qnms")
@@ -44,7 +45,8 @@ def ensure_torchvision() -> str | None:
                 # declared already, by an earlier call or by the sitecustomize of this environment
                 continue
     try:
-        importlib.import_module("torchvision")
+        with without_compiler():
+            importlib.import_module("torchvision.transforms.v2.functional")
     except Exception as error:  # torchvision fails to import in many ways; all of them mean the same to the user
         raise ProcessorError(
             f"torchvision does not import beside torch {torch.__version__}: {type(error).__name__}: {error}",

@@ -2,6 +2,8 @@
 
     tokenize_run.py  a whole source into a store
     tokenize_job.py  what a worker does with a range of rows
+    recipe.py        what it needs beside rows, made once and inherited by all workers
+    before_fork.py   what the forkserver imports and makes
     encoder.py       one sample through all of it: render, encode, expand, label, cut to length
     chat/            the chat template: a row rendered, and where each of its texts landed
     text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)

@@ -22,11 +22,8 @@ from vlm_prep.media.files import digest_ends, ends_of
 from vlm_prep.media.probe import Probed, probe
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.processors.expansion import as_reject
-from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import LoadedProcessor, load_processor
-from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.maker import PayloadMaker
-from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import is_exact
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import tokenized_schema
@@ -34,6 +31,7 @@ from vlm_prep.shards.shared import payload_bytes
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
 from vlm_prep.tokenize.placeholders import IGNORE
+from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, Facts, Recipe, facts_of, made_for
 from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND, check_row, is_chosen, media_kind
 from vlm_prep.tokenize.verify.real_processor import Oracle
 
@@ -55,7 +53,7 @@ class TokenizeJob:
         config: settings.
     """
 
-    preload: ClassVar[tuple[str, ...]] = ("vlm_prep.processors.preload",)
+    preload: ClassVar[tuple[str, ...]] = ("vlm_prep.tokenize.before_fork",)
     samples: Samples
     processor: str
     config: TokenizeConfig
@@ -74,21 +72,24 @@ class TokenizeJob:
 
     def setup(self, loaded: LoadedProcessor | None = None) -> None:
         """See `engine.tasks.Job`."""
-        import torch
+        made = made_for(self.recipe, loaded)
+        self.encoder, self.maker, self.oracle = made.encoder, made.maker, made.oracle
+        self.payload = made.payload
 
-        torch.set_num_threads(1)
-        self.encoder = SampleEncoder(adapter_for(loaded or self.load()), self.config)
-        adapter = self.encoder.adapter
-        self.maker = None
-        if self.config.media == "pixels":
-            pixels = PixelMaker(adapter.runtime(), whole=adapter.hf)
-            self.payload = self.payload or describe_payload(pixels, adapter.kinds, self.config.audio)
-            self.maker = PayloadMaker(pixels, self.payload, [tensor.name for tensor in adapter.geometry])
-        self.oracle = Oracle(self.encoder, self.config, self.payload)
+    @property
+    def recipe(self) -> Recipe:
+        """What is needed beside rows."""
+        fast = len(self.samples) > FEW_ROWS
+        return Recipe(processor=self.processor, config=self.config, fast=fast, payload=self.payload)
 
-    def runtime(self) -> dict[str, Any]:
-        """Return `processor` of the store's manifest."""
-        return {**self.encoder.adapter.runtime(), "payload": self.payload}
+    def before_fork(self) -> dict[str, str]:
+        """See `engine.tasks.Job`."""
+        text = self.recipe.to_text()
+        return {} if text is None else {VARIABLE: text}
+
+    def facts(self, task: Task, shards: Path, pulse: Pulse) -> Facts:
+        """Return what the run must know of the processor; an errand, so that the run itself need not load it."""
+        return facts_of(self.encoder, self.payload)
 
     def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
         """See `engine.tasks.Job`."""

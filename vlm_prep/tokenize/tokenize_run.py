@@ -15,7 +15,7 @@ from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_settings import stored_settings
-from vlm_prep.engine.local import start_forkserver
+from vlm_prep.engine.local import Limits, ask, start_forkserver
 from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import (
     RunOptions,
@@ -34,10 +34,11 @@ from vlm_prep.ingest.source import Samples
 from vlm_prep.ingest.unread_keys import UNREAD, sum_unread
 from vlm_prep.media.rules import rules_of
 from vlm_prep.shards.layout import read_rejects
-from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.manifest import WORK, Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
+from vlm_prep.tokenize.recipe import Facts
 from vlm_prep.tokenize.tokenize_job import EXTRA_DOCUMENTS, STAGE, TokenizeJob
 from vlm_prep.tokenize.verify.choose import LABELS, ROWS_PER_KIND, UNREADABLE, proof
 
@@ -78,18 +79,14 @@ def tokenize(
         ExactnessError: a row differs from the real processor's output.
         RejectRateError: the store is complete, with too many rejects.
     """
-    if options.engine == "local":
-        start_forkserver(TokenizeJob(samples, processor, config), options.workers)
-    job, identity = prepare(samples, processor, config, options)
-    runtime = job.runtime()
-
+    job, identity, facts = begin(samples, processor, config, options)
     checked: list[Counter[str]] = []
 
     def top_up(records: Sequence[Record], shards: Path, send: Send) -> None:
         checked[:] = [_top_up(config, records, shards, send, Counter())]
 
     def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(samples, config, runtime, records, splits, checked)
+        return lambda splits: _describe(samples, config, facts.runtime, records, splits, checked)
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     stage = Stage(
@@ -107,7 +104,7 @@ def tokenize(
     manifest = run_stage(stage, options)
     if manifest is None:
         return None
-    _say_about_overlong_video(manifest, job, options)
+    _say_about_overlong_video(manifest, facts, options)
     if note := said_of_outside(manifest.totals):
         options.say(note)
     if unreadable := manifest.proof["unreadable"]:
@@ -119,34 +116,49 @@ def tokenize(
     return manifest
 
 
-def prepare(
+def begin(
     samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
-) -> tuple[TokenizeJob, dict[str, Any]]:
-    """Load the processor and return the job, ready in this process, and the run's identity."""
+) -> tuple[TokenizeJob, dict[str, Any], Facts]:
+    """Return the job of a run, its identity, and what its workers, or this process where it has none, know of the
+    processor: where there are workers, only they load it, and this process never imports torch."""
     if not len(samples):
         raise InputError("the source has no rows")
     job = TokenizeJob(samples, processor, config)
     rules_of(config)
-    loaded = job.load()
-    job.setup(loaded)
-    for note in (*loaded.notes, job.encoder.text.note):
-        if note:
-            options.say(f"note: {note}")
+    supervised = options.engine == "local" and options.workers > 0
+    if supervised:
+        start_forkserver(job, options.workers)
+    source = samples.identity()  # reads the source while the forkserver loads the processor
+    if supervised:
+        limits = Limits(sample_timeout=options.sample_timeout, worker_memory=options.worker_memory)
+        facts: Facts = ask(job, "facts", limits, options.out / WORK / "facts")
+    else:
+        job.setup()
+        facts = job.facts(startup_task(job), options.out, no_pulse)
+    job.payload = facts.runtime["payload"]
+    for note in facts.notes:
+        options.say(f"note: {note}")
     identity = {
         "stage": STAGE,
         "schema": SCHEMA_VERSION,
         "vlm_prep": vlm_prep.__version__,
-        "samples": samples.identity(),
+        "samples": source,
         "config": config.to_json(),
-        "processor": loaded.identity,
+        "processor": facts.identity,
     }
-    return job, identity
+    return job, identity, facts
 
 
-def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: RunOptions) -> None:
+def prepare(
+    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
+) -> tuple[TokenizeJob, dict[str, Any]]:
+    """Return the job, ready in this process, and the run's identity."""
+    return begin(samples, processor, config, replace(options, workers=0, engine="local"))[:2]
+
+
+def _say_about_overlong_video(manifest: Manifest, facts: Facts, options: RunOptions) -> None:
     """Say what to do when rows were too long because the processor keeps every frame of a video."""
-    video = getattr(job.encoder.adapter.hf, "video_processor", None)
-    if video is None or video.do_sample_frames or not manifest.totals["rejects"].get(RejectReason.OVERLONG.value):
+    if facts.every_frame is None or not manifest.totals["rejects"].get(RejectReason.OVERLONG.value):
         return
     long = sum(
         row["reason"] == RejectReason.OVERLONG.value and VIDEO_FRAMES in row["message"]
@@ -154,7 +166,7 @@ def _say_about_overlong_video(manifest: Manifest, job: TokenizeJob, options: Run
     )
     if long:
         options.say(
-            f"note: {long} rows with video were too long: {type(video).__name__} samples no frames by itself, so every "
+            f"note: {long} rows with video were too long: {facts.every_frame} samples no frames by itself, so every "
             "frame was kept, as the processor would; `fps=2` takes two a second"
         )
 
@@ -186,8 +198,7 @@ def retry_tokenize(
     """
     stored = read_manifest(options.out, stage=STAGE).config
     config = stored_settings(TokenizeConfig, stored, options.out, trust_remote_code=trust_remote_code)
-    start_forkserver(TokenizeJob(samples, processor, config), options.workers)
-    job, identity = prepare(samples, processor, config, options)
+    job, identity, _ = begin(samples, processor, config, options)
     retry = open_retry(options.out, reasons, identity, samples.numbers)
 
     def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:

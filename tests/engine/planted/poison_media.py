@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
+from vlm_prep.core.errors import ExactnessError
 from vlm_prep.ingest.ingest_run import IngestJob
 from vlm_prep.pack.pack_job import PackJob
 from vlm_prep.report.plan.survey import SurveyJob
@@ -146,3 +147,16 @@ class PoisonedSurveyJob(SurveyJob):
     def setup(self, *loaded: object) -> None:
         super().setup(*loaded)  # type: ignore[arg-type]
         register()
+
+
+@dataclass
+class DoubtfulIngestJob(IngestJob):
+    """Begins with a check that fails once another worker has finished a task."""
+
+    def check_start(self, task: Any, folder: Path, pulse: Any) -> None:
+        for _ in range(6000):
+            if any(folder.glob("_work/shards/*.arrow")):
+                time.sleep(0.3)  # its record has reached the run
+                raise ExactnessError("a row differs", "report it")
+            time.sleep(0.01)
+        raise RuntimeError("nobody worked meanwhile")

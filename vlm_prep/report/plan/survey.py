@@ -143,6 +143,10 @@ class SurveyJob(TokenizeJob):
     _loaded: tuple[ProcessorConfig, LoadedProcessor] | None = field(default=None, init=False, repr=False)
     _job: TokenizeJob | None = field(default=None, init=False, repr=False)
 
+    def before_fork(self) -> dict[str, str]:
+        """See `engine.tasks.Job`; nothing: how long loading takes is looked at, too."""
+        return {}
+
     def setup(self, loaded: LoadedProcessor | None = None) -> None:
         """See `engine.tasks.Job`; processors are loaded as errands ask for them."""
 
