@@ -11,31 +11,26 @@ was not given is known, and a run file or the field's default stands in for it.
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_args, get_origin
+from typing import Annotated, Any
 
-import orjson
 import typer
 from annotated_doc import Doc
-from typer.core import TyperCommand
 
+from vlm_prep.cli.run_file import read_run_file, settings_in
+from vlm_prep.cli.takes import CommandFunction, Taken, Without, taken
+from vlm_prep.cli.typer_options import Grouped, parameter
 from vlm_prep.core import run_settings
 from vlm_prep.core import settings as row_settings
-from vlm_prep.core.errors import InputError
-from vlm_prep.core.fields import (
-    Flag,
-    IsPath,
-    Positional,
-    ReadsFile,
-    Setting,
-    Settings,
-    read_annotation,
-    settings_of,
-)
+from vlm_prep.core.fields import Flag, IsPath, Positional, Setting, Settings, read_annotation, settings_of
+from vlm_prep.core.remote import is_remote
+from vlm_prep.core.run_yaml import run_yaml
+
+__all__ = ["AsJson", "CommandFunction", "Grouped", "Processor", "Quiet", "Source", "Without", "command", "with_flags"]
 
 Source = Annotated[
     str, Positional(), IsPath(), Doc("A meta JSON, a data file, a dataset folder, or an ingested folder.")
@@ -49,214 +44,101 @@ Processor = Annotated[
 AsJson = Annotated[bool, Flag("--json"), Doc("Print JSON.")]
 Quiet = Annotated[bool, Flag(short="-q"), Doc("No progress, no notes.")]
 
-CommandFunction = Callable[..., None]
-_COMMANDS: list[Taken] = []
-"""What the commands take that were made so far."""
-
-
-@dataclass(frozen=True)
-class Without:
-    """Of a parameter that is a group of settings: leave those of some of its groups at their defaults."""
-
-    groups: tuple[type[Settings], ...]
-
-    def __init__(self, *groups: type[Settings]) -> None:
-        object.__setattr__(self, "groups", groups)
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a command takes."""
-
-    own: dict[str, Setting]
-    """Its parameters that are settings themselves."""
-    groups: dict[str, tuple[type[Settings], tuple[Setting, ...]]]
-    """Its parameters that are groups of settings, and which settings of each."""
-
-    @property
-    def settings(self) -> list[Setting]:
-        """All settings, each once."""
-        return [*self.own.values(), *(each for _, found in self.groups.values() for each in found)]
-
-    def arguments(self, given: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of the command's function.
-
-        Args:
-            given: the options of the command line; None where one was not given.
-            written: settings from elsewhere that stand behind them.
-
-        Raises:
-            InputError: a value is not usable, or one is missing.
-        """
-        values = {each.name: _value(each, given.get(each.name), written) for each in self.settings}
-        for each in self.own.values():
-            each.check(values[each.name])
-        own = {name: values[name] for name in self.own}
-        made = {name: kind(**{each.name: values[each.name] for each in found})
-                for name, (kind, found) in self.groups.items()}
-        return own | made
-
-
-@cache
-def taken(function: CommandFunction) -> Taken:
-    """Return what a command's function takes."""
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    own: dict[str, Setting] = {}
-    groups: dict[str, type[Settings]] = {}
-    left: dict[str, tuple[type[Settings], ...]] = {}
-    for each in parameters:
-        if each.annotation is typer.Context:
-            continue
-        kind, *notes = get_args(each.annotation) if get_origin(each.annotation) is Annotated else (each.annotation,)
-        if inspect.isclass(kind) and issubclass(kind, Settings):
-            groups[each.name] = kind
-            left[each.name] = next((note.groups for note in notes if isinstance(note, Without)), ())
-        else:
-            default = MISSING if each.default is each.empty else each.default
-            own[each.name] = read_annotation(each.name, each.annotation, default)
-    return Taken(
-        own,
-        {
-            name: (kind, tuple(s for s in settings_of(kind) if s.name not in own and s.group not in left[name]))
-            for name, kind in groups.items()
-        },
-    )
+_COMMANDS: dict[str, Taken] = {}
+"""What the commands take that were made so far, by name."""
 
 
 def command(function: CommandFunction) -> CommandFunction:
-    """Return a function for Typer in place of one that takes settings."""
+    """Return a function for Typer in place of one that takes settings; with groups of them it takes run files, too."""
     takes = taken(function)
-    _COMMANDS.append(takes)
+    name = function.__module__.rpartition(".")[2] if function.__name__ == "command" else function.__name__
+    _COMMANDS[name] = takes
     _known.cache_clear()
     own = inspect.signature(function, eval_str=True).parameters.values()
     context = [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.annotation is typer.Context]
 
     def called(**given: Any) -> None:
-        function(**{each.name: given[each.name] for each in context}, **takes.arguments(given, {}))
+        arguments = takes.arguments(given, _written(name, given))
+        if given.get("print_config"):
+            typer.echo(as_yaml(name, arguments), nl=False)
+            return
+        function(**{each.name: given[each.name] for each in context}, **arguments)
 
-    parameters = [*context, *(_parameter(each) for each in takes.settings)]
+    files = [parameter(each, with_flags, "Run file") for each in _RUN_FILE] if takes.groups else []
+    parameters = [*context, *(parameter(each, with_flags) for each in takes.settings), *files]
     called.__doc__ = function.__doc__
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {each.name: each.annotation for each in parameters}
-    called.takes = takes  # type: ignore[attr-defined]
+    called.name = name  # type: ignore[attr-defined]
     return called
+
+
+_RUN_FILE = (
+    read_annotation(
+        "config_file",
+        Annotated[
+            Path,
+            Flag("--config", metavar="FILE"),
+            Doc("Settings in YAML, under their names here without dashes; what the command line says comes first."),
+        ],
+        None,
+    ),
+    read_annotation(
+        "set",
+        Annotated[
+            list[str],
+            Flag(metavar="KEY=VALUE"),
+            Doc("Over a setting of the run file, e.g. processor_args.do_resize=true; may be repeated."),
+        ],
+        None,
+    ),
+    read_annotation(
+        "print_config",
+        Annotated[bool, Doc("Print the settings that the command would run with, as a run file.")],
+        False,
+    ),
+)
+
+
+def _written(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the run file of a command line says."""
+    if not given.get("config_file") and not given.get("set"):
+        return {}
+    file = read_run_file(given["config_file"], given["set"] or ())
+    return settings_in(file, name, _COMMANDS[name].in_files, in_files())
+
+
+def in_files() -> dict[str, list[Setting]]:
+    """Return what a run file may say to each command."""
+    return {name: takes.in_files for name, takes in _COMMANDS.items()}
 
 
 def read(called: CommandFunction, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the arguments that a command's function would be called with for the words of a command line."""
-    takes: Taken = called.takes  # type: ignore[attr-defined]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(cls=Grouped)(called)
-    return takes.arguments(typer.main.get_command(app).make_context("vlm-prep", list(arguments)).params, {})
+    name: str = called.name  # type: ignore[attr-defined]
+    given = typer.main.get_command(app).make_context(f"vlm-prep {name}", list(arguments)).params
+    return _COMMANDS[name].arguments(given, _written(name, given))
 
 
-# ---- options ----
-
-
-def _parameter(setting: Setting) -> inspect.Parameter:
-    """Return a parameter that Typer makes an option of."""
-    kind: Any = setting.kind
-    if setting.is_map:
-        kind = list[str]
-    elif setting.note(ReadsFile):
-        kind = Path
-    how: Any
-    own = setting.note(Flag)
-    if setting.note(Positional):
-        how = typer.Argument(
-            help=with_flags(setting.help), metavar=_metavar(setting) or setting.name.upper(), show_default=False
-        )
-    else:
-        how = typer.Option(
-            *_names(setting),
-            *((own.short,) if own and own.short else ()),
-            help=with_flags(setting.help) + (" [required]" if setting.default is MISSING else ""),
-            metavar=_metavar(setting),
-            show_default=False,
-            rich_help_panel=getattr(setting.group, "title", None),
-        )
-    return inspect.Parameter(
-        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], how]  # noqa: UP045
+def as_yaml(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return the arguments of a command's function as the run file that asks for them; paths are absolute."""
+    takes = _COMMANDS[name]
+    files = takes.in_files
+    own = ((each, arguments[each.name]) for each in takes.own.values() if each in files)
+    grouped = (
+        (each, getattr(arguments[group], each.name)) for group, (_, found) in takes.groups.items() for each in found
     )
+    values = ((each, _absolute(each, value)) for each, value in (*own, *grouped))
+    return run_yaml(f"vlm-prep {name} --config FILE", values)
 
 
-def _metavar(setting: Setting) -> str | None:
-    """Return what stands for the value in `--help`; None leaves it to Typer."""
-    if setting.is_map:
-        return "KEY=VALUE"
-    own = setting.note(Flag)
-    return (own and own.metavar) or (f"<{get_args(setting.kind)[0].__name__}>" if setting.is_list else None)
-
-
-def _names(setting: Setting) -> Iterator[str]:
-    """Yield how an option is written; a setting that is on or off can be said both ways, to override a run file."""
-    if setting.kind is bool and (setting.group is not None or setting.default is True):
-        yield f"{setting.flag}/--no-{setting.flag.removeprefix('--')}"
-    else:
-        yield setting.flag
-
-
-def _value(setting: Setting, given: Any, written: Mapping[str, Any]) -> Any:
-    """Return a setting's value: as given, else as written, else its default."""
-    other = written.get(setting.name, setting.default)
-    if setting.is_map:
-        found = _pairs(setting, given or ())
-        return {**(other or {}), **found} if found else other
-    if given is None or (setting.is_list and not given):
-        if other is MISSING:
-            what = setting.name.upper() if setting.note(Positional) else setting.flag
-            raise InputError(f"{what} is missing", f"{setting.text}")
-        return other
-    if setting.note(ReadsFile):
-        return read_text(setting, given)
-    return list(given) if setting.is_list else given
-
-
-def _pairs(setting: Setting, values: Sequence[str]) -> dict[str, Any]:
-    """Read key=value options; a value that may be anything and is JSON is read as such (numbers, true, lists)."""
-    found: dict[str, Any] = {}
-    text_only = get_args(setting.kind)[1] is str
-    own = setting.note(Flag)
-    for value in values:
-        key, equals, name = value.partition("=")
-        if not equals or not key or not name:
-            example = f"for example: {setting.flag} {own.example}" if own else None
-            raise InputError(f"{setting.flag} {value!r}: expected key=value", example)
-        try:
-            found[key] = name if text_only else orjson.loads(name)
-        except orjson.JSONDecodeError:
-            found[key] = name
-    return found
-
-
-def read_text(setting: Setting, path: str | Path) -> str:
-    """Return the text of the file that a setting names.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`{setting.name}={path}`: {error}", "give a file in UTF-8") from error
-
-
-class Grouped(TyperCommand):
-    """A command whose options are shown in groups."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments, the command's own options, then each group's."""
-        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for each in self.get_params(ctx):
-            record = each.get_help_record(ctx)
-            if record is not None:
-                argument = each.param_type_name == "argument"
-                title = "Arguments" if argument else getattr(each, "rich_help_panel", None) or "Options"
-                sections.setdefault(title, []).append(record)
-        for title, records in sections.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+def _absolute(setting: Setting, value: Any) -> Any:
+    path = setting.note(IsPath)
+    if path is None or value is None or is_remote(value) or (path.only_existing and not Path(value).exists()):
+        return value
+    return type(value)(os.path.abspath(value))
 
 
 # ---- messages ----
@@ -288,5 +170,5 @@ def groups() -> list[type[Settings]]:
 def _known() -> dict[str, Setting]:
     """Return all settings there are that have flags, by name."""
     found = [each for group in groups() for each in settings_of(group)]
-    own = [each for takes in _COMMANDS for each in takes.own.values() if not each.note(Positional)]
+    own = [each for takes in _COMMANDS.values() for each in takes.own.values() if not each.note(Positional)]
     return {each.name: each for each in (*own, *found)}

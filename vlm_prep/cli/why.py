@@ -42,10 +42,11 @@ def command(
     store: Annotated[Local, Doc("A folder made by ingest, tokenize or pack, finished or not.")],
     as_json: flags.AsJson = False,
 ) -> None:
-    """Say which input, flag, tokenizer or template differs: give SOURCE and the flags of the stage after the folder.
+    """Say which input, flag, tokenizer or template differs.
 
-    Without SOURCE the store is compared with what its own source and processor are now. Exit status 1 when something
-    differs, 0 when the same command would continue the run.
+    Give SOURCE and the flags of the stage, or --config FILE, after the folder. Without them the store is compared with
+    what its own run.yaml asks for now, from its own source and processor. Exit status 1 when something differs, 0 when
+    the same command would continue the run.
     """
     from vlm_prep.core.fingerprint import changes
     from vlm_prep.engine.ownership import read_run
@@ -82,7 +83,11 @@ def _identity(stage: str, words: Sequence[str]) -> dict[str, Any]:
 def _identity_of_origin(store: Path, stage: str, config: dict[str, Any]) -> dict[str, Any]:
     from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
     from vlm_prep.core.stored_settings import stored_settings
+    from vlm_prep.shards.store_names import RUN_FILE
 
+    if (store / RUN_FILE).exists():
+        return _identity(stage, ["--config", str(store / RUN_FILE)])
+    # of an earlier version, or not finished
     if stage == "pack":
         from vlm_prep.shards.manifest import read_manifest
         from vlm_prep.shards.object_store import beside

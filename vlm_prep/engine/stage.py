@@ -65,6 +65,8 @@ class Stage:
     """Makes the manifest from the records and the final shards."""
     again: dict[str, Any]
     """Where the input is, for `vlm-prep finish`."""
+    settings: str = ""
+    """Its run.yaml, see `core.run_yaml`."""
     begin: Errand | None = None
     """What a worker does first, if there is work; what the others do meanwhile counts once it has not failed."""
     check: Callable[[Sequence[Record], Path, Send], None] | None = None
@@ -106,7 +108,7 @@ def run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
         records = _run(stage, stage.tasks, workspace, options, stage.check)
         marks = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
         origin = stage.again if stage.keeps_origin else None
-        return workspace.finish(records, _marked(stage.describe(records), marks), origin)
+        return workspace.finish(records, _marked(stage.describe(records), marks), origin, stage.settings)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",

@@ -30,7 +30,7 @@ from vlm_prep.engine.publish import publish_staged
 from vlm_prep.engine.tasks import Poison, Record, Task
 from vlm_prep.shards.layout import file_digests, shard_name, write_dataset_files, write_origin, write_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, read_stage, write_manifest
-from vlm_prep.shards.store_names import is_store_entry
+from vlm_prep.shards.store_names import RUN_FILE, is_store_entry
 from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomically
 
 _Note = TypeVar("_Note")
@@ -285,7 +285,7 @@ class Workspace:
         return self.done / f"task-{task:06d}.json"
 
     def finish(
-        self, records: Sequence[Record], describe: Describe, origin: dict[str, Any] | None = None
+        self, records: Sequence[Record], describe: Describe, origin: dict[str, Any] | None = None, settings: str = ""
     ) -> Manifest:
         """Give the shards their final names, write the files around them, and the manifest last."""
         self._lock.check()
@@ -295,6 +295,8 @@ class Workspace:
         write_dataset_files(self.folder, splits, card=card, fingerprint=self.fingerprint)
         if origin is not None:
             write_origin(self.folder, origin)
+        if settings:
+            write_bytes_atomically(self.folder / RUN_FILE, settings.encode())
         manifest = replace(manifest, files=file_digests(self.folder, splits))
         write_manifest(self.folder, manifest)
         self.close()

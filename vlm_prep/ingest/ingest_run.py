@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import vlm_prep
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.records import Rejected, Sample, rejected
+from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.core.stored_settings import stored_settings
 from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
@@ -31,7 +32,7 @@ from vlm_prep.engine.stage import (
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import STAGE, said_of_outside
-from vlm_prep.ingest.source import Samples, read_task, sample_row
+from vlm_prep.ingest.source import Samples, how_read, read_task, sample_row
 from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread, sum_unread
 from vlm_prep.media.probe import probe
 from vlm_prep.media.rules import MediaRules, rules_of
@@ -152,6 +153,7 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
         describe=describe,
         again={"source": samples.origin},
         keeps_origin=True,
+        settings=stored_run(STAGE, {"source": samples.origin.get("path")}, how_read(samples), config),
         numbers=samples.numbers,
     )
     manifest = run_stage(stage, options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ import orjson
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.records import Media, MediaHeader, Rejected, Sample
 from vlm_prep.core.remote import is_remote
+from vlm_prep.core.settings import SourceConfig
 from vlm_prep.engine.tasks import Pulse, Task
 from vlm_prep.ingest.first_rows import check_shape, survey
 from vlm_prep.ingest.meta import load_source
@@ -172,6 +173,12 @@ class IngestedSamples:
     def first_rows(self) -> list[dict[str, Any]]:
         """See `Samples.first_rows`; the store's own totals say it of all rows."""
         return []
+
+
+def how_read(samples: Samples) -> SourceConfig:
+    """Return the settings that samples were opened with."""
+    known = {each.name for each in fields(SourceConfig)}
+    return SourceConfig(**{name: value for name, value in samples.origin.items() if name in known})
 
 
 def read_task(samples: Samples, task: Task, pulse: Pulse, stage: str) -> Iterator[tuple[int, Sample | Rejected]]:

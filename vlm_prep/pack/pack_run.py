@@ -9,6 +9,7 @@ from typing import Any, get_args
 import vlm_prep
 from vlm_prep.core.errors import InputError, RejectReason, StoreError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import MediaMode, PackConfig
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
@@ -188,6 +189,7 @@ def pack(
         prepare=ready,
         describe=describe,
         check=write_plan if config.layout == "ranks" else None,
+        settings=stored_run(STAGE, {"source": written_from(store.folder, options.out)}, config),
     )
     manifest = run_stage(stage, options)
     if manifest is None:

@@ -27,6 +27,7 @@ from vlm_prep.shards.store_names import (
     ORIGIN_FILE,
     REJECTS_FILE,
     ROOT_FILES,
+    RUN_FILE,
     SPLIT_FILES,
 )
 from vlm_prep.shards.store_names import PLAN_FILE as PLAN_FILE
@@ -94,7 +95,8 @@ def file_digests(folder: Path, splits: Iterable[str]) -> dict[str, dict[str, Any
         folder: the store.
         splits: the folders of its shards.
     """
-    names = [*(ROOT_FILES - {MANIFEST, ORIGIN_FILE}), *(f"{split}/{name}" for split in splits for name in SPLIT_FILES)]
+    beside = ROOT_FILES - {MANIFEST, ORIGIN_FILE, RUN_FILE}
+    names = [*beside, *(f"{split}/{name}" for split in splits for name in SPLIT_FILES)]
     paths = {name: folder / name for name in sorted(names)}
     return {
         name: {"bytes": path.stat().st_size, "xxh3": digest_file(path)}

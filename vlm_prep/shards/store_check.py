@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes, digest_json
+from vlm_prep.core.run_yaml import is_unchanged
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest, unsealed
 from vlm_prep.shards.object_store import RemotePath, StorePath
 from vlm_prep.shards.reader import ShardReader
-from vlm_prep.shards.store_names import MANIFEST, ORIGIN_FILE, PLAN_FILE, REJECTS_FILE, WORK
+from vlm_prep.shards.store_names import MANIFEST, ORIGIN_FILE, PLAN_FILE, REJECTS_FILE, RUN_FILE, WORK
 from vlm_prep.shards.writer import ShardInfo, count_rows
 
 _SHARD = re.compile(r"[^/]+/data-[^/]*\.[^/]*")
@@ -82,14 +83,14 @@ def _others(folder: StorePath, manifest: Manifest) -> Iterator[str]:
             continue
         if len(data) != about["bytes"] or digest_bytes(data) != about["xxh3"]:
             yield f"{folder / name}: was changed since it was written (checksum)"
-    try:
-        origin = (folder / ORIGIN_FILE).read_bytes()
-        if not unsealed(origin)[1]:
-            yield f"{folder / ORIGIN_FILE}: was changed since it was written"
-    except FileNotFoundError:
-        pass  # a store need not say where its rows came from
-    except (OSError, ValueError) as error:
-        yield f"{folder / ORIGIN_FILE}: {error}"
+    for name, unchanged in ((ORIGIN_FILE, lambda content: unsealed(content)[1]), (RUN_FILE, is_unchanged)):
+        try:
+            if not unchanged((folder / name).read_bytes()):
+                yield f"{folder / name}: was changed since it was written"
+        except FileNotFoundError:
+            pass  # a store need not say where its rows came from
+        except (OSError, ValueError) as error:
+            yield f"{folder / name}: {error}"
 
 
 def _names(folder: StorePath) -> list[str]:

@@ -26,8 +26,10 @@ REJECTS_FILE = "rejects.parquet"
 PLAN_FILE = "plan.parquet"
 ORIGIN_FILE = "origin.json"
 """Where the rows came from: the paths and settings that `vlm-prep retry` and `why` open the source with."""
+RUN_FILE = "run.yaml"
+"""The settings that made the store, see `core.run_yaml`; like the origin it has paths and is in no digest."""
 SPLIT_FILES = ("dataset_info.json", "state.json")
-ROOT_FILES = frozenset((MANIFEST, CARD, DATASET_DICT, REJECTS_FILE, PLAN_FILE, ORIGIN_FILE))
+ROOT_FILES = frozenset((MANIFEST, CARD, DATASET_DICT, REJECTS_FILE, PLAN_FILE, ORIGIN_FILE, RUN_FILE))
 _SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SHARD = re.compile(r"data-(retry[0-9]{1,9}-)?[0-9]{1,9}-of-[0-9]{1,9}\.(arrow|tar)")
 _UNFINISHED = re.compile(r"task-[0-9]{1,9}-[0-9]{1,9}\.(arrow|tar)")

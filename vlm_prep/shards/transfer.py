@@ -30,6 +30,7 @@ from vlm_prep.shards.manifest import Manifest, parse_manifest, read_manifest
 from vlm_prep.shards.store_names import (
     MANIFEST,
     ORIGIN_FILE,
+    RUN_FILE,
     WORK,
     StoreName,
     is_shard,
@@ -186,8 +187,9 @@ def _expected(manifest: Manifest, names: Iterable[StoreName]) -> dict[StoreName,
     """Return what the manifest says of the store's files, itself aside."""
     shards = {name: (info.bytes, info.xxh3) for name, info in manifest.shards()}
     files = {StoreName(name): (about["bytes"], about["xxh3"]) for name, about in manifest.files.items()}
-    # stores of earlier versions do not name the files beside the shards, and none does origin.json
-    unnamed = [name for name in names if name == ORIGIN_FILE or not (manifest.files or is_shard(name.split("/")[-1]))]
+    # stores of earlier versions do not name the files beside the shards, and none does what holds paths
+    paths = (ORIGIN_FILE, RUN_FILE)
+    unnamed = [name for name in names if name in paths or not (manifest.files or is_shard(name.split("/")[-1]))]
     return {**dict.fromkeys(unnamed), **files, **shards}
 
 

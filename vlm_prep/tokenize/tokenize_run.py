@@ -13,6 +13,7 @@ import vlm_prep
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.records import Encoded
+from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_settings import stored_settings
 from vlm_prep.engine.local import Limits, ask, start_forkserver
@@ -30,7 +31,7 @@ from vlm_prep.engine.stage import (
 from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import said_of_outside
-from vlm_prep.ingest.source import Samples
+from vlm_prep.ingest.source import Samples, how_read
 from vlm_prep.ingest.unread_keys import UNREAD, sum_unread
 from vlm_prep.media.rules import rules_of
 from vlm_prep.shards.layout import read_rejects
@@ -99,6 +100,7 @@ def tokenize(
         check=top_up,
         again=origin_of(samples, processor),
         keeps_origin=True,
+        settings=_run_file(samples, processor, config),
         numbers=samples.numbers,
     )
     manifest = run_stage(stage, options)
@@ -175,6 +177,11 @@ def origin_of(samples: Samples, processor: str) -> dict[str, Any]:
     """Return where a run's rows and processor came from."""
     path = os.path.abspath(processor) if os.path.isdir(processor) else processor
     return {"source": samples.origin, "processor": path}
+
+
+def _run_file(samples: Samples, processor: str, config: TokenizeConfig) -> str:
+    named = {"source": samples.origin.get("path"), "processor": origin_of(samples, processor)["processor"]}
+    return stored_run(STAGE, named, how_read(samples), config)
 
 
 def startup_task(job: TokenizeJob) -> Task:
