@@ -65,10 +65,13 @@ class Adapter(ABC):
     """Whether the processor can write a video's sound among its frames."""
     notes: Sequence[str] = ()
     """Lines to tell the user once."""
+    needs_media: bool = False
+    """Whether the processor takes no text without media."""
 
     def __init__(self, loaded: LoadedProcessor) -> None:
         self.loaded = loaded
         self.hf = loaded.hf
+        self.refusals: dict[MediaKind, str] = {}
         self.audio_in_video = loaded.config.audio_in_video
         if self.audio_in_video and not self.interleaves_sound:
             raise ProcessorError(
@@ -158,6 +161,17 @@ class Adapter(ABC):
         return None
 
     # what is the same for all
+
+    def check_kinds(self, media: Sequence[Media]) -> None:
+        """Raise Reject (unsupported_media) where the processor does not take these kinds of media, or none at all."""
+        name = type(self.hf).__name__
+        for kind in dict.fromkeys(item.kind for item in media):
+            if kind not in self.kinds:
+                reason = self.refusals.get(kind, f"it has no {kind} processor")
+                raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{name} takes no {kind} media: {reason}")
+        if self.needs_media and not media:
+            kinds = " or ".join(self.kinds)
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{name} takes no row without {kinds} media")
 
     def expand(self, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()) -> tuple[Expansion, ...]:
         """Return what the placeholders of one row become.
@@ -298,11 +312,15 @@ class Adapter(ABC):
         made: Mapping[str, Any] = found[1](media, **{**self.wiring(kind).kwargs, **more})
         return made
 
+    def text_for(self, kind: MediaKind) -> str:
+        """Return what a text holds for one media."""
+        return next((text for text, each in self.placeholders.items() if each == kind), "")
+
     def _tiny_call(self, kind: MediaKind) -> dict[str, Any]:
         """The arguments of a call of the whole processor with tiny media."""
         from PIL import Image
 
-        placeholder = next((text for text, each in self.placeholders.items() if each == kind), "")
+        placeholder = self.text_for(kind)
         # two that differ in size: some tensors are returned then only
         call: dict[str, Any] = {"text": [placeholder + placeholder], "return_tensors": "pt"}
         if kind == "image":

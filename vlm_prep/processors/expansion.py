@@ -7,16 +7,14 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.errors import Reject, RejectReason, VlmPrepError
 from vlm_prep.core.records import MediaKind
 
-Level = Literal["formula", "by size", "full"]
+Level = Literal["formula", "by size", "by row", "full"]
 Size = tuple[int, int]
 """Height and width in pixels."""
 SOUND = "sound"
 """The key of a video part, beside its frames, that holds the waveform of its track."""
-_FAULTS = (ValueError, TypeError, ZeroDivisionError, RuntimeError, OverflowError, IndexError)
-"""What processors raise on media that they cannot take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +69,13 @@ class as_reject:  # noqa: N801 - reads as a statement
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _FAULTS):
+        # processors raise whatever their arithmetic raises; what is ours, or the machine's, goes on as it is
+        if isinstance(error, Exception) and not isinstance(error, (Reject, VlmPrepError, MemoryError, OSError)):
             reason = RejectReason.ASPECT_RATIO if "aspect" in str(error) else RejectReason.PROCESSOR_ERROR
-            raise Reject(reason, f"{self._what}: {error}") from error
+            raise Reject(reason, f"{self._what}: {said(error)}") from error
+
+
+def said(error: BaseException) -> str:
+    """Return what a library's error says, on one line; its class where that is nothing."""
+    line = " ".join(str(error).split())
+    return line[:300] if line and not isinstance(error, KeyError) else f"{type(error).__name__} {line}".strip()

@@ -49,7 +49,7 @@ def _whole(adapter: Adapter) -> dict[str, Any]:
     return {
         "name": adapter.loaded.name,
         "config": adapter.loaded.config.to_stored(),
-        "placeholders": {kind: text for text, kind in adapter.placeholders.items()},
+        "placeholders": {kind: adapter.text_for(kind) for kind in adapter.kinds},
     }
 
 

@@ -144,7 +144,12 @@ class SampleEncoder:
         stored: Sequence[Mapping[str, Any]] = (),
         marks: Marks | None = None,
     ) -> tuple[Placed, tuple[Expansion, ...]]:
-        """Replace the placeholders of a rendered text, see `placeholders.Placer.place` and `Adapter.expand`."""
+        """Replace the placeholders of a rendered text, see `placeholders.Placer.place` and `Adapter.expand`.
+
+        Raises:
+            Reject: unsupported_media for kinds that the processor does not take, and as placing and expanding do.
+        """
+        self.adapter.check_kinds(media)
         return self._placer.place(text, media, lambda: self.adapter.expand(media, stored), marks)
 
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:

@@ -1,17 +1,22 @@
-"""Any other processor: by watching what it does with one media and one placeholder.
+"""Any other processor: by watching what it does with media and their placeholders.
 
 Nothing is assumed of its code but that it is called as processors are: `processor(text=, images=, videos=, audio=)`.
-Its placeholder is found by rendering a media part; what the placeholder becomes is read off the ids of a call with one
-media. Whether the picture's size is enough is tried out: pictures of one size, empty, noisy and with wide margins, must
-become the same text, and a picture must become the same beside others; if not, the real processor is run on the real
-media of every row (level full).
+Placeholders are found by rendering a media part; what they become is told by a call (`row_call`). How much of a row the
+answer depends on is tried out, for each kind of media:
+
+    by size   the same for all media of one size, whatever they show and whatever stands beside them: once per size
+    by row    it depends on the other media of the row (numbered pictures, one video at most): once per row, blank media
+    full      it depends on what they show: once per row, the real media
+
+Rows of several videos or of several kinds are always asked for as a row, so that what a processor does not take
+together (videos of different frame counts) is found for each row that has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
-from typing import Any, cast, get_args
+from functools import lru_cache
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,100 +25,201 @@ from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.records import Media, MediaHeader, MediaItem, MediaKind
 from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.expansion import Expansion, Level, Size, Video
+from vlm_prep.processors.expansion import Expansion, Level, as_reject, said
 from vlm_prep.processors.frames import video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions, positions_of
-from vlm_prep.processors.processor_parts import ARGUMENTS, part_of
+from vlm_prep.processors.processor_parts import part_of
+from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
 
 _SENTINEL = "vlmprepsentinel"
-_TRIED: tuple[Size, ...] = ((64, 96), (224, 224), (333, 777))
+_TRIED = ((64, 96), (224, 224), (333, 777))
+"""(height, width) of pictures that are tried out."""
+_TINY = MediaHeader(height=64, width=96, total_frames=4, fps=2.0, samples=16_000, sampling_rate=16_000)
+_CACHED = 65536
+Show = Literal["blank", "noise", "margin"]
+Place = tuple[MediaKind, MediaHeader, tuple[int, ...] | None, float | None]
+"""A media as the answer may depend on it: kind, header, frames that are taken, and their rate."""
 
 
 class Generic(Adapter):
     """A processor of no known family.
 
     Raises:
-        ProcessorError: it cannot be understood: no placeholder, or a replacement that does not tokenize by itself.
+        ProcessorError: it cannot be understood, with what it lacks.
     """
 
     family = "generic"
 
     def __init__(self, loaded: LoadedProcessor) -> None:
+        self.notes: list[str] = []
+        self.written: dict[MediaKind, Written] = {}
+        self._call = RowCall(loaded.hf, loaded.name, self._rate_of(loaded.hf))
+        self._around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         super().__init__(loaded)
-        same = "image" not in self.kinds or (self._size_is_enough() and not self._sees_others())
-        level: Level = "by size" if same else "full"
-        self.levels = {kind: level if kind == "image" else "full" for kind in self.kinds}
+        self._alone = lru_cache(maxsize=_CACHED)(self._ask_alone)
+        self.levels = {kind: self._level_of(kind) for kind in self.kinds}
+
+    # placeholders
 
     def find_placeholders(self) -> dict[str, MediaKind]:
-        """See `Adapter.find_placeholders`."""
-        self.notes: list[str] = []
-        found = super().find_placeholders()
+        """See `Adapter.find_placeholders`: the texts that a template writes, where a call with them works."""
+        found: dict[str, MediaKind] = {}
         for kind in get_args(MediaKind):
-            if kind not in found.values() and part_of(self.hf, kind) is not None:
-                token = self._rendered_placeholder(kind)
-                if token is not None:
-                    found.setdefault(token, kind)
-        self.placeholders = found
-        return {token: kind for token, kind in found.items() if self._works(kind)}
+            if part_of(self.hf, kind) is None:
+                continue
+            reason: str | None = None
+            for written in self._candidates(kind):
+                if written.token in found:
+                    continue
+                reason = self._why_not(kind, written)
+                if reason is None:
+                    found[written.token] = kind
+                    break
+            if kind not in found.values():
+                self.written.pop(kind, None)
+                self.refusals.setdefault(kind, reason or "its chat template writes nothing for it")
+        if not found:
+            reasons = "; ".join(f"{kind}: {reason}" for kind, reason in self.refusals.items())
+            raise ProcessorError(
+                f"{self.loaded.name}: {type(self.hf).__name__} takes no media in a chat",
+                reasons or "it has no image, video or audio processor",
+            )
+        self.notes += [f"{kind} media are not taken: {reason}" for kind, reason in self.refusals.items()]
+        self.needs_media = not self._takes_text_alone()
+        return found
 
-    def _works(self, kind: MediaKind) -> bool:
+    def _candidates(self, kind: MediaKind) -> list[Written]:
+        """What the chat template may write for a media part: the processor's token, another token, a text."""
+        part = {"type": "text", "text": _SENTINEL}
+        content = [part, {"type": kind}, part]
         try:
-            self._ids_of(kind, self._tiny(kind), **self._tiny_options(kind))
+            text = self.hf.apply_chat_template(
+                [{"role": "user", "content": content}], chat_template=self.loaded.chat_template, tokenize=False
+            )
+        except Exception as error:  # templates raise whatever their expressions raise
+            self.refusals[kind] = f"its chat template refuses it: {said(error)}"
+            return []
+        pieces = str(text).split(_SENTINEL)
+        between = pieces[1] if len(pieces) > 2 else ""
+        own = getattr(self.hf, f"{kind}_token", None)
+        known = sorted((token for token in self.hf.tokenizer.get_added_vocab() if token in between), key=len)
+        tokens = [str(own) if own is not None else "", *reversed(known), between.strip()]
+        return [
+            Written(token, *between.split(token, 1))
+            for token in dict.fromkeys(tokens)
+            if token and between.count(token) == 1
+        ]
+
+    def _why_not(self, kind: MediaKind, written: Written) -> str | None:
+        """Why a call with one media and this placeholder does not work; None if it does."""
+        self.written[kind] = written
+        place = (kind, _TINY, _frames_of(kind, _TINY), _fps_of(kind))
+        try:
+            answer, *others = (self._ask([place], ["noise"], separators=[each]) for each in SEPARATORS[:2])
         except Exception as error:  # whatever the processor raises: it does not take this kind the usual way
-            self.notes.append(f"{kind} media are not taken: {type(error).__name__}: {error}")
+            return f"{type(error).__name__}: {said(error)}"
+        if any(other.texts != answer.texts for other in others):
+            return "what its placeholder becomes depends on the text beside it"
+        self._around = self._around or answer.around
+        return None
+
+    def _takes_text_alone(self) -> bool:
+        try:
+            around = self._call([], [], {}).around
+        except Exception:  # whatever the processor raises: it takes no text without media
             return False
+        if around != self._around:
+            raise ProcessorError(
+                f"{self.loaded.name}: {type(self.hf).__name__} writes something of its own behind a text with media",
+                "it is made for another task than a chat",
+            )
         return True
+
+    def text_for(self, kind: MediaKind) -> str:
+        """See `Adapter.text_for`: with what the template writes around the placeholder."""
+        return self.written[kind].text
 
     def find_run_tokens(self) -> tuple[str, ...]:
         """See `Adapter.find_run_tokens`: the added tokens that stand there twice or more in a row."""
-        added = {int(index): str(token) for index, token in self.hf.tokenizer.added_tokens_decoder.items()}
-        tokens = dict.fromkeys(self.placeholders)
-        for kind in self.kinds_of_parts():
-            ids = self._ids_of(kind, self._tiny(kind), **self._tiny_options(kind))
-            tokens |= dict.fromkeys(added[i] for i, group in groupby(ids) if i in added and len(list(group)) > 1)
-        return tuple(token for token in tokens if self.hf.tokenizer.convert_tokens_to_ids(token) is not None)
+        tokens: dict[str, None] = dict.fromkeys(self.placeholders)
+        added = [str(token) for token in self.hf.tokenizer.added_tokens_decoder.values()]
+        for kind in self.kinds:
+            answer = self._ask([(kind, _TINY, _frames_of(kind, _TINY), _fps_of(kind))], ["noise"])
+            tokens |= dict.fromkeys(token for token in added if token * 2 in answer.texts[0])
+        known = self.hf.tokenizer.get_vocab()
+        return tuple(token for token in tokens if token in known)
 
-    def kinds_of_parts(self) -> tuple[MediaKind, ...]:
-        """Return the kinds that have a placeholder."""
-        return tuple(kind for kind in get_args(MediaKind) if kind in self.placeholders.values())
+    @property
+    def added_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:  # type: ignore[override]
+        """See `Adapter.added_around`: as seen in the first call with a media, since not all take text alone."""
+        return self._around or ((), ())
+
+    # expansions
 
     def expand(self, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()) -> tuple[Expansion, ...]:
         """See `Adapter.expand`."""
-        structs: list[Mapping[str, Any] | None] = [*stored] if stored else [None] * len(media)
-        return tuple(self._expand_one(item, struct) for item, struct in zip(media, structs, strict=True))
+        places = [self._place(item) for item in media]
+        if self._is_each_alone(places):
+            return tuple(self._alone(place) for place in places)
+        real = [self.levels[place[0]] == "full" for place in places]
+        structs: Sequence[Mapping[str, Any] | None] = stored or [None] * len(media)
+        loaded = [
+            self._load(item, place, struct) if is_real else None
+            for item, place, struct, is_real in zip(media, places, structs, real, strict=True)
+        ]
+        with as_reject("the processor cannot take this row's media"):
+            answer = self._ask(places, loaded)
+        return tuple(self._made(text, place) for text, place in zip(answer.texts, places, strict=True))
 
-    def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
-        """See `Adapter.image_inputs`."""
-        from PIL import Image
+    def _is_each_alone(self, places: Sequence[Place]) -> bool:
+        kinds = {place[0] for place in places}
+        if any(self.levels[kind] != "by size" for kind in kinds):
+            return False
+        return len(places) == 1 or (kinds == {"image"} and not self.look_at_each_other)
 
-        return {"texts": [self._text_of("image", Image.new("RGB", (w, h))) for h, w in sizes]}
-
-    def video_inputs(self, video: Video) -> Mapping[str, Any]:
-        """Raise: videos are expanded from their frames, see `_expand_real`."""
-        raise TypeError(f"{self.family}: a video's text is made of its frames, not of its size")
-
-    def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
-        """See `Adapter.replacement`."""
-        text: str = inputs["texts"][index]
-        return text
-
-    @property
-    def positions(self) -> Positions:
-        """See `Adapter.positions`."""
-        return positions_of(type(self.hf))
-
-    def _expand_one(self, item: Media, struct: Mapping[str, Any] | None) -> Expansion:
-        if self.levels[item.kind] == "by size" and item.header is not None:
-            return self._images(((item.header.height, item.header.width),))[0]
-        return self._expand_real(item, struct)
-
-    def _expand_real(self, item: Media, struct: Mapping[str, Any] | None) -> Expansion:
-        header = item.header
-        if header is None:
+    def _place(self, item: Media) -> Place:
+        if item.header is None:
             raise ValueError("expand needs a probed media")
         indices, fps = self.frames_of(item) if item.kind == "video" else (None, None)
+        return item.kind, item.header, indices, fps
+
+    def _ask_alone(self, place: Place) -> Expansion:
+        with as_reject(f"the processor cannot take {_described(place)}"):
+            return self._made(self._ask([place], ["blank"]).texts[0], place)
+
+    def _made(self, text: str, place: Place) -> Expansion:
+        run = self.finder.find(text)
+        return Expansion(text=run.text, runs=run.runs, frame_indices=place[2], fps=place[3])
+
+    def _ask(
+        self, places: Sequence[Place], shown: Sequence[Any], separators: Sequence[str] = SEPARATORS
+    ) -> RowAnswer:
+        """Call the processor with media of these sizes; `shown` says what they show, or is the media itself."""
+        media = [
+            (place[0], self._drawn(place, show or "blank") if show is None or isinstance(show, str) else show)
+            for place, show in zip(places, shown, strict=True)
+        ]
+        metadata = [video_metadata(place[1], place[3], place[2]) for place in places if place[0] == "video"]
+        return self._call([self.written[place[0]] for place in places], media, self.call_options(metadata), separators)
+
+    def _drawn(self, place: Place, show: str) -> Any:
+        """A media of a size: black, noise, or noise within a white margin."""
+        from PIL import Image
+
+        kind, header, indices, _ = place
+        if kind == "audio":
+            count = self.audio_samples(header)
+            noise = np.random.default_rng(0).standard_normal(count).astype(np.float32)
+            return noise * np.float32(0.1 if show == "noise" else 1e-3)
+        picture = _pixels(header.height, header.width, show)
+        if kind == "image":
+            return Image.fromarray(picture)
+        return np.broadcast_to(picture, (len(indices or ()), *picture.shape))
+
+    def _load(self, item: Media, place: Place, struct: Mapping[str, Any] | None) -> Any:
         if struct is None:
+            _, header, indices, fps = place
             stored = MediaItem(
                 kind=item.kind,
                 uris=item.uris,
@@ -127,96 +233,75 @@ class Generic(Adapter):
                 total_frames=header.total_frames,
             )
             struct = media_struct(stored)
-        loaded = load_media(struct, rate=self.sampling_rate)
-        options = self.call_options([video_metadata(header, fps, indices)]) if indices is not None else {}
-        run = self.finder.find(self._text_of(item.kind, loaded, **options))
-        return Expansion(text=run.text, runs=run.runs, frame_indices=indices, fps=fps)
+        return load_media(struct, rate=self.sampling_rate)
 
-    def _text_of(self, kind: MediaKind, media: Any, **options: Any) -> str:
-        """The text that a placeholder becomes, read off the ids of a call with this media alone."""
-        tokenizer = self.hf.tokenizer
-        ids = self._ids_of(kind, media, **options)
-        added = {int(index): str(token) for index, token in tokenizer.added_tokens_decoder.items()}
-        text = "".join(
-            "".join(added[i] for i in group) if special else tokenizer.decode(list(group))
-            for special, group in groupby(ids, key=added.__contains__)
-        )
-        if tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
-            raise ProcessorError(
-                f"{self.loaded.name}: what its {kind} placeholder becomes cannot be written as text: {text[:120]!r}"
-            )
-        return text
+    # how much of a row an answer depends on
 
-    def _ids_of(self, kind: MediaKind, media: Any, **options: Any) -> list[int]:
-        """The ids that the placeholder of one media becomes, without what the tokenizer puts around a text."""
-        token = next(text for text, each in self.placeholders.items() if each == kind)
-        argument = [[media]] if kind != "audio" else [media]
-        rate = {"sampling_rate": self.sampling_rate} if kind == "audio" else {}
-        made = self.hf(text=[token], **{ARGUMENTS[kind]: argument}, **rate, **options)
-        ids = [int(i) for i in np.asarray(made["input_ids"][0])]
-        first, last = self.added_around
-        ids = ids[len(first) :] if ids[: len(first)] == list(first) else ids
-        return ids[: len(ids) - len(last)] if last and ids[-len(last) :] == list(last) else ids
+    def _level_of(self, kind: MediaKind) -> Level:
+        if not self._size_is_enough(kind):
+            return "full"
+        self.look_at_each_other = self.look_at_each_other or (kind == "image" and self._sees_others())
+        return "by row" if kind == "image" and self.look_at_each_other else "by size"
 
-    def _rendered_placeholder(self, kind: MediaKind) -> str | None:
-        """What the chat template writes for a media part, between two texts."""
-        part = {"type": "text", "text": _SENTINEL}
-        content = [part, {"type": kind}, part]
-        try:
-            text = self.hf.apply_chat_template(
-                [{"role": "user", "content": content}], chat_template=self.loaded.chat_template, tokenize=False
-            )
-        except Exception as error:  # templates raise whatever their expressions raise
-            raise ProcessorError(f"{self.loaded.name}: its chat template refuses a media part: {error}") from error
-        between = str(text).split(_SENTINEL)
-        added = self.hf.tokenizer.get_added_vocab()
-        found = [token for token in added if len(between) > 2 and token in between[1]]
-        return max(found, key=len) if found else None
-
-    def _size_is_enough(self) -> bool:
-        """Whether pictures of one size become one text, whatever they show: a processor might cut off empty edges."""
-        from PIL import Image
-
-        for height, width in _TRIED:
-            texts = {self._text_of("image", Image.fromarray(pixels)) for pixels in _pictures(height, width)}
+    def _size_is_enough(self, kind: MediaKind) -> bool:
+        """Whether media of one size become one text, whatever they show: a processor might cut off empty edges."""
+        headers = [_TINY]
+        if kind == "image":
+            headers = [MediaHeader(height=height, width=width) for height, width in _TRIED]
+        for header in headers:
+            place: Place = (kind, header, _frames_of(kind, header), _fps_of(kind))
+            try:
+                texts = {self._ask([place], [show]).texts for show in get_args(Show)}
+            except Exception:  # whatever a processor raises on noise: then it does not depend on the size alone
+                return False
             if len(texts) > 1:
                 return False
         return True
 
     def _sees_others(self) -> bool:
-        """Whether three pictures in one call become other ids than each alone."""
-        from PIL import Image
+        """Whether three pictures in one call become other texts than each alone, or are not taken together."""
+        places: list[Place] = [("image", MediaHeader(height=height, width=width), None, None) for height, width in _TRIED]
+        try:
+            together = self._ask(places, ["blank"] * len(places)).texts
+        except Exception:  # it does not take several, or not of several sizes: each row is asked for
+            return True
+        return together != tuple(self._ask([place], ["blank"]).texts[0] for place in places)
 
-        token = next(text for text, kind in self.placeholders.items() if kind == "image")
-        pictures = [Image.new("RGB", (width, height)) for height, width in _TRIED]
-        made = self.hf(text=[token * len(pictures)], images=[pictures])
-        together = [int(i) for i in np.asarray(made["input_ids"][0])]
-        # as one text: what one ends with may merge with what the next begins with
-        text = "".join(self._text_of("image", picture) for picture in pictures)
-        alone = self.hf.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return not any(together[i : i + len(alone)] == alone for i in range(len(together)))
+    @property
+    def positions(self) -> Positions:
+        """See `Adapter.positions`."""
+        return positions_of(type(self.hf))
 
-    def _tiny_options(self, kind: MediaKind) -> dict[str, Any]:
-        header = MediaHeader(height=64, width=96, total_frames=4, fps=2.0)
-        return self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))]) if kind == "video" else {}
-
-    def _tiny(self, kind: MediaKind) -> Any:
-        from PIL import Image
-
-        if kind == "image":
-            return Image.new("RGB", (96, 64))
-        if kind == "audio":
-            return np.zeros(self.sampling_rate or 16_000, np.float32)
-        return cast(Any, np.zeros((4, 64, 96, 3), np.uint8))
+    @staticmethod
+    def _rate_of(hf: Any) -> int | None:
+        part = part_of(hf, "audio")
+        return int(getattr(part[1], "sampling_rate", 16_000)) if part is not None else None
 
 
-def _pictures(height: int, width: int) -> list[NDArray[np.uint8]]:
-    """Black, white, noise, and noise within a black and a white margin, uint8 (height, width, 3)."""
+def _frames_of(kind: MediaKind, header: MediaHeader) -> tuple[int, ...] | None:
+    return tuple(range(header.total_frames or 0)) if kind == "video" else None
+
+
+def _fps_of(kind: MediaKind) -> float | None:
+    return _TINY.fps if kind == "video" else None
+
+
+def _described(place: Place) -> str:
+    kind, header, indices, _ = place
+    if kind == "audio":
+        return f"audio of {header.samples} samples"
+    size = f"{header.width}x{header.height}"
+    return f"a picture of {size}" if kind == "image" else f"{len(indices or ())} frames of {size}"
+
+
+def _pixels(height: int, width: int, show: str) -> NDArray[np.uint8]:
+    """uint8 (height, width, 3)."""
+    if show == "blank":
+        return np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3)).copy()
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    found = [np.full_like(noise, 0), np.full_like(noise, 255), noise]
+    if show == "noise":
+        return noise
+    framed = np.full_like(noise, 255)
     middle = (slice(height // 4, height // 2), slice(width // 3, width // 2))
-    for margin in (0, 255):
-        framed = np.full_like(noise, margin)
-        framed[middle] = noise[middle]
-        found.append(framed)
-    return found
+    framed[middle] = noise[middle]
+    return cast(NDArray[np.uint8], framed)

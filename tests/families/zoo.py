@@ -1,0 +1,120 @@
+"""A small real processor of every class of the installed transformers that renders media in a chat.
+
+Parts with their classes' defaults, a byte-level BPE with the special tokens that the class's own source names, and a
+chat template that writes the tokens which the class looks for. What a class needs beside that stands in `SPECIAL`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from build import tokenizer
+
+from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+
+ensure_torchvision()
+
+import transformers
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as AUDIO
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as IMAGE
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES as VIDEO
+from transformers.processing_utils import ProcessorMixin
+
+MODELS = Path(transformers.__file__).parent / "models"
+TOKEN = re.compile(r"""["'](<[^"'<>\s{}%]*>|\[[A-Z_]+\])["']""")
+NAMED = re.compile(r"""tokenizer\.(\w+_token)\b|getattr\(\s*tokenizer,\s*["'](\w+_token)["']""")
+ROLES = ("<|im_start|>", "<|im_end|>")
+TEMPLATE = """\
+{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}
+{%- for part in message['content'] %}
+{%- if part['type'] == 'text' %}{{ part['text'] }}
+{%- elif part['type'] == 'image' %}{{ IMAGE }}
+{%- elif part['type'] == 'video' %}{{ VIDEO }}
+{%- elif part['type'] == 'audio' %}{{ AUDIO }}
+{%- endif %}{% endfor %}{{ '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+NOT_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "add_eos_token", "sep_token"}
+
+PARTS: dict[str, dict[str, Any]] = {}
+"""Arguments of a class's parts: {class: {attribute: part or (part class, arguments)}}."""
+ARGUMENTS: dict[str, dict[str, Any]] = {}
+"""Arguments of a class beside its parts."""
+TOKENS: dict[str, dict[str, str]] = {}
+"""Tokens that a class's tokenizer names: {class: {name: token}}."""
+WRITES: dict[str, dict[str, str]] = {}
+"""What a class's template writes for a kind of media, where it is not its token alone."""
+
+
+def chat_classes() -> dict[str, tuple[str, type]]:
+    """{class: (folder of transformers.models, class)} of all that write media into a text or render a chat."""
+    found = {}
+    for file in sorted(MODELS.glob("*/processing_*.py")):
+        source = file.read_text()
+        if "replace_" not in source and "chat_template" not in source:
+            continue
+        module = importlib.import_module(f"transformers.models.{file.parent.name}.{file.stem}")
+        for name, each in vars(module).items():
+            if inspect.isclass(each) and issubclass(each, ProcessorMixin) and each.__module__ == module.__name__:
+                found[name] = (file.parent.name, each)
+    return found
+
+
+def part_class(attribute: str, folder: str, name: str) -> Any:
+    """The class of a part that transformers has for a processor's models."""
+    kinds = {"image": IMAGE, "video": VIDEO, "audio": AUDIO, "feature": AUDIO}
+    mapping = next(names for kind, names in kinds.items() if kind in attribute)
+    models = [folder, *(model for model, processor in PROCESSOR_MAPPING_NAMES.items() if processor == name)]
+    for model in models:
+        named = mapping.get(model)
+        if isinstance(named, dict):
+            named = named.get("torchvision") or next(iter(named.values()))
+        if named:
+            return getattr(transformers, named)
+    raise LookupError(f"{name}: transformers names no {attribute} for {', '.join(models)}")
+
+
+def make(name: str) -> Any:
+    """A processor of a class."""
+    folder, cls = chat_classes()[name]
+    source = inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
+    defaults = inspect.signature(cls.__init__).parameters
+    named = {a or b for a, b in NAMED.findall(source)} - NOT_TOKENS
+    tokens = {each: f"<|{each.removesuffix('_token')}|>" for each in sorted(named)}
+    tokens |= TOKENS.get(name, {})
+    special = [*ROLES, *dict.fromkeys(TOKEN.findall(source)), *tokens.values()]
+    special += [str(p.default) for key, p in defaults.items() if key.endswith("_token") and isinstance(p.default, str)]
+    special = ["<pad>", "<s>", "</s>", *dict.fromkeys(each for each in special if each not in ("<pad>", "<s>", "</s>"))]
+    text = tokenizer(
+        tuple(special), bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=tokens
+    )
+    parts: dict[str, Any] = {}
+    for attribute in cls.get_attributes():
+        if "tokenizer" in attribute:
+            parts[attribute] = text
+            continue
+        made = PARTS.get(name, {}).get(attribute, {})
+        if isinstance(made, dict):
+            made = part_class(attribute, folder, name)(**made)
+        parts[attribute] = made
+    made = cls(**parts, **ARGUMENTS.get(name, {}))
+    written = {
+        kind: WRITES.get(name, {}).get(kind) or str(getattr(made, f"{kind}_token", None) or f"<{kind}>")
+        for kind in ("image", "video", "audio")
+    }
+    template = TEMPLATE
+    for kind, token in written.items():
+        template = template.replace(kind.upper(), repr(token))
+    made.chat_template = template
+    return made
+
+
+def build(name: str, folder: Path) -> Path:
+    """Save a processor of a class."""
+    make(name).save_pretrained(folder)
+    return folder
