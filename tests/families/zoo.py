@@ -41,13 +41,31 @@ TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 NOT_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "add_eos_token", "sep_token"}
 
-PARTS: dict[str, dict[str, Any]] = {}
+LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+PARTS: dict[str, dict[str, Any]] = {
+    "Ernie4_5_VLMoeProcessor": {"video_processor": {"draw_on_frames": False}},
+}
 """Arguments of a class's parts: {class: {attribute: part or (part class, arguments)}}."""
-ARGUMENTS: dict[str, dict[str, Any]] = {}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "LlavaProcessor": LLAVA,
+    "LlavaNextProcessor": LLAVA,
+    "LlavaNextVideoProcessor": LLAVA,
+    "LlavaOnevisionProcessor": {"num_image_tokens": 729, "vision_feature_select_strategy": "full"},
+    "Granite4VisionProcessor": {"patch_size": 14, "vision_feature_select_strategy": "full", "downsample_rate": "1/2"},
+    "PerceptionLMProcessor": {"patch_size": 14},
+}
 """Arguments of a class beside its parts."""
 TOKENS: dict[str, dict[str, str]] = {}
 """Tokens that a class's tokenizer names: {class: {name: token}}."""
-WRITES: dict[str, dict[str, str]] = {}
+WRITES: dict[str, dict[str, str]] = {
+    "Ernie4_5_VLMoeProcessor": {
+        "image": "Picture 1:<|image_start|><|image|><|image_end|>",
+        "video": "Video 1:<|video_start|><|video|><|video_end|>",
+    },
+    "Glm4vProcessor": {"video": "<|begin_of_video|><|video|><|end_of_video|>"},
+    "HunYuanVLProcessor": {"image": "<|image_start|><|image|><|image_end|>"},
+    "QianfanOCRProcessor": {"image": "<image>"},
+}
 """What a class's template writes for a kind of media, where it is not its token alone."""
 
 

@@ -232,7 +232,7 @@ class Adapter(ABC):
     def wiring(self, kind: MediaKind) -> Wiring:
         """Return how the processor uses its part for a kind of media."""
         if kind not in self._wirings:
-            self._wirings[kind] = observe(self.hf, kind, self._tiny_call(kind))
+            self._wirings[kind] = observe(self.hf, kind, self._tiny_calls(kind))
         return self._wirings[kind]
 
     @property
@@ -316,22 +316,24 @@ class Adapter(ABC):
         """Return what a text holds for one media."""
         return next((text for text, each in self.placeholders.items() if each == kind), "")
 
-    def _tiny_call(self, kind: MediaKind) -> dict[str, Any]:
-        """The arguments of a call of the whole processor with tiny media."""
+    def _tiny_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
+        """The arguments of calls of the whole processor with small media: of two sizes, and one where that fails."""
         from PIL import Image
 
-        placeholder = self.text_for(kind)
-        # two that differ in size: some tensors are returned then only
-        call: dict[str, Any] = {"text": [placeholder + placeholder], "return_tensors": "pt"}
+        one = {"text": [self.text_for(kind)], "return_tensors": "pt"}
+        two = {**one, "text": [self.text_for(kind) * 2]}
         if kind == "image":
-            return {**call, "images": [[Image.new("RGB", size) for size in ((96, 64), (64, 128))]]}
+            pictures = [Image.new("RGB", size) for size in ((96, 64), (64, 128))]
+            return [{**two, "images": [pictures]}, {**one, "images": [pictures[:1]]}]
         if kind == "audio":
             rate = self.sampling_rate or 16_000
-            return {**call, "audio": [np.zeros(n, np.float32) for n in (rate, rate // 2)], "sampling_rate": rate}
-        call["text"] = [placeholder]
+            waves = [np.zeros(count, np.float32) for count in (rate, rate // 2)]
+            one["sampling_rate"] = two["sampling_rate"] = rate
+            return [{**two, "audio": waves}, {**one, "audio": waves[:1]}]
         header = MediaHeader(height=64, width=96, total_frames=4, fps=2.0)
         frames = np.zeros((4, 64, 96, 3), np.uint8)
-        return {**call, ARGUMENTS[kind]: [[frames]], **self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))])}
+        options = self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))])
+        return [{**one, ARGUMENTS[kind]: [[frames]], **options}]
 
 
 def _header(media: Media) -> MediaHeader:

@@ -8,7 +8,7 @@ part made is either stored in the row (`Adapter.geometry`) or makes the runtime 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import orjson
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.records import MediaKind
 from vlm_prep.processors.load import PARTS
-from vlm_prep.processors.token_types import of_text, read_values
+from vlm_prep.processors.token_types import TokenValues, join_values, of_text, read_values
 
 ARGUMENTS: Mapping[MediaKind, str] = {"image": "images", "video": "videos", "audio": "audio"}
 """The arguments of a processor's call."""
@@ -80,49 +80,66 @@ class _Watched:
         return made
 
 
-def observe(hf: Any, kind: MediaKind, call: Mapping[str, Any]) -> Wiring:
+def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Wiring:
     """Return how `hf` uses its part for `kind`.
 
     Args:
         hf: the processor.
         kind: of media.
-        call: arguments of a call of `hf` with one media of this kind and its placeholder.
+        calls: arguments of calls of `hf` with media of this kind and their placeholders. Some tensors are returned
+            only for several media, or only for large ones, and not every processor takes several: what it returns in
+            the calls that work is put together.
 
     Raises:
-        ProcessorError: the call fails, or the part's settings cannot be written as JSON.
+        ProcessorError: none of them works, or the part's settings cannot be written as JSON.
     """
     found = part_of(hf, kind)
     if found is None:
         raise ValueError(f"{type(hf).__name__} has no part for {kind}")
     name, part = found
     watched = _Watched(part)
+    outputs: dict[str, tuple[str, int]] = {}
+    added: set[str] = set()
+    types: list[TokenValues] = []
+    kwargs: dict[str, Any] = {}
+    fault: Exception | None = None
+    worked = False
     setattr(hf, name, watched)
     try:
-        whole = dict(hf(**call))
-    except Exception as error:  # whatever a processor raises, the run cannot go on with it
-        raise ProcessorError(f"{type(hf).__name__} fails on a small {kind}: {type(error).__name__}: {error}") from error
+        for call in calls:
+            try:
+                whole = dict(hf(**call))
+            except Exception as error:  # whatever a processor raises: it does not take such media together
+                fault = fault or error
+                continue
+            media = {key: value for key, value in whole.items() if not of_text(key)}
+            outputs |= _matched(watched.made, media)
+            added |= media.keys()
+            types.append(read_values(whole))
+            kwargs, worked = watched.kwargs, True
     finally:
         setattr(hf, name, part)
-    outputs = _matched(watched.made, {key: value for key, value in whole.items() if not of_text(key)})
-    kwargs = {
+    if not worked:
+        message = " ".join(str(fault).split())
+        raise ProcessorError(f"{type(hf).__name__} fails on a small {kind}: {type(fault).__name__}: {message}")
+    kept = {
         key: value
-        for key, value in watched.kwargs.items()
+        for key, value in kwargs.items()
         if key not in (*_OF_THE_ROW, *ARGUMENTS.values()) and value is not None
     }
     try:
-        settings = orjson.loads(orjson.dumps(kwargs, default=_plain))
+        settings = orjson.loads(orjson.dumps(kept, default=_plain))
         config = orjson.loads(part.to_json_string())
     except (TypeError, orjson.JSONDecodeError) as error:
         raise ProcessorError(f"{type(part).__name__}: a setting cannot be written as JSON: {error}") from error
-    known = {whole_name for whole_name, _ in outputs.values()}
-    added = tuple(sorted(key for key in whole if key not in known and not of_text(key)))
+    added -= {whole_name for whole_name, _ in outputs.values()}
     return Wiring(
         part_class=type(part).__name__,
         config=config,
         kwargs=settings,
         outputs=outputs,
-        added=added,
-        types=read_values(whole),
+        added=tuple(sorted(added)),
+        types=join_values(types),
     )
 
 

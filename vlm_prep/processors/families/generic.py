@@ -21,7 +21,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import ProcessorError
+from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader, MediaItem, MediaKind
 from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.processors.adapter import Adapter
@@ -35,6 +35,7 @@ from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
 _SENTINEL = "vlmprepsentinel"
 _TRIED = ((64, 96), (224, 224), (333, 777))
 """(height, width) of pictures that are tried out."""
+_LARGE = (1600, 1200)
 _TINY = MediaHeader(height=64, width=96, total_frames=4, fps=2.0, samples=16_000, sampling_rate=16_000)
 _CACHED = 65536
 Show = Literal["blank", "noise", "margin"]
@@ -59,6 +60,7 @@ class Generic(Adapter):
         super().__init__(loaded)
         self._alone = lru_cache(maxsize=_CACHED)(self._ask_alone)
         self.levels = {kind: self._level_of(kind) for kind in self.kinds}
+        self._shared = self._shared_names()
 
     # placeholders
 
@@ -160,6 +162,12 @@ class Generic(Adapter):
     def expand(self, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()) -> tuple[Expansion, ...]:
         """See `Adapter.expand`."""
         places = [self._place(item) for item in media]
+        if self._shared and len({place[0] for place in places}) > 1:
+            raise Reject(
+                RejectReason.PROCESSOR_ERROR,
+                f"{type(self.hf).__name__} returns {', '.join(self._shared)} of several kinds of media under one name, "
+                "so that those of one kind are lost: such a row cannot be trained",
+            )
         if self._is_each_alone(places):
             return tuple(self._alone(place) for place in places)
         real = [self.levels[place[0]] == "full" for place in places]
@@ -235,6 +243,13 @@ class Generic(Adapter):
             struct = media_struct(stored)
         return load_media(struct, rate=self.sampling_rate)
 
+    def _tiny_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
+        """See `Adapter._tiny_calls`: a large picture as well, which may be cut into tiles of their own name."""
+        from PIL import Image
+
+        calls = super()._tiny_calls(kind)
+        return [*calls, {**calls[-1], "images": [[Image.new("RGB", _LARGE)]]}] if kind == "image" else calls
+
     # how much of a row an answer depends on
 
     def _level_of(self, kind: MediaKind) -> Level:
@@ -266,6 +281,12 @@ class Generic(Adapter):
         except Exception:  # it does not take several, or not of several sizes: each row is asked for
             return True
         return together != tuple(self._ask([place], ["blank"]).texts[0] for place in places)
+
+    def _shared_names(self) -> tuple[str, ...]:
+        """The tensors that the processor returns for several kinds under one name: in one row, one takes the other's
+        place."""
+        made = [{name for name, _ in self.wiring(kind).outputs.values()} for kind in self.kinds]
+        return tuple(sorted(name for name in set().union(*made) if sum(name in names for names in made) > 1))
 
     @property
     def positions(self) -> Positions:
