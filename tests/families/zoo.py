@@ -12,18 +12,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from build import tokenizer
-
-from vlm_prep.processors.torchvision_cpu import ensure_torchvision
-
-ensure_torchvision()
-
 import transformers
+from build import tokenizer
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as AUDIO
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as IMAGE
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES as VIDEO
 from transformers.processing_utils import ProcessorMixin
+
+import vlm_prep.processors.preload  # noqa: F401 - first: it makes torchvision import beside CPU torch
 
 MODELS = Path(transformers.__file__).parent / "models"
 TOKEN = re.compile(r"""["'](<[^"'<>\s{}%]*>|\[[A-Z_]+\])["']""")

@@ -8,6 +8,7 @@
     token_types.py       what a processor says of each token beside its id
     adapter.py           what tokenizing asks of any family
     families/            one module a family, and the table of them
+    row_call.py          one call of the whole processor with a row's media
     expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
     frames.py            which frames of a video are taken
     runtime.py           what the runtime needs to know of a family

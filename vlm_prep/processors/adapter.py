@@ -50,8 +50,10 @@ class Adapter(ABC):
     """The tensors that are stored."""
     needs_time: ClassVar[bool] = False
     """Whether a list of frames must state its frame rate."""
-    look_at_each_other: ClassVar[bool] = False
+    look_at_each_other: bool = False
     """Whether a picture becomes other tokens when it is not the only one."""
+    stacks_videos: ClassVar[bool] = False
+    """Whether the videos of a row go into one tensor, so that all must have as many frames."""
     interleaved: ClassVar[bool] = False
     """Whether the processor returns the tensors of pictures and videos in one, in the order of the row."""
 
@@ -121,8 +123,16 @@ class Adapter(ABC):
         """Return what the audio processor returns for the waveforms of one row: here by running it on silence."""
         return self._run_part("audio", [np.zeros(count, np.float32) for count in samples])
 
-    def check_together(self, kind: MediaKind, media: Sequence[Expansion]) -> None:  # noqa: B027 - most take any
+    def check_together(self, kind: MediaKind, media: Sequence[Expansion]) -> None:
         """Raise Reject where the processor cannot take these media of one kind in one row."""
+        frames = {len(each.frame_indices or ()) for each in media} if self.stacks_videos and kind == "video" else set()
+        if len(frames) > 1:
+            counts = " and ".join(map(str, sorted(frames)))
+            raise Reject(
+                RejectReason.PROCESSOR_ERROR,
+                f"videos of {counts} frames: {type(self.hf).__name__} puts a row's videos into one tensor, so all must "
+                "have as many",
+            )
 
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
         """Return the text that replaces a placeholder, by the processor's own method."""
@@ -320,7 +330,7 @@ class Adapter(ABC):
         """The arguments of calls of the whole processor with small media: of two sizes, and one where that fails."""
         from PIL import Image
 
-        one = {"text": [self.text_for(kind)], "return_tensors": "pt"}
+        one: dict[str, Any] = {"text": [self.text_for(kind)], "return_tensors": "pt"}
         two = {**one, "text": [self.text_for(kind) * 2]}
         if kind == "image":
             pictures = [Image.new("RGB", size) for size in ((96, 64), (64, 128))]

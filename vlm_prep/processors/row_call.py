@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ class RowCall:
         if not mark or len(starts) != len(written) + 1:
             return None
         pieces = [
-            self._text_of(ids[left + len(mark) : right]) for left, right in zip(starts, starts[1:], strict=False)
+            self._text_of(ids[left + len(mark) : right]) for left, right in pairwise(starts)
         ]
         if any(not p.startswith(w.before) or not p.endswith(w.after) for p, w in zip(pieces, written, strict=True)):
             return None

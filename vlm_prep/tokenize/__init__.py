@@ -4,6 +4,7 @@
     tokenize_job.py  what a worker does with a range of rows
     recipe.py        what it needs beside rows, made once and inherited by all workers
     before_fork.py   what the forkserver imports and makes
+    task_output.py   the shards and counts of a range
     encoder.py       one sample through all of it: render, encode, expand, label, cut to length
     chat/            the chat template: a row rendered, and where each of its texts landed
     text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
-
-import numpy as np
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Encoded, Media, Rejected, Sample, rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, no_pulse
 from vlm_prep.ingest.source import Samples, read_task
-from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread
+from vlm_prep.ingest.unread_keys import Unread, count_unread
 from vlm_prep.media.decode import media_struct
 from vlm_prep.media.files import digest_ends, ends_of
 from vlm_prep.media.probe import Probed, probe
@@ -24,23 +22,20 @@ from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.payload.maker import PayloadMaker
-from vlm_prep.processors.payload.stored import is_exact
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.shared import payload_bytes
-from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
+from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
-from vlm_prep.tokenize.placeholders import IGNORE
 from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, Facts, Recipe, facts_of, made_for
-from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND, check_row, is_chosen, media_kind
+from vlm_prep.tokenize.task_output import Tally, TaskWriter
+from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
 from vlm_prep.tokenize.verify.real_processor import Oracle
+from vlm_prep.tokenize.verify.shapes import Shape, shapes_of
 
 STAGE = "tokenize"
-STARTUP_PER_KIND = 2
 MOST_BYTES = (1 << 31) - (64 << 20)
 """Of a row's media: a column of Arrow's binary holds 2 GiB a record batch, and one may hold 16 MiB of other rows."""
-EXTRA_DOCUMENTS = "extra_documents"
-"""Count of the documents that rows gave beyond one each."""
 
 
 @dataclass
@@ -75,6 +70,8 @@ class TokenizeJob:
         made = made_for(self.recipe, loaded)
         self.encoder, self.maker, self.oracle = made.encoder, made.maker, made.oracle
         self.payload = made.payload
+        self._believed: set[Shape] = set()
+        self._refused: set[Shape] = set()
 
     @property
     def recipe(self) -> Recipe:
@@ -93,26 +90,45 @@ class TokenizeJob:
 
     def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
         """See `engine.tasks.Job`."""
+        refused: dict[int, Reject] = {}
+        while True:
+            record, found = self._attempt(task, shards, pulse, refused)
+            if not found:
+                return record
+            # rows of the compared share that the real processor cannot take: the task is done again without them
+            refused |= found
+            for info in record.shards:
+                (shards / info.name).unlink()
+
+    def _attempt(
+        self, task: Task, shards: Path, pulse: Pulse, refused: Mapping[int, Reject]
+    ) -> tuple[Record, dict[int, Reject]]:
+        """Do a task; return its record, and the rows of it that the real processor raised on."""
         tally = Tally()
         tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
         schema = tokenized_schema(tensors, weights=self.config.loss_weights)
-        writer = _TaskWriter(task.index, shards, schema)
+        writer = TaskWriter(task.index, shards, schema)
         with writer:
-            for number, result in self.encoded(task, pulse, tally.unread):
+            for number, result in self.encoded(task, pulse, tally.unread, refused):
                 if isinstance(result, Rejected):
                     tally.reject(result)
                 else:
                     row = row_of(result)
+                    tally.shapes.update(shapes_of(result) if self.config.verify_fraction > 0 else ())
                     chosen = is_chosen(result.sample_id, self.config.verify_fraction)
                     tally.wrote(result, row, (number, *writer.write(row, result)), chosen=chosen)
             pulse(NO_ROW)
             infos = writer.close()
         tally.count(media_shared=writer.shared_media, media_shared_bytes=writer.shared_bytes)
+        found: dict[int, Reject] = {}
         for number, shard, index in tally.chosen:
             pulse(number)
             row = ShardReader(shards / infos[shard].name, infos[shard]).row(index)
-            tally.checked.update(check_row(self.oracle, row))
-        return tally.record(task, infos)
+            try:
+                tally.checked.update(check_row(self.oracle, row))
+            except Reject as reject:
+                found[number] = reject
+        return tally.record(task, infos), found
 
     def blame(self, task: Task, poison: Poison) -> str | None:
         """See `engine.tasks.Job`; rows can be rejected."""
@@ -124,11 +140,15 @@ class TokenizeJob:
             yield result
 
     def encoded(
-        self, task: Task, pulse: Pulse, unread: Unread | None = None
+        self, task: Task, pulse: Pulse, unread: Unread | None = None, refused: Mapping[int, Reject] | None = None
     ) -> Iterator[tuple[int, Encoded | Rejected]]:
         """Yield (number, output) for each output of each row of a task, see `results`.
 
-        Keys that nobody reads are added to `unread`.
+        Args:
+            task: the rows.
+            pulse: told of each row.
+            unread: keys that nobody reads are added to it.
+            refused: rows that are known to be rejects; None leaves out comparing the first rows of new shapes.
         """
         for number, item in read_task(self.samples, task, pulse, STAGE):
             if isinstance(item, Rejected):
@@ -137,9 +157,14 @@ class TokenizeJob:
             if unread is not None:
                 count_unread(unread, item.dataset, item.unread)
             try:
+                if refused and number in refused:
+                    raise refused[number]
                 sample, payload = self._probe(item, decode=self._decodes(item))
                 # all of them, before the first is written: a row is written or rejected
                 documents = [self._with_tensors(encoded) for encoded in self.encoder.documents(sample, payload)]
+                if refused is not None and self.config.verify_fraction > 0:
+                    for encoded in documents:
+                        self._believe(encoded)
             except Reject as reject:
                 yield number, rejected(item, STAGE, reject)
                 continue
@@ -147,22 +172,41 @@ class TokenizeJob:
                 yield number, encoded
 
     def check_start(self, task: Task, shards: Path, pulse: Pulse) -> None:
-        """Compare the first rows of each kind of media, before the long run starts.
+        """Compare the first row of each shape among the first rows, before the long run starts.
 
         Raises:
             ExactnessError: a row differs from the real processor's output.
         """
-        seen: Counter[str] = Counter()
-        for _, result in self.encoded(task, pulse):
-            if isinstance(result, Encoded) and self.config.verify_fraction > 0:
-                row = row_of(result)
-                if seen[media_kind(row["media"])] < STARTUP_PER_KIND:
-                    seen.update(check_row(self.oracle, row))
+        for _ in self.encoded(task, pulse, refused={}):
+            pass
+
+    def _believe(self, encoded: Encoded) -> None:
+        """Compare a document whose shape this process has not compared yet. What is written does not depend on which
+        process does it: rows are equal, or the run stops, or the processor raises on all rows of the shape.
+
+        Raises:
+            ExactnessError: it differs from the real processor's output.
+            Reject: the real processor cannot take it.
+        """
+        shapes = {*shapes_of(encoded)}
+        if shapes <= self._believed:
+            return
+        try:
+            compared = check_row(self.oracle, row_of(encoded))
+        except Reject:
+            # each row of this shape is compared from now on
+            self._refused |= shapes - self._believed
+            raise
+        if not compared[UNREADABLE]:
+            self._believed |= shapes - self._refused
 
     def check_written(self, task: Task, shards: Path, pulse: Pulse, path: Path, info: ShardInfo, index: int) -> Any:
         """Compare a row that was written; return what to count, see `check_row`."""
         pulse(task.start)
-        return check_row(self.oracle, ShardReader(path, info).row(index))
+        try:
+            return check_row(self.oracle, ShardReader(path, info).row(index))
+        except Reject:
+            return Counter({UNREADABLE: 1})
 
     def _with_tensors(self, encoded: Encoded) -> Encoded:
         """Put the processor's tensors in the place of media files, for payload `pixels`.
@@ -234,114 +278,3 @@ def row_of(encoded: Encoded) -> dict[str, Any]:
         "media": [media_struct(item) for item in encoded.media],
         "conversation": encoded.conversation.decode(),
     }
-
-
-class _TaskWriter:
-    """The shards of one task: a new one each 256 MiB."""
-
-    def __init__(self, task: int, folder: Path, schema: Any) -> None:
-        self._task, self._folder, self._schema = task, folder, schema
-        self._writer: ShardWriter | None = None
-        self._rows = 0
-        self._infos: list[ShardInfo] = []
-        self.shared_media = self.shared_bytes = 0
-        """Media that stand with an earlier row of their shard, and what they would have taken."""
-
-    def __enter__(self) -> _TaskWriter:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._writer is not None:
-            self._writer.__exit__(*exc)
-
-    def write(self, row: dict[str, Any], encoded: Encoded) -> tuple[int, int]:
-        """Write a row; return (shard number in the task, row in it)."""
-        if self._writer is None:
-            name = f"task-{self._task:06d}-{len(self._infos):03d}.arrow"
-            self._writer, self._rows = ShardWriter(self._folder / name, self._schema), 0
-        a_token = 8 if encoded.loss_weights is None else 12
-        size = a_token * len(encoded.input_ids) + len(encoded.conversation) + 256
-        self._writer.write(row, size=size, tokens=len(encoded.input_ids))
-        place = len(self._infos), self._rows
-        self._rows += 1
-        if self._writer.bytes >= SHARD_BYTES:
-            self._commit(self._writer)
-        return place
-
-    def _commit(self, writer: ShardWriter) -> None:
-        self._infos.append(writer.commit())
-        self.shared_media += writer.shared.media
-        self.shared_bytes += writer.shared.bytes
-        self._writer = None
-
-    def close(self) -> list[ShardInfo]:
-        """Commit the last shard and return all."""
-        if self._writer is not None:
-            self._commit(self._writer)
-        return self._infos
-
-
-class Tally:
-    """Counts of one task, and which of its rows are to be compared."""
-
-    def __init__(self) -> None:
-        self.rejects: list[Rejected] = []
-        self.chosen: list[tuple[int, int, int]] = []
-        self._counts: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0, tokens=0, trained_tokens=0)
-        self._datasets: dict[str, Counter[str]] = {}
-        self._kinds: Counter[str] = Counter()
-        self.checked: Counter[str] = Counter()
-        self._spare: dict[str, list[list[int]]] = {}
-        self.unread: Unread = {}
-
-    def reject(self, rejected: Rejected) -> None:
-        """Count a row that was not written."""
-        self.rejects.append(rejected)
-        for counts in (self._counts, self._dataset(rejected.dataset)):
-            counts.update(rows_in=1, rows_rejected=1)
-
-    def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int, int], *, chosen: bool) -> None:
-        """Count a document that was written, and with a row's first one the row; `place` is the row's number, the
-        document's shard in the task, and its row there."""
-        tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
-        kinds = Counter(f"{item.kind}s" for item in encoded.media)
-        for counts in (self._counts, self._dataset(encoded.dataset)):
-            if encoded.document == 1:
-                counts.update(rows_in=1, rows_written=1, **dict.fromkeys(encoded.notes, 1))
-            else:
-                counts[EXTRA_DOCUMENTS] += 1
-            counts["tokens"] += tokens
-            counts["trained_tokens"] += trained
-            counts.update({"images": 0, "videos": 0, **kinds})
-        exact = sum(is_exact(item.tensors) for item in encoded.media)
-        self.count(media_exact=exact)
-        kind = media_kind(row["media"])
-        self._kinds[kind] += 1
-        if chosen:
-            self.chosen.append(place)
-        elif len(spare := self._spare.setdefault(kind, [])) < ROWS_PER_KIND:
-            spare.append(list(place))
-
-    def count(self, **numbers: int) -> None:
-        """Add to the counts, of what there is any."""
-        self._counts.update({name: number for name, number in numbers.items() if number})
-
-    def _dataset(self, name: str) -> Counter[str]:
-        return self._datasets.setdefault(name, Counter(rows_in=0, rows_written=0, rows_rejected=0))
-
-    def record(self, task: Task, infos: list[ShardInfo]) -> Record:
-        """Return the task's record."""
-        return Record(
-            task=task.index,
-            split=task.split,
-            shards=tuple(infos),
-            rejects=tuple(self.rejects),
-            counts=dict(self._counts),
-            facts={
-                "datasets": {name: dict(counts) for name, counts in self._datasets.items()},
-                "kinds": dict(self._kinds),
-                "checked": dict(self.checked),
-                "spare": self._spare,
-                UNREAD: self.unread,
-            },
-        )

@@ -40,7 +40,8 @@ from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import Facts
-from vlm_prep.tokenize.tokenize_job import EXTRA_DOCUMENTS, STAGE, TokenizeJob
+from vlm_prep.tokenize.task_output import EXTRA_DOCUMENTS
+from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
 from vlm_prep.tokenize.verify.choose import LABELS, ROWS_PER_KIND, UNREADABLE, proof
 
 STARTUP_ROWS = 64
@@ -214,6 +215,7 @@ def retry_tokenize(
         for record in records:
             kinds.update(record.facts["kinds"])
         done = Counter(before["rows"])
+        shapes = [*before.get("shapes", ()), *_shapes(records)]
         checked = [
             {**before["rows"], LABELS: before["labels_found_twice"], UNREADABLE: before["unreadable"]},
             *(record.facts["checked"] for record in records),
@@ -222,7 +224,7 @@ def retry_tokenize(
         amended = replace(
             manifest,
             totals={**manifest.totals, "kinds": dict(sorted(kinds.items()))},
-            proof=proof(checked, kinds, manifest.processor, config.verify_fraction),
+            proof=proof(checked, kinds, manifest.processor, config.verify_fraction, shapes),
         )
         totals = added_totals(manifest.totals, records)
         return amended, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
@@ -260,6 +262,10 @@ def _top_up(
     return added
 
 
+def _shapes(records: Sequence[Record]) -> list[str]:
+    return [shape for record in records for shape in record.facts.get("shapes", ())]
+
+
 def _describe(
     samples: Samples,
     config: TokenizeConfig,
@@ -284,7 +290,7 @@ def _describe(
         splits=splits,
         totals=totals,
         processor=runtime,
-        proof=proof(checked, kinds, runtime, config.verify_fraction),
+        proof=proof(checked, kinds, runtime, config.verify_fraction, _shapes(records)),
         extra={"datasets": samples.describe()},
     )
     return manifest, _CARD.format(rows=totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0), tokens=totals["tokens"])

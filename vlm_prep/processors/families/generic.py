@@ -153,7 +153,7 @@ class Generic(Adapter):
         return tuple(token for token in tokens if token in known)
 
     @property
-    def added_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:  # type: ignore[override]
+    def added_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """See `Adapter.added_around`: as seen in the first call with a media, since not all take text alone."""
         return self._around or ((), ())
 
@@ -171,7 +171,7 @@ class Generic(Adapter):
         if self._is_each_alone(places):
             return tuple(self._alone(place) for place in places)
         real = [self.levels[place[0]] == "full" for place in places]
-        structs: Sequence[Mapping[str, Any] | None] = stored or [None] * len(media)
+        structs: list[Mapping[str, Any] | None] = [*stored] if stored else [None] * len(media)
         loaded = [
             self._load(item, place, struct) if is_real else None
             for item, place, struct, is_real in zip(media, places, structs, real, strict=True)
@@ -275,7 +275,8 @@ class Generic(Adapter):
 
     def _sees_others(self) -> bool:
         """Whether three pictures in one call become other texts than each alone, or are not taken together."""
-        places: list[Place] = [("image", MediaHeader(height=height, width=width), None, None) for height, width in _TRIED]
+        headers = [MediaHeader(height=height, width=width) for height, width in _TRIED]
+        places: list[Place] = [("image", header, None, None) for header in headers]
         try:
             together = self._ask(places, ["blank"] * len(places)).texts
         except Exception:  # it does not take several, or not of several sizes: each row is asked for

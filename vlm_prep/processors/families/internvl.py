@@ -18,6 +18,7 @@ class InternVL(Adapter):
     family: ClassVar[str] = "internvl"
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     interleaved: ClassVar[bool] = True
+    stacks_videos: ClassVar[bool] = True
 
     def find_run_tokens(self) -> tuple[str, ...]:
         """See `Adapter.find_run_tokens`: frames are written with the picture's token."""

@@ -21,7 +21,8 @@ class LlavaOnevision(Adapter):
     family: ClassVar[str] = "llava_onevision"
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     geometry: tuple[Tensor, ...] = (Tensor(name="image_sizes", kind="image", dtype="int64", shape=(2,)),)
-    look_at_each_other: ClassVar[bool] = True
+    look_at_each_other: bool = True
+    stacks_videos: ClassVar[bool] = True
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
         """See `Adapter.image_inputs`: the processor reads the tile's height and width, and the pictures' own sizes."""

@@ -28,7 +28,7 @@ class NemotronOmni(Adapter):
     family: ClassVar[str] = "nemotron_omni"
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula", "audio": "formula"}
     geometry: tuple[Tensor, ...] = (Tensor(name="image_grid_hw", kind="image", dtype="int64", shape=(2,)),)
-    look_at_each_other: ClassVar[bool] = True
+    look_at_each_other: bool = True
 
     def find_run_tokens(self) -> tuple[str, ...]:
         """See `Adapter.find_run_tokens`."""
@@ -53,7 +53,10 @@ class NemotronOmni(Adapter):
         return {"num_tokens": [columns * rows // part._downsample_factor**2], "video": video}
 
     def audio_inputs(self, samples: tuple[int, ...]) -> Mapping[str, Any]:
-        """See `Adapter.audio_inputs`."""
+        """See `Adapter.audio_inputs`. Features are divided by their deviation, which one frame alone does not have."""
+        hop = int(self.hf.feature_extractor.hop_length)
+        if min(samples) < 2 * hop:
+            raise ValueError(f"less than two frames of the spectrogram, {2 * hop} samples: its features are not finite")
         return {"num_tokens": [max(1, self.hf._estimate_audio_num_embeddings(count)) for count in samples]}
 
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:

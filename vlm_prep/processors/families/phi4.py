@@ -25,6 +25,8 @@ class Phi4Multimodal(Adapter):
     def audio_inputs(self, samples: tuple[int, ...]) -> Mapping[str, Any]:
         """See `Adapter.audio_inputs`."""
         part = self.hf.audio_processor
+        if min(samples) < part.win_length:
+            raise ValueError(f"shorter than one window of the spectrogram, {part.win_length} samples")
         frames = ((np.asarray(samples) - part.win_length) // part.hop_length + 1) * part.audio_feat_stride
         compressed = -(-frames // part.audio_compression_rate)
         return {"audio_embed_sizes": -(-compressed // part.audio_downsample_rate)}

@@ -13,9 +13,8 @@ from vlm_prep.core.settings import MediaMode, TokenizeConfig
 from vlm_prep.engine.tasks import rows_per_task
 from vlm_prep.report.plan.estimate import Estimate, Population, exactly
 from vlm_prep.report.plan.survey import Clock, Survey
-from vlm_prep.tokenize.tokenize_job import STARTUP_PER_KIND
 from vlm_prep.tokenize.tokenize_run import STARTUP_ROWS
-from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND
+from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND, SHAPES_PER_KIND
 
 MODES: tuple[MediaMode, ...] = get_args(MediaMode)
 """All payload modes that there are."""
@@ -169,7 +168,7 @@ class Findings:
         for kind, count in survey.kinds.items():
             there = count * factor
             clock = survey.compared.get(kind, Clock())
-            seconds += clock.mean * (max(fraction * there, min(ROWS_PER_KIND, there)) + STARTUP_PER_KIND)
+            seconds += clock.mean * (max(fraction * there, min(ROWS_PER_KIND, there)) + min(SHAPES_PER_KIND, there))
         return seconds
 
 

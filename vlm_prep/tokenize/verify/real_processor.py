@@ -16,10 +16,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader, Message
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.media.decode import load_media, load_track
-from vlm_prep.processors.expansion import SOUND
+from vlm_prep.processors.expansion import SOUND, as_reject
 from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
 from vlm_prep.processors.token_types import values_of
 from vlm_prep.tokenize.encoder import SampleEncoder
@@ -63,7 +64,8 @@ class Oracle:
         """Compare a stored row with the real processor's output.
 
         Raises:
-            Reject: the media can no longer be read.
+            Reject: the media can no longer be read; processor_error, when the processor raises on the row or makes
+                features of it that are not finite.
         """
         conversation = orjson.loads(row["conversation"])
         messages, tools = conversation["messages"], conversation.get("tools")
@@ -91,12 +93,14 @@ class Oracle:
         options |= self._adapter.call_options(
             [video_metadata(struct) for struct in media if struct["kind"] == "video"]
         )
-        if self._encoder.writes_control_tokens(list(messages), tools):
-            with sanitizer(self._encoder.control_tokens, messages, tools) as mark:
-                filled = _with_media(mark(list(messages)), loaded, sounds)
-                real = self._adapter.call(filled, mark(tools), {**options, "sanitize_control_tokens": True})
-        else:
-            real = self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
+        with as_reject("the processor cannot take this row"):
+            if self._encoder.writes_control_tokens(list(messages), tools):
+                with sanitizer(self._encoder.control_tokens, messages, tools) as mark:
+                    filled = _with_media(mark(list(messages)), loaded, sounds)
+                    real = self._adapter.call(filled, mark(tools), {**options, "sanitize_control_tokens": True})
+            else:
+                real = self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
+        _require_finite(real)
         return self._with_prefixes(dict(real)) if self._config.thinking_prefix else real
 
     def _with_prefixes(self, real: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +131,8 @@ class Oracle:
     def _differing_tensors(self, row: Row, real: Any) -> list[str]:
         import torch
 
-        ours: dict[str, Any] = dict(self._pixels.pixels(row["media"])) if row["media"] else {}
+        with as_reject("the processor's parts cannot take this row's media"):
+            ours: dict[str, Any] = dict(self._pixels.pixels(row["media"])) if row["media"] else {}
         stored = {tensor.name: tensor.dtype for tensor in self._adapter.geometry}
         for name, dtype in stored.items():
             if len(row[name]):
@@ -221,6 +226,20 @@ def _with_media(messages: Sequence[Message], loaded: Sequence[Any], sounds: Sequ
             ]
         filled.append({**message, "content": content})
     return filled
+
+
+def _require_finite(real: Mapping[str, Any]) -> None:
+    """Refuse features that a model cannot train on. Masks may hold infinities."""
+    import torch
+
+    for name, value in real.items():
+        if "mask" not in name and torch.is_tensor(value) and value.is_floating_point():
+            lost = int((~torch.isfinite(value)).sum())
+            if lost:
+                raise Reject(
+                    RejectReason.PROCESSOR_ERROR,
+                    f"{name}: {lost} of {value.numel()} values that the processor makes of it are not finite",
+                )
 
 
 def _filled(part: Message, media: Any, sound: Any) -> Message:

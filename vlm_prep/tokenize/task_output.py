@@ -1,0 +1,134 @@
+"""What a task of tokenizing leaves: its shards, and its counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_prep.core.records import Encoded, Rejected
+from vlm_prep.engine.tasks import Record, Task
+from vlm_prep.ingest.unread_keys import UNREAD, Unread
+from vlm_prep.processors.payload.stored import is_exact
+from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
+from vlm_prep.tokenize.placeholders import IGNORE
+from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND, media_kind
+from vlm_prep.tokenize.verify.shapes import Shape
+
+EXTRA_DOCUMENTS = "extra_documents"
+"""Count of the documents that rows gave beyond one each."""
+
+
+class TaskWriter:
+    """The shards of one task: a new one each 256 MiB."""
+
+    def __init__(self, task: int, folder: Path, schema: Any) -> None:
+        self._task, self._folder, self._schema = task, folder, schema
+        self._writer: ShardWriter | None = None
+        self._rows = 0
+        self._infos: list[ShardInfo] = []
+        self.shared_media = self.shared_bytes = 0
+        """Media that stand with an earlier row of their shard, and what they would have taken."""
+
+    def __enter__(self) -> TaskWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(*exc)
+
+    def write(self, row: dict[str, Any], encoded: Encoded) -> tuple[int, int]:
+        """Write a row; return (shard number in the task, row in it)."""
+        if self._writer is None:
+            name = f"task-{self._task:06d}-{len(self._infos):03d}.arrow"
+            self._writer, self._rows = ShardWriter(self._folder / name, self._schema), 0
+        a_token = 8 if encoded.loss_weights is None else 12
+        size = a_token * len(encoded.input_ids) + len(encoded.conversation) + 256
+        self._writer.write(row, size=size, tokens=len(encoded.input_ids))
+        place = len(self._infos), self._rows
+        self._rows += 1
+        if self._writer.bytes >= SHARD_BYTES:
+            self._commit(self._writer)
+        return place
+
+    def _commit(self, writer: ShardWriter) -> None:
+        self._infos.append(writer.commit())
+        self.shared_media += writer.shared.media
+        self.shared_bytes += writer.shared.bytes
+        self._writer = None
+
+    def close(self) -> list[ShardInfo]:
+        """Commit the last shard and return all."""
+        if self._writer is not None:
+            self._commit(self._writer)
+        return self._infos
+
+
+class Tally:
+    """Counts of one task, and which of its rows are to be compared."""
+
+    def __init__(self) -> None:
+        self.rejects: list[Rejected] = []
+        self.chosen: list[tuple[int, int, int]] = []
+        self._counts: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0, tokens=0, trained_tokens=0)
+        self._datasets: dict[str, Counter[str]] = {}
+        self._kinds: Counter[str] = Counter()
+        self.checked: Counter[str] = Counter()
+        self.shapes: set[Shape] = set()
+        self._spare: dict[str, list[list[int]]] = {}
+        self.unread: Unread = {}
+
+    def reject(self, rejected: Rejected) -> None:
+        """Count a row that was not written."""
+        self.rejects.append(rejected)
+        for counts in (self._counts, self._dataset(rejected.dataset)):
+            counts.update(rows_in=1, rows_rejected=1)
+
+    def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int, int], *, chosen: bool) -> None:
+        """Count a document that was written, and with a row's first one the row; `place` is the row's number, the
+        document's shard in the task, and its row there."""
+        tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
+        kinds = Counter(f"{item.kind}s" for item in encoded.media)
+        for counts in (self._counts, self._dataset(encoded.dataset)):
+            if encoded.document == 1:
+                counts.update(rows_in=1, rows_written=1, **dict.fromkeys(encoded.notes, 1))
+            else:
+                counts[EXTRA_DOCUMENTS] += 1
+            counts["tokens"] += tokens
+            counts["trained_tokens"] += trained
+            counts.update({"images": 0, "videos": 0, **kinds})
+        exact = sum(is_exact(item.tensors) for item in encoded.media)
+        self.count(media_exact=exact)
+        kind = media_kind(row["media"])
+        self._kinds[kind] += 1
+        if chosen:
+            self.chosen.append(place)
+        elif len(spare := self._spare.setdefault(kind, [])) < ROWS_PER_KIND:
+            spare.append(list(place))
+
+    def count(self, **numbers: int) -> None:
+        """Add to the counts, of what there is any."""
+        self._counts.update({name: number for name, number in numbers.items() if number})
+
+    def _dataset(self, name: str) -> Counter[str]:
+        return self._datasets.setdefault(name, Counter(rows_in=0, rows_written=0, rows_rejected=0))
+
+    def record(self, task: Task, infos: list[ShardInfo]) -> Record:
+        """Return the task's record."""
+        return Record(
+            task=task.index,
+            split=task.split,
+            shards=tuple(infos),
+            rejects=tuple(self.rejects),
+            counts=dict(self._counts),
+            facts={
+                "datasets": {name: dict(counts) for name, counts in self._datasets.items()},
+                "kinds": dict(self._kinds),
+                "checked": dict(self.checked),
+                "spare": self._spare,
+                "shapes": sorted(self.shapes),
+                UNREAD: self.unread,
+            },
+        )

@@ -1,0 +1,86 @@
+"""The shape of a row: what of it could matter to how a processor treats it.
+
+Ids are made from a row's headers and text; that this is right was seen on other rows. Rows are therefore grouped by
+whatever has been known to matter: which kinds of media, how many, in which order, their sizes, frames and seconds, and
+which roles, tools and kinds of content the conversation has. The first row of each shape that a process meets is
+compared with the real processor before it is written (`TokenizeJob`).
+
+Sizes are in classes (factors of 2 to a side), numbers above 3 too, so that a run has tens of shapes and not as many as
+rows: a data set of photographs has 10 to 30. One comparison costs what the real processor costs, about 50 ms; each
+process makes them once, so they are 1 s of a run's time for each worker, whatever its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from math import log2
+
+import orjson
+
+from vlm_prep.core.records import Encoded, MediaItem
+
+Shape = str
+
+
+def shapes_of(encoded: Encoded) -> tuple[Shape, Shape]:
+    """Return the shape of a document's media and that of its text; a comparison speaks for both."""
+    return _media_shape(encoded.media), _text_shape(encoded)
+
+
+def _media_shape(media: Sequence[MediaItem]) -> Shape:
+    if not media:
+        return "no media"
+    order = " ".join(f"{kind}x{_count(len(list(group)))}" for kind, group in groupby(_kind(item) for item in media))
+    sizes = {}
+    for kind in dict.fromkeys(_kind(item) for item in media):
+        classes = sorted({_size(item) for item in media if _kind(item) == kind})
+        # the smallest and the largest say whether they differ; all that lie between would be too many shapes
+        sizes[kind] = "..".join(dict.fromkeys((classes[0], classes[-1])))
+    return f"{order}: " + ", ".join(f"{kind} {size}" for kind, size in sizes.items())
+
+
+def _kind(item: MediaItem) -> str:
+    if item.kind != "video":
+        return item.kind
+    return "frames" if item.frame_list else "video with sound" if item.samples is not None else "video"
+
+
+def _size(item: MediaItem) -> str:
+    if item.kind == "audio":
+        seconds = (item.samples or 0) / (item.sampling_rate or 1)
+        return f"{_half(seconds):+d}s"
+    across = round(log2(item.width / item.height)) if item.width and item.height else 0
+    size = f"{_half((item.width * item.height) ** 0.5):02d}px{max(-4, min(4, across)):+d}"
+    if item.kind == "image":
+        return size
+    frames = len(item.frame_indices or ())
+    return f"{size} {_count(frames)}f{'odd' if frames % 2 else ''}{'' if item.fps else ' no rate'}"
+
+
+def _half(value: float) -> int:
+    return round(log2(max(value, 1e-3)))
+
+
+def _count(number: int) -> str:
+    """A number up to 3 as it is, others in powers of two."""
+    return str(number) if number < 4 else f"{1 << (number.bit_length() - 1)}+"
+
+
+def _text_shape(encoded: Encoded) -> Shape:
+    conversation = orjson.loads(encoded.conversation)
+    messages = conversation["messages"]
+    roles = [message["role"] for message in messages]
+    follows = sorted({f"{before}>{after}" for before, after in zip(["", *roles], roles, strict=False)})
+    parts = [message["content"] for message in messages]
+    has = {
+        "tools": bool(conversation.get("tools")),
+        "calls": any(message.get("tool_calls") for message in messages),
+        "reasoning": any(message.get("reasoning_content") for message in messages),
+        "plain content": any(isinstance(part, str) for part in parts),
+        "empty content": any(not part for part in parts),
+        "several parts": any(isinstance(part, list) and len(part) > 1 for part in parts),
+        "weights": encoded.loss_weights is not None,
+        "later document": encoded.document > 1,
+    }
+    return " ".join([*follows, *(name for name, found in has.items() if found), *encoded.notes])
