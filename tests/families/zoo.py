@@ -12,17 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import transformers
 from build import tokenizer
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as AUDIO
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as IMAGE
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES as VIDEO
-from transformers.processing_utils import ProcessorMixin
 
-import vlm_prep.processors.preload  # noqa: F401 - first: it makes torchvision import beside CPU torch
+from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
-MODELS = Path(transformers.__file__).parent / "models"
 TOKEN = re.compile(r"""["'](<[^"'<>\s{}%]*>|\[[A-Z_]+\])["']""")
 NAMED = re.compile(r"""tokenizer\.(\w+_token)\b|getattr\(\s*tokenizer,\s*["'](\w+_token)["']""")
 ROLES = ("<|im_start|>", "<|im_end|>")
@@ -68,8 +61,12 @@ WRITES: dict[str, dict[str, str]] = {
 
 def chat_classes() -> dict[str, tuple[str, type]]:
     """{class: (folder of transformers.models, class)} of all that write media into a text or render a chat."""
+    ensure_torchvision()
+    import transformers
+    from transformers.processing_utils import ProcessorMixin
+
     found = {}
-    for file in sorted(MODELS.glob("*/processing_*.py")):
+    for file in sorted((Path(transformers.__file__).parent / "models").glob("*/processing_*.py")):
         source = file.read_text()
         if "replace_" not in source and "chat_template" not in source:
             continue
@@ -82,6 +79,12 @@ def chat_classes() -> dict[str, tuple[str, type]]:
 
 def part_class(attribute: str, folder: str, name: str) -> Any:
     """The class of a part that transformers has for a processor's models."""
+    import transformers
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as AUDIO
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as IMAGE
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES as VIDEO
+
     kinds = {"image": IMAGE, "video": VIDEO, "audio": AUDIO, "feature": AUDIO}
     mapping = next(names for kind, names in kinds.items() if kind in attribute)
     models = [folder, *(model for model, processor in PROCESSOR_MAPPING_NAMES.items() if processor == name)]

@@ -28,7 +28,7 @@ from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video,
 from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions
-from vlm_prep.processors.processor_parts import ARGUMENTS, Wiring, observe, part_of
+from vlm_prep.processors.processor_parts import Wiring, observe, part_of, small_calls
 from vlm_prep.processors.runs import RunFinder
 from vlm_prep.processors.runtime import describe
 
@@ -242,7 +242,7 @@ class Adapter(ABC):
     def wiring(self, kind: MediaKind) -> Wiring:
         """Return how the processor uses its part for a kind of media."""
         if kind not in self._wirings:
-            self._wirings[kind] = observe(self.hf, kind, self._tiny_calls(kind))
+            self._wirings[kind] = observe(self.hf, kind, self.small_calls(kind))
         return self._wirings[kind]
 
     @property
@@ -326,24 +326,11 @@ class Adapter(ABC):
         """Return what a text holds for one media."""
         return next((text for text, each in self.placeholders.items() if each == kind), "")
 
-    def _tiny_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
-        """The arguments of calls of the whole processor with small media: of two sizes, and one where that fails."""
-        from PIL import Image
-
-        one: dict[str, Any] = {"text": [self.text_for(kind)], "return_tensors": "pt"}
-        two = {**one, "text": [self.text_for(kind) * 2]}
-        if kind == "image":
-            pictures = [Image.new("RGB", size) for size in ((96, 64), (64, 128))]
-            return [{**two, "images": [pictures]}, {**one, "images": [pictures[:1]]}]
-        if kind == "audio":
-            rate = self.sampling_rate or 16_000
-            waves = [np.zeros(count, np.float32) for count in (rate, rate // 2)]
-            one["sampling_rate"] = two["sampling_rate"] = rate
-            return [{**two, "audio": waves}, {**one, "audio": waves[:1]}]
+    def small_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
+        """Return the arguments of calls of the whole processor that show how it uses a part, see `observe`."""
         header = MediaHeader(height=64, width=96, total_frames=4, fps=2.0)
-        frames = np.zeros((4, 64, 96, 3), np.uint8)
-        options = self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))])
-        return [{**one, ARGUMENTS[kind]: [[frames]], **options}]
+        options = self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))]) if kind == "video" else {}
+        return small_calls(kind, self.text_for(kind), self.sampling_rate or 16_000, options)
 
 
 def _header(media: Media) -> MediaHeader:

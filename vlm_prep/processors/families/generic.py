@@ -243,11 +243,11 @@ class Generic(Adapter):
             struct = media_struct(stored)
         return load_media(struct, rate=self.sampling_rate)
 
-    def _tiny_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
-        """See `Adapter._tiny_calls`: a large picture as well, which may be cut into tiles of their own name."""
+    def small_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
+        """See `Adapter.small_calls`: a large picture as well, which may be cut into tiles of their own name."""
         from PIL import Image
 
-        calls = super()._tiny_calls(kind)
+        calls = super().small_calls(kind)
         return [*calls, {**calls[-1], "images": [[Image.new("RGB", _LARGE)]]}] if kind == "image" else calls
 
     # how much of a row an answer depends on
