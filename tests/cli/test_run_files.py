@@ -195,6 +195,7 @@ def test_a_store_holds_the_file_that_makes_it_again(
         assert call(monkeypatch, *line, "-q") == 0
         assert tree(tmp_path / f"{stage}1") == tree(tmp_path / f"{stage}2")
     capsys.readouterr()
+    assert "trust_remote_code" not in (tmp_path / "a" / "run.yaml").read_text()
     assert call(monkeypatch, "why", tmp_path / "a") == 0
     words = ("why", tmp_path / "a", "--config", tmp_path / "a" / "run.yaml", "--set", "train_on=last")
     assert call(monkeypatch, *words) == 1

@@ -15,9 +15,9 @@ from vlm_prep.cli.place import (
     Place,
     ProcessorNow,
     SourceNow,
+    Work,
     cache_of,
     local,
-    run_and_show,
 )
 from vlm_prep.core.fields import Flag
 from vlm_prep.core.fingerprint import digest_json
@@ -65,7 +65,8 @@ def command(
     place = Place(folder=out)
     cache = cache_of(cache_dir, cache_bytes)
     now = _Now(source=source, processor=processor, cache=cache, trust_remote_code=trust_remote_code)
-    run_and_show(lambda: _finish(plan, run, now), place, as_json, run.say)
+    todo = Work(place=place, say=run.say, run=lambda: _finish(plan, run, now), preview=lambda: None)
+    todo.do_and_show(as_json)
 
 
 @dataclass(frozen=True, kw_only=True)

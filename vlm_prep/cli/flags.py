@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from annotated_doc import Doc
 
-from vlm_prep.cli.run_file import read_run_file, settings_in
+from vlm_prep.cli.run_file import RunFile, read_run_file, settings_in
 from vlm_prep.cli.takes import CommandFunction, Taken, Without, taken
 from vlm_prep.cli.typer_options import Grouped, parameter
 from vlm_prep.core import run_settings
@@ -102,7 +102,7 @@ _RUN_FILE = (
 
 def _written(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that the run file of a command line says."""
-    if not given.get("config_file") and not given.get("set"):
+    if not _COMMANDS[name].groups or not (given.get("config_file") or given.get("set")):
         return {}
     file = read_run_file(given["config_file"], given["set"] or ())
     return settings_in(file, name, _COMMANDS[name].in_files, in_files())
@@ -110,7 +110,13 @@ def _written(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def in_files() -> dict[str, list[Setting]]:
     """Return what a run file may say to each command."""
-    return {name: takes.in_files for name, takes in _COMMANDS.items()}
+    return {name: takes.in_files for name, takes in _COMMANDS.items() if takes.groups}
+
+
+def of_stage(stage: str, file: RunFile) -> dict[str, Any]:
+    """Return the arguments that a stage's function is called with for a run file alone."""
+    takes = _COMMANDS[stage]
+    return takes.arguments({}, settings_in(file, stage, takes.in_files, in_files()))
 
 
 def read(called: CommandFunction, arguments: Sequence[str]) -> dict[str, Any]:

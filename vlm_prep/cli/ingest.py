@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_doc import Doc
 
 from vlm_prep.cli import flags, options
-from vlm_prep.cli.place import place_for, run_and_show
+from vlm_prep.cli.place import Work, place_for
 from vlm_prep.core.run_settings import RunConfig
 from vlm_prep.core.settings import IngestConfig, SourceConfig
 
@@ -24,13 +24,28 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Read raw chats of any supported format into one store of samples, with media headers probed."""
+    todo = work(source, rows, config, run, quiet)
+    if dry_run:
+        options.show_json(todo.preview())
+    else:
+        todo.do_and_show(as_json)
+
+
+def work(source: str, rows: SourceConfig, config: IngestConfig, run: RunConfig, quiet: bool) -> Work:
+    """Open the source and return what is to be done."""
     from vlm_prep.ingest.ingest_run import ingest
     from vlm_prep.ingest.source import open_samples
 
     samples = open_samples(source, **asdict(rows))
-    if dry_run:
-        options.show_json({"rows": len(samples), "datasets": samples.describe(), "first_rows": samples.first_rows()})
-        return
     place = place_for(source, run, ".ingested")
     how = options.run_options(place.folder, run, quiet)
-    run_and_show(lambda: ingest(samples, config, how), place, as_json, how.say)
+    return Work(
+        place=place,
+        say=how.say,
+        run=lambda: ingest(samples, config, how),
+        preview=lambda: {
+            "rows": len(samples),
+            "datasets": samples.describe(),
+            "first_rows": samples.first_rows(),
+        },
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from annotated_doc import Doc
 
 from vlm_prep.cli import flags, options
-from vlm_prep.cli.place import CacheBytes, CacheDir, cache_of, place_for, run_and_show
+from vlm_prep.cli.place import CacheBytes, CacheDir, Work, cache_of, place_for
 from vlm_prep.core.fields import IsPath, Positional
 from vlm_prep.core.run_settings import RunConfig
 from vlm_prep.core.settings import PackConfig, TrustRemoteCode
@@ -28,14 +29,32 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Pack documents into sequences of exact length, per rank, with positions."""
-    from vlm_prep.pack.pack_run import dry_run as preview
-    from vlm_prep.pack.pack_run import pack
+    todo = work(source, config, run, trust_remote_code, cache_dir, cache_bytes, quiet)
+    if dry_run:
+        options.show_json(todo.preview())
+    else:
+        todo.do_and_show(as_json)
+
+
+def work(
+    source: str,
+    config: PackConfig,
+    run: RunConfig,
+    trust_remote_code: bool,
+    cache_dir: Path | None,
+    cache_bytes: str | None,
+    quiet: bool,
+) -> Work:
+    """Return what is to be done."""
+    from vlm_prep.pack.pack_run import dry_run, pack
     from vlm_prep.shards.object_store import store_path
 
     store = store_path(source, cache_of(cache_dir, cache_bytes))
-    if dry_run:
-        options.show_json(preview(store, config))
-        return
     place = place_for(source, run, ".packed")
     how = options.run_options(place.folder, run, quiet)
-    run_and_show(lambda: pack(store, config, how, trust_remote_code=trust_remote_code), place, as_json, how.say)
+    return Work(
+        place=place,
+        say=how.say,
+        run=lambda: pack(store, config, how, trust_remote_code=trust_remote_code),
+        preview=lambda: dry_run(store, config),
+    )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_doc import Doc
 
@@ -90,27 +90,44 @@ def cache_of(folder: Path | None, size: str | None) -> ShardCache:
     return shard_cache(folder, None if size is None else options.bytes_of(size, "cache_bytes"))
 
 
-def run_and_show(run: Callable[[], object], place: Place, as_json: bool, say: Callable[[str], None]) -> None:
-    """Run a stage and show the statistics of its output, also when it is complete with too many rejects.
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A stage that is ready to run."""
 
-    Args:
-        run: returns the manifest, None if there is no finished store to show.
-        place: of the store, which is copied to its object store if it has one.
-        as_json: how it is shown.
-        say: tells the user a line.
-    """
-    try:
-        if run() is None:
-            return
-    except RejectRateError:
-        _push_and_show(place, as_json, say)
-        raise
-    _push_and_show(place, as_json, say)
+    place: Place
+    say: Callable[[str], None]
+    run: Callable[[], object]
+    """Returns the manifest, None if there is no finished store to show."""
+    preview: Callable[[], Any]
+    """Returns what --dry-run shows."""
 
+    def do(self) -> bool:
+        """Run the stage and copy the store to its object store; return whether it is finished.
 
-def _push_and_show(place: Place, as_json: bool, say: Callable[[str], None]) -> None:
-    if place.url is not None:
-        from vlm_prep.shards.transfer import push
+        Raises:
+            RejectRateError: it is finished and copied, with too many rejects.
+        """
+        try:
+            if self.run() is None:
+                return False
+        except RejectRateError:
+            self._push()
+            raise
+        self._push()
+        return True
 
-        push(place.folder, place.url, say)
-    options.show_store(place.folder, as_json)
+    def do_and_show(self, as_json: bool) -> None:
+        """Do it and show the statistics of its output, also when it is complete with too many rejects."""
+        try:
+            if not self.do():
+                return
+        except RejectRateError:
+            options.show_store(self.place.folder, as_json)
+            raise
+        options.show_store(self.place.folder, as_json)
+
+    def _push(self) -> None:
+        if self.place.url is not None:
+            from vlm_prep.shards.transfer import push
+
+            push(self.place.folder, self.place.url, self.say)

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_doc import Doc
 
 from vlm_prep.cli import flags, options
-from vlm_prep.cli.place import place_for, run_and_show
+from vlm_prep.cli.place import Work, place_for
 from vlm_prep.core.run_settings import RunConfig
 from vlm_prep.core.settings import SourceConfig, TokenizeConfig
 
@@ -25,14 +25,26 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Tokenize and label multimodal chats into shards, and prove it against the real processor."""
+    todo = work(source, processor, rows, config, run, quiet)
+    if dry_run:
+        options.show_json(todo.preview())
+    else:
+        todo.do_and_show(as_json)
+
+
+def work(
+    source: str, processor: str, rows: SourceConfig, config: TokenizeConfig, run: RunConfig, quiet: bool
+) -> Work:
+    """Open the source and return what is to be done."""
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.tokenize.tokenize_run import dry_run as preview
-    from vlm_prep.tokenize.tokenize_run import tokenize
+    from vlm_prep.tokenize.tokenize_run import dry_run, tokenize
 
     samples = open_samples(source, **asdict(rows))
     place = place_for(source, run, ".tok")
     how = options.run_options(place.folder, run, quiet)
-    if dry_run:
-        options.show_json(preview(samples, processor, config, how))
-        return
-    run_and_show(lambda: tokenize(samples, processor, config, how), place, as_json, how.say)
+    return Work(
+        place=place,
+        say=how.say,
+        run=lambda: tokenize(samples, processor, config, how),
+        preview=lambda: dry_run(samples, processor, config, how),
+    )

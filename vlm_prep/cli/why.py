@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,9 +44,9 @@ def command(
 ) -> None:
     """Say which input, flag, tokenizer or template differs.
 
-    Give SOURCE and the flags of the stage, or --config FILE, after the folder. Without them the store is compared with
-    what its own run.yaml asks for now, from its own source and processor. Exit status 1 when something differs, 0 when
-    the same command would continue the run.
+    Give SOURCE and the flags of the stage, or --config FILE, after the folder; the store's own run.yaml with other
+    flags behind it is the shortest. Without them the store is compared with what its own source and processor are now.
+    Exit status 1 when something differs, 0 when the same command would continue the run.
     """
     from vlm_prep.core.fingerprint import changes
     from vlm_prep.engine.ownership import read_run
@@ -71,7 +71,11 @@ def _meaning(line: str) -> str:
 
 def _identity(stage: str, words: Sequence[str]) -> dict[str, Any]:
     """Return the identity of the run that the words behind a stage's command ask for."""
-    asked = flags.read(_STAGES[stage], words)
+    return identity_of(stage, flags.read(_STAGES[stage], words))
+
+
+def identity_of(stage: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity of the run that a stage's command would do with these arguments."""
     if stage == "pack":
         return _pack_identity(asked["source"], asked["config"])
     origin = options.Origin(
@@ -83,11 +87,7 @@ def _identity(stage: str, words: Sequence[str]) -> dict[str, Any]:
 def _identity_of_origin(store: Path, stage: str, config: dict[str, Any]) -> dict[str, Any]:
     from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
     from vlm_prep.core.stored_settings import stored_settings
-    from vlm_prep.shards.store_names import RUN_FILE
 
-    if (store / RUN_FILE).exists():
-        return _identity(stage, ["--config", str(store / RUN_FILE)])
-    # of an earlier version, or not finished
     if stage == "pack":
         from vlm_prep.shards.manifest import read_manifest
         from vlm_prep.shards.object_store import beside

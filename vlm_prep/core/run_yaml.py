@@ -35,7 +35,12 @@ def stored_run(stage: str, named: Mapping[str, str | None], *groups: Settings) -
     """
     head = f"vlm-prep {stage} --config run.yaml --out FOLDER makes this store again"
     own = ((read_annotation(name, str), value) for name, value in named.items())
-    grouped = ((each, getattr(group, each.name)) for group in groups for each in settings_of(type(group)))
+    grouped = (
+        (each, getattr(group, each.name))
+        for group in groups
+        for each in settings_of(type(group))
+        if each.name != "trust_remote_code"  # that code runs is said anew each time, never by a store
+    )
     return sealed_text(run_yaml(head, (*own, *grouped)))
 
 
