@@ -27,6 +27,7 @@ from vlm_prep.cli import (
     stats,
     tokenize,
     verify,
+    view,
     why,
 )
 from vlm_prep.core.errors import VlmPrepError
@@ -68,6 +69,7 @@ _COMMANDS: dict[str, flags.CommandFunction] = {
     "stats": stats.command,
     "doctor": doctor.command,
     "labels": labels.command,
+    "view": view.command,
     "rejects": rejects.command,
     "retry": retry.command,
     "why": why.command,

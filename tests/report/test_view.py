@@ -1,0 +1,205 @@
+"""A store as a page: in a real browser it opens, shows media, filters, plays, and lets no row script it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.report.view.picked_rows import pick
+from vlm_prep.report.view.shown_media import shown_media
+from vlm_prep.report.view.shown_rows import Reader
+from vlm_prep.report.view.viewing import view
+from vlm_prep.shards.reader import Store
+from vlm_prep.tokenize.tokenize_run import tokenize
+
+Options = Callable[..., RunOptions]
+HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+
+
+@pytest.fixture(scope="module")
+def reader(loaded: Callable[[str], LoadedProcessor]) -> Reader:
+    tokenizer = loaded("builtin").hf.tokenizer
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|video_pad|>")]
+    return Reader(tokenizer=tokenizer, media_ids=frozenset(ids))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real headless Chromium; skips where there is none."""
+    driver = shutil.which("chromedriver")
+    if driver is None or shutil.which("chromium") is None:
+        pytest.skip("no chromium and chromedriver here (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+def opened(browser: Any, page: str, folder: Path) -> Any:
+    path = folder / "page.html"
+    path.write_text(page, encoding="utf-8")
+    browser.get(path.as_uri())
+    return browser
+
+
+def text_of(browser: Any, element: str) -> str:
+    return str(browser.execute_script("return document.getElementById(arguments[0]).innerText", element))
+
+
+def choose(browser: Any, element: str, value: str) -> None:
+    script = (
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event(arguments[2]))"
+    )
+    for event in ("input", "change"):
+        browser.execute_script(script, element, value, event)
+
+
+def errors(browser: Any) -> list[Any]:
+    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_a_page_shows_rows_with_pictures_and_what_is_trained(
+    browser: Any, tokenized: Path, reader: Reader, tmp_path: Path
+) -> None:
+    opened(browser, view(tokenized, rows=40, seed=0, reader=reader), tmp_path)
+    row = Store(tokenized).row(0)
+    assert row["sample_id"] in text_of(browser, "row")
+    width = browser.execute_async_script(
+        "const done = arguments[0], image = document.querySelector('#row img');"
+        "image.decode().then(() => done(image.naturalWidth))"
+    )
+    assert width > 50
+    trained = browser.execute_script(
+        "return [...document.querySelectorAll('#row .on')].map(e => e.textContent).join('')"
+    )
+    assert trained == reader.tokenizer.decode(row["input_ids"][row["labels"] != -100].tolist())
+    assert errors(browser) == []
+
+
+def test_rows_are_searched_and_filtered(browser: Any, tokenized: Path, reader: Reader, tmp_path: Path) -> None:
+    opened(browser, view(tokenized, rows=40, seed=0, reader=reader), tmp_path)
+    choose(browser, "kind", "video")
+    kinds = ["+".join(sorted({each["kind"] for each in row["media"]})) or "text" for row in Store(tokenized).rows()]
+    assert text_of(browser, "found").startswith(f"{kinds.count('video')} of 40")
+    strip = browser.execute_script("return document.querySelectorAll('#row .strip img').length")
+    assert strip > 1
+    choose(browser, "kind", "")
+    choose(browser, "search", "no row says this")
+    assert text_of(browser, "found").startswith("0 of 40")
+    assert errors(browser) == []
+
+
+def test_packs_are_shown_as_bars_of_documents(browser: Any, packed: Path, reader: Reader, tmp_path: Path) -> None:
+    opened(browser, view(packed, rows=40, seed=0, reader=reader), tmp_path)
+    drawn = browser.execute_script("return document.querySelectorAll('#packs rect').length")
+    assert drawn == sum(len(row["seq_lens"]) for row in Store(packed).rows())
+    assert errors(browser) == []
+
+
+def test_a_row_cannot_script_the_page(browser: Any, tmp_path: Path, options: Options, reader: Reader) -> None:
+    rows = [
+        {"conversations": [{"from": "human", "value": HOSTILE}, {"from": "gpt", "value": HOSTILE}]},
+        {
+            "conversations": [{"from": "human", "value": f"<image>{HOSTILE}"}, {"from": "gpt", "value": "a"}],
+            "image": f"{HOSTILE.replace('/', '')}.jpg",
+        },
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    out = tmp_path / "out"
+    tokenize(
+        open_samples(tmp_path / "rows.json"),
+        "builtin:qwen2.5-vl-mini",
+        TokenizeConfig(),
+        options(out, max_reject_rate=1.0),
+    )
+    opened(browser, view(out, rows=10, seed=0, reader=reader, title=HOSTILE), tmp_path)
+    assert HOSTILE in text_of(browser, "row")
+    assert browser.execute_script("return [...document.scripts].length") == 2
+    assert "missing_file" in browser.execute_script("return document.getElementById('reject-rows').textContent")
+    browser.execute_script("document.querySelector('[data-tab=rejects]').click()")
+    assert browser.title == HOSTILE
+    assert errors(browser) == []
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (1000, 700), (420, 800)])
+def test_nothing_is_wider_than_the_window(
+    browser: Any, tokenized: Path, reader: Reader, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    browser.set_window_size(*size)
+    opened(browser, view(tokenized, rows=40, seed=0, reader=reader), tmp_path)
+    for tab in ("rows", "rejects", "charts", "about"):
+        browser.execute_script(f"document.querySelector('[data-tab={tab}]').click()")
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), tab
+
+
+def test_a_sound_has_a_waveform_and_plays(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, np.sin(np.arange(32_000) / 10).astype(np.float32), 16_000)
+    file = {"uri": str(path), "digest": "", "bytes": path.read_bytes()}
+    media = shown_media({"kind": "audio", "files": [file], "height": None, "tensors": None})
+    assert media["seconds"] == 2.0
+    assert max(media["peaks"]) == 1.0
+    browser.get("about:blank")
+    seconds = browser.execute_async_script(
+        "const done = arguments[1], sound = new Audio(arguments[0]);"
+        "sound.onloadedmetadata = () => done(sound.duration);"
+        "sound.onerror = () => done(-1)",
+        media["audio"],
+    )
+    assert seconds == pytest.approx(2.0, abs=0.01)
+
+
+def test_an_ingested_store_shows_its_conversations(ingested: Path) -> None:
+    page = view(ingested, rows=5, seed=0)
+    assert '"messages":[{"role":' in page
+    assert "5 shown here" in page
+
+
+def test_a_plan_over_another_store_is_refused_with_what_to_do(packed_index: Path) -> None:
+    with pytest.raises(InputError, match="no rows that can be shown"):
+        view(packed_index, rows=5, seed=0)
+
+
+def test_the_longest_the_shortest_and_those_near_the_limit_are_picked() -> None:
+    lengths = np.arange(1, 1001)
+    picked = pick(lengths, 80, limit=900, seed=0)
+    assert len(picked) == 80
+    assert picked[999] == ["longest"]
+    assert picked[0] == ["shortest"]
+    assert picked[899] == ["near the limit"]
+    assert picked == pick(lengths, 80, limit=900, seed=0)
+    assert picked != pick(lengths, 80, limit=900, seed=1)
+
+
+def test_media_that_are_gone_say_so(tmp_path: Path) -> None:
+    file = {"uri": str(tmp_path / "gone.png"), "digest": "", "bytes": None}
+    found = shown_media({"kind": "image", "files": [file], "height": 4, "width": 4, "tensors": None})
+    assert "missing_file" in found["note"]
