@@ -42,6 +42,7 @@ USER_TEMPLATE = """\
 
 def tokenizer(special: tuple[str, ...], **named: Any) -> Any:
     """A byte-level BPE with these special tokens."""
+    ensure_torchvision()
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())

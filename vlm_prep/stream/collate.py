@@ -29,7 +29,7 @@ from vlm_prep.stream.attention import (
     text_positions,
     thd_lengths,
 )
-from vlm_prep.stream.collate_base import TRAINED, Batch, Collate, array_of, rows_of, store_options, tensors
+from vlm_prep.stream.collate_base import IGNORE, TRAINED, Batch, Collate, array_of, rows_of, store_options, tensors
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, form_for
 
@@ -49,8 +49,9 @@ class PadCollate(Collate):
         shift: labels[t] is the token after input_ids[t], for trainers that compare position by position; False for
             models that shift inside (transformers).
         decoder_start_token_id: of an encoder-decoder (Nemotron-Parse; `for_store` knows): the batch holds
-            decoder_input_ids, which are the ids behind this token, and decoder_attention_mask, in place of input_ids
-            and attention_mask; labels[t] is what the decoder is to say at t, so `shift` has no meaning.
+            decoder_input_ids and decoder_attention_mask in place of input_ids and attention_mask; labels[t] is what
+            the decoder is to say at t, so `shift` has no meaning. The decoder's first token is this one: put before
+            rows that do not open with it themselves, as transformers' `generate` does with a decoder's prompt.
         options: see `collate_base.Collate`.
     """
 
@@ -78,6 +79,9 @@ class PadCollate(Collate):
             raise ValueError("these items are packs, whose documents must not see each other: use PackedCollate")
         room = len(self.dummy.ids) + self.shift if self.dummy is not None else 0
         length = self._length(items, room)
+        if self.decoder_start_token_id is not None:
+            # one longer: the last token of a row is no input, and the first is no label
+            items, length = [_opened(item, self.decoder_start_token_id) for item in items], length + 1
         batch = self._tokens(items, length)
         lengths = np.array([rows_of(item["input_ids"]) for item in items])
         batch["attention_mask"] = (np.arange(length) < lengths[:, None]).astype(np.int64)
@@ -86,15 +90,24 @@ class PadCollate(Collate):
             for name, values in batch.items():
                 batch[name] = values[:, 1:] if name in TRAINED else values[:, :-1]
         made = {**tensors(batch), **media}
-        return made if self.decoder_start_token_id is None else self._for_decoder(made, self.decoder_start_token_id)
+        return made if self.decoder_start_token_id is None else self._for_decoder(made)
 
-    def _for_decoder(self, batch: Batch, start: int) -> Batch:
-        ids = batch.pop("input_ids")
+    def _for_decoder(self, batch: Batch) -> Batch:
+        ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
         for name in self.token_values:
             batch.pop(name, None)
-        first = torch.full_like(ids[:, :1], start)
-        inputs = torch.cat([first, ids[:, :-1]], dim=1)
-        return {"decoder_input_ids": inputs, "decoder_attention_mask": batch.pop("attention_mask"), **batch}
+        trained = {name: batch.pop(name)[:, 1:] for name in TRAINED if name in batch}
+        return {"decoder_input_ids": ids[:, :-1], "decoder_attention_mask": mask[:, 1:], **trained, **batch}
+
+
+def _opened(item: Item, start: int) -> Item:
+    """An item whose ids open with a decoder's first token."""
+    ids = array_of(item["input_ids"])
+    if rows_of(ids) and int(ids[0]) == start:
+        return item
+    fill = {"input_ids": start, "labels": IGNORE, "loss_weights": 0}
+    arrays = {name: array_of(item[name]) for name in fill if name in item}
+    return {**item, **{name: np.concatenate([np.full(1, fill[name], a.dtype), a]) for name, a in arrays.items()}}
 
 
 class PackedCollate(Collate):

@@ -124,7 +124,9 @@ class NemotronParse(Adapter):
         return made
 
     def decoder_start(self) -> int | None:
-        """See `Adapter.decoder_start`."""
-        tokenizer = self.hf.tokenizer
-        named = (getattr(tokenizer, name, None) for name in ("decoder_start_token_id", "bos_token_id", "eos_token_id"))
-        return next((int(token) for token in named if token is not None), None)
+        """See `Adapter.decoder_start`: what the model's config says; without one, what its task prompts open with
+        (</s>, as the decoders of mBART's kind do)."""
+        config = self.loaded.model or {}
+        named = (part.get("decoder_start_token_id") for part in (config, config.get("decoder") or {}))
+        stated = next((int(token) for token in named if token is not None), None)
+        return stated if stated is not None else int(self.hf.tokenizer.eos_token_id)
