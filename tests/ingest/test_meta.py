@@ -186,7 +186,9 @@ def test_a_file_that_holds_no_object_is_refused(tmp_path: Path, text: str) -> No
     assert "neither" in refused(path)
 
 
-@pytest.mark.parametrize("value", ['{"a":' * 100_000 + "1" + "}" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "value", ['{"a":' * 100_000 + '"file_name"' + "}" * 100_000, '{"file_name": ' + "9" * 5000 + "}"]
+)
 def test_json_beyond_the_parsers_limits_is_refused(tmp_path: Path, value: str) -> None:
     path = tmp_path / "meta.json"
     path.write_text("{\n" + value[1:])
@@ -246,7 +248,9 @@ def test_the_name_of_a_data_file_is_its_only_dataset(data: Path) -> None:
 )
 @pytest.mark.usefixtures("data")
 def test_an_entry_that_cannot_be_used_is_refused(tmp_path: Path, entry: Any, parts: list[str]) -> None:
-    message = refused(meta(tmp_path, mine=entry))
+    # what has no entry with a file_name is a row
+    others = {} if isinstance(entry, dict) else {"other": {"file_name": "rows.jsonl"}}
+    message = refused(meta(tmp_path, mine=entry, **others))
     assert all(part in message for part in [*parts, "mine" if entry != {"file_name": "."} else ""]), message
 
 

@@ -53,7 +53,7 @@ def test_a_bad_row_is_rejected_and_the_others_are_read(tmp_path: Path) -> None:
     assert (bad_row.reason, bad_row.sample_id) == ("bad_row", "rows/2")
 
 
-@pytest.mark.parametrize("line", [b'{"a": "\xff"}', b'{"a": NaN}', b'{"a": "\\ud800"}', b"{" * 5000, b"\0"])
+@pytest.mark.parametrize("line", [b'{"a": "\xff"}', b'{"a": nope}', b'{"a": "\\ud800"}', b"{" * 5000, b"\0"])
 def test_text_that_json_cannot_hold_is_bad_json(tmp_path: Path, line: bytes) -> None:
     _, rejected = read_all(open_lines(tmp_path, json.dumps(CHAT), line))
     assert isinstance(rejected, Rejected) and rejected.reason == "bad_json"

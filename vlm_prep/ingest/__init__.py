@@ -4,7 +4,8 @@ Ingest opens data files (JSON, JSON lines, Parquet, Arrow) and nothing else: no 
 to read it in:
 
     spec      DatasetSpec: one dataset's file, format, columns and tags
-    names, sniff  what columns and tags are called; what kind of file this is
+    names, sniff  what columns and tags are called; how rows stand in a text file
+    json_scan     where the rows of other JSON than JSON lines are
     meta      load_source: a meta JSON, a data file or a folder → [DatasetSpec], or an InputError that says what to fix
     detect    what the head of a data file tells: its kind, format, conversation column and tags
     index     build_index: the byte range and line of every row of JSON, found without parsing the rows

@@ -18,9 +18,10 @@ from typing import Any, Final
 import orjson
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.ingest.index import array_elements
+from vlm_prep.core.row_json import RowJsonError, parse_row
+from vlm_prep.ingest.json_scan import BOM, elements
 from vlm_prep.ingest.names import require_distinct_tags
-from vlm_prep.ingest.sniff import BOM, row_kind
+from vlm_prep.ingest.sniff import text_form
 from vlm_prep.ingest.spec import (
     ASR_AUDIO_COLUMNS,
     COLUMN_NAMES,
@@ -112,8 +113,8 @@ def _head_rows(spec: DatasetSpec) -> Iterator[Row]:
     budget = _HEAD_BYTES
     for data in islice(_head_bytes(spec), _HEAD_ROWS):
         try:
-            row = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            row, _ = parse_row(data, lenient=spec.lenient_json)
+        except RowJsonError:
             row = None
         if isinstance(row, dict):
             yield row
@@ -123,14 +124,18 @@ def _head_rows(spec: DatasetSpec) -> Iterator[Row]:
 
 
 def _head_bytes(spec: DatasetSpec) -> Iterator[bytes]:
-    if row_kind(spec.file) == "lines":
-        with open(spec.file, "rb") as file:
+    form = text_form(spec.text, spec.reading)
+    with open(spec.text, "rb") as file:
+        if form == "lines":
             yield from (text for line in file if (text := line.removeprefix(BOM).strip()))
-        return
-    with open(spec.file, "rb") as file:
-        for start, end, _ in array_elements(spec.file):
-            file.seek(start)
-            yield file.read(end - start)
+        elif form == "cr_lines":
+            head = file.read(_HEAD_BYTES).removeprefix(BOM)
+            yield from (text for line in head.split(b"\r") if (text := line.strip()))
+        else:
+            found = elements(spec.text, form, rows_key=spec.rows_key, lenient=spec.lenient_json)
+            for start, end, _ in found:
+                file.seek(start)
+                yield file.read(end - start)
 
 
 def _detect_format(spec: DatasetSpec, first: Row) -> Format:
@@ -199,7 +204,7 @@ def _occurs(spec: DatasetSpec, column: str) -> bool:
     """Return whether the file holds the column's name, as a JSON string, anywhere."""
     if spec.tables:
         return False
-    with open(spec.file, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open(spec.text, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return any(data.find(written) >= 0 for written in {orjson.dumps(column), json.dumps(column).encode()})
 
 

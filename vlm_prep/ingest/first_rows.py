@@ -74,9 +74,9 @@ def check_shape(source: RowSource) -> None:
     found = survey(source)
     if not found.rows or found.rejects.total() < found.rows or not _SHAPE & found.rejects.keys():
         return
-    if not found.rejects.keys() <= _SHAPE:
-        return
     reason = found.rejects.most_common(1)[0][0]
+    if not found.rejects.keys() <= _SHAPE or (found.rows == 1 and reason != RejectReason.MISSING_COLUMN):
+        return  # one damaged row says nothing about a shape
     first, spec = found.examples[reason], source.spec
     row = source.first_object()
     which = "the only row" if found.rows == 1 else f"none of the first {found.rows:,} rows"

@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.remote import cached, is_remote
+from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.detect import resolve
+from vlm_prep.ingest.json_scan import BOM
 from vlm_prep.ingest.names import (
     check_columns,
     check_durations,
@@ -30,10 +32,11 @@ from vlm_prep.ingest.names import (
     check_ratio,
     check_tags,
 )
-from vlm_prep.ingest.sniff import BOM, LINE_SUFFIXES, check_text, is_json, open_input
+from vlm_prep.ingest.sniff import LINE_SUFFIXES, is_row, open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec, did_you_mean
 from vlm_prep.ingest.table_files import split_files
 from vlm_prep.media.table_rows import table_kind
+from vlm_prep.media.text_files import plain_name
 
 _HEAD = 64 << 10
 _MAX_META = 64 << 20
@@ -133,7 +136,7 @@ def load_source(
     if meta is None:
         if media_dir is not None:
             given["media_dir"] = str(media_dir) if is_remote(media_dir) else os.path.abspath(media_dir)
-        meta = {path.stem: {"file_name": remote or path.name} | given}
+        meta = {Path(plain_name(path)).stem: {"file_name": remote or path.name} | given}
     elif given:
         names = ", ".join(given)
         raise InputError(
@@ -169,7 +172,8 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         file_name=entry.file_name,
         media_dir=media_dir,
         format=check_format(where, entry.format),
-        columns=check_columns(where, entry.columns or {}),
+        columns=(columns := check_columns(where, entry.columns or {})),
+        given_columns=frozenset(columns),
         tags=(tags := check_tags(where, entry.tags or {})),
         given_tags=frozenset(tags),
         sample_ratio=check_ratio(where, 1.0 if entry.sample_ratio is None else entry.sample_ratio),
@@ -220,7 +224,8 @@ def _validate(path: Path, name: str, written: object) -> _Entry:
         raise InputError(f"{where}: unknown key {key!r}", hint)
     if fault["type"] == "missing":
         raise InputError(f"{where}: file_name is missing", _EXAMPLE)
-    what = f"{key}: {fault['msg']}, found {fault['input']!r}" if key else f"is {written!r}, not an object"
+    found = excerpt(fault["input"] if key else written)
+    what = f"{key}: {fault['msg']}, found {found}" if key else f"is {found}, not an object"
     raise InputError(f"{where}: {what}", _EXAMPLE)
 
 
@@ -240,36 +245,47 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
         return None
     with open_input(path) as file:
         head = file.read(_HEAD)
-        check_text(path, head)
-        starts_object = head.removeprefix(BOM).lstrip().startswith(b"{")
-        if (
-            path.suffix.lower() in LINE_SUFFIXES
-            or not starts_object
-            or os.fstat(file.fileno()).st_size > _MAX_META
-        ):
+        if not head.removeprefix(BOM).lstrip().startswith(b"{") or path.suffix.lower() in LINE_SUFFIXES:
+            return None
+        if os.fstat(file.fileno()).st_size > _MAX_META:
             return None
         data = (head + file.read()).removeprefix(BOM)
     try:
         value: dict[str, Any] = json.loads(data.decode(), object_pairs_hook=_unique_keys)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text: byte {error.start}") from error
-    except json.JSONDecodeError as error:
-        if is_json(data.lstrip().split(b"\n", 1)[0]):
-            return None  # JSON lines under the name .json
-        raise _malformed(path, error) from error
     except _RepeatedKeyError as error:
+        if not _names_files(data):
+            return None
         raise InputError(
             f"{path}: {error.args[0]!r} is written twice in one object", "Rename one."
         ) from error
-    except (ValueError, RecursionError) as error:  # what JSON allows and Python's parser does not
+    except (ValueError, RecursionError) as error:
+        if not _names_files(data) or is_row(data.lstrip().split(b"\n", 1)[0]):
+            return None  # data, and what is wrong with it is found there
+        if isinstance(error, json.JSONDecodeError):
+            raise _malformed(path, error) from error
         raise InputError(f"{path}: cannot be read as a meta file: {error}", _EXAMPLE) from error
-    return None if _is_row(value) else value
+    return value if _is_meta(value) else None
 
 
-def _is_row(value: dict[str, Any]) -> bool:
-    """Tell a file of one row, on one line, from a meta file."""
-    keys = {name for role in ("messages", "instruction") for name in COLUMN_NAMES[role]}
-    return any(key in keys and not isinstance(entry, dict) for key, entry in value.items())
+def _names_files(data: bytes) -> bool:
+    return b'"file_name"' in data
+
+
+def _is_meta(value: dict[str, Any]) -> bool:
+    """Tell a meta file from a row, or an object of rows: its entries have a file_name, or what is meant for one."""
+    if not value:
+        return True
+    entries = [entry for entry in value.values() if isinstance(entry, dict)]
+    if any("file_name" in entry for entry in entries):
+        return True
+    keys = set(_Entry.model_fields) - {"system_prompt", "user_prompt", "columns", "format", "tags"}
+    rows = {name for role in ("messages", "instruction", "text") for name in COLUMN_NAMES[role]}
+    near = [entry for entry in entries if not rows & entry.keys() and (keys & entry.keys() or _nearly_names(entry))]
+    return bool(entries) and len(entries) == len(value) and len(near) == len(entries)
+
+
+def _nearly_names(entry: dict[str, Any]) -> bool:
+    return any(isinstance(entry[key], str) and did_you_mean(key, ("file_name", "file", "path")) for key in entry)
 
 
 def _malformed(path: Path, error: json.JSONDecodeError) -> InputError:

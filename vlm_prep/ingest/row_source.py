@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.records import Rejected, Sample
+from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.ingest.embedded import mark, may_embed
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
@@ -30,6 +30,7 @@ from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 from vlm_prep.ingest.table_files import TableIndex, build_table_index
 from vlm_prep.media.places import Roots, check_roots
+from vlm_prep.media.text_files import form_of
 
 STAGE = "ingest"
 _OPTIONS: Final = (
@@ -73,7 +74,10 @@ class RowSource:
         Raises:
             InputError: a file is gone, damaged, not one we read, or a broken array.
         """
-        index = build_table_index(spec.tables, spec.file, spec.file_name) if spec.tables else build_index(spec.file)
+        if spec.tables:
+            index: RowIndex | TableIndex = build_table_index(spec.tables, spec.file, spec.file_name)
+        else:
+            index = build_index(spec.text, spec.reading)
         picks = pick_rows(len(index), spec.sample_ratio)[:limit]
         return cls(spec, index, picks, copies(len(index), len(picks)))
 
@@ -95,7 +99,7 @@ class RowSource:
         with self._reader() as read:
             for row in self.picks[:16].tolist():
                 try:
-                    value = read(row)
+                    value, _ = read(row)
                 except Reject:
                     continue
                 if isinstance(value, dict):
@@ -117,12 +121,16 @@ class RowSource:
             for name in _OPTIONS
             if getattr(spec, name) != getattr(DatasetSpec, name)
         }
+        if not spec.tables and (form := form_of(spec.file)):
+            options["text"] = form
         return {
             "dataset": spec.name,
             "file": spec.file_name,
             "kind": self.index.kind,
             "format": spec.format,
-            "columns": {role: " or ".join(spec.column_names(role)) for role in COLUMN_NAMES},
+            "columns": {
+                role: spec.columns.get(role) or " or ".join(spec.column_names(role)) for role in COLUMN_NAMES
+            },
             "tags": dict(spec.tags),
             # relative, so that moving data and media together changes nothing
             "media_dir": spec.media_dir
@@ -169,22 +177,25 @@ class RowSource:
         return self.spec.file_name, int(index.lines[row])
 
     @contextmanager
-    def _reader(self) -> Iterator[Callable[[int], Any]]:
-        """Give a function that parses a row."""
+    def _reader(self) -> Iterator[Callable[[int], tuple[Any, frozenset[str]]]]:
+        """Give a function that parses a row and says what it noted."""
         index, spec = self.index, self.spec
         if isinstance(index, TableIndex):
-            yield index.read
+            yield lambda row: (index.read(row), frozenset())
             return
-        with open_input(spec.file) as file:
-            yield lambda row: _json_row(file, index, row)
+        with open_input(spec.text) as file:
+            yield lambda row: _json_row(file, index, row, spec)
 
-    def _read_pick(self, read: Callable[[int], Any], place: int) -> Sample | Rejected:
+    def _read_pick(self, read: Callable[[int], tuple[Any, frozenset[str]]], place: int) -> Sample | Rejected:
         row = int(self.picks[place])
         source, line = self._stands(row)
         try:
-            sample = to_sample(read(row), self.spec, sample_id=self.sample_id(place), source=source, line=line)
+            value, notes = read(row)
+            sample = to_sample(value, self.spec, sample_id=self.sample_id(place), source=source, line=line)
         except Reject as reject:
             return self.reject(place, STAGE, reject.reason.value, reject.message)
+        if notes:
+            sample = replace(sample, notes=tuple(sorted({*sample.notes, *notes})))
         return self._noted(self._bounded(sample))
 
     def _noted(self, sample: Sample) -> Sample:
@@ -217,16 +228,20 @@ class RowSource:
         return replace(sample, media=tuple(media))
 
 
-def _json_row(file: BinaryIO, index: RowIndex, row: int) -> Any:
+def _json_row(file: BinaryIO, index: RowIndex, row: int, spec: DatasetSpec) -> tuple[Any, frozenset[str]]:
     start, end = int(index.starts[row]), int(index.ends[row])
     data = read_row(file, start, end)
-    value = _parse(data, int(index.lines[row]))
-    return mark(value, file.name, (start, end - start)) if may_embed(data) else value
+    value, notes = _parse(data, int(index.lines[row]), spec)
+    if may_embed(data) and spec.encoding is None:  # what needs a word of the user to be read is found by no uri
+        value = mark(value, str(spec.file), (start, end - start))
+    return value, notes
 
 
-def _parse(data: bytes, line: int) -> Any:
+def _parse(data: bytes, line: int, spec: DatasetSpec) -> tuple[Any, frozenset[str]]:
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        where = f"line {line + error.lineno - 1}, column {error.colno}"
-        raise Reject(RejectReason.BAD_JSON, f"{where}: {error.msg}") from error
+        return parse_row(data, lenient=spec.lenient_json)
+    except RepeatedKeyError as error:
+        raise Reject(RejectReason.DUPLICATE_KEY, f"line {line}: {error.message}") from error
+    except RowJsonError as error:
+        where = f"line {line + error.line - 1}, column {error.column}"
+        raise Reject(RejectReason.BAD_JSON, f"{where}: {error.message}") from error

@@ -1,55 +1,143 @@
-"""What kind of text a data file is, from its first 64 KiB: a JSON array, JSON lines, or neither.
+"""How rows stand in a text file, from its first 64 KiB: JSON lines, one array, objects one after the other, ...
 
 The content decides, not the suffix: `.json` files that hold JSON lines and `.jsonl` files that hold one array
-are both common. A suffix only breaks the tie for a first line that is not JSON.
+are both common. A suffix only breaks the tie for a first line that is not JSON. A file that is one object is looked
+into: its members may be the rows, or hold them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final
 
 import orjson
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.regular_files import open_regular
+from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.json_scan import BOM, LENIENT_HINT, Element, elements, first_members
+from vlm_prep.ingest.spec import COLUMN_NAMES, TextForm, TextReading
 
-RowKind = Literal["array", "lines"]
-BOM: Final = b"\xef\xbb\xbf"
 LINE_SUFFIXES: Final = (".jsonl", ".ndjson")
 
-_HEAD = 64 << 10
-_READ_FORMATS = "Rows are read from JSON arrays (.json) and lines (.jsonl), as UTF-8 text, and from Parquet and Arrow."
+_HEAD: Final = 64 << 10
+_MEMBERS: Final = 16
+_LARGE: Final = 4 << 20
+_READ_FORMATS: Final = (
+    "Rows are read from JSON arrays (.json) and lines (.jsonl), as UTF-8 text, plain or compressed (gz, zst, xz, bz2), "
+    "and from Parquet and Arrow."
+)
 _MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"PAR1", "Parquet"),
     (b"ARROW1", "Arrow"),
     (b"\xff\xff\xff\xff", "Arrow"),
-    (b"\x1f\x8b", "gzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"PK\x03\x04", "zip"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
 )
+_ROW_COLUMNS: Final = frozenset(name for role in ("messages", "instruction") for name in COLUMN_NAMES[role])
 
 
-def row_kind(path: str | Path) -> RowKind:
-    """Tell a JSON array from JSON lines.
+def text_form(path: str | Path, reading: TextReading) -> TextForm:
+    """Tell how the rows of a text file stand.
+
+    Args:
+        path: in UTF-8.
+        reading: how the user says it is to be read.
 
     Raises:
-        InputError: `path` is missing, empty, or neither of the two.
+        InputError: `path` is missing, empty, or holds no rows that are known.
     """
     with open_input(path) as file:
         head = file.read(_HEAD)
+        cut = bool(file.read(1))
     check_text(path, head)
+    if reading.rows_key is not None:
+        return "wrapped"
     lines = _head_lines(head)
     if lines[0].startswith(b"["):
-        return "lines" if len(lines) > 1 and _suffix(path) in LINE_SUFFIXES and is_json(lines[0]) else "array"
-    if _holds_json_lines(path, lines, cut=len(head) == _HEAD):
-        return "lines"
+        is_lines = len(lines) > 1 and _suffix(path) in LINE_SUFFIXES and is_json(lines[0])
+        return "lines" if is_lines else "array"
+    if b"\r" in lines[0] and not is_json(lines[0]) and is_json(lines[0].split(b"\r")[0]):
+        return "cr_lines"
     if lines[0].startswith(b"{"):
-        hint = f"{_READ_FORMATS} Put the rows in an array, or each on a line of its own."
-        raise InputError(f"{path}: holds one JSON object over several lines, not rows", hint)
-    raise InputError(f"{path}: is neither a JSON array nor JSON lines", _READ_FORMATS)
+        return _objects_form(path, lines, reading, cut=cut)
+    if reading.lenient_json:
+        return _after_comments(path, lines)
+    if _suffix(path) in LINE_SUFFIXES and any(line.startswith(b"{") for line in lines):
+        return "lines"  # in a file that says it holds lines a bad first line is one bad row
+    if is_row(lines[0], lenient=True) or lines[0].startswith((b"//", b"/*", b"#")):
+        raise InputError(f"{path}: is no JSON as it stands", LENIENT_HINT)
+    what = f"it begins with {excerpt(lines[0][:40].decode(errors='replace'))}"
+    raise InputError(f"{path}: is neither a JSON array nor JSON lines: {what}", _READ_FORMATS)
+
+
+def _objects_form(path: str | Path, lines: list[bytes], reading: TextReading, *, cut: bool) -> TextForm:
+    lenient = reading.lenient_json
+    several = len(lines) > 1
+    if several and is_row(lines[0], lenient=lenient):
+        return "lines"
+    if not several and not cut:
+        try:
+            return _one_object(path, lines, lenient)
+        except InputError:
+            if is_row(lines[0], lenient=lenient):
+                raise
+            return "lines"  # damaged: one bad row
+    if not several:  # a first line longer than the head: of many rows, or the only one
+        with open(path, "rb") as file:
+            file.readline()
+            if file.read(_HEAD).strip():
+                return "lines"
+        return _one_object(path, lines, lenient)
+    if _suffix(path) in LINE_SUFFIXES and not _is_indented(lines):
+        return "lines"  # a bad first line is one bad row
+    if not lenient and is_row(lines[0], lenient=True):
+        raise InputError(f"{path}: its lines are no JSON as they stand", LENIENT_HINT)
+    return _one_object(path, lines, lenient)
+
+
+def _is_indented(lines: list[bytes]) -> bool:
+    """Whether the first line only opens an object that goes on."""
+    return lines[0] in (b"{", b"[") or not lines[1].startswith(b"{")
+
+
+def _one_object(path: str | Path, lines: list[bytes], lenient: bool) -> TextForm:
+    """Tell what a text that starts with an object over several lines, or over all of it, is."""
+    members, is_whole = first_members(path, _MEMBERS, lenient=lenient)
+    one_line: TextForm = "lines" if len(lines) == 1 else "objects"
+    if not is_whole:
+        return "objects"
+    if not members or _ROW_COLUMNS & members.keys():
+        return one_line
+    with open(path, "rb") as file:
+        if all(_starts(file, element, b"{") for element in members.values()):
+            return "keyed"
+        nested = [key for key, element in members.items() if _starts(file, element, b"[") and _holds(file, element)]
+    if nested:
+        keys = " or ".join(excerpt(key) for key in nested)
+        hint = f"rows_key={nested[0]} reads them (--rows-key {nested[0]})."
+        raise InputError(f"{path}: is one object, with rows under {keys}", hint)
+    return one_line
+
+
+def _starts(file: BinaryIO, element: Element, sign: bytes) -> bool:
+    file.seek(element[0])
+    return file.read(1) == sign
+
+
+def _holds(file: BinaryIO, element: Element) -> bool:
+    file.seek(element[0] + 1)
+    return file.read(_HEAD).lstrip().startswith(b"{")
+
+
+def _after_comments(path: str | Path, lines: list[bytes]) -> TextForm:
+    """Tell an array from lines in a text that begins with a comment, or with what is JSON only by lenient_json."""
+    if _suffix(path) in LINE_SUFFIXES:
+        return "lines"
+    try:
+        next(iter(elements(path, "array", lenient=True)), None)
+    except InputError:
+        return "lines" if any(is_row(line, lenient=True) for line in lines) else "objects"
+    return "array"
 
 
 def open_input(path: str | Path) -> BinaryIO:
@@ -59,7 +147,7 @@ def open_input(path: str | Path) -> BinaryIO:
         InputError: there is no such file, it is a folder, or it may not be read.
     """
     try:
-        return open_regular(path)
+        return open(path, "rb")
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder, not a data file", _READ_FORMATS) from error
     except FileNotFoundError as error:
@@ -82,18 +170,11 @@ def check_text(path: str | Path, head: bytes) -> None:
         if head.startswith(magic):
             raise InputError(f"{path}: is a {name} file", _READ_FORMATS)
     if b"\0" in head.split(b"\n", 1)[0]:  # further down it is a damaged row
-        raise InputError(f"{path}: is a binary file", _READ_FORMATS)
+        raise InputError(f"{path}: is a binary file", f"{_READ_FORMATS} UTF-16 without a mark: --encoding utf-16-le.")
 
 
 def _head_lines(head: bytes) -> list[bytes]:
     return [line.strip() for line in head.removeprefix(BOM).strip().split(b"\n") if line.strip()]
-
-
-def _holds_json_lines(path: str | Path, lines: list[bytes], *, cut: bool) -> bool:
-    if lines[0].startswith(b"{") and (is_json(lines[0]) or (cut and len(lines) == 1)):
-        return True  # a first row longer than the head is cut, and cannot be parsed
-    # in a file that says it holds lines a bad first line is one bad row
-    return _suffix(path) in LINE_SUFFIXES and any(line.startswith(b"{") for line in lines)
 
 
 def _suffix(path: str | Path) -> str:
@@ -107,3 +188,16 @@ def is_json(line: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
+
+
+def is_row(line: bytes, *, lenient: bool = False) -> bool:
+    """Return whether a line is one complete object, as a row may be."""
+    if len(line) > _LARGE:
+        return False
+    try:
+        value: Any = parse_row(line, lenient=lenient)[0]
+    except RepeatedKeyError:
+        return True
+    except RowJsonError:
+        return False
+    return isinstance(value, dict)

@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 from vlm_prep.core.fields import did_you_mean as did_you_mean
 from vlm_prep.core.settings import MissingTags as MissingTags
+from vlm_prep.media.text_files import utf8_path
 
 Format = Literal["sharegpt", "messages", "alpaca", "asr"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
@@ -92,6 +93,19 @@ ROLE_NAMES: Final[dict[str, tuple[str, ...]]] = {
 _ROLES: Final = {"system_tag": "system", "user_tag": "user", "assistant_tag": "assistant", "tool_tag": "tool"}
 
 
+TextForm = Literal["array", "lines", "cr_lines", "objects", "keyed", "wrapped"]
+"""How rows stand in a text file, see `ingest.json_scan`; cr_lines end with a carriage return alone."""
+
+
+@dataclass(frozen=True)
+class TextReading:
+    """How the user says that a text file is to be read."""
+
+    encoding: str | None = None
+    lenient_json: bool = False
+    rows_key: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
     """Where one dataset is and how its rows are read."""
@@ -107,6 +121,8 @@ class DatasetSpec:
     """None until `detect.resolve` has seen the first row; then rows are read as sharegpt."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column role → the row's key, for the roles that are known."""
+    given_columns: frozenset[str] = frozenset()
+    """The roles whose columns the user gave."""
     tags: dict[str, str] = field(default_factory=dict)
     """Tag → the message's key (role_tag, content_tag) or the role's value (user_tag, …), where known."""
     given_tags: frozenset[str] = frozenset()
@@ -136,6 +152,20 @@ class DatasetSpec:
     """The key of an object under which its rows stand; a path of keys is written with dots."""
 
     @property
+    def reading(self) -> TextReading:
+        """How its text is read."""
+        return TextReading(self.encoding, self.lenient_json, self.rows_key)
+
+    @property
+    def text(self) -> str:
+        """The path of its text in UTF-8: the file's own, or that of a copy.
+
+        Raises:
+            InputError: it does not decode.
+        """
+        return utf8_path(self.file, self.encoding)
+
+    @property
     def folder(self) -> Path:
         """Where relative media paths start unless the user says otherwise."""
         return self.file if self.tables and self.tables != (self.file,) else self.file.parent
@@ -143,7 +173,11 @@ class DatasetSpec:
     def column_names(self, role: str) -> tuple[str, ...]:
         """Return the row keys to look under for a column role, best first."""
         named = self.columns.get(role)
-        return COLUMN_NAMES[role] if named is None else (named,)
+        if named is None:
+            return COLUMN_NAMES[role]
+        # the first row's name of the conversation is one of several, row by row
+        found = role == "messages" and role not in self.given_columns
+        return tuple(dict.fromkeys((named, *COLUMN_NAMES[role]))) if found else (named,)
 
     def tag(self, name: str) -> str:
         """Return a tag's value, by default the one of role/content messages."""

@@ -1,6 +1,7 @@
 """Pictures, videos and audio, by path, LMDB key or place in a data file.
 
     table_rows.py  rows of Parquet and Arrow files by number
+    text_files.py  text that is compressed or in another encoding, as UTF-8
     row_media.py   media inside the rows of a data file
     places.py  where media really lie, and within which bounds
     rules.py   what a run lets its media be

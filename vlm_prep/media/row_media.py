@@ -18,12 +18,13 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import orjson
 import pyarrow as pa
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.regular_files import open_regular
+from vlm_prep.core.row_json import parse_row
 from vlm_prep.media.table_rows import TableKind, read_scalar, table_kind
+from vlm_prep.media.text_files import utf8_path
 
 Place = int | tuple[int, int]
 """A table's row number, or (start, length) in bytes of a row of JSON text."""
@@ -43,7 +44,7 @@ def rows_kind(path: str) -> TableKind | Literal["json"] | None:
     kind = table_kind(path)
     if kind is not None or not os.path.isfile(path):
         return kind
-    with open_regular(path) as file:
+    with open_regular(utf8_path(path)) as file:
         head = file.read(4096).removeprefix(_BOM).lstrip()
     return "json" if head.startswith((b"{", b"[")) else None
 
@@ -85,10 +86,10 @@ def _json_value(path: str, row: str, steps: list[str]) -> Any:
 
 def _parsed(path: str, start: int, length: int) -> Any:
     """Return a row's value; the last one is kept, since a row's media are read one after the other."""
-    with open_regular(path) as file:
+    with open_regular(utf8_path(path)) as file:
         data = os.pread(file.fileno(), length, start)
     if _last.get("data") != data:
-        _last.update(data=data, value=orjson.loads(data))
+        _last.update(data=data, value=parse_row(data, lenient=True)[0])
     return _last["value"]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -17,12 +18,12 @@ from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.records import Media, Message, Sample
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, column, shown, text
-from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES, media_columns
+from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES, media_columns, media_names
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.row_marks import ROW_KEYS_WITH_MEANING, SEGMENT_KEYS_WITH_MEANING, RowMarks
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
-from vlm_prep.ingest.spec import COLUMN_NAMES, MEDIA_COLUMN_ALIASES, DatasetSpec
+from vlm_prep.ingest.spec import DatasetSpec
 from vlm_prep.media.files import split_uri
 
 
@@ -85,16 +86,14 @@ def build_sample(
 
 
 @lru_cache(maxsize=64)
-def _keys_read(columns: tuple[tuple[str, str], ...], read: tuple[str, ...]) -> frozenset[str]:
-    named = dict(columns)
-    roles = (*read, *MEDIA_ROLES.values(), "tools", "system", "id")
-    names = {name for role in roles for name in ((named[role],) if role in named else COLUMN_NAMES[role])}
-    aliases = {name for role in MEDIA_ROLES.values() if role not in named for name in MEDIA_COLUMN_ALIASES[role]}
-    return frozenset(names | aliases | {"mask_history"})
+def _keys_read(names: tuple[tuple[str, ...], ...]) -> frozenset[str]:
+    return frozenset(("mask_history", *chain.from_iterable(names)))
 
 
 def _read_keys(spec: DatasetSpec, read: tuple[str, ...]) -> frozenset[str]:
-    return _keys_read(tuple(spec.columns.items()), read)
+    """Return the columns that a row of conversation is read by."""
+    media = (media_names(spec, role) for role in MEDIA_ROLES.values())
+    return _keys_read((*(spec.column_names(role) for role in (*read, "tools", "system", "id")), *media))
 
 
 def _system_prompt(value: Any, queue: MediaQueue) -> list[Message]:

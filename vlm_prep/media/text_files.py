@@ -1,0 +1,140 @@
+"""Text files as plain UTF-8, which can be read at any byte: of a file that is compressed or in another encoding a copy
+is made once, any other is itself.
+
+    .gz .zst .xz .bz2            told by their first bytes, not by their names
+    UTF-16, UTF-32               told by their byte order mark
+    any other encoding           where the user names it
+
+Copies lie in `core.remote.cache_folder`, under the file's path, size and time; a row that does not decode keeps its
+bytes, so that it alone is rejected.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import lzma
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Final
+
+import pyarrow as pa
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.remote import cache_folder
+
+_CHUNK: Final = 8 << 20
+_COMPRESSED: Final[dict[bytes, str]] = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+    b"BZh": "bz2",
+}
+_MARKS: Final = (
+    *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
+ENDINGS: Final = (".gz", ".zst", ".zstd", ".xz", ".bz2")
+_VERSION: Final = 1
+
+
+def utf8_path(path: str | Path, encoding: str | None = None) -> str:
+    """Return the path of a file's text in UTF-8: its own, or that of a copy.
+
+    Args:
+        path: a file that exists.
+        encoding: of a file without a byte order mark; None for UTF-8.
+
+    Raises:
+        InputError: the file is not what its first bytes say, or there is no room for the copy.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise InputError(f"{path}: {what}", "Check the path; in a meta file it starts there.") from error
+    return _utf8_path(os.path.abspath(path), stat.st_size, stat.st_mtime_ns, encoding)
+
+
+def form_of(path: str | Path) -> str | None:
+    """Name how a file is compressed or encoded by its first bytes; None for plain text."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    found = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)
+    return found or next((name for mark, name in _MARKS if head.startswith(mark)), None)
+
+
+@lru_cache(maxsize=256)
+def _utf8_path(path: str, size: int, changed: int, encoding: str | None) -> str:
+    form = form_of(path)
+    if form is None and encoding in (None, "utf-8", "ascii", "utf-8-sig"):
+        return path
+    key = digest_json([_VERSION, path, size, changed, encoding]).removeprefix("xxh3:")[:16]
+    target = cache_folder() / "text" / key / plain_name(path)
+    if not target.exists():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copy-") as folder:
+                temporary = Path(folder) / target.name
+                _copy(path, form, encoding, temporary)
+                os.replace(temporary, target)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError) as error:
+            raise InputError(
+                f"{path}: cannot be read as {form or encoding} text: {error}",
+                "The file is damaged, or in another encoding (--encoding); copies of such files are kept in "
+                f"{target.parent.parent} ($VLM_PREP_CACHE).",
+            ) from error
+    return str(target)
+
+
+def plain_name(path: str | Path) -> str:
+    """Return a file's name without the ending of its compression."""
+    name = os.path.basename(path)
+    return next((name.removesuffix(end) for end in ENDINGS if name.lower().endswith(end)), name)
+
+
+def _copy(path: str, form: str | None, encoding: str | None, target: Path) -> None:
+    with _opened(path, form) as file, open(target, "wb") as out:
+        first = file.read(_CHUNK)
+        marked = next((name for mark, name in _MARKS if first.startswith(mark)), None)
+        if marked is None and encoding is None:
+            out.write(first)
+            while chunk := file.read(_CHUNK):
+                out.write(chunk)
+        else:
+            for text in _decoded(first, file, marked or str(encoding), strict=marked is not None):
+                out.write(text)
+
+
+def _decoded(first: bytes, file: IO[bytes], encoding: str, *, strict: bool) -> Iterator[bytes]:
+    # bytes that do not decode stay what they are: the row that holds them is not UTF-8, and is rejected
+    errors = "strict" if strict else "surrogateescape"
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    chunk = first
+    while chunk:
+        yield decoder.decode(chunk).encode("utf-8", errors)
+        chunk = file.read(_CHUNK)
+    yield decoder.decode(b"", final=True).encode("utf-8", errors)
+
+
+def _opened(path: str, form: str | None) -> IO[bytes]:
+    file: IO[bytes] = _OPENERS.get(form or "", open)(path, "rb")
+    return file
+
+
+def _open_zstd(path: str, mode: str) -> Any:
+    return pa.CompressedInputStream(path, "zstd")
+
+
+_OPENERS: Final[dict[str, Callable[[str, str], Any]]] = {
+    "gzip": gzip.open,
+    "xz": lzma.open,
+    "bz2": bz2.open,
+    "zstd": _open_zstd,
+}
