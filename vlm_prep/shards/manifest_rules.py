@@ -120,7 +120,8 @@ def _totals(totals: Mapping[str, Any]) -> None:
     datasets = totals.get("datasets", {})
     _must(isinstance(datasets, dict), "totals.datasets", "is no table")
     for name, counts in datasets.items():
-        _counts(counts, f"totals.datasets.{name}")
+        whole = {key: count for key, count in counts.items() if key != "audio_seconds"}  # the one that is no count
+        _counts(whole, f"totals.datasets.{name}")
     for number, count in enumerate(_list(totals.get("packs_by_rank", []), "totals.packs_by_rank")):
         _count(count, f"totals.packs_by_rank[{number}]")
 
