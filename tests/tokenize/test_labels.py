@@ -291,7 +291,8 @@ def kit_samples(kit: Path) -> list[Sample]:
 
 
 def said(message: dict[str, Any]) -> str:
-    text = "".join(part["text"] for part in message["content"])
+    content = message["content"]
+    text = content if isinstance(content, str) else "".join(part["text"] for part in content)
     for number, call in enumerate(message.get("tool_calls", [])):
         arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
         text += "\n" if number or message["content"] else ""

@@ -87,6 +87,9 @@ class Sample:
     line: int
     """1-based line in `source` where the row starts; in a table the 1-based row."""
     messages: list[Message]
+    strings: tuple[int, ...] = ()
+    """Messages whose content the source writes as a plain string, of which a template may make another text than of a
+    list with one part; in `messages` they are such lists."""
     media: tuple[Media, ...] = ()
     tools: list[dict[str, Any]] | None = None
     notes: tuple[str, ...] = ()

@@ -199,7 +199,11 @@ def read_task(samples: Samples, task: Task, pulse: Pulse, stage: str) -> Iterato
 
 def sample_row(sample: Sample) -> dict[str, Any]:
     """Return the columns of `shards.schema.sample_schema` for a probed sample."""
-    conversation = {"messages": sample.messages, **({"tools": sample.tools} if sample.tools else {})}
+    conversation = {
+        "messages": sample.messages,
+        **({"tools": sample.tools} if sample.tools else {}),
+        **({"strings": sample.strings} if sample.strings else {}),
+    }
     return {
         "sample_id": sample.sample_id,
         "dataset": sample.dataset,
@@ -219,6 +223,7 @@ def sample_from_row(row: dict[str, Any]) -> Sample:
         source=row["source"],
         line=row["line"],
         messages=conversation["messages"],
+        strings=tuple(conversation.get("strings", ())),
         tools=conversation.get("tools"),
         media=tuple(_media(item) for item in orjson.loads(row["media"])),
     )

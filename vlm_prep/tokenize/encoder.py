@@ -93,7 +93,7 @@ class SampleEncoder:
             Reject: the row cannot be written, with the reason.
             InputError: an overlong row under overlong="error".
         """
-        fitted = fit_to_template(sample.messages, sample.tools, self.template, self.config)
+        fitted = fit_to_template(sample.messages, sample.tools, self.template, self.config, sample.strings)
         messages, tools = fitted.messages, fitted.tools
         if not self.config.loss_weights and uses_weights(messages):
             raise reject_weights()

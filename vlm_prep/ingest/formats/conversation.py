@@ -68,6 +68,7 @@ def build_sample(
     marks.refuse_grounding(row, messages)
     if (masked := row.get("mask_history")) is not None and "mask_history" not in marks.ignored:
         _mask_history(masked, messages, marks)
+    strings = _strings([*(lead if _is_added(lead, messages) else []), *messages], turns, dialect)
     messages = _with_lead(lead, messages)
     tools = tool_schemas(column(row, spec, "tools", marks))
     require_storable(messages, tools, media)
@@ -78,6 +79,7 @@ def build_sample(
         source=place.source,
         line=place.line,
         messages=messages,
+        strings=strings,
         media=tuple(media),
         tools=tools,
         notes=tuple(sorted(marks.notes)),
@@ -102,8 +104,24 @@ def _system_prompt(value: Any, queue: MediaQueue) -> list[Message]:
     return [{"role": "system", "content": text_parts("system", text(value, "the system column"), queue)}]
 
 
+def _is_added(lead: list[Message], messages: list[Message]) -> bool:
+    return bool(lead) and messages[0] != lead[0]
+
+
+def _strings(messages: list[Message], turns: list[Row], dialect: Dialect) -> tuple[int, ...]:
+    """Return which messages are plain strings in the source, see `Sample.strings`."""
+    added = len(messages) - len(turns)  # a system column is a string
+    texts = [[part.get("text") for part in message["content"]] for message in messages]
+    return tuple(
+        number
+        for number, text in enumerate(texts)
+        if len(text) == 1 and isinstance(text[0], str)
+        if number < added or any(turns[number - added].get(key) == text[0] for key in dialect.content_keys)
+    )
+
+
 def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:
-    if not lead or messages[0] == lead[0]:
+    if not _is_added(lead, messages):
         return messages
     if other := next((message for message in messages if message["role"] == "system"), None):
         both = " and ".join(

@@ -119,7 +119,8 @@ class NemotronParse(Adapter):
 
         template = _compile_jinja_template(self.loaded.chat_template)
         text = template.render(messages=messages, **self.hf.tokenizer.special_tokens_map)
-        pages = [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
+        parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+        pages = [part["image"] for part in parts if part["type"] == "image"]
         made: Mapping[str, Any] = self.hf(images=pages or None, text=[text], return_tensors="pt")
         return made
 

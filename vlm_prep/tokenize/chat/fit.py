@@ -34,15 +34,29 @@ class Fitted:
 
 
 def fit_to_template(
-    messages: Sequence[Message], tools: Tools, template: ChatTemplate, config: TokenizeConfig
+    messages: Sequence[Message],
+    tools: Tools,
+    template: ChatTemplate,
+    config: TokenizeConfig,
+    strings: Sequence[int] = (),
 ) -> Fitted:
     """Return a row that the template renders in full.
+
+    Args:
+        messages: of the row, contents as lists of parts.
+        tools: of the row.
+        template: that it is rendered with.
+        config: what becomes of tools that the template leaves out.
+        strings: messages that are plain strings in the source; they stay so where the template takes strings.
 
     Raises:
         Reject: template_drops_content for what the template leaves out and no other form is known for.
     """
     facts, notes = template.facts, []
     fitted = list(messages)
+    if facts.strings:
+        for index in strings:
+            fitted[index] = {**fitted[index], "content": fitted[index]["content"][0]["text"]}
     if not facts.developer and any(message["role"] == "developer" for message in fitted):
         fitted = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fitted]
         notes.append(DEVELOPER_AS_SYSTEM)
@@ -64,6 +78,8 @@ def fit_to_template(
 def _as_string(message: Message) -> Message:
     """The message with its text parts joined, for templates that take strings."""
     parts = message["content"]
+    if isinstance(parts, str):
+        return message
     if any("text" not in part for part in parts):
         raise Reject(RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template takes text only")
     joined = {**message, "content": "".join(part["text"] for part in parts)}

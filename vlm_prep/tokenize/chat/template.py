@@ -14,7 +14,7 @@ means known places for the price of a join (3 µs) instead of a second render; u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -170,16 +170,13 @@ class ChatTemplate:
         With this, whether a row has places depends on the row alone and not on which gaps are known already: rows must
         come out the same for any number of workers.
         """
-        plain = [
-            {**message, "content": [{**part, "text": "x"} if part.get("text") else part for part in message["content"]]}
-            for message in messages
-        ]
+        plain = [_with_texts(message, lambda text: "x" if text else text) for message in messages]
         try:
             rendered = self.render(plain)
         except Reject:
             return None
         places = self._place_by_marks(rendered, plain, None).places
-        written = _written_between(rendered, places, sum("text" in part for m in messages for part in m["content"]))
+        written = _written_between(rendered, places, sum(len(_texts_of(each)) for each in messages))
         return None if written is None else self._place_by_gaps(text, messages, written)
 
     def _place_by_gaps(self, text: str, messages: Sequence[Message], known: Sequence[str | None]) -> Places | None:
@@ -191,13 +188,12 @@ class ChatTemplate:
         position = len(pieces[0])
         number = 0
         for index, message in enumerate(messages):
-            for place, part in enumerate(message["content"]):
-                if "text" in part:
-                    number += 1
-                    content, gap = part["text"], known[number] or ""
-                    places.append(TextPlace(index, position, position + len(content), part=place))
-                    position += len(content) + len(gap)
-                    pieces += (content, gap)
+            for place, content in _texts_of(message):
+                number += 1
+                gap = known[number] or ""
+                places.append(TextPlace(index, position, position + len(content), part=place))
+                position += len(content) + len(gap)
+                pieces += (content, gap)
         return tuple(places) if "".join(pieces) == text else None
 
     def _place_by_marks(
@@ -263,17 +259,36 @@ def _alias_reasoning(message: Message) -> Message:
     return message if reasoning is None else {"thinking": reasoning, **message}
 
 
+def _texts_of(message: Message) -> list[tuple[int, str]]:
+    """The texts of a message with their places in its content."""
+    content = message["content"]
+    if isinstance(content, str):
+        return [(0, content)]
+    return [(place, part["text"]) for place, part in enumerate(content) if "text" in part]
+
+
+def _with_texts(message: Message, change: Callable[[str], str]) -> Message:
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": change(content)}
+    return {**message, "content": [{**p, "text": change(p["text"])} if "text" in p else p for p in content]}
+
+
 def _gaps_between(messages: Sequence[Message]) -> list[Gap] | None:
     """Return what lies before the first text, between each two, and after the last: roles that begin, media kinds.
 
-    None for rows that a template may treat in special ways: tool calls, reasoning, contents that are no lists.
+    None for rows that a template may treat in special ways: tool calls, reasoning.
     """
     gaps: list[Gap] = []
     gap: list[str] = ["start"]
     for message in messages:
         content = message["content"]
-        if isinstance(content, str) or "tool_calls" in message or "reasoning_content" in message:
+        if "tool_calls" in message or "reasoning_content" in message:
             return None
+        if isinstance(content, str):
+            gaps.append((*gap, "\n" + message["role"] + "\n"))
+            gap = []
+            continue
         gap.append("\n" + message["role"])
         for part in content:
             if "text" in part:

@@ -43,6 +43,8 @@ class TemplateFacts:
     reasoning: bool
     parts: bool
     """Whether content is a list of typed parts (else a plain string)."""
+    strings: bool
+    """Whether content may be a plain string."""
     developer: bool
     """Whether it knows the role `developer`."""
     generation: bool
@@ -103,6 +105,7 @@ class _Probe:
             tool_calls=self._mentions([user, {**plain, "tool_calls": [call(_SENTINEL)]}]),
             reasoning=self._mentions([user, {**plain, "reasoning_content": _SENTINEL}]),
             parts=self.parts,
+            strings=self._content_reaches(_SENTINEL),
             developer="developer" in source and self._mentions([message("developer", _SENTINEL, self.parts), user]),
             generation=_GENERATION.search(source) is not None,
             prefix_stable=self._is_prefix_stable(whole, turn_end),

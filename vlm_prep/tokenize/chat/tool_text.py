@@ -47,7 +47,7 @@ def _with_calls_as_text(message: Message, train: bool) -> Message:
     if not calls:
         return message
     lines = [f"<tool_call>\n{_json(_function(call))}\n</tool_call>" for call in calls]
-    content = list(message["content"])
+    content = as_parts(message["content"])
     if any(part.get("text") for part in content):
         lines[0] = "\n" + lines[0]
     content.append({"type": "text", "text": "\n".join(lines), **({} if train else {"train": False})})
@@ -63,9 +63,14 @@ def _with_tools_in_system(messages: list[Message], tools: list[dict[str, Any]]) 
     text = _PREAMBLE + "\n".join(_json(tool) for tool in tools) + "\n</tools>"
     if messages and messages[0]["role"] == "system":
         first = messages[0]
-        content = [*first["content"], {"type": "text", "text": "\n\n" + text}]
+        content = [*as_parts(first["content"]), {"type": "text", "text": "\n\n" + text}]
         return [{**first, "content": content}, *messages[1:]]
     return [{"role": "system", "content": [{"type": "text", "text": text}]}, *messages]
+
+
+def as_parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return content as a new list of parts."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
 def _json(value: Any) -> str:
