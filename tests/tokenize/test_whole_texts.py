@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_styles import CHATML, JOIN
 
 from vlm_prep.core.errors import Reject
+from vlm_prep.core.settings import IngestConfig
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.ingest_run import ingest
+from vlm_prep.ingest.source import open_samples
 from vlm_prep.tokenize.chat.sentinels import free_codes, stands_whole
 from vlm_prep.tokenize.tokenize_job import row_of
 from vlm_prep.tokenize.verify.real_processor import Oracle
@@ -119,3 +125,74 @@ def test_free_codes_are_a_row_that_the_text_does_not_hold() -> None:
     assert free_codes("\U000f0001", 3) == 0xF0002
     assert free_codes("\U000f0001\U000ffffd", 0xFFFE) == 0x100000
     assert free_codes("\U000f0001\U00100001", 0xFFFE) is None
+
+
+BY_ID = (
+    JOIN + "{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' ~ said(m.content) -}}"
+    "{%- for call in m.tool_calls or [] -%}"
+    "{{- '<tool_call>' ~ call.id ~ ' ' ~ (call.function.arguments | tojson) ~ '</tool_call>' -}}"
+    "{%- endfor -%}{{- '<|im_end|>\\n' -}}{%- endfor -%}"
+    "{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' -}}"
+)
+NINE_LETTERS = BY_ID.replace("call.id ~ ' '", "call.function.name ~ ' '").replace(
+    "{{- '<tool_call>'",
+    "{%- if not call.id or call.id | length != 9 -%}{{- raise_exception('nine letters') -}}{%- endif -%}"
+    "{{- '<tool_call>'",
+)
+NAMES_ONLY = BY_ID.replace("call.id ~ ' ' ~ (call.function.arguments | tojson)", "call.function.name")
+
+
+def calling(identity: str | None, content: Any = "") -> list[dict[str, Any]]:
+    call = {"type": "function", "function": {"name": "crop", "arguments": {"n": 1}}}
+    message = {"role": "assistant", "content": content, "tool_calls": [{"id": identity, **call} if identity else call]}
+    return [turn("user", "a?"), message, turn("tool", "ok"), turn("assistant", "b")]
+
+
+def test_calls_of_a_template_that_writes_ids_in_place_of_names_are_its_own(bench: Make) -> None:
+    made = bench("builtin", template=BY_ID)
+    encoded = made.encode(calling("functions.crop:0"))
+    assert made.text_of(encoded) == f'<tool_call>functions.crop:0 {{"n": 1}}</tool_call>{END}b{END}'
+    assert encoded.notes == ()
+    assert Oracle(made.encoder, made.encoder.config).compare(row_of(encoded)).differences == ()
+    for identity in (None, "c1"):
+        with pytest.raises(Reject, match="does not hold 'crop'") as caught:
+            made.encode(calling(identity))
+        assert caught.value.reason.value == "template_drops_content"
+
+
+def test_calls_of_a_template_that_asks_for_ids_are_its_own(bench: Make) -> None:
+    made = bench("builtin", template=NINE_LETTERS)
+    encoded = made.encode(calling("abcdefghi"))
+    assert made.text_of(encoded) == f'<tool_call>crop {{"n": 1}}</tool_call>{END}b{END}'
+    assert encoded.notes == ()
+    with pytest.raises(Reject, match="nine letters"):
+        made.encode(calling(None))
+
+
+def test_calls_whose_arguments_a_template_leaves_out_are_written_as_text(bench: Make) -> None:
+    made = bench("builtin", template=NAMES_ONLY)
+    encoded = made.encode(calling(None))
+    assert encoded.notes == ("tools_as_text",)
+    assert '"arguments":{"n":1}' in made.text_of(encoded)
+
+
+COUNTS_CONTENT = BY_ID.replace(
+    "'<tool_call>' ~ call.id", "('!' if m.content else '') ~ '<tool_call>' ~ call.function.name"
+)
+
+
+def test_a_string_of_the_source_stays_a_string_for_the_template(tmp_path: Path, bench: Make) -> None:
+    """A list with an empty text is something to a template, an empty string is nothing."""
+    made = bench("builtin", template=COUNTS_CONTENT)
+    contents = ["", [], [{"type": "text", "text": ""}], "a", [{"type": "text", "text": "a"}]]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": calling(None, content)}) for content in contents))
+    texts = [made.text_of(made.encoder.encode(sample, ())) for sample in open_samples(path).read(0, len(contents))]
+    call = f'<tool_call>crop {{"n": 1}}</tool_call>{END}b{END}'
+    assert texts == [call, call, "!" + call, "a!" + call, "a!" + call]
+    ingested = tmp_path / "ingested"
+    ingest(open_samples(path), IngestConfig(), RunOptions(out=ingested, workers=0, progress=False))
+    again = [
+        made.text_of(made.encoder.encode(sample, ())) for sample in open_samples(ingested).read(0, len(contents))
+    ]
+    assert again == texts

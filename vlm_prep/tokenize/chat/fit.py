@@ -68,11 +68,26 @@ def fit_to_template(
             )
         fitted, tools = write_tools_as_text(fitted, tools, facts, train_calls=config.train_tool_calls)
         notes.append(TOOLS_AS_TEXT)
+    elif calls and facts.call_key == "id":
+        _require_names_in_ids(fitted)
     if not facts.parts:
         fitted = [_as_string(message) for message in fitted]
     if facts.reasoning:
         fitted = _with_reasoning_apart(fitted, tools, template)
     return Fitted(fitted, tools, tuple(notes))
+
+
+def _require_names_in_ids(messages: Sequence[Message]) -> None:
+    """Refuse calls whose function would not be written by a template that writes their ids in place of names."""
+    for index, message in enumerate(messages):
+        for call in message.get("tool_calls") or ():
+            name, identity = call["function"]["name"], call.get("id")
+            if name not in (identity or ""):
+                raise Reject(
+                    RejectReason.TEMPLATE_DROPS_CONTENT,
+                    f"message {index}: the chat template writes a call's id in place of its function's name, and the "
+                    f"id {identity!r} does not hold {name!r}; give ids such as 'functions.{name}:0'",
+                )
 
 
 def _as_string(message: Message) -> Message:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from vlm_prep.core.records import Message
 
@@ -26,6 +26,8 @@ _PRIVATE = re.compile("[\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 Area = tuple[int, re.Pattern[str]]
 """The first of the marks' code points, and what finds a mark."""
 Kind = Literal["text", "reasoning", "call"]
+CallKey = Literal["name", "id"]
+"""Which of a call's keys a template writes its function's name from: Kimi's write ids such as `functions.zoom:0`."""
 Edges = Literal["outside", "inside", "without"]
 """Where marks stand to the blanks at a text's edges: around them, between them and the rest, or those are left out."""
 
@@ -83,7 +85,7 @@ def _any_of(first: int, count: int) -> re.Pattern[str]:
     return re.compile(f"[{chr(first)}-{chr(first + count - 1)}]")
 
 
-def pieces_of(message: Message, index: int) -> list[Piece]:
+def pieces_of(message: Message, index: int, call_key: CallKey = "name") -> list[Piece]:
     """Return a message's pieces: its reasoning, its texts, the names of the functions it calls."""
     found: list[Piece] = []
 
@@ -91,11 +93,11 @@ def pieces_of(message: Message, index: int) -> list[Piece]:
         found.append(piece)
         return piece.text
 
-    with_pieces(message, index, note)
+    with_pieces(message, index, note, call_key)
     return found
 
 
-def with_pieces(message: Message, index: int, change: Wrap) -> Message:
+def with_pieces(message: Message, index: int, change: Wrap, call_key: CallKey = "name") -> Message:
     """Return a message with every piece replaced by what `change` makes of it.
 
     An empty text is a piece only where a message holds nothing else: templates ask whether there is a text at all.
@@ -117,10 +119,18 @@ def with_pieces(message: Message, index: int, change: Wrap) -> Message:
         ]
     if message.get("tool_calls"):
         new["tool_calls"] = [
-            {**call, "function": {**function, "name": change(Piece(index, "call", number, function["name"]))}}
-            for number, (call, function) in enumerate((call, call["function"]) for call in message["tool_calls"])
+            _with_name(call, change(Piece(index, "call", number, _name_of(call, call_key))), call_key)
+            for number, call in enumerate(message["tool_calls"])
         ]
     return new
+
+
+def _name_of(call: dict[str, Any], key: CallKey) -> str:
+    return str(call.get("id", "") if key == "id" else call["function"]["name"])
+
+
+def _with_name(call: dict[str, Any], name: str, key: CallKey) -> dict[str, Any]:
+    return {**call, "id": name} if key == "id" else {**call, "function": {**call["function"], "name": name}}
 
 
 def says_something(message: Message) -> bool:
@@ -130,7 +140,9 @@ def says_something(message: Message) -> bool:
     return bool(said or message.get("reasoning_content") or message.get("tool_calls"))
 
 
-def mark(messages: Sequence[Message], first: int, edges: Edges = "outside") -> tuple[list[Message], list[Piece]]:
+def mark(
+    messages: Sequence[Message], first: int, edges: Edges = "outside", call_key: CallKey = "name"
+) -> tuple[list[Message], list[Piece]]:
     """Return the messages with every piece between its two marks, and the pieces in order."""
     pieces: list[Piece] = []
 
@@ -143,7 +155,7 @@ def mark(messages: Sequence[Message], first: int, edges: Edges = "outside") -> t
         marked = f"{chr(code)}{core}{chr(code + 1)}"
         return marked if edges == "without" else f"{lead}{marked}{trail}"
 
-    return [with_pieces(message, index, wrap) for index, message in enumerate(messages)], pieces
+    return [with_pieces(message, index, wrap, call_key) for index, message in enumerate(messages)], pieces
 
 
 def split_edges(text: str) -> tuple[str, str, str]:
@@ -257,13 +269,15 @@ def _kept(gap: str, bare: str, trail: str, lead: str) -> tuple[int, int] | None:
     return fits[0] if len(fits) == 1 else None
 
 
-def without(messages: Sequence[Message], target: Piece, text: str) -> list[Message]:
+def without(
+    messages: Sequence[Message], target: Piece, text: str, call_key: CallKey = "name"
+) -> list[Message]:
     """Return the messages with one piece replaced by another text."""
 
     def change(piece: Piece) -> str:
         return text if (piece.kind, piece.part) == (target.kind, target.part) else piece.text
 
     return [
-        with_pieces(message, index, change) if index == target.message else message
+        with_pieces(message, index, change, call_key) if index == target.message else message
         for index, message in enumerate(messages)
     ]

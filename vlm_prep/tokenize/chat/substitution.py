@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vlm_prep.core.records import Message
-from vlm_prep.tokenize.chat.sentinels import Piece, TextPlace, stands_whole, without
+from vlm_prep.tokenize.chat.sentinels import CallKey, Piece, TextPlace, stands_whole, without
 
 _OTHER = "\ufdd0"
 """Stands in for a text: a code point that no text holds (a Unicode noncharacter)."""
 
 
 def place_by_substitution(
-    render: Callable[[Sequence[Message]], str], text: str, messages: Sequence[Message], piece: Piece
+    render: Callable[[Sequence[Message]], str],
+    text: str,
+    messages: Sequence[Message],
+    piece: Piece,
+    call_key: CallKey = "name",
 ) -> TextPlace | None:
     """Return where `piece` stands whole in `text`, or None where that cannot be told.
 
@@ -25,11 +29,12 @@ def place_by_substitution(
         text: what it makes of `messages`.
         messages: the conversation.
         piece: one of its texts.
+        call_key: where the template takes functions' names from.
 
     Raises:
         Reject: as `render` does.
     """
-    other = render(without(messages, piece, _OTHER))
+    other = render(without(messages, piece, _OTHER, call_key))
     start = other.find(_OTHER)
     if start < 0 or (other.count(_OTHER) > 1 and piece.kind != "call"):
         return None

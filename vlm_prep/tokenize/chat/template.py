@@ -151,9 +151,11 @@ class ChatTemplate:
         """Place texts one by one; what cannot be placed and is nowhere in the text is missing."""
         places: list[TextPlace] | None = []
         missing = []
-        for piece in (piece for index, each in enumerate(messages) for piece in pieces_of(each, index)):
+        for piece in self._pieces(messages):
             try:
-                place = place_by_substitution(lambda each: self.render(each, tools), text, messages, piece)
+                place = place_by_substitution(
+                    lambda each: self.render(each, tools), text, messages, piece, self.facts.call_key
+                )
             except Reject:  # a template may refuse the text that stands in
                 place = None
             if place is None and not any(form in text for form in (piece.text.strip(), *json_forms(piece.text))):
@@ -222,10 +224,10 @@ class ChatTemplate:
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, edges: Edges
     ) -> tuple[str, list[TextPlace], tuple[Piece, ...], list[Piece]] | None:
         """Return the text less its marks, the places found, the pieces missing, and all pieces."""
-        area = free_area(text, sum(len(pieces_of(message, index)) for index, message in enumerate(messages)))
+        area = free_area(text, len(self._pieces(messages)))
         if area is None:
             return None
-        marked, pieces = mark(messages, area[0], edges)
+        marked, pieces = mark(messages, area[0], edges, self.facts.call_key)
         try:
             with_marks = self.render(marked, tools)
         except Reject:
@@ -234,6 +236,10 @@ class ChatTemplate:
         plain, places, seen = read_marks(with_marks, pieces, area)
         missing = tuple(piece for number, piece in enumerate(pieces) if piece.text and number not in seen)
         return plain, places, missing, pieces
+
+    def _pieces(self, messages: Sequence[Message]) -> list[Piece]:
+        key = self.facts.call_key
+        return [piece for index, message in enumerate(messages) for piece in pieces_of(message, index, key)]
 
     def frame(self) -> str:
         """Return what the template writes around turns of all roles and around media, in one-letter conversations."""

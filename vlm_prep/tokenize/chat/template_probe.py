@@ -13,10 +13,13 @@ from typing import Any, Literal
 
 from vlm_prep.core.errors import ProcessorError, Reject
 from vlm_prep.core.records import Message
+from vlm_prep.tokenize.chat.sentinels import CallKey
 
 Render = Callable[..., str]
 Reasoning = Literal["kept", "dropped from earlier turns", "ignored"]
-_SENTINEL, _QUESTION, _CALL = "vlmprepsentinel", "vlmprepquestion", "vlmprepcall"
+_SENTINEL, _QUESTION, _CALL, _VALUE = "vlmprepsentinel", "vlmprepquestion", "vlmprepcall", "vlmprepvalue"
+_IDS = (None, "functions.f:0", "call00001")
+"""Of calls: none, as Kimi's models write them, and of the nine letters that Mistral's templates ask for."""
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
@@ -40,6 +43,9 @@ class TemplateFacts:
     """What the template writes between a text and the name of the call behind it, less blanks; empty if unknown."""
     tools: bool
     tool_calls: bool
+    """Whether a call's function and arguments are written."""
+    call_key: CallKey
+    """Where the name of a called function is taken from."""
     reasoning: bool
     parts: bool
     """Whether content is a list of typed parts (else a plain string)."""
@@ -93,6 +99,7 @@ class _Probe:
         header = opened[len(closed) :]
         said = whole[len(opened) : start] if whole.startswith(opened) and len(opened) <= start else ""
         plain = message("assistant", "a", self.parts)
+        self._call_key = self._name_of_calls(plain)
         return TemplateFacts(
             turn_end=turn_end,
             after_last=after_last,
@@ -102,7 +109,8 @@ class _Probe:
             header_is_prompt=whole[:start].endswith(header + said) and not said.strip(),
             call_opening=self._call_opening(),
             tools=self._mentions([user], tools=[_tool(_SENTINEL)]),
-            tool_calls=self._mentions([user, {**plain, "tool_calls": [call(_SENTINEL)]}]),
+            tool_calls=self._call_key is not None,
+            call_key=self._call_key or "name",
             reasoning=self._mentions([user, {**plain, "reasoning_content": _SENTINEL}]),
             parts=self.parts,
             strings=self._content_reaches(_SENTINEL),
@@ -164,11 +172,29 @@ class _Probe:
             return False
         return spaced not in text
 
-    def _call_opening(self) -> str:
+    def _name_of_calls(self, plain: Message) -> CallKey | None:
+        """Where the name of a called function is taken from; None where calls or their arguments are left out."""
+        for identity in _IDS:
+            if self._mentions_all([self.user, {**plain, "tool_calls": [call(_CALL, identity)]}], _CALL, _VALUE):
+                return "name"
+        with_id = call("f", f"functions.{_CALL}:0")
+        return "id" if self._mentions_all([self.user, {**plain, "tool_calls": [with_id]}], _CALL, _VALUE) else None
+
+    def _mentions_all(self, messages: list[Message], *words: str) -> bool:
         try:
-            text = self._render([self.user, {**self.answer, "tool_calls": [call(_CALL)]}])
+            text = self._render(messages)
         except Reject:
-            return ""
+            return False
+        return all(word in text for word in words)
+
+    def _call_opening(self) -> str:
+        text = ""
+        by_id = self._call_key == "id"
+        for made in [call("f", _CALL)] if by_id else [call(_CALL, identity) for identity in _IDS]:
+            try:
+                text = text or self._render([self.user, {**self.answer, "tool_calls": [made]}])
+            except Reject:
+                continue  # a template may refuse calls without an id, or with one of another form
         said, between, name = text.partition(_SENTINEL)[2].partition(_CALL)
         return said.lstrip() if between and name else ""
 
@@ -202,6 +228,7 @@ def _tool(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": "d", "parameters": {"type": "object"}}}
 
 
-def call(name: str) -> dict[str, Any]:
+def call(name: str, identity: str | None = None) -> dict[str, Any]:
     """Return a call of a function."""
-    return {"type": "function", "function": {"name": name, "arguments": {"a": 1}}}
+    made = {"type": "function", "function": {"name": name, "arguments": {"a": _VALUE}}}
+    return made if identity is None else {"id": identity, **made}

@@ -104,7 +104,7 @@ class _ByPieces:
         """The places of a message's pieces, where each piece is there once."""
         if len(places) == 1 and places[0].kind == "text" and _is_one_text(message):
             return (places[0],)
-        expected = sorted((piece.kind, piece.part) for piece in pieces_of(message, index))
+        expected = sorted((piece.kind, piece.part) for piece in pieces_of(message, index, self._facts.call_key))
         # places found by what lies between texts have empty texts too
         pieces = tuple(
             place for place in places if place.end > place.start or (place.kind, place.part) in expected

@@ -64,8 +64,9 @@ def _places(
 ) -> tuple[TextPlace, ...] | None:
     """Where each piece of a message stands, in order of the text; None where one cannot be told."""
     places = []
-    for piece in pieces_of(messages[index], index):
-        place = place_by_substitution(lambda each: template.render(each, tools), text, messages, piece)
+    key = template.facts.call_key
+    for piece in pieces_of(messages[index], index, key):
+        place = place_by_substitution(lambda each: template.render(each, tools), text, messages, piece, key)
         if place is None:
             return None
         places.append(place)
