@@ -6,7 +6,7 @@ wants a README with `configs` (a state.json at the root would make it refuse). N
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.core.fingerprint import digest_bytes, digest_file
 from vlm_prep.core.records import Rejected
-from vlm_prep.shards.manifest import sealed, unsealed
+from vlm_prep.shards.manifest import Manifest, sealed, unsealed
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.schema import REJECTS
 from vlm_prep.shards.store_names import (
@@ -71,6 +71,20 @@ def _state(split: str, shards: list[ShardInfo], fingerprint: str) -> dict[str, A
     }
 
 
+def _is_as_written(data: bytes) -> bool:
+    return unsealed(data)[1]
+
+
+def must_be_unchanged(folder: StorePath, manifest: Manifest) -> None:
+    """Make sure that the files beside the shards are as they were written.
+
+    Raises:
+        StoreError: one is missing or was changed.
+    """
+    if changed := next(changed_files(folder, manifest), None):
+        raise StoreError(changed, "`vlm-prep verify` looks at the whole store; make it again, or copy it there again")
+
+
 def _front_matter(splits: Mapping[str, list[ShardInfo]]) -> str:
     """The splits as `datasets` shows them: the folders, and for ranks also all of them together as "train"."""
     paths = {name: f"{name}/data-*{Path(shards[0].name).suffix}" for name, shards in splits.items()}
@@ -103,6 +117,32 @@ def file_digests(folder: Path, splits: Iterable[str]) -> dict[str, dict[str, Any
         for name, path in paths.items()
         if path.is_file()
     }
+
+
+def changed_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
+    """Yield a line for each file beside the shards that is missing or is not as it was written.
+
+    Args:
+        folder: a finished store.
+        manifest: its manifest.
+    """
+    sealed_files = (MANIFEST, _is_as_written), (ORIGIN_FILE, _is_as_written), (RUN_FILE, is_unchanged)
+    for name, unchanged in sealed_files:
+        try:
+            if not unchanged((folder / name).read_bytes()):
+                yield f"{folder / name}: was changed since it was written"
+        except FileNotFoundError:
+            pass  # a store need not say where its rows came from
+        except (OSError, ValueError) as error:
+            yield f"{folder / name}: {error}"
+    for name, about in manifest.files.items():
+        try:
+            data = (folder / name).read_bytes()
+        except OSError as error:
+            yield f"{folder / name}: {'missing' if isinstance(error, FileNotFoundError) else error}"
+            continue
+        if len(data) != about["bytes"] or digest_bytes(data) != about["xxh3"]:
+            yield f"{folder / name}: was changed since it was written (checksum)"
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -31,6 +31,7 @@ from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.columns import Cells, cell_makers
 from vlm_prep.shards.heads import checked_head, read_schema
+from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import OpenShards, open_shards_of
 from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
@@ -256,7 +257,7 @@ class Store:
         folder: a folder with a manifest.json, also on an object store.
         stage: the stage that must have made it, or None.
         split: only this split ("train", "rank_00000"), or None for all.
-        verify: compare every shard's checksum first; on an object store when it is read, also that of a cached copy.
+        verify: compare every file's checksum first; a shard's on an object store when it is read, also a cached one's.
         manifest: the folder's manifest if it was read already.
         open_shards: which shards are mapped, where several stores share a limit.
 
@@ -283,9 +284,10 @@ class Store:
             shard for name in self.manifest.splits if split in (None, name) for shard in self._split_shards(name)
         ]
         self._starts: list[int] = [0, *accumulate(len(shard) for shard in self.shards)]
-        if verify and isinstance(self.folder, Path):
-            for shard in self.shards:
-                shard.verify()
+        if verify and manifest is None:
+            must_be_unchanged(self.folder, self.manifest)
+        for shard in self.shards if verify and isinstance(self.folder, Path) else ():
+            shard.verify()
 
     @property
     def bytes_fetched(self) -> list[int]:

@@ -15,13 +15,12 @@ import orjson
 import pyarrow as pa
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.core.fingerprint import digest_bytes, digest_json
-from vlm_prep.core.run_yaml import is_unchanged
-from vlm_prep.shards.layout import read_rejects
-from vlm_prep.shards.manifest import Manifest, unsealed
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.shards.layout import changed_files, read_rejects
+from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath
 from vlm_prep.shards.reader import ShardReader
-from vlm_prep.shards.store_names import MANIFEST, ORIGIN_FILE, PLAN_FILE, REJECTS_FILE, RUN_FILE, WORK
+from vlm_prep.shards.store_names import PLAN_FILE, REJECTS_FILE, WORK
 from vlm_prep.shards.writer import ShardInfo, count_rows
 
 _SHARD = re.compile(r"[^/]+/data-[^/]*\.[^/]*")
@@ -30,22 +29,11 @@ _SHARD = re.compile(r"[^/]+/data-[^/]*\.[^/]*")
 def damaged_files(folder: StorePath, manifest: Manifest) -> list[str]:
     """Return a line for each file that is missing, damaged, or not the manifest's."""
     return [
-        *_manifest(folder),
         *_shards(folder, manifest),
         *_strangers(folder, manifest),
-        *_others(folder, manifest),
+        *changed_files(folder, manifest),
         *_dataset_files(folder, manifest),
     ]
-
-
-def _manifest(folder: StorePath) -> Iterator[str]:
-    try:
-        _, as_written = unsealed((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError) as error:
-        yield f"{folder / MANIFEST}: {error}"
-    else:
-        if not as_written:
-            yield f"{folder / MANIFEST}: was changed since it was written"
 
 
 def _shards(folder: StorePath, manifest: Manifest) -> Iterator[str]:
@@ -71,26 +59,6 @@ def _check_shard(path: StorePath, info: ShardInfo) -> None:
         shard.forget(number)
     if (found := count_rows(path)) != info.rows:
         raise StoreError(f"{path}: holds {found} rows, the manifest says {info.rows}")
-
-
-def _others(folder: StorePath, manifest: Manifest) -> Iterator[str]:
-    """Yield a line for each file beside the shards that is not as the manifest says."""
-    for name, about in manifest.files.items():
-        try:
-            data = (folder / name).read_bytes()
-        except OSError as error:
-            yield f"{folder / name}: {'missing' if isinstance(error, FileNotFoundError) else error}"
-            continue
-        if len(data) != about["bytes"] or digest_bytes(data) != about["xxh3"]:
-            yield f"{folder / name}: was changed since it was written (checksum)"
-    for name, unchanged in ((ORIGIN_FILE, lambda content: unsealed(content)[1]), (RUN_FILE, is_unchanged)):
-        try:
-            if not unchanged((folder / name).read_bytes()):
-                yield f"{folder / name}: was changed since it was written"
-        except FileNotFoundError:
-            pass  # a store need not say where its rows came from
-        except (OSError, ValueError) as error:
-            yield f"{folder / name}: {error}"
 
 
 def _names(folder: StorePath) -> list[str]:

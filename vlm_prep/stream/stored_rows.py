@@ -20,6 +20,7 @@ from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.pack_job import PLAN_SPLIT, rank_split
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.cache import ShardCache
+from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import open_shards_of
 from vlm_prep.shards.object_store import StorePath, beside, store_path
@@ -308,6 +309,8 @@ def open_rows(path: str | StorePath, *, verify: bool, cache: ShardCache | None =
     """
     folder = store_path(path, cache)
     manifest = read_manifest(folder)
+    if verify:
+        must_be_unchanged(folder, manifest)
     if manifest.stage == "tokenize":
         return SampleRows(folder, manifest, verify=verify)
     if manifest.stage == "pack":
