@@ -168,7 +168,7 @@ def forge(store: Path, case: Case) -> None:
     def agreed(info: ShardInfo) -> ShardInfo:
         try:
             heads = head_digests(path, [offset for offset, _ in info.batches])
-        except ValueError:
+        except (OSError, ValueError):
             heads = ()
         return replace(info, heads=heads, xxh3=digest_file(path), bytes=path.stat().st_size)
 

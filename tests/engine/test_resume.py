@@ -258,6 +258,37 @@ def test_an_interrupt_ends_also_a_decoder_that_hangs(
     assert shared_memory() <= before
 
 
+@pytest.mark.parametrize("whom", ["main", "group"])
+def test_sigterm_ends_like_an_interrupt_with_its_own_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whom: str
+) -> None:
+    run = hanging_ingest(tmp_path, monkeypatch, 2)
+    if whom == "main":
+        run.terminate()
+    else:
+        os.killpg(run.pid, signal.SIGTERM)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert errors.startswith("terminated: what was committed is kept, run the same command again")
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors
+    assert processes_of(run.pid) == []
+
+
+def test_workers_whose_run_is_gone_end_without_a_word(tmp_path: Path, many_rows: Path) -> None:
+    out = tmp_path / "out"
+    line = [VLM_PREP, "ingest", str(many_rows), "--out", str(out), "--workers", "2", "--quiet"]
+    for _ in range(3):
+        run = subprocess.Popen(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        wait_for(out / "_work" / "shards", run)
+        run.kill()
+        _, errors = run.communicate(timeout=60)
+        assert errors == ""
+        assert processes_of(run.pid) == []
+
+
 def test_a_killed_run_takes_a_decoder_that_hangs_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = hanging_ingest(tmp_path, monkeypatch, 2)
     run.kill()
@@ -546,6 +577,12 @@ def test_of_many_runs_that_start_at_once_on_one_folder_one_writes_it(
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path, options: Options) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(OutputError, match="is a file"):
+        ingest(open_samples(builtin_data()), IngestConfig(), options(tmp_path / "out"))
+
+
+def test_an_output_that_is_a_link_to_nothing_is_refused(tmp_path: Path, options: Options) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="is a link to"):
         ingest(open_samples(builtin_data()), IngestConfig(), options(tmp_path / "out"))
 
 

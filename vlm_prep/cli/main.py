@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +34,12 @@ from vlm_prep.cli import (
     why,
 )
 from vlm_prep.core.errors import VlmPrepError
+from vlm_prep.core.visible import visible
 from vlm_prep.processors import lean_imports
 
 INTERRUPTED = 130
+"""Typer's status after Ctrl-C."""
+TERMINATED = 143
 app = typer.Typer(
     name="vlm-prep",
     help="Turn raw multimodal chats into training-ready shards: exact, and before the GPUs are rented.",
@@ -87,20 +93,61 @@ app.add_typer(state.app, name="state")
 def main() -> None:
     """Run the command line; a fault prints one message and what to do, and sets the exit status."""
     lean_imports.install()
+    ending = _Ending()
+    try:
+        status = _run()
+    except VlmPrepError as error:
+        status = _say_error(error.message, error.hint, error.exit_code)
+    except OSError as error:
+        # a name that is too long, a folder that may not be read, a disk that is full where something was shown
+        where = "" if error.filename is None else f": {visible(str(error.filename))[:200]}"
+        status = _say_error(f"{error.strerror or error}{where}", None, 2)
+    if status == INTERRUPTED:
+        status = ending.status
+        line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        _say(f"{ending.word}: what was committed is kept, run the same command again to continue:\n  {line}")
+    sys.exit(status)
+
+
+def _run() -> int:
+    """Run the command, show all that it printed, and return its status."""
     try:
         app(prog_name="vlm-prep")
-    except VlmPrepError as error:
-        typer.secho(f"error: {flags.with_flags(error.message)}", fg="red", err=True)
-        if error.hint:
-            typer.echo(f"  {flags.with_flags(error.hint)}", err=True)
-        sys.exit(error.exit_code)
     except SystemExit as end:
-        # Typer turns Ctrl-C into this status
-        if end.code == INTERRUPTED:
-            line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-            typer.echo("interrupted: what was committed is kept, run the same command again to continue:", err=True)
-            typer.echo(f"  {line}", err=True)
-        raise
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if status:
+            return status
+    sys.stdout.flush()  # at the interpreter's end a full disk would be a traceback, and status 120
+    return 0
+
+
+class _Ending:
+    """How the command is asked to end. SIGTERM, of a scheduler or `kill`, does what Ctrl-C does; the first one counts:
+    while workers end and files are put away, more of them change nothing."""
+
+    def __init__(self) -> None:
+        self.status, self.word = INTERRUPTED, "interrupted"
+        # in a thread (tests, notebooks) signals are somebody else's
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.status, self.word = TERMINATED, "terminated"
+        raise KeyboardInterrupt
+
+
+def _say_error(message: str, hint: str | None, status: int) -> int:
+    _say(typer.style(f"error: {flags.with_flags(message)}", fg="red"))
+    if hint:
+        _say(f"  {flags.with_flags(hint)}")
+    return status
+
+
+def _say(line: str) -> None:
+    """Tell the user a line, if anybody listens."""
+    with contextlib.suppress(OSError):
+        typer.echo(line, err=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from vlm_prep.cli import flags, options
 from vlm_prep.cli.place import AnyStore
+from vlm_prep.core.visible import visible
 
 
 @flags.command
@@ -30,5 +31,6 @@ def command(
         options.show_json(rows)
         return
     for row in rows:
-        typer.echo(f"{row['sample_id']}  {row['source']}:{row['line']}  {row['reason']}: {row['message']}")
+        line = f"{row['sample_id']}  {row['source']}:{row['line']}  {row['reason']}: {row['message']}"
+        typer.echo(visible(line))  # one line each, whatever stands in a path
     typer.echo(f"{len(rows)} rows", err=True)

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from vlm_prep.core.plain_text import settled
+
 
 class VlmPrepError(Exception):
     """A fault that stops the run.
@@ -129,9 +131,10 @@ class RejectReason(StrEnum):
 
 
 class Reject(Exception):
-    """A row that is not written, with its reason code and a message for people."""
+    """A row that is not written, with its reason code and a message for people, the same one each time."""
 
     def __init__(self, reason: RejectReason, message: str) -> None:
+        message = settled(message)
         super().__init__(message)
         self.reason = reason
         self.message = message

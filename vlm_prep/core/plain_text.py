@@ -12,7 +12,8 @@ import tempfile
 
 MOST_CHARACTERS = 2_000
 """Of a message: some hold the whole text that they are about (12 MB were seen)."""
-_SOURCE = r"(?:[\w.+\-]*/)+[\w.+\-]+\.(?:cc|cpp|cxx|c|h|hpp|rs|pyx|cu)"
+# begins where a path begins: tried at each character of a long word it would take quadratic time
+_SOURCE = r"(?<![\w./+\-])(?:[\w.+\-]*/)+[\w.+\-]+\.(?:cc|cpp|cxx|c|h|hpp|rs|pyx|cu)"
 _ACCIDENTS = tuple(
     (re.compile(pattern, re.DOTALL), put)
     for pattern, put in (
@@ -28,20 +29,15 @@ _ACCIDENTS = tuple(
         (r"\[/proc/self/fd/\d+\] ?", ""),
         (r"/proc/(?:self|\d+)/fd/\d+", "the file"),
         (rf"{re.escape(tempfile.gettempdir())}/(?:tmp|pymp-)\w{{6,16}}(?:/[\w.\-]+)*", "a temporary file"),
-        (r"(?:/[\w.+\-]+)+/site-packages/", ""),
+        (r"(?<![\w./+\-])(?:/[\w.+\-]+)+/site-packages/", ""),
     )
 )
 
 
 def settled(text: str) -> str:
     """Return a message without what differs from one time to the next, and of bounded length."""
+    found = text[: 2 * MOST_CHARACTERS]
     for pattern, put in _ACCIDENTS:
-        text = pattern.sub(put, text)
-    if len(text) > MOST_CHARACTERS:
-        text = f"{text[:MOST_CHARACTERS]} ... ({len(text):,} characters)"
-    return text
+        found = pattern.sub(put, found)
+    return found if max(len(found), len(text) // 2) <= MOST_CHARACTERS else f"{found[:MOST_CHARACTERS]} ... (shortened)"
 
-
-def one_line(text: str) -> str:
-    """Return a text as a line of a list: line ends and other controls are shown, not sent."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -33,13 +33,23 @@ def stored_settings(
         made = kind(**stored)
     except (TypeError, InputError) as error:
         raise StoreError(f"{where}: its settings cannot be read: {error}", "make the store again") from error
-    if getattr(made, "trust_remote_code", False) and not trust_remote_code:
+    if not trust_remote_code:
+        must_not_need_code(made, where)
+    return made
+
+
+def must_not_need_code(settings: Settings, where: object) -> None:
+    """Refuse settings that a store says and with which code of a processor would run.
+
+    Raises:
+        StoreError: they are such.
+    """
+    if getattr(settings, "trust_remote_code", False):
         raise StoreError(
             f"{where} was made with Python code that comes with its processor",
             "a store does not decide that code runs: read that code, and give `trust_remote_code=true` together with "
             "`processor`, the place of the processor whose code you trust",
         )
-    return made
 
 
 def must_name_the_processor(trust_remote_code: bool, processor: str | None, where: object) -> None:

@@ -222,9 +222,15 @@ def _serve(job: Job, connection: Connection, pulse: Pulse) -> None:
     except EOFError:
         return
     except MemoryError:
-        connection.send(("memory", None))
+        _tell(connection, ("memory", None))
     except Exception as error:
-        connection.send(("failed", _sendable(error)))
+        _tell(connection, ("failed", _sendable(error)))
+
+
+def _tell(connection: Connection, last: tuple[str, object]) -> None:
+    """Send a last word, to nobody if the run has ended meanwhile."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send(last)
 
 
 def _sendable(error: Exception) -> Exception:

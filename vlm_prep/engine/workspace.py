@@ -159,6 +159,11 @@ class Workspace:
 
     def _must_be_empty_or_a_run(self) -> bool:
         """Return whether the folder holds a run of ours, finished or not."""
+        if self.folder.is_symlink() and not self.folder.exists():
+            raise OutputError(
+                f"{self.folder} is a link to {self.folder.readlink()}, which is not there",
+                "make that folder, or choose another `out`",
+            )
         if not self.folder.exists():
             return False
         if not self.folder.is_dir():

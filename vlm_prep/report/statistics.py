@@ -210,8 +210,10 @@ def _identity(stats: dict[str, Any]) -> list[str]:
     if proof and "raised_at_pack" in proof:
         raised = proof["raised_at_pack"]["documents"]
         lines.append(f"  proof       pixels of {raised:,} documents, made when packing, equal to the processor's")
-    if proof and not proof["rows"]:
+    if proof and not proof["rows"] and stats["totals"]["rows_written"]:
         lines.append("  proof       none: this store was made with --verify-fraction 0")
+    elif proof and not proof["rows"]:
+        lines.append("  proof       none: the store has no rows to compare")
     return lines
 
 

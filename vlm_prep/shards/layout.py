@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file
 from vlm_prep.core.records import Rejected
+from vlm_prep.core.run_yaml import is_unchanged
 from vlm_prep.shards.manifest import Manifest, sealed, unsealed
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.schema import REJECTS
@@ -71,10 +72,6 @@ def _state(split: str, shards: list[ShardInfo], fingerprint: str) -> dict[str, A
     }
 
 
-def _is_as_written(data: bytes) -> bool:
-    return unsealed(data)[1]
-
-
 def must_be_unchanged(folder: StorePath, manifest: Manifest) -> None:
     """Make sure that the files beside the shards are as they were written.
 
@@ -126,8 +123,12 @@ def changed_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
         folder: a finished store.
         manifest: its manifest.
     """
-    sealed_files = (MANIFEST, _is_as_written), (ORIGIN_FILE, _is_as_written), (RUN_FILE, is_unchanged)
-    for name, unchanged in sealed_files:
+
+    def is_sealed(data: bytes) -> bool:
+        # stores of earlier versions have no checksums, neither of the others nor of these
+        return unsealed(data)[1] and (b'"checksum"' in data or not manifest.files)
+
+    for name, unchanged in ((MANIFEST, is_sealed), (ORIGIN_FILE, is_sealed), (RUN_FILE, is_unchanged)):
         try:
             if not unchanged((folder / name).read_bytes()):
                 yield f"{folder / name}: was changed since it was written"
