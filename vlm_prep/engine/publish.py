@@ -16,7 +16,7 @@ from pathlib import Path
 import orjson
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.shards.store_names import WORK, StoreName, must_be_plain, store_names
+from vlm_prep.shards.store_names import STAGED_LIST, WORK, StoreName, must_be_plain, store_names
 from vlm_prep.shards.writer import sync_folder, write_bytes_atomically
 
 
@@ -61,4 +61,4 @@ def _listed(path: Path) -> list[StoreName]:
 
 
 def _list(folder: Path) -> Path:
-    return folder / WORK / "staged.json"
+    return folder / STAGED_LIST

@@ -20,6 +20,8 @@ StoreName = NewType("StoreName", str)
 
 MANIFEST = "manifest.json"
 WORK = "_work"
+STAGED_LIST = f"{WORK}/staged.json"
+"""The files of a finished store that are being replaced, see `engine.publish`."""
 CARD = "README.md"
 DATASET_DICT = "dataset_dict.json"
 REJECTS_FILE = "rejects.parquet"
