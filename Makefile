@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-cluster lint bench bench-smoke bench-families bench-pack bench-stream soak steady clean
+.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-stream soak steady clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -22,6 +22,12 @@ test: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# for daily work: without worker processes, the kit's processors, trainers and servers
+test-fast: $(READY)
+	$(BIN)/ruff check vlm_prep scripts tests
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 # Ray clusters and an S3 server on this machine; their packages are not in the usual environment
 test-cluster: $(READY)
@@ -42,6 +48,9 @@ bench-smoke: $(READY)
 
 bench-families: $(READY)
 	$(BIN)/python scripts/bench_families.py --kit $(KIT)
+
+bench-start: $(READY)
+	$(BIN)/python scripts/bench_start.py --kit $(KIT)
 
 bench-pack: $(READY)
 	$(BIN)/python scripts/bench_pack.py

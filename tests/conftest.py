@@ -16,18 +16,70 @@ import pytest
 from s3 import Server, running
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.settings import IngestConfig, PackConfig, ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
-from vlm_prep.processors.load import LoadedProcessor, load_processor
+from vlm_prep.processors.load import LoadedProcessor, load_processor, resolve
+from vlm_prep.tokenize import recipe, tokenize_job
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
+SLOW = (
+    "compat", "engine", "families", "omni", "oracle", "reference", "trainers",
+    "cli/test_commands.py", "cli/test_object_store.py", "pack/test_raise.py", "processors", "report/test_plan.py",
+    "shards/test_remote.py", "shards/test_transfer.py", "shards/test_untrusted.py",
+    "stream/test_object_store.py", "stream/test_pixels.py", "stream/test_resume.py",
+    "tokenize/test_label_kit.py", "tokenize/test_label_styles.py", "tokenize/test_payload.py",
+)
+"""What `make test-fast` leaves out, below tests/: worker processes, the kit's processors, trainers, servers."""
 Options = Callable[..., RunOptions]
 Tree = Callable[[Path], dict[str, str]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, and keep the tests of a file on one worker of pytest-xdist: it makes their stores, and loads
+    their processors, once."""
+    root = Path(__file__).parent
+    for item in items:
+        file = item.path.relative_to(root)
+        if {str(file), file.parts[0]} & set(SLOW):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("xdist_group") is None and file != Path("test_layers.py"):
+            item.add_marker(pytest.mark.xdist_group(str(file)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processors_loaded_once() -> Iterator[None]:
+    """Runs in this process take a processor from memory while neither its files nor its settings change: tests run
+    hundreds of times with the same few, and a large vocabulary takes seconds to load and 200 MB to hold."""
+    load = recipe.load_processor
+
+    kept: dict[object, LoadedProcessor] = {}
+
+    def load_once(name: str, config: ProcessorConfig) -> LoadedProcessor:
+        files = sorted(Path(resolve(name)).rglob("*"))
+        key = name, repr(config), tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+        if key not in kept:
+            if len(kept) == 2:
+                del kept[next(iter(kept))]
+            kept[key] = load(name, config)
+        return kept[key]
+
+    recipe.load_processor = load_once
+    yield
+    recipe.load_processor = load
+
+
+@pytest.fixture(scope="module")
+def gigatoken() -> Iterator[None]:
+    """Runs in this process use gigatoken for any number of rows, as long runs do."""
+    before = tokenize_job.FEW_ROWS
+    tokenize_job.FEW_ROWS = 0
+    yield
+    tokenize_job.FEW_ROWS = before
 
 
 def _options(out: Path, **settings: Any) -> RunOptions:

@@ -36,6 +36,8 @@ from vlm_prep.tokenize.tokenize_job import row_of
 from vlm_prep.tokenize.tokenize_run import tokenize
 from vlm_prep.tokenize.verify.real_processor import Oracle
 
+pytestmark = pytest.mark.usefixtures("gigatoken")
+
 Levels = dict[str, str]
 FAMILIES: dict[str, tuple[str, Levels]] = {
     "qwen2_vl": ("qwen2_vl", {"image": "formula", "video": "formula"}),

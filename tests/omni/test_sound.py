@@ -32,6 +32,8 @@ from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.tokenize_run import tokenize
 from vlm_prep.tokenize.verify.store import check_store
 
+pytestmark = pytest.mark.usefixtures("gigatoken")
+
 FAMILIES = ("qwen2_5_omni", "qwen3_omni_moe")
 Options = Callable[..., RunOptions]
 CONFIG = TokenizeConfig(media="reference", audio_in_video=True)

@@ -36,6 +36,8 @@ from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.tokenize_run import tokenize
 
+pytestmark = pytest.mark.usefixtures("gigatoken")
+
 Load = Callable[[str], LoadedProcessor]
 Options = Callable[..., RunOptions]
 NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "builtin")
