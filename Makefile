@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-stream soak steady clean
+.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream soak steady clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -51,6 +51,12 @@ bench-families: $(READY)
 
 bench-start: $(READY)
 	$(BIN)/python scripts/bench_start.py --kit $(KIT)
+
+bench-video: $(READY)
+	$(BIN)/python scripts/bench_video.py
+
+bench-audio: $(READY)
+	$(BIN)/python scripts/bench_audio.py
 
 bench-pack: $(READY)
 	$(BIN)/python scripts/bench_pack.py
