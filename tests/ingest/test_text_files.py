@@ -142,7 +142,7 @@ def test_a_wrapped_array_is_refused_in_a_line_and_read_by_its_key(tmp_path: Path
     path.write_text(json.dumps({"info": {"v": 1}, "data": ROWS * 2000}))
     with pytest.raises(InputError) as caught:
         open_samples(path)
-    assert "--rows-key data" in str(caught.value) and len(str(caught.value)) < 400
+    assert "`rows_key=data`" in str(caught.value) and len(str(caught.value)) < 400
     assert texts(path, rows_key="data")[:3] == EXPECTED
     with pytest.raises(InputError, match=r"no key 'date'"):
         open_samples(path, rows_key="date")

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from annotated_doc import Doc
 from annotated_types import Ge
 
-from vlm_prep.cli import flags
+from vlm_prep.cli import flags, terminal
 from vlm_prep.core.fields import Flag
 from vlm_prep.core.settings import PackConfig, TokenizeConfig
 
@@ -37,7 +36,7 @@ def command(
 
     started = time.monotonic()
     tokenized, packed = out / "tok", out / "packed"
-    typer.echo(f"1. ingest and tokenize the built-in data with {PROCESSOR}")
+    terminal.echo(f"1. ingest and tokenize the built-in data with {PROCESSOR}")
     samples = open_samples(builtin_data())
     tokenize(
         samples,
@@ -45,23 +44,23 @@ def command(
         TokenizeConfig(max_length=PACK_LENGTH, fps=2.0),
         RunOptions(out=tokenized, workers=workers, fresh=True),
     )
-    typer.echo(stats.render(stats.collect(tokenized)))
-    typer.echo(f"\n2. pack into sequences of {PACK_LENGTH} for 2 ranks")
+    terminal.echo(stats.render(stats.collect(tokenized)))
+    terminal.echo(f"\n2. pack into sequences of {PACK_LENGTH} for 2 ranks")
     pack(
         tokenized,
         PackConfig(pack_length=PACK_LENGTH, world_size=2),
         RunOptions(out=packed, workers=workers, fresh=True),
     )
-    typer.echo(stats.render(stats.collect(packed)))
-    typer.echo("\n3. stream one epoch through the collaters")
+    terminal.echo(stats.render(stats.collect(packed)))
+    terminal.echo("\n3. stream one epoch through the collaters")
     for line in _stream(tokenized, packed):
-        typer.echo(f"  {line}")
-    typer.echo(f"\nDone in {time.monotonic() - started:.0f} s. The files: {tokenized} and {packed}. Try next:")
+        terminal.echo(f"  {line}")
+    terminal.echo(f"\nDone in {time.monotonic() - started:.0f} s. The files: {tokenized} and {packed}. Try next:")
     # make runs the command by its path, in an environment that the user's shell may not have on its PATH
     run = "vlm-prep" if shutil.which("vlm-prep") else os.path.relpath(sys.argv[0])
-    typer.echo(f"  {run} stats {packed} --json")
-    typer.echo(f"  {run} labels {os.path.relpath(builtin_data())} --processor {PROCESSOR} --fps 2 --limit 3")
-    typer.echo(f"  {run} pack {tokenized} --pack-length 4096 --layout index --out {out / 'index'}")
+    terminal.echo(f"  {run} stats {packed} --json")
+    terminal.echo(f"  {run} labels {os.path.relpath(builtin_data())} --processor {PROCESSOR} --fps 2 --limit 3")
+    terminal.echo(f"  {run} pack {tokenized} --pack-length 4096 --layout index --out {out / 'index'}")
 
 
 def _stream(tokenized: Path, packed: Path) -> Iterator[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Annotated, Any
 
-import typer
-
-from vlm_prep.cli import flags, options
+from vlm_prep.cli import flags, options, terminal
 from vlm_prep.core.settings import LengthConfig, MediaCheck, PayloadConfig, ProofConfig, TokenizeConfig
 
 _POSITIONS = {
@@ -38,9 +36,9 @@ def command(
         options.show_json(found)
         return
     for line in (*loaded.notes, *encoder.adapter.notes):
-        typer.echo(f"note: {line}", err=True)
+        terminal.echo(f"note: {line}", err=True)
     for name, value in found.items():
-        typer.echo(f"{name:<20} {_shown(value)}")
+        terminal.echo(f"{name:<20} {_shown(value)}")
 
 
 _REASONING = {

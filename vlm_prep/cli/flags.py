@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 from annotated_doc import Doc
 
+from vlm_prep.cli import terminal
 from vlm_prep.cli.run_file import RunFile, read_run_file, settings_in
 from vlm_prep.cli.takes import CommandFunction, Taken, Without, taken
 from vlm_prep.cli.typer_options import Grouped, parameter
@@ -60,7 +61,7 @@ def command(function: CommandFunction) -> CommandFunction:
     def called(**given: Any) -> None:
         arguments = takes.arguments(given, _written(name, given))
         if given.get("print_config"):
-            typer.echo(as_yaml(name, arguments), nl=False)
+            terminal.echo(as_yaml(name, arguments), nl=False)
             return
         function(**{each.name: given[each.name] for each in context}, **arguments)
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from annotated_doc import Doc
 
-from vlm_prep.cli import flags, ingest, options, pack, tokenize
+from vlm_prep.cli import flags, ingest, options, pack, terminal, tokenize
 from vlm_prep.cli.place import Work
 from vlm_prep.cli.run_file import STAGES, RunFile, read_run_file
 from vlm_prep.cli.why import identity_of
@@ -158,9 +157,9 @@ def _show(told: list[dict[str, Any]], as_json: bool) -> None:
     table = [names, *([_cell(each.get(name)) for name in names] for each in told)]
     widths = [max(len(row[column]) for row in table) for column in range(len(names))]
     for row in table:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        terminal.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for line in _lines(told):
-        typer.echo(line)
+        terminal.echo(line)
 
 
 def _lines(told: list[dict[str, Any]]) -> Iterator[str]:

@@ -11,9 +11,10 @@ import typer
 from annotated_doc import Doc
 from annotated_types import Ge
 
-from vlm_prep.cli import flags, options
+from vlm_prep.cli import flags, options, terminal
 from vlm_prep.core.records import Encoded, Rejected
 from vlm_prep.core.settings import PayloadConfig, ProofConfig, SourceConfig, TokenizeConfig
+from vlm_prep.core.visible import visible
 
 DEFAULT_LIMIT = 20
 FOUND = 1
@@ -55,7 +56,7 @@ def _audit(encoder: Any, results: Any, as_json: bool) -> None:
     if as_json:
         options.show_json(found.to_json())
     else:
-        typer.echo(found.render())
+        terminal.echo(found.render())
     if not found.sound:
         raise typer.Exit(FOUND)
 
@@ -71,11 +72,11 @@ def _show(encoder: Any, results: Any, as_json: bool) -> None:
     for result in results:
         if isinstance(result, Encoded):
             rows["shown"] += result.document == 1
-            typer.echo(labels.render(result, tokenizer, media, colour=sys.stdout.isatty()) + "\n")
+            terminal.echo_styled(labels.render(result, tokenizer, media, colour=sys.stdout.isatty()) + "\n")
         elif isinstance(result, Rejected):
             rows[result.reason] += 1
-            typer.echo(f"{result.sample_id}: rejected, {result.reason}: {result.message}\n")
+            terminal.echo(visible(f"{result.sample_id}: rejected, {result.reason}: {result.message}") + "\n")
     shown = rows.pop("shown", 0)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.most_common())
     rejected = f", {rows.total():,} rejected ({reasons})" if rows else ""
-    typer.echo(f"{shown + rows.total():,} rows: {shown:,} shown{rejected}")
+    terminal.echo(f"{shown + rows.total():,} rows: {shown:,} shown{rejected}")

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,7 @@ from vlm_prep.cli import (
     retry,
     state,
     stats,
+    terminal,
     tokenize,
     verify,
     view,
@@ -52,7 +53,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"vlm-prep {vlm_prep.__version__}")
+        terminal.echo(f"vlm-prep {vlm_prep.__version__}")
         raise typer.Exit
 
 
@@ -138,16 +139,16 @@ class _Ending:
 
 
 def _say_error(message: str, hint: str | None, status: int) -> int:
-    _say(typer.style(f"error: {flags.with_flags(message)}", fg="red"))
+    _say(f"error: {flags.with_flags(message)}", "red")
     if hint:
         _say(f"  {flags.with_flags(hint)}")
     return status
 
 
-def _say(line: str) -> None:
+def _say(line: str, colour: Literal["red"] | None = None) -> None:
     """Tell the user a line, if anybody listens."""
     with contextlib.suppress(OSError):
-        typer.echo(line, err=True)
+        terminal.echo(line, err=True, colour=colour)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import typer
 
+from vlm_prep.cli import terminal
 from vlm_prep.cli.flags import with_flags
 from vlm_prep.core.errors import InputError, OutputError, StoreError
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.run_settings import FinishConfig, RunConfig, WorkerConfig
 from vlm_prep.core.settings import SourceConfig
+from vlm_prep.core.visible import visible_json
 from vlm_prep.engine.array_parts import parse_part
 from vlm_prep.engine.stage import RunOptions
 
@@ -81,7 +82,7 @@ def sayer(quiet: bool) -> Callable[[str], None]:
 
 
 def _say(line: str) -> None:
-    typer.echo(with_flags(line), err=True)
+    terminal.echo(with_flags(line), err=True)
 
 
 def _silent(line: str) -> None:
@@ -130,7 +131,7 @@ def origin_in(store: Path, found: dict[str, Any], source: str | None, processor:
 
 def show_json(value: Any) -> None:
     """Print a value as JSON."""
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    terminal.echo_json(visible_json(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()))
 
 
 def show_store(folder: str | Path, as_json: bool) -> None:
@@ -141,4 +142,4 @@ def show_store(folder: str | Path, as_json: bool) -> None:
     if as_json:
         show_json(found)
     else:
-        typer.echo(stats.render(found))
+        terminal.echo(stats.render(found))

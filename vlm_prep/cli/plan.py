@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 
-from vlm_prep.cli import flags, options
+from vlm_prep.cli import flags, options, terminal
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.run_settings import WorkerConfig
 from vlm_prep.core.settings import LengthConfig, SourceConfig, TokenizeConfig
@@ -75,4 +74,4 @@ def command(
     if as_json:
         options.show_json(found)
     else:
-        typer.echo(render(found))
+        terminal.echo(render(found))

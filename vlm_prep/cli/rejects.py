@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
 from annotated_doc import Doc
 from annotated_types import Ge
 
-from vlm_prep.cli import flags, options
+from vlm_prep.cli import flags, options, terminal
 from vlm_prep.cli.place import AnyStore
 from vlm_prep.core.visible import visible
 
@@ -31,6 +30,7 @@ def command(
         options.show_json(rows)
         return
     for row in rows:
-        line = f"{row['sample_id']}  {row['source']}:{row['line']}  {row['reason']}: {row['message']}"
-        typer.echo(visible(line))  # one line each, whatever stands in a path
-    typer.echo(f"{len(rows)} rows", err=True)
+        place, message = f"{row['sample_id']}  {row['source']}:{row['line']}", flags.with_flags(row["message"])
+        # one line each, whatever stands in a path
+        terminal.echo(visible(f"{place}  {row['reason']}: {message}"))
+    terminal.echo(f"{len(rows)} rows", err=True)

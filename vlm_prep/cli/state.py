@@ -9,7 +9,7 @@ import orjson
 import typer
 from annotated_doc import Doc
 
-from vlm_prep.cli import flags, options
+from vlm_prep.cli import flags, options, terminal
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Positional
 
@@ -31,7 +31,7 @@ def show(
         options.show_json(told)
         return
     for name, value in told.items():
-        typer.echo(f"{name:<13} {value:,}" if type(value) is int else f"{name:<13} {value}")
+        terminal.echo(f"{name:<13} {value:,}" if type(value) is int else f"{name:<13} {value}")
 
 
 app.command("show", cls=flags.Grouped)(show)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
 from annotated_doc import Doc
 from annotated_types import Ge, Le
 
-from vlm_prep.cli import flags, options
+from vlm_prep.cli import flags, options, terminal
 from vlm_prep.cli.place import AnyStore
 from vlm_prep.core.errors import ExactnessError, StoreError
 from vlm_prep.core.fields import Flag
@@ -38,17 +37,17 @@ def command(
     if as_json:
         options.show_json(found.to_json())
     else:
-        typer.echo(f"{store}: {found.shards} shard(s), {found.rows:,} rows")
+        terminal.echo(f"{store}: {found.shards} shard(s), {found.rows:,} rows")
         for line in found.damaged:
-            typer.echo(f"  damaged    {line}")
+            terminal.echo(f"  damaged    {line}")
         for line in found.identity:
-            typer.echo(f"  processor  {line}")
+            terminal.echo(f"  processor  {line}")
         if found.kinds:
-            typer.echo(f"  {'kind':<14}{'rows':>10}{'checked':>10}{'differing':>10}")
+            terminal.echo(f"  {'kind':<14}{'rows':>10}{'checked':>10}{'differing':>10}")
         for kind, counts in found.kinds.items():
-            typer.echo(f"  {kind:<14}{counts['rows']:>10,}{counts['checked']:>10,}{counts['differing']:>10,}")
+            terminal.echo(f"  {kind:<14}{counts['rows']:>10,}{counts['checked']:>10,}{counts['differing']:>10,}")
         for line in found.differences:
-            typer.echo(f"  differs    {line}")
+            terminal.echo(f"  differs    {line}")
     if found.damaged:
         raise StoreError(
             f"{store} is damaged",
@@ -60,4 +59,4 @@ def command(
     if not found.sound:
         raise ExactnessError(f"{store} differs from {processor}", "do not train on it with this processor")
     if not as_json:
-        typer.echo("  sound")
+        terminal.echo("  sound")

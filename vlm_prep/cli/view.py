@@ -7,11 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from annotated_doc import Doc
 from annotated_types import Ge
 
-from vlm_prep.cli import flags
+from vlm_prep.cli import flags, terminal
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag, IsPath, Positional
 from vlm_prep.core.remote import is_remote
@@ -52,7 +51,7 @@ def command(
     )
     target.write_text(page, encoding="utf-8")
     if not quiet:
-        typer.echo(f"{target}: {len(page) / 2**20:.1f} MiB, open it in a browser")
+        terminal.echo(f"{target}: {len(page) / 2**20:.1f} MiB, open it in a browser")
 
 
 def _of_store(store: str, processor: str | None, config: TokenizeConfig, rows: int, seed: int) -> str:

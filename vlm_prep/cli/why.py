@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from annotated_doc import Doc
 
-from vlm_prep.cli import flags, ingest, options, pack, tokenize
+from vlm_prep.cli import flags, ingest, options, pack, terminal, tokenize
 from vlm_prep.cli.place import Local, local
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def command(
         options.show_json(lines)
     else:
         for line in lines:
-            typer.echo(f"{_meaning(line):<10} {line}")
-        typer.echo(f"{len(lines)} difference(s) from the {stage} in {store}" if lines else f"{store}: nothing changed")
+            terminal.echo(f"{_meaning(line):<10} {line}")
+        found = f"{len(lines)} difference(s) from the {stage} in {store}"
+        terminal.echo(found if lines else f"{store}: nothing changed")
     raise typer.Exit(1 if lines else 0)
 
 

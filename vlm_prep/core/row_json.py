@@ -96,7 +96,7 @@ def _otherwise(data: bytes, error: orjson.JSONDecodeError, lenient: bool) -> tup
         text = data.decode()
     except UnicodeDecodeError as fault:
         line = data.count(b"\n", 0, fault.start) + 1
-        hint = "; encoding names the file's encoding (gbk, latin-1, ...)"
+        hint = "; `encoding` names the file's encoding (gbk, latin-1, ...)"
         raise RowJsonError(f"not UTF-8: byte {data[fault.start]:#04x}{hint}", line) from fault
     try:
         value, notes = _exactly(text)
@@ -108,7 +108,7 @@ def _otherwise(data: bytes, error: orjson.JSONDecodeError, lenient: bool) -> tup
         if NOT_A_NUMBER in notes:
             return value, notes
     if not lenient or "surrogate" in error.msg:  # half a character can be written nowhere
-        hint = "; lenient_json reads it" if "surrogate" not in error.msg and _is_lenient(text) else ""
+        hint = "; `lenient_json=true` reads it" if "surrogate" not in error.msg and _is_lenient(text) else ""
         raise RowJsonError(error.msg + hint, error.lineno, error.colno) from error
     found = _leniently(text)
     if found is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.records import Rejected
 from vlm_prep.core.run_settings import Engine
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.local import Crew, Limits, crew
@@ -286,6 +287,38 @@ def reject_reasons(records: Iterable[Record]) -> dict[str, int]:
 def _about_files(totals: dict[str, Any]) -> str:
     missing = totals["rejects"].get(RejectReason.MISSING_FILE.value)
     return ". Relative paths start at media_dir of the meta JSON, or at `media_dir`" if missing else ""
+
+
+FIRST_REJECTS = 32
+"""Rows that a source must have before its first ones can stop a run."""
+
+
+def check_first_rows(results: Iterable[object], limit: float) -> None:
+    """Go through the outputs of the first rows, and stop where one reason rejects most of them.
+
+    Args:
+        results: one for each row, or more.
+        limit: the share of rejected rows that the user allows; at least half of the first rows always may be.
+
+    Raises:
+        RejectRateError: before anything is written, with the first reject.
+    """
+    rows, reasons, first = 0, Counter[str](), dict[str, Rejected]()
+    for result in results:
+        rows += 1
+        if isinstance(result, Rejected):
+            reasons[result.reason] += 1
+            first.setdefault(result.reason, result)
+    if rows < FIRST_REJECTS:
+        return
+    reason, count = reasons.most_common(1)[0] if reasons else ("", 0)
+    if count / rows > max(limit, 0.5):
+        example = first[reason]
+        raise RejectRateError(
+            f"stopped before the run: {count} of the first {rows} rows are rejected, {reason}; the first is "
+            f"{example.source}:{example.line}: {example.message}",
+            "nothing is written; `max_reject_rate=1` goes on all the same" + _about_files({"rejects": reasons}),
+        )
 
 
 def check_reject_rate(totals: dict[str, Any], options: RunOptions) -> None:

@@ -98,15 +98,16 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     """Return the settings that would read a row of this shape."""
     for name, value in row.items():
         if _is_conversation(value):
-            return [f"columns messages={name} (--column) reads the conversation."]
+            return [f"`columns=messages={name}` reads the conversation."]
     question = next((name for name in ("question", "problem", "query", "input", "caption_prompt") if name in row), None)
     answer = next(
         (name for name in ("answer", "solution", "response", "output", "caption", "text") if name in row), None
     )
     if question and answer:
-        return [f"format alpaca with columns instruction={question} and output={answer} reads them as one exchange."]
+        columns = f"`columns=instruction={question}` and `columns=output={answer}`"
+        return [f"`format=alpaca` with {columns} reads them as one exchange."]
     nested = next((name for name, value in row.items() if isinstance(value, list) and _holds_rows(value)), None)
-    return [f"rows_key={nested} reads the rows under {nested!r}."] if nested else []
+    return [f"`rows_key={nested}` reads the rows under {nested!r}."] if nested else []
 
 
 def _kind(value: Any) -> str:

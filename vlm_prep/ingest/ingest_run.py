@@ -23,23 +23,25 @@ from vlm_prep.engine.stage import (
     RunOptions,
     Send,
     Stage,
+    check_first_rows,
     check_reject_rate,
     reject_reasons,
     run_stage,
     sum_counts,
     sum_datasets,
 )
-from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, rows_per_task, split_rows
+from vlm_prep.engine.tasks import NO_ROW, Errand, Poison, Pulse, Record, Task, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import STAGE, said_of_outside
 from vlm_prep.ingest.source import Samples, how_read, read_task, sample_row
-from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread, sum_unread
+from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread, sum_unread, unread_notes
 from vlm_prep.media.probe import probe
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
 from vlm_prep.shards.writer import ShardInfo, ShardWriter
 
+_FIRST_ROWS = 64
 _CARD = """# Ingested by vlm-prep
 
 {rows} samples. Next: `vlm-prep tokenize FOLDER --processor P --out OUT`.
@@ -105,6 +107,15 @@ class IngestJob:
     def _rules(self) -> MediaRules:
         return rules_of(self.config, self.samples.data_files)
 
+    def check_start(self, task: Task, shards: Path, pulse: Pulse, max_reject_rate: float) -> None:
+        """Read the first rows and the headers of their media, before the long run starts.
+
+        Raises:
+            RejectRateError: most of them are rejected for one reason.
+        """
+        items = (item for _, item in read_task(self.samples, task, pulse, STAGE))
+        check_first_rows((self._probe(item) if isinstance(item, Sample) else item for item in items), max_reject_rate)
+
     def _probe(self, sample: Sample) -> Sample | Rejected:
         try:
             media = tuple(
@@ -151,6 +162,12 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
         tasks=tasks,
         prepare=lambda: job,
         describe=describe,
+        begin=Errand(
+            task=Task(index=0, start=0, stop=min(_FIRST_ROWS, len(samples))),
+            folder=options.out,
+            method="check_start",
+            arguments=(options.max_reject_rate,),
+        ),
         again={"source": samples.origin},
         keeps_origin=True,
         settings=stored_run(STAGE, {"source": samples.origin.get("path")}, how_read(samples), config),
@@ -159,8 +176,9 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
     manifest = run_stage(stage, options)
     if manifest is None:
         return None
-    if note := said_of_outside(manifest.totals):
-        options.say(note)
+    for note in (said_of_outside(manifest.totals), *unread_notes(manifest.totals)):
+        if note:
+            options.say(note)
     check_reject_rate(manifest.totals, options)
     return manifest
 

@@ -45,7 +45,7 @@ _KEY = re.compile(_STRING)
 _LENIENT_KEY = re.compile(_STRING + rb"|" + _SINGLE)
 _OPENING = frozenset(b"[{")
 _REPAIR: Final = "Repair the file, or write it as JSON lines (.jsonl), one row to a line."
-LENIENT_HINT: Final = "lenient_json reads comments, trailing commas and Python literals (--lenient-json)."
+LENIENT_HINT: Final = "`lenient_json=true` reads comments, trailing commas and Python literals."
 
 
 def array_elements(path: str | Path) -> Iterator[Element]:

@@ -114,7 +114,7 @@ def _one_object(path: str | Path, lines: list[bytes], lenient: bool) -> TextForm
         nested = [key for key, element in members.items() if _starts(file, element, b"[") and _holds(file, element)]
     if nested:
         keys = " or ".join(excerpt(key) for key in nested)
-        hint = f"rows_key={nested[0]} reads them (--rows-key {nested[0]})."
+        hint = f"`rows_key={nested[0]}` reads them."
         raise InputError(f"{path}: is one object, with rows under {keys}", hint)
     return one_line
 
@@ -170,7 +170,7 @@ def check_text(path: str | Path, head: bytes) -> None:
         if head.startswith(magic):
             raise InputError(f"{path}: is a {name} file", _READ_FORMATS)
     if b"\0" in head.split(b"\n", 1)[0]:  # further down it is a damaged row
-        raise InputError(f"{path}: is a binary file", f"{_READ_FORMATS} UTF-16 without a mark: --encoding utf-16-le.")
+        raise InputError(f"{path}: is a binary file", f"{_READ_FORMATS} UTF-16 without a mark: `encoding=utf-16-le`.")
 
 
 def _head_lines(head: bytes) -> list[bytes]:

@@ -62,6 +62,11 @@ def sum_unread(parts: Iterable[Unread]) -> Unread:
     }
 
 
+def unread_notes(totals: Mapping[str, Any]) -> list[str]:
+    """Return what to say of a finished store's unread keys."""
+    return [f"note: {line}" for line in unread_lines(totals.get(UNREAD, {}))]
+
+
 def unread_lines(unread: Unread) -> list[str]:
     """Return what is said of unread keys: media in full, the rest in one line for each data set."""
     lines = []
@@ -69,7 +74,7 @@ def unread_lines(unread: Unread) -> list[str]:
         media = {place: entry for place, entry in places.items() if entry.get("media")}
         lines += [
             f"{dataset}: {place} holds what looks like media ({entry['example']}) and is NOT read, "
-            f"{entry['rows']:,} rows; name its column with columns, or say ignore_keys"
+            f"{entry['rows']:,} rows; name its column with `columns`, or say `ignore_keys`"
             for place, entry in media.items()
         ]
         rest = [

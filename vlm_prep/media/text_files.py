@@ -87,7 +87,7 @@ def _utf8_path(path: str, size: int, changed: int, encoding: str | None) -> str:
         except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError) as error:
             raise InputError(
                 f"{path}: cannot be read as {form or encoding} text: {error}",
-                "The file is damaged, or in another encoding (--encoding); copies of such files are kept in "
+                "The file is damaged, or in another encoding (`encoding`); copies of such files are kept in "
                 f"{target.parent.parent} ($VLM_PREP_CACHE).",
             ) from error
     return str(target)

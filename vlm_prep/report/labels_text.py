@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from vlm_prep.core.records import Encoded, Rejected
+from vlm_prep.core.visible import visible
 
 IGNORE = -100
 Run = tuple[str, bool]
@@ -30,11 +31,13 @@ def runs(encoded: Encoded, tokenizer: Any, media_ids: Collection[int]) -> Iterat
 def render(encoded: Encoded, tokenizer: Any, media_ids: Collection[int], *, colour: bool) -> str:
     """Return a sample's text with what is trained in green, or between ⟦ and ⟧ without colour."""
     trained = int((encoded.labels != IGNORE).sum())
-    pieces = [f"{encoded.sample_id}: {len(encoded.input_ids)} tokens, {trained} trained\n"]
-    for text, is_trained in runs(encoded, tokenizer, media_ids):
+    pieces = [f"{visible(encoded.sample_id)}: {len(encoded.input_ids)} tokens, {trained} trained\n"]
+    for written, is_trained in runs(encoded, tokenizer, media_ids):
+        text = visible(written, lines=True)
         if colour:
             pieces.append(typer.style(text, fg="green", bold=True) if is_trained else typer.style(text, dim=True))
         else:
+            text = text.replace("⟦", "\\u27e6").replace("⟧", "\\u27e7")  # what is shown as a mark is one
             pieces.append(f"⟦{text}⟧" if is_trained else text)
     return "".join(pieces)
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Encoded, Media, Rejected, Sample, rejected
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.stage import check_first_rows
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, no_pulse
 from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.ingest.unread_keys import Unread, count_unread
@@ -171,14 +172,14 @@ class TokenizeJob:
             for encoded in documents:
                 yield number, encoded
 
-    def check_start(self, task: Task, shards: Path, pulse: Pulse) -> None:
+    def check_start(self, task: Task, shards: Path, pulse: Pulse, max_reject_rate: float = 1.0) -> None:
         """Compare the first row of each shape among the first rows, before the long run starts.
 
         Raises:
             ExactnessError: a row differs from the real processor's output.
+            RejectRateError: most of the first rows are rejected for one reason.
         """
-        for _ in self.encoded(task, pulse, refused={}):
-            pass
+        check_first_rows((result for _, result in self.encoded(task, pulse, refused={})), max_reject_rate)
 
     def _believe(self, encoded: Encoded) -> None:
         """Compare a document whose shape this process has not compared yet. What is written does not depend on which

@@ -32,7 +32,7 @@ from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task,
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.source import Samples, how_read
-from vlm_prep.ingest.unread_keys import UNREAD, sum_unread
+from vlm_prep.ingest.unread_keys import UNREAD, sum_unread, unread_notes
 from vlm_prep.media.rules import rules_of
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import WORK, Manifest, read_manifest
@@ -97,7 +97,9 @@ def tokenize(
         tasks=tasks,
         prepare=lambda: job,
         describe=describe,
-        begin=Errand(task=startup_task(job), folder=options.out, method="check_start"),
+        begin=Errand(
+            task=startup_task(job), folder=options.out, method="check_start", arguments=(options.max_reject_rate,)
+        ),
         check=top_up,
         again=origin_of(samples, processor),
         keeps_origin=True,
@@ -108,8 +110,9 @@ def tokenize(
     if manifest is None:
         return None
     _say_about_overlong_video(manifest, facts, options)
-    if note := said_of_outside(manifest.totals):
-        options.say(note)
+    for note in (said_of_outside(manifest.totals), *unread_notes(manifest.totals)):
+        if note:
+            options.say(note)
     if unreadable := manifest.proof["unreadable"]:
         options.say(
             f"note: {unreadable} compared rows have media that do not decode; training would stop at them and at "

@@ -102,7 +102,7 @@ def training_options(item: Row, where: str, marks: RowMarks) -> dict[str, Any]:
     trained = {*flags.values(), *(weight > 0 for weight in weights.values())}
     if len(set(weights.values())) > 1 or len(trained) > 1:
         said = " and ".join(f"{key} ({excerpt(item[key])})" for key in given)
-        raise Reject(RejectReason.BAD_TYPE, f"{where}: {said} contradict each other; ignore_keys leaves one out")
+        raise Reject(RejectReason.BAD_TYPE, f"{where}: {said} contradict each other; `ignore_keys` leaves one out")
     if not _OTHER_TOOLS.isdisjoint(given):
         marks.note("read_training_keys")
     options: dict[str, Any] = {"train": trained.pop()}

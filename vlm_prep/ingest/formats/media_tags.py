@@ -99,7 +99,7 @@ class MediaQueue:
         note = f"; {self._kept_as_text} more in assistant turns stay text" if self._kept_as_text else ""
         if not self._kept_as_text and all(not self._asked[kind] for kind in kinds):
             tags = " and ".join(f"<{kind}>" for kind in kinds)
-            note = f"; write {tags} where they belong, or let missing_tags=first put them before the first user text"
+            note = f"; write {tags} where they belong, or let `missing_tags=first` put them before the first user text"
         return Reject(RejectReason.MEDIA_COUNT_MISMATCH, counts + note)
 
 

@@ -120,7 +120,7 @@ class RowMarks:
 
 def unread_key(where: str, key: str, value: Any, meaning: str) -> Reject:
     """Return the reject of a row with a key that has a meaning and is not applied."""
-    message = f"{where} has {key} ({excerpt(value)}), which {meaning}; ignore_keys={key} reads the row without it"
+    message = f"{where} has {key} ({excerpt(value)}), which {meaning}; `ignore_keys={key}` reads the row without it"
     return Reject(RejectReason.UNREAD_KEY, message)
 
 

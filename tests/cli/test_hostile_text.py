@@ -1,0 +1,125 @@
+"""No command lets text of data act on the terminal: what is shown can move no cursor, set no title, forge no mark."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from vlm_prep.cli import main as cli
+from vlm_prep.cli.main import app
+from vlm_prep.core.visible import excerpt, visible, visible_json
+
+PROCESSOR = "builtin:qwen2.5-vl-mini"
+EVIL = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\r\b\x7f\u202e\u2066\u200f\u2028"
+ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+Run = Callable[..., str]
+
+
+def chat(user: str, answer: str, **columns: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}], **columns}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows whose texts, roles, paths, keys and names, and whose data set's name, hold what a terminal acts on."""
+    folder = tmp_path_factory.mktemp("hostile")
+    rows = [
+        chat(f"hi {EVIL}", f"ok ⟧{EVIL}⟦ done", **{f"key{EVIL}": EVIL, "thumb": f"{EVIL}.png"}),
+        chat("<image>x", "y", images=[f"no{EVIL}\nsuch.jpg"]),
+        {"messages": [{"role": f"bad{EVIL}\nrole", "content": "x"}, {"role": "assistant", "content": "y"}]},
+        chat("a", "b", tools=[{"name": EVIL}]),
+        chat("a", "b"),
+        chat("a", "b", label=EVIL),
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"a": "\x1b[2J"\n')
+    (folder / "meta.json").write_text(json.dumps({f"set{EVIL}": {"file_name": "rows.jsonl"}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """Run a command in this process; what it prints must not act on a terminal."""
+
+    def called(*arguments: object, words: str = "") -> str:
+        result = CliRunner().invoke(app, [str(each) for each in arguments])
+        error = result.exception
+        shown = result.output
+        if isinstance(error, cli.VlmPrepError):
+            shown += visible(str(error), lines=True)
+        elif error is not None and not isinstance(error, SystemExit):
+            raise error
+        assert not ACTS.search(shown), ACTS.findall(shown)
+        assert words in shown, shown
+        return shown
+
+    return called
+
+
+@pytest.fixture(scope="module")
+def stores(source: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    out = tmp_path_factory.mktemp("stores")
+    rate = ("--max-reject-rate", 1, "--workers", 1)
+    run("ingest", source / "meta.json", "--out", out / "i", *rate, words="NOT read")
+    run("tokenize", source / "meta.json", "-p", PROCESSOR, "--out", out / "t", *rate, words="NOT read")
+    return out / "i", out / "t"
+
+
+def test_lists_of_rejects_and_accounts(stores: tuple[Path, Path], run: Run) -> None:
+    for store in stores:
+        assert run("rejects", store, words="\\x1b]0;PWNED").count("\n") == 5
+        run("stats", store, words="\\u202e")
+        rows = json.loads(run("rejects", store, "--json"))
+        assert any("PWNED" in row["message"] for row in rows)
+        run("stats", store, "--json", words="\\u001b")
+        run("verify", store)
+
+
+def test_labels_show_the_mask_that_is_there(source: Path, run: Run) -> None:
+    shown = run("labels", source / "meta.json", "-p", PROCESSOR, words="\\x1b]0;PWNED")
+    assert "ok \\u27e7\\x1b" in shown and shown.count("⟦") == shown.count("⟧") == 3
+    first = json.loads(run("labels", source / "meta.json", "-p", PROCESSOR, "--json"))[0]
+    assert EVIL in "".join(each["text"] for each in first["runs"])
+    run("labels", source / "meta.json", "-p", PROCESSOR, "--audit")
+
+
+def test_dry_runs_and_plans(source: Path, run: Run) -> None:
+    run("ingest", source / "meta.json", "--dry-run", words="row.thumb")
+    run("tokenize", source / "meta.json", "-p", PROCESSOR, "--dry-run", words="row.thumb")
+    run("plan", source / "meta.json", "-p", PROCESSOR, "--no-budgets", "--workers", 1)
+
+
+def test_errors(source: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text(json.dumps({EVIL: {"file_name": EVIL}}))
+    run("ingest", tmp_path / "meta.json", words="no data file")
+    (tmp_path / "rows.json").write_text(json.dumps([{EVIL: 1}, {EVIL: EVIL}]))
+    run("ingest", tmp_path / "rows.json", words="none of the first 2 rows")
+    run("ingest", source / "meta.json", "--dataset", EVIL, words="no dataset")
+    run("rejects", tmp_path / f"{EVIL}.store")
+
+
+def test_why_shows_what_differs(source: Path, stores: tuple[Path, Path], run: Run) -> None:
+    run("why", stores[0], "ingest", source / "meta.json")
+
+
+def test_json_keeps_its_value() -> None:
+    assert json.loads(visible_json(json.dumps(EVIL, ensure_ascii=False))) == EVIL
+    assert not ACTS.search(visible_json(json.dumps(EVIL, ensure_ascii=False)))
+
+
+def test_an_excerpt_is_short_and_shows_everything() -> None:
+    for value in (EVIL, {EVIL: [EVIL, None, 1.5]}, [EVIL] * 1000, "a" * 10_000, {"a": {"b": "c" * 10_000}}, object()):
+        assert not ACTS.search(excerpt(value)) and len(excerpt(value)) < 400 and " at 0x" not in excerpt(value)
+
+
+def test_only_one_module_prints() -> None:
+    """A new command that prints past `cli.terminal` would print what data holds as it is."""
+    folder = Path(cli.__file__).parent
+    printing = re.compile(r"typer\.s?echo\(|(?<![\w.])print\(|sys\.std(?:out|err)\.write|rich\.print")
+    found = [path.name for path in folder.parent.rglob("*.py") if printing.search(path.read_text())]
+    assert found == ["terminal.py"]
