@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import decord
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -164,14 +164,16 @@ def decoded(item: Media, data: Path, rate: int | None) -> tuple[Any, dict[str, A
         wave, found = soundfile.read(path, dtype="float32", always_2d=True)
         mono = wave.mean(axis=1)
         return (mono if found == rate else resample_poly(mono, rate, found).astype(np.float32)), None
-    reader = decord.VideoReader(path)
-    frames = np.stack([reader[i].asnumpy() for i in range(max(item.frame_indices or ()) + 1)])
+    with av.open(path) as file:
+        stream = file.streams.best("video")
+        fps = float(stream.average_rate)
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(stream)])
     metadata = {
-        "total_num_frames": len(reader),
-        "fps": reader.get_avg_fps(),
+        "total_num_frames": len(frames),
+        "fps": fps,
         "height": frames.shape[1],
         "width": frames.shape[2],
-        "duration": len(reader) / reader.get_avg_fps(),
+        "duration": len(frames) / fps,
         "frames_indices": list(item.frame_indices or ()),
     }
     return frames[list(item.frame_indices or ())], metadata

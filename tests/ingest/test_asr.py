@@ -116,8 +116,8 @@ def test_chats_with_audio_are_not_taken_for_asr(tmp_path: Path) -> None:
         ({"audio": {"array": [0.0], "sampling_rate": 16000}}, "unsupported_media"),
         ({"audio": {"path": "a.wav", "sampling_rate": 16000}}, "bad_media_entry"),
         ({"audio": "https://x.org/a.wav"}, "unsupported_media"),
-        ({"offset": 2.5}, "bad_media_entry"),
-        ({"start_time": 0, "end_time": 2.5}, "bad_media_entry"),
+        ({"offset": -2.5}, "bad_media_entry"),
+        ({"start_time": 3, "end_time": 2.5}, "bad_media_entry"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_rejected(tmp_path: Path, row: Any, reason: str) -> None:

@@ -445,8 +445,8 @@ def test_audio_and_video_are_counted_apart() -> None:
     ("entry", "reason"),
     [
         ({"path": "a.wav", "sampling_rate": 16000}, R.BAD_MEDIA_ENTRY),
-        ({"path": "a.wav", "offset": 1.5}, R.BAD_MEDIA_ENTRY),
-        ({"path": "a.wav", "start_time": 0.5, "end_time": 2}, R.BAD_MEDIA_ENTRY),
+        ({"path": "a.wav", "offset": "1.5"}, R.BAD_MEDIA_ENTRY),
+        ({"path": "a.wav", "start_time": 0.5, "end_time": 0.5}, R.BAD_MEDIA_ENTRY),
         ({"path": "a.wav", "channel": 1}, R.BAD_MEDIA_ENTRY),
         ({"path": "a.wav", "fps": 2}, R.BAD_MEDIA_ENTRY),
         ({"path": "a.wav", "frame_indices": [0]}, R.BAD_FRAME_INDICES),

@@ -238,3 +238,10 @@ def test_half_an_hour_is_counted_in_little_memory(tmp_path: Path) -> None:
     samples, grown_kib = map(int, done.stdout.split())
     assert samples == 14_400_000
     assert grown_kib < 24 << 10  # the wave itself is 55 MiB
+
+
+def test_a_waveform_is_bit_by_bit_what_soundfile_reads(kit: Path) -> None:
+    for path in audio_files(kit):
+        wave, rate = soundfile.read(io.BytesIO(path.read_bytes()), dtype="float32", always_2d=True)
+        found = read_waveform(path.read_bytes(), rate, str(path))
+        np.testing.assert_array_equal(found, wave.mean(axis=1, dtype=np.float32), err_msg=str(path))

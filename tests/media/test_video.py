@@ -13,6 +13,7 @@ from PIL import Image
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media, MediaItem
+from vlm_prep.core.settings import VideoDecoder
 from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.media.probe import probe
 from vlm_prep.media.video import probe_video, read_frames
@@ -38,11 +39,13 @@ def frame_list(*paths: Path) -> Media:
 # --- headers and frames -----
 
 
-def test_every_video_of_the_kit_has_the_header_that_decord_reads(kit: Path) -> None:
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_every_video_of_the_kit_has_the_header_that_decord_reads(kit: Path, decoder: VideoDecoder) -> None:
     files = video_files(kit)
     assert len(files) == 20
     for path in files:
-        header = probe_video(str(path), path.name)
+        header = probe_video(str(path), path.name, decoder=decoder)
+        assert header.decoder == decoder and header.times is None
         reader = decord.VideoReader(str(path))
         expected = (*reader[0].shape[:2], len(reader), reader.get_avg_fps())
         assert (header.height, header.width, header.total_frames, header.fps) == expected, path.name
@@ -55,8 +58,9 @@ def test_frames_by_index_are_those_of_the_whole_video(kit: Path, name: str, as_b
     total = probe_video(str(path), name).total_frames or 0
     indices = [total - 1, 0, total // 3, total // 3, total // 2]
     every = decord.VideoReader(str(path)).get_batch(range(total)).asnumpy()
-    frames = read_frames(path.read_bytes() if as_bytes else str(path), indices, name)
-    np.testing.assert_array_equal(frames, every[indices])
+    for decoder in ("pyav", "decord"):
+        frames = read_frames(path.read_bytes() if as_bytes else str(path), indices, name, decoder)
+        np.testing.assert_array_equal(frames, every[indices])
 
 
 # --- damage -----
@@ -147,6 +151,7 @@ def stored(media: Media, *, keep: bool, indices: tuple[int, ...] | None = None) 
             frame_indices=indices,
             fps=header.fps,
             total_frames=header.total_frames,
+            decoder=header.decoder,
         )
     )
 

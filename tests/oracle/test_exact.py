@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import decord
+import av
 import lmdb
 import numpy as np
 import pytest
@@ -65,9 +65,10 @@ def picture(path: Path | io.BytesIO) -> Image.Image:
 
 def clip(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """All frames of a video, and what transformers wants to know of it."""
-    reader = decord.VideoReader(str(path))
-    frames = reader.get_batch(range(len(reader))).asnumpy()
-    return frames, {"total_num_frames": len(frames), "fps": reader.get_avg_fps()}
+    with av.open(str(path)) as file:
+        stream = file.streams.best("video")
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(stream)])
+        return frames, {"total_num_frames": len(frames), "fps": float(stream.average_rate)}
 
 
 @dataclass

@@ -42,6 +42,9 @@ def media(kind: str, *files: bytes | None, **fields: Any) -> dict[str, Any]:
         "sampling_rate": None,
         "tensors": None,
         "same_as": None,
+        "segment": None,
+        "times": None,
+        "decoder": None,
         **fields,
     }
 

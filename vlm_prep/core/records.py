@@ -33,6 +33,8 @@ class MediaHeader:
     """Frames in a video file or in a frame list; None for a picture."""
     fps: float | None = None
     """Frames per second of a video file."""
+    times: tuple[float, ...] | None = None
+    """Seconds at which the frames of a video file are shown, where its rate varies."""
     samples: int | None = None
     """Samples of each channel of an audio file, at its own rate; of a video's audio track, where it is asked for and
     there is one."""
@@ -41,6 +43,8 @@ class MediaHeader:
     segment: tuple[int, int] | None = None
     """Where only a part of the file is meant: its first sample or frame, and the one behind its last. The numbers above
     are of the part alone."""
+    decoder: str | None = None
+    """What reads a video file's frames; its numbers of frames are these."""
     digests: tuple[str, ...] = ()
     """One content digest for each uri, see `media.files.digest_ends`."""
 
@@ -142,6 +146,12 @@ class MediaItem:
     total_frames: int | None = None
     samples: int | None = None
     sampling_rate: int | None = None
+    segment: tuple[int, int] | None = None
+    """As in `MediaHeader`; frame indices are of the part."""
+    times: tuple[float, ...] | None = None
+    """Seconds of the frames that were taken, where the processor is given them and not a rate."""
+    decoder: str | None = None
+    """What a video file's frames are read with."""
     tensors: tuple[dict[str, Any], ...] | None = None
     """What payload `pixels` stores of it, see `maker.stored`; None in the other payloads."""
 

@@ -25,6 +25,8 @@ TrainEnd = Literal["all", "last", "none"]
 RewrittenHistory = Literal["reject", "split", "mask"]
 ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
+VideoTimes = Literal["frames", "rate"]
+VideoDecoder = Literal["pyav", "decord"]
 CheckMedia = Literal["header", "decode"]
 Layout = Literal["ranks", "index"]
 ShardFormat = Literal["arrow", "webdataset"]
@@ -170,6 +172,9 @@ class MediaCheck(Settings):
             "and it is said how many rows leave their data file's folder and the media folder]"
         ),
     ] = None
+    video_decoder: Annotated[
+        VideoDecoder, Later(), Doc("Read video files with PyAV (FFmpeg), or with decord as older stores were.")
+    ] = "pyav"
     image_formats: Annotated[
         list[str] | None,
         Flag("--image-format", example="PNG"),
@@ -213,6 +218,11 @@ class ProcessorConfig(Settings):
         str | None, ReadsFile(), Doc("A Jinja file to use in place of the processor's own chat template.")
     ] = None
     trust_remote_code: TrustRemoteCode = False
+    video_times: Annotated[
+        VideoTimes,
+        Later(),
+        Doc("Times that are written beside frames of a video whose rate varies: the frames' own, or by its mean rate."),
+    ] = "frames"
     audio_in_video: Annotated[bool, Doc("Interleave videos with their sound (Qwen-Omni).")] = False
 
     def __post_init__(self) -> None:

@@ -233,7 +233,9 @@ def _media(item: dict[str, Any]) -> Media:
     header = item["header"]
     if header is not None:
         pair = header.get("segment")
-        header = MediaHeader(**{**header, "digests": tuple(header["digests"]), "segment": pair and tuple(pair)})
+        times = header.get("times")
+        lists = {"digests": tuple(header["digests"]), "segment": pair and tuple(pair), "times": times and tuple(times)}
+        header = MediaHeader(**{**header, **lists})
     indices = item["frame_indices"]
     return Media(
         **{

@@ -22,7 +22,7 @@ FORMATS: Final[tuple[str, ...]] = get_args(Format)
 COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "messages": ("messages", "conversations", "conversation"),
     "images": ("images", "image"),
-    "videos": ("videos", "video"),
+    "videos": ("videos", "video", "video_frames"),
     "audios": ("audios", "audio"),
     "tools": ("tools", "functions"),
     "system": ("system", "system_prompt"),

@@ -10,10 +10,14 @@
     image_formats.py  which formats are opened, told by content
     library_words.py  what a library says of a file, as a reject may hold it
     jpeg.py    plain JPEGs past Pillow, to the same pixels
-    video.py   a video's header and its frames (decord)
+    video.py   a video's header and its frames, by one of
+    frames_pyav.py    FFmpeg (PyAV)
+    frames_decord.py  decord, for stores that were frozen with it
+    animation.py      Pillow: GIF, animated WebP and PNG
     audio.py   an audio file's header and its waveform (libsndfile)
     ffmpeg.py  files opened with FFmpeg (PyAV): containers of a list, whole as their header says
     audio_stream.py  sound by FFmpeg (PyAV): what libsndfile does not read
+    segments.py  the part of a file that a row means
     track.py   the sound of a video
     probe.py   Media → Media with its header, or a reject
     decode.py  a shard's media struct → pixels, for the runtime and for the comparison with the real processor

@@ -150,8 +150,8 @@ def read_waveform(data: bytes, rate: int, uri: str, segment: Segment | None = No
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             found = int(file.samplerate)
             seeks = segment is not None and file.format in _SEEKS_EXACTLY
-            if segment is not None and seeks:
-                file.seek(segment[0])
+            # also to 0, as soundfile.read does: the MP3 decoder gives other last bits without
+            file.seek(segment[0] if segment and seeks else 0)
             channels = file.read(segment[1] - segment[0] if segment and seeks else -1, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         if not _is_foreign(error, data):

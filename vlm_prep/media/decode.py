@@ -43,6 +43,9 @@ def media_struct(item: MediaItem) -> dict[str, Any]:
         "sampling_rate": item.sampling_rate,
         "tensors": item.tensors,
         "same_as": None,
+        "segment": list(item.segment) if item.segment is not None else None,
+        "times": list(item.times) if item.times is not None else None,
+        "decoder": item.decoder,
     }
 
 
@@ -66,11 +69,18 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
     if struct["kind"] == "audio":
         if rate is None:
             raise ValueError("audio needs the rate of the model")
-        return read_waveform(file_bytes(files[0]), rate, files[0]["uri"])
+        return read_waveform(file_bytes(files[0]), rate, files[0]["uri"], _segment(struct))
     if struct["frame_list"]:
         pictures = [np.asarray(load_rgb(file_bytes(file), file["uri"])) for file in files]
         return np.stack([pictures[index] for index in struct["frame_indices"]])
-    return read_frames(_video_source(files[0]), struct["frame_indices"], files[0]["uri"])
+    start, _ = _segment(struct) or (0, 0)
+    indices = [start + int(index) for index in struct["frame_indices"]]
+    return read_frames(_video_source(files[0]), indices, files[0]["uri"], struct.get("decoder"))
+
+
+def _segment(struct: Mapping[str, Any]) -> tuple[int, int] | None:
+    segment = struct.get("segment")
+    return None if segment is None else (int(segment[0]), int(segment[1]))
 
 
 def load_rgbx_media(struct: Mapping[str, Any], buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:

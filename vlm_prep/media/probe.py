@@ -15,10 +15,13 @@ from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, r
 from vlm_prep.media.image import check_decodes, probe_image
 from vlm_prep.media.places import located
 from vlm_prep.media.rules import MediaRules
+from vlm_prep.media.segments import cut_audio, cut_video
 from vlm_prep.media.track import probe_track
 from vlm_prep.media.video import probe_video
 
 _USUAL = MediaRules()
+VARIABLE_RATE = "variable_frame_rate"
+"""Note of a video whose frames are not shown evenly."""
 Probed = tuple[Media, tuple[bytes, ...] | None]
 
 
@@ -47,7 +50,7 @@ def probe(
     if media.kind == "audio":
         return _probe_audio_file(media, keep_bytes, decode)
     if media.kind == "video" and not media.frame_list:
-        return _probe_video_file(media, keep_bytes, track)
+        return _probe_video_file(media, keep_bytes, track, decode, rules)
     pictures = [_probe_picture(uri, keep_bytes, decode, rules) for uri in media.uris]
     if not pictures:
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, "a video given as an empty list of frames")
@@ -86,7 +89,7 @@ def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool) -> Probed:
     (uri,) = media.uris
     data = read_bytes(uri)
     digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
-    header = replace(probe_audio(data, uri, decode=decode), digests=(digest,))
+    header = replace(cut_audio(media, probe_audio(data, uri, decode=decode)), digests=(digest,))
     _require_duration(media, header)
     return replace(media, header=header), (data,) if keep_bytes else None
 
@@ -101,18 +104,20 @@ def _require_duration(media: Media, header: MediaHeader) -> None:
         raise Reject(RejectReason.AUDIO_TOO_LONG, message)
 
 
-def _probe_video_file(media: Media, keep_bytes: bool, track: bool) -> Probed:
+def _probe_video_file(media: Media, keep_bytes: bool, track: bool, decode: bool, rules: MediaRules) -> Probed:
     (uri,) = media.uris
     path = local_path(uri)
     if keep_bytes or path is None:
         data = read_bytes(uri)
-        header = probe_video(data if path is None else path, uri)
         digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
     else:
         data = b""
         digest = digest_ends(read_ends(uri))
-        header = probe_video(path, uri)
+    header = probe_video(data if path is None else path, uri, decoder=rules.video_decoder, decode=decode)
     if track and (found := probe_track(data if path is None else path, uri)) is not None:
         samples, rate = found
         header = replace(header, samples=samples, sampling_rate=rate)
+    header = cut_video(media, header)
+    if header.times is not None:
+        media = replace(media, notes=(*media.notes, VARIABLE_RATE))
     return replace(media, header=replace(header, digests=(digest,))), (data,) if keep_bytes else None

@@ -1,101 +1,80 @@
-"""A video's header and its frames, by decord.
+"""A video file's header and its frames: by PyAV, by decord where a store was frozen with it or a run asks for it, and
+an animation (GIF, WebP, PNG) by Pillow.
 
-Frames are numbered as decord numbers them, so a frame index frozen in a shard names the same frame at run time. The
-header costs 2-12 ms; the first frame is decoded for its size and the last one because a file that was cut short still
-opens. """
+Which of them numbered the frames is stored with the media, so that a frame index names the same frame at run time.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import InputError, Reject, RejectReason
+from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import MediaHeader
+from vlm_prep.core.regular_files import open_regular
+from vlm_prep.core.settings import VideoDecoder
+from vlm_prep.media.animation import is_animation, probe_animation, read_animation
 from vlm_prep.media.ffmpeg import require_whole
+from vlm_prep.media.files import read_bytes
+from vlm_prep.media.frames_decord import probe_by_decord, read_by_decord
+from vlm_prep.media.frames_pyav import probe_by_pyav, read_by_pyav
 
 
-@contextmanager
-def open_video(source: str | bytes, uri: str) -> Iterator[Any]:
-    """Open a video file or its bytes with decord, one thread; what decord raises in the block is a reject.
+def probe_video(source: str | bytes, uri: str, *, decoder: VideoDecoder = "pyav", decode: bool = False) -> MediaHeader:
+    """Return height and width in pixels, the number of frames, frames per second, and what reads them.
 
-    Raises:
-        Reject: unreadable_video.
-        InputError: decord is not installed.
-    """
-    try:
-        import decord
-    except ImportError as error:
-        raise InputError("reading video files needs decord", "pip install decord (x86-64 Linux)") from error
-    # decord's C++ log goes to stderr past Python; the reject carries the message
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        with _as_path(source) as path:
-            yield decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    except (Reject, InputError, MemoryError):
-        raise
-    except Exception as error:  # decord.DECORDError, and RuntimeError from its bindings
-        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: {_first_line(error)}") from error
-
-
-@contextmanager
-def _as_path(source: str | bytes) -> Iterator[str]:
-    """The path of a file, or of one in memory: on bytes, decord 0.6 crashes the process where an AVI was cut short."""
-    if isinstance(source, str):
-        yield source
-        return
-    descriptor = os.memfd_create("video", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(source)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def probe_video(source: str | bytes, uri: str) -> MediaHeader:
-    """Return height and width in pixels, the number of frames, and frames per second.
+    Args:
+        source: path or content of the file.
+        uri: for messages.
+        decoder: what reads video files; an animation is read by Pillow.
+        decode: decode all frames, to find damage between them.
 
     Raises:
         Reject: unreadable_video.
     """
     require_whole(source, uri, RejectReason.UNREADABLE_VIDEO)
-    with open_video(source, uri) as reader:
-        total, fps = len(reader), float(reader.get_avg_fps())
-        if total == 0:
-            raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: no frames")
-        reader.seek_accurate(0)
-        height, width, _ = reader[0].shape
-        reader.seek_accurate(total - 1)
-        reader[total - 1]
-    if not fps > 0:
-        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: frame rate {fps}")
-    return MediaHeader(height=int(height), width=int(width), total_frames=total, fps=fps)
+    if is_animation(_head(source, uri)):
+        return probe_animation(_content(source), uri)
+    if decoder == "pyav":
+        return probe_by_pyav(source, uri, decode=decode)
+    header = probe_by_decord(source, uri)
+    if decode:
+        read_by_decord(source, range(header.total_frames or 0)[-1:], uri)
+    return header
 
 
-def read_frames(source: str | bytes, indices: Sequence[int], uri: str) -> NDArray[np.uint8]:
+def read_frames(
+    source: str | bytes, indices: Sequence[int], uri: str, decoder: str | None = "pyav"
+) -> NDArray[np.uint8]:
     """Return the frames at `indices` as uint8 (n, height, width, 3), RGB.
+
+    Args:
+        source: path or content of the file.
+        indices: frames, in any order.
+        uri: for messages.
+        decoder: what numbered them; None in stores that were written when there was decord alone.
 
     Raises:
         Reject: unreadable_video.
     """
-    wanted = set(indices)
-    frames: dict[int, NDArray[np.uint8]] = {}
-    with open_video(source, uri) as reader:
-        # in order from the start: where decord 0.6 seeks (get_batch, skip_frames), it gave other frames than those
-        # asked for in 2 of 20 test files (an AVI, an HEVC), and was 1.4 times faster
-        for position in range(max(wanted, default=-1) + 1):
-            frame = reader.next()
-            if position in wanted:
-                frames[position] = frame.asnumpy()
-    return np.stack([frames[index] for index in indices])
+    if decoder == "pillow":
+        return read_animation(_content(source), indices, uri)
+    if decoder == "pyav":
+        return read_by_pyav(source, indices, uri)
+    return read_by_decord(source, indices, uri)
 
 
-def _first_line(error: Exception) -> str:
-    """The useful line of a decord error; the rest is a C++ stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def _head(source: str | bytes, uri: str) -> bytes:
+    if isinstance(source, bytes):
+        return source[:64]
+    try:
+        with open_regular(source) as file:
+            return file.read(64)
+    except OSError as error:
+        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: {error.strerror or error}") from error
+
+
+def _content(source: str | bytes) -> bytes:
+    return source if isinstance(source, bytes) else read_bytes(source)

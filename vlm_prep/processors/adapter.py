@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, get_args
 
@@ -50,6 +51,8 @@ class Adapter(ABC):
     """The tensors that are stored."""
     needs_time: ClassVar[bool] = False
     """Whether a list of frames must state its frame rate."""
+    writes_times: ClassVar[bool] = False
+    """Whether the processor writes the time of frames into the text, by its metadata's `timestamps`."""
     look_at_each_other: bool = False
     """Whether a picture becomes other tokens when it is not the only one."""
     stacks_videos: ClassVar[bool] = False
@@ -283,14 +286,14 @@ class Adapter(ABC):
             frames=len(indices),
             height=header.height,
             width=header.width,
-            metadata=video_metadata(header, fps, indices),
+            metadata=video_metadata(header, fps, indices, times := self._times(header, indices)),
             sound=sound,
         )
         with as_reject(
             f"{media.uris[0]}: the processor cannot take {video.frames} frames of {video.width}x{video.height}"
         ):
             made = self._expansion("video", self.video_inputs(video), 0)
-        return Expansion(text=made.text, runs=made.runs, geometry=made.geometry, frame_indices=indices, fps=fps)
+        return replace(made, frame_indices=indices, fps=fps, times=times)
 
     def _expansion(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> Expansion:
         run = self.finder.find(self.replacement(kind, inputs, index))
@@ -303,10 +306,17 @@ class Adapter(ABC):
         """Return (rows, *shape) of a stored tensor for media `index` of its kind."""
         return np.asarray(inputs[tensor.name][index], tensor.dtype).reshape(1, *tensor.shape)
 
+    def _times(self, header: MediaHeader, indices: Sequence[int]) -> tuple[float, ...] | None:
+        """The seconds at which frames are shown, for a processor that writes them down, where the rate varies."""
+        if header.times is None or not self.writes_times or self.loaded.config.video_times == "rate":
+            return None
+        return tuple(header.times[index] for index in indices)
+
     def _fps(self, media: Media, header: MediaHeader) -> float | None:
         stated = media.fps if media.frame_list else header.fps
         if stated is None and self.needs_time:
-            stated = getattr(self.hf.video_processor, "fps", None)
+            # the video processor's own fps is what it samples files at, and says nothing of these frames
+            stated = self.loaded.config.fps
             if stated is None:
                 raise Reject(
                     RejectReason.MISSING_FPS,

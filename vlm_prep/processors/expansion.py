@@ -44,6 +44,8 @@ class Expansion:
     """The frames of a video that the processor will be given."""
     fps: float | None = None
     """Frames per second that timestamps are computed with."""
+    times: tuple[float, ...] | None = None
+    """Seconds of the frames, where the processor is given these in place of a rate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,9 +46,15 @@ def choose_frames(
         # without fps
         raise Reject(
             RejectReason.PROCESSOR_ERROR,
-            f"{media.uris[0]}: the processor cannot sample {total} frames: {type(error).__name__}: {error}",
+            f"{media.uris[0]}: the processor cannot sample {total} frames: {_in_words(error)}",
         ) from error
     return tuple(int(index) for index in picked)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ZeroDivisionError):
+        return "at this rate it would take none of so few"
+    return f"{type(error).__name__}: {error}"
 
 
 def _settings(video_processor: Any) -> dict[str, Any]:
@@ -58,8 +64,21 @@ def _settings(video_processor: Any) -> dict[str, Any]:
     return {name: getattr(video_processor, name, None) for name in names if name not in taken_out}
 
 
-def video_metadata(header: MediaHeader, fps: float | None, indices: tuple[int, ...] | None) -> Any:
-    """Return transformers' VideoMetadata of a video."""
+def video_metadata(
+    header: MediaHeader,
+    fps: float | None,
+    indices: tuple[int, ...] | None,
+    times: tuple[float, ...] | None = None,
+) -> Any:
+    """Return transformers' VideoMetadata of a video.
+
+    Args:
+        header: of the video.
+        fps: its rate.
+        indices: the frames that were taken.
+        times: of these frames, where their rate varies: a time is an index divided by the rate, so the index that
+            stands for one may be a fraction.
+    """
     from transformers.video_utils import VideoMetadata
 
     return VideoMetadata(
@@ -68,5 +87,9 @@ def video_metadata(header: MediaHeader, fps: float | None, indices: tuple[int, .
         height=header.height,
         width=header.width,
         duration=(header.total_frames or 0) / fps if fps else None,
-        frames_indices=list(indices) if indices is not None else None,
+        frames_indices=[time * (fps or 1.0) for time in times]
+        if times is not None
+        else list(indices)
+        if indices is not None
+        else None,
     )

@@ -50,9 +50,16 @@ MEDIA = pa.list_(
             ("sampling_rate", pa.int32()),
             ("tensors", pa.list_(TENSOR)),
             ("same_as", PLACE),
+            ("segment", pa.list_(pa.int64())),
+            ("times", pa.list_(pa.float64())),
+            ("decoder", pa.string()),
         ]
     )
 )
+"""Of a media of which only a part is meant, `segment` is its first sample or frame in the file and the one behind its
+last; `frame_indices` and the counts are of the part. `times` are the seconds at which frames are shown, where the
+processor was given these and not a rate; `decoder` is what frames of a video file were read with (null: decord). The
+last three came after the first stores of this version, which lack them."""
 
 MEDIA_COLUMN = "media"
 """The column of type MEDIA; an ingested store has one of that name with JSON text."""
@@ -89,7 +96,11 @@ def _is_readable(kind: pa.DataType) -> bool:
 
 def has_media(schema: pa.Schema) -> bool:
     """Whether rows of a schema hold media."""
-    return MEDIA_COLUMN in schema.names and bool(schema.field(MEDIA_COLUMN).type == MEDIA)
+    if MEDIA_COLUMN not in schema.names:
+        return False
+    kind = schema.field(MEDIA_COLUMN).type
+    # stores of this version that were written earlier lack the last fields
+    return bool(pa.types.is_list(kind) and pa.types.is_struct(kind.value_type) and kind.value_type[0].name == "kind")
 
 
 _ITEM_TYPES: Mapping[str, pa.DataType] = {"int64": pa.int32(), "float32": pa.float32(), "float64": pa.float64()}

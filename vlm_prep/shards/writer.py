@@ -97,7 +97,7 @@ def _structs(items: Sequence[Row], data_type: pa.StructType, scratch: Scratch) -
     """
     known = [item is not None for item in items]
     fields = [
-        _nested([item[field.name] if item is not None else None for item in items], field.type, scratch)
+        _nested([item.get(field.name) if item is not None else None for item in items], field.type, scratch)
         for field in data_type
     ]
     mask = None if all(known) else pa.array([not each for each in known])

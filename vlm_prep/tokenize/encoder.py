@@ -303,6 +303,9 @@ def _item(media: Media, data: tuple[bytes, ...] | None, expansion: Expansion) ->
         total_frames=header.total_frames,
         samples=header.samples,
         sampling_rate=header.sampling_rate,
+        segment=header.segment,
+        times=expansion.times,
+        decoder=header.decoder,
     )
 
 

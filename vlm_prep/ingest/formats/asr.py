@@ -10,19 +10,17 @@ four cases. That reader drops rows without words in silence; here each is a reje
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import replace
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, Message, Sample
 from vlm_prep.ingest.formats.common import Row, required_column, text
 from vlm_prep.ingest.formats.conversation import RowPlace, require_storable
-from vlm_prep.ingest.formats.entries import column_entries
+from vlm_prep.ingest.formats.entries import column_entries, segment_of
 from vlm_prep.ingest.formats.media_tags import Part
 from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
 from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, DatasetSpec
 from vlm_prep.media.files import split_uri
-
-_SEGMENT_COLUMNS: Final = ("offset", "start", "end", "start_time", "end_time", "begin_time", "audio_start", "audio_end")
 
 
 def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
@@ -70,17 +68,17 @@ def _audio(row: Row, spec: DatasetSpec, marks: RowMarks) -> Media:
     entries = column_entries(row[name], "audio", spec.media_dir)
     if len(entries) != 1:
         raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, f"{len(entries)} audio files for one transcript")
-    _require_whole_file(row, entries[0])
-    return entries[0]
+    return _part_of_file(row, entries[0])
 
 
-def _require_whole_file(row: Row, audio: Media) -> None:
-    """Refuse a row whose words are those of a part of its file. Bytes in a cell are the part already, and there the
+def _part_of_file(row: Row, audio: Media) -> Media:
+    """Return the part of its file that a row's columns name. Bytes in a cell are the part already, and there the
     columns say where it was cut from."""
     if split_uri(audio.uris[0])[1] is not None:
-        return
-    given = [name for name in _SEGMENT_COLUMNS if row.get(name) not in (None, 0, "")]
-    if given:
-        what = " and ".join(given)
-        message = f"the row takes a part of its audio file by {what}; cut the file first, or leave the columns out"
-        raise Reject(RejectReason.BAD_MEDIA_ENTRY, message)
+        return audio
+    start, end = segment_of(row, "the row")
+    if (start, end) == (None, None):
+        return audio
+    if (audio.start, audio.end) not in ((None, None), (start, end)):
+        raise Reject(RejectReason.BAD_MEDIA_ENTRY, "the row and its audio entry name two parts of the file")
+    return replace(audio, start=start, end=end)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -44,23 +45,22 @@ _SIZE_OPTIONS = (
     "resize",
     "size",
 )
-_CROP_OPTIONS = ("crop", "bbox", "rotate", "start_time", "end_time", "start_frame", "end_frame")
+_CROP_OPTIONS = ("crop", "bbox", "rotate", "start_frame", "end_frame")
+SEGMENT_STARTS: Final = ("offset", "start", "start_time", "begin_time", "audio_start", "video_start")
+SEGMENT_ENDS: Final = ("end", "end_time", "audio_end", "video_end")
+"""Keys of the seconds at which a part of a file begins and ends; `duration` is how long it is."""
+_RATES = ("fps", "sample_fps", "raw_fps")
 _FRAME_OPTIONS = (
     "nframes",
     "num_frames",
     "max_frames",
     "min_frames",
-    "sample_fps",
-    "video_start",
-    "video_end",
 )
 NOT_APPLIED: Final = frozenset((*_SIZE_OPTIONS, *_CROP_OPTIONS, *_FRAME_OPTIONS, "use_audio_in_video"))
 _AUDIO_OPTIONS: Final = frozenset(
-    (
-        *("sampling_rate", "sample_rate", "sr", "channel"),
-        *("offset", "start", "end", "begin_time", "audio_start", "audio_end"),
-    )
+    ("sampling_rate", "sample_rate", "sr", "channel")
 )
+_SAME_TIME = 1e-3
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -104,7 +104,9 @@ def require_applied(options: dict[str, Any], kind: MediaKind, where: str) -> Non
     Raises:
         Reject: BAD_MEDIA_ENTRY.
     """
-    refused = NOT_APPLIED | _AUDIO_OPTIONS if kind == "audio" else NOT_APPLIED
+    refused = {"image": NOT_APPLIED.union(SEGMENT_STARTS, SEGMENT_ENDS), "audio": NOT_APPLIED | _AUDIO_OPTIONS}.get(
+        kind, NOT_APPLIED
+    )
     if unused := sorted(refused & {key for key, value in options.items() if value not in (None, False)}):
         raise _bad(f"{where}: {', '.join(unused)} is not applied per entry; set it for the run instead")
 
@@ -158,11 +160,44 @@ def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path | str, 
     reference = _reference(given, where) if content is None else content
     is_list = isinstance(reference, list)
     media = media_from(reference, kind, media_dir, where)
+    start, end = (None, None) if kind == "image" else segment_of(given, where)
+    if (start, end) != (None, None) and (is_list or content is not None):
+        raise _bad(f"{where}: a part in seconds is taken of a file, not of frames or of bytes in the row")
     return replace(
         media,
+        start=start,
+        end=end,
         frame_indices=_frame_indices(given.get("frame_indices"), kind, is_list, where),
-        fps=_fps(given.get("fps"), kind, where),
+        fps=_fps(given, kind, where),
     )
+
+
+def segment_of(given: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
+    """Return the seconds at which the part of a file begins and ends that keys of an entry or row ask for.
+
+    Raises:
+        Reject: BAD_MEDIA_ENTRY, it is no such part, or said in two ways that differ.
+    """
+    start, end = (_seconds(given, names, where) for names in (SEGMENT_STARTS, SEGMENT_ENDS))
+    length = _seconds(given, ("duration",), where)
+    if length is not None:
+        stop = (start or 0.0) + length
+        if end is not None and abs(end - stop) > _SAME_TIME:
+            raise _bad(f"{where}: it ends at {end:g} s and after a duration of {length:g} s")
+        end = stop if end is None else end
+    if end is not None and end <= (start or 0.0):
+        raise _bad(f"{where}: a part from {start or 0:g} to {end:g} s")
+    return start or None, end
+
+
+def _seconds(given: Mapping[str, Any], names: Sequence[str], where: str) -> float | None:
+    values = {name: given[name] for name in names if given.get(name) not in (None, "")}
+    for name, value in values.items():
+        if not (value == 0 and not isinstance(value, bool)) and not is_positive_number(value):
+            raise _bad(f"{where}: {name} is {value!r}, not a number of seconds")
+    if len(set(values.values())) > 1:
+        raise _bad(f"{where}: {' and '.join(values)} differ")
+    return next((float(value) for value in values.values()), None)
 
 
 def _content(given: dict[str, Any], where: str) -> EmbeddedBytes | EmbeddedText | None:
@@ -223,12 +258,15 @@ def _frame_indices(value: Any, kind: MediaKind, is_list: bool, where: str) -> tu
     return tuple(value)
 
 
-def _fps(value: Any, kind: MediaKind, where: str) -> float | None:
-    if value is None:
-        return None
-    if kind != "video" or not is_positive_number(value):
-        raise _bad(f"{where}: fps is {value!r}; it must be a number above 0, of a video")
-    return float(value)
+def _fps(given: dict[str, Any], kind: MediaKind, where: str) -> float | None:
+    """The rate of an entry: `fps`, or as Qwen's format says of frames `sample_fps` and `raw_fps`."""
+    rates = {name: given[name] for name in _RATES if name in given}
+    for name, value in rates.items():
+        if kind != "video" or not is_positive_number(value):
+            raise _bad(f"{where}: {name} is {value!r}; it must be a number above 0, of a video")
+    if len(set(rates.values())) > 1:
+        raise _bad(f"{where}: {' and '.join(rates)} differ")
+    return next((float(value) for value in rates.values()), None)
 
 
 def _bad(message: str) -> Reject:

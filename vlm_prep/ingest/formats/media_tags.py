@@ -18,6 +18,9 @@ from vlm_prep.ingest.formats.row_marks import RowMarks
 
 Part = dict[str, Any]
 
+FRAMES_AS_VIDEO = "frames_as_video"
+"""Note of a video that its row gives as a flat list of pictures."""
+_PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "heic", "avif", "jxl")
 _TAG = re.compile(r"(<image>|<video>|<audio>)", re.IGNORECASE)
 _KINDS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video", "<audio>": "audio"}
 
@@ -76,6 +79,8 @@ class MediaQueue:
             Reject: MEDIA_COUNT_MISMATCH, with both counts; MISSING_MEDIA, a placeholder asks for an entry that is null.
         """
         columns = {kind: self._balanced(kind, entries) for kind, entries in self._columns.items()}
+        if self._asked["video"] == 1:
+            columns["video"] = _joined(columns["video"])
         if wrong := [kind for kind, entries in columns.items() if len(entries) != self._asked[kind]]:
             raise self._mismatch(wrong)
         return [each if isinstance(each, Media) else columns[each[0]][each[1]] for each in self._placed]
@@ -101,6 +106,20 @@ class MediaQueue:
             tags = " and ".join(f"<{kind}>" for kind in kinds)
             note = f"; write {tags} where they belong, or let `missing_tags=first` put them before the first user text"
         return Reject(RejectReason.MEDIA_COUNT_MISMATCH, counts + note)
+
+
+def _joined(frames: list[Media]) -> list[Media]:
+    """Return a flat list of pictures in the video column as one video, where one is asked for: as several the row
+    would be a reject, so it can mean nothing else."""
+    if len(frames) < 2 or not all(map(_is_frame, frames)):
+        return frames
+    uris = tuple(uri for frame in frames for uri in frame.uris)
+    return [Media(kind="video", uris=uris, frame_list=True, notes=(FRAMES_AS_VIDEO,))]
+
+
+def _is_frame(media: Media) -> bool:
+    plain = not media.frame_list and (media.frame_indices, media.fps, media.start, media.end) == (None,) * 4
+    return plain and media.uris[0].lower().rpartition(".")[2] in _PICTURES
 
 
 def has_tags(text: str) -> bool:

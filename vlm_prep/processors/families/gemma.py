@@ -37,6 +37,7 @@ class Gemma4(Adapter):
     family: ClassVar[str] = "gemma4"
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     needs_time: ClassVar[bool] = True
+    writes_times: ClassVar[bool] = True
     thinking_prefix: ClassVar[tuple[str, str] | None] = ("<|turn>model\n", "<|channel>thought\n<channel|>")
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:

@@ -239,6 +239,8 @@ class Generic(Adapter):
                 frame_indices=indices,
                 fps=fps,
                 total_frames=header.total_frames,
+                segment=header.segment,
+                decoder=header.decoder,
             )
             struct = media_struct(stored)
         return load_media(struct, rate=self.sampling_rate)

@@ -21,6 +21,7 @@ class KimiK25(Adapter):
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID)
     needs_time: ClassVar[bool] = True
+    writes_times: ClassVar[bool] = True
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
         """See `Adapter.image_inputs`."""

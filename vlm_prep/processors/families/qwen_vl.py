@@ -116,6 +116,7 @@ class Qwen3VL(Qwen2VL):
 
     family: ClassVar[str] = "qwen3_vl"
     needs_time: ClassVar[bool] = True
+    writes_times: ClassVar[bool] = True
 
     def _resize_video(self, frames: int, height: int, width: int) -> Size:
         from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize

@@ -122,6 +122,8 @@ class _Recent:
             tuple(file["digest"] for file in struct["files"]),
             None if frames is None else tuple(int(frame) for frame in frames),
             struct["fps"],
+            None if struct.get("segment") is None else tuple(int(place) for place in struct["segment"]),
+            None if struct.get("times") is None else tuple(float(time) for time in struct["times"]),
         )
         if key in self._made:
             self._made.move_to_end(key)

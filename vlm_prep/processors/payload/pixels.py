@@ -286,14 +286,16 @@ def has_sound(struct: MediaStruct) -> bool:
 
 def video_metadata(struct: MediaStruct) -> dict[str, Any]:
     """Return what transformers' VideoMetadata holds for a stored video."""
-    fps = struct["fps"]
+    fps, times = struct["fps"], struct.get("times")
     return {
         "total_num_frames": struct["total_frames"],
         "fps": fps,
         "height": struct["height"],
         "width": struct["width"],
         "duration": struct["total_frames"] / fps if fps else None,
-        "frames_indices": [int(index) for index in np.asarray(struct["frame_indices"])],
+        "frames_indices": [int(index) for index in np.asarray(struct["frame_indices"])]
+        if times is None
+        else [float(time) * (fps or 1.0) for time in times],
     }
 
 

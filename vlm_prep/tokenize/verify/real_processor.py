@@ -200,6 +200,7 @@ def stored_media(struct: Row) -> Media:
         width=struct["width"],
         total_frames=struct["total_frames"],
         fps=fps,
+        times=_all_times(struct),
         samples=struct["samples"],
         sampling_rate=struct["sampling_rate"],
     )
@@ -211,6 +212,14 @@ def stored_media(struct: Row) -> Media:
         fps=fps,
         header=header,
     )
+
+
+def _all_times(struct: Row) -> tuple[float, ...] | None:
+    """The times of a video's frames; of those that were not taken nothing is known, nor asked."""
+    if struct.get("times") is None:
+        return None
+    found = dict(zip(struct["frame_indices"], struct["times"], strict=True))
+    return tuple(float(found.get(number, 0.0)) for number in range(struct["total_frames"]))
 
 
 def _with_media(messages: Sequence[Message], loaded: Sequence[Any], sounds: Sequence[Any]) -> list[Message]:

@@ -1,0 +1,146 @@
+"""A row that means a part of a file trains on that part: lengths, waveforms, stored forms; or it is rejected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from vlm_prep.core.errors import Reject
+from vlm_prep.core.records import Media, MediaItem, Sample
+from vlm_prep.core.settings import IngestConfig
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.ingest_run import ingest
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.media.audio import read_waveform, resampled_length
+from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.media.probe import probe
+from vlm_prep.shards.layout import read_rejects
+
+Options = Callable[..., RunOptions]
+RATE = 22050
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An 11 s recording in several formats."""
+    folder = tmp_path_factory.mktemp("clips")
+    wave = np.random.default_rng(0).normal(0, 0.1, (11 * RATE, 2)).astype(np.float32)
+    for name in ("a.wav", "a.flac", "a.ogg", "a.mp3"):
+        soundfile.write(folder / name, wave, RATE)
+    return folder
+
+
+def stored(media: Media, data: tuple[bytes, ...] | None) -> dict[str, Any]:
+    header = media.header
+    assert header is not None
+    item = MediaItem(
+        kind="audio", uris=media.uris, digests=header.digests, data=data, height=0, width=0,
+        samples=header.samples, sampling_rate=header.sampling_rate, segment=header.segment,
+    )  # fmt: skip
+    return media_struct(item)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+@pytest.mark.parametrize("keep", [False, True], ids=["reference", "encoded"])
+@pytest.mark.parametrize(("start", "end"), [(None, 2.0), (3.5, 5.5), (9.0, None), (0.00001, 10.99999), (10.5, 11.004)])
+def test_a_part_is_what_a_file_cut_out_beforehand_holds(
+    clips: Path, tmp_path: Path, name: str, keep: bool, start: float | None, end: float | None
+) -> None:
+    path = clips / name
+    media, data = probe(Media(kind="audio", uris=(str(path),), start=start, end=end), keep_bytes=keep)
+    whole, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    part = whole[round((start or 0) * RATE) : min(len(whole), round((end or 11) * RATE))]
+    soundfile.write(tmp_path / "part.wav", part, RATE, subtype="FLOAT")
+    expected = read_waveform((tmp_path / "part.wav").read_bytes(), 16000, "part")
+    assert media.header is not None and media.header.samples == len(part)
+    found = load_media(stored(media, data), rate=16000)
+    assert len(found) == resampled_length(len(part), RATE, 16000)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("start", "end"), [(11.0, None), (12.0, 13.0), (3.0, 11.5), (None, 1e-9)])
+def test_a_part_that_is_not_in_the_file_is_rejected(clips: Path, start: float | None, end: float | None) -> None:
+    with pytest.raises(Reject) as caught:
+        probe(Media(kind="audio", uris=(str(clips / "a.wav"),), start=start, end=end))
+    assert caught.value.reason.value == "bad_media_entry"
+
+
+def test_a_part_that_is_all_of_the_file_is_stored_as_the_file(clips: Path) -> None:
+    media, _ = probe(Media(kind="audio", uris=(str(clips / "a.wav"),), end=11.0))
+    assert media.header is not None and media.header.segment is None
+
+
+def test_bounds_of_duration_are_those_of_the_part(clips: Path) -> None:
+    with pytest.raises(Reject, match="2 s, the shortest"):
+        probe(Media(kind="audio", uris=(str(clips / "a.wav"),), start=1.0, end=3.0, min_seconds=2.5))
+
+
+def ingested(folder: Path, rows: list[dict[str, Any]], options: Options) -> tuple[dict[str, Sample], dict[str, str]]:
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out = folder / "out"
+    ingest(open_samples(folder / "rows.jsonl"), IngestConfig(), options(out, max_reject_rate=1.0))
+    samples = open_samples(out)
+    read = [each for each in samples.read(0, len(samples)) if isinstance(each, Sample)]
+    return {each.sample_id: each for each in read}, {row["sample_id"]: row["reason"] for row in read_rejects(out)}
+
+
+def test_the_rows_of_a_manifest_take_their_parts(clips: Path, tmp_path: Path, options: Options, kit: Path) -> None:
+    (tmp_path / "clips").symlink_to(clips)
+    rows = [json.loads(line) for line in (kit / "cases" / "14a-segments" / "kaldi.jsonl").read_text().splitlines()]
+    samples, rejects = ingested(tmp_path, rows, options)
+    headers = [sample.media[0].header for sample in samples.values()]
+    assert rejects == {}
+    assert [header and header.samples for header in headers] == [11 * RATE, 2 * RATE, 2 * RATE, 2 * RATE]
+    assert [header and header.segment for header in headers] == [
+        None, (0, 2 * RATE), (int(3.5 * RATE), int(5.5 * RATE)), (0, 2 * RATE),
+    ]  # fmt: skip
+
+
+def test_entries_of_any_format_take_their_parts(clips: Path, tmp_path: Path, options: Options) -> None:
+    entries = [
+        {"path": "a.wav", "offset": 1, "duration": 2},
+        {"path": "a.wav", "start": 1, "end": 3.0},
+        {"audio": "a.wav", "audio_start": 1.0, "audio_end": 3},
+        {"path": "a.wav", "start_time": 1, "end": 3, "duration": 2},
+        {"path": "a.wav", "start": 1, "end": 4, "duration": 2},
+        {"path": "a.wav", "start": 3, "end": 3},
+        {"path": "a.wav", "start": "1"},
+        {"path": "a.wav", "start": 1, "offset": 2},
+    ]
+    turns = [{"role": "user", "content": "<audio>?"}, {"role": "assistant", "content": "ok"}]
+    for name in ("a.wav",):
+        (tmp_path / name).symlink_to(clips / name)
+    samples, rejects = ingested(tmp_path, [{"messages": turns, "audios": [entry]} for entry in entries], options)
+    headers = [sample.media[0].header for sample in samples.values()]
+    assert [header and header.segment for header in headers] == [(RATE, 3 * RATE)] * 4
+    assert set(rejects.values()) == {"bad_media_entry"} and len(rejects) == 4
+
+
+def test_a_picture_has_no_part_in_seconds(tmp_path: Path, options: Options) -> None:
+    turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "ok"}]
+    _, rejects = ingested(tmp_path, [{"messages": turns, "images": [{"path": "a.png", "start": 1}]}], options)
+    assert set(rejects.values()) == {"bad_media_entry"}
+
+
+# --- frames given flat -----
+
+
+def test_the_kits_frames_are_one_video_however_they_are_given(kit: Path, tmp_path: Path, options: Options) -> None:
+    folder = kit / "cases" / "13-frame-folders"
+    out = tmp_path / "out"
+    ingest(open_samples(folder / "rows.jsonl"), IngestConfig(), options(out, max_reject_rate=1.0))
+    samples = open_samples(out)
+    read = [each for each in samples.read(0, len(samples)) if isinstance(each, Sample)]
+    videos = [each.media[0] for each in read]
+    assert [row["reason"] for row in read_rejects(out)] == ["bad_media_entry"]
+    assert [len(each.media) for each in read] == [1] * 11
+    assert sorted({len(video.uris) for video in videos}) == [1, 11]
+    names = [f"{number}.png" for number in range(1, 12)]
+    assert all([Path(uri).name for uri in video.uris] == names for video in videos if len(video.uris) == 11)
+    assert [video.fps for video in videos if video.fps] == [2.0, 2.0, 2.0]

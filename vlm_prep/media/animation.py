@@ -1,0 +1,77 @@
+"""GIF, animated WebP and PNG as videos, by Pillow: each frame as a picture, transparency laid on white."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import MediaHeader
+from vlm_prep.media.image import to_rgb
+from vlm_prep.media.image_formats import open_picture
+from vlm_prep.media.library_words import plain_words
+
+FORMATS = ("GIF", "WEBP", "PNG")
+_USUAL_MS = 100
+"""How long a frame is shown that states no duration, as browsers do."""
+
+
+def is_animation(head: bytes) -> bool:
+    """Whether a file is a picture format that can hold an animation, by its first bytes."""
+    return head.startswith((b"GIF8", b"\x89PNG")) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+
+
+def probe_animation(data: bytes, uri: str) -> MediaHeader:
+    """Return the header of an animation: its size, frames, mean rate, and times where frames are shown unevenly.
+
+    Raises:
+        Reject: unreadable_video, it does not decode, or is one picture alone.
+    """
+    shown = []
+    with _opened(data, uri) as picture:
+        width, height = picture.size
+        for frame in ImageSequence.Iterator(picture):
+            frame.load()
+            shown.append(float(frame.info.get("duration") or _USUAL_MS) / 1000)
+    if len(shown) < 2:
+        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: one picture, not a video; give it as an image")
+    starts = np.concatenate([[0.0], np.cumsum(shown)])
+    fps = len(shown) / float(starts[-1])
+    even = len(set(shown)) == 1
+    times = None if even else tuple(float(start) for start in starts[:-1])
+    return MediaHeader(
+        height=height, width=width, total_frames=len(shown), fps=fps, times=times, decoder="pillow"
+    )
+
+
+def read_animation(data: bytes, indices: Sequence[int], uri: str) -> NDArray[np.uint8]:
+    """Return the frames at `indices` as uint8 (n, height, width, 3), RGB.
+
+    Raises:
+        Reject: unreadable_video.
+    """
+    wanted, frames = set(indices), {}
+    with _opened(data, uri) as picture:
+        for number, frame in enumerate(ImageSequence.Iterator(picture)):
+            if number in wanted:
+                frames[number] = np.asarray(to_rgb(frame))
+    if missing := wanted - frames.keys():
+        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: no frame {min(missing)}")
+    return np.stack([frames[index] for index in indices])
+
+
+@contextmanager
+def _opened(data: bytes, uri: str) -> Iterator[Image.Image]:
+    try:
+        with open_picture(data, uri, FORMATS) as picture:
+            yield picture
+    except (Reject, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise Reject(
+            RejectReason.UNREADABLE_VIDEO, f"{uri}: does not decode: {type(error).__name__}: {plain_words(error)}"
+        ) from error
