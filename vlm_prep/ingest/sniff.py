@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.regular_files import open_regular
 from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.json_scan import BOM, LENIENT_HINT, Element, elements, first_members
@@ -147,7 +148,7 @@ def open_input(path: str | Path) -> BinaryIO:
         InputError: there is no such file, it is a folder, or it may not be read.
     """
     try:
-        return open(path, "rb")
+        return open_regular(path)
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder, not a data file", _READ_FORMATS) from error
     except FileNotFoundError as error:
