@@ -35,6 +35,7 @@ from vlm_prep.cli import (
     why,
 )
 from vlm_prep.core.errors import VlmPrepError
+from vlm_prep.core.own_process import make_own
 from vlm_prep.core.visible import visible
 from vlm_prep.processors import lean_imports
 
@@ -94,6 +95,7 @@ app.add_typer(state.app, name="state")
 def main() -> None:
     """Run the command line; a fault prints one message and what to do, and sets the exit status."""
     lean_imports.install()
+    make_own()
     ending = _Ending()
     try:
         status = _run()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import RejectReason, VlmPrepError
+from vlm_prep.core.own_process import ENVIRONMENT, make_own
 from vlm_prep.engine.heartbeat import Beat, Pulse
 from vlm_prep.engine.tasks import NO_ROW, Errand, Job
 
@@ -34,7 +35,6 @@ _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "RAYON_NUM_THREADS": "1",
     "OPENCV_FOR_THREADS_NUM": "1",
-    "TOKENIZERS_PARALLELISM": "false",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # of pyarrow's allocator, from its import on
 }
 """The parallelism is in the processes. Workers inherit it from the forkserver; this process keeps its own."""
@@ -78,7 +78,7 @@ def forkserver(job: Job) -> Any:
     resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to start first
     # Ctrl-C is this process's matter: while it imports, the forkserver would print a traceback and die of it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    settings = {**_ONE_THREAD, **job.before_fork()}
+    settings = {**_ONE_THREAD, **ENVIRONMENT, **job.before_fork()}
     kept = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -209,6 +209,7 @@ def _death_of(code: int | None) -> Death:
 def _serve(job: Job, connection: Connection, pulse: Pulse) -> None:
     """Set the job up, then run errands until the run is over."""
     _die_with_parent()
+    make_own()
     try:
         job.setup()
         settle_memory()

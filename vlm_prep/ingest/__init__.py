@@ -23,8 +23,11 @@ A fault of the whole input (a missing file, a misspelt column) is an InputError 
 row is read. A fault of one row is a Rejected with the line it stands on, and never touches the other rows.
 """
 
+from vlm_prep.core.callable_package import make_callable
 from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.ingest.spec import DatasetSpec
 
 __all__ = ["DatasetSpec", "RowSource", "load_source"]
+
+make_callable(__name__, "ingest_run", "ingest")

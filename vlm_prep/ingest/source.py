@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import numpy as np
 import orjson
@@ -263,30 +263,40 @@ def _is_store(path: StorePath) -> bool:
     return (path / MANIFEST).exists() or (path / WORK).is_dir()
 
 
-def open_samples(
-    path: str | Path,
-    *,
-    datasets: Sequence[str] | None = None,
-    format: str | None = None,
-    columns: dict[str, str] | None = None,
-    tags: dict[str, str] | None = None,
-    media_dir: str | None = None,
-    sample_ratio: float | None = None,
-    limit: int | None = None,
-    **options: Any,
-) -> Samples:
+class SourceOptions(TypedDict, total=False):
+    """How a source is read; the texts are those of `core.settings.SourceConfig`, whose fields these are."""
+
+    datasets: Sequence[str] | None
+    format: str | None
+    columns: Mapping[str, str] | None
+    tags: Mapping[str, str] | None
+    media_dir: str | Path | None
+    sample_ratio: float | None
+    split: str | None
+    system_prompt: str | None
+    user_prompt: str | None
+    min_duration: float | None
+    max_duration: float | None
+    missing_tags: str | None
+    ignore_keys: Sequence[str] | None
+    encoding: str | None
+    lenient_json: bool | None
+    rows_key: str | None
+
+
+def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[SourceOptions]) -> Samples:
     """Open a meta JSON, a data file, the folder of a Hugging Face dataset, or the output of `vlm-prep ingest`.
+
+    >>> import vlm_prep as vp
+    >>> from vlm_prep.builtin import builtin_data
+    >>> samples = vp.open_samples(builtin_data(), datasets=["photo_talk"], limit=2)
+    >>> [sample.sample_id for sample in samples.read(0, len(samples))]
+    ['photo_talk/0', 'photo_talk/1']
 
     Args:
         path: the source.
-        datasets: which of a meta JSON's datasets, all by default.
-        format: how a data file's rows are read; found out by default. With a meta JSON each dataset says its own.
-        columns: names of a data file's columns.
-        tags: names of a data file's roles and keys.
-        media_dir: where a data file's relative media paths start.
-        sample_ratio: share of a data file's rows, or how often each.
         limit: first rows only, of all datasets together.
-        options: split, system_prompt, missing_tags, ignore_keys and what else `meta.load_source` takes.
+        how: see `meta.load_source`; all but `datasets` for a data file only, a meta JSON says them in its entries.
 
     Raises:
         InputError: the source is not usable.
@@ -294,24 +304,17 @@ def open_samples(
     """
     folder = store_path(path)
     if _is_store(folder):
-        if any((datasets, format, columns, tags, media_dir, sample_ratio, *options.values())):
+        if any(how.values()):
             raise InputError(
                 f"{path} is ingested already: options that say how to read a source have no meaning for it",
                 "give them to `vlm-prep ingest`",
             )
         return IngestedSamples(folder, limit)
-    how = {"datasets": datasets, "format": format, "columns": columns, "tags": tags, "sample_ratio": sample_ratio}
-    how |= {name: value for name, value in options.items() if value is not None}
-    specs = load_source(
-        path,
-        datasets=datasets,
-        format=format,
-        columns=columns,
-        tags=tags,
-        media_dir=media_dir,
-        sample_ratio=sample_ratio,
-        **options,
-    )
+    specs = load_source(path, **how)
+    media_dir = how.get("media_dir")
+    where = {"path": _place(path), "media_dir": None if media_dir is None else _place(media_dir)}
+    given = {name: value for name, value in how.items() if value is not None and name not in where}
+    always = dict.fromkeys(("datasets", "format", "columns", "tags", "sample_ratio"))
     sources: list[RowSource] = []
     left = limit
     for spec in specs:
@@ -320,5 +323,4 @@ def open_samples(
         sources.append(source)
         if left is not None:
             left -= len(source)
-    where = {"path": _place(path), "media_dir": None if media_dir is None else _place(media_dir)}
-    return RawSamples(tuple(sources), {**where, **how, "limit": limit})
+    return RawSamples(tuple(sources), {**where, **always, **given, "limit": limit})

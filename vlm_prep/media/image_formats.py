@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import io
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final
@@ -32,9 +31,6 @@ _PLUGINS: Final[dict[str, tuple[tuple[bytes, ...], str, str]]] = {
     "JXL": ((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"), "pillow_jxl", "pillow-jxl-plugin"),
 }
 """Format → its brands (HEIF) or first bytes (JXL), the package that reads it, and what that is installed by."""
-
-# the size is checked with a reject instead of a warning; catching it around each call costs 5 µs
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def check_formats(formats: Sequence[str] | None) -> tuple[str, ...]:

@@ -15,3 +15,7 @@
 Documents keep their boundaries inside a pack, and positions restart at each document, so everything here is
 computed per document, before packing, and is only concatenated afterwards.
 """
+
+from vlm_prep.core.callable_package import make_callable
+
+make_callable(__name__, "pack_run", "pack")

@@ -11,11 +11,12 @@ import numpy as np
 import xxhash
 
 from vlm_prep.core.errors import ExactnessError, Reject, RejectReason, StoreError
+from vlm_prep.core.own_process import one_thread
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import MediaMode, ShardFormat, TarMedia
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task
 from vlm_prep.pack.assemble import assemble_pack
-from vlm_prep.pack.pack_plan import Plan
+from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.processors.payload.maker import PayloadMaker, raise_media
 from vlm_prep.processors.payload.pixels import PixelMaker
@@ -27,7 +28,6 @@ from vlm_prep.shards.tar import TarWriter
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
 
 STAGE = "pack"
-PLAN_SPLIT = "plan"
 
 
 _COMPARED_FIRST = 4
@@ -38,11 +38,6 @@ _COMPARED = 0.01
 def is_chosen(sample_id: str) -> bool:
     """Whether a document belongs to the compared share; by its name, so that it does for any number of workers."""
     return xxhash.xxh3_64_intdigest(sample_id.encode()) < _COMPARED * 2**64
-
-
-def rank_split(rank: int) -> str:
-    """Return the folder of a rank's shards."""
-    return f"rank_{rank:05d}"
 
 
 @dataclass
@@ -86,9 +81,7 @@ class PackJob:
         """See `engine.tasks.Job`."""
         self._store = Store(self.source, stage="tokenize")
         if self.media == "pixels" and self.payload is not None:
-            import torch
-
-            torch.set_num_threads(1)
+            one_thread()
             runtime = {**self._store.manifest.processor, "payload": self.payload}
             maker = PixelMaker(runtime, trust_remote_code=self.trust_remote_code)
             self._maker = PayloadMaker(maker, self.payload, [tensor["name"] for tensor in self._tensors])

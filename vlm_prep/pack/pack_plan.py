@@ -23,8 +23,15 @@ from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
 from vlm_prep.shards.reader import Store
 
 Rows = NDArray[np.int64]
+PLAN_SPLIT = "plan"
+"""The folder of the plan's shards, where the packs themselves are not written."""
 _RANDOM_SEED = 0
 """Of the random deal that the steps are compared with."""
+
+
+def rank_split(rank: int) -> str:
+    """Return the folder of a rank's shards."""
+    return f"rank_{rank:05d}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,14 @@ from typing import Any, get_args
 import vlm_prep
 from vlm_prep.core.errors import InputError, RejectReason, StoreError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.own_process import as_before
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import MediaMode, PackConfig
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Describe
-from vlm_prep.pack.pack_job import PLAN_SPLIT, STAGE, PackJob, rank_split
-from vlm_prep.pack.pack_plan import Plan, make_plan, plan_table
+from vlm_prep.pack.pack_job import STAGE, PackJob
+from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.pixels import PixelMaker
@@ -124,10 +125,16 @@ def raised_payload(
     return config.media, describe_payload(maker, list(runtime["parts"]), config.audio)
 
 
+@as_before()
 def pack(
     source: str | StorePath, config: PackConfig, options: RunOptions, *, trust_remote_code: bool = False
 ) -> Manifest | None:
     """Pack the tokenized store `source` into `options.out`.
+
+    >>> run = vp.RunOptions(out=folder / "packed", workers=0, say=told)
+    >>> manifest = vp.pack(folder / "tok", vp.PackConfig(pack_length=1024, world_size=2), run)
+    >>> manifest.totals["packs_by_rank"]
+    [2, 2]
 
     A source on an object store is fetched into its cache once, whole, since a pack's documents come from all over it.
 

@@ -3,6 +3,7 @@
     torchvision_cpu.py   makes torchvision import beside CPU torch
     lean_imports.py      the command line and its workers import what they use, no more
     load.py              finds and loads a processor, names its identity by content
+    quiet.py             transformers without its words while a processor loads
     preload.py           what workers import before they are forked
     processor_parts.py   tokenizer, image, video and audio processors of a processor, by their roles
     token_types.py       what a processor says of each token beside its id

@@ -7,7 +7,6 @@ versions) and no path, so two copies of one processor are the same and an edited
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections.abc import Mapping
 from copy import deepcopy
@@ -21,6 +20,7 @@ from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.processors.lean_imports import no_garbage
 from vlm_prep.processors.model_config import config_beside
+from vlm_prep.processors.quiet import quiet
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 BUILTIN = "builtin:"
@@ -129,18 +129,14 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
 
 
 def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    # its retries against a hub that cannot be reached would bury the one message that counts
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         # a copy: Qwen's image processor writes into the size that it is given
-        return transformers.AutoProcessor.from_pretrained(
-            target, trust_remote_code=config.trust_remote_code, **deepcopy(config.part_settings)
-        )
+        with quiet():
+            return transformers.AutoProcessor.from_pretrained(
+                target, trust_remote_code=config.trust_remote_code, **deepcopy(config.part_settings)
+            )
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, ... alike
         if "trust_remote_code" in str(error) and not config.trust_remote_code:
             raise ProcessorError(

@@ -19,7 +19,7 @@ from vlm_prep.core.fingerprint import digest_bytes, digest_file
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.run_yaml import is_unchanged
 from vlm_prep.shards.manifest import Manifest, sealed, unsealed
-from vlm_prep.shards.object_store import StorePath
+from vlm_prep.shards.object_store import StorePath, store_path
 from vlm_prep.shards.schema import REJECTS
 from vlm_prep.shards.store_names import (
     CARD,
@@ -180,9 +180,13 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
         raise StoreError(f"{path} is damaged: {error}", "delete it, and give --source and --processor") from error
 
 
-def read_rejects(folder: StorePath) -> list[dict[str, Any]]:
-    """Return the rows of rejects.parquet."""
-    content = pa.BufferReader((folder / REJECTS_FILE).read_bytes())
+def read_rejects(folder: str | StorePath) -> list[dict[str, Any]]:
+    """Return the rows of rejects.parquet.
+
+    >>> [(row["sample_id"], row["reason"]) for row in vp.read_rejects(folder / "tok")]
+    [('photo_talk/6', 'overlong')]
+    """
+    content = pa.BufferReader((store_path(folder) / REJECTS_FILE).read_bytes())
     # in this thread: one of Arrow's own that lets go of Python's bytes while the interpreter ends aborts the process
     # ("terminate called without an active exception", in 1 of 3 short commands)
     rows: list[dict[str, Any]] = pq.ParquetFile(content, pre_buffer=False).read(use_threads=False).to_pylist()

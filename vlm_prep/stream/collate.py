@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import numpy as np
 import torch
@@ -29,15 +29,47 @@ from vlm_prep.stream.attention import (
     text_positions,
     thd_lengths,
 )
-from vlm_prep.stream.collate_base import IGNORE, TRAINED, Batch, Collate, array_of, rows_of, store_options, tensors
+from vlm_prep.stream.collate_base import (
+    IGNORE,
+    TRAINED,
+    Batch,
+    Collate,
+    CollateOptions,
+    StoreOptions,
+    array_of,
+    rows_of,
+    store_options,
+    tensors,
+)
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, form_for
 
 _LOG = logging.getLogger(__name__)
 
 
+class PadOptions(StoreOptions, total=False):
+    """Options of `PadCollate.for_store`."""
+
+    decoder_start_token_id: int | None
+
+
+class PackedOptions(StoreOptions, total=False):
+    """Options of `PackedCollate.for_store`."""
+
+    mask: Mask | None
+    attention: str | None
+    model: Any
+    backbone: Backbone
+    mrope: bool
+
+
 class PadCollate(Collate):
     """Pad samples on the right and stack them.
+
+    >>> rows = vp.ShardDataset(folder / "tok", seed=0)
+    >>> batch = vp.PadCollate.for_store(rows)([rows[0], rows[1]])
+    >>> batch["input_ids"].shape[0], batch["input_ids"].dtype
+    (2, torch.int64)
 
     Returns, for a batch of B items padded to S: input_ids, labels, attention_mask (1 for tokens, 0 for padding) and the
     processor's token types (mm_token_type_ids, token_type_ids, ...), int64 (B, S), or (B, S-1) with `shift`;
@@ -61,13 +93,13 @@ class PadCollate(Collate):
         *,
         shift: bool = True,
         decoder_start_token_id: int | None = None,
-        **options: Any,
+        **options: Unpack[CollateOptions],
     ) -> None:
         super().__init__(pad_token_id, **options)
         self.shift, self.decoder_start_token_id = shift and decoder_start_token_id is None, decoder_start_token_id
 
     @classmethod
-    def for_store(cls, dataset: ShardDataset, **options: Any) -> PadCollate:
+    def for_store(cls, dataset: ShardDataset, **options: Unpack[PadOptions]) -> PadCollate:
         """Return a collater with the token ids of the dataset's processor."""
         start = dataset.manifest.processor["decoder_start_token_id"]
         return cls(**{"decoder_start_token_id": start, **store_options(dataset, options)})
@@ -112,6 +144,11 @@ def _opened(item: Item, start: int) -> Item:
 
 class PackedCollate(Collate):
     """Pad packs on the right and stack them, with the attention of their documents.
+
+    >>> packs = vp.ShardDataset(folder / "packed", rank=0, world_size=2)
+    >>> batch = vp.PackedCollate.for_store(packs, mask="varlen")([packs[0]])
+    >>> len(batch["input_ids"]), batch["input_ids"].dtype
+    (1, torch.int64)
 
     Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S), loss_weights float32 where the store
     has them; position_ids int64 (3, B, S) for mRoPE (float32 for Qwen3-Omni) or (B, S); seq_lens, a list of int64
@@ -159,7 +196,7 @@ class PackedCollate(Collate):
         backbone: Backbone = UNKNOWN,
         shift: bool = False,
         mrope: bool = False,
-        **options: Any,
+        **options: Unpack[CollateOptions],
     ) -> None:
         super().__init__(pad_token_id, **options)
         if mask is not None and mask not in get_args(Mask):
@@ -178,7 +215,7 @@ class PackedCollate(Collate):
         self.shift, self.mrope, self.backbone = shift, mrope, backbone
 
     @classmethod
-    def for_store(cls, dataset: ShardDataset, **options: Any) -> PackedCollate:
+    def for_store(cls, dataset: ShardDataset, **options: Unpack[PackedOptions]) -> PackedCollate:
         """Return a collater with the token ids of the dataset's processor."""
         processor = dataset.manifest.processor
         found = processor.get("backbone")

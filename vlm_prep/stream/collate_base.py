@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -241,7 +241,43 @@ def _dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-def store_options(dataset: ShardDataset, options: dict[str, Any]) -> dict[str, Any]:
+class CollateOptions(TypedDict, total=False):
+    """Arguments of `Collate` that the collaters share; `dummy=True` of `for_store` takes the store's."""
+
+    image_token_id: int | None
+    video_token_id: int | None
+    token_types: Mapping[str, Sequence[int]] | None
+    token_values: TokenValues | None
+    max_length: int | None
+    pad_to_multiple_of: int | None
+    pixel_dtype: torch.dtype | None
+    token_fill: Mapping[str, float] | None
+    counts: bool
+    dummy: DummyMedia | None
+    buffers: Buffers | None
+    columns: Sequence[str]
+
+
+class StoreOptions(TypedDict, total=False):
+    """What `for_store` takes of any collater in place of what the store says."""
+
+    pad_token_id: int
+    shift: bool
+    image_token_id: int | None
+    video_token_id: int | None
+    token_types: Mapping[str, Sequence[int]] | None
+    token_values: TokenValues | None
+    max_length: int | None
+    pad_to_multiple_of: int | None
+    pixel_dtype: torch.dtype | None
+    token_fill: Mapping[str, float] | None
+    counts: bool
+    dummy: DummyMedia | bool | None
+    buffers: Buffers | None
+    columns: Sequence[str]
+
+
+def store_options(dataset: ShardDataset, options: Mapping[str, Any]) -> dict[str, Any]:
     processor = dataset.manifest.processor
     if options.get("dummy") is True:
         options = {**options, "dummy": DummyMedia.of(processor)}

@@ -17,7 +17,7 @@ import numpy as np
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes
 from vlm_prep.pack.assemble import assemble_pack
-from vlm_prep.pack.pack_job import PLAN_SPLIT, rank_split
+from vlm_prep.pack.pack_plan import PLAN_SPLIT, rank_split
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.layout import must_be_unchanged

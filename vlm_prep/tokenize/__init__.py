@@ -12,3 +12,7 @@
     labels/          which tokens are trained
     verify/          the comparison with the real processor
 """
+
+from vlm_prep.core.callable_package import make_callable
+
+make_callable(__name__, "tokenize_run", "tokenize")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_prep.core.own_process import one_thread
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.lean_imports import no_garbage
@@ -94,9 +95,7 @@ class Recipe:
         """
         with no_garbage():
             loaded = loaded or load_processor(self.processor, self.config.processor)
-            import torch
-
-            torch.set_num_threads(1)
+            one_thread()
             encoder = SampleEncoder(adapter_for(loaded), self.config, fast=self.fast)
             adapter, maker, payload = encoder.adapter, None, self.payload
             if self.config.media == "pixels":

@@ -12,6 +12,7 @@ from typing import Any
 import vlm_prep
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.own_process import as_before
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import TokenizeConfig
@@ -59,10 +60,17 @@ _CARD = """# Tokenized by vlm-prep
 """
 
 
+@as_before()
 def tokenize(
     samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
 ) -> Manifest | None:
     """Tokenize `samples` into the store `options.out`.
+
+    >>> config = vp.TokenizeConfig(max_length=450, train_on="last")
+    >>> run = vp.RunOptions(out=folder / "tok", workers=0, say=told, max_reject_rate=0.5)
+    >>> manifest = vp.tokenize(samples, "builtin:qwen2.5-vl-mini", config, run)
+    >>> manifest.totals["rows_written"], manifest.totals["rejects"]
+    (7, {'overlong': 1})
 
     Args:
         samples: see `ingest.source.open_samples`.
@@ -193,6 +201,7 @@ def startup_task(job: TokenizeJob) -> Task:
     return Task(index=0, start=0, stop=min(STARTUP_ROWS, len(job.samples)))
 
 
+@as_before()
 def retry_tokenize(
     samples: Samples,
     processor: str,
@@ -299,6 +308,7 @@ def _describe(
     return manifest, _CARD.format(rows=totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0), tokens=totals["tokens"])
 
 
+@as_before()
 def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> dict[str, Any]:
     """Load, check and encode the first rows; write nothing.
 

@@ -18,10 +18,10 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
-from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
 from vlm_prep.processors.processor_parts import ARGUMENTS
+from vlm_prep.processors.quiet import quiet
 from vlm_prep.processors.token_types import of_text
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
@@ -89,9 +89,8 @@ class PixelMaker:
             if wiring is None:
                 raise StoreError(f"the store has {kind} media and its processor takes none")
             ensure_torchvision()
-            import transformers
-
-            transformers.logging.set_verbosity_error()
+            with quiet():
+                import transformers
             name = wiring["part_class"]
             cls: Any = getattr(transformers, name, None)
             # a store names the class: nothing else of transformers is made of what it says
@@ -100,7 +99,8 @@ class PixelMaker:
                     f"transformers {transformers.__version__} has no image, video or audio processor {name}",
                     "install the version the store was made with, see processor.identity in its manifest.json",
                 )
-            self._made[kind] = cls.from_dict(dict(wiring["config"]))
+            with quiet():
+                self._made[kind] = cls.from_dict(dict(wiring["config"]))
         return self._made[kind]
 
     def pixels(
@@ -195,7 +195,7 @@ class PixelMaker:
             return self._by_whole(structs)
         if kind == "audio":
             return self.call_part(kind, [self.waveform(struct) for struct in structs], **settings)
-        loaded = [load_media(struct) for struct in structs]
+        loaded = [_load(struct) for struct in structs]
         return self.call_part(kind, loaded, [video_metadata(each) for each in structs if kind == "video"], **settings)
 
     def call_part(
@@ -224,15 +224,13 @@ class PixelMaker:
         stored = stored_waveform(struct)
         if stored is not None:
             return stored
-        if has_sound(struct):
-            return load_track(struct, rate=self._rate or 0)
-        return load_media(struct, rate=self._rate)
+        return _load_track(struct, self._rate or 0) if has_sound(struct) else _load(struct, self._rate)
 
     def _by_whole(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
         loaded: dict[str, list[Any]] = {}
         for struct in media:
             kind = struct["kind"]
-            loaded.setdefault(kind, []).append(self.waveform(struct) if kind == "audio" else load_media(struct))
+            loaded.setdefault(kind, []).append(self.waveform(struct) if kind == "audio" else _load(struct))
         metadata = [video_metadata(struct) for struct in media if struct["kind"] == "video"]
         return self.call_whole([struct["kind"] for struct in media], loaded, metadata)
 
@@ -277,6 +275,21 @@ def _is_part(cls: Any) -> bool:
     from transformers.image_processing_base import ImageProcessingMixin
 
     return inspect.isclass(cls) and issubclass(cls, ImageProcessingMixin | FeatureExtractionMixin)
+
+
+# media is not imported at the top: training whose shards hold tensors needs no Pillow
+
+
+def _load(struct: MediaStruct, rate: int | None = None) -> Any:
+    from vlm_prep.media.decode import load_media
+
+    return load_media(struct, rate=rate)
+
+
+def _load_track(struct: MediaStruct, rate: int) -> Any:
+    from vlm_prep.media.decode import load_track
+
+    return load_track(struct, rate=rate)
 
 
 def has_sound(struct: MediaStruct) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.own_process import as_before
 from vlm_prep.core.settings import MediaMode, TokenizeConfig
 from vlm_prep.engine.local import Limits, crew, start_forkserver
 from vlm_prep.engine.progress import ProgressBar
@@ -46,10 +47,20 @@ class Choices:
     size: SampleSize = SampleSize()  # noqa: RUF009 - frozen
 
 
+DEFAULT = Choices()
+
+
+@as_before()
 def plan(
-    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions, choices: Choices
+    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions, choices: Choices = DEFAULT
 ) -> dict[str, Any]:
     """Look at a sample of rows and return what the whole source will be, JSON-ready; `render` shows it.
+
+    >>> choices = vp.Choices(lengths=[900], budgets=())
+    >>> run = vp.RunOptions(out=folder, workers=0, progress=False)
+    >>> found = vp.plan(samples, "builtin:qwen2.5-vl-mini", vp.TokenizeConfig(), run, choices)
+    >>> found["rows"], found["exact"]
+    (8, True)
 
     All that was measured with a clock is under "time"; the rest is the same in every run.
 

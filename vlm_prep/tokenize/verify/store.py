@@ -49,13 +49,17 @@ class Findings:
 
 def check_store(
     folder: str | StorePath,
-    processor: str | None,
-    fraction: float,
-    progress: Progress,
+    processor: str | None = None,
+    fraction: float = 1.0,
+    progress: Progress = lambda rows, tokens, rejects: None,
     *,
     trust_remote_code: bool = False,
 ) -> Findings:
     """Check the store in `folder`.
+
+    >>> found = vp.verify(folder / "tok", "builtin:qwen2.5-vl-mini")
+    >>> found.sound, found.rows
+    (True, 7)
 
     Args:
         folder: a finished store of any stage, also on an object store.

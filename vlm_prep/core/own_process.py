@@ -1,0 +1,46 @@
+"""What is set for a whole process: for the command's and the workers', never for one that imports vlm_prep."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+"""Of our own processes: the parallelism is in the workers, and what libraries say would bury our own words."""
+
+
+def make_own() -> None:
+    """Set up a process that is ours: the command, or a worker."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # pictures are held to `max_image_pixels` by their headers, with a reject
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit", module="PIL")
+
+
+_threads: int | None = None
+"""How many threads torch had before `one_thread`."""
+
+
+def one_thread() -> None:
+    """Have torch work in one thread, as it does in a worker: sums in one order, and no threads beside processes."""
+    import torch
+
+    global _threads
+    _threads = torch.get_num_threads() if _threads is None else _threads
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def as_before() -> Iterator[None]:
+    """Give torch its threads back afterwards."""
+    global _threads
+    try:
+        yield
+    finally:
+        if _threads is not None:
+            import torch
+
+            torch.set_num_threads(_threads)
+            _threads = None
