@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from vlm_prep.cli import doctor, flags, ingest, labels, main, plan, tokenize
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.fields import Later, Setting, Settings, settings_of
+from vlm_prep.core.fields import Later, Settings, settings_of
 from vlm_prep.core.settings import (
     IngestConfig,
     LabelConfig,
@@ -151,7 +151,6 @@ def test_help_is_as_wide_as_the_terminal_and_in_groups() -> None:
 
 def test_settings_are_said_once() -> None:
     """No two groups that meet in a command have a setting of one name."""
-    for command in COMMANDS.values():
-        found: list[Setting] = command.takes.settings  # type: ignore[attr-defined]
-        names = [each.name for each in found]
+    for name in COMMANDS:
+        names = [each.name for each in flags._COMMANDS[name].settings]
         assert len(set(names)) == len(names)
