@@ -47,12 +47,18 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 """Arguments of a class beside its parts."""
 TOKENS: dict[str, dict[str, str]] = {}
 """Tokens that a class's tokenizer names: {class: {name: token}}."""
+GLM = {
+    "image": "<|begin_of_image|><|image|><|end_of_image|>",
+    "video": "<|begin_of_video|><|video|><|end_of_video|>",
+}
 WRITES: dict[str, dict[str, str]] = {
     "Ernie4_5_VLMoeProcessor": {
         "image": "Picture 1:<|image_start|><|image|><|image_end|>",
         "video": "Video 1:<|video_start|><|video|><|video_end|>",
     },
-    "Glm4vProcessor": {"video": "<|begin_of_video|><|video|><|end_of_video|>"},
+    "Glm46VProcessor": GLM,
+    "Glm4vProcessor": GLM,
+    "Glm5NextProcessor": GLM,
     "HunYuanVLProcessor": {"image": "<|image_start|><|image|><|image_end|>"},
     "QianfanOCRProcessor": {"image": "<image>"},
 }

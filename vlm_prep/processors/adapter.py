@@ -336,6 +336,10 @@ class Adapter(ABC):
         """Return what a text holds for one media."""
         return next((text for text, each in self.placeholders.items() if each == kind), "")
 
+    def regions(self) -> dict[str, tuple[int, int]]:
+        """Return, for kinds of media that a template writes between two tokens, the ids of these."""
+        return {}
+
     def small_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
         """Return the arguments of calls of the whole processor that show how it uses a part, see `observe`."""
         header = MediaHeader(height=64, width=96, total_frames=4, fps=2.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_prep.processors.backbone import describe_backbone
 from vlm_prep.processors.model_config import models_of
 from vlm_prep.processors.processor_parts import in_transformers
-from vlm_prep.processors.token_types import join_values
+from vlm_prep.processors.token_types import join_kinds
 
 if TYPE_CHECKING:
     from vlm_prep.processors.adapter import Adapter
@@ -30,7 +30,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "sampling_rate": adapter.sampling_rate,
         "audio_in_video": adapter.audio_in_video,
         "token_types": _token_types(adapter),
-        "token_values": join_values(wiring.types for wiring in wirings.values()),
+        "token_values": join_kinds({kind: wiring.types for kind, wiring in wirings.items()}, adapter.regions()),
         "pad_token_id": adapter.hf.tokenizer.pad_token_id,
         "image_token_id": getattr(adapter.hf, "image_token_id", None),
         "video_token_id": getattr(adapter.hf, "video_token_id", None),

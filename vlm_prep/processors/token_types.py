@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 TokenValues = Mapping[str, Mapping[str, Sequence[int]]]
-"""{name of the tensor: {value, as text for JSON: the ids that have it}}; all other ids have 0."""
+"""{name of the tensor: {value, as text for JSON: the ids that have it}}; all other ids have 0. "2@7-8" is the value 2
+between the ids 7 and 8: GLM-4V writes a video's frames with the token of pictures, between tokens of its own."""
 _TEXT = frozenset({"input_ids", "attention_mask"})
 _TYPES = "token_type_ids"
 
@@ -48,10 +49,40 @@ def join_values(all_values: Iterable[TokenValues]) -> dict[str, dict[str, list[i
     return joined
 
 
+def join_kinds(
+    by_kind: Mapping[str, TokenValues], regions: Mapping[str, tuple[int, int]]
+) -> dict[str, dict[str, list[int]]]:
+    """Return what calls with media of each kind showed, in one.
+
+    Args:
+        by_kind: {kind of media: what its call showed}.
+        regions: {kind: the ids between which its tokens stand}. An id that other kinds give another value has its value
+            of this kind only there.
+    """
+    joined: list[dict[str, dict[str, list[int]]]] = []
+    within: list[dict[str, dict[str, list[int]]]] = []
+    for kind, values in by_kind.items():
+        others = join_values(each for other, each in by_kind.items() if other != kind)
+        for name, by_value in values.items():
+            for value, ids in by_value.items():
+                differing = {token for one, tokens in others.get(name, {}).items() if one != value for token in tokens}
+                clash = sorted(differing.intersection(ids)) if kind in regions else []
+                joined.append({name: {value: [token for token in ids if token not in clash]}})
+                if clash:
+                    start, end = regions[kind]
+                    within.append({name: {f"{value}@{start}-{end}": clash}})
+    return join_values([*joined, *within])  # those in regions last: they overrule
+
+
 def values_of(ids: NDArray[Any], by_value: Mapping[str, Sequence[int]]) -> NDArray[np.int64]:
     """Return the types of tokens: int64 of the shape of `ids`."""
     types = np.zeros(ids.shape, np.int64)
     for value, tokens in by_value.items():
+        number, _, region = value.partition("@")
+        inside: NDArray[np.bool_] | bool = True
+        if region:
+            start, end = (np.cumsum(ids == int(token), axis=-1) for token in region.split("-"))
+            inside = start > end
         for token in tokens:
-            types[ids == token] = int(value)
+            types[(ids == token) & inside] = int(number)
     return types

@@ -14,33 +14,31 @@ together (videos of different frame counts) is found for each row that has it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader, MediaItem, MediaKind
 from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.blank_media import TINY, Place, Show, described, drawn, place_of
 from vlm_prep.processors.expansion import Expansion, Level, as_reject, said
 from vlm_prep.processors.frames import video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions, positions_of
 from vlm_prep.processors.processor_parts import part_of
 from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
+from vlm_prep.processors.token_types import of_text
 
 _SENTINEL = "vlmprepsentinel"
 _TRIED = ((64, 96), (224, 224), (333, 777))
 """(height, width) of pictures that are tried out."""
 _LARGE = (1600, 1200)
-_TINY = MediaHeader(height=64, width=96, total_frames=4, fps=2.0, samples=16_000, sampling_rate=16_000)
 _CACHED = 65536
-Show = Literal["blank", "noise", "margin"]
-Place = tuple[MediaKind, MediaHeader, tuple[int, ...] | None, float | None]
-"""A media as the answer may depend on it: kind, header, frames that are taken, and their rate."""
 
 
 class Generic(Adapter):
@@ -61,6 +59,8 @@ class Generic(Adapter):
         self._alone = lru_cache(maxsize=_CACHED)(self._ask_alone)
         self.levels = {kind: self._level_of(kind) for kind in self.kinds}
         self._shared = self._shared_names()
+        for kind in self.kinds:
+            self._require_all_in_place(kind)
 
     # placeholders
 
@@ -116,13 +116,15 @@ class Generic(Adapter):
     def _why_not(self, kind: MediaKind, written: Written) -> str | None:
         """Why a call with one media and this placeholder does not work; None if it does."""
         self.written[kind] = written
-        place = (kind, _TINY, _frames_of(kind, _TINY), _fps_of(kind))
+        place = place_of(kind)
         try:
             answer, *others = (self._ask([place], ["noise"], separators=[each]) for each in SEPARATORS[:2])
         except Exception as error:  # whatever the processor raises: it does not take this kind the usual way
             return f"{type(error).__name__}: {said(error)}"
         if any(other.texts != answer.texts for other in others):
             return "what its placeholder becomes depends on the text beside it"
+        if lost := _of_each_token([answer, *others]):
+            return f"{', '.join(lost)} has an entry for each token and media, which no batch here holds"
         self._around = self._around or answer.around
         return None
 
@@ -142,12 +144,23 @@ class Generic(Adapter):
         """See `Adapter.text_for`: with what the template writes around the placeholder."""
         return self.written[kind].text
 
+    def regions(self) -> dict[str, tuple[int, int]]:
+        """See `Adapter.regions`."""
+        number = self.hf.tokenizer.convert_tokens_to_ids
+        added = re.compile("|".join(map(re.escape, sorted(self.hf.tokenizer.get_added_vocab(), key=len, reverse=True))))
+        found = {kind: (added.findall(each.before), added.findall(each.after)) for kind, each in self.written.items()}
+        return {
+            kind: (int(number(before[-1])), int(number(after[0])))
+            for kind, (before, after) in found.items()
+            if before and after
+        }
+
     def find_run_tokens(self) -> tuple[str, ...]:
         """See `Adapter.find_run_tokens`: the added tokens that stand there twice or more in a row."""
         tokens: dict[str, None] = dict.fromkeys(self.placeholders)
         added = [str(token) for token in self.hf.tokenizer.added_tokens_decoder.values()]
         for kind in self.kinds:
-            answer = self._ask([(kind, _TINY, _frames_of(kind, _TINY), _fps_of(kind))], ["noise"])
+            answer = self._ask([place_of(kind)], ["noise"])
             tokens |= dict.fromkeys(token for token in added if token * 2 in answer.texts[0])
         known = self.hf.tokenizer.get_vocab()
         return tuple(token for token in tokens if token in known)
@@ -193,7 +206,7 @@ class Generic(Adapter):
         return item.kind, item.header, indices, fps
 
     def _ask_alone(self, place: Place) -> Expansion:
-        with as_reject(f"the processor cannot take {_described(place)}"):
+        with as_reject(f"the processor cannot take {described(place)}"):
             return self._made(self._ask([place], ["blank"]).texts[0], place)
 
     def _made(self, text: str, place: Place) -> Expansion:
@@ -205,25 +218,14 @@ class Generic(Adapter):
     ) -> RowAnswer:
         """Call the processor with media of these sizes; `shown` says what they show, or is the media itself."""
         media = [
-            (place[0], self._drawn(place, show or "blank") if show is None or isinstance(show, str) else show)
+            (place[0], self._shown(place, show or "blank") if show is None or isinstance(show, str) else show)
             for place, show in zip(places, shown, strict=True)
         ]
         metadata = [video_metadata(place[1], place[3], place[2]) for place in places if place[0] == "video"]
         return self._call([self.written[place[0]] for place in places], media, self.call_options(metadata), separators)
 
-    def _drawn(self, place: Place, show: str) -> Any:
-        """A media of a size: black, noise, or noise within a white margin."""
-        from PIL import Image
-
-        kind, header, indices, _ = place
-        if kind == "audio":
-            count = self.audio_samples(header)
-            noise = np.random.default_rng(0).standard_normal(count).astype(np.float32)
-            return noise * np.float32(0.1 if show == "noise" else 1e-3)
-        picture = _pixels(header.height, header.width, show)
-        if kind == "image":
-            return Image.fromarray(picture)
-        return np.broadcast_to(picture, (len(indices or ()), *picture.shape))
+    def _shown(self, place: Place, show: Any) -> Any:
+        return drawn(place, show, self.audio_samples(place[1]) if place[0] == "audio" else 0)
 
     def _load(self, item: Media, place: Place, struct: Mapping[str, Any] | None) -> Any:
         if struct is None:
@@ -262,11 +264,11 @@ class Generic(Adapter):
 
     def _size_is_enough(self, kind: MediaKind) -> bool:
         """Whether media of one size become one text, whatever they show: a processor might cut off empty edges."""
-        headers = [_TINY]
+        headers = [TINY]
         if kind == "image":
             headers = [MediaHeader(height=height, width=width) for height, width in _TRIED]
         for header in headers:
-            place: Place = (kind, header, _frames_of(kind, header), _fps_of(kind))
+            place = place_of(kind, header)
             try:
                 texts = {self._ask([place], [show]).texts for show in get_args(Show)}
             except Exception:  # whatever a processor raises on noise: then it does not depend on the size alone
@@ -278,12 +280,25 @@ class Generic(Adapter):
     def _sees_others(self) -> bool:
         """Whether three pictures in one call become other texts than each alone, or are not taken together."""
         headers = [MediaHeader(height=height, width=width) for height, width in _TRIED]
-        places: list[Place] = [("image", header, None, None) for header in headers]
+        places = [place_of("image", header) for header in headers]
         try:
             together = self._ask(places, ["blank"] * len(places)).texts
         except Exception:  # it does not take several, or not of several sizes: each row is asked for
             return True
         return together != tuple(self._ask([place], ["blank"]).texts[0] for place in places)
+
+    def _require_all_in_place(self, kind: MediaKind) -> None:
+        """Refuse a processor that puts tokens of media elsewhere than where their placeholder stands."""
+        place = place_of(kind)
+        answer = self._ask([place], ["noise"])
+        ids = np.asarray(answer.made["input_ids"][0])
+        runs = sum(self.finder.find(answer.texts[0]).runs)
+        if int(np.isin(ids, list(self.run_ids)).sum()) != runs:
+            raise ProcessorError(
+                f"{self.loaded.name}: {type(self.hf).__name__} puts tokens of {kind} media elsewhere than in place of "
+                "their placeholder",
+                "it is made for another task than a chat",
+            )
 
     def _shared_names(self) -> tuple[str, ...]:
         """The tensors that the processor returns for several kinds under one name: in one row, one takes the other's
@@ -302,30 +317,13 @@ class Generic(Adapter):
         return int(getattr(part[1], "sampling_rate", 16_000)) if part is not None else None
 
 
-def _frames_of(kind: MediaKind, header: MediaHeader) -> tuple[int, ...] | None:
-    return tuple(range(header.total_frames or 0)) if kind == "video" else None
+def _of_each_token(answers: Sequence[RowAnswer]) -> list[str]:
+    """The tensors, beside types, that are as long as the text in each of several answers."""
+    names = [name for name in answers[0].made if not of_text(name)]
+    lengths = [np.shape(each.made["input_ids"])[1] for each in answers]
+    return [name for name in names if [_second_size(each.made.get(name)) for each in answers] == lengths]
 
 
-def _fps_of(kind: MediaKind) -> float | None:
-    return _TINY.fps if kind == "video" else None
-
-
-def _described(place: Place) -> str:
-    kind, header, indices, _ = place
-    if kind == "audio":
-        return f"audio of {header.samples} samples"
-    size = f"{header.width}x{header.height}"
-    return f"a picture of {size}" if kind == "image" else f"{len(indices or ())} frames of {size}"
-
-
-def _pixels(height: int, width: int, show: str) -> NDArray[np.uint8]:
-    """uint8 (height, width, 3)."""
-    if show == "blank":
-        return np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3)).copy()
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    if show == "noise":
-        return noise
-    framed = np.full_like(noise, 255)
-    middle = (slice(height // 4, height // 2), slice(width // 3, width // 2))
-    framed[middle] = noise[middle]
-    return cast(NDArray[np.uint8], framed)
+def _second_size(value: Any) -> int:
+    shape = tuple(getattr(value, "shape", ()))
+    return int(shape[1]) if len(shape) > 1 else -1
