@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import zoo
 from build import BUILT, build
 
 from vlm_prep.core.settings import ProcessorConfig
@@ -22,6 +23,7 @@ from vlm_prep.processors.load import load_processor
 REMOTE = ("kimi_vl", "nemotron_parse")
 """Processors of the kit whose code comes with them."""
 Adapters = Callable[[str], Adapter]
+Made = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +51,10 @@ def adapters(folders: Callable[[str], Path]) -> Adapters:
         return adapter_for(load_processor(str(folders(name)), ProcessorConfig(trust_remote_code=name in REMOTE)))
 
     return adapter
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """`made("Molmo2Processor")`: the folder of a small real processor of a class of transformers, see `zoo`."""
+    root = tmp_path_factory.mktemp("zoo")
+    return functools.cache(lambda name: zoo.build(name, root / name))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import Adapters
+from conftest import Adapters, Made
 from sources import Rows
-from zoo import build
 
 from vlm_prep.core.errors import ExactnessError
 from vlm_prep.core.records import Encoded, Media, Message, Rejected, Sample
@@ -18,15 +16,6 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.tasks import Task, no_pulse
 from vlm_prep.processors.load import load_processor
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
-
-Made = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """`made("Molmo2Processor")`: a small real processor of a class of transformers."""
-    root = tmp_path_factory.mktemp("zoo")
-    return lambda name: root / name if (root / name).exists() else build(name, root / name)
 
 
 def row(name: str, *media: Media) -> Sample:

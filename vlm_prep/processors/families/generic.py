@@ -266,7 +266,7 @@ class Generic(Adapter):
         """Whether media of one size become one text, whatever they show: a processor might cut off empty edges."""
         headers = [TINY]
         if kind == "image":
-            headers = [MediaHeader(height=height, width=width) for height, width in _TRIED]
+            headers = [MediaHeader(height=height, width=width) for height, width in _TRIED[::2]]
         for header in headers:
             place = place_of(kind, header)
             try:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
+from vlm_prep.core.errors import ProcessorError, VlmPrepError
 from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.expansion import said
 from vlm_prep.processors.families.gemma import Gemma3, Gemma4
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.families.internvl import InternVL
@@ -14,6 +18,7 @@ from vlm_prep.processors.families.pixtral import Pixtral
 from vlm_prep.processors.families.qwen_omni import Qwen2_5Omni, Qwen3Omni
 from vlm_prep.processors.families.qwen_vl import Qwen2_5VL, Qwen2VL, Qwen3VL
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.model_config import config_of
 
 FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
     ("Qwen2_5_VLProcessor", Qwen2_5VL),
@@ -34,14 +39,68 @@ FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
 """(transformers class in the processor's ancestry, adapter); the first match counts."""
 
 
+GROUP = "vlm_prep.families"
+"""The entry points by which an installed package adds a family: `ProcessorClass = "package.module:AdapterClass"`."""
+
+
 def adapter_for(loaded: LoadedProcessor) -> Adapter:
     """Return the adapter of a processor's family; the generic one where it belongs to none.
 
+    A family from outside (an entry point of `GROUP`) comes before ours; its package and version are part of the
+    processor's identity then.
+
     Raises:
-        ProcessorError: it belongs to no family and the generic way does not understand it.
+        ProcessorError: it belongs to no family and the generic way does not understand it, or its model is none that
+            is trained on one sequence of prompt and answer.
     """
-    ancestry = {cls.__name__ for cls in type(loaded.hf).__mro__}
+    try:
+        adapter = _made(loaded)
+    except (VlmPrepError, MemoryError):
+        raise
+    except Exception as error:  # processors raise whatever they raise; the user is told of whose
+        raise ProcessorError(
+            f"{loaded.name}: {type(loaded.hf).__name__} is not understood: {type(error).__name__}: {said(error)}",
+            "please report it with the processor's name",
+        ) from error
+    _require_decoder(adapter)
+    return adapter
+
+
+def _made(loaded: LoadedProcessor) -> Adapter:
+    ancestry = [cls.__name__ for cls in type(loaded.hf).__mro__]
+    for point in entry_points(group=GROUP):
+        if point.name in ancestry:
+            package = f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
+            loaded.identity["family_from"] = package
+            try:
+                outside: type[Adapter] = point.load()
+            except Exception as error:  # whatever an import of someone else's code raises
+                raise ProcessorError(
+                    f"{loaded.name}: the family of {point.name} in {package} does not load: {said(error)}",
+                    f"repair or uninstall {package}",
+                ) from error
+            return outside(loaded)
     for name, adapter in FAMILIES:
         if name in ancestry:
             return adapter(loaded)
     return Generic(loaded)
+
+
+def _require_decoder(adapter: Adapter) -> None:
+    """Refuse models that borrow a processor and are trained in another way than on one sequence."""
+    config = adapter.loaded.model
+    if config is None:
+        return
+    name, made = str(config.get("model_type")), config_of(config)
+    whole = bool(config.get("is_encoder_decoder", getattr(made, "is_encoder_decoder", False)))
+    if whole and adapter.decoder_start() is None:
+        raise ProcessorError(
+            f"{adapter.loaded.name}: its model ({name}) is an encoder-decoder, which takes the question and the answer "
+            f"apart; {type(adapter.hf).__name__} is borrowed from a decoder",
+            "vlm-prep prepares such models for Nemotron-Parse alone",
+        )
+    if "diffusion" in name:
+        raise ProcessorError(
+            f"{adapter.loaded.name}: its model ({name}) is trained on noised tokens, not on the next one",
+            "the rows of a store are labelled for next tokens",
+        )

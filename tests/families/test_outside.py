@@ -1,0 +1,96 @@
+"""Families from outside the package, and processors that another architecture borrows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Made
+from sources import Rows
+from test_rows import picture, row
+
+from vlm_prep.core.errors import ProcessorError
+from vlm_prep.core.records import Encoded
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.processors.families.table import adapter_for
+from vlm_prep.processors.load import load_processor
+from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
+
+FAMILY = '''\
+import numpy as np
+from vlm_prep.processors.adapter import Adapter
+
+class Llava(Adapter):
+    family = "llava"
+    levels = {"image": "formula"}
+
+    def image_inputs(self, sizes):
+        crop = self.hf.image_processor.crop_size
+        one = np.broadcast_to(np.zeros(1, np.float32), (3, crop["height"], crop["width"]))
+        return {"pixel_values": [one] * len(sizes)}
+'''
+ENTRY = "[vlm_prep.families]\nLlavaProcessor = llava_family:{}\n"
+METADATA = "Metadata-Version: 2.1\nName: llava-family\nVersion: 1.0\n"
+
+
+def install(folder: Path, attribute: str) -> None:
+    """What `pip install` leaves of a package of 25 lines."""
+    (folder / "llava_family.py").write_text(FAMILY)
+    about = folder / "llava_family-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(METADATA)
+    (about / "entry_points.txt").write_text(ENTRY.format(attribute))
+    assert len((FAMILY + ENTRY + METADATA).splitlines()) <= 25
+
+
+def test_an_installed_package_adds_a_family(
+    made: Made, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "Llava")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = kit / "data"
+    samples = (row("one", picture(data, "coffee.png")), row("two", *[picture(data, "china_6x5.png")] * 2))
+    job = TokenizeJob(Rows(samples), str(made("LlavaProcessor")), TokenizeConfig())
+    job.setup()
+    assert (job.encoder.adapter.family, job.encoder.adapter.level) == ("llava", "formula")
+    assert job.encoder.adapter.loaded.identity["family_from"] == "llava-family 1.0"
+    for result in job.results(0, 2):
+        assert isinstance(result, Encoded)
+        assert job.oracle.compare(row_of(result)).differences == ()
+
+
+def test_a_family_that_does_not_load_names_its_package(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "Lama")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ProcessorError, match=r"family of LlavaProcessor in llava-family 1\.0 does not load"):
+        adapter_for(load_processor(str(made("LlavaProcessor"))))
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "said"),
+    [
+        ("Gemma3Processor", {"model_type": "t5gemma2", "is_encoder_decoder": True}, "encoder-decoder"),
+        ("Gemma3Processor", {"model_type": "t5gemma2"}, "encoder-decoder"),
+        ("Gemma4Processor", {"model_type": "diffusion_gemma"}, "noised tokens"),
+    ],
+)
+def test_a_borrowed_processor_is_not_taken_for_its_lender(
+    made: Made, tmp_path: Path, name: str, model: dict[str, object], said: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(made(name), folder)
+    assert adapter_for(load_processor(str(folder)))
+    (folder / "config.json").write_text(json.dumps(model))
+    with pytest.raises(ProcessorError, match=said):
+        adapter_for(load_processor(str(folder)))
+
+
+def test_whatever_a_processor_raises_is_a_sentence(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_processor(str(made("Gemma3Processor")))
+    monkeypatch.setattr(type(loaded.hf.tokenizer), "convert_tokens_to_ids", lambda *_: 1 / 0)
+    with pytest.raises(ProcessorError, match="Gemma3Processor is not understood: ZeroDivisionError"):
+        adapter_for(loaded)
