@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -20,7 +20,7 @@ from zoo import build, chat_classes
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.records import Media, Message, Rejected, Sample
 from vlm_prep.core.settings import TokenizeConfig
-from vlm_prep.processors.families.checked import Checked
+from vlm_prep.processors.families.checked import Checked, write
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
 
 ROWS: Mapping[str, tuple[str, ...]] = {
@@ -87,39 +87,39 @@ def outcome(name: str, folder: Path) -> tuple[Checked, list[str]]:
         return Checked(why=_sentence(error, folder)), []
     adapter = job.encoder.adapter
     wrong: list[str] = []
-    rejected: dict[str, str] = {}
+    rejected: list[str] = []
     for number, row in enumerate(samples):
         (result,) = job.results(number, number + 1)
         if isinstance(result, Rejected):
             if {item.kind for item in row.media} <= set(adapter.kinds):
-                rejected[row.sample_id] = result.reason
+                rejected.append(row.sample_id)
         elif lines := job.oracle.compare(row_of(result)).differences:
             wrong += [f"{row.sample_id}: {line}" for line in lines]
     levels = {kind: str(adapter.levels.get(kind, "by size")) for kind in adapter.kinds}
-    found = Checked(family=adapter.family, levels=levels, positions=adapter.positions, rejects=rejected)
+    found = Checked(family=adapter.family, levels=levels, rejects=tuple(rejected))
     return found, wrong
 
 
 def _sentence(error: Exception, folder: Path) -> str:
-    said = " ".join(str(error).split()).replace(f"{folder}/", "")
-    return said if len(said) <= 200 else said[:197] + "..."
+    """One line of an error, without what the table says itself."""
+    said = " ".join(str(error).replace("|", "/").split()).replace(f"{folder}/", "")
+    said = re.sub(r"^\w+: \w+ (takes no media in a chat )?", "", said)
+    return said if len(said) <= 76 else said[:73].rstrip() + "..."
 
 
 def main() -> None:
     """Write the table."""
     target = Path(__file__).parents[2] / "vlm_prep" / "processors" / "families" / "checked.py"
-    head, _, _ = target.read_text().partition("CHECKED: Mapping[str, Checked] = {")
-    lines = ["CHECKED: Mapping[str, Checked] = {"]
-    wanted: dict[str, Any] = dict.fromkeys(sys.argv[1:] or chat_classes())
-    for name in wanted:
+    head, opening, _ = target.read_text().partition('_TABLE = """\\\n')
+    lines = []
+    for name in sys.argv[1:] or chat_classes():
         with TemporaryDirectory() as folder:
             found, wrong = outcome(name, Path(folder))
-        print(name, found, *wrong, sep="\n    ", flush=True)
-        lines.append(f"    {name!r}: {found!r},".replace("'", '"'))
+        lines.append(write(name, found))
+        print(lines[-1], *wrong, sep="\n    ", flush=True)
     if not sys.argv[1:]:
-        target.write_text(head + "\n".join([*lines, "}"]) + "\n")
+        target.write_text(head + opening + "\n".join([*lines, '"""']) + "\n")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     main()

@@ -31,9 +31,24 @@ TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 NOT_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "add_eos_token", "sep_token"}
 
+NOT_BUILT = {
+    "EvollaProcessor": "it takes proteins",
+    "FunAsrNanoProcessor": "its feature extractor needs torchaudio",
+    "GraniteSpeechProcessor": "its feature extractor needs torchaudio",
+    "HiggsAudioV2Processor": "it needs an audio tokenizer, which is a model with weights",
+    "NemotronH_Omni_Reasoning_V3Processor": "built-in family nemotron_omni; its parts come with the model's own files",
+    "VoxtralProcessor": "its tokenizer and its template are mistral-common's",
+}
+"""Classes of which no small one is built here, and why."""
+OTHER_PARTS = {
+    "ColModernVBertProcessor": "Idefics3ImageProcessor",
+    "MusicFlamingoProcessor": "WhisperFeatureExtractor",
+}
+"""Classes of parts that transformers pairs with no model of the processor's."""
 LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 PARTS: dict[str, dict[str, Any]] = {
     "Ernie4_5_VLMoeProcessor": {"video_processor": {"draw_on_frames": False}},
+    "PaliGemmaProcessor": {"image_processor": {"image_seq_length": 256}},
 }
 """Arguments of a class's parts: {class: {attribute: part or (part class, arguments)}}."""
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -45,7 +60,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "PerceptionLMProcessor": {"patch_size": 14},
 }
 """Arguments of a class beside its parts."""
-TOKENS: dict[str, dict[str, str]] = {}
+TOKENS: dict[str, dict[str, str]] = {
+    "FuyuProcessor": {"speaker_token": "|SPEAKER|", "newline_token": "|NEWLINE|", "answer_token": "<0x04>"},
+}
 """Tokens that a class's tokenizer names: {class: {name: token}}."""
 GLM = {
     "image": "<|begin_of_image|><|image|><|end_of_image|>",
@@ -100,11 +117,15 @@ def part_class(attribute: str, folder: str, name: str) -> Any:
             named = named.get("torchvision") or next(iter(named.values()))
         if named:
             return getattr(transformers, named)
+    if name in OTHER_PARTS and mapping is not VIDEO:
+        return getattr(transformers, OTHER_PARTS[name])
     raise LookupError(f"{name}: transformers names no {attribute} for {', '.join(models)}")
 
 
 def make(name: str) -> Any:
     """A processor of a class."""
+    if name in NOT_BUILT:
+        raise LookupError(NOT_BUILT[name])
     folder, cls = chat_classes()[name]
     source = inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
     defaults = inspect.signature(cls.__init__).parameters

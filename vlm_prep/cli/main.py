@@ -16,6 +16,7 @@ import vlm_prep
 from vlm_prep.cli import (
     demo,
     doctor,
+    families,
     finish,
     flags,
     ingest,
@@ -76,6 +77,7 @@ _COMMANDS: dict[str, flags.CommandFunction] = {
     "finish": finish.command,
     "stats": stats.command,
     "doctor": doctor.command,
+    "families": families.command,
     "labels": labels.command,
     "view": view.command,
     "rejects": rejects.command,

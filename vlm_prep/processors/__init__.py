@@ -10,6 +10,7 @@
     adapter.py           what tokenizing asks of any family
     families/            one module a family, and the table of them
     row_call.py          one call of the whole processor with a row's media
+    token_formula.py     a processor's own arithmetic for pictures, where it is proved
     blank_media.py       media of a size that show nothing, or noise
     expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
     frames.py            which frames of a video are taken

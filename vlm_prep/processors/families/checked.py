@@ -19,13 +19,127 @@ class Checked:
     family: str = ""
     levels: Mapping[str, str] = field(default_factory=dict)
     """{kind of media: how token counts are found}; kinds that are not here are `unsupported_media`."""
-    positions: str = ""
-    """How its models count positions, see `model_positions`."""
-    rejects: Mapping[str, str] = field(default_factory=dict)
-    """{row that the real processor cannot take: reason}."""
+    rejects: tuple[str, ...] = ()
+    """Rows that the real processor cannot take, which are rejects."""
     why: str = ""
     """Why it serves no chats, or not here; nothing else is said of it then."""
 
 
-CHECKED: Mapping[str, Checked] = {
-}
+def checked() -> dict[str, Checked]:
+    """Return {class of transformers: what was seen of it}."""
+    return {name.strip(): _read(line) for name, _, line in (each.partition("|") for each in _TABLE.splitlines())}
+
+
+def _read(line: str) -> Checked:
+    cells = [cell.strip() for cell in line.split("|")]
+    if len(cells) == 1:
+        return Checked(why=cells[0])
+    family, levels, rejects = cells
+    kinds = dict(each.split(" ", 1) for each in levels.split(", "))
+    return Checked(family=family, levels=kinds, rejects=tuple(rejects.split(", ")) if rejects else ())
+
+
+def write(name: str, found: Checked) -> str:
+    """Return a class's line of the table."""
+    if found.why:
+        return f"{name} | {found.why}"
+    levels = ", ".join(f"{kind} {level}" for kind, level in found.levels.items())
+    return " | ".join([name, found.family, levels, ", ".join(found.rejects)]).strip()
+
+
+_TABLE = """\
+AriaProcessor | generic | image by size |
+AudioFlamingo3Processor | generic | audio by size | sounds
+AyaVisionProcessor | generic | image by size |
+CanaryProcessor | audio: KeyError: KeyError 'input_ids'
+ChameleonProcessor | generic | image by size |
+Cohere2VisionProcessor | generic | image by size |
+CohereCompassProcessor | generic | image by size, video by size |
+ColModernVBertProcessor | generic | image by size |
+ColPaliProcessor | image: ValueError: Only one of text or images can be processed at a time
+ColQwen2Processor | image: ValueError: Only one of text or images can be processed at a time
+Cosmos3EdgeProcessor | generic | image by size |
+CsmProcessor | generic | audio by size |
+DeepseekOcr2Processor | generic | image by size |
+DeepseekVLProcessor | generic | image by size |
+DeepseekVLHybridProcessor | generic | image by size |
+Dots3NoteProcessor | generic | image by size, video by size, audio by size |
+EmbeddingGemma2Processor | generic | image by size, video by size, audio by size |
+Emu3Processor | generic | image by size |
+Ernie4_5_VLMoeProcessor | generic | image by size, video by size |
+EvollaProcessor | it takes proteins
+Exaone4_5_Processor | generic | image by size, video by size |
+Florence2Processor | image: ValueError: The total number of </image/> tokens in the prompts sh...
+FunAsrNanoProcessor | its feature extractor needs torchaudio
+FuyuProcessor | image: ValueError: The total number of /SPEAKER/ tokens in the prompts sh...
+Gemma3Processor | gemma3 | image by size |
+Gemma3nProcessor | generic | image by size, audio by size |
+Gemma4Processor | gemma4 | image formula, video formula, audio by size |
+Gemma4UnifiedProcessor | generic | image by size, video by size, audio by size |
+Glm46VProcessor | generic | image by size, video by size |
+Glm4vProcessor | generic | image by size, video by size |
+Glm5NextProcessor | generic | image by size, video by size |
+GlmImageProcessor | writes something of its own behind a text with media it is made for anoth...
+GlmAsrProcessor | generic | audio by size | sounds
+GotOcr2Processor | image: ValueError: Nested images are only supported with `multi_page` set...
+Granite4VisionProcessor | generic | image by size |
+GraniteDoclingProcessor | generic | image by size |
+GraniteSpeechProcessor | its feature extractor needs torchaudio
+HiggsAudioV2Processor | it needs an audio tokenizer, which is a model with weights
+HunYuanVLProcessor | generic | image by size |
+HyperCLOVAXVisionV2Processor | generic | image by size, video by size |
+Idefics2Processor | image: what its placeholder becomes depends on the text beside it
+Idefics3Processor | generic | image by size |
+InklingProcessor | generic | image by size, audio by size |
+Inkling2Processor | generic | image by size |
+InternVLProcessor | internvl | image formula, video formula | unequal videos
+JanusProcessor | generic | image by size |
+Kimi_K25Processor | kimi_k25 | image formula, video formula |
+Lfm2VlProcessor | generic | image by size |
+Lfm3VlProcessor | generic | image by size, video by size |
+LightOnOcrProcessor | generic | image by size |
+Llama4Processor | generic | image by size |
+LlavaProcessor | generic | image by size |
+LlavaNextProcessor | generic | image by size |
+LlavaNextVideoProcessor | generic | image by size, video by size | unequal videos
+LlavaOnevisionProcessor | llava_onevision | image formula, video formula | unequal videos
+MiniCPMOcrProcessor | generic | image by row, video by size |
+MiniCPMV4_6Processor | generic | image by row, video by size |
+MiniCPMV4_7Processor | generic | image by row, video by size |
+MiniMaxM3VLProcessor | generic | image by size |
+MllamaProcessor | image: cross_attention_mask has an entry for each token and media, which...
+Molmo2Processor | generic | image by size, video by size | videos, unequal videos
+MossTranscribeDiarizeProcessor | generic | audio by size |
+MuseGlimmerProcessor | generic | image by size |
+MuseSparkProcessor | generic | image by size, audio by size |
+MusicFlamingoProcessor | generic | audio by size | sounds
+Nemotron3_5TranscribeProcessor | generic | audio by size | sounds
+NemotronH_Omni_Reasoning_V3Processor | built-in family nemotron_omni; its parts come with the model's own files
+NeoMMEProcessor | image: ValueError: NeoMME image inputs contain an invalid or truncated to...
+Ovis2Processor | generic | image by size |
+PaddleOCRVLProcessor | generic | image by size |
+PaliGemmaProcessor | image: labels has an entry for each token and media, which no batch here...
+PerceptionLMProcessor | generic | image by row, video by size | unequal videos
+Phi4MultimodalProcessor | phi4_multimodal | image by size, audio formula |
+PI0Processor | puts tokens of image media elsewhere than in place of their placeholder i...
+PixtralProcessor | pixtral | image formula |
+PocketTTSProcessor | audio: ValueError: Every prompt holds the first audio position `</audio_b...
+PPChart2TableProcessor | generic | image by size | text
+QianfanOCRProcessor | generic | image by size |
+Qwen2_5OmniProcessor | qwen2_5_omni | image formula, video formula, audio formula |
+Qwen2_5_VLProcessor | qwen2_5_vl | image formula, video formula |
+Qwen2AudioProcessor | generic | audio by size |
+Qwen2VLProcessor | qwen2_vl | image formula, video formula |
+Qwen3ASRProcessor | generic | audio by size | text, sounds
+Qwen3OmniMoeProcessor | qwen3_omni_moe | image formula, video formula, audio formula |
+Qwen3VLProcessor | qwen3_vl | image formula, video formula |
+ShieldGemma2Processor | image: ProcessorError: ShieldGemma2Processor: what its placeholders becom...
+SmolVLMProcessor | generic | image by size, video by size | video and pictures
+Step3p7Processor | generic | image by size |
+UnlimitedOcrProcessor | generic | image by size |
+VibeVoiceProcessor | generic | audio by size |
+VibeVoiceAsrProcessor | generic | audio by size |
+VideoLlama3Processor | generic | image by size, video full |
+VideoLlavaProcessor | generic | image by size, video by size | unequal videos
+VoxtralProcessor | its tokenizer and its template are mistral-common's
+"""

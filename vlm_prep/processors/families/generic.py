@@ -4,6 +4,7 @@ Nothing is assumed of its code but that it is called as processors are: `process
 Placeholders are found by rendering a media part; what they become is told by a call (`row_call`). How much of a row the
 answer depends on is tried out, for each kind of media:
 
+    formula   as by size, and the processor's own arithmetic holds (`token_formula`): no call at all
     by size   the same for all media of one size, whatever they show and whatever stands beside them: once per size
     by row    it depends on the other media of the row (numbered pictures, one video at most): once per row, blank media
     full      it depends on what they show: once per row, the real media
@@ -32,6 +33,8 @@ from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions, positions_of
 from vlm_prep.processors.processor_parts import part_of
 from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
+from vlm_prep.processors.runs import Run
+from vlm_prep.processors.token_formula import TokenFormula, find_formula
 from vlm_prep.processors.token_types import of_text
 
 _SENTINEL = "vlmprepsentinel"
@@ -57,6 +60,7 @@ class Generic(Adapter):
         self._around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         super().__init__(loaded)
         self._alone = lru_cache(maxsize=_CACHED)(self._ask_alone)
+        self._formula: TokenFormula | None = None
         self.levels = {kind: self._level_of(kind) for kind in self.kinds}
         self._shared = self._shared_names()
         for kind in self.kinds:
@@ -195,7 +199,7 @@ class Generic(Adapter):
 
     def _is_each_alone(self, places: Sequence[Place]) -> bool:
         kinds = {place[0] for place in places}
-        if any(self.levels[kind] != "by size" for kind in kinds):
+        if any(self.levels[kind] not in ("formula", "by size") for kind in kinds):
             return False
         return len(places) == 1 or (kinds == {"image"} and not self.look_at_each_other)
 
@@ -206,6 +210,10 @@ class Generic(Adapter):
         return item.kind, item.header, indices, fps
 
     def _ask_alone(self, place: Place) -> Expansion:
+        kind, header, *_ = place
+        if kind == "image" and self._formula is not None and self._formula.holds(header.height, header.width):
+            run = self._formula.run(header.height, header.width)
+            return Expansion(text=run.text, runs=run.runs)
         with as_reject(f"the processor cannot take {described(place)}"):
             return self._made(self._ask([place], ["blank"]).texts[0], place)
 
@@ -260,7 +268,14 @@ class Generic(Adapter):
         if not self._size_is_enough(kind):
             return "full"
         self.look_at_each_other = self.look_at_each_other or (kind == "image" and self._sees_others())
-        return "by row" if kind == "image" and self.look_at_each_other else "by size"
+        if kind == "image" and self.look_at_each_other:
+            return "by row"
+        self._formula = find_formula(self.hf, self._picture) if kind == "image" else self._formula
+        return "formula" if kind == "image" and self._formula is not None else "by size"
+
+    def _picture(self, height: int, width: int) -> Run:
+        place = place_of("image", MediaHeader(height=height, width=width))
+        return self.finder.find(self._ask([place], ["blank"]).texts[0])
 
     def _size_is_enough(self, kind: MediaKind) -> bool:
         """Whether media of one size become one text, whatever they show: a processor might cut off empty edges."""

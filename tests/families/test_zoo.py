@@ -1,0 +1,27 @@
+"""Every processor class of transformers that renders media in a chat: exact rows, rejects, or a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers
+from outcomes import outcome
+from zoo import chat_classes
+
+from vlm_prep.processors.families.checked import TRANSFORMERS, checked
+
+CLASSES = sorted(checked())
+
+
+def test_the_table_names_every_class_of_the_installed_transformers() -> None:
+    if transformers.__version__ != TRANSFORMERS:
+        pytest.skip(f"the table is of transformers {TRANSFORMERS}: tests/families/outcomes.py writes it anew")
+    assert sorted(chat_classes()) == CLASSES
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_rows_are_exact_or_the_table_says_why_not(name: str, tmp_path: Path) -> None:
+    found, wrong = outcome(name, tmp_path)
+    assert wrong == []
+    assert found == checked()[name]
