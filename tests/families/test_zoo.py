@@ -9,7 +9,7 @@ import transformers
 from outcomes import outcome
 from zoo import chat_classes
 
-from vlm_prep.processors.families.checked import TRANSFORMERS, checked
+from vlm_prep.processors.families.checked import TRANSFORMERS, checked, markdown
 
 CLASSES = sorted(checked())
 
@@ -18,6 +18,12 @@ def test_the_table_names_every_class_of_the_installed_transformers() -> None:
     if transformers.__version__ != TRANSFORMERS:
         pytest.skip(f"the table is of transformers {TRANSFORMERS}: tests/families/outcomes.py writes it anew")
     assert sorted(chat_classes()) == CLASSES
+
+
+def test_the_documentation_holds_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    table = page.partition("<!-- table -->")[2].partition("<!-- end -->")[0]
+    assert table.strip().splitlines() == markdown()
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 import typer
 
 from vlm_prep.cli import flags, options
 
-_COLUMNS = ("processor", "media", "family", "rows it refuses", "packs")
-
 
 @flags.command
 def command(as_json: flags.AsJson = False) -> None:
     """List the processor classes of transformers: media, how tokens are counted, and how their rows can be packed."""
-    from vlm_prep.processors.families.checked import TRANSFORMERS, checked
+    from vlm_prep.processors.families.checked import TRANSFORMERS, checked, markdown
 
-    table = [{"processor": name, **_facts(name, found)} for name, found in sorted(checked().items())]
+    packs = {name: _packs(name, found.family) for name, found in checked().items() if not found.why}
     if as_json:
-        options.show_json({"transformers": TRANSFORMERS, "processors": table})
+        rows = {name: {**asdict(found), "packs": packs.get(name)} for name, found in checked().items()}
+        options.show_json({"transformers": TRANSFORMERS, "processors": rows})
         return
     typer.echo(f"Checked with transformers {TRANSFORMERS}: rows are equal to the processor's own, tensor by tensor.\n")
-    for line in markdown(table):
+    for line in markdown(packs):
         typer.echo(line)
-
-
-def markdown(table: list[dict[str, Any]]) -> list[str]:
-    """Return a table of `_facts` in Markdown, as docs/families.md holds it."""
-    taken = [row for row in table if not row["why"]]
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
-    lines += [f"| {' | '.join(row[column] for column in _COLUMNS)} |" for row in taken]
-    lines += ["", "| not taken | why |", "|---|---|"]
-    return lines + [f"| {row['processor']} | {row['why']} |" for row in table if row["why"]]
-
-
-def _facts(name: str, found: Any) -> dict[str, str]:
-    levels = ", ".join(f"{kind} {level}" for kind, level in found.levels.items())
-    packs = "" if found.why else _packs(name, found.family)
-    refused = ", ".join(found.rejects)
-    return {"media": levels, "family": found.family, "rows it refuses": refused, "packs": packs, "why": found.why}
 
 
 def _packs(name: str, family: str) -> str:

@@ -47,47 +47,66 @@ def write(name: str, found: Checked) -> str:
     return " | ".join([name, found.family, levels, ", ".join(found.rejects)]).strip()
 
 
+def markdown(more: Mapping[str, str] | None = None) -> list[str]:
+    """Return the table in Markdown, as docs/families.md holds it.
+
+    Args:
+        more: {class: what a further column, on packs, says of it}.
+    """
+    head = ["processor", "family", "media", "rows that it does not take", *(["packs"] if more is not None else [])]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    left = []
+    for name, found in sorted(checked().items()):
+        if found.why:
+            left.append(f"| {name} | {found.why} |")
+            continue
+        levels = ", ".join(f"{kind} {level}" for kind, level in found.levels.items())
+        cells = [name, found.family, levels, ", ".join(found.rejects), *([more[name]] if more is not None else [])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", "| not taken | why |", "|---|---|", *left]
+
+
 _TABLE = """\
-AriaProcessor | generic | image by size |
+AriaProcessor | generic | image formula |
 AudioFlamingo3Processor | generic | audio by size | sounds
 AyaVisionProcessor | generic | image by size |
 CanaryProcessor | audio: KeyError: KeyError 'input_ids'
-ChameleonProcessor | generic | image by size |
+ChameleonProcessor | generic | image formula |
 Cohere2VisionProcessor | generic | image by size |
-CohereCompassProcessor | generic | image by size, video by size |
+CohereCompassProcessor | generic | image formula, video by size |
 ColModernVBertProcessor | generic | image by size |
 ColPaliProcessor | image: ValueError: Only one of text or images can be processed at a time
 ColQwen2Processor | image: ValueError: Only one of text or images can be processed at a time
-Cosmos3EdgeProcessor | generic | image by size |
+Cosmos3EdgeProcessor | generic | image formula |
 CsmProcessor | generic | audio by size |
 DeepseekOcr2Processor | generic | image by size |
 DeepseekVLProcessor | generic | image by size |
 DeepseekVLHybridProcessor | generic | image by size |
-Dots3NoteProcessor | generic | image by size, video by size, audio by size |
-EmbeddingGemma2Processor | generic | image by size, video by size, audio by size |
+Dots3NoteProcessor | generic | image formula, video by size, audio by size |
+EmbeddingGemma2Processor | generic | image formula, video by size, audio by size |
 Emu3Processor | generic | image by size |
-Ernie4_5_VLMoeProcessor | generic | image by size, video by size |
+Ernie4_5_VLMoeProcessor | generic | image formula, video by size |
 EvollaProcessor | it takes proteins
-Exaone4_5_Processor | generic | image by size, video by size |
+Exaone4_5_Processor | generic | image formula, video by size |
 Florence2Processor | image: ValueError: The total number of </image/> tokens in the prompts sh...
 FunAsrNanoProcessor | its feature extractor needs torchaudio
 FuyuProcessor | image: ValueError: The total number of /SPEAKER/ tokens in the prompts sh...
 Gemma3Processor | gemma3 | image by size |
-Gemma3nProcessor | generic | image by size, audio by size |
+Gemma3nProcessor | generic | image formula, audio by size |
 Gemma4Processor | gemma4 | image formula, video formula, audio by size |
-Gemma4UnifiedProcessor | generic | image by size, video by size, audio by size |
-Glm46VProcessor | generic | image by size, video by size |
-Glm4vProcessor | generic | image by size, video by size |
-Glm5NextProcessor | generic | image by size, video by size |
+Gemma4UnifiedProcessor | generic | image formula, video by size, audio by size |
+Glm46VProcessor | generic | image formula, video by size |
+Glm4vProcessor | generic | image formula, video by size |
+Glm5NextProcessor | generic | image formula, video by size |
 GlmImageProcessor | writes something of its own behind a text with media it is made for anoth...
 GlmAsrProcessor | generic | audio by size | sounds
 GotOcr2Processor | image: ValueError: Nested images are only supported with `multi_page` set...
-Granite4VisionProcessor | generic | image by size |
+Granite4VisionProcessor | generic | image formula |
 GraniteDoclingProcessor | generic | image by size |
 GraniteSpeechProcessor | its feature extractor needs torchaudio
 HiggsAudioV2Processor | it needs an audio tokenizer, which is a model with weights
-HunYuanVLProcessor | generic | image by size |
-HyperCLOVAXVisionV2Processor | generic | image by size, video by size |
+HunYuanVLProcessor | generic | image formula |
+HyperCLOVAXVisionV2Processor | generic | image formula, video by size |
 Idefics2Processor | image: what its placeholder becomes depends on the text beside it
 Idefics3Processor | generic | image by size |
 InklingProcessor | generic | image by size, audio by size |
@@ -96,12 +115,12 @@ InternVLProcessor | internvl | image formula, video formula | unequal videos
 JanusProcessor | generic | image by size |
 Kimi_K25Processor | kimi_k25 | image formula, video formula |
 Lfm2VlProcessor | generic | image by size |
-Lfm3VlProcessor | generic | image by size, video by size |
-LightOnOcrProcessor | generic | image by size |
+Lfm3VlProcessor | generic | image formula, video by size |
+LightOnOcrProcessor | generic | image formula |
 Llama4Processor | generic | image by size |
-LlavaProcessor | generic | image by size |
-LlavaNextProcessor | generic | image by size |
-LlavaNextVideoProcessor | generic | image by size, video by size | unequal videos
+LlavaProcessor | generic | image formula |
+LlavaNextProcessor | generic | image formula |
+LlavaNextVideoProcessor | generic | image formula, video by size | unequal videos
 LlavaOnevisionProcessor | llava_onevision | image formula, video formula | unequal videos
 MiniCPMOcrProcessor | generic | image by row, video by size |
 MiniCPMV4_6Processor | generic | image by row, video by size |
@@ -110,8 +129,8 @@ MiniMaxM3VLProcessor | generic | image by size |
 MllamaProcessor | image: cross_attention_mask has an entry for each token and media, which...
 Molmo2Processor | generic | image by size, video by size | videos, unequal videos
 MossTranscribeDiarizeProcessor | generic | audio by size |
-MuseGlimmerProcessor | generic | image by size |
-MuseSparkProcessor | generic | image by size, audio by size |
+MuseGlimmerProcessor | generic | image formula |
+MuseSparkProcessor | generic | image formula, audio by size |
 MusicFlamingoProcessor | generic | audio by size | sounds
 Nemotron3_5TranscribeProcessor | generic | audio by size | sounds
 NemotronH_Omni_Reasoning_V3Processor | built-in family nemotron_omni; its parts come with the model's own files
@@ -125,7 +144,7 @@ PI0Processor | puts tokens of image media elsewhere than in place of their place
 PixtralProcessor | pixtral | image formula |
 PocketTTSProcessor | audio: ValueError: Every prompt holds the first audio position `</audio_b...
 PPChart2TableProcessor | generic | image by size | text
-QianfanOCRProcessor | generic | image by size |
+QianfanOCRProcessor | generic | image formula |
 Qwen2_5OmniProcessor | qwen2_5_omni | image formula, video formula, audio formula |
 Qwen2_5_VLProcessor | qwen2_5_vl | image formula, video formula |
 Qwen2AudioProcessor | generic | audio by size |
@@ -139,7 +158,7 @@ Step3p7Processor | generic | image by size |
 UnlimitedOcrProcessor | generic | image by size |
 VibeVoiceProcessor | generic | audio by size |
 VibeVoiceAsrProcessor | generic | audio by size |
-VideoLlama3Processor | generic | image by size, video full |
+VideoLlama3Processor | generic | image formula, video full |
 VideoLlavaProcessor | generic | image by size, video by size | unequal videos
 VoxtralProcessor | its tokenizer and its template are mistral-common's
 """
