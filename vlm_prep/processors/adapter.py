@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader, MediaKind, Message
 from vlm_prep.media.audio import resampled_length
-from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video, as_reject
+from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video, as_reject, check_frames
 from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions
@@ -128,14 +128,8 @@ class Adapter(ABC):
 
     def check_together(self, kind: MediaKind, media: Sequence[Expansion]) -> None:
         """Raise Reject where the processor cannot take these media of one kind in one row."""
-        frames = {len(each.frame_indices or ()) for each in media} if self.stacks_videos and kind == "video" else set()
-        if len(frames) > 1:
-            counts = " and ".join(map(str, sorted(frames)))
-            raise Reject(
-                RejectReason.PROCESSOR_ERROR,
-                f"videos of {counts} frames: {type(self.hf).__name__} puts a row's videos into one tensor, so all must "
-                "have as many",
-            )
+        if self.stacks_videos and kind == "video":
+            check_frames(type(self.hf).__name__, media)
 
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
         """Return the text that replaces a placeholder, by the processor's own method."""

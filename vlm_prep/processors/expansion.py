@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -81,3 +82,14 @@ def said(error: BaseException) -> str:
     """Return what a library's error says, on one line; its class where that is nothing."""
     line = " ".join(str(error).split())
     return line[:300] if line and not isinstance(error, KeyError) else f"{type(error).__name__} {line}".strip()
+
+
+def check_frames(name: str, videos: Sequence[Expansion]) -> None:
+    """Raise Reject (processor_error) where a row's videos go into one tensor and have different numbers of frames."""
+    counts = sorted({len(each.frame_indices or ()) for each in videos})
+    if len(counts) > 1:
+        raise Reject(
+            RejectReason.PROCESSOR_ERROR,
+            f"videos of {' and '.join(map(str, counts))} frames: {name} puts a row's videos into one tensor, so all "
+            "must have as many",
+        )
