@@ -133,6 +133,7 @@ def test_ids_and_features_are_those_of_a_call_written_by_hand(
         return_tensors="pt",
         videos_kwargs={
             "do_sample_frames": False,
+            "fps": metadata[1].fps / 8,  # one for the whole call: that of the video with sound, every eighth frame
             "video_metadata": [
                 {"total_num_frames": head.total_frames, "fps": head.fps, "frames_indices": list(video.frame_indices)}
                 for head, video in zip(metadata, (silent, bunny), strict=True)
@@ -146,9 +147,11 @@ def test_ids_and_features_are_those_of_a_call_written_by_hand(
         "feature_attention_mask",
         "image_grid_thw",
         "video_grid_thw",
-        "video_second_per_grid",
     ):
         assert torch.equal(item[name], made[name]), name
+    seconds = [2 * step / head.fps for step, head in zip((20, 8), metadata, strict=True)]
+    assert torch.equal(item["video_second_per_grid"], torch.tensor(seconds, dtype=torch.float32))
+    assert float(item["video_second_per_grid"][1]) == float(made["video_second_per_grid"][1])
     assert len(item["input_features"]) == 3
 
 
@@ -158,7 +161,10 @@ def test_sound_stands_among_the_frames(store: Path, rows: dict[str, dict[str, An
     starts = np.flatnonzero(ids == rule["vision_start_token_id"])
     assert ids[starts + 1].tolist() == [rule["audio_start_token_id"]]
     video, audio = (np.flatnonzero(ids == rule[f"{kind}_token_id"]) for kind in ("video", "audio"))
-    assert audio[0] < video[-1] and video[0] < audio[-1]
+    if rule["scheme"] == "qwen2_5_omni":  # in chunks of two seconds, and the last step begins before the second one
+        assert video[-1] < audio[0]
+    else:
+        assert audio[0] < video[-1] and video[0] < audio[-1]
     assert np.count_nonzero(rows["silent"]["input_ids"] == rule["audio_token_id"]) == 0
     assert [item["samples"] is not None for item in rows["both"]["media"]] == [False, True]
 
@@ -231,21 +237,40 @@ def test_without_the_setting_videos_are_silent(
 
 
 @pytest.mark.parametrize(
-    ("family", "without", "fps", "seconds"), [(FAMILIES[0], 1.0, 4.0, 0.5), (FAMILIES[1], 2.0, 2.0, 1.0)]
+    ("family", "fps", "seconds"), [(FAMILIES[0], 4.0, 0.5), (FAMILIES[1], 2.0, 1.0)]
 )
 def test_the_seconds_of_a_step_are_those_of_the_rate_that_was_asked_for(
     loaded: Callable[..., LoadedProcessor],
     media: Callable[..., Media],
     family: str,
-    without: float,
     fps: float,
     seconds: float,
 ) -> None:
     clip, _ = probe(media("video", "big_buck_bunny_small.mp4"))
-    for rate, wanted in ((fps, seconds), (None, without)):
-        adapter = adapter_for(loaded(family, fps=rate))
-        chosen = clip if rate else replace(clip, frame_indices=(0, 10))
-        assert adapter.expand([chosen])[0].geometry["video_second_per_grid"].tolist() == [wanted]
+    own = clip.header.fps if clip.header is not None and clip.header.fps else 0
+    frames = Media(kind="video", uris=clip.uris * 6, frame_list=True, fps=3.0, header=clip.header)
+    listed = replace(frames, header=replace(clip.header, total_frames=6, fps=None))  # type: ignore[type-var]
+    for rate, chosen, wanted in (
+        (fps, clip, seconds),
+        (None, replace(clip, frame_indices=(0, 10)), 20 / own),
+        (fps, replace(clip, frame_indices=tuple(range(0, 60, 3))), 6 / own),
+        (None, replace(clip, frame_indices=(0, 1, 10)), 2 / (3 / clip.header.total_frames * own)),  # type: ignore
+        (None, clip, 2 / own),
+        (None, listed, 2 / 3),
+    ):
+        made = adapter_for(loaded(family, fps=rate)).expand([chosen])[0].geometry["video_second_per_grid"]
+        assert made.tolist() == [float(np.float32(wanted))]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frames_without_a_rate_are_refused(
+    loaded: Callable[..., LoadedProcessor], media: Callable[..., Media], family: str
+) -> None:
+    clip, _ = probe(media("video", "big_buck_bunny_small.mp4"))
+    frames = replace(clip, uris=clip.uris * 6, frame_list=True, header=MediaHeader(height=64, width=64, total_frames=6))
+    with pytest.raises(Reject) as caught:
+        adapter_for(loaded(family)).expand([frames])
+    assert caught.value.reason.value == "missing_fps"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from vlm_prep.core.records import MediaKind, Message
 from vlm_prep.processors.expansion import SOUND, Level, Tensor, Video
 from vlm_prep.processors.families.qwen_vl import IMAGE_GRID, VIDEO_GRID, Qwen2VL
+from vlm_prep.processors.processor_parts import Wiring
 
 _SECONDS = Tensor(name="video_second_per_grid", kind="video", dtype="float32")
 
@@ -21,13 +24,32 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula", "audio": "formula"}
     geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID, _SECONDS)
     interleaves_sound: ClassVar[bool] = True
-    default_fps: ClassVar[float] = 2.0
-    """What the processor takes for videos that are not sampled by a rate of the call (Qwen2_5OmniProcessor)."""
+    needs_time: ClassVar[bool] = True
+
+    def wiring(self, kind: MediaKind) -> Wiring:
+        """See `Adapter.wiring`. The rate of a call is that of a row's videos."""
+        found = super().wiring(kind)
+        return replace(found, kwargs={name: value for name, value in found.kwargs.items() if name != "fps"})
+
+    def rate(self, metadata: Any) -> float:
+        """Return the frames a second that a video is given with, from transformers' VideoMetadata of it.
+
+        That of --fps, where its frames were taken by it; else that of the frames: of even steps the file's rate by the
+        step, of others their share of the file's (`VideoMetadata.sampled_fps`). The processor is told it with each
+        call, and would take 2 (Qwen3-Omni 1) for any video that nothing is said of.
+        """
+        asked = self.loaded.config.fps
+        total, fps, indices = (_field(metadata, name) for name in ("total_num_frames", "fps", "frames_indices"))
+        patch = self.hf.video_processor.temporal_patch_size
+        if asked is not None and abs(len(indices) - total / fps * asked) <= patch and _covers(indices, total):
+            return asked
+        steps = {after - before for before, after in pairwise(indices)}
+        step = steps.pop() if len(steps) == 1 else 0
+        return float(fps / step if step > 0 else len(indices) / total * fps)
 
     def video_inputs(self, video: Video) -> Mapping[str, Any]:
         """See `Adapter.video_inputs`."""
-        fps = self.wiring("video").kwargs.get("fps") or self.default_fps
-        seconds = self.hf.video_processor.temporal_patch_size / fps
+        seconds = self.hf.video_processor.temporal_patch_size / self.rate(video.metadata)
         sound = None
         if video.sound is not None:
             waves, index = video.sound
@@ -59,15 +81,51 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
 
     def call_options(self, metadata: Sequence[Any]) -> dict[str, Any]:
         """See `Adapter.call_options`. These processors take the seconds of a step from the call's fps, not from the
-        videos, so the rate of --fps is said again though frames are chosen already."""
+        videos: one rate, or, which `call` alone takes, a list where the videos of a row differ."""
         options = super().call_options(metadata)
-        if options and self.loaded.config.fps is not None:
-            options["videos_kwargs"]["fps"] = self.loaded.config.fps
+        if options:
+            rates = [self.rate(each) for each in metadata]
+            options["videos_kwargs"]["fps"] = rates[0] if len(set(rates)) == 1 else rates
         return options
 
     def call(self, messages: Sequence[Message], tools: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See `Adapter.call`. With their sound, videos are given as a caller does who decoded it: one waveform for each
-        audio file and each video that has a track, in their order."""
+        """See `Adapter.call`. The processor takes one rate for all videos of a call: where they differ it is called
+        once for each, and what it makes of that video is taken."""
+        rates = options.get("videos_kwargs", {}).get("fps")
+        if not isinstance(rates, list):
+            return self._call_at_one_rate(messages, tools, options)
+        made = [
+            dict(
+                self._call_at_one_rate(
+                    messages, tools, {**options, "videos_kwargs": {**options["videos_kwargs"], "fps": rate}}
+                )
+            )
+            for rate in rates
+        ]
+        whole = made[0]
+        ids = whole["input_ids"] = whole["input_ids"].clone()
+        for number, (start, end) in enumerate(self._video_spans(ids[0].tolist())):
+            ids[0, start:end] = made[number]["input_ids"][0, start:end]
+        seconds = [each["video_second_per_grid"][number] for number, each in enumerate(made)]
+        for name in ("mm_token_type_ids", "token_type_ids"):
+            if name in whole:
+                for number, (start, end) in enumerate(self._video_spans(ids[0].tolist())):
+                    whole[name][0, start:end] = made[number][name][0, start:end]
+        return {**whole, "video_second_per_grid": type(whole["video_second_per_grid"])(seconds)}
+
+    def _video_spans(self, ids: list[int]) -> list[tuple[int, int]]:
+        """Where the videos of a row stand: between the start and the end of a media that holds video tokens."""
+        number = self.hf.tokenizer.convert_tokens_to_ids
+        starts = [place for place, token in enumerate(ids) if token == number(self.hf.vision_bos_token)]
+        ends = [place for place, token in enumerate(ids) if token == number(self.hf.vision_eos_token)]
+        spans = [(start, next(end for end in ends if end > start)) for start in starts]
+        return [(start, end) for start, end in spans if int(self.hf.video_token_id) in ids[start:end]]
+
+    def _call_at_one_rate(
+        self, messages: Sequence[Message], tools: Any, options: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """With their sound, videos are given as a caller does who decoded it: one waveform for each audio file and each
+        video that has a track, in their order."""
         if not self.audio_in_video:
             return super().call(messages, tools, options)
         text = self.hf.apply_chat_template(
@@ -137,10 +195,19 @@ class Qwen3Omni(Qwen2_5Omni):
     """Qwen3-Omni."""
 
     family: ClassVar[str] = "qwen3_omni_moe"
-    default_fps: ClassVar[float] = 1.0
 
     def audio_tokens(self, frames: int) -> int:
         """See `Qwen2_5Omni.audio_tokens`."""
         from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths
 
         return int(_get_feat_extract_output_lengths(np.asarray(frames), int(self.hf.n_window)))
+
+
+def _field(metadata: Any, name: str) -> Any:
+    return metadata[name] if isinstance(metadata, Mapping) else getattr(metadata, name)
+
+
+def _covers(indices: Sequence[int], total: int) -> bool:
+    """Whether frames go from the beginning of a video to its end, as those taken by a rate do."""
+    step = (indices[-1] - indices[0]) / max(len(indices) - 1, 1)
+    return indices[0] <= step and indices[-1] + 2 * step + 1 >= total
