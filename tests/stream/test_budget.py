@@ -146,3 +146,53 @@ def test_packs_have_lengths_in_all_layouts(stores: Any) -> None:
     for path in (stores.ranks(12, 4), stores.index(12, 4, source)):
         dataset = ShardDataset(path, shuffle=False)
         assert dataset.lengths().tolist() == [len(dataset[index]["input_ids"]) for index in range(12)]
+
+
+@pytest.fixture
+def mixed(tokenized: Path) -> Path:
+    """40 rows: text, pictures, videos, both."""
+    return tokenized
+
+
+def in_lockstep(path: Path, rank: int = 0, world: int = 1, **options: Any) -> TokenBudget:
+    return TokenBudget(ShardDataset(path, rank, world, **options), 1600, window=16, max_rows=3, lockstep=2)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_in_lockstep_the_batches_of_a_step_have_the_same_kinds_of_media(mixed: Path, epoch: int) -> None:
+    kinds = ShardDataset(mixed).kinds()
+    first, second = (rows_of(in_lockstep(mixed, rank, 2, epoch=epoch)) for rank in range(2))
+    of_ranks = [[set(kinds[batch].tolist()) for batch in rank] for rank in (first, second)]
+    whole = [pair for pair in zip(*of_ranks, strict=True) if pair[0] == pair[1] and len(pair[0]) == 1]
+    assert len(first) - len(whole) <= 1  # one row with picture and video is alone of its kind
+    assert {row for batch in (*first, *second) for row in batch} == set(range(len(kinds)))
+
+
+def test_in_lockstep_every_row_comes_once_and_no_batch_has_more_rows_than_asked(mixed: Path) -> None:
+    batches = rows_of(in_lockstep(mixed))
+    assert sorted(row for batch in batches for row in batch) == list(range(40))
+    assert max(map(len, batches)) <= 3
+
+
+def test_in_lockstep_a_run_goes_on_on_another_world_size(mixed: Path) -> None:
+    alone = rows_of(in_lockstep(mixed))
+    saved = in_lockstep(mixed, 0, 2).state(batches=3).to_json()
+    resumed = in_lockstep(mixed)
+    resumed.resume(State.from_json(saved))
+    assert rows_of(resumed) == alone[6:]
+
+
+def test_a_world_size_that_does_not_divide_the_step_is_refused(mixed: Path) -> None:
+    with pytest.raises(ValueError, match="lockstep 2 is not a multiple of the world size 3"):
+        in_lockstep(mixed, 0, 3)
+
+
+def test_kinds_of_packs_are_those_of_their_media(packed: Path, packed_index: Path) -> None:
+    names = ("image", "video", "audio")
+    for path in (packed, packed_index):
+        dataset = ShardDataset(path, shuffle=False)
+        kinds = dataset.kinds()
+        for row in range(len(kinds)):
+            item = dataset[row]
+            wanted = sum(1 << bit for bit, name in enumerate(names) if item.get(f"n_{name}s", 0))
+            assert kinds[row] == wanted

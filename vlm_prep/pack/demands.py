@@ -15,12 +15,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vlm_prep.core.settings import PackConfig
+from vlm_prep.shards.media_kinds import kinds_in
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import MEDIA_COLUMN
 
 Rows = NDArray[np.int64]
-KINDS = ("image", "video", "audio")
-"""Bit i of a row's kinds is the i-th of these."""
 _GRIDS = ("image_grid_thw", "video_grid_thw")
 
 
@@ -37,7 +36,7 @@ class Demands:
     audio_ms: Rows
     """(n,) milliseconds of audio, each clip rounded up."""
     kinds: NDArray[np.uint8]
-    """(n,) which of `KINDS` it has, a bit each."""
+    """(n,) which kinds of media it has, a bit each (`media_kinds.KINDS`)."""
 
     def limited(self, config: PackConfig) -> tuple[list[str], Rows, list[int]]:
         """Return the names, (n, k) demands and (k,) capacities that a pack's settings limit; tokens come first."""
@@ -74,10 +73,7 @@ def _media(store: Store) -> tuple[Rows, Rows, NDArray[np.uint8]]:
             items = chunk.flatten()
             of = np.repeat(np.arange(len(chunk)), lengths)
             counts[rows] = lengths
-            kind = items.field("kind")
-            for bit, name in enumerate(KINDS):
-                has = pc.equal(kind, name).to_numpy(zero_copy_only=False).astype(bool)
-                kinds[rows] |= (np.bincount(of[has], minlength=len(chunk)) > 0).astype(np.uint8) << bit
+            kinds[rows] = kinds_in(chunk)
             samples = pc.fill_null(items.field("samples"), 0).to_numpy(zero_copy_only=False).astype(np.int64)
             rate = pc.fill_null(items.field("sampling_rate"), 1).to_numpy(zero_copy_only=False).astype(np.int64)
             milliseconds = -(-samples * 1000 // np.maximum(rate, 1))

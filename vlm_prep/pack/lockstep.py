@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.pack.demands import KINDS
+from vlm_prep.shards.media_kinds import KINDS
 
 Numbers = NDArray[np.int64]
 _MOST_DONORS = 50_000

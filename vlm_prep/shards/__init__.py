@@ -6,6 +6,7 @@ store_names.py  the names that files of a store have, and no others
 writer.py    rows → record batches → one shard file, renamed into place only when whole
 tar.py       the same as tars for webdataset
 shared.py    media that several rows have, stored once
+media_kinds.py  which kinds of media each row has
 columns.py   columns of record batches as numpy views, made when asked for
 manifest.py  manifest.json: the last file written; a folder without it is unfinished
 manifest_rules.py  what must hold of a manifest before it is used

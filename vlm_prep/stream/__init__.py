@@ -3,6 +3,7 @@
     order.py     position → row, a pure function of (seed, epoch)
     mix.py       the same for several stores, mixed by weight
     run_state.py  where a run stands, independent of world size and workers
+    mixed_rows.py  those of several stores, numbered through
     stored_rows.py  rows of a tokenized store, of packs by rank, of packs by index
     cache_size.py  does a cache of an object store's shards hold what the order reads from at a time
     dataset.py   ShardDataset: a map-style torch dataset over them

@@ -278,6 +278,10 @@ class ShardDataset(Dataset[Item]):
         """Return (rows of the store,) the tokens of each row, by row number."""
         return self._rows.lengths()
 
+    def kinds(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return (rows of the store,) the kinds of media of each row, a bit each (`media_kinds.KINDS`)."""
+        return self._rows.kinds()
+
     def _item(self, row: dict[str, Any], made: dict[str, Any]) -> Item:
         """Return the item of a row and the tensors that were made of its media."""
         item: Item = {name: value for name, value in row.items() if isinstance(value, np.ndarray) or name in _NAMES}

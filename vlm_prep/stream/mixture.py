@@ -12,8 +12,9 @@ from vlm_prep.shards.cache import shard_cache
 from vlm_prep.shards.object_store import absolute, store_path
 from vlm_prep.stream.dataset import ShardDataset
 from vlm_prep.stream.mix import MixedOrder
+from vlm_prep.stream.mixed_rows import MixedRows
 from vlm_prep.stream.order import EpochOrder, Order
-from vlm_prep.stream.stored_rows import MixedRows, Rows, open_rows
+from vlm_prep.stream.stored_rows import Rows, open_rows
 
 
 class MixedDataset(ShardDataset):

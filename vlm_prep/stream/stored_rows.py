@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.core.fingerprint import changes
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, rank_split
 from vlm_prep.pack.positions import Mrope
@@ -23,6 +21,7 @@ from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import open_shards_of
+from vlm_prep.shards.media_kinds import Kinds, kinds_of
 from vlm_prep.shards.object_store import StorePath, beside, store_path
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream.order import Numbers, Places
@@ -52,6 +51,9 @@ class Rows(Protocol):
 
     def lengths(self) -> Numbers:
         """Return (rows,) the tokens of each row; opens every shard to read its list offsets."""
+
+    def kinds(self) -> Kinds:
+        """Return (rows,) the kinds of media of each row, a bit each (`media_kinds.KINDS`)."""
 
     def where(self, index: int) -> str:
         """Name the shard and the row in it."""
@@ -87,6 +89,10 @@ class SampleRows:
     def lengths(self) -> Numbers:
         """See `Rows.lengths`."""
         return self._store.lengths()
+
+    def kinds(self) -> Kinds:
+        """See `Rows.kinds`."""
+        return kinds_of(self._store)
 
     def where(self, index: int) -> str:
         """See `Rows.where`."""
@@ -133,6 +139,13 @@ class RankPacks:
         for rank, store in enumerate(self._ranks):
             lengths[rank :: self._world] = store.lengths()
         return lengths
+
+    def kinds(self) -> Kinds:
+        """See `Rows.kinds`."""
+        kinds = np.zeros(self._length, np.uint8)
+        for rank, store in enumerate(self._ranks):
+            kinds[rank :: self._world] = kinds_of(store)
+        return kinds
 
     def where(self, index: int) -> str:
         """See `Rows.where`."""
@@ -188,11 +201,18 @@ class IndexPacks:
 
     def lengths(self) -> Numbers:
         """See `Rows.lengths`."""
-        documents = self._source.lengths()
+        return self._by_pack(self._source.lengths(), np.add)
+
+    def kinds(self) -> Kinds:
+        """See `Rows.kinds`."""
+        return self._by_pack(kinds_of(self._source), np.bitwise_or)
+
+    def _by_pack(self, documents: NDArray[Any], join: np.ufunc) -> NDArray[Any]:
+        """Join the values of each pack's documents."""
         rows = [np.asarray(chunk.flatten()) for shard in self._plan.shards for chunk in shard.column("rows").chunks]
         counts = self._plan.lengths("rows")
         starts = np.cumsum(counts) - counts
-        return np.add.reduceat(documents[np.concatenate(rows)], starts) if len(counts) else np.empty(0, np.int64)
+        return np.asarray(join.reduceat(documents[np.concatenate(rows)], starts)) if len(counts) else documents[:0]
 
     def where(self, index: int) -> str:
         """See `Rows.where`."""
@@ -202,70 +222,6 @@ class IndexPacks:
         """See `Rows.fetched`; the documents of a pack come from all over the tokenized store."""
         count = _shards(self.places, rounds, shuffle)
         return sum(self._plan.bytes_fetched[:count]) + sum(self._source.bytes_fetched)
-
-
-class MixedRows:
-    """The rows of several stores, numbered through.
-
-    Raises:
-        StoreError: the stores were not made with the same processor, or are not of the same kind.
-    """
-
-    def __init__(self, parts: Sequence[Rows]) -> None:
-        self.parts = list(parts)
-        self.manifest = parts[0].manifest
-        for part in parts[1:]:
-            _must_mix(self.manifest, part.manifest)
-        self.places = Places(rows=sum(len(part) for part in parts))
-        self._firsts = [0, *accumulate(len(part) for part in parts)]
-
-    def __len__(self) -> int:
-        return self._firsts[-1]
-
-    def _find(self, index: int) -> tuple[Rows, int]:
-        number = bisect_right(self._firsts, index) - 1
-        return self.parts[number], index - self._firsts[number]
-
-    def row(self, index: int) -> dict[str, Any]:
-        """See `Rows.row`."""
-        part, own = self._find(index)
-        return part.row(own)
-
-    def made(self, index: int, make: Make) -> Any:
-        """See `Rows.made`."""
-        part, own = self._find(index)
-        return part.made(own, make)
-
-    def columns(self) -> tuple[str, ...]:
-        """See `Rows.columns`."""
-        return self.parts[0].columns()
-
-    def lengths(self) -> Numbers:
-        """See `Rows.lengths`."""
-        return np.concatenate([part.lengths() for part in self.parts])
-
-    def where(self, index: int) -> str:
-        """See `Rows.where`."""
-        part, own = self._find(index)
-        return part.where(own)
-
-    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
-        """See `Rows.fetched`."""
-        return sum(part.fetched(rounds, world_size, shuffle=shuffle) for part in self.parts)
-
-
-def _must_mix(one: Manifest, other: Manifest) -> None:
-    kinds = [(each.stage, each.config.get("pack_length"), each.config.get("world_size")) for each in (one, other)]
-    if kinds[0] != kinds[1]:
-        raise StoreError(
-            f"stores of different kinds do not mix: (stage, pack length, world size) {kinds[0]} and {kinds[1]}",
-            "mix tokenized stores, or packed ones of one `pack_length` and `world_size`",
-        )
-    if one.processor != other.processor:
-        raise StoreError(
-            "the stores were made with different processors: " + "; ".join(changes(one.processor, other.processor)),
-            "tokenize them with the same one",
-        )
 
 
 def _place(store: Store, index: int) -> str:
