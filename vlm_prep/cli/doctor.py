@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from vlm_prep.cli import flags, options, terminal
 from vlm_prep.core.settings import LengthConfig, MediaCheck, PayloadConfig, ProofConfig, TokenizeConfig
+from vlm_prep.processors.audio_limit import audio_limit
 
 _POSITIONS = {
     "mrope": "mRoPE",
@@ -74,6 +75,7 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "reasoning": _REASONING[facts.reasoning_of_earlier_turns],
         "developer role": "rendered" if facts.developer else "unknown to the template: written as a system turn",
         "video sampling": sampling if video is not None else "no video",
+        "longest audio": _longest_audio(adapter),
         "audio in video": "--audio-in-video" if adapter.interleaves_sound else "no",
         "missing": _missing(adapter) or "nothing: all that its media need is installed",
         "control tokens": list(encoder.control_tokens),
@@ -82,6 +84,15 @@ def _facts(encoder: Any) -> dict[str, Any]:
 
 
 _NEEDED = {"image": ("PIL",), "video": ("av",), "audio": ("soundfile", "scipy")}
+
+
+def _longest_audio(adapter: Any) -> str:
+    if "audio" not in adapter.kinds:
+        return "no audio"
+    limit = audio_limit(adapter).known()
+    if limit is None:
+        return "10 minutes and more"
+    return f"{limit / adapter.sampling_rate:g} s, what is longer is rejected (--overlong-audio)"
 
 
 def _missing(adapter: Any) -> list[str]:

@@ -25,6 +25,7 @@ TrainEnd = Literal["all", "last", "none"]
 RewrittenHistory = Literal["reject", "split", "mask"]
 ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
+OverlongAudio = Literal["reject", "cut", "split"]
 VideoTimes = Literal["frames", "rate"]
 VideoDecoder = Literal["pyav", "decord"]
 CheckMedia = Literal["header", "decode"]
@@ -93,6 +94,11 @@ class LengthConfig(Settings):
 
     max_length: Annotated[int | None, Ge(1), Doc("Most tokens in a row. [default: no limit]")] = None
     overlong: Annotated[Overlong, Doc("Longer rows: reject, cut whole turns off the end, or stop.")] = "drop"
+    overlong_audio: Annotated[
+        OverlongAudio,
+        Later(),
+        Doc("Clips of which the processor takes only a beginning: reject, cut them there, or split them into several."),
+    ] = "reject"
 
 
 @dataclass(frozen=True, kw_only=True)

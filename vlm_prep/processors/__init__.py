@@ -12,6 +12,7 @@
     row_call.py          one call of the whole processor with a row's media
     token_formula.py     a processor's own arithmetic for pictures, where it is proved
     blank_media.py       media of a size that show nothing, or noise
+    audio_limit.py       how much of a clip a processor takes
     expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
     frames.py            which frames of a video are taken
     runtime.py           what the runtime needs to know of a family

@@ -8,6 +8,7 @@
     encoder.py       one sample through all of it: render, encode, expand, label, cut to length
     chat/            the chat template: a row rendered, and where each of its texts landed
     text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
+    overlong_audio.py  clips that are longer than the processor takes
     placeholders.py  placeholders → the tokens of their media
     labels/          which tokens are trained
     verify/          the comparison with the real processor

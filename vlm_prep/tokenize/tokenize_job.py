@@ -28,6 +28,7 @@ from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.shared import payload_bytes
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
+from vlm_prep.tokenize.overlong_audio import OverlongClips
 from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, Facts, Recipe, facts_of, made_for
 from vlm_prep.tokenize.task_output import Tally, TaskWriter
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
@@ -160,7 +161,7 @@ class TokenizeJob:
             try:
                 if refused and number in refused:
                     raise refused[number]
-                sample, payload = self._probe(item, decode=self._decodes(item))
+                sample, payload = self._clips.fitted(*self._probe(item, decode=self._decodes(item)))
                 # all of them, before the first is written: a row is written or rejected
                 documents = [self._with_tensors(encoded) for encoded in self.encoder.documents(sample, payload)]
                 if refused is not None and self.config.verify_fraction > 0:
@@ -241,6 +242,10 @@ class TokenizeJob:
         if not probed:
             return sample, ()
         return replace(sample, media=tuple(media for media, _ in probed)), tuple(data for _, data in probed)
+
+    @cached_property
+    def _clips(self) -> OverlongClips:
+        return OverlongClips(self.encoder.adapter, self.config.overlong_audio)
 
     @cached_property
     def _rules(self) -> MediaRules:
