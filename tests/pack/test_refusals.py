@@ -15,12 +15,14 @@ from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.pack_run import dry_run, pack
+from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.model_positions import positions_of
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.manifest import read_manifest
 
 Options = Callable[..., RunOptions]
 CONFIG = PackConfig(pack_length=2048)
+NO_MODEL = Backbone().to_json()
 
 
 @pytest.fixture
@@ -50,8 +52,9 @@ def test_an_encoder_decoder_is_not_packed(changed: Callable[..., Path], options:
 def test_positions_of_a_rule_that_is_not_known_are_refused(
     changed: Callable[..., Path], options: Options, tmp_path: Path
 ) -> None:
-    store = changed(family="generic", mrope=None, positions="own", identity={"class": "Glm4vProcessor"})
-    with pytest.raises(StoreError, match="the model of Glm4vProcessor computes positions") as error:
+    identity = {"class": "OwnProcessor"}
+    store = changed(family="generic", mrope=None, positions="own", backbone=NO_MODEL, identity=identity)
+    with pytest.raises(StoreError, match="the model of OwnProcessor computes positions") as error:
         pack(store, CONFIG, options(tmp_path / "out"))
     assert "`positions=plain`" in str(error.value.hint)
     pack(store, PackConfig(pack_length=2048, positions="plain"), options(tmp_path / "out"))
@@ -61,7 +64,8 @@ def test_positions_of_a_rule_that_is_not_known_are_refused(
 def test_positions_of_a_model_outside_of_transformers_are_a_note(
     changed: Callable[..., Path], options: Options, tmp_path: Path
 ) -> None:
-    store = changed(family="generic", mrope=None, positions="unknown", identity={"class": "MyProcessor"})
+    identity = {"class": "MyProcessor"}
+    store = changed(family="generic", mrope=None, positions="unknown", backbone=NO_MODEL, identity=identity)
     said: list[str] = []
     pack(store, CONFIG, options(tmp_path / "out", say=said.append))
     assert any("MyProcessor" in line and "check that the model takes them" in line for line in said)

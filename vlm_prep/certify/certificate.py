@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import vlm_prep
-from vlm_prep.certify.compare import Finding, Rows, compare_packed, compare_padded, run_alone
+from vlm_prep.certify.compare import Alone, Finding, Rows, compare_packed, compare_padded, run_alone
 from vlm_prep.certify.conversations import conversations
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
@@ -26,7 +26,8 @@ from vlm_prep.core.errors import InputError, ProcessorError, Reject, StoreError
 from vlm_prep.core.settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.pack_run import pack
-from vlm_prep.processors.backbone import Backbone, backbone_of
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.backbone import Backbone, backbone_of, config_json
 from vlm_prep.processors.model_config import config_of, models_of
 from vlm_prep.shards.layout import shard_name
 from vlm_prep.shards.manifest import Manifest, write_manifest
@@ -52,11 +53,13 @@ class Certificate:
     """The conversations that were compared."""
     notes: tuple[str, ...]
     versions: Mapping[str, str]
+    not_compared: tuple[str, ...] = ()
+    """Kinds of media that the processor takes, and of which no row was compared, see `notes`."""
 
     @property
     def passed(self) -> bool:
-        """Whether what the collaters hand out without being refused is equal."""
-        return all(each.verdict in ("equal", "refused") for each in self.findings)
+        """Whether every kind of media was compared, and what collaters hand out without refusing is equal."""
+        return not self.not_compared and all(each.verdict in ("equal", "refused") for each in self.findings)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -74,8 +77,11 @@ def default_config(processor: Any) -> Any:
     if config is None:
         raise ProcessorError(
             f"transformers has no model beside {type(processor).__name__}, so there is nothing to certify with",
-            "give the model's folder: --model FOLDER",
+            "give the model's folder: `model=FOLDER`",
         )
+    for name, part in config.sub_configs.items():
+        if getattr(config, name, None) is None and hasattr(part, "model_type"):
+            setattr(config, name, part())
     return config
 
 
@@ -93,53 +99,81 @@ def certify_processor(encoder: SampleEncoder, config: Any = None) -> Certificate
     adapter = encoder.adapter
     if config is None:
         config = default_config(adapter.hf)
-        _take_ids(config, adapter.hf)
+        take_ids(config, adapter)
     backbone = backbone_of(config)
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="vlm-prep-certificate-") as folder:
         rows, alone = _rows(encoder, Path(folder), notes)
-        store = _write_store(Path(folder) / "tok", encoder, rows, backbone)
-        dataset = ShardDataset(store, shuffle=False)
-        items = [dataset[number] for number in range(len(dataset))]
-        ids = np.unique(np.concatenate([item["input_ids"] for item in items]))
+        tokens = np.unique(np.concatenate([row["input_ids"] for row in rows]))
         extra = [each for each in (adapter.hf.tokenizer.pad_token_id, adapter.decoder_start()) if each is not None]
-        model = TinyModel(config, [*ids.tolist(), *extra])
-        findings = list(_findings(model, dataset, items, alone, backbone, Path(folder), notes))
-    kinds = backbone_of(model.config).layers
+        model = TinyModel(config, [*tokens.tolist(), *extra])
+        first, failed = run_alone(model, alone, "sdpa")
+        for name, why in failed.items():
+            notes.append(f"{name}: the model itself does not take what its processor makes: {why}")
+        rows = [row for row in rows if row["sample_id"] not in failed]
+        alone = {name: row for name, row in alone.items() if name not in failed}
+        known = {"model": config_json(config), "backbone": backbone.to_json()}
+        groups = [rows]
+        if backbone.kinds_apart:
+            groups = [[row for row in rows if kind not in _kinds(row)] for kind in ("audio", "image")]
+        by_group = []
+        for number, group in enumerate(groups):
+            place = Path(folder) / f"group{number}"
+            dataset = ShardDataset(_write_store(place / "tok", encoder, group, known), shuffle=False)
+            by_group.append(_findings(model, dataset, first, alone, backbone, place, notes))
+        findings = [max(same, key=_badness) for same in zip(*by_group, strict=True)]
+    compared = {kind for row in rows for kind in _kinds(row)}
     return Certificate(
         model=str(config.model_type),
-        layers=dict(kinds),
+        layers=dict(backbone_of(model.config).layers),
         findings=tuple(findings),
         rows=tuple(alone),
         notes=tuple(notes),
         versions=_versions(),
+        not_compared=tuple(kind for kind in adapter.kinds if kind not in compared),
     )
+
+
+def _kinds(row: Mapping[str, Any]) -> set[str]:
+    return {struct["kind"] for struct in row["media"]}
+
+
+def _badness(finding: Finding) -> tuple[int, float]:
+    return ("refused", "equal", "failed", "different").index(finding.verdict), finding.logits or 0.0
 
 
 def _findings(
     model: TinyModel,
     dataset: ShardDataset,
-    items: Sequence[Mapping[str, Any]],
+    first: Alone,
     rows: Rows,
     backbone: Backbone,
     folder: Path,
     notes: list[str],
 ) -> Sequence[Finding]:
     start = dataset.manifest.processor["decoder_start_token_id"]
+    items = [dataset[number] for number in range(len(dataset))]
     options = store_options(dataset, {})
-    alone = {"sdpa": run_alone(model, rows, "sdpa")}
-    padded = compare_padded(model, alone["sdpa"], items, {**options, "decoder_start_token_id": start})
+    alone = {"sdpa": first}
+    padded = compare_padded(model, first, items, {**options, "decoder_start_token_id": start})
     try:
         packs = _packs(dataset, items, folder)
     except (StoreError, InputError) as error:
         return [padded, Finding(form="packs", attention="all", verdict="refused", why=error.message)]
-    for attention in (FLASH,):
-        try:
-            alone[attention] = run_alone(model, rows, attention)
-        except Exception as error:  # a model that does not run this attention at all
-            notes.append(f"{attention}: {type(error).__name__}: {str(error)[:200]}")
-    mrope = dataset.manifest.processor.get("mrope") is not None
-    return [padded, *compare_packed(model, alone, packs, backbone, {**options, "mrope": mrope})]
+    try:
+        alone[FLASH], failed = run_alone(model, rows, FLASH)
+        if failed:
+            del alone[FLASH]
+            notes.append(f"{FLASH}: {next(iter(failed.items()))}")
+    except ProcessorError as error:  # a model that does not run this attention at all
+        notes.append(f"{FLASH}: {error.message}")
+    mrope = dataset.manifest.processor.get("mrope") is not None or _has_axes(packs)
+    own = config_json(model.config)
+    return [padded, *compare_packed(model, alone, packs, backbone, own, {**options, "mrope": mrope})]
+
+
+def _has_axes(packs: Sequence[Sequence[Mapping[str, Any]]]) -> bool:
+    return np.ndim(packs[0][0]["position_ids"]) > 1
 
 
 def _rows(encoder: SampleEncoder, folder: Path, notes: list[str]) -> tuple[list[dict[str, Any]], Rows]:
@@ -166,8 +200,8 @@ def _rows(encoder: SampleEncoder, folder: Path, notes: list[str]) -> tuple[list[
     return rows, alone
 
 
-def _write_store(folder: Path, encoder: SampleEncoder, rows: Sequence[Mapping[str, Any]], backbone: Backbone) -> Path:
-    runtime = {**encoder.adapter.runtime(), "backbone": backbone.to_json()}
+def _write_store(folder: Path, encoder: SampleEncoder, rows: Sequence[Mapping[str, Any]], known: Any) -> Path:
+    runtime = {**encoder.adapter.runtime(), **known}
     (folder / "train").mkdir(parents=True)
     with ShardWriter(folder / "train" / shard_name(0, 1), tokenized_schema(runtime["tensors"])) as writer:
         for row in rows:
@@ -198,14 +232,19 @@ def _packs(dataset: ShardDataset, items: Sequence[Mapping[str, Any]], folder: Pa
     return batches
 
 
-def _take_ids(config: Any, processor: Any) -> None:
+def take_ids(config: Any, adapter: Adapter) -> None:
     """Give a default config the token ids of the processor's own vocabulary."""
+    of_positions = {name: token for name, token in (adapter.mrope() or {}).items() if name.endswith("_token_id")}
     for part in {id(each): each for each in (config, getattr(config, "thinker_config", config))}.values():
         for name in list(part.to_dict()):
             if name.endswith(("_token_id", "_token_index")):
-                token = _id_of(processor, name.removesuffix("_id").removesuffix("_index"))
+                token = _id_of(adapter.hf, name.removesuffix("_id").removesuffix("_index"))
+                if token not in adapter.run_ids and name.startswith("image_token") and len(adapter.run_ids) == 1:
+                    (token,) = adapter.run_ids  # the one that is repeated for a picture, not the one that opens it
                 if token is not None:
                     setattr(part, name, token)
+        for name, token in of_positions.items():
+            setattr(part, name, token)
 
 
 def _id_of(processor: Any, token: str) -> int | None:

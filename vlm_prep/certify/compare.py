@@ -10,7 +10,7 @@ import numpy as np
 
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, ProcessorError
 from vlm_prep.processors.backbone import Backbone
 from vlm_prep.stream.collate import PackedCollate, PadCollate
 from vlm_prep.stream.forms import Mask
@@ -64,12 +64,27 @@ Rows = Mapping[str, Mapping[str, Any]]
 """{sample_id: the row as the model takes it, labels included, batch of 1}"""
 
 
-def run_alone(model: TinyModel, rows: Rows, attention: str) -> Alone:
-    """Return what the model computes on each row by itself."""
-    made = {name: model.run(row, attention) for name, row in rows.items()}
-    trained = {name: int((row["labels"][:, _first(row) :] >= 0).sum()) for name, row in rows.items()}
-    losses = {name: float(made[name].loss) * trained[name] if trained[name] else 0.0 for name in rows}
-    return Alone({name: each.logits[0] for name, each in made.items()}, losses, trained)
+def run_alone(model: TinyModel, rows: Rows, attention: str) -> tuple[Alone, dict[str, str]]:
+    """Return what the model computes on each row by itself, and why it does not take a row as the processor makes it.
+
+    Raises:
+        ProcessorError: it takes none, or not even text.
+    """
+    made, failed = {}, {}
+    for name, row in rows.items():
+        try:
+            made[name] = model.run(row, attention)
+        except Exception as error:  # models raise whatever they raise on a row that they do not take
+            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+    if failed and (not made or "text" in failed):
+        raise ProcessorError(
+            f"{type(model.model).__name__} of this config does not take what the processor makes: "
+            f"{next(iter(failed.values()))}",
+            "give the config.json of the model that the processor belongs to: `model=FOLDER`",
+        )
+    trained = {name: int((rows[name]["labels"][:, _first(rows[name]) :] >= 0).sum()) for name in made}
+    losses = {name: float(made[name].loss) * trained[name] if trained[name] else 0.0 for name in made}
+    return Alone({name: each.logits[0] for name, each in made.items()}, losses, trained), failed
 
 
 def compare_padded(model: TinyModel, alone: Alone, items: Sequence[Mapping[str, Any]], options: Any) -> Finding:
@@ -85,6 +100,7 @@ def compare_packed(
     alone: Mapping[str, Alone],
     packs: Sequence[Sequence[Mapping[str, Any]]],
     backbone: Backbone,
+    config: Mapping[str, Any],
     options: Any,
 ) -> list[Finding]:
     """Compare packs, in all forms and with the attentions that read them, with their documents alone.
@@ -92,8 +108,9 @@ def compare_packed(
     Args:
         model: of the family.
         alone: what the rows became alone, by attention.
-        packs: batches of packs: of one, and of several where the model takes them.
+        packs: a batch of one pack, and one of two, which most models take.
         backbone: what the model needs.
+        config: the tiny model's, as JSON.
         options: of the collater.
     """
     findings = []
@@ -101,14 +118,17 @@ def compare_packed(
         for attention in _ATTENTION[form]:
             try:
                 collate = PackedCollate(
-                    **{**options, "mask": form, "attention": attention, "backbone": backbone, "counts": False}
+                    **{**options, "mask": form, "attention": attention, "model": config, "counts": False}
                 )
             except InputError as error:
                 findings.append(Finding(form=form, attention=attention, verdict="refused", why=error.message))
                 continue
-            tried = packs[:1] if backbone.reads else packs
-            made = [_packed(form, attention, model, alone[attention], batch, collate) for batch in tried]
-            findings.append(max(made, key=lambda each: (each.verdict != "equal", each.logits or 0.0)))
+            if attention not in alone:
+                why = "the model does not run this attention"
+                findings.append(Finding(form=form, attention=attention, verdict="refused", why=why))
+                continue
+            batch = packs[0] if backbone.reads else packs[1]
+            findings.append(_packed(form, attention, model, alone[attention], batch, collate))
     return findings
 
 
@@ -139,16 +159,18 @@ def _compared(
         refused = "packed sequences apart" in message
         why = message if refused else f"{type(error).__name__}: {message}"
         return Finding(form=form, attention=attention, verdict="refused" if refused else "failed", why=why)
-    worst = 0.0
+    worst, where = 0.0, ""
     for name, (row, start, stop) in places:
         expected = alone.logits[name]
         difference = (made.logits[row, start:stop] - expected).abs().max()
-        worst = max(worst, float(difference / expected.abs().max().clamp(min=1.0)))
+        relative = float(difference / expected.abs().max().clamp(min=1.0))
+        worst, where = max((worst, where), (relative, name))
     trained = sum(alone.trained[name] for name, _ in places)
     mean = sum(alone.losses[name] for name, _ in places) / max(1, trained)
     loss = abs(float(made.loss) - mean) / max(1.0, abs(mean)) if trained else 0.0
     equal = worst <= TOLERANCE and loss <= TOLERANCE
-    return Finding(form=form, attention=attention, verdict="equal" if equal else "different", logits=worst, loss=loss)
+    verdict, why = ("equal", "") if equal else ("different", f"most in {where!r}")
+    return Finding(form=form, attention=attention, verdict=verdict, logits=worst, loss=loss, why=why)
 
 
 def _first(row: Mapping[str, Any]) -> int:

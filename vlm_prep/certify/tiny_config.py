@@ -34,6 +34,8 @@ _AT_MOST: Mapping[str, int] = {
     "moe_k": 2, "top_k_experts": 2, "sliding_window": WINDOW, "attention_chunk_size": WINDOW, "n_shared_experts": 1,
     "num_nextn_predict_layers": 0,
 }  # fmt: skip
+_WIDE = 256
+_WIDTHS = ("_channel", "_channels", "_dim", "_dims", "_size", "_width", "_features")
 _TOKEN = re.compile(r"(token_id|token_ids|token_index|token_indices|_tokens?_ids?|bos_id|eos_id)$")
 _LABELS = ("id2label", "label2id")
 _VOCABULARY = ("vocab_size", "vocab_size_per_layer_input")
@@ -62,22 +64,36 @@ def tiny_config(data: Mapping[str, Any], ids: Sequence[int], *, mrope: bool) -> 
         mrope: whether the model's positions have three axes.
     """
     places = {token: place for place, token in enumerate(ids)}
-    made = _shrunk(data, places, len(ids))
+    made = _shrunk(data, places, len(ids), _hidden_sizes(data))
     if mrope:
         for part in (made, *(value for value in made.values() if isinstance(value, dict))):
             _fit_rotary(part)
     return made
 
 
-def _shrunk(data: Mapping[str, Any], places: Mapping[int, int], vocabulary: int) -> dict[str, Any]:
+def _hidden_sizes(data: Mapping[str, Any]) -> frozenset[int]:
+    """The hidden sizes of all parts: another number of theirs that is one of these is a width, too."""
+    found = {value for name, value in data.items() if name in ("hidden_size", "d_model", "embed_dim")}
+    parts = (value for value in data.values() if isinstance(value, Mapping))
+    own = {value for value in found if type(value) is int and value > _WIDE}
+    return frozenset(own.union(*map(_hidden_sizes, parts)))
+
+
+def _shrunk(
+    data: Mapping[str, Any], places: Mapping[int, int], vocabulary: int, widths: frozenset[int]
+) -> dict[str, Any]:
     made: dict[str, Any] = {}
     kept = _kept_layers(data)
     heads = next((value for name, value in data.items() if _HEADS.match(name) and isinstance(value, int)), 0)
     for name, value in data.items():
         if name in _LABELS:
             continue
-        if isinstance(value, Mapping):
-            made[name] = _shrunk(value, places, vocabulary)
+        if name == "per_layer_config" and isinstance(value, Mapping):
+            of_layer = {int(layer): settings for layer, settings in value.items()}
+            kept_of = [(place, of_layer[layer]) for place, layer in enumerate(kept or ()) if layer in of_layer]
+            made[name] = {place: _shrunk(each, places, vocabulary, widths) for place, each in kept_of}
+        elif isinstance(value, Mapping):
+            made[name] = _shrunk(value, places, vocabulary, widths)
         elif _TOKEN.search(name) and value is not None:
             many = [places.get(each, each) for each in (value if isinstance(value, list) else [value])]
             made[name] = many if isinstance(value, list) else many[0]
@@ -90,11 +106,15 @@ def _shrunk(data: Mapping[str, Any], places: Mapping[int, int], vocabulary: int)
         elif name in ("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads"):
             made[name] = HEADS if value == heads else min(2, value)
         else:
-            made[name] = _size(name, value, kept)
+            made[name] = _size(name, value, kept, widths)
+    if "head_dim" in made and "vocab_size" not in made:
+        made["head_dim"] = HIDDEN // HEADS
+    if "qk_rope_head_dim" in made and "head_dim" in made:
+        made["head_dim"] = made["qk_rope_head_dim"]  # of the part that is rotated
     return made
 
 
-def _size(name: str, value: Any, kept: Sequence[int] | None) -> Any:
+def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[int]) -> Any:
     if isinstance(value, list):
         return _list(name, value, kept)
     if not isinstance(value, int):
@@ -108,7 +128,7 @@ def _size(name: str, value: Any, kept: Sequence[int] | None) -> Any:
     for pattern, small in ((_INNER, INNER), (_HIDDEN, HIDDEN), (_HEADS, HEADS)):
         if pattern.match(name):
             return small
-    return value
+    return HIDDEN if value in widths and name.endswith(_WIDTHS) else value
 
 
 def _list(name: str, value: list[Any], kept: Sequence[int] | None) -> list[Any]:

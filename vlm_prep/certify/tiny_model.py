@@ -10,6 +10,7 @@ from vlm_prep.certify.kernels import reference_kernels
 from vlm_prep.certify.tiny_config import tiny_config, token_ids
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.processors.backbone import sources_of
+from vlm_prep.processors.model_config import model_class
 
 _SEED = 20
 
@@ -37,7 +38,7 @@ class TinyModel:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_SEED)
-                self.model = cls._from_config(self.config, attn_implementation="sdpa", dtype=torch.float32).eval()
+                self.model = cls._from_config(self.config, dtype=torch.float32).eval()
                 for parameter in self.model.parameters():
                     parameter.requires_grad_(False)
                     if not parameter.any():  # a gate at zero would hide what lies behind it
@@ -74,45 +75,19 @@ class TinyModel:
 
     @contextmanager
     def _running(self, attention: str) -> Iterator[None]:
-        configs = [module.config for module in self.model.modules() if hasattr(module, "config")]
-        # past transformers' check that the package of the kernel is installed: the reference stands in for it
-        before = [(config, config._attn_implementation_internal) for config in configs]
-        for config in configs:
-            config._attn_implementation_internal = attention
+        text = self.model.config.get_text_config(decoder=True)
+        before = text._attn_implementation_internal
+        # past transformers' check that the package of the kernel is installed: the reference stands in for it; only
+        # where text is attended, as towers of media see no documents
+        text._attn_implementation_internal = before if attention == "sdpa" else attention
         try:
             with reference_kernels(self.model):
                 yield
         finally:
-            for config, name in before:
-                config._attn_implementation_internal = name
+            text._attn_implementation_internal = before
 
 
 def _is_half(value: Any) -> bool:
     import torch
 
     return isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16, torch.float64)
-
-
-def model_class(config: Any) -> Any:
-    """Return the class that trains a config's model, as its checkpoint names it or transformers' tables do.
-
-    Raises:
-        ProcessorError: there is none.
-    """
-    import transformers
-    from transformers.models.auto import modeling_auto
-
-    for name in getattr(config, "architectures", None) or ():
-        if hasattr(transformers, name) and getattr(transformers, name).config_class is type(config):
-            return getattr(transformers, name)
-    for table in ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"):
-        mapping = getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING")
-        if type(config) in mapping:
-            found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found
-    module = __import__(type(config).__module__.replace("configuration_", "modeling_"), fromlist=["x"])
-    for each in vars(module).values():
-        named = isinstance(each, type) and each.__name__.endswith(("ForConditionalGeneration", "ForCausalLM"))
-        if named and getattr(each, "config_class", None) is type(config):
-            return each
-    raise ProcessorError(f"transformers has no class that trains {type(config).__name__}")

@@ -325,6 +325,15 @@ class PackConfig(Settings):
             "not the published one."
         ),
     ] = None
+    model: Annotated[
+        str | None,
+        Later(),
+        IsPath(only_existing=True),
+        Doc(
+            "The model's folder or config.json: how it counts positions and what its layers need of a pack. [default: "
+            "config.json beside the processor, else what its family needs]"
+        ),
+    ] = None
     positions: Annotated[
         PackPositions, Doc("Those of the processor's family, or plain, for a model that only borrowed the processor.")
     ] = "family"

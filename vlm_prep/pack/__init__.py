@@ -8,6 +8,8 @@
     pack_plan.py  the packs of a store, by rank
     positions.py  position ids per document: mRoPE for the Qwen-VL families, a plain range for the others
     omni.py       the same for Qwen-Omni, whose videos carry sound
+    model_rule.py the same by a model's own function, without its weights
+    choose_rule.py which of these a store's model has, and whether it can be given packs
     assemble.py   documents → one pack's row
     pack_job.py   what a worker does with a range of packs
     pack_run.py   a whole store into packs

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.pack.model_rule import ModelRule, Rule
 from vlm_prep.pack.omni import omni_positions
-from vlm_prep.pack.positions import OMNI, Mrope, mrope_positions, plain_positions
+from vlm_prep.pack.positions import OMNI, mrope_positions, plain_positions
 from vlm_prep.shards.schema import LOSS_WEIGHTS
 
 Document = Mapping[str, Any]
 
 
-def document_positions(document: Document, rule: Mrope | None) -> NDArray[Any]:
+def document_positions(document: Document, rule: Rule | None) -> NDArray[Any]:
     """Return (3, length) mRoPE positions of a document, or (length,) plain ones without a rule.
 
-    int32; float32 for qwen3_omni_moe, as in the model.
+    int32; float32 for qwen3_omni_moe, as in the model; other models may have other numbers of axes.
 
     Raises:
         ValueError: media tokens and grids of the document do not agree.
@@ -30,6 +31,8 @@ def document_positions(document: Document, rule: Mrope | None) -> NDArray[Any]:
     ids = document["input_ids"]
     if rule is None:
         return plain_positions(len(ids))
+    if isinstance(rule, ModelRule):
+        return rule.positions(document)
     if rule.scheme in OMNI:
         return omni_positions(
             ids,
@@ -48,7 +51,7 @@ def document_positions(document: Document, rule: Mrope | None) -> NDArray[Any]:
 
 
 def assemble_pack(
-    documents: Sequence[Document], pack_id: int, rule: Mrope | None, tensors: Sequence[str]
+    documents: Sequence[Document], pack_id: int, rule: Rule | None, tensors: Sequence[str]
 ) -> dict[str, Any]:
     """Return the columns of `shards.schema.packed_schema` for one pack.
 

@@ -16,8 +16,8 @@ from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import MediaMode, ShardFormat, TarMedia
 from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task
 from vlm_prep.pack.assemble import assemble_pack
+from vlm_prep.pack.model_rule import Rule
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan
-from vlm_prep.pack.positions import Mrope
 from vlm_prep.processors.payload.maker import PayloadMaker, raise_media
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import is_exact
@@ -59,7 +59,7 @@ class PackJob:
     preload: ClassVar[tuple[str, ...]] = (__name__,)
     source: StorePath
     plan: Plan
-    rule: Mrope | None
+    rule: Rule | None
     write_plan: bool
     format: ShardFormat = "arrow"
     tar_media: TarMedia = "joined"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import vlm_prep
-from vlm_prep.core.errors import InputError, RejectReason, StoreError
+from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.own_process import as_before
 from vlm_prep.core.run_yaml import stored_run
@@ -15,9 +15,9 @@ from vlm_prep.core.settings import MediaMode, PackConfig
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Describe
+from vlm_prep.pack.choose_rule import choose_rule
 from vlm_prep.pack.pack_job import STAGE, PackJob
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
-from vlm_prep.pack.positions import Mrope
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.shards.layout import PLAN_FILE
@@ -49,52 +49,6 @@ _TAR_CARD = """# Packed by vlm-prep, for webdataset
   `media.0.jpg`, ...
 - `plan.parquet`: which documents of the tokenized store are in which pack
 """
-
-
-def mrope_rule(runtime: dict[str, Any], config: PackConfig) -> Mrope | None:
-    """Return how positions are computed for a store's family, or None for plain positions."""
-    settings = runtime.get("mrope")
-    if config.positions == "plain":
-        settings = None
-    if settings is None:
-        if config.tokens_per_second is not None:
-            raise InputError("`tokens_per_second`: the packs have plain positions, which do not use it")
-        return None
-    if config.tokens_per_second is not None:
-        if settings["tokens_per_second"] is None:
-            raise InputError(f"`tokens_per_second`: {runtime['family']} does not use it")
-        settings = {**settings, "tokens_per_second": config.tokens_per_second}
-    return Mrope(**settings)
-
-
-def require_packable(store: Store, config: PackConfig) -> str | None:
-    """Refuse a store whose model cannot be given packs; return a line to tell the user, or None.
-
-    Raises:
-        StoreError: an encoder-decoder, or a model with positions that are not known here.
-    """
-    runtime = store.manifest.processor
-    if runtime.get("decoder_start_token_id") is not None:
-        raise StoreError(
-            f"{store.folder}: {runtime['family']} is an encoder-decoder, whose encoder takes one document at a time",
-            "do not pack it: give the tokenized store itself to ShardDataset, with PadCollate",
-        )
-    if config.positions == "plain":
-        return None
-    positions, name = runtime.get("positions"), runtime["identity"].get("class")
-    if positions == "own":
-        raise StoreError(
-            f"{store.folder}: the model of {name} computes positions from media by a rule of its own, which is not "
-            "known here, so its packs would get wrong ones",
-            "give the tokenized store itself to ShardDataset, unpacked, and the model computes them; or, if your model "
-            "takes plain positions, pack with `positions=plain`",
-        )
-    if positions == "unknown":
-        return (
-            f"note: {name} is not a processor of transformers, so its model's positions are not known; the packs get "
-            "plain ones (0..n-1 in each document): check that the model takes them"
-        )
-    return None
 
 
 def raised_payload(
@@ -155,18 +109,18 @@ def pack(
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
     store = _source(source)
-    if note := require_packable(store, config):
+    choice = choose_rule(store, config, trust_remote_code=trust_remote_code)
+    for note in choice.notes:
         options.say(note)
     plan = make_plan(store, config)
     if not plan.n_packs:
         raise InputError(f"{source}: no document fits `pack_length={config.pack_length}`")
-    rule = mrope_rule(store.manifest.processor, config)
-    identity = pack_identity(store, config)
+    identity = pack_identity(store, config) | choice.identity
     media, payload = raised_payload(store, config, trust_remote_code)
     job = PackJob(
         store.folder,
         plan,
-        rule,
+        choice.rule,
         write_plan=config.layout == "index",
         format=config.format,
         tar_media=config.tar_media,
@@ -180,7 +134,7 @@ def pack(
         return job
 
     def describe(records: Sequence[Record]) -> Describe:
-        about = {"mrope": vars(rule) if rule is not None else None}
+        about = choice.about
         if payload is not None:
             about["payload"] = payload
         return lambda splits: _describe(store, plan, config, options.out, records, splits, about)
@@ -214,7 +168,8 @@ def pack_identity(store: Store, config: PackConfig) -> dict[str, Any]:
         "source": store.manifest.fingerprint,
         # by content too: media may have changed between two runs of the same fingerprint
         "shards": digest_json([info.xxh3 for _, info in store.manifest.shards()]),
-        "config": config.to_json(),
+        # the model's config is there by content
+        "config": {name: value for name, value in config.to_json().items() if name != "model"},
     }
 
 
@@ -285,7 +240,7 @@ def _source(source: str | StorePath) -> Store:
 def dry_run(source: str | StorePath, config: PackConfig) -> dict[str, Any]:
     """Plan the packs and return their numbers; write nothing."""
     store = _source(source)
-    require_packable(store, config)
+    choose_rule(store, config)
     plan = make_plan(store, config)
     return {
         "documents": len(store),

@@ -12,6 +12,7 @@ module of transformers that runs them, since a kernel that is not told of docume
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_prep.processors.model_config import config_of
+from vlm_prep.processors.model_config import config_of, read_config
 
 _STATE = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent")
 _OWN_MASK = ("sliding_attention", "chunked_attention", "hybrid_sliding", "compressed_sparse_attention",
@@ -61,6 +62,8 @@ class Backbone:
     cross_attention: bool = False
     """Whether text sees pictures by layers of their own."""
     encoder_decoder: bool = False
+    kinds_apart: bool = False
+    """Whether sound is read in another way once the batch has pictures, of whichever row (Phi-4)."""
     text_axis: bool = False
     """Whether mRoPE positions may have the plain ones in front, by which the model then tells documents."""
 
@@ -76,11 +79,11 @@ class Backbone:
 
     @property
     def unpackable(self) -> str | None:
-        """Why the model cannot be given packs; None if it can."""
+        """Why the model cannot be given packs, as what it is or has; None if it can."""
         if self.encoder_decoder:
-            return "it is an encoder-decoder, whose encoder takes one document at a time"
+            return "is an encoder-decoder, whose encoder takes one document at a time"
         if self.cross_attention:
-            return "its cross attention shows the pictures of all documents of a pack to each of them"
+            return "has cross attention, which shows the pictures of all documents of a pack to each of them"
         return self.never_told
 
     @property
@@ -113,7 +116,8 @@ def backbone_of(config: Any) -> Backbone:
         media_blocks=_opens_pictures(both, text),
         cross_attention=bool(getattr(text, "cross_attention_layers", None)),
         encoder_decoder=bool(config.is_encoder_decoder),
-        text_axis="text_position_ids = position_ids[0]" in both,
+        kinds_apart="audio_projection_mode" in both,
+        text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),
     )
 
 
@@ -124,7 +128,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
 
     reads: set[str] = set()
     state: set[str] = set()
-    blocks, axis, crosses, decoder = False, True, True, True
+    blocks, axis, crosses, decoder, apart = False, True, True, True, False
     own_masks: set[str] = set()
     for name in models:
         config = CONFIG_MAPPING[name]()
@@ -136,6 +140,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         # with care for what any of them needs; one that takes no packs at all does not speak for the others
         blocks, axis = blocks or found.media_blocks, axis and found.text_axis
         crosses, decoder = crosses and found.cross_attention, decoder and found.encoder_decoder
+        apart = apart or found.kinds_apart
         own_masks |= set(found.own_masks)
     return Backbone(
         models=tuple(models),
@@ -145,6 +150,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         media_blocks=blocks,
         cross_attention=bool(models) and crosses,
         encoder_decoder=bool(models) and decoder,
+        kinds_apart=apart,
         text_axis=bool(models) and axis,
     )
 
@@ -193,7 +199,7 @@ def _never_told(source: str, state: Sequence[str]) -> str | None:
     alone = set(state) <= {"conv"} and "causal_conv1d_fn" in kernels
     if not deaf and (scans or alone):
         return None
-    return f"its {', '.join(state)} layers carry state from one document into the next, and nothing in a batch stops it"
+    return f"has {', '.join(state)} layers, which carry state from one document into the next whatever a batch says"
 
 
 def _opens_pictures(source: str, text: Any) -> bool:
@@ -203,12 +209,18 @@ def _opens_pictures(source: str, text: Any) -> bool:
     return getattr(text, "use_bidirectional_attention", None) == "vision" if asked else True
 
 
-def backbone_of_model(model: Any) -> Backbone:
-    """Return what a model needs: a transformers model or config, a config's JSON, or the folder of one."""
-    from vlm_prep.processors.model_config import read_config
-
+def config_json(model: Any) -> dict[str, Any]:
+    """Return a model's config as JSON: of a transformers model or config, a config's JSON, or the folder of one."""
     if isinstance(model, str | Path):
-        model = read_config(str(model))
+        return read_config(str(model))
     if isinstance(model, Mapping):
-        return describe_backbone(model, ())
+        return dict(model)
+    data: dict[str, Any] = json.loads(getattr(model, "config", model).to_json_string(use_diff=False))
+    return data
+
+
+def backbone_of_model(model: Any) -> Backbone:
+    """Return what a model needs, see `config_json`."""
+    if isinstance(model, str | Path | Mapping):
+        return describe_backbone(config_json(model), ())
     return backbone_of(getattr(model, "config", model))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, ProcessorError
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 CONFIG = "config.json"
@@ -73,7 +73,10 @@ def config_of(data: Mapping[str, Any]) -> Any | None:
     from transformers import CONFIG_MAPPING
 
     name = str(data.get("model_type"))
-    return CONFIG_MAPPING[name].from_dict(dict(data)) if name in CONFIG_MAPPING else None
+    if name not in CONFIG_MAPPING:
+        return None
+    cls = CONFIG_MAPPING[name]
+    return cls.from_dict(cls._decode_special_floats(dict(data)))  # infinity, which JSON has no word for
 
 
 def models_of(processor: type) -> tuple[str, ...]:
@@ -89,3 +92,28 @@ def models_of(processor: type) -> tuple[str, ...]:
             found = dict.fromkeys([*([beside] if beside in CONFIG_MAPPING else []), *paired])
             return tuple(name for name in found if name in CONFIG_MAPPING)
     return ()
+
+
+def model_class(config: Any) -> Any:
+    """Return the class that trains a config's model, as its checkpoint names it or transformers' tables do.
+
+    Raises:
+        ProcessorError: there is none.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    for name in getattr(config, "architectures", None) or ():
+        if hasattr(transformers, name) and getattr(transformers, name).config_class is type(config):
+            return getattr(transformers, name)
+    for table in ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"):
+        mapping = getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING")
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            return found[0] if isinstance(found, tuple) else found
+    module = __import__(type(config).__module__.replace("configuration_", "modeling_"), fromlist=["x"])
+    for each in vars(module).values():
+        named = isinstance(each, type) and each.__name__.endswith(("ForConditionalGeneration", "ForCausalLM"))
+        if named and getattr(each, "config_class", None) is type(config):
+            return each
+    raise ProcessorError(f"transformers has no class that trains {type(config).__name__}")

@@ -40,6 +40,9 @@ class Wiring:
     """Tensors of the processor that the part does not make."""
     types: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """What the call said of its tokens, see `token_types.TokenValues`."""
+    masks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """{mask of a tensor's second dimension: (that tensor, its dtype)}. Some are returned only with several media
+    in a row; media of several rows in a batch need them as well."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -101,6 +104,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Wir
     outputs: dict[str, tuple[str, int]] = {}
     added: set[str] = set()
     types: list[TokenValues] = []
+    masks: dict[str, tuple[str, str]] = {}
     kwargs: dict[str, Any] = {}
     fault: Exception | None = None
     worked = False
@@ -116,6 +120,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Wir
             outputs |= _matched(watched.made, media)
             added |= media.keys()
             types.append(read_values(whole))
+            masks |= _masks({name: media[name] for name, _ in outputs.values() if name in media})
             kwargs, worked = watched.kwargs, True
     finally:
         setattr(hf, name, part)
@@ -140,6 +145,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Wir
         outputs=outputs,
         added=tuple(sorted(added)),
         types=join_values(types),
+        masks=masks,
     )
 
 
@@ -187,6 +193,17 @@ def _matched(made: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, tup
                 outputs[candidate] = (name, joined)
                 break
     return outputs
+
+
+def _masks(tensors: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return which tensors say how far others reach: two-dimensional ones called masks, and what they are masks of."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}
+    found: dict[str, tuple[str, str]] = {}
+    for name in (name for name, shape in shapes.items() if "mask" in name and len(shape) == 2):
+        of = next((other for other, shape in shapes.items() if len(shape) > 2 and shape[:2] == shapes[name]), None)
+        if of is not None:
+            found[name] = (of, str(tensors[name].dtype).removeprefix("torch."))
+    return found
 
 
 def _joined_dimensions(part: Any, whole: Any) -> int | None:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlm_prep.processors.backbone import LENGTHS, SEQ_IDX, Backbone, backbone_of_model
+from vlm_prep.processors.backbone import LENGTHS, SEQ_IDX, Backbone, backbone_of_model, config_json
 from vlm_prep.stream.attention import (
     block_causal,
     cumulative_lengths,
@@ -43,6 +43,7 @@ from vlm_prep.stream.collate_base import (
 )
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, form_for
+from vlm_prep.stream.layer_masks import LayerMasks
 
 _LOG = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ class PackedCollate(Collate):
     has them; position_ids int64 (3, B, S) for mRoPE (float32 for Qwen3-Omni) or (B, S); seq_lens, a list of int64
     (documents,); media tensors concatenated; and by `mask`
 
-    - "sdpa": attention_mask bool (B, 1, S, S);
+    - "sdpa": attention_mask bool (B, 1, S, S); {kind of layer: such a mask} for models whose layers have narrower ones
+      of their own, see `layer_masks`;
     - "positions": no attention_mask; the model makes each layer's mask of position_ids, which are (4, B, S) for mRoPE,
       the plain ones in front; use_cache False, since with a cache it would not;
     - "varlen": cu_seq_lens_q, cu_seq_lens_k int32, max_length_q, max_length_k, positions as above and no
@@ -172,8 +174,8 @@ class PackedCollate(Collate):
         mask: the form of attention, see `attention`; None takes the first that keeps documents apart, see `forms`.
         attention: the implementation that the model runs ("sdpa", "eager", "flash_attention_2", ...), or another name
             for a trainer's own. Forms that it does not read are refused.
-        model: the model, its config, or the folder of one: says what its layers need and which attention it runs, in
-            place of `attention`, `backbone`.
+        model: the model, its config (also as JSON), or the folder of one: says what its layers need and which attention
+            it runs, in place of `attention`, `backbone`.
         backbone: what its layers need; `for_store` takes the store's.
         shift: labels[t] becomes the label of t+1 within each document and -100 at its end, same length, so that no
             document predicts the next one's first token; False for models that shift inside. Those shift across
@@ -204,8 +206,10 @@ class PackedCollate(Collate):
         if model is not None:
             backbone = backbone_of_model(model)
             attention = attention or getattr(getattr(model, "config", model), "_attn_implementation", None)
-        self.mask: Mask = mask or form_for(attention, backbone, mrope=mrope)
-        check_form(self.mask, attention, backbone, mrope=mrope)
+        narrow = bool(backbone.own_masks or backbone.media_blocks) and model is not None
+        self._layer_masks = LayerMasks(config_json(model)) if narrow else None
+        self.mask: Mask = mask or form_for(attention, backbone, mrope=mrope, layer_masks=narrow)
+        check_form(self.mask, attention, backbone, mrope=mrope, layer_masks=narrow)
         if self.mask in ("document_ids", "thd") and attention is None:
             _LOG.warning(
                 "mask=%r is read by a trainer's own attention alone; transformers' would let all documents of a pack "
@@ -219,7 +223,9 @@ class PackedCollate(Collate):
         """Return a collater with the token ids of the dataset's processor."""
         processor = dataset.manifest.processor
         found = processor.get("backbone")
-        known = {"backbone": Backbone.from_json(found)} if found is not None else {}
+        known: dict[str, Any] = {"backbone": Backbone.from_json(found)} if found is not None else {}
+        if processor.get("model") is not None and found is not None and found["known"]:
+            known = {"model": processor["model"]}
         return cls(**{"mrope": processor.get("mrope") is not None, **known, **store_options(dataset, options)})
 
     def __call__(self, items: Sequence[Item]) -> Batch:
@@ -240,6 +246,9 @@ class PackedCollate(Collate):
             for name in self.token_values:
                 batch.pop(name, None)
         told = {**self._state(lengths, length), **self._attention(lengths, length)}
+        if self.mask == "sdpa" and self._layer_masks is not None:
+            types = {name: torch.from_numpy(batch[name]) for name in self.token_values if name in batch}
+            told["attention_mask"] = self._layer_masks.of_batch(types, lengths, length)
         return {**tensors(batch), "seq_lens": lengths, **media, **told}
 
     def _empty_pack(self) -> Item:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlm_prep.processors.payload.join import join
+from vlm_prep.processors.payload.join import join, whole_mask
 from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.processors.token_types import TokenValues, values_of
 from vlm_prep.stream.buffers import Buffers
@@ -47,6 +47,9 @@ class Collate:
         video_token_id: marks videos in mm_token_type_ids.
         token_types: ids of each kind of media for mm_token_type_ids, in place of the two.
         token_values: what the processor says of tokens, under its own names, in place of all three; `for_store` knows.
+        masks: {mask of a media tensor's second dimension: (that tensor, dtype)}; `for_store` knows. Where several rows
+            have the tensor, rows for which the processor left the mask out get a whole one.
+        kinds_apart: rows with sound and rows with pictures are refused in one batch; `for_store` knows.
         max_length: pad to it; None pads to the longest row.
         pad_to_multiple_of: round the padded length up to a multiple.
         pixel_dtype: cast floating pixels; None keeps the processor's float32.
@@ -67,6 +70,8 @@ class Collate:
         video_token_id: int | None = None,
         token_types: Mapping[str, Sequence[int]] | None = None,
         token_values: TokenValues | None = None,
+        masks: Mapping[str, Sequence[str]] | None = None,
+        kinds_apart: bool = False,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         pixel_dtype: torch.dtype | None = None,
@@ -83,6 +88,7 @@ class Collate:
         if token_values is None:
             token_values = {"mm_token_type_ids": by_value} if by_value else {}
         self.token_values: TokenValues = token_values
+        self.masks, self.kinds_apart = masks or {}, kinds_apart
         self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
         self.pixel_dtype = pixel_dtype
         self.token_fill = {"input_ids": pad_token_id, **TOKEN_FILL, **(token_fill or {})}
@@ -147,7 +153,7 @@ class Collate:
     def _media(self, items: Sequence[Item]) -> Batch:
         """Media tensors of all items, concatenated in order; none if no item has any."""
         parts: dict[str, list[Any]] = {}
-        for item in items:
+        for item in self._masked(items) if self.masks else items:
             for name, value in item.items():
                 if name not in self._not_media and isinstance(value, _TENSORS) and value.shape[0]:
                     if name in parts:
@@ -166,6 +172,15 @@ class Collate:
                 batch[name + CODED] = self._laid(name, arrays)
                 batch.setdefault(CODINGS, {})[name] = coding
         return batch
+
+    def _masked(self, items: Sequence[Item]) -> list[Item]:
+        """The items with a mask in each where one of them, or padding beside others, needs it."""
+        made = [dict(item) for item in items]
+        for name, (of, dtype) in self.masks.items():
+            having = [item for item in made if of in item and item[of].shape[0]]
+            for item in having if len(having) > 1 else ():
+                item.setdefault(name, whole_mask(item[of].shape, dtype))
+        return made
 
     def _joined(self, name: str, values: list[Any]) -> torch.Tensor:
         arrays = [array_of(value) for value in values]
@@ -199,6 +214,8 @@ class Collate:
     def _with_media(self, batch: Arrays, items: Sequence[Item]) -> Batch:
         """Add types to the tokens, and return media, the stand-in where there are none, and counts; text alone gets
         none of them."""
+        if self.kinds_apart:
+            _check_kinds(items)
         media = self._media(items)
         row, stand_in = 0, None
         if self.dummy is not None and not media:
@@ -214,6 +231,19 @@ class Collate:
                 media[name] = torch.from_numpy(np.array(numbers, np.int64))
         self._add_types(batch, items, stand_in, row)
         return media
+
+
+def _check_kinds(items: Sequence[Item]) -> None:
+    """Refuse a batch in which a row's sound would be read as if its own pictures stood beside it."""
+    seen = [item for item in items if item.get("n_images")]
+    heard = [item for item in items if item.get("n_audios")]
+    strangers = [item for item in (*seen, *heard) if "seq_lens" in item or not (item in seen and item in heard)]
+    if seen and heard and strangers:
+        named = [str(item.get("sample_id", item.get("sample_ids"))) for item in (seen[0], heard[0])]
+        raise ValueError(
+            f"{named[0]} has pictures and {named[1]} has sound: this model reads the sound of a whole batch in another "
+            "way once there are pictures in it; give such rows batches (and packs) of their own"
+        )
 
 
 def tensors(arrays: Arrays) -> Batch:
@@ -287,6 +317,8 @@ def store_options(dataset: ShardDataset, options: Mapping[str, Any]) -> dict[str
         "video_token_id": processor["video_token_id"],
         "token_types": processor["token_types"],
         "token_values": processor.get("token_values"),
+        "kinds_apart": bool((processor.get("backbone") or {}).get("kinds_apart")),
+        "masks": {name: of for part in processor["parts"].values() for name, of in part.get("masks", {}).items()},
         "columns": dataset.columns,
         **options,
     }

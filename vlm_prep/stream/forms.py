@@ -12,8 +12,9 @@ what that does not read. What each implementation of transformers 5.23 reads (ma
 Of a 2-D mask all of them read only which tokens are padding: document ids are no mask to any. A name that is not
 transformers' own ("automodel", "own", ...) stands for a trainer's attention, which answers for what it reads.
 
-Layers with narrower masks (sliding, chunked, pictures seen in both directions) are given none by the 4-D mask, which
-takes the place of theirs: with positions the model builds each layer's mask by its own function.
+Layers with narrower masks (sliding, chunked, pictures seen in both directions) need a 4-D mask for each of their kinds,
+which `layer_masks` makes where the model's config is known; else, with positions, the model builds them itself. Where
+pictures are seen in both directions it does so wrongly for packs, see there.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def attention_name(attention: str) -> str:
     return _FLASH if "flash" in plain and "flex" not in plain else plain
 
 
-def problem(form: Mask, attention: str | None, backbone: Backbone, *, mrope: bool) -> str | None:
+def problem(
+    form: Mask, attention: str | None, backbone: Backbone, *, mrope: bool, layer_masks: bool = False
+) -> str | None:
     """Return why a form would not keep documents apart, None if it does.
 
     Args:
@@ -56,22 +59,28 @@ def problem(form: Mask, attention: str | None, backbone: Backbone, *, mrope: boo
         attention: the model's implementation; None if nobody said: what transformers takes by default, sdpa.
         backbone: what the model needs.
         mrope: whether positions have three axes.
+        layer_masks: whether masks can be made for each kind of layer.
     """
     if backbone.unpackable is not None:
-        return backbone.unpackable
+        return f"{backbone.name} {backbone.unpackable}"
     name = attention_name(attention or "sdpa")
     told = attention is not None or form not in ("document_ids", "varlen", "thd")
     if told and name in _READS and form not in _READS[name]:
         return f"the model runs {attention or 'sdpa'} attention: {_UNREAD[form]}"
-    if form == "sdpa" and (backbone.own_masks or backbone.media_blocks):
+    if form == "sdpa" and not layer_masks and (backbone.own_masks or backbone.media_blocks):
         kinds = [*backbone.own_masks, *(["pictures seen in both directions"] if backbone.media_blocks else [])]
-        return f"one 4-D mask would take the place of the model's own ({', '.join(kinds)})"
+        return (
+            f"one 4-D mask would take the place of the model's own ({', '.join(kinds)}), and its config, of which they "
+            "could be made, is not known (model=...)"
+        )
+    if form == "positions" and backbone.media_blocks:
+        return "of positions the model would open pictures to other documents or in the wrong place"
     if form == "positions" and mrope and not backbone.text_axis and backbone is not UNKNOWN:
         return "the model does not find documents in mRoPE positions"
     return None
 
 
-def form_for(attention: str | None, backbone: Backbone, *, mrope: bool) -> Mask:
+def form_for(attention: str | None, backbone: Backbone, *, mrope: bool, layer_masks: bool = False) -> Mask:
     """Return the first form that keeps documents apart.
 
     Raises:
@@ -79,22 +88,24 @@ def form_for(attention: str | None, backbone: Backbone, *, mrope: bool) -> Mask:
     """
     tried = _READS.get(attention_name(attention or "sdpa"), ("sdpa", "positions", "varlen"))
     for form in tried:
-        if problem(form, attention, backbone, mrope=mrope) is None:
+        if problem(form, attention, backbone, mrope=mrope, layer_masks=layer_masks) is None:
             return form
     raise InputError(
-        f"no form of attention keeps the documents of a pack apart in {backbone.name}: "
-        f"{problem(tried[0], attention, backbone, mrope=mrope)}",
+        f"no form of attention keeps the documents of a pack apart: "
+        f"{problem(tried[0], attention, backbone, mrope=mrope, layer_masks=layer_masks)}",
         "train unpacked: give the tokenized store to ShardDataset, with PadCollate",
     )
 
 
-def check_form(form: Mask, attention: str | None, backbone: Backbone, *, mrope: bool) -> None:
+def check_form(
+    form: Mask, attention: str | None, backbone: Backbone, *, mrope: bool, layer_masks: bool = False
+) -> None:
     """Refuse a form that would train documents that see each other, and name one that does not.
 
     Raises:
         InputError: it would.
     """
-    found = problem(form, attention, backbone, mrope=mrope)
+    found = problem(form, attention, backbone, mrope=mrope, layer_masks=layer_masks)
     if found is not None:
-        better = form_for(attention, backbone, mrope=mrope)
+        better = form_for(attention, backbone, mrope=mrope, layer_masks=layer_masks)
         raise InputError(f"mask={form!r} does not keep the documents of a pack apart: {found}", f"use mask={better!r}")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.pack.assemble import assemble_pack
+from vlm_prep.pack.model_rule import stored_rule
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, rank_split
-from vlm_prep.pack.positions import Mrope
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
@@ -178,8 +178,7 @@ class IndexPacks:
                 f"{folder} is a plan over another store than the one now at {self._source.folder}",
                 "restore the tokenized store, or pack again",
             )
-        rule = manifest.processor.get("mrope")
-        self._rule = Mrope(**rule) if rule is not None else None
+        self._rule = stored_rule(manifest.processor)
         self._tensors = [tensor["name"] for tensor in manifest.processor["tensors"]]
 
     def __len__(self) -> int:

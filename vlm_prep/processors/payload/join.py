@@ -9,6 +9,19 @@ if TYPE_CHECKING:
     import torch
 
 
+def whole_mask(shape: Sequence[int], dtype: str) -> torch.Tensor:
+    """Return the mask of media that fill their tensor: ones, (rows, steps).
+
+    Args:
+        shape: of the tensor that it is the mask of, (rows, steps, ...).
+        dtype: torch's name of the mask's.
+    """
+    import torch
+
+    found: torch.dtype = getattr(torch, dtype)
+    return torch.ones(tuple(shape[:2]), dtype=found)
+
+
 def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return tensors one after the other along their first dimension.
 

@@ -19,6 +19,7 @@ from vlm_prep.core.fingerprint import changes
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.processors.load import load_processor
+from vlm_prep.processors.payload.join import whole_mask
 from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
 from vlm_prep.processors.processor_parts import ARGUMENTS
 from vlm_prep.processors.quiet import quiet
@@ -149,9 +150,19 @@ class PixelMaker:
             made: Mapping[str, Sequence[torch.Tensor | Stored]] | None = self.payload.stored(kind, structs)
             if made is None:
                 made = {name: [tensor] for name, tensor in self.call(kind, structs).items()}
+            if documents is not None and len(documents) > 1:
+                made = {**made, **self._absent_masks(kind, made)}
             for name, parts in made.items():
                 found.setdefault(name, []).extend(parts)
         return found
+
+    def _absent_masks(
+        self, kind: str, made: Mapping[str, Sequence[torch.Tensor | Stored]]
+    ) -> dict[str, list[torch.Tensor | Stored]]:
+        """The masks that a processor leaves out where a document has one media, since beside others it is padded."""
+        masks: Mapping[str, Sequence[str]] = self._parts.get(kind, {}).get("masks", {})
+        absent = {name: each for name, each in masks.items() if name not in made and each[0] in made}
+        return {name: [whole_mask(_shape(part), dtype) for part in made[of]] for name, (of, dtype) in absent.items()}
 
     def _grouped(
         self, media: Sequence[MediaStruct], documents: Sequence[int] | None
@@ -290,6 +301,10 @@ def _load_track(struct: MediaStruct, rate: int) -> Any:
     from vlm_prep.media.decode import load_track
 
     return load_track(struct, rate=rate)
+
+
+def _shape(part: torch.Tensor | Stored) -> Sequence[int]:
+    return part.array.shape if isinstance(part, Stored) else part.shape
 
 
 def has_sound(struct: MediaStruct) -> bool:

@@ -1,0 +1,100 @@
+"""4-D masks of packs for each kind of a model's layers, by the model's own mask function.
+
+The function (`create_masks_for_generate` of the model's class) is asked about one document at a time, with its types of
+tokens, and its answers are laid along the diagonal. Asked about a whole pack it would be wrong: transformers 5.23 puts
+pictures of a pack's later documents in the wrong place of sliding layers (Gemma 3), and opens the prefixes of all
+documents to each other (PaliGemma). A document's masks depend on its types and length alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vlm_prep.processors.model_config import config_of, model_class
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LayerMasks:
+    """Makes the masks of a model.
+
+    Args:
+        config: of the model, as JSON.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._json = dict(config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_json": self._json}
+
+    @cached_property
+    def _function(self) -> tuple[Any, Any]:
+        config = config_of(self._json)
+        if config is None:
+            raise ValueError(f"transformers has no model {self._json.get('model_type')}")
+        config.get_text_config()._attn_implementation = "sdpa"
+        from transformers.masking_utils import create_masks_for_generate
+
+        return getattr(model_class(config), "create_masks_for_generate", create_masks_for_generate), config
+
+    def of_document(self, types: Mapping[str, torch.Tensor], length: int) -> dict[str, torch.Tensor | None]:
+        """Return {kind of layer: bool (length, length), True where query (row) may attend to key (column)}.
+
+        Args:
+            types: what the processor says of the document's tokens, (length,) each.
+            length: of the document.
+        """
+        import torch
+
+        function, config = self._function
+        taken = inspect.signature(function).parameters
+        given = {name: each[None] for name, each in types.items() if name in taken}
+        made = function(
+            config=config,
+            inputs_embeds=torch.empty(1, length, 0),
+            attention_mask=None,
+            past_key_values=None,
+            position_ids=None,
+            **given,
+        )
+        by_kind = made if isinstance(made, dict) else {"": made}
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        return {
+            kind: None if kind in ("linear_attention", "conv") else causal if mask is None else mask[0, 0]
+            for kind, mask in by_kind.items()
+        }
+
+    def of_batch(
+        self, types: Mapping[str, torch.Tensor], seq_lens: Sequence[torch.Tensor], length: int
+    ) -> dict[str, torch.Tensor | None] | torch.Tensor:
+        """Return bool (batch, 1, length, length) masks for each kind of layer, or one where all are of one kind.
+
+        Args:
+            types: what the processor says of the batch's tokens, (batch, length) each.
+            seq_lens: lengths of each row's documents.
+            length: of the rows. A token of padding sees itself alone.
+        """
+        import torch
+
+        laid: dict[str, torch.Tensor | None] = {}
+        for row, lengths in enumerate(seq_lens):
+            start = 0
+            for count in (int(each) for each in lengths):
+                place = slice(start, start + count)
+                own = {name: each[row, place] for name, each in types.items()}
+                for kind, mask in self.of_document(own, count).items():
+                    if mask is None:
+                        laid[kind] = None
+                        continue
+                    if kind not in laid:
+                        eye = torch.eye(length, dtype=torch.bool)
+                        laid[kind] = eye.repeat(len(seq_lens), 1, 1, 1)
+                    laid[kind][row, 0, place, place] = mask  # type: ignore[index]
+                start += count
+        only = laid.get("")
+        return laid if only is None else only
