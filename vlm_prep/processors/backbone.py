@@ -113,7 +113,7 @@ def backbone_of(config: Any) -> Backbone:
         reads=_reads(own) if state else (),
         never_told=_never_told(own, state) if state else None,
         own_masks=tuple(sorted(kind for kind in kinds if kind in _OWN_MASK)),
-        media_blocks=_opens_pictures(both, text),
+        media_blocks=config is not text and _opens_pictures(both, text),
         cross_attention=bool(getattr(text, "cross_attention_layers", None)),
         encoder_decoder=bool(config.is_encoder_decoder),
         kinds_apart="audio_projection_mode" in both,

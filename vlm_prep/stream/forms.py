@@ -93,7 +93,8 @@ def form_for(attention: str | None, backbone: Backbone, *, mrope: bool, layer_ma
     raise InputError(
         f"no form of attention keeps the documents of a pack apart: "
         f"{problem(tried[0], attention, backbone, mrope=mrope, layer_masks=layer_masks)}",
-        "train unpacked: give the tokenized store to ShardDataset, with PadCollate",
+        "give the collater the model, its config or its folder (model=...), if it does not know it, or train unpacked: "
+        "the tokenized store itself, with PadCollate",
     )
 
 
