@@ -212,7 +212,7 @@ def _write_store(folder: Path, encoder: SampleEncoder, rows: Sequence[Mapping[st
         fingerprint="certificate",
         config={**encoder.config.to_json(), "media": "reference"},
         splits={"train": [info]},
-        totals={"rows_in": len(rows), "rows_written": len(rows), "rows_rejected": 0},
+        totals={},
         processor=runtime,
     )
     write_manifest(folder, manifest)
