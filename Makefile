@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream soak steady clean
+.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream bytes fuzz soak steady clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -60,6 +60,15 @@ bench-audio: $(READY)
 
 bench-pack: $(READY)
 	$(BIN)/python scripts/bench_pack.py
+
+# every byte of small stores, changed once: about an hour on an idle core
+bytes: $(READY)
+	$(BIN)/python scripts/every_byte.py
+	$(BIN)/python scripts/every_byte.py --forge
+
+MINUTES := 60
+fuzz: $(READY)
+	$(BIN)/python scripts/fuzz.py --minutes $(MINUTES)
 
 soak: $(READY)
 	$(BIN)/python scripts/soak.py --kills 100

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file
+from vlm_prep.core.plain_text import settled
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.run_yaml import is_unchanged
 from vlm_prep.shards.manifest import Manifest, sealed, unsealed
@@ -185,9 +186,26 @@ def read_rejects(folder: str | StorePath) -> list[dict[str, Any]]:
 
     >>> [(row["sample_id"], row["reason"]) for row in vp.read_rejects(folder / "tok")]
     [('photo_talk/6', 'overlong')]
+
+    Raises:
+        StoreError: it is missing or damaged.
     """
-    content = pa.BufferReader((store_path(folder) / REJECTS_FILE).read_bytes())
+    path = store_path(folder) / REJECTS_FILE
+    try:
+        return _read_rejects(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing", "make the store again") from error
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        what = settled(str(error)).partition("\n")[0]
+        raise StoreError(f"{path} is damaged: {what}", "make the store again") from error
+
+
+def _read_rejects(data: bytes) -> list[dict[str, Any]]:
+    content = pa.BufferReader(data)
     # in this thread: one of Arrow's own that lets go of Python's bytes while the interpreter ends aborts the process
     # ("terminate called without an active exception", in 1 of 3 short commands)
-    rows: list[dict[str, Any]] = pq.ParquetFile(content, pre_buffer=False).read(use_threads=False).to_pylist()
+    table = pq.ParquetFile(content, pre_buffer=False).read(use_threads=False)
+    if not table.schema.equals(REJECTS):
+        raise ValueError("its columns are others")
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows

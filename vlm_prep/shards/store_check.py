@@ -112,7 +112,7 @@ def _accounts(folder: StorePath, manifest: Manifest) -> Iterator[str]:
         return
     try:
         rejected: int | str = len(read_rejects(folder))
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, StoreError) as error:
         rejected = f"unreadable ({error})"
     if rejected != totals["rows_rejected"]:
         yield f"{REJECTS_FILE}: {rejected} rows, the manifest says {totals['rows_rejected']}"
