@@ -307,8 +307,11 @@ def attempt(each: Target, data: bytes, folder: Path) -> str | None:
     except (VlmPrepError, Reject) as error:
         if "\n" in error.message and "what differs" not in error.message:
             return f"a message of several lines: {error.message[:200]!r}"
+    except OSError as error:
+        # one that names its file is a line to who gives a command; so a name that is too long
+        return None if error.filename is not None else traceback.format_exc()[-2000:]
     except BaseException:
-        return traceback.format_exc()
+        return traceback.format_exc()[-2000:]
     finally:
         signal.alarm(0)
     outside = [path for path in folder.parent.parent.rglob("*") if folder not in (path, *path.parents)]

@@ -39,20 +39,20 @@ def run(*line: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_no_changed_byte_is_missed_and_none_crashes_a_reader(tmp_path: Path) -> None:
-    ended = run(SCRIPTS / "every_byte.py", "--every", "1499", "--folder", tmp_path / "bytes")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ended = run(SCRIPTS / "every_byte.py", "--every", "2999", "--folder", tmp_path / "bytes")
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
     assert "encoded" in ended.stdout
 
 
 def test_no_forged_shard_crashes_a_reader(tmp_path: Path) -> None:
-    line = ["--forge", "--every", "811", "--folder", tmp_path / "bytes", "--stores", "encoded,ranks"]
+    line = ["--forge", "--every", "1999", "--folder", tmp_path / "bytes", "--stores", "encoded,ranks"]
     ended = run(SCRIPTS / "every_byte.py", *line)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
 
 
 def test_no_changed_input_ends_in_a_traceback_or_outside_of_its_folder(tmp_path: Path) -> None:
-    ended = run(SCRIPTS / "fuzz.py", "--minutes", "0.2", "--folder", tmp_path / "fuzz")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ended = run(SCRIPTS / "fuzz.py", "--minutes", "0.1", "--folder", tmp_path / "fuzz")
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
 
 
 @fixed
