@@ -221,7 +221,9 @@ class ProcessorConfig(Settings):
         ),
     ] = field(default_factory=dict)
     chat_template: Annotated[
-        str | None, ReadsFile(), Doc("A Jinja file to use in place of the processor's own chat template.")
+        str | None,
+        ReadsFile(),
+        Doc("A Jinja file, or a JSON or folder that holds one, to use in place of the processor's own chat template."),
     ] = None
     trust_remote_code: TrustRemoteCode = False
     video_times: Annotated[

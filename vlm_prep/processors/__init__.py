@@ -2,6 +2,7 @@
 
     torchvision_cpu.py   makes torchvision import beside CPU torch
     lean_imports.py      the command line and its workers import what they use, no more
+    chat_template.py     a template from Jinja, or from a JSON that holds it
     load.py              finds and loads a processor, names its identity by content
     quiet.py             transformers without its words while a processor loads
     preload.py           what workers import before they are forked

@@ -18,6 +18,7 @@ from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file, digest_json
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
+from vlm_prep.processors.chat_template import template_text
 from vlm_prep.processors.lean_imports import no_garbage
 from vlm_prep.processors.model_config import config_beside
 from vlm_prep.processors.quiet import quiet
@@ -116,13 +117,14 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
     _require_known(name, hf, settings)
     _set_call_defaults(hf, settings)
     _set_size(hf, settings)
+    _require_taken(name, hf, settings)
     for key in settings:
         # a tokenizer keeps what it does not know, and the processor gives that to its parts with every call: it would
         # override their own settings, and max_pixels in a call prints a warning
         hf.tokenizer.init_kwargs.pop(key, None)
     _set_sampling(name, hf, config.fps, config.min_frames, config.max_frames)
     if config.chat_template is not None:
-        hf.chat_template = config.chat_template
+        hf.chat_template = template_text(config.chat_template)
     model = config_beside(target)
     identity = identity_of(hf, target) | ({"model": digest_json(model)} if model is not None else {})
     return LoadedProcessor(name, hf, identity, (note,) if note else (), config, model)
@@ -184,6 +186,45 @@ def _set_size(hf: Any, args: Mapping[str, Any]) -> None:
             for edge, name in (("longest_edge", "max_pixels"), ("shortest_edge", "min_pixels")):
                 asked |= {edge: args[name]} if name in args and edge in asked else {}
             part.size = type(own)(**asked)
+
+
+def _require_taken(name: str, hf: Any, args: Mapping[str, Any]) -> None:
+    """Refuse settings that the processor does not have afterwards, and sizes of which the least is above the most."""
+    parts = [hf, *(part for names in PARTS.values() for key in names if (part := getattr(hf, key, None)) is not None)]
+    held = [_settings_of(part) for part in parts] + [getattr(hf, name, None) or {} for name in CALL_DEFAULTS]
+    for key, value in args.items():
+        found = [settings[key] for settings in held if key in settings]
+        if not any(_holds(each, value) for each in found):
+            kept = " and ".join(sorted({repr(each) for each in found})) or "nothing"
+            raise ProcessorError(
+                f"{name}: `processor_args` {key}={value!r} changes nothing: its parts keep {kept}",
+                "check its form, or leave it out",
+            )
+    for settings in held:
+        size = settings.get("size")
+        least, most = (size.get(edge) if size else None for edge in ("shortest_edge", "longest_edge"))
+        if args and least is not None and most is not None and least > most:
+            raise ProcessorError(
+                f"{name}: pictures would have at least {least} and at most {most} pixels",
+                "lower min_pixels (the shortest edge of a size) or raise max_pixels (its longest edge)",
+            )
+
+
+def _settings_of(part: Any) -> dict[str, Any]:
+    settings = {key: value for key, value in vars(part).items() if not key.startswith("_")}
+    size = {key: value for key, value in dict(settings.get("size") or {}).items() if value is not None}
+    # Qwen's parts hold these two as the edges of a size
+    pixels = {"max_pixels": size.get("longest_edge"), "min_pixels": size.get("shortest_edge")}
+    return {**{key: value for key, value in pixels.items() if value is not None}, **settings, "size": size}
+
+
+def _holds(held: Any, asked: Any) -> bool:
+    """Whether a part holds what was asked for: the same, or at least the same of each key."""
+    if isinstance(asked, Mapping):
+        return isinstance(held, Mapping) and all(_holds(held.get(key), value) for key, value in asked.items())
+    if isinstance(asked, list | tuple):
+        return isinstance(held, list | tuple) and list(held) == list(asked)
+    return bool(held == asked) or (isinstance(asked, str) and str(getattr(held, "value", held)) == asked)
 
 
 def _first_line(error: Exception) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.tokenize.chat.bounds import bounded
 from vlm_prep.tokenize.chat.sentinels import (
     Edges,
     Piece,
@@ -67,12 +68,13 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         self.source = loaded.chat_template
-        # transformers' own compiled template; apply_chat_template around it costs twice the rendering
-        self._compiled = _compile_jinja_template(self.source)
         self._special = dict(loaded.hf.tokenizer.special_tokens_map)
         self._added = sorted(loaded.hf.tokenizer.get_added_vocab(), key=len, reverse=True)
         self._gaps: dict[Gap, str] = {}
-        self.facts = probe_template(self.render, self.source, self._added, loaded.name)
+        with bounded(f"{loaded.name}: its chat template"):
+            # transformers' own compiled template; apply_chat_template around it costs twice the rendering
+            self._compiled = _compile_jinja_template(self.source)
+            self.facts = probe_template(self.render, self.source, self._added, loaded.name)
 
     def render(
         self,
