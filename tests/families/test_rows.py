@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import Adapters, Made
+from PIL import Image
 from sources import Rows
 
 from vlm_prep.core.errors import ExactnessError
 from vlm_prep.core.records import Encoded, Media, Message, Rejected, Sample
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.tasks import Task, no_pulse
+from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.load import load_processor
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
 
@@ -172,6 +174,17 @@ def test_a_kind_that_the_processor_does_not_take_is_named(made: Made, data: Path
 def test_a_processor_that_takes_no_text_alone_rejects_such_rows(made: Made, tmp_path: Path) -> None:
     job = job_of(made("Qwen3ASRProcessor"), row("text"), row("heard", sound(tmp_path, 16_000)))
     assert reasons(job, compared=True) == {"text": "unsupported_media", "heard": ""}
+
+
+def test_the_processor_is_asked_once_for_each_size(made: Made, data: Path, tmp_path: Path) -> None:
+    for number, color in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (50, 40), color).save(tmp_path / f"{number}.png")
+    samples = [row(f"{n}", Media(kind="image", uris=(str(tmp_path / f"{n}.png"),))) for n in range(3)]
+    job = job_of(made("LlavaProcessor"), *samples)
+    adapter = job.encoder.adapter
+    assert isinstance(adapter, Generic)
+    list(job.results(0, 3))
+    assert (adapter._alone.cache_info().misses, adapter._alone.cache_info().hits) == (1, 2)
 
 
 def test_what_the_tests_load_is_real(made: Made) -> None:

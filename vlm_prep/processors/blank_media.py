@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,14 @@ def place_of(kind: MediaKind, header: MediaHeader = TINY) -> Place:
     if kind != "video":
         return kind, header, None, None
     return kind, header, tuple(range(header.total_frames or 0)), header.fps
+
+
+def size_of(kind: MediaKind, header: MediaHeader) -> MediaHeader:
+    """Return what of a header a blank media has: equal for all files of one size."""
+    if kind == "audio":
+        return MediaHeader(samples=header.samples, sampling_rate=header.sampling_rate)
+    sized = MediaHeader(height=header.height, width=header.width)
+    return sized if kind == "image" else replace(sized, total_frames=header.total_frames, fps=header.fps)
 
 
 def drawn(place: Place, show: Show, samples: int) -> Any:

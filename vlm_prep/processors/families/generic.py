@@ -26,7 +26,7 @@ from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader, MediaItem, MediaKind
 from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.blank_media import TINY, Place, Show, described, drawn, place_of
+from vlm_prep.processors.blank_media import TINY, Place, Show, described, drawn, place_of, size_of
 from vlm_prep.processors.expansion import Expansion, Level, as_reject, said
 from vlm_prep.processors.frames import video_metadata
 from vlm_prep.processors.load import LoadedProcessor
@@ -207,7 +207,7 @@ class Generic(Adapter):
         if item.header is None:
             raise ValueError("expand needs a probed media")
         indices, fps = self.frames_of(item) if item.kind == "video" else (None, None)
-        return item.kind, item.header, indices, fps
+        return item.kind, size_of(item.kind, item.header), indices, fps
 
     def _ask_alone(self, place: Place) -> Expansion:
         kind, header, *_ = place
@@ -237,7 +237,7 @@ class Generic(Adapter):
 
     def _load(self, item: Media, place: Place, struct: Mapping[str, Any] | None) -> Any:
         if struct is None:
-            _, header, indices, fps = place
+            header, (_, _, indices, fps) = item.header or place[1], place
             stored = MediaItem(
                 kind=item.kind,
                 uris=item.uris,
