@@ -57,7 +57,7 @@ FAMILIES: dict[str, tuple[str, Levels]] = {
     "phi4_multimodal": ("phi4_multimodal", {"image": "by size", "audio": "formula"}),
     "nemotron_parse": ("nemotron_parse", {"image": "formula"}),
     "nemotron_omni": ("nemotron_omni", {"image": "formula", "video": "formula", "audio": "formula"}),
-    "llava_next": ("generic", {"image": "by size"}),
+    "llava_next": ("generic", {"image": "formula"}),
     "idefics3": ("generic", {"image": "by size"}),
 }
 """{processor: (family, level of each kind)}."""

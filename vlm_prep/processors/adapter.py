@@ -334,11 +334,11 @@ class Adapter(ABC):
         """Return, for kinds of media that a template writes between two tokens, the ids of these."""
         return {}
 
-    def small_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
+    def small_calls(self, kind: MediaKind, scale: int = 1) -> list[dict[str, Any]]:
         """Return the arguments of calls of the whole processor that show how it uses a part, see `observe`."""
         header = MediaHeader(height=64, width=96, total_frames=4, fps=2.0)
         options = self.call_options([video_metadata(header, 2.0, (0, 1, 2, 3))]) if kind == "video" else {}
-        return small_calls(kind, self.text_for(kind), self.sampling_rate or 16_000, options)
+        return small_calls(kind, self.text_for(kind), self.sampling_rate or 16_000, options, scale)
 
 
 def _header(media: Media) -> MediaHeader:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.records import Media, MediaHeader
+from vlm_prep.core.records import Media, MediaHeader, MediaItem
+from vlm_prep.media.decode import load_media, media_struct
 
 
 def choose_frames(
@@ -93,3 +94,41 @@ def video_metadata(
         if indices is not None
         else None,
     )
+
+
+def load_probed(
+    media: Media,
+    indices: tuple[int, ...] | None,
+    fps: float | None,
+    rate: int | None,
+    struct: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return a probed media decoded, as a processor is given it.
+
+    Args:
+        media: with its header.
+        indices: the frames of a video.
+        fps: the rate of its timestamps.
+        rate: samples a second of waveforms.
+        struct: of a shard that it was made from, where there is one.
+    """
+    header = media.header
+    if header is None:
+        raise ValueError("only probed media are loaded")
+    if struct is None:
+        stored = MediaItem(
+            kind=media.kind,
+            uris=media.uris,
+            digests=header.digests,
+            data=None,
+            height=header.height,
+            width=header.width,
+            frame_list=media.frame_list,
+            frame_indices=indices,
+            fps=fps,
+            total_frames=header.total_frames,
+            segment=header.segment,
+            decoder=header.decoder,
+        )
+        struct = media_struct(stored)
+    return load_media(struct, rate=rate)

@@ -149,7 +149,9 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Wir
     )
 
 
-def small_calls(kind: MediaKind, text: str, rate: int, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def small_calls(
+    kind: MediaKind, text: str, rate: int, options: Mapping[str, Any], scale: int = 1
+) -> list[dict[str, Any]]:
     """Return the arguments of calls with small media: two that differ in size, and one for where that fails.
 
     Args:
@@ -157,19 +159,20 @@ def small_calls(kind: MediaKind, text: str, rate: int, options: Mapping[str, Any
         text: what stands for one media.
         rate: samples a second of waveforms.
         options: further arguments, for a video of 4 frames.
+        scale: of pictures and frames, for processors that take none as small as ours.
     """
     from PIL import Image
 
     one: dict[str, Any] = {"text": [text], "return_tensors": "pt"}
     two = {**one, "text": [text * 2]}
     if kind == "image":
-        pictures = [Image.new("RGB", size) for size in ((96, 64), (64, 128))]
+        pictures = [Image.new("RGB", (scale * width, scale * height)) for width, height in ((96, 64), (64, 128))]
         return [{**two, "images": [pictures]}, {**one, "images": [pictures[:1]]}]
     if kind == "audio":
         waves = [np.zeros(count, np.float32) for count in (rate, rate // 2)]
         one["sampling_rate"] = two["sampling_rate"] = rate
         return [{**two, "audio": waves}, {**one, "audio": waves[:1]}]
-    return [{**one, ARGUMENTS[kind]: [[np.zeros((4, 64, 96, 3), np.uint8)]], **options}]
+    return [{**one, ARGUMENTS[kind]: [[np.zeros((4, 64 * scale, 96 * scale, 3), np.uint8)]], **options}]
 
 
 def _plain(value: Any) -> Any:

@@ -86,3 +86,15 @@ def values_of(ids: NDArray[Any], by_value: Mapping[str, Sequence[int]]) -> NDArr
         for token in tokens:
             types[(ids == token) & inside] = int(number)
     return types
+
+
+def of_each_token(calls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the tensors of a processor, beside types, that are as long as the text in each of several calls."""
+    lengths = [np.shape(made["input_ids"])[1] for made in calls]
+    names = [name for name in calls[0] if not of_text(name)]
+    return [name for name in names if [_second_size(made.get(name)) for made in calls] == lengths]
+
+
+def _second_size(value: Any) -> int:
+    shape = tuple(getattr(value, "shape", ()))
+    return int(shape[1]) if len(shape) > 1 else -1

@@ -77,7 +77,7 @@ CohereCompassProcessor | generic | image formula, video by size |
 ColModernVBertProcessor | generic | image by size |
 ColPaliProcessor | image: ValueError: Only one of text or images can be processed at a time
 ColQwen2Processor | image: ValueError: Only one of text or images can be processed at a time
-Cosmos3EdgeProcessor | generic | image formula |
+Cosmos3EdgeProcessor | generic | image formula, video by size |
 CsmProcessor | generic | audio by size |
 DeepseekOcr2Processor | generic | image by size |
 DeepseekVLProcessor | generic | image by size |
@@ -125,12 +125,12 @@ LlavaOnevisionProcessor | llava_onevision | image formula, video formula | unequ
 MiniCPMOcrProcessor | generic | image by row, video by size |
 MiniCPMV4_6Processor | generic | image by row, video by size |
 MiniCPMV4_7Processor | generic | image by row, video by size |
-MiniMaxM3VLProcessor | generic | image by size |
+MiniMaxM3VLProcessor | generic | image by size, video by size | video, videos, unequal videos, video and pictures
 MllamaProcessor | image: cross_attention_mask has an entry for each token and media, which...
 Molmo2Processor | generic | image by size, video by size | videos, unequal videos
 MossTranscribeDiarizeProcessor | generic | audio by size |
-MuseGlimmerProcessor | generic | image formula |
-MuseSparkProcessor | generic | image formula, audio by size |
+MuseGlimmerProcessor | generic | image formula, video by size |
+MuseSparkProcessor | generic | image formula, video by size, audio by size |
 MusicFlamingoProcessor | generic | audio by size | sounds
 Nemotron3_5TranscribeProcessor | generic | audio by size | sounds
 NemotronH_Omni_Reasoning_V3Processor | built-in family nemotron_omni; its parts come with the model's own files

@@ -17,30 +17,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, get_args
 
 import numpy as np
 
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
-from vlm_prep.core.records import Media, MediaHeader, MediaItem, MediaKind
-from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.core.records import Media, MediaHeader, MediaKind
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.blank_media import TINY, Place, Show, described, drawn, place_of, size_of
 from vlm_prep.processors.expansion import Expansion, Level, as_reject, said
-from vlm_prep.processors.frames import video_metadata
+from vlm_prep.processors.frames import load_probed, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions, positions_of
 from vlm_prep.processors.processor_parts import part_of
 from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
 from vlm_prep.processors.runs import Run
 from vlm_prep.processors.token_formula import TokenFormula, find_formula
-from vlm_prep.processors.token_types import of_text
+from vlm_prep.processors.token_types import of_each_token
 
 _SENTINEL = "vlmprepsentinel"
 _TRIED = ((64, 96), (224, 224), (333, 777))
 """(height, width) of pictures that are tried out."""
 _LARGE = (1600, 1200)
+_LARGER = 7
 _CACHED = 65536
 
 
@@ -57,6 +58,8 @@ class Generic(Adapter):
         self.notes: list[str] = []
         self.written: dict[MediaKind, Written] = {}
         self._call = RowCall(loaded.hf, loaded.name, self._rate_of(loaded.hf))
+        self._scales: dict[MediaKind, int] = {}
+        self._asks_metadata = False
         self._around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         super().__init__(loaded)
         self._alone = lru_cache(maxsize=_CACHED)(self._ask_alone)
@@ -79,6 +82,14 @@ class Generic(Adapter):
                 if written.token in found:
                     continue
                 reason = self._why_not(kind, written)
+                if reason is not None and kind == "video" and "video_metadata" in reason:
+                    # its own frame times need what only a caller can ask for
+                    self._asks_metadata = True
+                    reason = self._why_not(kind, written)
+                if reason is not None:
+                    # it may not take media as small as ours
+                    self._scales[kind] = _LARGER
+                    reason = self._why_not(kind, written)
                 if reason is None:
                     found[written.token] = kind
                     break
@@ -120,17 +131,29 @@ class Generic(Adapter):
     def _why_not(self, kind: MediaKind, written: Written) -> str | None:
         """Why a call with one media and this placeholder does not work; None if it does."""
         self.written[kind] = written
-        place = place_of(kind)
+        place = place_of(kind, self._small(kind))
         try:
             answer, *others = (self._ask([place], ["noise"], separators=[each]) for each in SEPARATORS[:2])
         except Exception as error:  # whatever the processor raises: it does not take this kind the usual way
             return f"{type(error).__name__}: {said(error)}"
         if any(other.texts != answer.texts for other in others):
             return "what its placeholder becomes depends on the text beside it"
-        if lost := _of_each_token([answer, *others]):
+        if lost := of_each_token([each.made for each in (answer, *others)]):
             return f"{', '.join(lost)} has an entry for each token and media, which no batch here holds"
         self._around = self._around or answer.around
         return None
+
+    def _small(self, kind: MediaKind) -> MediaHeader:
+        """A small media that the processor takes."""
+        scale = self._scales.get(kind, 1)
+        return replace(TINY, height=TINY.height * scale, width=TINY.width * scale)
+
+    def call_options(self, metadata: Sequence[Any]) -> dict[str, Any]:
+        """See `Adapter.call_options`."""
+        options = super().call_options(metadata)
+        if options and self._asks_metadata:
+            options["videos_kwargs"]["return_metadata"] = True
+        return options
 
     def _takes_text_alone(self) -> bool:
         try:
@@ -164,7 +187,7 @@ class Generic(Adapter):
         tokens: dict[str, None] = dict.fromkeys(self.placeholders)
         added = [str(token) for token in self.hf.tokenizer.added_tokens_decoder.values()]
         for kind in self.kinds:
-            answer = self._ask([place_of(kind)], ["noise"])
+            answer = self._ask([place_of(kind, self._small(kind))], ["noise"])
             tokens |= dict.fromkeys(token for token in added if token * 2 in answer.texts[0])
         known = self.hf.tokenizer.get_vocab()
         return tuple(token for token in tokens if token in known)
@@ -190,7 +213,7 @@ class Generic(Adapter):
         real = [self.levels[place[0]] == "full" for place in places]
         structs: list[Mapping[str, Any] | None] = [*stored] if stored else [None] * len(media)
         loaded = [
-            self._load(item, place, struct) if is_real else None
+            load_probed(item, place[2], place[3], self.sampling_rate, struct) if is_real else None
             for item, place, struct, is_real in zip(media, places, structs, real, strict=True)
         ]
         with as_reject("the processor cannot take this row's media"):
@@ -235,31 +258,11 @@ class Generic(Adapter):
     def _shown(self, place: Place, show: Any) -> Any:
         return drawn(place, show, self.audio_samples(place[1]) if place[0] == "audio" else 0)
 
-    def _load(self, item: Media, place: Place, struct: Mapping[str, Any] | None) -> Any:
-        if struct is None:
-            header, (_, _, indices, fps) = item.header or place[1], place
-            stored = MediaItem(
-                kind=item.kind,
-                uris=item.uris,
-                digests=header.digests,
-                data=None,
-                height=header.height,
-                width=header.width,
-                frame_list=item.frame_list,
-                frame_indices=indices,
-                fps=fps,
-                total_frames=header.total_frames,
-                segment=header.segment,
-                decoder=header.decoder,
-            )
-            struct = media_struct(stored)
-        return load_media(struct, rate=self.sampling_rate)
-
-    def small_calls(self, kind: MediaKind) -> list[dict[str, Any]]:
+    def small_calls(self, kind: MediaKind, scale: int = 1) -> list[dict[str, Any]]:
         """See `Adapter.small_calls`: a large picture as well, which may be cut into tiles of their own name."""
         from PIL import Image
 
-        calls = super().small_calls(kind)
+        calls = super().small_calls(kind, self._scales.get(kind, 1))
         return [*calls, {**calls[-1], "images": [[Image.new("RGB", _LARGE)]]}] if kind == "image" else calls
 
     # how much of a row an answer depends on
@@ -279,7 +282,7 @@ class Generic(Adapter):
 
     def _size_is_enough(self, kind: MediaKind) -> bool:
         """Whether media of one size become one text, whatever they show: a processor might cut off empty edges."""
-        headers = [TINY]
+        headers = [self._small(kind)]
         if kind == "image":
             headers = [MediaHeader(height=height, width=width) for height, width in _TRIED[::2]]
         for header in headers:
@@ -304,7 +307,7 @@ class Generic(Adapter):
 
     def _require_all_in_place(self, kind: MediaKind) -> None:
         """Refuse a processor that puts tokens of media elsewhere than where their placeholder stands."""
-        place = place_of(kind)
+        place = place_of(kind, self._small(kind))
         answer = self._ask([place], ["noise"])
         ids = np.asarray(answer.made["input_ids"][0])
         runs = sum(self.finder.find(answer.texts[0]).runs)
@@ -330,15 +333,3 @@ class Generic(Adapter):
     def _rate_of(hf: Any) -> int | None:
         part = part_of(hf, "audio")
         return int(getattr(part[1], "sampling_rate", 16_000)) if part is not None else None
-
-
-def _of_each_token(answers: Sequence[RowAnswer]) -> list[str]:
-    """The tensors, beside types, that are as long as the text in each of several answers."""
-    names = [name for name in answers[0].made if not of_text(name)]
-    lengths = [np.shape(each.made["input_ids"])[1] for each in answers]
-    return [name for name in names if [_second_size(each.made.get(name)) for each in answers] == lengths]
-
-
-def _second_size(value: Any) -> int:
-    shape = tuple(getattr(value, "shape", ()))
-    return int(shape[1]) if len(shape) > 1 else -1
