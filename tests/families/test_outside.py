@@ -10,7 +10,9 @@ import pytest
 from conftest import Made
 from sources import Rows
 from test_rows import picture, row
+from typer.testing import CliRunner
 
+from vlm_prep.cli.main import app
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.settings import TokenizeConfig
@@ -94,3 +96,23 @@ def test_whatever_a_processor_raises_is_a_sentence(made: Made, monkeypatch: pyte
     monkeypatch.setattr(type(loaded.hf.tokenizer), "convert_tokens_to_ids", lambda *_: 1 / 0)
     with pytest.raises(ProcessorError, match="Gemma3Processor is not understood: ZeroDivisionError"):
         adapter_for(loaded)
+
+
+@pytest.mark.parametrize("name", ["Idefics2Processor", "GotOcr2Processor", "PaliGemmaProcessor", "PI0Processor"])
+def test_doctor_says_in_one_sentence_what_serves_no_chat(made: Made, name: str) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--processor", str(made(name))])
+    assert isinstance(result.exception, ProcessorError)
+    assert name in result.exception.message
+
+
+def test_doctor_turns_whatever_is_raised_into_a_sentence(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm_prep.tokenize.encoder.ChatTemplate", lambda *_: {}["a fault"])
+    result = CliRunner().invoke(app, ["doctor", "--processor", str(made("LlavaProcessor"))])
+    assert isinstance(result.exception, ProcessorError)
+    assert "LlavaProcessor is not understood: KeyError" in result.exception.message
+
+
+def test_families_prints_the_table() -> None:
+    result = CliRunner().invoke(app, ["families"])
+    assert result.exit_code == 0
+    assert "| LlavaProcessor | generic | image formula |  | sdpa, varlen |" in result.output

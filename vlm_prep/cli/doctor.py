@@ -26,13 +26,23 @@ def command(
     as_json: flags.AsJson = False,
 ) -> None:
     """Say which family a processor is, how its tokens are counted, and what its chat template supports."""
+    from vlm_prep.core.errors import ProcessorError, VlmPrepError
+    from vlm_prep.processors.expansion import said
     from vlm_prep.processors.families.table import adapter_for
     from vlm_prep.processors.load import load_processor
     from vlm_prep.tokenize.encoder import SampleEncoder
 
     loaded = load_processor(processor, config.processor)
-    encoder = SampleEncoder(adapter_for(loaded), config)
-    found = _facts(encoder)
+    try:
+        encoder = SampleEncoder(adapter_for(loaded), config)
+        found = _facts(encoder)
+    except (VlmPrepError, MemoryError):
+        raise
+    except Exception as error:  # whatever its tokenizer or template raises: this command is there to say so
+        raise ProcessorError(
+            f"{processor}: {type(loaded.hf).__name__} is not understood: {type(error).__name__}: {said(error)}",
+            "please report it with the processor's name",
+        ) from error
     if as_json:
         options.show_json(found)
         return

@@ -94,6 +94,8 @@ class RowCall:
             captured: list[list[str]] = []
             with _capturing(self._hf, captured):
                 made = dict(self._hf(text=[text], **call))
+            if "input_ids" not in made:
+                raise ProcessorError(f"{self._name}: it returns no input_ids, so its text is no part of a chat")
             ids = [int(token) for token in np.asarray(made["input_ids"][0])]
             found = captured[0] if len(captured) == 1 and len(captured[0]) == len(written) else None
             for texts in (found, self._split(ids, separator, written)):

@@ -70,7 +70,7 @@ _TABLE = """\
 AriaProcessor | generic | image formula |
 AudioFlamingo3Processor | generic | audio by size | sounds
 AyaVisionProcessor | generic | image by size |
-CanaryProcessor | audio: KeyError: KeyError 'input_ids'
+CanaryProcessor | audio: it returns no input_ids, so its text is no part of a chat
 ChameleonProcessor | generic | image formula |
 Cohere2VisionProcessor | generic | image by size |
 CohereCompassProcessor | generic | image formula, video by size |
@@ -152,7 +152,7 @@ Qwen2VLProcessor | qwen2_vl | image formula, video formula |
 Qwen3ASRProcessor | generic | audio by size | text, sounds
 Qwen3OmniMoeProcessor | qwen3_omni_moe | image formula, video formula, audio formula |
 Qwen3VLProcessor | qwen3_vl | image formula, video formula |
-ShieldGemma2Processor | image: ProcessorError: ShieldGemma2Processor: what its placeholders becom...
+ShieldGemma2Processor | image: what its placeholders become cannot be told from the ids that it r...
 SmolVLMProcessor | generic | image by size, video by size | video and pictures
 Step3p7Processor | generic | image by size |
 UnlimitedOcrProcessor | generic | image by size |

@@ -135,7 +135,8 @@ class Generic(Adapter):
         try:
             answer, *others = (self._ask([place], ["noise"], separators=[each]) for each in SEPARATORS[:2])
         except Exception as error:  # whatever the processor raises: it does not take this kind the usual way
-            return f"{type(error).__name__}: {said(error)}"
+            ours = error.message.partition(": ")[2] if isinstance(error, ProcessorError) else ""
+            return ours or f"{type(error).__name__}: {said(error)}"
         if any(other.texts != answer.texts for other in others):
             return "what its placeholder becomes depends on the text beside it"
         if lost := of_each_token([each.made for each in (answer, *others)]):
