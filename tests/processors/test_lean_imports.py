@@ -11,10 +11,13 @@ import pytest
 import transformers
 from transformers.utils import import_utils
 
+from vlm_prep.core.own_process import ENVIRONMENT
+from vlm_prep.engine.worker import _ONE_THREAD
 from vlm_prep.processors.lean_imports import _exported
 
 LEAN = """
 import inspect, os, sys
+import pyarrow as pa
 from vlm_prep.tokenize import before_fork, recipe
 from vlm_prep.core.settings import TokenizeConfig
 
@@ -25,8 +28,9 @@ assert recipe.made_for(asked) is made, "what was made before the fork is not use
 other = recipe.Recipe(processor=asked.processor, config=TokenizeConfig(fps=1.0), fast=True)
 assert recipe.made_for(other).encoder.adapter.hf.video_processor.fps == 1.0
 assert len(os.listdir("/proc/self/task")) == 1, "a thread would not live on in what is forked"
-unused = {"torch._dynamo", "sympy", "scipy.optimize", "accelerate", "torchvision.models.resnet"} & set(sys.modules)
-assert not unused, unused
+pa.array([["a"], ["b", None]]), pa.array([{"x": 1}])
+unused = {"pandas", "torch._dynamo", "sympy", "scipy.optimize", "accelerate", "torchvision.models.resnet"}
+assert not unused & set(sys.modules), unused & set(sys.modules)
 
 from transformers import processing_utils
 from transformers.utils import type_validators
@@ -37,6 +41,8 @@ base = processing_utils.PreTrainedAudioTokenizerBase
 assert not isinstance(made, base)
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase, PreTrainedModel
 assert issubclass(PreTrainedAudioTokenizerBase, base) and not issubclass(PreTrainedModel, base)
+import pandas
+assert pandas.Series([1]).sum() == 1
 import torchvision
 assert torchvision.models.resnet18(num_classes=2).fc.out_features == 2
 assert torchvision.ops.nms is not None and torchvision.datasets.CIFAR10 is not None
@@ -44,8 +50,7 @@ assert torchvision.ops.nms is not None and torchvision.datasets.CIFAR10 is not N
 
 
 def test_a_worker_starts_with_a_processor_and_without_models_compilers_or_threads() -> None:
-    environment = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    environment = {**ENVIRONMENT, **_ONE_THREAD, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -203,6 +203,27 @@ def _unmarked(fn: Any = None, *arguments: Any, **settings: Any) -> Any:
     return fn if fn is not None else lambda marked: marked
 
 
+class _Away(MetaPathFinder):
+    """Finds no pandas."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("no pandas is wanted here", name=name)
+
+
+def no_pandas() -> None:
+    """Have pyarrow do without pandas in this process: it imports it (0.4 s) at its first conversion of a list, to know
+    pandas' own arrays, of which there are none here. Whoever imports pandas still gets it."""
+    if "pandas" in sys.modules:
+        return
+    away = _Away()
+    sys.meta_path.insert(0, away)
+    try:
+        importlib.import_module("pyarrow").array([""])
+    finally:
+        sys.meta_path.remove(away)
+
+
 @contextlib.contextmanager
 def no_garbage() -> Iterator[None]:
     """Keep the garbage collector from walking what is being loaded, again and again: half the time of loading.

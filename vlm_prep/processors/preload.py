@@ -5,6 +5,7 @@ from vlm_prep.processors import lean_imports
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 lean_imports.install()
+lean_imports.no_pandas()
 try:
     ensure_torchvision()
 except ProcessorError as error:

@@ -2,7 +2,6 @@
 
 import os
 
-from vlm_prep.core.errors import VlmPrepError
 from vlm_prep.processors.preload import transformers
 from vlm_prep.tokenize import recipe
 
@@ -10,8 +9,8 @@ text = os.environ.pop(recipe.VARIABLE, None)
 if text is not None:
     try:
         recipe.make_ready(text)
-    except VlmPrepError as error:
-        # the one kind of error that the forkserver passes over; a worker meets the fault again, and the user is told
-        raise ImportError(error.message) from error
+    except Exception as error:
+        # whatever it is, a worker meets it again and the user is told; the forkserver passes over ImportError alone
+        raise ImportError(f"{type(error).__name__}: {error}") from error
 
 __all__ = ["transformers"]
