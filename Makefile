@@ -20,6 +20,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
+	$(BIN)/ruff format --check vlm_prep scripts tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadgroup
 
@@ -37,6 +38,7 @@ test-cluster: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
+	$(BIN)/ruff format --check vlm_prep scripts tests
 	$(BIN)/mypy
 
 bench: $(READY)

@@ -270,3 +270,17 @@ def test_a_store_with_a_damaged_shard(call: Call, packed: Path, tmp_path: Path) 
 def test_the_real_command_ends_the_same_way(command: Command, tmp_path: Path) -> None:
     result = command("ingest", tmp_path / "gone.json", "--out", tmp_path / "out")
     assert_says(Ended(result.returncode, result.stdout, result.stderr), "gone.json")
+
+
+def test_a_hub_that_does_not_answer_is_said_at_once_with_what_was_asked(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    ended = call("tokenize", META, "-p", "org/model-that-is-nowhere", "--out", tmp_path / "out")
+    assert_says(ended, "http://127.0.0.1:9 does not answer", "org/model-that-is-nowhere", "not in the cache")
+    assert ended.err.startswith("asking http://127.0.0.1:9 for the processor org/model-that-is-nowhere")
+    quiet = call("tokenize", META, "-p", "org/model-that-is-nowhere", "--out", tmp_path / "out", "--quiet")
+    assert quiet.err.startswith("error: ")

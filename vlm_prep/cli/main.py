@@ -20,6 +20,7 @@ from vlm_prep.cli import (
     finish,
     flags,
     ingest,
+    init,
     job,
     labels,
     pack,
@@ -29,6 +30,7 @@ from vlm_prep.cli import (
     retry,
     state,
     stats,
+    status,
     terminal,
     tokenize,
     verify,
@@ -68,7 +70,8 @@ def root(
     """Turn raw multimodal chats into training-ready shards."""
 
 
-_COMMANDS: dict[str, flags.CommandFunction] = {
+COMMANDS: dict[str, flags.CommandFunction] = {
+    "init": init.command,
     "ingest": ingest.command,
     "plan": plan.command,
     "tokenize": tokenize.command,
@@ -76,6 +79,7 @@ _COMMANDS: dict[str, flags.CommandFunction] = {
     "run": job.run,
     "finish": finish.command,
     "stats": stats.command,
+    "status": status.command,
     "doctor": doctor.command,
     "families": families.command,
     "labels": labels.command,
@@ -89,7 +93,7 @@ _COMMANDS: dict[str, flags.CommandFunction] = {
     "demo": demo.command,
 }
 _OWN_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
-for _name, _command in _COMMANDS.items():
+for _name, _command in COMMANDS.items():
     app.command(_name, cls=flags.Grouped, context_settings=_OWN_WORDS if _name == "why" else {})(_command)
 app.add_typer(state.app, name="state")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from vlm_prep.core.run_settings import FinishConfig, RunConfig, WorkerConfig
 from vlm_prep.core.settings import SourceConfig
 from vlm_prep.core.visible import visible_json
 from vlm_prep.engine.array_parts import parse_part
+from vlm_prep.engine.events import Events, now
 from vlm_prep.engine.stage import RunOptions
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def run_options(out: Path, run: WorkerConfig, quiet: bool) -> RunOptions:
         raise InputError("`fresh` and `part`: one part would discard what the others did", f"delete {out} first")
     if whole.ray_address is not None and whole.engine != "ray":
         raise InputError("`ray_address` has no meaning without `engine=ray`")
+    events = Events(None if run.events is None else Path(run.events))
     return RunOptions(
         out=out,
         workers=run.workers or (0 if whole.ray_address else DEFAULT_WORKERS),
@@ -72,13 +75,42 @@ def run_options(out: Path, run: WorkerConfig, quiet: bool) -> RunOptions:
         part=None if whole.part is None else parse_part(whole.part),
         max_reject_rate=run.max_reject_rate if isinstance(run, FinishConfig) else 1.0,
         progress=False if quiet else None,
-        say=sayer(quiet),
+        say=sayer(quiet, run.log_file, events),
+        events=events,
     )
 
 
-def sayer(quiet: bool) -> Callable[[str], None]:
-    """Return how the user is told a line."""
-    return _silent if quiet else _say
+def sayer(quiet: bool, log_file: str | None = None, events: Events = Events()) -> Callable[[str], None]:  # noqa: B008
+    """Return how the user is told a line; what the library logs is told the same way."""
+    shown = _silent if quiet else _say
+
+    def say(line: str) -> None:
+        shown(line)
+        events("note", text=line)
+        if log_file is not None:
+            with open(log_file, "a", encoding="utf-8") as file:
+                file.write(f"{now()} {with_flags(line)}\n")
+
+    log = logging.getLogger("vlm_prep")
+    log.handlers = [_Said(say)]
+    log.setLevel(logging.INFO)
+    return say
+
+
+class _Said(logging.Handler):
+    """Tells the user what is logged; each line once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell a record's line, if it is new."""
+        line = record.getMessage()
+        if line not in self._told:
+            self._told.add(line)
+            self._say(line)
 
 
 def _say(line: str) -> None:

@@ -31,6 +31,14 @@ class WorkerConfig(Settings):
     worker_memory: Annotated[
         str, Doc("Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
     ] = "8G"
+    log_file: Annotated[
+        str | None, IsPath(), Doc("Append all that is said, with times, also with --quiet.")
+    ] = None
+    events: Annotated[
+        str | None,
+        IsPath(),
+        Doc("Append a JSON object a line for each event: start, progress, task, reject, note, end; with times."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

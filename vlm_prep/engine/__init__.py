@@ -13,7 +13,9 @@
     repair.py     lost shards of a finished store, made again
     retry_rejects.py  rejected rows of a finished store, done again
     publish.py    several files of a finished store, replaced together
+    run_options.py  how a stage runs
     progress.py   what the user sees meanwhile
+    events.py     what dashboards and `vlm-prep status` see
 
 A task becomes committed shards and a record; the record list, in task order, becomes the manifest. Nothing that reaches
 disk depends on which worker did a task or when.

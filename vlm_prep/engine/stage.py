@@ -11,44 +11,20 @@ from typing import Any
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.records import Rejected
-from vlm_prep.core.run_settings import Engine
 from vlm_prep.engine.array_parts import Part
+from vlm_prep.engine.events import Events
 from vlm_prep.engine.local import Crew, Limits, crew
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.repair import lost_shards, put_back
+from vlm_prep.engine.run_options import RunOptions as RunOptions
+from vlm_prep.engine.run_options import Say as Say
 from vlm_prep.engine.tasks import Errand, Job, Poison, Record, Task
 from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
-Say = Callable[[str], None]
 Send = Callable[..., Any]
 """`send(method, task, *arguments)`: have a worker call a method of the job, see `tasks.Errand`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a stage runs; none of it changes what is written."""
-
-    out: Path
-    workers: int = 1
-    """Supervised processes; 0 does everything in this one, where a row that crashes ends the run (for debuggers)."""
-    engine: Engine = "local"
-    """Whose processes: this machine's, or those of a Ray cluster."""
-    ray_address: str | None = None
-    """Of the cluster; None starts one on this machine."""
-    sample_timeout: float = Limits.sample_timeout
-    """Seconds after which a row that is still worked on is rejected."""
-    worker_memory: int = Limits.worker_memory
-    """Bytes of memory of a worker past which its row is rejected."""
-    fresh: bool = False
-    part: Part | None = None
-    """The part of the tasks to do, see `engine.array_parts`; None for all."""
-    progress: bool | None = None
-    """Show a progress bar; None shows it on a terminal only."""
-    max_reject_rate: float = 0.05
-    """Largest share of rejected rows that still counts as success."""
-    say: Say = print
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +64,21 @@ def run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
         OutputError: the folder is not ours to write, or writing failed (disk full).
         VlmPrepError: from the tasks.
     """
+    options.events("start", stage=stage.name, out=str(options.out), tasks=len(stage.tasks))
+    try:
+        manifest = _run_stage(stage, options)
+    except BaseException as error:
+        options.events("end", stage=stage.name, error=str(error) or type(error).__name__)
+        raise
+    totals = {} if manifest is None else {name: manifest.totals.get(name) for name in _TOLD}
+    options.events("end", stage=stage.name, error=None, **totals)
+    return manifest
+
+
+_TOLD = ("rows_in", "rows_written", "rows_rejected", "tokens", "rejects")
+
+
+def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
     fingerprint, identity = digest_json(stage.identity), stage.identity
     workspace = Workspace(
         options.out,
@@ -167,14 +158,20 @@ def _run(
     if len(pending) < len(tasks):
         options.say(f"continuing: {len(tasks) - len(pending)} of {len(tasks)} tasks are done")
     total = sum(len(task.numbers) for task in pending)
-    with team, ProgressBar(total, stage.name, show=options.progress) as progress:
+    file = workspace.work / ("progress.json" if options.part is None else f"progress-{options.part.name}.json")
+    with (
+        team,
+        ProgressBar(
+            total, stage.name, show=options.progress, say=options.say, file=file, events=options.events
+        ) as progress,
+    ):
         begin = [stage.begin] if stage.begin is not None and pending else []
         while True:
             found = workspace.poison()
             knowing = [task.without(found) for task in tasks]
             errands = [replace(first, task=first.task.without(found)) for first in begin]
             errands += [Errand(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
-            team.run(errands, _Commits(workspace, begin.pop().method if begin else None), progress)
+            team.run(errands, _Commits(workspace, begin.pop().method if begin else None, options.events), progress)
             records = workspace.records(tasks)
             if options.part is None:  # shards get their final names by their number among those of all tasks
                 workspace.recall(records)
@@ -188,8 +185,8 @@ class _Commits:
     """Commits the records of tasks; those that are finished before the run's beginning is, after it: where it fails,
     none of them was."""
 
-    def __init__(self, workspace: Workspace, begin: str | None) -> None:
-        self._workspace, self._begin = workspace, begin
+    def __init__(self, workspace: Workspace, begin: str | None, events: Events) -> None:
+        self._workspace, self._begin, self._events = workspace, begin, events
         self._held: list[tuple[Task, Record]] = []
 
     def __call__(self, errand: Errand, result: Any) -> None:
@@ -198,7 +195,11 @@ class _Commits:
         else:
             self._held.append((errand.task, result))
         while self._begin is None and self._held:
-            self._workspace.commit(*self._held.pop(0))
+            task, record = self._held.pop(0)
+            self._workspace.commit(task, record)
+            self._events("task", task=task.index, **record.counts)
+            for reject in record.rejects:
+                self._events("reject", sample_id=reject.sample_id, reason=reject.reason, message=reject.message)
 
 
 def crew_of(job: Job, workspace: Workspace, options: RunOptions) -> Crew:

@@ -16,6 +16,7 @@ to read it in:
     row_source      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
     first_rows      what the first rows give before a run, and whether it should start at all
     unread_keys     keys that nobody reads, counted
+    look          a look at data of which nothing is known yet
     some_samples  some of a source's samples, for a look at it
     source, ingest_run  open_samples: all data sets of a SOURCE; ingest: into a store
 

@@ -4,6 +4,7 @@
     lean_imports.py      the command line and its workers import what they use, no more
     chat_template.py     a template from Jinja, or from a JSON that holds it
     load.py              finds and loads a processor, names its identity by content
+    hub.py               whether the Hugging Face hub answers, before it is asked file by file
     quiet.py             transformers without its words while a processor loads
     preload.py           what workers import before they are forked
     processor_parts.py   tokenizer, image, video and audio processors of a processor, by their roles

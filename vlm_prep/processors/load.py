@@ -19,6 +19,7 @@ from vlm_prep.core.fingerprint import digest_bytes, digest_file, digest_json
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.processors.chat_template import template_text
+from vlm_prep.processors.hub import ask_hub
 from vlm_prep.processors.lean_imports import no_garbage
 from vlm_prep.processors.model_config import config_beside
 from vlm_prep.processors.quiet import quiet
@@ -96,6 +97,17 @@ def resolve(name: str) -> str:
     return name
 
 
+def must_be_reachable(name: str) -> None:
+    """Say what the hub is asked for and see that it answers, before workers load a processor from there.
+
+    Raises:
+        ProcessorError: the folder does not exist, or the hub does not answer and nothing of it is in the local cache.
+    """
+    target = resolve(name)
+    if not os.path.isdir(target):
+        ask_hub(target)
+
+
 def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProcessor:
     """Load a processor by Hugging Face id, local folder or `builtin:<name>`.
 
@@ -133,11 +145,15 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
 def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:
     import transformers
 
+    cached_only = not os.path.isdir(target) and ask_hub(target)
     try:
         # a copy: Qwen's image processor writes into the size that it is given
         with quiet():
             return transformers.AutoProcessor.from_pretrained(
-                target, trust_remote_code=config.trust_remote_code, **deepcopy(config.part_settings)
+                target,
+                trust_remote_code=config.trust_remote_code,
+                **({"local_files_only": True} if cached_only else {}),
+                **deepcopy(config.part_settings),
             )
     except Exception as error:  # from_pretrained raises OSError, ValueError, ImportError, KeyError, ... alike
         if "trust_remote_code" in str(error) and not config.trust_remote_code:

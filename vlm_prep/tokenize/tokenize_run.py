@@ -35,6 +35,7 @@ from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.source import Samples, how_read
 from vlm_prep.ingest.unread_keys import UNREAD, sum_unread, unread_notes
 from vlm_prep.media.rules import rules_of
+from vlm_prep.processors.load import must_be_reachable
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import WORK, Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION
@@ -139,6 +140,7 @@ def begin(
         raise InputError("the source has no rows")
     job = TokenizeJob(samples, processor, config)
     rules_of(config)
+    must_be_reachable(processor)
     supervised = options.engine == "local" and options.workers > 0
     if supervised:
         start_forkserver(job, options.workers)

@@ -1,0 +1,77 @@
+"""`vlm-prep status`: how far a run is, from any machine that sees its folder."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+from annotated_doc import Doc
+
+from vlm_prep.cli import flags, options
+from vlm_prep.cli.place import Local, local
+from vlm_prep.cli.terminal import echo
+from vlm_prep.core.errors import StoreError
+
+
+@flags.command
+def command(
+    out: Annotated[Local, Doc("The folder that ingest, tokenize or pack writes.")], as_json: flags.AsJson = False
+) -> None:
+    """Say how far a run is: running, stopped or finished, rows, rejects, time left."""
+    found = status_of(local(out))
+    if as_json:
+        options.show_json(found)
+        return
+    parts = found.pop("progress")
+    for name, value in found.items():
+        if value is not None:
+            echo(f"{name:<12} {value:,}" if type(value) is int else f"{name:<12} {value}")
+    for part in parts:
+        left = part["seconds_left"]
+        rest = "" if left is None else f", about {left:,.0f} s left"
+        echo(
+            f"{'progress':<12} {part['rows_done']:,} of {part['rows']:,} rows since it was started, "
+            f"{part['rejected']:,} rejected{rest}; {part['age']:.0f} s ago, process {part['pid']} on {part['host']}"
+        )
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    """Return what a folder shows of its run, JSON-ready.
+
+    Raises:
+        StoreError: there is no run.
+    """
+    from vlm_prep.engine.ownership import PLAN, read_plan
+    from vlm_prep.shards.manifest import read_manifest
+    from vlm_prep.shards.store_names import MANIFEST, WORK
+
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        names = ("rows_in", "rows_written", "rows_rejected", "tokens")
+        counts = {name: manifest.totals.get(name) for name in names}
+        return {"stage": manifest.stage, "state": "finished", **counts, "progress": []}
+    if not (folder / WORK / PLAN).exists():
+        raise StoreError(f"{folder}: no run has begun here", "give the folder `out` of ingest, tokenize or pack")
+    plan = read_plan(folder)
+    done = sum(1 for _ in (folder / WORK / "done").glob("task-*.json"))
+    parts = [_read(path) for path in sorted((folder / WORK).glob("progress*.json"))]
+    alive = any(part["age"] < _SILENT for part in parts)
+    return {
+        "stage": plan.stage,
+        "state": "running" if alive else "stopped, or nothing heard of it",
+        "tasks": plan.tasks,
+        "tasks_done": done,
+        "progress": parts,
+    }
+
+
+_SILENT = 60.0
+"""Seconds without a word after which a run may have stopped: a row may take as long as its `sample_timeout`."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(path.read_bytes())
+    age = datetime.now(UTC) - datetime.fromisoformat(found["updated"])
+    return {**found, "age": round(age.total_seconds(), 1)}

@@ -1,0 +1,58 @@
+"""What a run tells of itself beside its words: events for dashboards, progress.json for `vlm-prep status`.
+
+    OUT/_work/progress.json    written every few seconds while a stage runs, gone when it is finished
+    EVENTS.jsonl               one object a line, appended: start, progress, reject, note, end; each with its time
+
+Nothing of it is read by a run, so it may be incomplete after a kill.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+EVERY = 2.0
+"""Seconds between two writings of progress.json."""
+LINE_EVERY = 60.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def now() -> str:
+    """Return the time in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Events:
+    """A file of events; without one they are told to nobody."""
+
+    path: Path | None = None
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        """Append one event."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab") as file:  # one write, so that several runs may share the file
+            file.write(orjson.dumps({"time": now(), "event": event, **facts}) + b"\n")
+
+
+def write_progress(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write progress.json; a reader sees all of it or the one before."""
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "updated": now()}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(orjson.dumps({**facts, **mine}, option=orjson.OPT_INDENT_2) + b"\n")
+    os.replace(temporary, path)
+
+
+def seconds_left(done: int, total: int, started: float) -> float | None:
+    """Return the seconds that the rest will take at the rate so far; None while nothing is done."""
+    return None if not done else round((total - done) * (time.monotonic() - started) / done, 1)

@@ -1,0 +1,131 @@
+"""A look at data of which nothing is known yet: what `vlm-prep init` writes down.
+
+What a file says by itself (format, columns, kinds of media) is found by the same code that will read it. Where media
+lie is tried: the folder near the data in which most of the first rows' files are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.records import Sample
+from vlm_prep.core.remote import is_remote
+from vlm_prep.ingest.source import Samples, open_samples
+
+ROWS: Final = 256
+_DATA_ENDS: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+_MOST_FOLDERS: Final = 200
+
+
+@dataclass
+class Look:
+    """What was seen of a source."""
+
+    source: str
+    """The data that was looked at: what was given, or a file in that folder."""
+    others: list[str] = field(default_factory=list)
+    """Other data files of the folder."""
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    """See `Samples.describe`."""
+    rows: int = 0
+    seen: int = 0
+    """Rows of the beginning that were read."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Media of the rows that were read, by kind."""
+    rejects: Counter[str] = field(default_factory=Counter)
+    missing: int = 0
+    """Media files that are not where the rows say."""
+    media_dir: str | None = None
+    """Another folder in which they are, None where they need none or none was found."""
+    there: int = 0
+    """How many of the missing files are in it."""
+    reasoning: int = 0
+    """Rows with reasoning."""
+    tools: int = 0
+    """Rows with tools."""
+
+
+def look(source: str) -> Look:
+    """Look at a data file, a folder, or a meta JSON.
+
+    Raises:
+        InputError: there is no data in it.
+    """
+    chosen, others = _data_of(source)
+    samples = open_samples(chosen)
+    found = Look(chosen, others, samples.describe(), len(samples), min(ROWS, len(samples)))
+    missing: list[str] = []
+    for each in samples.read(0, found.seen):
+        if not isinstance(each, Sample):
+            found.rejects[each.reason] += 1
+            continue
+        found.kinds.update(media.kind for media in each.media)
+        found.tools += bool(each.tools)
+        found.reasoning += any(_thinks(message) for message in each.messages)
+        uris = chain.from_iterable(media.uris for media in each.media)
+        missing += [uri for uri in uris if not is_remote(uri) and "::" not in uri and not os.path.exists(uri)]
+    found.missing = len(missing)
+    if missing and len(found.datasets) == 1:
+        found.media_dir, found.there = _folder_of(missing, Path(chosen), samples)
+    return found
+
+
+def _data_of(source: str) -> tuple[str, list[str]]:
+    """Return the data to look at, and other data beside it."""
+    if is_remote(source) or not os.path.isdir(source):
+        return source, []
+    try:
+        open_samples(source)
+    except InputError as error:
+        files = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in _DATA_ENDS and path.is_file())
+        if not files:
+            raise InputError(f"{source}: no data files here ({error.message})", error.hint) from error
+        files.sort(key=lambda path: -path.stat().st_size)
+        return str(files[0]), [str(path) for path in files[1:]]
+    return source, []
+
+
+def _thinks(message: Any) -> bool:
+    content = message.get("content")
+    parts = [content] if isinstance(content, str) else [part.get("text") for part in content or ()]
+    return bool(message.get("reasoning_content")) or any(
+        isinstance(text, str) and text.lstrip().startswith("<think>") for text in parts
+    )
+
+
+def _folder_of(missing: Sequence[str], data: Path, samples: Samples) -> tuple[str | None, int]:
+    """Return the folder in which most of the missing files are, and how many."""
+    beside = data if data.is_dir() else data.parent
+    names = [os.path.relpath(uri, beside) for uri in missing]
+    best: tuple[str | None, int] = (None, 0)
+    for folder in _folders_near(beside):
+        there = sum(os.path.exists(folder / name) for name in names)
+        if there > best[1]:
+            best = str(folder), there
+    return best
+
+
+def _folders_near(folder: Path) -> Iterable[Path]:
+    """Yield the folders around one, nearest first."""
+    yield folder
+    near: list[Path] = []
+    for each in (folder, folder.parent):
+        near += _inside(each)
+    yield from near[:_MOST_FOLDERS]
+    yield folder.parent
+    for each in near[:_MOST_FOLDERS]:
+        yield from list(_inside(each))[:_MOST_FOLDERS]
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    try:
+        yield from sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return  # one that may not be listed holds nothing that could be read
