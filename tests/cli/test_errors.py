@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -284,3 +285,12 @@ def test_a_hub_that_does_not_answer_is_said_at_once_with_what_was_asked(
     assert ended.err.startswith("asking http://127.0.0.1:9 for the processor org/model-that-is-nowhere")
     quiet = call("tokenize", META, "-p", "org/model-that-is-nowhere", "--out", tmp_path / "out", "--quiet")
     assert quiet.err.startswith("error: ")
+
+
+def test_an_error_is_json_where_json_is_asked_for(call: Call, tmp_path: Path) -> None:
+    ended = call("stats", tmp_path / "gone", "--json")
+    assert ended.status == 2 and not ended.out
+    told = json.loads(ended.err)
+    assert "no such folder" in told["error"] and told["status"] == 2
+    told = json.loads(call("tokenize", META, "-p", PROCESSOR, "--fps", "0", "--json").err)
+    assert told["error"].startswith("--fps 0")

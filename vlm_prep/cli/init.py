@@ -99,5 +99,8 @@ def _beside(path: str, file: Path) -> str:
 
 
 def _setting(name: str, value: Any, why: str | None = None) -> str:
-    line = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000, default_flow_style=None).rstrip("\n")
+    inner = isinstance(value, dict)
+    what = value if inner else {name: value}
+    line = yaml.safe_dump(what, allow_unicode=True, width=10_000, default_flow_style=inner).rstrip("\n")
+    line = f"{name}: {line}" if inner else line
     return f"{line:<40}  # {why}\n" if why else f"{line}\n"

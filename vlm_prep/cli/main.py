@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
+import orjson
 import typer
 
 import vlm_prep
@@ -39,7 +40,7 @@ from vlm_prep.cli import (
 )
 from vlm_prep.core.errors import VlmPrepError
 from vlm_prep.core.own_process import make_own
-from vlm_prep.core.visible import visible
+from vlm_prep.core.visible import visible, visible_json
 from vlm_prep.processors import lean_imports
 
 INTERRUPTED = 130
@@ -147,6 +148,10 @@ class _Ending:
 
 
 def _say_error(message: str, hint: str | None, status: int) -> int:
+    if "--json" in sys.argv:
+        told = {"error": flags.with_flags(message), "hint": hint and flags.with_flags(hint), "status": status}
+        _say(visible_json(orjson.dumps(told).decode()))
+        return status
     _say(f"error: {flags.with_flags(message)}", "red")
     if hint:
         _say(f"  {flags.with_flags(hint)}")
