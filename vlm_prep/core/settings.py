@@ -48,7 +48,9 @@ class SourceConfig(Settings):
     datasets: Annotated[
         list[str] | None, Flag("--dataset"), Doc("Only this dataset of a meta JSON; may be repeated.")
     ] = None
-    format: Annotated[str | None, Doc("How a data file's rows are read: sharegpt, messages, alpaca or asr.")] = None
+    format: Annotated[
+        str | None, Doc("How a data file's rows are read: sharegpt, messages, alpaca, texts, completion or asr.")
+    ] = None
     columns: Annotated[
         dict[str, str] | None,
         Flag("--column", example="messages=conversations"),

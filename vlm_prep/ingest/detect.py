@@ -146,10 +146,19 @@ def _detect_format(spec: DatasetSpec, first: Row) -> Format:
     def has(*columns: str) -> bool:
         return any(name in first for name in columns)
 
+    if has("texts") and _are(first["texts"], "user", "assistant"):
+        return "texts"
+    if has("prompt") and has("completion") and isinstance(first["prompt"], list):
+        return "completion"
     if has(*spec.column_names("instruction")) and has(*spec.column_names("output")):
         return "alpaca"
     audio = (spec.columns["audios"],) if "audios" in spec.columns else _ASR_AUDIO
     return "asr" if has(*audio) and has(*spec.column_names("text")) else "sharegpt"
+
+
+def _are(value: object, *keys: str) -> bool:
+    """Return whether a value is a list of objects with some keys; an empty one may be."""
+    return isinstance(value, list) and all(isinstance(each, dict) and each.keys() >= {*keys} for each in value)
 
 
 def _messages(spec: DatasetSpec, row: Row) -> list[Row]:

@@ -7,10 +7,12 @@ reference, and nothing is written beside the data.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.row_json import NotANumber
 from vlm_prep.media.row_media import Place, cell_uri
 
 
@@ -71,6 +73,8 @@ class _Marker:
             return {key: self._field(key, value, (*pointer, key)) for key in self._keys(value, pointer)}
         if isinstance(value, list):
             return [self.value(each, (*pointer, place)) for place, each in enumerate(value)]
+        if isinstance(value, float) and not math.isfinite(value):
+            return NotANumber(value)  # a plain one would be written as null
         if isinstance(value, bytes):
             return EmbeddedBytes(cell_uri(self.path, self.place, pointer))
         if isinstance(value, str) and value[:5].lower() == "data:":

@@ -23,6 +23,8 @@ from vlm_prep.ingest.unread_keys import Unread, count_unread
 FIRST_ROWS: Final = 256
 _SHAPE: Final = frozenset((RejectReason.MISSING_COLUMN.value, RejectReason.BAD_ROW.value, RejectReason.BAD_JSON.value))
 _SAID: Final = 12
+_QUESTIONS: Final = ("question", "prompt", "problem", "query", "input")
+_ANSWERS: Final = ("answer", "completion", "solution", "response", "output", "caption", "text")
 
 
 @dataclass
@@ -99,10 +101,8 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     for name, value in row.items():
         if _is_conversation(value):
             return [f"`columns=messages={name}` reads the conversation."]
-    question = next((name for name in ("question", "problem", "query", "input", "caption_prompt") if name in row), None)
-    answer = next(
-        (name for name in ("answer", "solution", "response", "output", "caption", "text") if name in row), None
-    )
+    question = next((name for name in _QUESTIONS if name in row), None)
+    answer = next((name for name in _ANSWERS if name in row), None)
     if question and answer:
         columns = f"`columns=instruction={question}` and `columns=output={answer}`"
         return [f"`format=alpaca` with {columns} reads them as one exchange."]

@@ -96,6 +96,16 @@ def first_members(path: str | Path, count: int, *, lenient: bool = False) -> tup
         return members, scan.skip_blanks(scan.element_end(start)) >= len(data)
 
 
+def first_keys(path: str | Path, position: int, *, lenient: bool = False) -> frozenset[str]:
+    """Return the keys of the first object of the array at a place of a text; none where it does not begin with one."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        scan = _Scan(data, str(path), lenient)
+        start = scan.skip_blanks(position + 1)
+        if data[start : start + 1] != b"{":
+            return frozenset()
+        return frozenset(key for key, _ in islice(scan.members(start), 32))
+
+
 class _Scan:
     """A walk over the elements of a text: the position, and the line of the place last asked for."""
 

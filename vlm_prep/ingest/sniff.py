@@ -16,13 +16,14 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.regular_files import open_regular
 from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.json_scan import BOM, LENIENT_HINT, Element, elements, first_members
+from vlm_prep.ingest.json_scan import BOM, LENIENT_HINT, Element, elements, first_keys, first_members
 from vlm_prep.ingest.spec import COLUMN_NAMES, TextForm, TextReading
 
 LINE_SUFFIXES: Final = (".jsonl", ".ndjson")
 
 _HEAD: Final = 64 << 10
 _MEMBERS: Final = 16
+_ROLE_KEYS: Final = frozenset(("role", "from"))
 _LARGE: Final = 4 << 20
 _READ_FORMATS: Final = (
     "Rows are read from JSON arrays (.json) and lines (.jsonl), as UTF-8 text, plain or compressed (gz, zst, xz, bz2), "
@@ -34,7 +35,8 @@ _MAGIC: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\xff\xff\xff\xff", "Arrow"),
     (b"PK\x03\x04", "zip"),
 )
-_ROW_COLUMNS: Final = frozenset(name for role in ("messages", "instruction") for name in COLUMN_NAMES[role])
+_ROW_ROLES: Final = ("messages", "instruction", "texts", "prompt", "completion", "images", "videos", "audios", "tools")
+_ROW_COLUMNS: Final = frozenset(name for role in _ROW_ROLES for name in COLUMN_NAMES[role])
 
 
 def text_form(path: str | Path, reading: TextReading) -> TextForm:
@@ -112,7 +114,11 @@ def _one_object(path: str | Path, lines: list[bytes], lenient: bool) -> TextForm
     with open(path, "rb") as file:
         if all(_starts(file, element, b"{") for element in members.values()):
             return "keyed"
-        nested = [key for key, element in members.items() if _starts(file, element, b"[") and _holds(file, element)]
+        arrays = {key: element for key, element in members.items() if _starts(file, element, b"[")}
+    firsts = {key: first_keys(path, element[0], lenient=lenient) for key, element in arrays.items()}
+    if any(_ROLE_KEYS & keys for keys in firsts.values()):
+        return one_line  # a row with its conversation, whatever its name
+    nested = [key for key, keys in firsts.items() if keys]
     if nested:
         keys = " or ".join(excerpt(key) for key in nested)
         hint = f"`rows_key={nested[0]}` reads them."
@@ -123,11 +129,6 @@ def _one_object(path: str | Path, lines: list[bytes], lenient: bool) -> TextForm
 def _starts(file: BinaryIO, element: Element, sign: bytes) -> bool:
     file.seek(element[0])
     return file.read(1) == sign
-
-
-def _holds(file: BinaryIO, element: Element) -> bool:
-    file.seek(element[0] + 1)
-    return file.read(_HEAD).lstrip().startswith(b"{")
 
 
 def _after_comments(path: str | Path, lines: list[bytes]) -> TextForm:

@@ -16,7 +16,7 @@ from vlm_prep.core.fields import did_you_mean as did_you_mean
 from vlm_prep.core.settings import MissingTags as MissingTags
 from vlm_prep.media.text_files import utf8_path
 
-Format = Literal["sharegpt", "messages", "alpaca", "asr"]
+Format = Literal["sharegpt", "messages", "alpaca", "texts", "completion", "asr"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 
 COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -31,6 +31,9 @@ COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "input": ("input",),
     "output": ("output",),
     "history": ("history",),
+    "texts": ("texts",),
+    "prompt": ("prompt",),
+    "completion": ("completion",),
     "text": ("text", "sentence", "transcription", "transcript"),
 }
 """Column role → the names it goes by while the user gives none. `id` is accepted and not read: a sample's

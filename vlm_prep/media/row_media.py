@@ -72,7 +72,7 @@ def read_cell(path: str, kind: TableKind | Literal["json"], key: str) -> bytes:
 def _table_value(path: str, row: str, steps: list[str]) -> Any:
     value = read_scalar(path, int(row), steps[0])
     for step in steps[1:]:
-        value = value[int(step) if isinstance(value, pa.ListScalar | pa.LargeListScalar) else step]
+        value = value[step if pa.types.is_struct(value.type) else int(step)]  # lists of all kinds, views too
     return value.as_py()
 
 

@@ -6,6 +6,7 @@ order:
     sharegpt      turns with text; <image> and <video> in the text stand for the media columns' entries
     messages      OpenAI and Hugging Face messages, whose content is a list of typed parts
     alpaca        instruction, input, output, history: written as messages, then read as sharegpt
+    pairs         hub tables of user and assistant texts, or of prompt and completion
     asr           an audio file and its transcript
     conversation  what the first three share: a row's messages, in any of the spellings → Sample
     row_turns     one message
@@ -24,7 +25,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
-from vlm_prep.ingest.formats import alpaca, asr, messages, sharegpt
+from vlm_prep.ingest.formats import alpaca, asr, messages, pairs, sharegpt
 from vlm_prep.ingest.formats.common import shown
 from vlm_prep.ingest.formats.conversation import RowPlace
 from vlm_prep.ingest.formats.row_marks import RowMarks
@@ -36,6 +37,8 @@ _CONVERT = {
     "sharegpt": sharegpt.to_sample,
     "messages": messages.to_sample,
     "alpaca": alpaca.to_sample,
+    "texts": pairs.texts_to_sample,
+    "completion": pairs.completion_to_sample,
     "asr": asr.to_sample,
 }
 

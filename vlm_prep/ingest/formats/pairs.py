@@ -1,0 +1,76 @@
+"""Layouts of hub tables in which the turns stand in pairs, and no text says where the media are: they come first.
+
+    texts       the-cauldron, FineVision: images, texts [{user, assistant, source}]
+    completion  TRL's prompt-completion: prompt [messages], completion [messages]; the prompt is not trained
+
+Both are written as messages and read by the rules of `conversation`. Media without a placeholder are put before the
+first user text, as those data sets' own readers do (Idefics' and TRL's `prepare_multimodal_messages`), and counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import Sample
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import Row, required_column, shown
+from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
+from vlm_prep.ingest.formats.row_marks import RowMarks
+from vlm_prep.ingest.formats.row_turns import Dialect, dialect_of
+from vlm_prep.ingest.spec import DatasetSpec
+
+_PAIR: Final = Dialect(role_keys=("role",), content_keys=("content",), roles={"user": "user", "assistant": "assistant"})
+_READ_OF_A_PAIR: Final = frozenset(("user", "assistant"))
+
+
+def texts_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+    """Turn a row of pairs of texts into a Sample.
+
+    Raises:
+        Reject: the row cannot be used.
+    """
+    pairs = required_column(row, spec, "texts", marks)
+    if not isinstance(pairs, list):
+        raise Reject(RejectReason.BAD_TYPE, f"the texts are {shown(pairs)}, not a list of {{user, assistant}}")
+    turns: list[Row] = []
+    for number, pair in enumerate(pairs, 1):
+        if not isinstance(pair, dict) or not pair.keys() >= _READ_OF_A_PAIR:
+            what = f"text {number} is {shown(pair)}, not an object with user and assistant"
+            raise Reject(RejectReason.BAD_TYPE, what)
+        marks.leave("text", pair, _READ_OF_A_PAIR)
+        turns += ({"role": role, "content": pair[role]} for role in ("user", "assistant"))
+    return build_sample(turns, row, _media_first(spec), _PAIR, place, marks, ("texts",))
+
+
+def completion_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+    """Turn a row of prompt and completion messages into a Sample.
+
+    Raises:
+        Reject: the row cannot be used.
+    """
+    prompt, completion = (_messages(row, spec, role, marks) for role in ("prompt", "completion"))
+    # TRL trains the completion alone: its completion_only_loss
+    turns = [{**turn, "train": False} if isinstance(turn, dict) else turn for turn in prompt]
+    spec = _media_first(spec)
+    sample = build_sample(turns + completion, row, spec, dialect_of(spec), place, marks, ("prompt", "completion"))
+    messages = [
+        {key: value for key, value in message.items() if key != "train" or message["role"] == "assistant"}
+        for message in sample.messages
+    ]
+    return replace(sample, messages=messages)
+
+
+def _messages(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> list[Any]:
+    value = required_column(row, spec, role, marks)
+    if isinstance(value, dict):
+        return [value]
+    if not isinstance(value, list):
+        hint = "`format=alpaca` with `columns=instruction=prompt` and `columns=output=completion` reads texts as a chat"
+        raise Reject(RejectReason.BAD_TYPE, f"the {role} is {excerpt(value)}, not a list of messages; {hint}")
+    return value
+
+
+def _media_first(spec: DatasetSpec) -> DatasetSpec:
+    return spec if spec.missing_tags == "first" else replace(spec, missing_tags="first")
