@@ -103,6 +103,12 @@ def test_errors(source: Path, run: Run, tmp_path: Path) -> None:
     run("rejects", tmp_path / f"{EVIL}.store")
 
 
+def test_explanations(source: Path, run: Run) -> None:
+    for row in range(7):
+        run("explain", source / "meta.json", row, words="PWNED")
+    run("explain", source / "meta.json", 0, "-p", PROCESSOR, words="PWNED")
+
+
 def test_why_shows_what_differs(source: Path, stores: tuple[Path, Path], run: Run) -> None:
     run("why", stores[0], "ingest", source / "meta.json")
 

@@ -17,6 +17,7 @@ import vlm_prep
 from vlm_prep.cli import (
     demo,
     doctor,
+    explain,
     families,
     finish,
     flags,
@@ -84,6 +85,7 @@ COMMANDS: dict[str, flags.CommandFunction] = {
     "doctor": doctor.command,
     "families": families.command,
     "labels": labels.command,
+    "explain": explain.command,
     "view": view.command,
     "rejects": rejects.command,
     "retry": retry.command,

@@ -22,6 +22,7 @@ from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
+from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import mark, may_embed
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
@@ -105,6 +106,14 @@ class RowSource:
                 if isinstance(value, dict):
                     return value
         return None
+
+    def raw(self, place: int) -> str:
+        """Return the text of a pick's row as it stands in the file; of a table's row its values."""
+        row, index = int(self.picks[place]), self.index
+        if isinstance(index, TableIndex):
+            return excerpt(index.read(row), 4000)
+        with open_input(self.spec.text) as file:
+            return read_row(file, int(index.starts[row]), int(index.ends[row])).decode(errors="backslashreplace")
 
     def content_digest(self) -> str:
         """Return the digest of the data files' bytes, for the run's fingerprint."""

@@ -81,11 +81,16 @@ class RawSamples:
             yield from self.sources[number].read(start - begins[number], end - begins[number])
             start, number = end, number + 1
 
-    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
-        """See `Samples.reject`."""
+    def locate(self, number: int) -> tuple[RowSource, int]:
+        """Return a number's data set, and its place in it."""
         begins = np.cumsum([0, *(len(source) for source in self.sources)]).tolist()
         place = bisect_right(begins, number) - 1
-        return self.sources[place].reject(number - begins[place], stage, reason, message)
+        return self.sources[place], number - begins[place]
+
+    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
+        """See `Samples.reject`."""
+        source, place = self.locate(number)
+        return source.reject(place, stage, reason, message)
 
     def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
         """See `Samples.numbers`."""
