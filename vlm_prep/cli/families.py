@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import typer
-
-from vlm_prep.cli import flags, options
+from vlm_prep.cli import flags, options, terminal
 
 
 @flags.command
@@ -19,9 +17,9 @@ def command(as_json: flags.AsJson = False) -> None:
         rows = {name: {**asdict(found), "packs": packs.get(name)} for name, found in checked().items()}
         options.show_json({"transformers": TRANSFORMERS, "processors": rows})
         return
-    typer.echo(f"Checked with transformers {TRANSFORMERS}: rows are equal to the processor's own, tensor by tensor.\n")
+    terminal.echo(f"Checked with transformers {TRANSFORMERS}: rows are equal to the processor's own, tensor by tensor.\n")
     for line in markdown(packs):
-        typer.echo(line)
+        terminal.echo(line)
 
 
 def _packs(name: str, family: str) -> str:
