@@ -17,7 +17,8 @@ def command(as_json: flags.AsJson = False) -> None:
         rows = {name: {**asdict(found), "packs": packs.get(name)} for name, found in checked().items()}
         options.show_json({"transformers": TRANSFORMERS, "processors": rows})
         return
-    terminal.echo(f"Checked with transformers {TRANSFORMERS}: rows are equal to the processor's own, tensor by tensor.\n")
+    checked_with = f"Checked with transformers {TRANSFORMERS}"
+    terminal.echo(f"{checked_with}: rows are equal to the processor's own, tensor by tensor.\n")
     for line in markdown(packs):
         terminal.echo(line)
 
