@@ -48,9 +48,7 @@ class SourceConfig(Settings):
     datasets: Annotated[
         list[str] | None, Flag("--dataset"), Doc("Only this dataset of a meta JSON; may be repeated.")
     ] = None
-    format: Annotated[
-        str | None, Doc("How a data file's rows are read: sharegpt, messages, alpaca, texts, completion or asr.")
-    ] = None
+    format: Annotated[str | None, Doc("How rows are read: sharegpt, messages, alpaca, texts, completion or asr.")] = None
     columns: Annotated[
         dict[str, str] | None,
         Flag("--column", example="messages=conversations"),
@@ -70,10 +68,7 @@ class SourceConfig(Settings):
     max_duration: Annotated[float | None, Ge(0.0), Doc("Reject rows with longer audio, in seconds.")] = None
     missing_tags: Annotated[
         MissingTags | None,
-        Doc(
-            "Media of a row whose text has no placeholder: reject the row, or put them before its first user text. "
-            "[default: reject]"
-        ),
+        Doc("Media without a placeholder: reject the row, or put them before its first user text. [default: reject]"),
     ] = None
     ignore_keys: Annotated[
         list[str] | None,
