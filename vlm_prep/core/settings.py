@@ -48,7 +48,7 @@ class SourceConfig(Settings):
     datasets: Annotated[
         list[str] | None, Flag("--dataset"), Doc("Only this dataset of a meta JSON; may be repeated.")
     ] = None
-    format: Annotated[str | None, Doc("How rows are read: sharegpt, messages, alpaca, texts, completion or asr.")] = None
+    format: Annotated[str | None, Doc("Format of rows: sharegpt, messages, alpaca, texts, completion, asr.")] = None
     columns: Annotated[
         dict[str, str] | None,
         Flag("--column", example="messages=conversations"),
