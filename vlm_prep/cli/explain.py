@@ -32,7 +32,7 @@ def command(
     from vlm_prep.ingest.source import open_samples
     from vlm_prep.media.probe import probe
     from vlm_prep.media.rules import rules_of
-    from vlm_prep.report import explain as report
+    from vlm_prep.report import row_steps as report
 
     samples = open_samples(source, **asdict(rows))
     number = report.number_of(samples, row)

@@ -2,7 +2,7 @@
 
     statistics.py   a store's rows, tokens, lengths, rejects, fill and proof
     labels_text.py  rows as the model reads them, what is trained in colour
-    explain.py      how one row is read, step by step
+    row_steps.py    how one row is read, step by step
     audit.py        the same as counts, for CI
     view/           a store as one page for the browser
     plan/           what a run over a whole source will take, estimated from some of its rows
