@@ -86,5 +86,20 @@ def read_schema(source: pa.MemoryMappedFile, info: ShardInfo) -> pa.Schema:
     return schema
 
 
+def must_be_valid(batch: pa.RecordBatch) -> None:
+    """Make sure that all offsets of a record batch lie within its buffers.
+
+    Texts are looked at as bytes: that they are UTF-8 is found when one is read, and takes 20 times as long here.
+
+    Raises:
+        pa.ArrowInvalid: some do not.
+    """
+    for column in batch.columns:
+        if pa.types.is_string(column.type):
+            column.validate()
+            column = column.view(pa.binary())
+        column.validate(full=True)
+
+
 def _digest(head: bytes) -> str:
     return xxhash.xxh3_64(head).hexdigest()

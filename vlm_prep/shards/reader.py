@@ -30,7 +30,7 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.columns import Cells, cell_makers
-from vlm_prep.shards.heads import checked_head, read_schema
+from vlm_prep.shards.heads import checked_head, must_be_valid, read_schema
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import OpenShards, open_shards_of
@@ -151,7 +151,7 @@ class ShardReader:
             checked_head(source, self.info, index + 1)
             source.seek(self.info.batches[index][0])
             found = pa.ipc.read_record_batch(pa.ipc.read_message(source), self._schema)
-            found.validate(full=True)
+            must_be_valid(found)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StoreError(f"{self.path}: record batch {index} is damaged: {error}", self._repair) from error
         if found.num_rows != self.info.batches[index][1]:
@@ -174,7 +174,10 @@ class ShardReader:
         self._open()
         number = bisect_right(self._starts, index) - 1
         cells, local = self._cells.get(number) or self._columns(number), index - self._starts[number]
-        found = {name: cells[name](local) for name in self._names.get(tuple(without)) or self._wanted(without)}
+        try:
+            found = {name: cells[name](local) for name in self._names.get(tuple(without)) or self._wanted(without)}
+        except UnicodeDecodeError as error:
+            raise StoreError(f"{self.path}, row {index}: a text is damaged", self._repair) from error
         if self._has_media:
             found[MEDIA_COLUMN] = resolve(index, found[MEDIA_COLUMN], self._media)
         return found
