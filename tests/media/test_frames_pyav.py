@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,10 +17,16 @@ from PIL import Image
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media, MediaItem
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.media.ffmpeg import decoders
 from vlm_prep.media.frames_pyav import read_by_pyav
 from vlm_prep.media.probe import probe
 from vlm_prep.media.video import probe_video, read_frames
+from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.shards.reader import Store
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 WIDTH, HEIGHT = 64, 48
 
@@ -220,3 +229,21 @@ def test_a_part_that_is_not_in_the_video_is_rejected(tmp_path: Path, start: floa
     with pytest.raises(Reject) as caught:
         probe(Media(kind="video", uris=(str(path),), start=start, end=end))
     assert caught.value.reason.value == "bad_media_entry"
+
+
+def test_a_reader_with_another_decoder_is_told_once(tmp_path: Path, options: Any) -> None:
+    turns = [{"role": "user", "content": "<video>?"}, {"role": "assistant", "content": "ok"}]
+    clip = str(written(tmp_path / "a.mp4", 8))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns, "videos": [clip]}))
+    samples = open_samples(tmp_path / "rows.jsonl")
+    manifest = tokenize(samples, "builtin:qwen2.5-vl-mini", TokenizeConfig(), options(tmp_path / "out"))
+    media = Store(tmp_path / "out").row(0)["media"]
+    assert manifest is not None and manifest.processor["decoders"] == decoders()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PixelMaker(manifest.processor).pixels(media)
+    maker = PixelMaker({**manifest.processor, "decoders": {"pyav": "1.0", "libavcodec": "1.2.3"}})
+    with pytest.warns(UserWarning, match="another decoder") as told:
+        maker.pixels(media)
+        maker.pixels(media)
+    assert len([each for each in told if "another decoder" in str(each.message)]) == 1

@@ -6,6 +6,7 @@ group, the keys of run files, the tables of the documentation and the bounds tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,6 +26,7 @@ TrainEnd = Literal["all", "last", "none"]
 RewrittenHistory = Literal["reject", "split", "mask"]
 ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
+MultiFrame = Literal["first", "video", "reject"]
 OverlongAudio = Literal["reject", "cut", "split"]
 VideoTimes = Literal["frames", "rate"]
 VideoDecoder = Literal["pyav", "decord"]
@@ -92,9 +94,7 @@ class LengthConfig(Settings):
     max_length: Annotated[int | None, Ge(1), Doc("Most tokens in a row. [default: no limit]")] = None
     overlong: Annotated[Overlong, Doc("Longer rows: reject, cut whole turns off the end, or stop.")] = "drop"
     overlong_audio: Annotated[
-        OverlongAudio,
-        Later(),
-        Doc("Clips of which the processor takes only a beginning: reject, cut them there, or split them into several."),
+        OverlongAudio, Later(), Doc("Clips longer than the processor takes: reject, cut, or split into several.")
     ] = "reject"
 
 
@@ -175,6 +175,9 @@ class MediaCheck(Settings):
             "and it is said how many rows leave their data file's folder and the media folder]"
         ),
     ] = None
+    multi_frame: Annotated[
+        MultiFrame, Later(), Doc("Pictures of several frames (GIF, WebP, PNG, TIFF): the first, as a video, or reject.")
+    ] = "first"
     video_decoder: Annotated[
         VideoDecoder, Later(), Doc("Read video files with PyAV (FFmpeg), or with decord as older stores were.")
     ] = "pyav"
@@ -223,15 +226,21 @@ class ProcessorConfig(Settings):
         Doc("A Jinja file, or a JSON or folder that holds one, to use in place of the processor's own chat template."),
     ] = None
     trust_remote_code: TrustRemoteCode = False
-    video_times: Annotated[
-        VideoTimes,
+    video_sampling: Annotated[
+        str,
         Later(),
-        Doc("Times that are written beside frames of a video whose rate varies: the frames' own, or by its mean rate."),
+        Doc("Rule that picks a video file's frames: transformers (the processor's), qwen_vl_utils, llava, uniform:N."),
+    ] = "transformers"
+    video_times: Annotated[
+        VideoTimes, Later(), Doc("Times written for a video whose rate varies: its frames' own, or by its mean rate.")
     ] = "frames"
     audio_in_video: Annotated[bool, Doc("Interleave videos with their sound (Qwen-Omni).")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not re.fullmatch(r"transformers|qwen_vl_utils|llava|uniform:[1-9]\d{0,5}", self.video_sampling):
+            rules = "it is transformers, qwen_vl_utils, llava, or uniform:N, such as uniform:32"
+            raise InputError(f"`video_sampling={self.video_sampling}`: no such rule", rules)
         for few, many in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
             least, most = getattr(self, few), getattr(self, many)
             if least is not None and most is not None and least > most:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,7 +35,7 @@ from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import STAGE, said_of_outside
 from vlm_prep.ingest.source import Samples, how_read, read_task, sample_row
 from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread, sum_unread, unread_notes
-from vlm_prep.media.probe import probe
+from vlm_prep.media.probe import probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
@@ -123,7 +123,7 @@ class IngestJob:
             )
         except Reject as reject:
             return rejected(sample, STAGE, reject)
-        return replace(sample, media=media)
+        return with_media(sample, media)
 
 
 def _media_counts(sample: Sample) -> Counter[str]:

@@ -11,6 +11,7 @@ from PIL import Image, ImageSequence
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import MediaHeader
+from vlm_prep.media.files import read_bytes
 from vlm_prep.media.image import to_rgb
 from vlm_prep.media.image_formats import open_picture
 from vlm_prep.media.library_words import plain_words
@@ -23,6 +24,34 @@ _USUAL_MS = 100
 def is_animation(head: bytes) -> bool:
     """Whether a file is a picture format that can hold an animation, by its first bytes."""
     return head.startswith((b"GIF8", b"\x89PNG")) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+
+
+def frames_of_picture(uri: str, head: bytes, data: bytes | None = None) -> int:
+    """Return how many frames a picture has: 1 for all formats but GIF, WebP, PNG and TIFF.
+
+    Args:
+        uri: the picture.
+        head: its first bytes; of WebP and PNG they tell.
+        data: all of it, where it is in memory.
+
+    Raises:
+        Reject: the file cannot be read.
+    """
+    if head.startswith(b"RIFF"):
+        animated = head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+    elif head.startswith(b"\x89PNG"):
+        animated = 0 < head.find(b"acTL") < head.find(b"IDAT")
+    else:
+        animated = head.startswith((b"GIF8", b"II*\0", b"MM\0*"))
+    if not animated:
+        return 1
+    try:
+        with open_picture(data or read_bytes(uri), uri, (*FORMATS, "TIFF")) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    except (Reject, MemoryError):
+        raise
+    except Exception:  # damaged behind its first frame, which is what is decoded then
+        return 1
 
 
 def probe_animation(data: bytes, uri: str) -> MediaHeader:

@@ -104,3 +104,12 @@ def _matroska_size(head: bytes, position: int) -> tuple[int, int | None]:
     value = int.from_bytes(head[position : position + length]) & ((1 << 7 * length) - 1)
     unknown = length > 8 or value == (1 << 7 * length) - 1
     return position + length, None if unknown else value
+
+
+def decoders() -> dict[str, str]:
+    """Return the versions of what decodes videos and foreign sound here; empty without PyAV."""
+    try:
+        import av
+    except ImportError:
+        return {}
+    return {"pyav": str(av.__version__), "libavcodec": ".".join(map(str, av.library_versions["libavcodec"]))}

@@ -5,11 +5,14 @@ With `keep_bytes` the files are read whole, once, and kept for the shard (payloa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
-from vlm_prep.core.records import Media, MediaHeader
+from vlm_prep.core.records import Media, MediaHeader, Sample
+from vlm_prep.media.animation import frames_of_picture
 from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, read_ends
 from vlm_prep.media.image import check_decodes, probe_image
@@ -20,6 +23,8 @@ from vlm_prep.media.track import probe_track
 from vlm_prep.media.video import probe_video
 
 _USUAL = MediaRules()
+FIRST_FRAME = "first_frames"
+"""Note of a picture of several frames, of which the first was taken."""
 VARIABLE_RATE = "variable_frame_rate"
 """Note of a video whose frames are not shown evenly."""
 Probed = tuple[Media, tuple[bytes, ...] | None]
@@ -54,7 +59,14 @@ def probe(
     pictures = [_probe_picture(uri, keep_bytes, decode, rules) for uri in media.uris]
     if not pictures:
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, "a video given as an empty list of frames")
-    sizes = {size for size, _, _ in pictures}
+    if media.kind == "image" and (frames := pictures[0].frames) > 1:
+        if rules.multi_frame == "video":
+            return _probe_video_file(replace(media, kind="video"), keep_bytes, track, decode, rules)
+        if rules.multi_frame == "reject":
+            message = f"{media.uris[0]}: a picture of {frames} frames (multi_frame: first or video)"
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, message)
+        media = replace(media, notes=(*media.notes, FIRST_FRAME))
+    sizes = {each.size for each in pictures}
     if len(sizes) > 1:
         raise Reject(
             RejectReason.BAD_MEDIA_ENTRY,
@@ -65,24 +77,44 @@ def probe(
         height=height,
         width=width,
         total_frames=len(media.uris) if media.frame_list else None,
-        digests=tuple(digest for _, digest, _ in pictures),
+        digests=tuple(each.digest for each in pictures),
     )
-    data = tuple(data for _, _, data in pictures if data is not None) if keep_bytes else None
+    data = tuple(each.data for each in pictures if each.data is not None) if keep_bytes else None
     return replace(media, header=header), data
 
 
-def _probe_picture(
-    uri: str, keep_bytes: bool, decode: bool, rules: MediaRules
-) -> tuple[tuple[int, int], str, bytes | None]:
-    if keep_bytes or decode:
-        data = read_bytes(uri)
-        ends = ends_of(data)
-        size = probe_image(uri, ends, data=data, max_pixels=rules.max_pixels, formats=rules.formats)
-        if decode:
-            size = check_decodes(uri, data)
-        return size, digest_bytes(data) if keep_bytes else digest_ends(ends), data if keep_bytes else None
-    ends = read_ends(uri)
-    return probe_image(uri, ends, max_pixels=rules.max_pixels, formats=rules.formats), digest_ends(ends), None
+def with_media(sample: Sample, media: Sequence[Media]) -> Sample:
+    """Return a sample with its media probed; a picture that is read as a video is one in its message, too."""
+    if all(now.kind == then.kind for now, then in zip(media, sample.media, strict=True)):
+        return replace(sample, media=tuple(media))
+    kinds = iter([each.kind for each in media])
+    messages = []
+    for message in sample.messages:
+        content = message["content"]
+        if isinstance(content, list):
+            content = [
+                {**part, "type": next(kinds)} if part.get("type") in ("image", "video", "audio") else part
+                for part in content
+            ]
+        messages.append({**message, "content": content})
+    return replace(sample, media=tuple(media), messages=messages)
+
+
+class _Picture(NamedTuple):
+    size: tuple[int, int]
+    digest: str
+    data: bytes | None
+    frames: int
+
+
+def _probe_picture(uri: str, keep_bytes: bool, decode: bool, rules: MediaRules) -> _Picture:
+    data = read_bytes(uri) if keep_bytes or decode else None
+    ends = read_ends(uri) if data is None else ends_of(data)
+    size = probe_image(uri, ends, data=data, max_pixels=rules.max_pixels, formats=rules.formats)
+    if data is not None and decode:
+        size = check_decodes(uri, data)
+    digest = digest_bytes(data) if data is not None and keep_bytes else digest_ends(ends)
+    return _Picture(size, digest, data if keep_bytes else None, frames_of_picture(uri, ends.head, data))
 
 
 def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool) -> Probed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlm_prep.core.settings import MediaCheck, VideoDecoder
+from vlm_prep.core.settings import MediaCheck, MultiFrame, VideoDecoder
 from vlm_prep.media.image import MAX_PIXELS
 from vlm_prep.media.image_formats import IMAGE_FORMATS, check_formats
 from vlm_prep.media.places import ANYWHERE, Roots, check_roots
@@ -20,6 +20,8 @@ class MediaRules:
     """Of pictures that are opened."""
     roots: Roots = ANYWHERE
     """What rows may read."""
+    multi_frame: MultiFrame = "first"
+    """What is done about pictures of several frames."""
     video_decoder: VideoDecoder = "pyav"
     """What reads video files."""
 
@@ -38,5 +40,6 @@ def rules_of(config: MediaCheck, own: frozenset[str] = frozenset()) -> MediaRule
         max_pixels=config.max_image_pixels,
         formats=check_formats(config.image_formats),
         roots=check_roots(config.media_root, own),
+        multi_frame=config.multi_frame,
         video_decoder=config.video_decoder,
     )

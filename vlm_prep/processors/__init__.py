@@ -16,6 +16,7 @@
     blank_media.py       media of a size that show nothing, or noise
     audio_limit.py       how much of a clip a processor takes
     expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
+    video_sampling.py    other libraries' rules for that
     frames.py            which frames of a video are taken
     runtime.py           what the runtime needs to know of a family
     model_config.py      the model's config, beside the processor or given

@@ -223,7 +223,9 @@ class Adapter(ABC):
             Reject: bad_frame_indices, missing_fps, or processor_error when it cannot sample this video.
         """
         header = _header(media)
-        indices = choose_frames(self.hf.video_processor, media, header, self.wiring("video").kwargs)
+        indices = choose_frames(
+            self.hf.video_processor, media, header, self.wiring("video").kwargs, self.loaded.config
+        )
         return indices, self._fps(media, header)
 
     @property

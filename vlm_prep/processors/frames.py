@@ -7,11 +7,17 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader, MediaItem
+from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.processors.video_sampling import frames_by_rule
 
 
 def choose_frames(
-    video_processor: Any, media: Media, header: MediaHeader, kwargs: Mapping[str, Any]
+    video_processor: Any,
+    media: Media,
+    header: MediaHeader,
+    kwargs: Mapping[str, Any],
+    config: ProcessorConfig | None = None,
 ) -> tuple[int, ...]:
     """Return the indices of the frames that the processor will be given.
 
@@ -22,6 +28,7 @@ def choose_frames(
         media: the video.
         header: its header.
         kwargs: what the processor around it passes on to the video processor.
+        config: its `video_sampling` may name another rule than the processor's own.
 
     Raises:
         Reject: bad_frame_indices; processor_error when it cannot sample this video.
@@ -34,6 +41,8 @@ def choose_frames(
                 RejectReason.BAD_FRAME_INDICES, f"{media.uris[0]}: frame indices {wrong[:5]} of {total} frames"
             )
         return media.frame_indices
+    if config is not None and config.video_sampling != "transformers" and not media.frame_list:
+        return frames_by_rule(config.video_sampling, header, config, media.fps)
     # an entry's own fps on a video file is the rate to sample at, as in Qwen's data format
     rate = {"fps": media.fps, "num_frames": None} if media.fps is not None else {}
     if media.frame_list or not (video_processor.do_sample_frames or rate):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from vlm_prep.media.ffmpeg import decoders
 from vlm_prep.processors.backbone import describe_backbone
 from vlm_prep.processors.model_config import models_of
 from vlm_prep.processors.processor_parts import in_transformers
@@ -39,6 +40,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "mrope": adapter.mrope(),
         "positions": adapter.positions,
         "run_ids": sorted(adapter.run_ids),
+        "decoders": decoders(),
         "model": adapter.loaded.model,
         "backbone": describe_backbone(adapter.loaded.model, models_of(type(adapter.hf))).to_json(),
     }

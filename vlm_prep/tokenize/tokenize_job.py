@@ -18,7 +18,7 @@ from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.ingest.unread_keys import Unread, count_unread
 from vlm_prep.media.decode import media_struct
 from vlm_prep.media.files import digest_ends, ends_of
-from vlm_prep.media.probe import Probed, probe
+from vlm_prep.media.probe import Probed, probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.load import LoadedProcessor, load_processor
@@ -241,7 +241,7 @@ class TokenizeJob:
         probed = [self._probe_media(media, decode=decode) for media in sample.media]
         if not probed:
             return sample, ()
-        return replace(sample, media=tuple(media for media, _ in probed)), tuple(data for _, data in probed)
+        return with_media(sample, [media for media, _ in probed]), tuple(data for _, data in probed)
 
     @cached_property
     def _clips(self) -> OverlongClips:

@@ -9,6 +9,7 @@ arguments. A processor that makes tensors outside of its parts, or whose parts a
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -60,6 +61,8 @@ class PixelMaker:
         self._sound = bool(runtime.get("audio_in_video"))
         self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
         self.payload = StoredPayload(runtime.get("payload"), self.names)
+        self._decoders: Mapping[str, str] = runtime.get("decoders", {})
+        self._told = not self._decoders
         self._made: dict[str, Any] = {} if whole is None else {"whole": whole}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -206,8 +209,24 @@ class PixelMaker:
             return self._by_whole(structs)
         if kind == "audio":
             return self.call_part(kind, [self.waveform(struct) for struct in structs], **settings)
+        if kind == "video":
+            self._tell_decoder(structs)
         loaded = [_load(struct) for struct in structs]
         return self.call_part(kind, loaded, [video_metadata(each) for each in structs if kind == "video"], **settings)
+
+    def _tell_decoder(self, structs: Sequence[MediaStruct]) -> None:
+        """Warn once where video files are decoded here by another version than when the store was made."""
+        if self._told or not any(struct.get("decoder") == "pyav" for struct in structs):
+            return
+        from vlm_prep.media.ffmpeg import decoders
+
+        self._told = True
+        if differing := changes(dict(self._decoders), decoders()):
+            warnings.warn(
+                f"videos were prepared with another decoder: {'; '.join(differing)}; the same frames are taken, and "
+                "their last bits may differ",
+                stacklevel=2,
+            )
 
     def call_part(
         self, kind: str, loaded: Sequence[Any], metadata: Sequence[Mapping[str, Any]] = (), **settings: Any
