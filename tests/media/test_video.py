@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from vlm_prep.core.errors import Reject
+from vlm_prep.core.media_settings import VideoDecoder
 from vlm_prep.core.records import Media, MediaItem
-from vlm_prep.core.settings import VideoDecoder
 from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.media.probe import probe
 from vlm_prep.media.video import probe_video, read_frames

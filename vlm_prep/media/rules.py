@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlm_prep.core.settings import MediaCheck, MultiFrame, VideoDecoder
+from vlm_prep.core.media_settings import MediaCheck, MultiFrame, VideoDecoder
 from vlm_prep.media.image import MAX_PIXELS
 from vlm_prep.media.image_formats import IMAGE_FORMATS, check_formats
 from vlm_prep.media.places import ANYWHERE, Roots, check_roots

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.media_settings import VideoDecoder
 from vlm_prep.core.records import MediaHeader
 from vlm_prep.core.regular_files import open_regular
-from vlm_prep.core.settings import VideoDecoder
 from vlm_prep.media.animation import is_animation, probe_animation, read_animation
 from vlm_prep.media.ffmpeg import require_whole
 from vlm_prep.media.files import read_bytes

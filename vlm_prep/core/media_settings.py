@@ -1,0 +1,53 @@
+"""The settings of how media are looked at, see `core.settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_doc import Doc
+from annotated_types import Ge, Le
+
+from vlm_prep.core.fields import Flag, IsPath, Later, Settings
+
+MultiFrame = Literal["first", "video", "reject"]
+VideoDecoder = Literal["pyav", "decord"]
+CheckMedia = Literal["header", "decode"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaCheck(Settings):
+    """How media are looked at before a row is believed."""
+
+    title: ClassVar[str] = "Checks of media"
+
+    check_media: Annotated[
+        CheckMedia, Doc("Read headers and ends of pictures, or decode each one to find inner damage.")
+    ] = "header"
+    max_image_pixels: Annotated[
+        int, Ge(1), Le(357_913_940), Doc("Reject larger pictures; Pillow refuses more than the maximum.")
+    ] = 178_956_970
+    media_root: Annotated[
+        list[str] | None,
+        IsPath(),
+        Later(),
+        Doc(
+            "Reject rows whose media lie outside of this folder, links followed; may be repeated. [default: anywhere, "
+            "and it is said how many rows leave their data file's folder and the media folder]"
+        ),
+    ] = None
+    multi_frame: Annotated[
+        MultiFrame, Later(), Doc("Pictures of several frames (GIF, WebP, PNG, TIFF): the first, as a video, or reject.")
+    ] = "first"
+    video_decoder: Annotated[
+        VideoDecoder, Later(), Doc("Read video files with PyAV (FFmpeg), or with decord as older stores were.")
+    ] = "pyav"
+    image_formats: Annotated[
+        list[str] | None,
+        Flag("--image-format", example="PNG"),
+        Later(),
+        Doc(
+            "Open pictures of this format alone, by Pillow's name and told by content; may be repeated. Formats whose "
+            "reader calls a program (EPS, WMF) are never opened. [default: the formats in docs/sources.md]"
+        ),
+    ] = None
