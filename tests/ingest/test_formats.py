@@ -136,7 +136,7 @@ def test_counts_that_differ_are_rejected_with_both(content: str, columns: Any, c
 
 
 def test_a_mismatch_mentions_tags_that_an_assistant_turn_keeps_as_text() -> None:
-    row = chat(USER, {"role": "assistant", "content": "<image> here"}, images=["a.jpg"])
+    row = chat(USER, {"role": "assistant", "content": "<image> here"}, images=["a.jpg", "b.jpg"])
     assert "1 more in assistant turns stay text" in rejected(row)[1]
 
 

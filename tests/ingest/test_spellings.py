@@ -173,6 +173,18 @@ def test_placed_first_is_for_rows_without_tags_only() -> None:
     assert refused(row, missing_tags="first")[0] == R.MEDIA_COUNT_MISMATCH
 
 
+def test_tags_in_an_answer_are_media_where_the_counts_fit_with_them_alone() -> None:
+    answer = {"role": "assistant", "content": "Here: <image> A cat."}
+    sample = read(chat({"role": "user", "content": "<image>Show."}, answer, images=["a.png", "b.png"]))
+    assert [part["type"] for part in sample.messages[1]["content"]] == ["text", "image", "text"]
+    assert [media.uris[0] for media in sample.media] == ["/m/a.png", "/m/b.png"]
+    assert sample.notes == ("read_answer_media",)
+    about = read(chat({"role": "user", "content": "<image>How?"}, answer, images=["a.png"]))
+    assert about.messages[1]["content"] == [{"type": "text", "text": "Here: <image> A cat."}] and about.notes == ()
+    assert read(chat(USER, answer)).media == ()
+    assert refused(chat(USER, answer, images=["a.png", "b.png"]))[0] == R.MEDIA_COUNT_MISMATCH
+
+
 # ---- content ----
 
 PICTURE = {"type": "image", "image": "a.png"}
@@ -330,11 +342,15 @@ def test_a_text_column_that_no_row_has_stops(tmp_path: Path) -> None:
 
 # ---- the kit's cases ----
 
-CASES = {
+TOOL_TABLES = ("rows.jsonl", "text.jsonl", "struct.parquet", "text.parquet", "empty.jsonl", "withid.jsonl")
+CASES: dict[str, dict[int, RejectReason]] = {
     "01-mixed-image-types/rows.jsonl": {},
     "01-mixed-image-types/rows.json": {},
     "12-unread-columns/rows.jsonl": dict.fromkeys((0, 1, 2), R.UNREAD_KEY)
     | dict.fromkeys((9, 10), R.MEDIA_COUNT_MISMATCH),
+    "16-images-in-answers/rows.jsonl": {},
+    "09-reasoning/rows.jsonl": {8: R.BAD_ROW},
+    **{f"10-tool-tables/{name}": {} for name in TOOL_TABLES},
     "17-double-keys/rows.jsonl": {11: R.BAD_TYPE, 12: R.BAD_TYPE},
     "17-double-keys/plain_first.jsonl": {10: R.BAD_TYPE, 11: R.BAD_TYPE},
 }  # fmt: skip

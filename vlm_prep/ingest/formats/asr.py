@@ -16,7 +16,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, Message, Sample
 from vlm_prep.ingest.formats.common import Row, required_column, text
 from vlm_prep.ingest.formats.conversation import RowPlace, require_storable
-from vlm_prep.ingest.formats.entries import column_entries, segment_of
+from vlm_prep.ingest.formats.entries import SEGMENT_ENDS, SEGMENT_STARTS, column_entries, segment_of
 from vlm_prep.ingest.formats.media_tags import Part
 from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
 from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, DatasetSpec
@@ -64,7 +64,7 @@ def _audio(row: Row, spec: DatasetSpec, marks: RowMarks) -> Media:
         has = ", ".join(repr(key) for key in list(row)[:20]) or "nothing"
         wanted = " or ".join(repr(each) for each in names)
         raise Reject(RejectReason.MISSING_COLUMN, f"no audio in {wanted} (columns.audio); the row has {has}")
-    marks.leave("row", row, {name, *spec.column_names("text"), "id"})
+    marks.leave("row", row, {name, *spec.column_names("text"), "id", *SEGMENT_STARTS, *SEGMENT_ENDS, "duration"})
     entries = column_entries(row[name], "audio", spec.media_dir)
     if len(entries) != 1:
         raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, f"{len(entries)} audio files for one transcript")

@@ -56,10 +56,17 @@ def build_sample(
     if not isinstance(turns, list):
         raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
     marks.refuse("the row", row, ROW_KEYS_WITH_MEANING)
-    queue = MediaQueue(media_columns(row, spec, marks), spec.media_dir, marks)
-    lead = _system_prompt(column(row, spec, "system", marks), queue)
-    messages = [read_turn(turn, dialect, queue, f"message {n}") for n, turn in enumerate(turns, 1)]
+    columns, system = media_columns(row, spec, marks), column(row, spec, "system", marks)
+
+    def read_turns(queue: MediaQueue) -> tuple[MediaQueue, list[Message], list[Message]]:
+        lead = _system_prompt(system, queue)
+        return queue, lead, [read_turn(turn, dialect, queue, f"message {n}") for n, turn in enumerate(turns, 1)]
+
+    queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, marks))
     _require_conversation(messages)
+    if queue.fits_with_answers():
+        queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, marks, tags_in_answers=True))
+        marks.note("read_answer_media")
     if spec.missing_tags == "first":
         queue.place_first(messages)
     media = queue.placed()

@@ -34,8 +34,6 @@ REFERENCE_KEYS: Final = (
 )
 CONTENT_KEYS: Final = ("bytes", "data", "array")
 """Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
-READ_KEYS: Final = frozenset((*REFERENCE_KEYS, *CONTENT_KEYS, "frame_indices", "fps", "format"))
-"""The keys of an entry that are read; what else one has is counted as unread, or refused by `require_applied`."""
 _SIZE_OPTIONS = (
     "min_pixels",
     "max_pixels",
@@ -50,6 +48,10 @@ SEGMENT_STARTS: Final = ("offset", "start", "start_time", "begin_time", "audio_s
 SEGMENT_ENDS: Final = ("end", "end_time", "audio_end", "video_end")
 """Keys of the seconds at which a part of a file begins and ends; `duration` is how long it is."""
 _RATES = ("fps", "sample_fps", "raw_fps")
+READ_KEYS: Final = frozenset(
+    (*REFERENCE_KEYS, *CONTENT_KEYS, *SEGMENT_STARTS, *SEGMENT_ENDS, *_RATES, "duration", "frame_indices", "format")
+)
+"""The keys of an entry that are read; what else one has is counted as unread, or refused by `require_applied`."""
 _FRAME_OPTIONS = (
     "nframes",
     "num_frames",

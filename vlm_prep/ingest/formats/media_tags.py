@@ -9,6 +9,7 @@ column is no media; where a placeholder asks for it, the row is rejected (missin
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,20 @@ _KINDS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video", "<audio>
 class MediaQueue:
     """Hands out a row's media in the order in which the conversation asks for them."""
 
-    def __init__(self, columns: dict[MediaKind, list[Media | None]], media_dir: Path | str, marks: RowMarks) -> None:
+    def __init__(
+        self,
+        columns: dict[MediaKind, list[Media | None]],
+        media_dir: Path | str,
+        marks: RowMarks,
+        *,
+        tags_in_answers: bool = False,
+    ) -> None:
         self.media_dir, self.marks = media_dir, marks
-        self._columns = columns
+        self.tags_in_answers = tags_in_answers
+        """Whether tags in an answer are media, too; otherwise they are text, since it may be about the tag itself."""
+        self._columns = dict(columns)
         self._asked: dict[MediaKind, int] = {"image": 0, "video": 0, "audio": 0}
-        self._kept_as_text = 0
+        self._kept: Counter[MediaKind] = Counter()
         self._placed: list[Media | tuple[MediaKind, int]] = []
 
     def place_next(self, kind: MediaKind) -> Part:
@@ -70,7 +80,13 @@ class MediaQueue:
 
     def note_text(self, text: str) -> None:
         """Count the tags of a text that stays text, for the message of a mismatch."""
-        self._kept_as_text += len(_TAG.findall(text))
+        self._kept.update(_KINDS[tag.lower()] for tag in _TAG.findall(text))
+
+    def fits_with_answers(self) -> bool:
+        """Whether there are as many media as placeholders only if the tags in answers are some."""
+        there = {kind: sum(entry is not None for entry in entries) for kind, entries in self._columns.items()}
+        differs = any(self._asked[kind] != count for kind, count in there.items())
+        return differs and all(self._asked[kind] + self._kept[kind] == count for kind, count in there.items())
 
     def placed(self) -> list[Media]:
         """Return the media in the order of their parts: every entry has a placeholder and every placeholder an entry.
@@ -101,8 +117,9 @@ class MediaQueue:
     def _mismatch(self, kinds: list[MediaKind]) -> Reject:
         there = {kind: sum(each is not None for each in self._columns[kind]) for kind in kinds}
         counts = "; ".join(f"{self._asked[kind]} {kind} placeholder(s) for {there[kind]} {kind}(s)" for kind in kinds)
-        note = f"; {self._kept_as_text} more in assistant turns stay text" if self._kept_as_text else ""
-        if not self._kept_as_text and all(not self._asked[kind] for kind in kinds):
+        kept = self._kept.total()
+        note = f"; {kept} more in assistant turns stay text" if kept else ""
+        if not kept and all(not self._asked[kind] for kind in kinds):
             tags = " and ".join(f"<{kind}>" for kind in kinds)
             note = f"; write {tags} where they belong, or let `missing_tags=first` put them before the first user text"
         return Reject(RejectReason.MEDIA_COUNT_MISMATCH, counts + note)

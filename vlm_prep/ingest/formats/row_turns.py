@@ -161,7 +161,7 @@ def _string_parts(role: str, written: str, dialect: Dialect, queue: MediaQueue) 
 
 def text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
     """Return a text as parts: the tags in it are media, except in an answer."""
-    if role == "assistant":
+    if role == "assistant" and not queue.tags_in_answers:
         queue.note_text(written)
     elif role == "user" or has_tags(written):
         return split_tags(written, queue)
