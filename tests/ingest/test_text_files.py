@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import json
 import lzma
@@ -254,3 +255,46 @@ def test_the_index_is_the_copys(tmp_path: Path) -> None:
     (source,) = open_samples(path).sources  # type: ignore[attr-defined]
     assert isinstance(source, RowSource) and source.describe()["text"] == "gzip"
     assert source.index.kind == "lines"
+
+
+# ---- delimited text ----
+
+COMMON_VOICE = 'client_id\tpath\tsentence\tup_votes\nx\ta.mp3\tHe said "no.\t2\ny\tb.mp3\t\t0\nz\tc.mp3\n'
+
+
+@pytest.mark.parametrize("compression", ["", "gz"])
+def test_a_tsv_of_speech_is_read_as_it_is(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / ("validated.tsv" + ("." + compression if compression else ""))
+    data = COMMON_VOICE.encode()
+    path.write_bytes(COMPRESSED[compression](data) if compression else data)
+    with pytest.raises(InputError, match="format=asr"):
+        open_samples(path)
+    samples = open_samples(path, format="asr", media_dir=str(tmp_path / "clips"))
+    good, empty, short = samples.read(0, 3)
+    assert isinstance(good, Sample) and good.messages[1]["content"][0]["text"] == 'He said "no.'
+    assert good.media[0].uris == (str(tmp_path / "clips" / "a.mp3"),) and good.line == 2
+    assert isinstance(empty, Rejected) and (empty.reason, empty.line) == ("empty_transcript", 3)
+    assert isinstance(short, Rejected) and (short.reason, short.line) == ("bad_row", 4) and "2 fields" in short.message
+
+
+def test_a_csv_holds_conversations_as_json_text_and_quoted_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "messages", "note"])
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        writer.writerow(["", json.dumps(chat), "x\ny"])
+        writer.writerow(["", "[{", ""])
+        writer.writerow(["", json.dumps([{"from": "human", "value": 'q"'}, {"from": "gpt", "value": "c"}]), ""])
+    samples = open_samples(path)
+    assert texts(path) == ["a", "bad_json", 'q"']
+    first, bad, last = samples.read(0, 3)
+    assert isinstance(first, Sample) and "read_json_text" in first.notes and first.unread == {"row.note": "x\ny"}
+    assert (first.line, bad.line, last.line) == (2, 4, 5)
+
+
+def test_an_open_quote_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('instruction,output\na,"b\n')
+    with pytest.raises(InputError, match="cannot be read"):
+        open_samples(path)

@@ -17,7 +17,7 @@ from vlm_prep.core.records import Rejected
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import type_name
 from vlm_prep.ingest.row_source import RowSource
-from vlm_prep.ingest.spec import DEFAULT_TAGS, FROM_VALUE_TAGS
+from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, COLUMN_NAMES, DEFAULT_TAGS, FROM_VALUE_TAGS
 from vlm_prep.ingest.unread_keys import Unread, count_unread
 
 FIRST_ROWS: Final = 256
@@ -101,6 +101,8 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     for name, value in row.items():
         if _is_conversation(value):
             return [f"`columns=messages={name}` reads the conversation."]
+    if any(name in row for name in ASR_AUDIO_COLUMNS) and any(name in row for name in COLUMN_NAMES["text"]):
+        return ["`format=asr` reads audio files and their transcripts."]
     question = next((name for name in _QUESTIONS if name in row), None)
     answer = next((name for name in _ANSWERS if name in row), None)
     if question and answer:

@@ -1,6 +1,7 @@
 """Pictures, videos and audio, by path, LMDB key or place in a data file.
 
     table_rows.py  rows of Parquet and Arrow files by number
+    delimited.py   CSV and TSV as JSON lines
     text_files.py  text that is compressed or in another encoding, as UTF-8
     row_media.py   media inside the rows of a data file
     places.py  where media really lie, and within which bounds

@@ -4,6 +4,7 @@ is made once, any other is itself.
     .gz .zst .xz .bz2            told by their first bytes, not by their names
     UTF-16, UTF-32               told by their byte order mark
     any other encoding           where the user names it
+    .csv .tsv                    told by their names, see `delimited`
 
 Copies lie in `core.remote.cache_folder`, under the file's path, size and time; a row that does not decode keeps its
 bytes, so that it alone is rejected.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import csv
 import gzip
 import lzma
 import os
@@ -28,6 +30,7 @@ import pyarrow as pa
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.remote import cache_folder
+from vlm_prep.media.delimited import delimiter_of, json_lines
 
 _CHUNK: Final = 8 << 20
 _COMPRESSED: Final[dict[bytes, str]] = {
@@ -63,28 +66,38 @@ def utf8_path(path: str | Path, encoding: str | None = None) -> str:
 
 
 def form_of(path: str | Path) -> str | None:
-    """Name how a file is compressed or encoded by its first bytes; None for plain text."""
+    """Name how a file is compressed or encoded by its first bytes, or csv or tsv by its name; None for plain text."""
+    return _form(path, by_name=True)
+
+
+def _form(path: str | Path, *, by_name: bool) -> str | None:
     with open(path, "rb") as file:
         head = file.read(8)
+    if by_name and delimiter_of(plain_name(path)):
+        return os.path.splitext(plain_name(path))[1][1:].lower()
     found = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)
     return found or next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
 @lru_cache(maxsize=256)
 def _utf8_path(path: str, size: int, changed: int, encoding: str | None) -> str:
-    form = form_of(path)
-    if form is None and encoding in (None, "utf-8", "ascii", "utf-8-sig"):
+    form, delimiter = _form(path, by_name=False), delimiter_of(plain_name(path))
+    if delimiter is None and form is None and encoding in (None, "utf-8", "ascii", "utf-8-sig"):
         return path
     key = digest_json([_VERSION, path, size, changed, encoding]).removeprefix("xxh3:")[:16]
-    target = cache_folder() / "text" / key / plain_name(path)
+    target = cache_folder() / "text" / key / (plain_name(path) + (".jsonl" if delimiter else ""))
     if not target.exists():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copy-") as folder:
                 temporary = Path(folder) / target.name
-                _copy(path, form, encoding, temporary)
+                if delimiter is None:
+                    _copy(path, form, encoding, temporary)
+                else:
+                    _copy(path, form, encoding, Path(folder) / "plain")
+                    _as_json_lines(Path(folder) / "plain", delimiter, temporary)
                 os.replace(temporary, target)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError, csv.Error) as error:
             raise InputError(
                 f"{path}: cannot be read as {form or encoding} text: {error}",
                 "The file is damaged, or in another encoding (`encoding`); copies of such files are kept in "
@@ -97,6 +110,12 @@ def plain_name(path: str | Path) -> str:
     """Return a file's name without the ending of its compression."""
     name = os.path.basename(path)
     return next((name.removesuffix(end) for end in ENDINGS if name.lower().endswith(end)), name)
+
+
+def _as_json_lines(source: Path, delimiter: str, target: Path) -> None:
+    # newline="": a line end inside quotes is the field's own
+    with open(source, encoding="utf-8-sig", newline="") as file, open(target, "w", encoding="utf-8", newline="") as out:
+        out.writelines(json_lines(file, delimiter))
 
 
 def _copy(path: str, form: str | None, encoding: str | None, target: Path) -> None:

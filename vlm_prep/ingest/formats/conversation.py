@@ -16,6 +16,7 @@ from typing import Any
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.records import Media, Message, Sample
+from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, column, shown, text
 from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES, media_columns, media_names
@@ -53,6 +54,7 @@ def build_sample(
     Raises:
         Reject: any fault of the row.
     """
+    turns = _parsed(turns, marks)
     if not isinstance(turns, list):
         raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
     marks.refuse("the row", row, ROW_KEYS_WITH_MEANING)
@@ -92,6 +94,18 @@ def build_sample(
         notes=tuple(sorted(marks.notes)),
         unread=marks.unread,
     )
+
+
+def _parsed(turns: Any, marks: RowMarks) -> Any:
+    """Return a conversation that is written as JSON text in its column (UniMM-Chat, CSV files)."""
+    if not isinstance(turns, str) or not turns.lstrip().startswith("["):
+        return turns
+    try:
+        found, notes = parse_row(turns.encode())
+    except (RowJsonError, UnicodeEncodeError) as error:
+        raise Reject(RejectReason.BAD_JSON, f"the messages are no JSON as text: {error}; {excerpt(turns)}") from error
+    marks.notes |= notes | {"read_json_text"}
+    return found
 
 
 @lru_cache(maxsize=64)
