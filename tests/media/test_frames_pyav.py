@@ -17,13 +17,14 @@ from PIL import Image
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media, MediaItem
-from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.decode import load_media, media_struct
 from vlm_prep.media.ffmpeg import decoders
-from vlm_prep.media.frames_pyav import read_by_pyav
+from vlm_prep.media.frames_pyav import keyframes, read_by_pyav
 from vlm_prep.media.probe import probe
 from vlm_prep.media.video import probe_video, read_frames
+from vlm_prep.processors.frames import choose_frames
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.tokenize_run import tokenize
@@ -167,6 +168,18 @@ def test_a_cut_file_whose_header_came_first_is_rejected(tmp_path: Path, kept: fl
     assert data.index(b"moov") < data.index(b"mdat")
     (tmp_path / "b.mp4").write_bytes(data[: int(len(data) * kept)])
     assert "cut short" in message(tmp_path / "b.mp4")
+
+
+def test_key_frames_are_those_that_the_file_marks(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.mp4", 40, g="12", sc_threshold="0")
+    with av.open(str(path)) as file:
+        marked = [number for number, frame in enumerate(file.decode(video=0)) if frame.key_frame]
+    assert keyframes(str(path), "a") == tuple(marked) and len(marked) == 4
+    config = ProcessorConfig(video_sampling="keyframes")
+    whole, _ = probe(Media(kind="video", uris=(str(path),)))
+    part, _ = probe(Media(kind="video", uris=(str(path),), start=1.0, end=3.0))
+    assert whole.header and choose_frames(None, whole, whole.header, {}, config) == tuple(marked)
+    assert part.header and choose_frames(None, part, part.header, {}, config) == (2, 14)
 
 
 # --- animations -----

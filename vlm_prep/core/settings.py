@@ -189,7 +189,7 @@ class ProcessorConfig(Settings):
     video_sampling: Annotated[
         str,
         Later(),
-        Doc("Rule that picks a video file's frames: transformers (the processor's), qwen_vl_utils, llava, uniform:N."),
+        Doc("Which frames of a video file: transformers (the processor's rule), qwen_vl_utils, llava, keyframes, uniform:N."),
     ] = "transformers"
     video_times: Annotated[
         VideoTimes, Later(), Doc("Times written for a video whose rate varies: its frames' own, or by its mean rate.")
@@ -198,8 +198,8 @@ class ProcessorConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"transformers|qwen_vl_utils|llava|uniform:[1-9]\d{0,5}", self.video_sampling):
-            rules = "it is transformers, qwen_vl_utils, llava, or uniform:N, such as uniform:32"
+        if not re.fullmatch(r"transformers|qwen_vl_utils|llava|keyframes|uniform:[1-9]\d{0,5}", self.video_sampling):
+            rules = "it is transformers, qwen_vl_utils, llava, keyframes, or uniform:N, such as uniform:32"
             raise InputError(f"`video_sampling={self.video_sampling}`: no such rule", rules)
         for few, many in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
             least, most = getattr(self, few), getattr(self, many)

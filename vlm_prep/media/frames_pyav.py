@@ -39,11 +39,13 @@ class _Index:
     stamps: tuple[int, ...]
     """Of each frame in the order in which they are shown, in units of the stream."""
     keys: tuple[int, ...]
-    """Stamps of the frames that decoding may start at; empty where it starts at the first."""
+    """Stamps of the key frames."""
     by_stamp: bool
     """Whether stamps tell frames; else they are counted as they are decoded."""
     counted: bool = True
     """Whether there are as many frames as stamps."""
+    seekable: bool = False
+    """Whether decoding may start at a key frame."""
 
 
 def probe_by_pyav(source: str | bytes, uri: str, *, decode: bool = False) -> MediaHeader:
@@ -113,6 +115,19 @@ def read_by_pyav(source: str | bytes, indices: Sequence[int], uri: str) -> Frame
     return np.stack(made)
 
 
+def keyframes(source: str | bytes, uri: str) -> tuple[int, ...]:
+    """Return the numbers of a video's key frames, the first frame among them.
+
+    Raises:
+        Reject: unreadable_video, also where the file does not tell them.
+    """
+    with _open(source, uri) as (container, stream):
+        index = _index(container, stream, uri)
+    if not index.by_stamp:
+        raise _unreadable(uri, "the file does not tell its key frames")
+    return tuple(bisect_left(index.stamps, key) for key in index.keys)
+
+
 def _by_stamp(source: str | bytes, uri: str, index: _Index, wanted: Sequence[int]) -> dict[int, Frame]:
     """Decode what is wanted and little else; what does not come out as it should is left to decoding in order."""
     numbers = {index.stamps[number]: number for number in wanted}
@@ -146,7 +161,7 @@ def _runs(index: _Index, wanted: Sequence[int]) -> list[tuple[int | None, int]]:
     for number in wanted:
         stamp = index.stamps[number]
         before = bisect_right(index.keys, stamp) - 1
-        key = index.keys[before] if before >= 0 else None
+        key = index.keys[before] if before >= 0 and index.seekable else None
         far = key is not None and bisect_left(index.stamps, key) - place > _WORTH_A_SEEK
         if far or not runs:
             runs.append((key if far else None, stamp))
@@ -215,10 +230,9 @@ def _index(container: Any, stream: Any, uri: str) -> _Index:
         # it numbers frames as they are decoded, and not as they are shown
         packed = stream.codec_context.name in _PACKED
         return _Index(() if packed else tuple(range(len(stamps))), (), False, counted=not packed)
-    keys: list[int] = []
-    if any(name in _SEEKABLE for name in container.format.name.split(",")):
-        keys = sorted(packet.pts for packet in shown if packet.is_keyframe)
-    return _Index(tuple(sorted(stamps)), tuple(keys), True)
+    keys = tuple(sorted(packet.pts for packet in shown if packet.is_keyframe))
+    seekable = any(name in _SEEKABLE for name in container.format.name.split(","))
+    return _Index(tuple(sorted(stamps)), keys, True, seekable=seekable)
 
 
 def _ends(packet: Any) -> int:

@@ -9,7 +9,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader, MediaItem
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.media.decode import load_media, media_struct
-from vlm_prep.processors.video_sampling import frames_by_rule
+from vlm_prep.processors.video_sampling import frames_by_rule, keyframes_of
 
 
 def choose_frames(
@@ -42,6 +42,8 @@ def choose_frames(
             )
         return media.frame_indices
     if config is not None and config.video_sampling != "transformers" and not media.frame_list:
+        if config.video_sampling == "keyframes":
+            return keyframes_of(media, header)
         return frames_by_rule(config.video_sampling, header, config, media.fps)
     # an entry's own fps on a video file is the rate to sample at, as in Qwen's data format
     rate = {"fps": media.fps, "num_frames": None} if media.fps is not None else {}
