@@ -189,7 +189,7 @@ class ProcessorConfig(Settings):
     video_sampling: Annotated[
         str,
         Later(),
-        Doc("Which frames of a video file: transformers (the processor's rule), qwen_vl_utils, llava, keyframes, uniform:N."),
+        Doc("Frames of a video file: transformers (the processor's), qwen_vl_utils, llava, keyframes, uniform:N."),
     ] = "transformers"
     video_times: Annotated[
         VideoTimes, Later(), Doc("Times written for a video whose rate varies: its frames' own, or by its mean rate.")
