@@ -25,6 +25,8 @@ _LEAST_BYTES_OF_ROW = 4
 _END_BYTES = 8
 _TEXT_KEYS = ("stage", "fingerprint")
 _TABLE_KEYS = ("config", "totals", "processor", "proof", "identity", "extra", "splits", "files")
+_OF_PROCESSOR = {"whole", "identity", "parts", "interleaved", "tensors", "sampling_rate"}
+"""What readers that make tensors need of it."""
 _ACCOUNTS = ("rows_in", "rows_written", "rows_rejected")
 
 
@@ -54,7 +56,10 @@ def check_manifest(data: Mapping[str, Any]) -> None:
     _totals(data["totals"])
     _config(data.get("config", {}))
     _extra(data.get("extra", {}))
-    _processor(data.get("processor", {}))
+    _processor(data.get("processor", {}), needed=data["stage"] in ("tokenize", "pack"))
+    if data["stage"] == "pack":
+        _must(data["extra"]["layout"] in ("ranks", "index"), "extra.layout", "is none")
+        _must(data["extra"]["layout"] == "ranks" or "source" in data["extra"], "extra.source", "is missing")
 
 
 def check_shard(shard: Any, where: str) -> None:
@@ -142,7 +147,9 @@ def _extra(extra: Mapping[str, Any]) -> None:
                 _count(count, f"{where}.{key}")
 
 
-def _processor(processor: Mapping[str, Any]) -> None:
+def _processor(processor: Mapping[str, Any], *, needed: bool) -> None:
+    if missing := needed and _OF_PROCESSOR - processor.keys():
+        _fail("processor", f"has no {', '.join(sorted(missing))}")
     for number, tensor in enumerate(_list(processor.get("tensors", []), "processor.tensors")):
         where = f"processor.tensors[{number}]"
         _must(isinstance(tensor, dict) and _is_word(tensor["name"]), where, "has no name")
@@ -152,9 +159,9 @@ def _processor(processor: Mapping[str, Any]) -> None:
     _must(isinstance(parts, dict), "processor.parts", "is no table")
     for kind, part in parts.items():
         where = f"processor.parts.{kind}"
-        _must(isinstance(part, dict) and _is_word(part["part_class"]), where, "names no class")
+        _must(isinstance(part, dict) and _is_word(part.get("part_class", "none")), where, "names no class")
         for key in ("config", "kwargs", "outputs"):
-            _must(isinstance(part[key], dict), f"{where}.{key}", "is no table")
+            _must(isinstance(part.get(key, {}), dict), f"{where}.{key}", "is no table")
     for key in ("whole", "mrope", "payload", "identity"):
         _must(isinstance(processor.get(key), dict | None), f"processor.{key}", "is no table")
 
