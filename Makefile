@@ -73,7 +73,8 @@ fuzz: $(READY)
 	$(BIN)/python scripts/fuzz.py --minutes $(MINUTES)
 
 soak: $(READY)
-	$(BIN)/python scripts/soak.py --kills 100
+	$(BIN)/python scripts/soak.py --kills 1000
+	$(BIN)/python scripts/soak_faults.py --rounds 400
 
 steady: $(READY)
 	$(BIN)/python scripts/steady.py

@@ -1,6 +1,6 @@
 """Kill runs at random instants and compare every file with an undisturbed run: `make soak`.
 
-Each round runs one command (ingest, tokenize or pack; 1, 2 or 4 workers) and kills it at a random instant: the main
+Each round runs one command (ingest, tokenize with each payload, or pack; 1, 2 or 4 workers) and kills it at a random instant: the main
 process, one of its workers, or its whole process group. After a kill of the main process or the group the same command
 is run again and may be killed again; a killed worker must be replaced by the run itself. When the command ends, every
 file of its folder must equal that of an undisturbed run. After the kills come rounds of poison (rows that crash, hang
@@ -27,7 +27,7 @@ from vlm_prep.builtin import builtin_data
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 PLANTED = Path(__file__).parent.parent / "tests" / "engine" / "planted"
-STAGES = ("ingest", "tokenize", "pack")
+STAGES = ("ingest", "tokenize", "tokenize:encoded", "tokenize:pixels", "pack")
 WORKERS = (1, 2, 4)
 _POISONED = """
 import sys
@@ -86,11 +86,12 @@ def write_source(folder: Path, copies: int) -> Path:
 
 
 def command(stage: str, source: Path, out: Path, workers: int) -> list[str]:
-    """Return a stage's command line."""
+    """Return a stage's command line; `tokenize:pixels` is tokenize with that payload."""
+    stage, _, media = stage.partition(":")
     line = [sys.executable, "-m", "vlm_prep.cli.main", stage, str(source), "--out", str(out)]
     line += ["--workers", str(workers), "--quiet", "--max-reject-rate", "1"]
     if stage == "tokenize":
-        line += ["--processor", PROCESSOR, "--fps", "2", "--media", "reference"]
+        line += ["--processor", PROCESSOR, "--fps", "2", "--media", media or "reference"]
     return line + (["--pack-length", "2048", "--world-size", "2"] if stage == "pack" else [])
 
 
@@ -195,7 +196,7 @@ def kill_rounds(base: Path, kills: int, stages: list[str], chance: random.Random
         disturbed(command(stage, rows, out, workers), stage, out, seconds, chance, tally)
         tally.compare(f"{stage}, {workers} workers, round {number}", out, whole)
         done = sum(tally.kills.values())
-        print(f"round {number:3}: {stage:<9}{workers} worker(s), {done - before} kill(s), {done} in all", flush=True)
+        print(f"round {number:3}: {stage:<17}{workers} worker(s), {done - before} kill(s), {done} in all", flush=True)
         if not tally.different:
             shutil.rmtree(out)
         number += 1
@@ -272,9 +273,9 @@ def main() -> None:
         poison_rounds(given.folder, given.poison, chance, tally)
     stages = [stage for stage in STAGES if stage in given.stages.split(",")]
     damage_rounds(given.folder, given.damage, stages, chance, tally)
-    print(f"\n{'stage':<10}{'killed':<9}{'while':<15}times")
+    print(f"\n{'stage':<18}{'killed':<9}{'while':<15}times")
     for (stage, what, when), times in sorted(tally.kills.items()):
-        print(f"{stage:<10}{what:<9}{when:<15}{times}")
+        print(f"{stage:<18}{what:<9}{when:<15}{times}")
     print(
         f"{sum(tally.kills.values())} kills, {tally.compared} folders compared file by file with undisturbed runs, "
         f"{len(tally.different)} different; {time.monotonic() - begun:.0f} s"
