@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream bytes fuzz soak steady clean
+.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream wheel licences bytes fuzz soak steady clean
 
 # torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
 $(READY): pyproject.toml configs/constraints.txt
@@ -62,6 +62,13 @@ bench-audio: $(READY)
 
 bench-pack: $(READY)
 	$(BIN)/python scripts/bench_pack.py
+
+# twice, to see that its bytes depend on the sources alone
+wheel: $(READY)
+	$(BIN)/python scripts/supply_chain.py wheel
+
+licences: $(READY)
+	$(BIN)/python scripts/supply_chain.py licences
 
 # every byte of small stores, changed once: about an hour on an idle core
 bytes: $(READY)

@@ -1,10 +1,11 @@
 """Kill runs at random instants and compare every file with an undisturbed run: `make soak`.
 
-Each round runs one command (ingest, tokenize with each payload, or pack; 1, 2 or 4 workers) and kills it at a random instant: the main
-process, one of its workers, or its whole process group. After a kill of the main process or the group the same command
-is run again and may be killed again; a killed worker must be replaced by the run itself. When the command ends, every
-file of its folder must equal that of an undisturbed run. After the kills come rounds of poison (rows that crash, hang
-or bloat a worker, with kills in between) and of damage (shards deleted, cut, swapped, and made again).
+Each round runs one command (ingest, tokenize with each payload, or pack; 1, 2 or 4 workers) and kills it at a random
+instant: the main process, one of its workers, or its whole process group. After a kill of the main process or the
+group the same command is run again and may be killed again; a killed worker must be replaced by the run itself. When
+the command ends, every file of its folder must equal that of an undisturbed run. After the kills come rounds of
+poison (rows that crash, hang or bloat a worker, with kills in between) and of damage (shards deleted, cut, swapped,
+and made again).
 """
 
 from __future__ import annotations

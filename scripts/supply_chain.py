@@ -1,0 +1,102 @@
+"""What a release is made of: a wheel whose bytes depend on the sources alone, and the licences of what it needs.
+
+    python scripts/supply_chain.py wheel      builds the wheel twice, in two folders, and compares the bytes
+    python scripts/supply_chain.py licences   lists the pinned packages that are installed, with version and licence
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("vlm_prep", "pyproject.toml", "README.md", "LICENSE")
+EPOCH = "315532800"
+"""1980-01-01, the earliest time that a zip file can hold."""
+
+
+def build(folder: Path) -> Path:
+    """Build the wheel of a copy of the sources in a folder."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    for name in PARTS:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif path.exists():
+            shutil.copy(path, source / name)
+    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*line, folder / "wheel", source], check=True, env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH})
+    (found,) = (folder / "wheel").glob("*.whl")
+    return found
+
+
+def wheel() -> None:
+    """Build the wheel twice and compare.
+
+    Raises:
+        SystemExit: the two differ.
+    """
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory(prefix="another-") as other:
+        digests = []
+        for folder in (one, other):
+            found = build(Path(folder))
+            digests.append(hashlib.sha256(found.read_bytes()).hexdigest())
+            print(f"{found.name}  sha256 {digests[-1]}")
+    if digests[0] != digests[1]:
+        sys.exit("the two wheels differ")
+
+
+def pinned() -> dict[str, str]:
+    """Return the versions of configs/constraints.txt by package."""
+    lines = (ROOT / "configs" / "constraints.txt").read_text().splitlines()
+    found = (re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line) for line in lines)
+    return {each[1]: each[2] for each in found if each}
+
+
+def licence_of(name: str) -> str:
+    """Return a package's licence as it states it."""
+    about = metadata.metadata(name)
+    classes = [str(each) for each in about.get_all("Classifier") or () if "License ::" in str(each)]
+    written = [str(each).strip().partition("\n")[0] for each in about.get_all("License") or ()]
+    stated = [*(str(each) for each in about.get_all("License-Expression") or ()), *classes, *written]
+    return next((each.rpartition(":: ")[2][:60] for each in stated if each), "not stated")
+
+
+def licences() -> None:
+    """Print a line for each pinned package.
+
+    Raises:
+        SystemExit: an installed one is not of the pinned version.
+    """
+    others = []
+    for name, version in pinned().items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            print(f"{name:<32}{version:<16}not installed here")
+            continue
+        print(f"{name:<32}{found:<16}{licence_of(name)}")
+        if found.partition("+")[0] != version.partition("+")[0]:
+            others.append(f"{name} {found}, pinned {version}")
+    if others:
+        sys.exit("not as pinned: " + "; ".join(others))
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("wheel", "licences"))
+    (wheel if parser.parse_args().what == "wheel" else licences)()
+
+
+if __name__ == "__main__":
+    main()
