@@ -10,7 +10,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "supply_chain.py"
 
 
 def run(what: str) -> str:
-    ended = subprocess.run([sys.executable, str(SCRIPT), what], capture_output=True, text=True, timeout=200, check=False)
+    line = [sys.executable, str(SCRIPT), what]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     return ended.stdout
 
