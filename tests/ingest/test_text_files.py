@@ -298,3 +298,18 @@ def test_an_open_quote_is_refused_in_words(tmp_path: Path) -> None:
     path.write_text('instruction,output\na,"b\n')
     with pytest.raises(InputError, match="cannot be read"):
         open_samples(path)
+
+
+@pytest.mark.parametrize("split", [None, "train", "test"])
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_folder_of_audio_is_read_by_its_metadata(tmp_path: Path, name: str, split: str | None) -> None:
+    folder = tmp_path / "speech" / (split or "")
+    folder.mkdir(parents=True)
+    row = {"file_name": "data/a.wav", "transcription": "Hello."}
+    text = json.dumps(row) if name.endswith("l") else "file_name,transcription\ndata/a.wav,Hello.\n"
+    (folder / name).write_text(text)
+    options = {"split": split} if split == "test" else {}
+    samples = open_samples(tmp_path / "speech", format="asr", **options)
+    (sample,) = samples.read(0, 1)
+    assert isinstance(sample, Sample) and sample.media[0].uris == (str(folder / "data" / "a.wav"),)
+    assert sample.sample_id == "speech/0" and sample.source == str(Path("speech", split or "", name))

@@ -34,7 +34,7 @@ from vlm_prep.ingest.names import (
 )
 from vlm_prep.ingest.sniff import LINE_SUFFIXES, is_row, open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec, did_you_mean
-from vlm_prep.ingest.table_files import split_files
+from vlm_prep.ingest.table_files import metadata_file, split_files
 from vlm_prep.media.table_rows import table_kind
 from vlm_prep.media.text_files import plain_name
 
@@ -163,6 +163,12 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         raise InputError(f"{path}: dataset {name!r}: no data file {entry.file_name!r}", f"Looked for {file}.")
     where = f"dataset {name!r}"
     file = Path(os.path.abspath(file))
+    described = metadata_file(file, entry.split) if file.is_dir() else None
+    if described is not None:
+        entry = entry.model_copy(
+            update={"file_name": os.path.join(entry.file_name, described.relative_to(file)), "split": None}
+        )
+        file = described
     split, tables = _tables(where, file, entry.split)
     media_dir = _media_dir(path, file, entry)
     check_durations(where, entry.min_duration, entry.max_duration)

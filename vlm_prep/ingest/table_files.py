@@ -103,6 +103,18 @@ def head_rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 # ---- folders ----
 
 
+def metadata_file(folder: Path, split: str | None) -> Path | None:
+    """Return the file that names the media of an `audiofolder` or `imagefolder`; None where the folder has none.
+
+    Args:
+        folder: of media files, with metadata.jsonl or metadata.csv among them, or in a folder for each split.
+        split: None takes the folder's own, or that of `train`.
+    """
+    places = (folder / split,) if split else (folder, folder / DEFAULT_SPLIT)
+    files = (place / name for place in places for name in ("metadata.jsonl", "metadata.csv"))
+    return next((file for file in files if file.is_file()), None)
+
+
 def split_files(folder: Path, split: str | None) -> tuple[str | None, tuple[Path, ...]]:
     """Return the split that is read from a folder and its files, in order.
 
