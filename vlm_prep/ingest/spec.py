@@ -187,6 +187,24 @@ class DatasetSpec:
         return self.tags.get(name, DEFAULT_TAGS[name])
 
     @cached_property
+    def media_names(self) -> dict[str, tuple[str, ...]]:
+        """Role of a media column → the row keys it may go by in a conversation, best first."""
+        return {
+            role: self.column_names(role) + (() if role in self.columns else aliases)
+            for role, aliases in MEDIA_COLUMN_ALIASES.items()
+        }
+
+    @cached_property
+    def media_keys(self) -> frozenset[str]:
+        """All row keys of media columns."""
+        return frozenset(name for names in self.media_names.values() for name in names)
+
+    @cached_property
+    def keys_read(self) -> dict[tuple[str, ...], frozenset[str]]:
+        """Column roles that give the messages → all row keys that are read; filled by `formats.conversation`."""
+        return {}
+
+    @cached_property
     def role_keys(self) -> tuple[str, ...]:
         """The keys under which a message may say its role."""
         return self._keys("role_tag")

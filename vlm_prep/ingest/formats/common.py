@@ -25,6 +25,7 @@ _WEIGHT_KEYS: Final = ("loss", "loss_weight", "weight", "loss_scale")
 _FLAG_KEYS: Final = ("loss_mask", "train_on_turn", "training")
 TRAINING_KEYS: Final = ("train", *_WEIGHT_KEYS, *_FLAG_KEYS)
 """Whether or how strongly a message is trained: ours, and the names of ms-swift, axolotl, XTuner and OpenAI."""
+_TRAINING: Final = frozenset(TRAINING_KEYS)
 _OTHER_TOOLS: Final = frozenset(("loss_scale", *_FLAG_KEYS))
 
 
@@ -34,8 +35,10 @@ def column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> Any:
     Raises:
         Reject: BAD_ROW, two columns that the role may go by hold different things.
     """
-    names = spec.column_names(role)
-    filled = [name for name in names if not is_empty(row.get(name))]
+    names = [name for name in spec.column_names(role) if name in row]
+    if not names:
+        return None
+    filled = [name for name in names if not is_empty(row[name])]
     for other in filled[1:]:
         if row[other] != row[filled[0]]:
             both = " and ".join(f"{name!r} ({excerpt(row[name])})" for name in (filled[0], other))
@@ -43,8 +46,7 @@ def column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> Any:
                 RejectReason.BAD_ROW, f"the columns {both} are both filled and differ; name one with columns.{role}"
             )
         marks.note("read_doubles")
-    present = filled or [name for name in names if name in row]
-    return row[present[0]] if present else None
+    return row[(filled or names)[0]]
 
 
 def required_column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> Any:
@@ -94,6 +96,8 @@ def training_options(item: Row, where: str, marks: RowMarks) -> dict[str, Any]:
     Raises:
         Reject: BAD_TYPE, a weight that is no finite number from 0 up, or options that contradict each other.
     """
+    if _TRAINING.isdisjoint(item):
+        return {}
     given = [key for key in TRAINING_KEYS if not (item.get(key) is None or is_nan(item[key]) or key in marks.ignored)]
     if not given:
         return {}

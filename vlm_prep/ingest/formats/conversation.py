@@ -9,8 +9,6 @@ a shard.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -19,7 +17,7 @@ from vlm_prep.core.records import Media, Message, Sample
 from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, column, shown, text
-from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES, media_columns, media_names
+from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.row_marks import ROW_KEYS_WITH_MEANING, SEGMENT_KEYS_WITH_MEANING, RowMarks
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
@@ -108,15 +106,13 @@ def _parsed(turns: Any, marks: RowMarks) -> Any:
     return found
 
 
-@lru_cache(maxsize=64)
-def _keys_read(names: tuple[tuple[str, ...], ...]) -> frozenset[str]:
-    return frozenset(("mask_history", *chain.from_iterable(names)))
-
-
 def _read_keys(spec: DatasetSpec, read: tuple[str, ...]) -> frozenset[str]:
     """Return the columns that a row of conversation is read by."""
-    media = (media_names(spec, role) for role in MEDIA_ROLES.values())
-    return _keys_read((*(spec.column_names(role) for role in (*read, "tools", "system", "id")), *media))
+    found = spec.keys_read.get(read)
+    if found is None:
+        names = (spec.column_names(role) for role in (*read, "tools", "system", "id"))
+        found = spec.keys_read[read] = spec.media_keys.union(("mask_history",), *names)
+    return found
 
 
 def _system_prompt(value: Any, queue: MediaQueue) -> list[Message]:

@@ -21,7 +21,7 @@ from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import Row, shown
 from vlm_prep.ingest.formats.entries import READ_KEYS, flat, media_from
 from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
-from vlm_prep.ingest.spec import COLUMN_NAMES, MEDIA_COLUMN_ALIASES, DatasetSpec
+from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 
 Entries = list[Media | None]
 """A media column; None is a hole."""
@@ -34,26 +34,22 @@ def media_columns(row: Row, spec: DatasetSpec, marks: RowMarks) -> dict[MediaKin
     Raises:
         Reject: BAD_ROW, two columns differ; or the fault of an entry.
     """
+    if spec.media_keys.isdisjoint(row):
+        return {kind: [] for kind in MEDIA_ROLES}
     return {kind: _column(row, spec, kind, role, marks) for kind, role in MEDIA_ROLES.items()}
 
 
 def has_media_column(row: Row, spec: DatasetSpec) -> bool:
     """Return whether a row has a media column that is not null."""
-    return any(row.get(name) is not None for role in MEDIA_ROLES.values() for name in media_names(spec, role))
-
-
-def media_names(spec: DatasetSpec, role: str) -> tuple[str, ...]:
-    """Return the keys a media column may go by, best first."""
-    names = spec.column_names(role)
-    return names if role in spec.columns else (*names, *MEDIA_COLUMN_ALIASES[role])
+    return any(row.get(name) is not None for name in spec.media_keys)
 
 
 def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, marks: RowMarks) -> Entries:
-    names = media_names(spec, role)
-    filled = [name for name in names if name in row and not _is_hollow(row[name])]
+    names = [name for name in spec.media_names[role] if name in row]
+    filled = [name for name in names if not _is_hollow(row[name])]
     if not filled:
-        holes = any(name in row and row[name] != [] for name in names)
-        if any(isinstance(row.get(name), list) and row[name] for name in names):
+        holes = any(row[name] != [] for name in names)
+        if any(isinstance(row[name], list) and row[name] for name in names):
             marks.note("read_empty_media")
         return [None] if holes else []
     first, *others = filled
