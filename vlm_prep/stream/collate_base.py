@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from vlm_prep.processors.payload.join import join, whole_mask
-from vlm_prep.processors.payload.stored import CodedTensor
+from vlm_prep.processors.payload.stored import CodedTensor, is_numpys
 from vlm_prep.processors.token_types import TokenValues, values_of
 from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.dataset import Item, ShardDataset
@@ -183,6 +183,9 @@ class Collate:
         return made
 
     def _joined(self, name: str, values: list[Any]) -> torch.Tensor:
+        if any(isinstance(value, torch.Tensor) and not is_numpys(value) for value in values):
+            made = join([value if isinstance(value, torch.Tensor) else torch.from_numpy(value) for value in values])
+            return made.to(self.pixel_dtype) if self._casts(name, made.dtype) else made
         arrays = [array_of(value) for value in values]
         shapes = {array.shape[1:] for array in arrays}
         if len({len(shape) for shape in shapes}) > 1:
@@ -191,17 +194,17 @@ class Collate:
             # pictures of several sizes or tiles: padded with zeros, as transformers' processors pad a batch
             padded = join([torch.from_numpy(np.array(array)) for array in arrays])
             return padded.to(self.pixel_dtype) if self._casts(name, padded.dtype) else padded
-        wide = _wide(arrays[0].dtype)
+        wide = arrays[0].dtype if isinstance(values[0], torch.Tensor) else _wide(arrays[0].dtype)
         if self._casts(name, _dtype(wide)):
             return torch.cat([torch.from_numpy(np.array(array)).to(self.pixel_dtype) for array in arrays])
         if len(values) == 1 and isinstance(values[0], torch.Tensor):
             return values[0]
-        return self._laid(name, arrays)
+        return self._laid(name, arrays, wide)
 
-    def _laid(self, name: str, arrays: Sequence[NDArray[Any]]) -> torch.Tensor:
+    def _laid(self, name: str, arrays: Sequence[NDArray[Any]], wide: np.dtype[Any] | None = None) -> torch.Tensor:
         """Lay arrays one after the other into the batch's memory; they differ in their first dimension only."""
         shape, start = (sum(map(len, arrays)), *arrays[0].shape[1:]), 0
-        joined, laid = self.buffers.empty(name, shape, _wide(arrays[0].dtype))
+        joined, laid = self.buffers.empty(name, shape, wide or _wide(arrays[0].dtype))
         for array in arrays:  # 7 % faster than np.concatenate(out=...) on rows of megabytes
             laid[start : start + len(array)] = array
             start += len(array)
@@ -237,8 +240,8 @@ def _check_kinds(items: Sequence[Item]) -> None:
     """Refuse a batch in which a row's sound would be read as if its own pictures stood beside it."""
     seen = [item for item in items if item.get("n_images")]
     heard = [item for item in items if item.get("n_audios")]
-    strangers = [item for item in (*seen, *heard) if "seq_lens" in item or not (item in seen and item in heard)]
-    if seen and heard and strangers:
+    alone = any("seq_lens" in item or not (item.get("n_images") and item.get("n_audios")) for item in (*seen, *heard))
+    if seen and heard and alone:
         named = [str(item.get("sample_id", item.get("sample_ids"))) for item in (seen[0], heard[0])]
         raise ValueError(
             f"{named[0]} has pictures and {named[1]} has sound: this model reads the sound of a whole batch in another "

@@ -180,7 +180,9 @@ class _Probes:
         return True
 
     def _float_names(self) -> list[str]:
-        return [name for name, tensor in self._floats[0].items() if tensor.is_floating_point() and tensor.dim() > 1]
+        import torch
+
+        return [name for name, each in self._floats[0].items() if each.dtype == torch.float32 and each.dim() > 1]
 
     def _frames(self) -> int:
         return int(self._settings.get("temporal_patch_size") or 1) if self._kind == "image" else 1

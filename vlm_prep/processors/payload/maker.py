@@ -12,7 +12,7 @@ from vlm_prep.media.decode import file_bytes
 from vlm_prep.processors.payload.encodings import BYTES, Form, as_bytes
 from vlm_prep.processors.payload.patches import Patches, patches_for
 from vlm_prep.processors.payload.pixels import MediaStruct, PixelMaker
-from vlm_prep.processors.payload.stored import store_array, store_waveform
+from vlm_prep.processors.payload.stored import store_array, store_tensor, store_waveform
 from vlm_prep.processors.payload.uint8 import Coding
 
 if TYPE_CHECKING:
@@ -93,16 +93,16 @@ class PayloadMaker:
 
     def _small(self, name: str, tensor: torch.Tensor, coding: Coding | None) -> dict[str, Any]:
         if coding is None:
-            return store_array(name, tensor.numpy())
+            return store_tensor(name, tensor)
         small = as_bytes(tensor)
         once = coding.without_repeats(small) if small is not None else None
         if once is None:
             raise ValueError(f"{name}: no bytes, or a picture's frames differ")
-        return store_array(name, once.numpy(), coded=True)
+        return store_tensor(name, once, coded=True)
 
     def _from_floats(self, name: str, tensor: torch.Tensor, coding: Coding | None) -> dict[str, Any]:
         small = coding.store(tensor) if coding is not None else None
-        return store_array(name, (tensor if small is None else small).numpy(), coded=small is not None)
+        return store_tensor(name, tensor if small is None else small, coded=small is not None)
 
 
 class _Recent:

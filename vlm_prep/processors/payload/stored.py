@@ -30,6 +30,8 @@ class Stored(NamedTuple):
 
     array: NDArray[Any]
     coding: Coding | None
+    dtype: str | None = None
+    """torch's name of its type where numpy has none: the array holds the bits."""
 
     def restored(self) -> torch.Tensor:
         """Return the processor's tensor."""
@@ -37,6 +39,8 @@ class Stored(NamedTuple):
 
         # copied: torch has no read-only tensors
         tensor = torch.from_numpy(np.array(self.array))
+        if self.dtype is not None:
+            return tensor.view(getattr(torch, self.dtype))
         return tensor if self.coding is None else self.coding.restore(tensor)
 
 
@@ -125,7 +129,8 @@ class StoredPayload:
             coding = self._codings.get((kind, name))
             if coding is None:
                 raise StoreError(f"{name} is stored as bytes and the manifest does not say how")
-        return Stored(array_of(tensor), coding)
+        dtype = tensor["dtype"]
+        return Stored(array_of(tensor), coding, dtype if dtype not in np.sctypeDict else None)
 
 
 def is_exact(tensors: Sequence[Mapping[str, Any]] | None) -> bool:
@@ -141,7 +146,7 @@ def array_of(tensor: Mapping[str, Any]) -> NDArray[Any]:
     """
     shape, data, dtype = tensor["shape"], tensor["data"], tensor["dtype"]
     if dtype != "uint8" or not isinstance(data, np.ndarray):
-        data = np.frombuffer(data, dtype)
+        data = np.frombuffer(data, dtype if dtype in np.sctypeDict else _bits(dtype))
     try:
         # numpy takes a tuple in a third of the time that it takes for an array
         array: NDArray[Any] = data.reshape(tuple(shape.tolist() if isinstance(shape, np.ndarray) else shape))
@@ -165,6 +170,32 @@ def store_waveform(wave: NDArray[np.float32]) -> dict[str, Any]:
     small = scaled.round().clip(-32768, 32767).astype(np.int16)
     lossless = np.array_equal(small.astype(np.float32) / _FULL_SCALE, wave)
     return store_array(WAVEFORM, small if lossless else wave, coded=lossless)
+
+
+def _bits(dtype: str) -> np.dtype[Any]:
+    """Return integers as wide as a type that only torch has (bfloat16, the float8 types)."""
+    import torch
+
+    found: torch.dtype = getattr(torch, dtype)
+    return np.dtype(f"i{found.itemsize}")
+
+
+def is_numpys(tensor: torch.Tensor) -> bool:
+    """Whether numpy has a tensor's type."""
+    return str(tensor.dtype).removeprefix("torch.") in np.sctypeDict
+
+
+def store_tensor(name: str, tensor: torch.Tensor, *, coded: bool = False) -> dict[str, Any]:
+    """Return the stored form of a tensor of any type, see `store_array`."""
+    import torch
+
+    if is_numpys(tensor):
+        return store_array(name, tensor.numpy(), coded=coded)
+    if not torch.isfinite(tensor.float()).all():
+        raise Reject(RejectReason.PROCESSOR_ERROR, f"{name}: the processor makes values that are not finite")
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    bits = tensor.contiguous().view(getattr(torch, _bits(dtype).name)).numpy()
+    return {**store_array(name, bits), "dtype": dtype}
 
 
 def store_array(name: str, array: NDArray[Any], *, coded: bool = False) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""Packs count positions as the model itself does, for every mRoPE model of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vlm_prep.pack.model_rule import ModelRule, model_with_positions
+from vlm_prep.processors.backbone import config_json
+from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+
+IMAGE, VIDEO = 90, 91
+MODELS = (
+    "cohere_compass", "cosmos3_edge", "cosmos3_omni", "ernie4_5_vl_moe", "glm46v", "glm4v", "glm4v_moe", "glm_ocr",
+    "hunyuan_vl", "paddleocr_vl", "qwen2_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe",
+    "qwen4_exp",
+)  # fmt: skip
+RUNTIME = {
+    "tensors": [{"name": "image_grid_thw", "dtype": "int64"}],
+    "token_types": {"image": [IMAGE], "video": [VIDEO]},
+}
+
+
+def config_of(name: str) -> Any:
+    ensure_torchvision()
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[name]()
+    if name == "hunyuan_vl":  # whose default has no axes
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 16, 16, 16]}
+        config.text_config.rope_parameters = rope
+    return config
+
+
+def document(merge: int, *grids: tuple[int, int, int]) -> dict[str, Any]:
+    """Text, each picture, and text again."""
+    ids = [5, 6, 7]
+    for steps, height, width in grids:
+        ids += [IMAGE] * (steps * height * width // merge**2) + [8, 9]
+    return {"input_ids": np.asarray(ids, np.int32), "image_grid_thw": np.asarray(grids, np.int32), "media": []}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_positions_are_those_of_a_model_with_layers(name: str) -> None:
+    config = config_of(name)
+    found = model_with_positions(config_json(config))
+    assert found is not None
+    cls, own = found
+    for part in (own.get_text_config(), own.vision_config) if name != "cohere_compass" else ():
+        for layers in ("num_hidden_layers", "depth"):
+            if hasattr(part, layers):
+                setattr(part, layers, 1)
+    text = own.get_text_config()
+    for per_layer in ("layer_types", "mlp_layer_types"):
+        if getattr(text, per_layer, None):
+            setattr(text, per_layer, getattr(text, per_layer)[:1])
+    with torch.device("meta"):
+        model = cls._from_config(own)
+    merge = own.vision_config.spatial_merge_size
+    row = document(merge, (1, 2 * merge, 3 * merge), (1, merge, merge))
+    ids = torch.from_numpy(row["input_ids"].astype(np.int64))[None]
+    expected = model.get_rope_index(
+        input_ids=ids,
+        mm_token_type_ids=(ids == IMAGE).long(),
+        image_grid_thw=torch.from_numpy(row["image_grid_thw"].astype(np.int64)),
+        attention_mask=torch.ones_like(ids),
+    )[0][:, 0]
+    made = ModelRule(config_json(config), RUNTIME).positions(row)
+    assert made.dtype == np.int32
+    assert np.array_equal(made, expected.numpy())
+    assert made.max() < len(row["input_ids"]) - 1  # a picture takes fewer positions than tokens
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "glm4v", "hunyuan_vl"])
+def test_text_alone_counts_up_on_every_axis(name: str) -> None:
+    row = {"input_ids": np.arange(4, dtype=np.int32), "image_grid_thw": np.empty((0, 3), np.int32), "media": []}
+    made = ModelRule(config_json(config_of(name)), RUNTIME).positions(row)
+    assert (made == np.arange(4)).all()
+
+
+def test_models_without_such_a_function_have_no_rule_of_their_own() -> None:
+    assert model_with_positions(config_json(config_of("llava_onevision"))) is None
+    assert model_with_positions({"model_type": "nobody_knows"}) is None
