@@ -14,7 +14,7 @@ from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 IMAGE, VIDEO = 90, 91
 MODELS = (
-    "cohere_compass", "cosmos3_edge", "cosmos3_omni", "ernie4_5_vl_moe", "glm46v", "glm4v", "glm4v_moe", "glm_ocr",
+    "cosmos3_edge", "cosmos3_omni", "ernie4_5_vl_moe", "glm46v", "glm4v", "glm4v_moe", "glm_ocr",
     "hunyuan_vl", "paddleocr_vl", "qwen2_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe",
     "qwen4_exp",
 )  # fmt: skip
@@ -31,15 +31,15 @@ def config_of(name: str) -> Any:
     config = CONFIG_MAPPING[name]()
     if name == "hunyuan_vl":  # whose default has no axes
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 16, 16, 16]}
-        config.text_config.rope_parameters = rope
+        config.text_config.rope_parameters, config.text_config.head_dim = rope, 128
     return config
 
 
-def document(merge: int, *grids: tuple[int, int, int]) -> dict[str, Any]:
-    """Text, each picture, and text again."""
+def document(merge: int, *grids: tuple[int, int, int], lines: bool = False) -> dict[str, Any]:
+    """Text, each picture (with a token at the end of each of its lines), and text again."""
     ids = [5, 6, 7]
     for steps, height, width in grids:
-        ids += [IMAGE] * (steps * height * width // merge**2) + [8, 9]
+        ids += [IMAGE] * (steps * (height // merge) * (width // merge + lines)) + [8, 9]
     return {"input_ids": np.asarray(ids, np.int32), "image_grid_thw": np.asarray(grids, np.int32), "media": []}
 
 
@@ -49,7 +49,7 @@ def test_positions_are_those_of_a_model_with_layers(name: str) -> None:
     found = model_with_positions(config_json(config))
     assert found is not None
     cls, own = found
-    for part in (own.get_text_config(), own.vision_config) if name != "cohere_compass" else ():
+    for part in (own.get_text_config(), own.vision_config):
         for layers in ("num_hidden_layers", "depth"):
             if hasattr(part, layers):
                 setattr(part, layers, 1)
@@ -60,7 +60,7 @@ def test_positions_are_those_of_a_model_with_layers(name: str) -> None:
     with torch.device("meta"):
         model = cls._from_config(own)
     merge = own.vision_config.spatial_merge_size
-    row = document(merge, (1, 2 * merge, 3 * merge), (1, merge, merge))
+    row = document(merge, (1, 2 * merge, 3 * merge), (1, merge, merge), lines=name == "hunyuan_vl")
     ids = torch.from_numpy(row["input_ids"].astype(np.int64))[None]
     expected = model.get_rope_index(
         input_ids=ids,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import vlm_prep
-from vlm_prep.certify.compare import Alone, Finding, Rows, compare_packed, compare_padded, run_alone
+from vlm_prep.certify.compare import Alone, Finding, Rows, compare_packed, compare_padded, compare_stand_in, run_alone
 from vlm_prep.certify.conversations import conversations
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
@@ -29,6 +29,7 @@ from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.backbone import Backbone, backbone_of, config_json
 from vlm_prep.processors.model_config import config_of, models_of
+from vlm_prep.processors.stand_in import find_stand_in
 from vlm_prep.shards.layout import shard_name
 from vlm_prep.shards.manifest import Manifest, write_manifest
 from vlm_prep.shards.schema import tokenized_schema
@@ -106,6 +107,7 @@ def certify_processor(encoder: SampleEncoder, config: Any = None) -> Certificate
         rows, alone = _rows(encoder, Path(folder), notes)
         tokens = np.unique(np.concatenate([row["input_ids"] for row in rows]))
         extra = [each for each in (adapter.hf.tokenizer.pad_token_id, adapter.decoder_start()) if each is not None]
+        extra += (find_stand_in(adapter) or {"ids": []})["ids"]
         model = TinyModel(config, [*tokens.tolist(), *extra])
         first, failed = run_alone(model, alone, "sdpa")
         for name, why in failed.items():
@@ -156,10 +158,11 @@ def _findings(
     options = store_options(dataset, {})
     alone = {"sdpa": first}
     padded = compare_padded(model, first, items, {**options, "decoder_start_token_id": start})
+    stand_in = compare_stand_in(model, first, items, dataset.manifest.processor, options)
     try:
         packs = _packs(dataset, items, folder)
     except (StoreError, InputError) as error:
-        return [padded, Finding(form="packs", attention="all", verdict="refused", why=error.message)]
+        return [padded, stand_in, Finding(form="packs", attention="all", verdict="refused", why=error.message)]
     try:
         alone[FLASH], failed = run_alone(model, rows, FLASH)
         if failed:
@@ -169,7 +172,7 @@ def _findings(
         notes.append(f"{FLASH}: {error.message}")
     mrope = dataset.manifest.processor.get("mrope") is not None or _has_axes(packs)
     own = config_json(model.config)
-    return [padded, *compare_packed(model, alone, packs, backbone, own, {**options, "mrope": mrope})]
+    return [padded, stand_in, *compare_packed(model, alone, packs, backbone, own, {**options, "mrope": mrope})]
 
 
 def _has_axes(packs: Sequence[Sequence[Mapping[str, Any]]]) -> bool:

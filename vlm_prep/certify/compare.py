@@ -10,9 +10,10 @@ import numpy as np
 
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
-from vlm_prep.core.errors import InputError, ProcessorError
+from vlm_prep.core.errors import InputError, ProcessorError, StoreError
 from vlm_prep.processors.backbone import Backbone
 from vlm_prep.stream.collate import PackedCollate, PadCollate
+from vlm_prep.stream.dummy import DummyMedia
 from vlm_prep.stream.forms import Mask
 
 TOLERANCE = 1e-5
@@ -93,6 +94,20 @@ def compare_padded(model: TinyModel, alone: Alone, items: Sequence[Mapping[str, 
     names = [item["sample_id"] for item in items]
     places = [(row, 0, len(item["input_ids"])) for row, item in enumerate(items)]
     return _compared("padded", "sdpa", model, alone, batch, list(zip(names, places, strict=True)))
+
+
+def compare_stand_in(
+    model: TinyModel, alone: Alone, items: Sequence[Mapping[str, Any]], runtime: Mapping[str, Any], options: Any
+) -> Finding:
+    """Compare rows of text alone, in a batch with a stand-in media, with each alone."""
+    try:
+        dummy = DummyMedia.of(runtime)
+    except StoreError as error:
+        return Finding(form="stand-in", attention="sdpa", verdict="refused", why=error.message)
+    rows = [item for item in items if not any(item.get(f"n_{kind}s") for kind in ("image", "video", "audio"))]
+    collate = PadCollate(**{**options, "shift": False, "counts": False, "dummy": dummy})
+    places = [(row["sample_id"], (number, 0, len(row["input_ids"]))) for number, row in enumerate(rows)]
+    return _compared("stand-in", "sdpa", model, alone, collate([dict(row) for row in rows]), places)
 
 
 def compare_packed(

@@ -5,14 +5,18 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Annotated, Any
 
+from annotated_doc import Doc
+
 from vlm_prep.cli import flags, options, terminal
+from vlm_prep.core.errors import ExactnessError, InputError
+from vlm_prep.core.fields import IsPath
 from vlm_prep.core.settings import LengthConfig, MediaCheck, PayloadConfig, ProofConfig, TokenizeConfig
 from vlm_prep.processors.audio_limit import audio_limit
 
 _POSITIONS = {
     "mrope": "mRoPE",
     "plain": "plain",
-    "own": "the model's own rule, which `pack` does not know: stream unpacked",
+    "own": "the model's own: `pack` asks its function, see model",
     "unknown": "plain in packs; the model is not in transformers, so check that it takes them",
 }
 
@@ -23,6 +27,18 @@ def command(
     config: Annotated[
         TokenizeConfig, flags.Without(LengthConfig, PayloadConfig, MediaCheck, ProofConfig)
     ],
+    model: Annotated[
+        str | None,
+        IsPath(only_existing=True),
+        Doc("The model's folder or config.json (no weights). [default: config.json beside the processor]"),
+    ] = None,
+    certify: Annotated[
+        bool,
+        Doc(
+            "Compare what a tiny random model of the same kinds of layers computes on the processor's own rows, on "
+            "padded batches and on packs, in each form of attention (seconds to a minute)."
+        ),
+    ] = False,
     as_json: flags.AsJson = False,
 ) -> None:
     """Say which family a processor is, how its tokens are counted, and what its chat template supports."""
@@ -30,6 +46,8 @@ def command(
     from vlm_prep.processors.expansion import said
     from vlm_prep.processors.families.table import adapter_for
     from vlm_prep.processors.load import load_processor
+    from vlm_prep.processors.model_config import read_config
+    from vlm_prep.report.certificate_text import certificate_lines
     from vlm_prep.tokenize.encoder import SampleEncoder
 
     loaded = load_processor(processor, config.processor)
@@ -43,13 +61,50 @@ def command(
             f"{processor}: {type(loaded.hf).__name__} is not understood: {type(error).__name__}: {said(error)}",
             "please report it with the processor's name",
         ) from error
+    data = read_config(model) if model is not None else loaded.model
+    found |= _model_facts(data, type(loaded.hf))
+    certificate = _certify(encoder, data) if certify else None
+    if certificate is not None:
+        found["certificate"] = certificate.to_json()
     if as_json:
         options.show_json(found)
         return
     for line in (*loaded.notes, *encoder.adapter.notes):
         terminal.echo(f"note: {line}", err=True)
+    certificate_json = found.pop("certificate", None)
     for name, value in found.items():
         terminal.echo(f"{name:<20} {_shown(value)}")
+    if certificate is not None and certificate_json is not None:
+        for line in certificate_lines(certificate):
+            terminal.echo(line)
+        if not certificate.passed:
+            raise ExactnessError(
+                f"{certificate.model}: the certificate did not pass",
+                "do not train it in the forms that differ; see docs/training.md",
+            )
+
+
+def _certify(encoder: Any, data: dict[str, Any] | None) -> Any:
+    from vlm_prep.certify.certificate import certify_processor
+    from vlm_prep.processors.model_config import config_of
+
+    config = config_of(data) if data is not None else None
+    if data is not None and config is None:
+        raise InputError(
+            f"transformers has no model {data['model_type']}, so there is nothing to certify with",
+            "compare a step of your model, padded and packed, by hand",
+        )
+    return certify_processor(encoder, config)
+
+
+def _model_facts(data: dict[str, Any] | None, processor: type) -> dict[str, Any]:
+    """What the layers of the model need of packs, in words."""
+    from vlm_prep.processors.backbone import describe_backbone
+    from vlm_prep.processors.model_config import models_of
+    from vlm_prep.report.certificate_text import layers_text, packs_text
+
+    backbone = describe_backbone(data, models_of(processor))
+    return {"model": layers_text(backbone), "packs": packs_text(backbone, config_known=data is not None)}
 
 
 _REASONING = {

@@ -19,6 +19,7 @@
     video_sampling.py    other libraries' rules for that
     frames.py            which frames of a video are taken
     runtime.py           what the runtime needs to know of a family
+    stand_in.py          the smallest media that a processor takes
     model_config.py      the model's config, beside the processor or given
     backbone.py          what its layers need for documents that share a sequence
     model_positions.py   position ids by a model's own function

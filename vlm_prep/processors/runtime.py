@@ -9,6 +9,7 @@ from vlm_prep.media.ffmpeg import decoders
 from vlm_prep.processors.backbone import describe_backbone
 from vlm_prep.processors.model_config import models_of
 from vlm_prep.processors.processor_parts import in_transformers
+from vlm_prep.processors.stand_in import find_stand_in
 from vlm_prep.processors.token_types import join_kinds
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "positions": adapter.positions,
         "run_ids": sorted(adapter.run_ids),
         "decoders": decoders(),
+        "stand_in": find_stand_in(adapter),
         "model": adapter.loaded.model,
         "backbone": describe_backbone(adapter.loaded.model, models_of(type(adapter.hf))).to_json(),
     }

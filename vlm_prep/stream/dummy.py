@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vlm_prep.core.errors import StoreError
+from vlm_prep.processors.stand_in import stand_in_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,24 +27,31 @@ class DummyMedia:
     """The picture as the model takes it, e.g. pixel_values and image_grid_thw."""
 
     @classmethod
-    def of(cls, processor: Mapping[str, Any]) -> DummyMedia:
-        """Return the smallest picture of a manifest's processor: one merged patch, black.
+    def of(cls, processor: Mapping[str, Any], *, trust_remote_code: bool = False) -> DummyMedia:
+        """Return the smallest media of a manifest's processor: one merged patch, black, where pictures are patches with
+        a grid, else what the processor itself makes of the smallest that it takes.
 
         Raises:
-            StoreError: the family's pictures are not patches with a grid; make a DummyMedia of your own.
+            StoreError: it takes no pictures and no sound alone; make a DummyMedia of your own.
         """
         settings = (processor.get("parts", {}).get("image") or {}).get("config", {})
         names = ("patch_size", "temporal_patch_size", "merge_size")
-        if not isinstance(processor.get("image_token_id"), int) or not all(name in settings for name in names):
+        grids = {name for name, _ in ((processor.get("parts", {}).get("image") or {}).get("outputs", {})).values()}
+        if isinstance(processor.get("image_token_id"), int) and all(name in settings for name in names):
+            patch, frames, merge = (int(settings[name]) for name in names)
+            if grids <= {"pixel_values", "image_grid_thw"}:
+                return cls(
+                    ids=(processor["image_token_id"],),
+                    tensors={
+                        "pixel_values": torch.zeros(merge * merge, 3 * frames * patch * patch),
+                        "image_grid_thw": torch.tensor([[1, merge, merge]]),
+                    },
+                )
+        found = processor.get("stand_in")
+        if found is None:
             raise StoreError(
                 f"the smallest picture of {processor.get('family')} is not known",
                 "give the collater dummy=DummyMedia(ids=..., tensors=...)",
             )
-        patch, frames, merge = (int(settings[name]) for name in names)
-        return cls(
-            ids=(processor["image_token_id"],),
-            tensors={
-                "pixel_values": torch.zeros(merge * merge, 3 * frames * patch * patch),
-                "image_grid_thw": torch.tensor([[1, merge, merge]]),
-            },
-        )
+        tensors = stand_in_tensors(processor, trust_remote_code=trust_remote_code)
+        return cls(ids=tuple(found["ids"]), tensors=tensors)
