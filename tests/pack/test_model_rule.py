@@ -71,7 +71,7 @@ def test_positions_are_those_of_a_model_with_layers(name: str) -> None:
     made = ModelRule(config_json(config), RUNTIME).positions(row)
     assert made.dtype == np.int32
     assert np.array_equal(made, expected.numpy())
-    assert made.max() < len(row["input_ids"]) - 1  # a picture takes fewer positions than tokens
+    assert (made != np.arange(len(row["input_ids"]))).any()  # a picture does not count like text
 
 
 @pytest.mark.parametrize("name", ["qwen3_5", "glm4v", "hunyuan_vl"])
