@@ -146,3 +146,29 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path, text: str) -> None:
     list_file = tmp_path / "list.mp4"
     list_file.write_text(text.format(tmp_path / "a.aac"))
     rejected(list_file.read_bytes())
+
+
+def test_a_damaged_ogg_is_counted_as_it_is_read(kit: Path) -> None:
+    """Of such a file, libsndfile gives another number of samples when it is read in pieces."""
+    whole = (kit / "data" / "audio" / "derived" / "jfk.ogg").read_bytes()
+    for place in range(3000, len(whole) - 1000, len(whole) // 12):
+        data = bytearray(whole)
+        data[place : place + 20] = bytes(20)
+        try:
+            header = probe_audio(bytes(data), "a")
+        except Reject:
+            continue
+        assert len(read_waveform(bytes(data), header.sampling_rate or 0, "a")) == header.samples
+
+
+def test_floats_of_a_foreign_container_must_be_sound_too(tmp_path: Path) -> None:
+    data = bytearray(by_ffmpeg(tmp_path, "a.mkv", "pcm_f32le", 16000))
+    data[40_000:40_004] = np.float32(3e38).tobytes()
+    data[40_001:40_005] = np.float32(3e38).tobytes()
+    rejected(bytes(data))
+
+
+def test_titles_in_any_encoding_do_not_matter(tmp_path: Path) -> None:
+    data = bytearray(by_ffmpeg(tmp_path, "a.m4a", "aac", 16000))
+    data[data.index(b"Lavf") : data.index(b"Lavf") + 2] = b"\x9f\xff"
+    assert probe_audio(bytes(data), "a").samples

@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.records import MediaHeader
-from vlm_prep.media.audio_stream import count_samples, read_samples
+from vlm_prep.media.audio_stream import audio_pieces, read_samples
 from vlm_prep.media.library_words import plain_words
 
 Waveform = NDArray[np.float32]
 Segment = tuple[int, int]
 """First sample, and the one behind the last, at the file's own rate."""
 _PIECE = 1 << 16
+_AT_ONCE = 1 << 26
+"""Samples of all channels, 256 MiB."""
 _COUNTED_BY_HEADER = ("WAV", "WAVEX", "AIFF", "AU", "W64", "RF64")
 _SEEKS_EXACTLY = (*_COUNTED_BY_HEADER, "FLAC")
 _FLOATS = ("FLOAT", "DOUBLE")
@@ -64,7 +66,7 @@ def probe_audio(data: bytes, uri: str, *, decode: bool = False) -> MediaHeader:
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         if not _is_foreign(error, data):
             raise _unreadable(uri, plain_words(error)) from error
-        frames, rate = count_samples(data, uri)
+        frames, rate = _count_foreign(data, uri)
     if (stated := _stated_size(data)) is not None and stated > len(data):
         raise _unreadable(uri, f"cut short: {len(data)} of at least {stated} bytes")
     if frames <= 0 or rate <= 0:
@@ -81,9 +83,24 @@ def _count(data: bytes, uri: str) -> int:
     return total
 
 
+def _count_foreign(data: bytes, uri: str) -> tuple[int, int]:
+    total = rate = 0
+    for piece, found in audio_pieces(data, uri):
+        require_sound(piece, uri)
+        total, rate = total + len(piece), found
+    if not rate:
+        raise _unreadable(uri, "there is no sound in it")
+    return total, rate
+
+
 def _pieces(data: bytes, uri: str) -> Iterator[NDArray[np.float32]]:
     short = False
     with _soundfile().SoundFile(io.BytesIO(data)) as file:
+        if file.format in _ESTIMATED and file.frames * file.channels <= _AT_ONCE:
+            # as `read_waveform` reads it: of a damaged file, reading in pieces gives another number
+            file.seek(0)
+            yield file.read(dtype="float32", always_2d=True)
+            return
         piece = np.empty((_PIECE, file.channels), np.float32)
         while read := len(file.read(out=piece)):
             if short:  # libsndfile gives up within the file and goes on when asked again

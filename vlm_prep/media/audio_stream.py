@@ -35,18 +35,22 @@ def audio_pieces(source: str | bytes, uri: str, what: str = "") -> Iterator[tupl
         Reject: unreadable_audio.
         InputError: PyAV is not installed.
     """
-    decoded = rate = 0
+    decoded = rate = channels = 0
     stated: float | None = None
     with open_container(source, uri, RejectReason.UNREADABLE_AUDIO, what) as container:
         stream = container.streams.best("audio")
         if stream is None:
             return
+        if stream.codec_context is None:
+            raise _unreadable(uri, f"{what}there is no decoder for it")
         stated = _stated_seconds(container, stream)
         converter = load_av().AudioResampler(format="fltp")
         for frame in container.decode(stream):
             for piece in converter.resample(frame):
                 chunk = piece.to_ndarray().T
-                rate = int(piece.sample_rate)
+                if decoded and (chunk.shape[1], piece.sample_rate) != (channels, rate):
+                    raise _unreadable(uri, f"{what}its channels or its rate change on the way")
+                channels, rate = chunk.shape[1], int(piece.sample_rate)
                 decoded += len(chunk)
                 yield chunk, rate
     if not decoded:
@@ -55,18 +59,8 @@ def audio_pieces(source: str | bytes, uri: str, what: str = "") -> Iterator[tupl
         raise _unreadable(uri, f"cut short: {decoded / rate:.2f} of the {stated:.2f} s its header states")
 
 
-def count_samples(data: bytes, uri: str) -> tuple[int, int]:
-    """Return (samples, rate) of a file of sound. Raises as `audio_pieces`, and where there is no sound in it."""
-    samples = rate = 0
-    for chunk, found in audio_pieces(data, uri):
-        samples, rate = samples + len(chunk), found
-    if not rate:
-        raise _unreadable(uri, "there is no sound in it")
-    return samples, rate
-
-
 def read_samples(data: bytes, uri: str) -> tuple[Channels, int]:
-    """Return ((samples, channels), rate) of a file of sound. Raises as `count_samples`."""
+    """Return ((samples, channels), rate) of a file of sound. Raises as `audio_pieces`, and without sound in it."""
     pieces = list(audio_pieces(data, uri))
     if not pieces:
         raise _unreadable(uri, "there is no sound in it")

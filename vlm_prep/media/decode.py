@@ -15,7 +15,7 @@ from PIL import Image
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import MediaItem
-from vlm_prep.media.audio import Waveform, read_waveform
+from vlm_prep.media.audio import Waveform, read_waveform, resampled_length
 from vlm_prep.media.files import digest_ends, digest_matches, is_of_ends, local_path, read_bytes, read_ends
 from vlm_prep.media.image import load_rgb, load_rgbx
 from vlm_prep.media.track import read_track
@@ -69,13 +69,23 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
     if struct["kind"] == "audio":
         if rate is None:
             raise ValueError("audio needs the rate of the model")
-        return read_waveform(file_bytes(files[0]), rate, files[0]["uri"], _segment(struct))
+        wave = read_waveform(file_bytes(files[0]), rate, files[0]["uri"], _segment(struct))
+        _require_length(wave, struct, rate)
+        return wave
     if struct["frame_list"]:
         pictures = [np.asarray(load_rgb(file_bytes(file), file["uri"])) for file in files]
         return np.stack([pictures[index] for index in struct["frame_indices"]])
     start, _ = _segment(struct) or (0, 0)
     indices = [start + int(index) for index in struct["frame_indices"]]
     return read_frames(_video_source(files[0]), indices, files[0]["uri"], struct.get("decoder"))
+
+
+def _require_length(wave: Waveform, struct: Mapping[str, Any], rate: int) -> None:
+    """Reject a clip that gives another number of samples than when its tokens were counted."""
+    samples, found = struct["samples"], struct["sampling_rate"]
+    if samples and found and len(wave) != resampled_length(int(samples), int(found), rate):
+        uri = struct["files"][0]["uri"]
+        raise Reject(RejectReason.UNREADABLE_AUDIO, f"{uri}: decodes to other than its {samples} samples")
 
 
 def _segment(struct: Mapping[str, Any]) -> tuple[int, int] | None:

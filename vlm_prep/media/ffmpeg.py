@@ -45,7 +45,9 @@ def open_container(source: str | bytes, uri: str, reason: RejectReason, what: st
     try:
         # a file that names files of its own is given nothing to open them with
         options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else source, options=options) as container:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        # titles and the like may be in any encoding, and are not read
+        with av.open(file, options=options, metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, ValueError) as error:  # ValueError: the rate or the channels change on the way
         raise Reject(reason, f"{uri}: {what}{plain_words(error)}") from error

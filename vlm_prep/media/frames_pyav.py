@@ -203,6 +203,8 @@ def _open(source: str | bytes, uri: str) -> Iterator[tuple[Any, Any]]:
         if stream is None:
             kinds = ", ".join(sorted({each.type for each in container.streams})) or "nothing"
             raise _unreadable(uri, f"there is no video in it, only {kinds}")
+        if stream.codec_context is None:
+            raise _unreadable(uri, "there is no decoder for its video")
         stream.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         yield container, stream
