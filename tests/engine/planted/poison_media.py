@@ -70,7 +70,9 @@ class PoisonFile(ImageFile.ImageFile):
 
 
 def register() -> None:
-    Image.register_open("POISON", PoisonFile, lambda head: head.startswith(MAGIC))
+    # in the place of a format that is on the list of those that are opened
+    Image.init()
+    Image.register_open("SGI", PoisonFile, lambda head: head.startswith(MAGIC))
 
 
 @dataclass
