@@ -22,6 +22,7 @@ from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.engine import lock
+from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Workspace
@@ -114,6 +115,25 @@ def test_a_pack_killed_at_any_change_ends_like_an_undisturbed_one(
     pack(tokenized, config, options(tmp_path / "whole", **run))
     for out in every_death(when, lambda out: pack(tokenized, config, options(out, **run)), tmp_path, CHANGES):
         pack(tokenized, config, options(out, **run))
+        assert tree(out) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_finishing_of_parts_killed_at_any_change_ends_like_an_undisturbed_one(
+    tmp_path: Path, many_rows: Path, options: Options, tree: Tree, when: str
+) -> None:
+    samples, parts = open_samples(many_rows), tmp_path / "parts"
+    for number in (1, 2):
+        ingest(samples, IngestConfig(), options(parts, part=Part(number=number, count=2)))
+
+    def finish(out: Path) -> None:  # what `vlm-prep finish` calls
+        if not out.exists():
+            shutil.copytree(parts, out)
+        ingest(samples, IngestConfig(), options(out))
+
+    finish(tmp_path / "whole")
+    for out in every_death(when, finish, tmp_path, CHANGES):
+        finish(out)
         assert tree(out) == tree(tmp_path / "whole")
 
 
