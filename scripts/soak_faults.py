@@ -90,7 +90,7 @@ def main() -> None:
     table: Counter[tuple[str, str, str]] = Counter()
     wrong: list[str] = []
     for number in range(given.rounds):
-        form, (call, kind) = forms[number % len(forms)], FAULTS[number % len(FAULTS)]
+        form, (call, kind) = forms[number % len(forms)], chance.choice(FAULTS)
         out, nth, workers = base / f"round-{number}", chance.choice((1, 2, 3, 5, 8, 13, 21, 34)), chance.choice((1, 2))
         line, label = line_of(form, source, tokenized, out, workers), f"round {number}: {form}, {call} {nth} {kind}"
         if call == "process":
