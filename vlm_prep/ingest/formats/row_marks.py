@@ -103,6 +103,8 @@ class RowMarks:
         Raises:
             Reject: UNREAD_KEY.
         """
+        if meanings.keys().isdisjoint(item):
+            return
         for key in item:
             if key in meanings and key not in self.ignored and not is_empty(item[key]):
                 raise unread_key(where, key, item[key], meanings[key])
