@@ -137,7 +137,7 @@ def test_a_command_writes_to_s3_and_goes_on_there(
     line = ["ingest", builtin_data(), "--out", f"{bucket}/samples", "--workers", 1]
     result = command(*line, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"{bucket}/samples: 8 of 8 files copied" in result.stderr
+    assert f"{bucket}/samples: 9 of 9 files copied" in result.stderr
     again = command(*line, cwd=tmp_path)
     assert f"{bucket}/samples is complete" in again.stderr
     assert command("pull", f"{bucket}/samples", tmp_path / "back").returncode == 0

@@ -314,7 +314,7 @@ def test_a_copy_that_the_disk_damaged_is_fetched_again(sent: Sent, cache: Path, 
     os.truncate(copy, copy.stat().st_size - 1)
     assert firsts(open_at(url, cache)) == expected
     data = bytearray(copy.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[-20] ^= 1  # of a text: a header or an offset would be an error without verify, too
     copy.write_bytes(data)
     firsts(open_at(url, cache))
     assert sum(requests(server, url, end="arrow").values()) == 2
