@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.shards.cache import shard_cache
 from vlm_prep.shards.object_store import absolute, store_path
-from vlm_prep.stream.dataset import ShardDataset
+from vlm_prep.stream.dataset import OnBad, ShardDataset
 from vlm_prep.stream.mix import MixedOrder
 from vlm_prep.stream.mixed_rows import MixedRows
-from vlm_prep.stream.order import EpochOrder, Order
+from vlm_prep.stream.order import EpochOrder, Order, Remainder
+from vlm_prep.stream.restore import Pixels
 from vlm_prep.stream.stored_rows import Rows, open_rows
+
+
+class MixOptions(TypedDict, total=False):
+    """Options of `ShardDataset` that a mix takes, too."""
+
+    shuffle: bool
+    epoch: int
+    pixels: Pixels
+    remainder: Remainder
+    verify: bool
+    max_rows: None
+    on_bad: OnBad
+    max_bad: int
+    trust_remote_code: bool
+    cache_dir: str | Path | None
+    cache_bytes: int | None
 
 
 class MixedDataset(ShardDataset):
@@ -44,7 +61,7 @@ class MixedDataset(ShardDataset):
         seed: int = 0,
         *,
         epoch_rows: int | None = None,
-        **options: Any,
+        **options: Unpack[MixOptions],
     ) -> None:
         if not paths or len(paths) != len(weights) or min(weights) <= 0:
             raise ValueError(f"{len(paths)} stores and weights {list(weights)}: give a weight above 0 for each store")
