@@ -121,6 +121,7 @@ class RejectReason(StrEnum):
     LOSS_WEIGHTS = "loss_weights"
     CONTROL_TOKENS = "control_tokens"
     NO_SUPERVISED_TOKENS = "no_supervised_tokens"
+    EMPTY_ANSWER = "empty_answer"
     OVERLONG = "overlong"
     LONGER_THAN_PACK = "longer_than_pack"
     PROCESSOR_ERROR = "processor_error"

@@ -27,6 +27,7 @@ TrainEnd = Literal["all", "last", "none"]
 RewrittenHistory = Literal["reject", "split", "mask"]
 ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
+EmptyAnswers = Literal["keep", "reject"]
 OverlongAudio = Literal["reject", "cut", "split"]
 VideoTimes = Literal["frames", "rate"]
 Layout = Literal["ranks", "index"]
@@ -139,6 +140,11 @@ class LabelConfig(Settings):
     control_tokens: Annotated[
         ControlTokens, Doc("Control tokens typed in the data: plain text, a reject, or let them act.")
     ] = "text"
+    empty_answers: Annotated[
+        EmptyAnswers,
+        Later(),
+        Doc("Trained answers that say nothing, of which the end token alone is trained: keep them or reject the row."),
+    ] = "keep"
     tool_text: Annotated[
         ToolText, Doc("Tools for a template that ignores them: write them as text, or reject.")
     ] = "inline"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vlm_prep.core.records import Encoded, Message, Rejected
 from vlm_prep.tokenize.chat.tool_text import Tools
 from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.labels.answers import EMPTY_ANSWERS
 from vlm_prep.tokenize.labels.masks import mask_tokens
 from vlm_prep.tokenize.labels.spans import trained_messages
 
@@ -42,6 +43,9 @@ class Audit:
     open_turns: list[str] = field(default_factory=list)
     """Trained turns, as `sample_id message n`, whose end token is not trained though the settings ask for it."""
 
+    empty_answers: list[str] = field(default_factory=list)
+    """Rows with a trained answer that says nothing: its end token alone is trained."""
+
     def add(self, result: Encoded | Rejected) -> None:
         """Count a row's document or reject."""
         if isinstance(result, Rejected):
@@ -51,6 +55,8 @@ class Audit:
                 self.none_trained.append(result.sample_id)
             return
         self.rows["documents"] += 1
+        if EMPTY_ANSWERS in result.notes:
+            self.empty_answers.append(result.sample_id)
         self.rows["written"] += result.document == 1
         row = orjson.loads(result.conversation)
         roles, trained, open_turns = trained_by_role(self.encoder, row["messages"], row.get("tools"))
@@ -76,6 +82,7 @@ class Audit:
             "datasets": datasets,
             "rows_with_nothing_trained": self.none_trained,
             "turns_without_trained_end": self.open_turns,
+            "rows_with_empty_answers": self.empty_answers,
             "sound": self.sound,
         }
 
@@ -95,6 +102,7 @@ class Audit:
             ]
         lines.append(_named("rows with nothing trained", self.none_trained))
         lines.append(_named("turns whose end token is not trained", self.open_turns))
+        lines.append(_named("rows with an answer that says nothing (empty_answers)", self.empty_answers))
         return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Marks, byte_pos
 from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.chat.tool_text import Tools
+from vlm_prep.tokenize.labels.answers import empty_answers, require_written_media
 from vlm_prep.tokenize.labels.documents import Document, DocumentReader
 from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, tokens_inside, weigh_tokens
 from vlm_prep.tokenize.labels.spans import Weighted, reject_weights, trained_messages, uses_weights, weigh
@@ -98,6 +99,8 @@ class SampleEncoder:
         if not self.config.loss_weights and uses_weights(messages):
             raise reject_weights()
         wanted = trained_messages(messages, self.config.train_on)
+        notes = (*fitted.notes, *empty_answers(messages, wanted, self.config.empty_answers))
+        fitted = replace(fitted, notes=notes)
         documents = self._reader.documents(messages, tools, wanted)
         drafts = [self._draft(_media_of(sample, each.messages, len(messages)), each) for each in documents]
         drafts = self._fitting(sample, tools, drafts)
@@ -162,7 +165,12 @@ class SampleEncoder:
         return self._control.tokens
 
     def _draft(self, media: Sequence[Media], document: Document) -> _Draft:
-        placed, expansions = self.place(document.rendered.text, media, marks=document.marks)
+        try:
+            placed, expansions = self.place(document.rendered.text, media, marks=document.marks)
+        except Reject as reject:
+            if reject.reason is RejectReason.MEDIA_COUNT_MISMATCH:
+                require_written_media(self.template, document)
+            raise
         tokens, spans, turn_ends = self.tokens(document, placed)
         edges = [position for span in placed.inside for position in span]
         found = iter(self.in_bytes(document, edges, placed))

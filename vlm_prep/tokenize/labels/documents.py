@@ -36,6 +36,8 @@ class Document:
     """As rendered: control tokens in the row's own text are marked."""
     marks: Marks | None
     """The marks in `view`; None where it is `messages`."""
+    tools: Tools
+    """As rendered."""
     rendered: Rendered
     turns: dict[int, Turn]
 
@@ -61,7 +63,7 @@ class DocumentReader:
             if messages[piece.message]["role"] != "assistant":
                 raise _dropped(piece, messages)
         turns = find_turns(self._template, rendered, view, tools, wanted)
-        return Document(messages, view, marks, rendered, turns)
+        return Document(messages, view, marks, tools, rendered, turns)
 
     def documents(self, messages: list[Message], tools: Tools, wanted: Sequence[int]) -> list[Document]:
         """Return a row's documents, the shortest first.

@@ -13,7 +13,7 @@ from typing import Any
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import TokenizeConfig, TrainOn
-from vlm_prep.tokenize.chat.sentinels import TextPlace
+from vlm_prep.tokenize.chat.sentinels import TextPlace, says_something
 from vlm_prep.tokenize.chat.template_probe import TemplateFacts
 from vlm_prep.tokenize.labels.turns import Turn, undecidable
 
@@ -113,17 +113,41 @@ def _exceptions(
     masks_calls = not config.train_tool_calls and bool(message.get("tool_calls"))
     has_options = any(option in part for part in _parts(message) for option in OPTIONS)
     written = None if config.train_reasoning else _THOUGHT.match(_first_text(message))
-    if not (masks_reasoning or masks_calls or has_options or written):
+    has_media = any("text" not in part for part in _parts(message))
+    if not (masks_reasoning or masks_calls or has_options or has_media or written):
         return []
+    if has_media and not says_something(message):
+        return [(turn.start, turn.said, 0.0)]
     if turn.pieces is None:
         raise undecidable(turn.message)
     found = _part_spans(text, turn.pieces, message) if has_options else []
+    if has_media:
+        found += _media_spans(text, turn, message, facts)
     if written:
         found.append(_thought_span(text, turn, written.group()))
     if masks_reasoning:
         found.append((turn.start, _region_end(text, turn, "reasoning", facts), 0.0))
     if masks_calls:
         found.append((_calls_start(text, turn, facts), _region_end(text, turn, "call", facts), 0.0))
+    return found
+
+
+def _media_spans(text: str, turn: Turn, message: Message, facts: TemplateFacts) -> list[Weighted]:
+    """What the template writes for media of an answer: all between the texts on either side."""
+    pieces = turn.pieces or ()
+    places = {place.part: place for place in pieces if place.kind == "text" and place.end > place.start}
+    thought = max((place.end for place in pieces if place.kind == "reasoning"), default=None)
+    called = any(place.kind == "call" for place in pieces)
+    found: list[Weighted] = []
+    for number, part in enumerate(message["content"]):
+        if "text" in part:
+            continue
+        before = [place.end for each, place in places.items() if each < number]
+        after = [place.start for each, place in places.items() if each > number]
+        if thought is not None and not before:
+            raise undecidable(turn.message)  # what the template writes behind reasoning is not apart from the media
+        stop = min(after) if after else _calls_start(text, turn, facts) if called else turn.said
+        found.append((max(before, default=turn.start), stop, 0.0))
     return found
 
 

@@ -1,0 +1,61 @@
+"""What may be amiss with a row's answers: they say nothing, or the template leaves their media out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.records import Message
+from vlm_prep.core.settings import EmptyAnswers
+from vlm_prep.tokenize.chat.template import ChatTemplate
+from vlm_prep.tokenize.labels.spans import weight_of
+
+if TYPE_CHECKING:
+    from vlm_prep.tokenize.labels.documents import Document
+
+EMPTY_ANSWERS = "empty_answers"
+"""Note of a row with a trained answer that says nothing: its end token alone is trained."""
+
+
+def empty_answers(messages: Sequence[Message], wanted: Sequence[int], policy: EmptyAnswers) -> tuple[str, ...]:
+    """Return the note of a row that trains an answer which says nothing.
+
+    Raises:
+        Reject: empty_answer, where the policy is to reject.
+    """
+    empty = [index for index in wanted if is_empty(messages[index]) and weight_of(messages[index]) > 0]
+    if empty and policy == "reject":
+        raise Reject(
+            RejectReason.EMPTY_ANSWER,
+            f"message {empty[0]} is an answer that says nothing, its end token alone would be trained (empty_answers)",
+        )
+    return (EMPTY_ANSWERS,) if empty else ()
+
+
+def is_empty(message: Message) -> bool:
+    """Whether a message holds nothing but blanks: no text, media, reasoning or calls."""
+    if message.get("tool_calls") or (message.get("reasoning_content") or "").strip():
+        return False
+    content = message["content"]
+    return not (content.strip() if isinstance(content, str) else any(part.get("text", "x").strip() for part in content))
+
+
+def require_written_media(template: ChatTemplate, document: Document) -> None:
+    """Say where a template leaves out the media of a message: the true reason why a row's counts differ.
+
+    Raises:
+        Reject: unsupported_media.
+    """
+    for index, message in enumerate(document.view):
+        content = message["content"]
+        if isinstance(content, str) or all("text" in part for part in content):
+            continue
+        media = next(part["type"] for part in content if "text" not in part)
+        bare = {**message, "content": [part for part in content if "text" in part]}
+        others = [*document.view[:index], bare, *document.view[index + 1 :]]
+        if template.render(others, document.tools) == document.rendered.text:
+            raise Reject(
+                RejectReason.UNSUPPORTED_MEDIA,
+                f"message {index}: the chat template writes no {media} in turns of the {message['role']}",
+            )
