@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from vlm_prep.cli import flags, main
 from vlm_prep.core.fields import Flag, Setting, shown
 
@@ -45,4 +47,4 @@ def _row(setting: Setting, commands: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    sys.stdout.buffer.write(page().encode())

@@ -118,7 +118,9 @@ def _one_object(path: str | Path, lines: list[bytes], lenient: bool) -> TextForm
     firsts = {key: first_keys(path, element[0], lenient=lenient) for key, element in arrays.items()}
     if any(_ROLE_KEYS & keys for keys in firsts.values()):
         return one_line  # a row with its conversation, whatever its name
-    nested = [key for key, keys in firsts.items() if keys]
+    # in a file that says it holds lines an object is a row, unless what it holds are rows by their names
+    wanted = _ROW_COLUMNS if _suffix(path) in LINE_SUFFIXES else None
+    nested = [key for key, keys in firsts.items() if (keys if wanted is None else keys & wanted)]
     if nested:
         keys = " or ".join(excerpt(key) for key in nested)
         hint = f"`rows_key={nested[0]}` reads them."

@@ -60,9 +60,13 @@ def utf8_path(path: str | Path, encoding: str | None = None) -> str:
     try:
         stat = os.stat(path)
     except OSError as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
-        raise InputError(f"{path}: {what}", "Check the path; in a meta file it starts there.") from error
+        raise _not_there(path, error) from error
     return _utf8_path(os.path.abspath(path), stat.st_size, stat.st_mtime_ns, encoding)
+
+
+def _not_there(path: str | Path, error: OSError) -> InputError:
+    what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+    return InputError(f"{path}: {what}", "Check the path; in a meta file it starts there.")
 
 
 def form_of(path: str | Path) -> str | None:
@@ -71,8 +75,11 @@ def form_of(path: str | Path) -> str | None:
 
 
 def _form(path: str | Path, *, by_name: bool) -> str | None:
-    with open(path, "rb") as file:
-        head = file.read(8)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise _not_there(path, error) from error
     if by_name and delimiter_of(plain_name(path)):
         return os.path.splitext(plain_name(path))[1][1:].lower()
     found = next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)

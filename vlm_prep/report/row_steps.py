@@ -15,6 +15,8 @@ from vlm_prep.core.visible import excerpt, visible
 from vlm_prep.ingest.formats.row_marks import NOTES
 from vlm_prep.ingest.source import RawSamples, Samples
 
+MODEL = "model"
+"""The step that shows a row as its model reads it."""
 _RAW: Final = 2000
 Probe = Callable[[Media], Media]
 
@@ -83,7 +85,7 @@ def explain(samples: Samples, number: int, probe: Probe, encode: Callable[[], li
         yield Step(f"media {place}", (f"{media.kind} {visible(names)}: {said}",), {"uris": media.uris, **facts})
     for encoded, shown in encode() if encode is not None else ():
         if isinstance(encoded, Encoded):
-            yield Step("model", (shown,), {"tokens": len(encoded.input_ids), "text": shown})
+            yield Step(MODEL, (shown,), {"tokens": len(encoded.input_ids), "text": shown})
         else:
             yield _rejected(encoded.reason, encoded.message)
 
@@ -107,7 +109,7 @@ def _rejected(reason: str, message: str) -> Step:
 
 
 def render(steps: Iterator[Step]) -> Iterator[str]:
-    """Yield the lines that say the steps."""
+    """Yield the lines that say the steps, safe for a terminal; the model's text is so already, and has its colours."""
     for step in steps:
         for number, line in enumerate(step.lines):
-            yield f"{step.name if not number else '':<10} {line}"
+            yield f"{step.name if not number else '':<10} {line if step.name == MODEL else visible(line)}"
