@@ -1,4 +1,4 @@
-"""Media of a size that show nothing, noise, or noise within a margin: to ask a processor what depends on the size."""
+"""Media of a size that show nothing, noise, or noise within a margin: to ask a processor what depends on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.records import MediaHeader, MediaKind
 
-Show = Literal["blank", "noise", "margin"]
+Show = Literal["blank", "white", "noise", "margin", "dark margin"]
 Place = tuple[MediaKind, MediaHeader, tuple[int, ...] | None, float | None]
 """A media as the answer may depend on it: kind, header, frames that are taken, and their rate."""
 TINY = MediaHeader(height=64, width=96, total_frames=4, fps=2.0, samples=16_000, sampling_rate=16_000)
@@ -64,12 +64,12 @@ def described(place: Place) -> str:
 
 def _pixels(height: int, width: int, show: str) -> NDArray[np.uint8]:
     """uint8 (height, width, 3)."""
-    if show == "blank":
-        return np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3)).copy()
+    if show in ("blank", "white"):
+        return np.full((height, width, 3), 255 * (show == "white"), np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     if show == "noise":
         return noise
-    framed = np.full_like(noise, 255)
+    framed = np.full_like(noise, 0 if show == "dark margin" else 255)
     middle = (slice(height // 4, height // 2), slice(width // 3, width // 2))
     framed[middle] = noise[middle]
     return framed
