@@ -42,16 +42,30 @@ def main() -> None:
     print(f"{arguments.seconds} s a file, {FROM} Hz, 2 channels; load {os.getloadavg()[0]:.1f}")
     for path in files:
         media = Media(kind="audio", uris=(str(path),))
-        _compare(f"length of a {path.suffix[1:]}", arguments.repeat, PROBES, 1e6, "µs", {
-            "ours (probe)": partial(probe, media),
-            "soundfile.info": partial(soundfile.info, str(path)),
-        })
+        _compare(
+            f"length of a {path.suffix[1:]}",
+            arguments.repeat,
+            PROBES,
+            1e6,
+            "µs",
+            {
+                "ours (probe)": partial(probe, media),
+                "soundfile.info": partial(soundfile.info, str(path)),
+            },
+        )
     for path in files:
         data = path.read_bytes()
-        times = _compare(f"waveform of a {path.suffix[1:]} at {TO} Hz", arguments.repeat, 1, 1e3, "ms", {
-            "ours": partial(read_waveform, data, TO, str(path)),
-            "soundfile, resample_poly": partial(_plain, path),
-        })
+        times = _compare(
+            f"waveform of a {path.suffix[1:]} at {TO} Hz",
+            arguments.repeat,
+            1,
+            1e3,
+            "ms",
+            {
+                "ours": partial(read_waveform, data, TO, str(path)),
+                "soundfile, resample_poly": partial(_plain, path),
+            },
+        )
         print(f"    ours: {arguments.seconds / times['ours']:,.0f} times real time")
     _features(files[0], arguments.seconds, arguments.repeat)
 
@@ -79,9 +93,16 @@ def _features(path: Path, seconds: int, repeat: int) -> None:
 
     extractor = WhisperFeatureExtractor(feature_size=128)
     wave = read_waveform(path.read_bytes(), TO, str(path))
-    times = _compare("features", repeat, 1, 1e3, "ms", {
-        "WhisperFeatureExtractor": lambda: extractor(wave, sampling_rate=TO, return_tensors="np"),
-    })
+    times = _compare(
+        "features",
+        repeat,
+        1,
+        1e3,
+        "ms",
+        {
+            "WhisperFeatureExtractor": lambda: extractor(wave, sampling_rate=TO, return_tensors="np"),
+        },
+    )
     print(f"    {seconds / times['WhisperFeatureExtractor']:,.0f} times real time")
 
 

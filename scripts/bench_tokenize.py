@@ -89,9 +89,7 @@ def build_processor(kit: Path) -> Path:
     folder = OUT / "procs"
     if not (folder / "qwen2_5_vl").exists():
         script = kit / "processors" / "assemble.py"
-        subprocess.run(
-            [sys.executable, str(script), str(folder), "qwen2_5_vl"], check=True, stdout=subprocess.DEVNULL
-        )
+        subprocess.run([sys.executable, str(script), str(folder), "qwen2_5_vl"], check=True, stdout=subprocess.DEVNULL)
     return folder / "qwen2_5_vl"
 
 

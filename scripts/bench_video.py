@@ -47,7 +47,9 @@ def main() -> None:
     total = int(arguments.minutes * 60 * RATE)
     print(f"{path.name}: {path.stat().st_size >> 20} MiB, {total:,} frames; load {os.getloadavg()[0]:.1f}")
     readers: dict[str, Callable[[Path, Sequence[int]], Any]] = {
-        "ours": _ours, "decord, in order": _decord_in_order, "decord, get_batch": _decord_batch,
+        "ours": _ours,
+        "decord, in order": _decord_in_order,
+        "decord, get_batch": _decord_batch,
         "PyAV, in order": _pyav_in_order,
     }
     _headers(path, arguments.repeat)

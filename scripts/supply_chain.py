@@ -1,7 +1,7 @@
 """What a release is made of: a wheel whose bytes depend on the sources alone, and the licences of what it needs.
 
-    python scripts/supply_chain.py wheel      builds the wheel twice, in two folders, and compares the bytes
-    python scripts/supply_chain.py licences   lists the pinned packages that are installed, with version and licence
+python scripts/supply_chain.py wheel      builds the wheel twice, in two folders, and compares the bytes
+python scripts/supply_chain.py licences   lists the pinned packages that are installed, with version and licence
 """
 
 from __future__ import annotations

@@ -47,14 +47,11 @@ GENERATION = (
     "{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' -}}"
 )
 HEADER_GENERATED = GENERATION.replace(
-    "{{- '<|im_start|>' ~ m.role ~ '\\n' -}}"
-    "{%- if m.role == 'assistant' -%}{%- generation -%}{{- said(m.content) -}}",
+    "{{- '<|im_start|>' ~ m.role ~ '\\n' -}}{%- if m.role == 'assistant' -%}{%- generation -%}{{- said(m.content) -}}",
     "{{- '<|im_start|>' ~ m.role ~ '\\n' if m.role != 'assistant' else '' -}}"
     "{%- if m.role == 'assistant' -%}{%- generation -%}{{- '<|im_start|>assistant\\n' ~ said(m.content) -}}",
 )
-THINK_GENERATED = GENERATION.replace(
-    "{%- generation -%}{{-", "{%- generation -%}{{- '<think>\\n\\n</think>\\n\\n' ~"
-)
+THINK_GENERATED = GENERATION.replace("{%- generation -%}{{-", "{%- generation -%}{{- '<think>\\n\\n</think>\\n\\n' ~")
 LINE_BREAK_GENERATED = GENERATION.replace("{%- generation -%}{{-", "{%- generation -%}{{- '\\n' ~")
 ALTERNATING = CHATML.replace(
     "{%- for m in messages -%}",

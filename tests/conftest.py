@@ -27,12 +27,31 @@ from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 SLOW = (
-    "compat", "engine", "families", "omni", "oracle", "reference", "trainers",
-    "cli/test_commands.py", "cli/test_object_store.py", "cli/test_plan.py", "cli/test_run_files.py",
-    "cli/test_state.py", "ingest/test_ingest_audio.py", "pack/test_raise.py", "processors", "report/test_plan.py",
-    "shards/test_remote.py", "shards/test_transfer.py", "shards/test_untrusted.py",
-    "stream/test_object_store.py", "stream/test_pixels.py", "stream/test_resume.py",
-    "tokenize/test_label_kit.py", "tokenize/test_label_styles.py", "tokenize/test_payload.py",
+    "compat",
+    "engine",
+    "families",
+    "omni",
+    "oracle",
+    "reference",
+    "trainers",
+    "cli/test_commands.py",
+    "cli/test_object_store.py",
+    "cli/test_plan.py",
+    "cli/test_run_files.py",
+    "cli/test_state.py",
+    "ingest/test_ingest_audio.py",
+    "pack/test_raise.py",
+    "processors",
+    "report/test_plan.py",
+    "shards/test_remote.py",
+    "shards/test_transfer.py",
+    "shards/test_untrusted.py",
+    "stream/test_object_store.py",
+    "stream/test_pixels.py",
+    "stream/test_resume.py",
+    "tokenize/test_label_kit.py",
+    "tokenize/test_label_styles.py",
+    "tokenize/test_payload.py",
 )
 """What `make test-fast` leaves out, below tests/: worker processes, the kit's processors, trainers, servers."""
 Options = Callable[..., RunOptions]

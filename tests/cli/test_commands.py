@@ -211,9 +211,7 @@ def test_pack_dry_run_says_what_a_run_would_write_and_writes_nothing(
 
 
 @pytest.mark.parametrize("store", ["ingested", "tokenized", "packed", "packed_index"])
-def test_stats_are_the_same_numbers_as_text_and_as_json(
-    call: Call, store: str, request: pytest.FixtureRequest
-) -> None:
+def test_stats_are_the_same_numbers_as_text_and_as_json(call: Call, store: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(store)
     text, _ = call("stats", folder)
     found = json.loads(call("stats", folder, "--json")[0])

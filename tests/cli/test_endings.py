@@ -149,9 +149,7 @@ def test_the_list_of_rejects_has_a_line_for_each(
 def test_a_store_without_rows_says_why_nothing_was_compared(tmp_path: Path, options: Options) -> None:
     (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "user", "content": "only a question"}]}\n')
     out = tmp_path / "out"
-    tokenize(
-        open_samples(tmp_path / "rows.jsonl"), PROCESSOR, TokenizeConfig(), options(out, max_reject_rate=1.0)
-    )
+    tokenize(open_samples(tmp_path / "rows.jsonl"), PROCESSOR, TokenizeConfig(), options(out, max_reject_rate=1.0))
     shown = statistics.render(statistics.collect(out))
     assert "the store has no rows to compare" in shown
     assert "--verify-fraction 0" not in shown

@@ -57,9 +57,7 @@ def options_of(name: str) -> dict[str, object]:
 @pytest.mark.parametrize("group", HAVE, ids=lambda group: group.__name__)
 def test_a_setting_of_rows_is_an_option_of_every_command_that_it_shapes(group: type) -> None:
     for setting in settings_of(group):
-        told = {
-            name: options_of(name)[setting.flag] for name in HAVE[group] if (name, setting.name) not in SEVERAL
-        }
+        told = {name: options_of(name)[setting.flag] for name in HAVE[group] if (name, setting.name) not in SEVERAL}
         assert len(set(told.values())) == 1, told
         assert next(iter(told.values()))[1] == flags.with_flags(setting.help)
 

@@ -65,9 +65,7 @@ def test_a_flag_an_input_and_a_limit_are_named(source: Path, tmp_path: Path, opt
     assert (status, [line.partition(":")[0] for line in json.loads(out)]) == (1, ["samples.datasets.0.xxh3"])
 
 
-@pytest.mark.parametrize(
-    ("file", "meaning"), [("chat_template.jinja", "template"), ("tokenizer.json", "tokenizer")]
-)
+@pytest.mark.parametrize(("file", "meaning"), [("chat_template.jinja", "template"), ("tokenizer.json", "tokenizer")])
 def test_a_changed_file_of_the_processor_is_named(
     source: Path, processor: Path, tmp_path: Path, options: Options, why: Why, file: str, meaning: str
 ) -> None:

@@ -140,9 +140,7 @@ def test_the_accounts_name_every_row(store: Path) -> None:
     assert totals["rejects"] == Counter(reason for _, _, reason in BAD.values())
 
 
-def test_ingest_rejects_what_it_can_see_and_tokenize_the_rest(
-    source: Path, tmp_path: Path, options: Options
-) -> None:
+def test_ingest_rejects_what_it_can_see_and_tokenize_the_rest(source: Path, tmp_path: Path, options: Options) -> None:
     anyway = {"max_reject_rate": 1.0}
     first = ingest(open_samples(source), IngestConfig(), options(tmp_path / "samples", **anyway)).totals
     second = tokenize(
@@ -201,9 +199,7 @@ def test_few_enough_rejects_end_with_status_0(source: Path, tmp_path: Path, comm
     assert result.returncode == 0
 
 
-def test_a_rerun_of_a_run_with_too_many_rejects_says_so_again(
-    source: Path, tmp_path: Path, options: Options
-) -> None:
+def test_a_rerun_of_a_run_with_too_many_rejects_says_so_again(source: Path, tmp_path: Path, options: Options) -> None:
     for _ in range(2):
         with pytest.raises(RejectRateError):
             ingest(open_samples(source), IngestConfig(), options(tmp_path / "out"))

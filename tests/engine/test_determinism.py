@@ -76,9 +76,7 @@ def test_pack_writes_the_same_bytes_with_any_number_of_workers(
     assert tree(tmp_path / str(workers)) == tree(tmp_path / "1")
 
 
-def test_packing_stores_made_by_different_workers_gives_the_same_bytes(
-    run: Run, options: Options, tree: Tree
-) -> None:
+def test_packing_stores_made_by_different_workers_gives_the_same_bytes(run: Run, options: Options, tree: Tree) -> None:
     outs = []
     for workers in (1, 2):
         source = run("encoded", workers)

@@ -72,9 +72,7 @@ def test_parts_at_the_same_time_and_finish_make_the_same_bytes(
     tmp_path: Path, many_rows: Path, whole: Path, command: Command, tree: Tree
 ) -> None:
     out = tmp_path / "out"
-    runs = [
-        started("ingest", many_rows, "--out", out, "--workers", 1, "--part", f"{number}/3") for number in (1, 2, 3)
-    ]
+    runs = [started("ingest", many_rows, "--out", out, "--workers", 1, "--part", f"{number}/3") for number in (1, 2, 3)]
     errors = [run.communicate(timeout=60)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0], errors
     assert all("vlm-prep finish" in error for error in errors)
@@ -148,8 +146,9 @@ def test_packs_in_parts_are_the_same_bytes(
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-def test_parts_without_tasks_do_no_harm(tmp_path: Path, part: Callable[..., None], whole: Path, command: Command,
-                                        tree: Tree) -> None:
+def test_parts_without_tasks_do_no_harm(
+    tmp_path: Path, part: Callable[..., None], whole: Path, command: Command, tree: Tree
+) -> None:
     for number in range(1, 6):
         part(number, 5)
     assert command("finish", tmp_path / "out").returncode == 0

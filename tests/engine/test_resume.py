@@ -206,9 +206,7 @@ def test_a_tokenize_with_workers_killed_in_the_middle_continues(
 def test_an_interrupt_leaves_no_process_and_says_how_to_continue(tmp_path: Path, many_rows: Path) -> None:
     out = tmp_path / "out"
     line = [VLM_PREP, "ingest", str(many_rows), "--out", str(out), "--workers", "2"]
-    run = subprocess.Popen(
-        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(out / "_work" / "plan.json", run)
     os.killpg(run.pid, signal.SIGINT)
     _, errors = run.communicate(timeout=20)  # ends only when the last process of the run has closed its stderr
@@ -264,9 +262,7 @@ def hanging_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
     (tmp_path / "rows.jsonl").write_text(f"{row}\n" * 300)
     line = [sys.executable, "-c", _HANGING_INGEST, planted, "ingest", str(tmp_path / "rows.jsonl")]
     line += ["--out", str(tmp_path / "out"), "--workers", str(workers)]
-    run = subprocess.Popen(
-        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(tmp_path / "met", run)
     return run
 

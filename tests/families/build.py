@@ -79,10 +79,19 @@ def llava_next(folder: Path) -> None:
     from transformers import LlavaNextImageProcessor, LlavaNextProcessor
 
     text = tokenizer(("<pad>", "<end>", "<image>"), eos_token="<end>", pad_token="<pad>")
-    part = LlavaNextImageProcessor(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112},
-                                   image_grid_pinpoints=[[112, 224], [224, 112], [224, 224]])
-    made = LlavaNextProcessor(part, text, patch_size=14, vision_feature_select_strategy="default",
-                              chat_template=USER_TEMPLATE, num_additional_image_tokens=1)
+    part = LlavaNextImageProcessor(
+        size={"shortest_edge": 112},
+        crop_size={"height": 112, "width": 112},
+        image_grid_pinpoints=[[112, 224], [224, 112], [224, 224]],
+    )
+    made = LlavaNextProcessor(
+        part,
+        text,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        chat_template=USER_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
     made.save_pretrained(folder)
 
 

@@ -123,7 +123,12 @@ CONVERSATIONS: dict[str, tuple[list[Message], tuple[Media, ...]]] = {
 }
 REFUSED = {
     ("2000x8", "aspect_ratio"): (
-        "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "qwen3_omni_moe", "llava_onevision_1_5",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "qwen2_5_omni",
+        "qwen3_omni_moe",
+        "llava_onevision_1_5",
         "phi4_multimodal",
     ),
     ("several sizes", "processor_error"): ("nemotron_parse",),
@@ -199,17 +204,14 @@ def expected(adapter: Adapter, name: str, data: Path) -> dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def stores(
-    adapters: Adapters, folders: Any, kit: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
+def stores(adapters: Adapters, folders: Any, kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`stores("gemma3", ...)`: the family's store of all conversations with a payload, made once."""
+
     @functools.cache
     def store(name: str, media: MediaMode = "encoded", audio: AudioPayload = "waveform") -> Path:
         out = tmp_path_factory.mktemp(name) / "out"
         rows = rows_for(adapters(name).kinds, kit / "data")
-        config = TokenizeConfig(
-            verify_fraction=0.0, trust_remote_code=name in REMOTE, media=media, audio=audio
-        )
+        config = TokenizeConfig(verify_fraction=0.0, trust_remote_code=name in REMOTE, media=media, audio=audio)
         options = RunOptions(out=out, workers=0, progress=False, say=lambda line: None, max_reject_rate=1.0)
         tokenize(rows, str(folders(name)), config, options)
         return out

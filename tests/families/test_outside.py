@@ -20,7 +20,7 @@ from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
 
-FAMILY = '''\
+FAMILY = """\
 import numpy as np
 from vlm_prep.processors.adapter import Adapter
 
@@ -32,7 +32,7 @@ class Llava(Adapter):
         crop = self.hf.image_processor.crop_size
         one = np.broadcast_to(np.zeros(1, np.float32), (3, crop["height"], crop["width"]))
         return {"pixel_values": [one] * len(sizes)}
-'''
+"""
 ENTRY = "[vlm_prep.families]\nLlavaProcessor = llava_family:{}\n"
 METADATA = "Metadata-Version: 2.1\nName: llava-family\nVersion: 1.0\n"
 

@@ -135,9 +135,7 @@ def make(name: str) -> Any:
     special = [*ROLES, *dict.fromkeys(TOKEN.findall(source)), *tokens.values()]
     special += [str(p.default) for key, p in defaults.items() if key.endswith("_token") and isinstance(p.default, str)]
     special = ["<pad>", "<s>", "</s>", *dict.fromkeys(each for each in special if each not in ("<pad>", "<s>", "</s>"))]
-    text = tokenizer(
-        tuple(special), bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=tokens
-    )
+    text = tokenizer(tuple(special), bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=tokens)
     parts: dict[str, Any] = {}
     for attribute in cls.get_attributes():
         if "tokenizer" in attribute:

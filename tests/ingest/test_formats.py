@@ -167,9 +167,7 @@ def test_an_unknown_role_is_rejected_with_its_name_and_the_option(role: str) -> 
 @pytest.mark.parametrize("arguments", [{"a": 1}, '{"a": 1}'])
 def test_a_function_call_turn_becomes_an_assistant_message_of_its_own(arguments: Any) -> None:
     call = json.dumps({"name": "add", "arguments": arguments})
-    row = chat(
-        USER, ANSWER, {"role": "function_call", "content": call}, {"role": "tool", "content": "1"}, ANSWER
-    )
+    row = chat(USER, ANSWER, {"role": "function_call", "content": call}, {"role": "tool", "content": "1"}, ANSWER)
     messages = convert(row).messages
     assert len(messages) == 5
     assert messages[2] == {
@@ -350,9 +348,7 @@ def test_video_options_are_kept() -> None:
     assert (video.frame_indices, video.fps) == ((0, 8, 8), 2.0)
 
 
-@pytest.mark.parametrize(
-    "entry", [["0.jpg", {"path": "s.lmdb::1"}], {"video": ["0.jpg", "s.lmdb::1"], "fps": 4}]
-)
+@pytest.mark.parametrize("entry", [["0.jpg", {"path": "s.lmdb::1"}], {"video": ["0.jpg", "s.lmdb::1"], "fps": 4}])
 def test_a_list_in_the_video_column_is_one_video_of_frames(entry: Any) -> None:
     (video,) = convert(asked("<video>", videos=[entry])).media
     assert video.frame_list and video.uris == ("/m/0.jpg", "/m/s.lmdb::1")

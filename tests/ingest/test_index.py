@@ -63,9 +63,7 @@ def test_a_row_leaves_out_its_line_ending_but_keeps_the_rest(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
-def test_lines_that_cross_a_chunk_are_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
+def test_lines_that_cross_a_chunk_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(index, "_CHUNK", chunk)
     rows = [{"n": n, "text": "x" * (n % 13)} for n in range(50)]
     data = b"\n\n".join(json.dumps(row).encode() for row in rows)
@@ -193,9 +191,7 @@ def test_an_unclosed_string_spoils_its_own_row_only(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,2\n", "neither"),
     ],
 )
-def test_a_file_of_another_kind_is_refused_with_what_is_read(
-    tmp_path: Path, name: str, data: bytes, what: str
-) -> None:
+def test_a_file_of_another_kind_is_refused_with_what_is_read(tmp_path: Path, name: str, data: bytes, what: str) -> None:
     with pytest.raises(InputError, match=what) as caught:
         build_index(write(tmp_path, name, data))
     assert ".jsonl" in str(caught.value)

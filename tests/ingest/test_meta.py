@@ -77,9 +77,7 @@ def test_absolute_paths_stay(tmp_path: Path, data: Path) -> None:
 
 @pytest.mark.usefixtures("data")
 def test_datasets_come_in_name_order_whatever_was_asked(tmp_path: Path) -> None:
-    path = meta(
-        tmp_path, b={"file_name": "rows.jsonl"}, c={"file_name": "none"}, a={"file_name": "rows.jsonl"}
-    )
+    path = meta(tmp_path, b={"file_name": "rows.jsonl"}, c={"file_name": "none"}, a={"file_name": "rows.jsonl"})
     assert [spec.name for spec in load_source(path, datasets=["b", "a", "b"])] == ["a", "b"]
 
 

@@ -199,6 +199,7 @@ def test_a_pickled_source_reads_the_same_in_another_process(tmp_path: Path) -> N
 
 # ---- the other formats ----
 
+
 def chat_with(content: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}, {"role": "assistant", "content": "An answer."}]
 

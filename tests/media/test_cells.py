@@ -73,9 +73,7 @@ def test_rows_are_read_by_number(tmp_path: Path, kind: str) -> None:
     assert read_scalar(path, 6, "text").as_py() == "row 6"
 
 
-def test_rows_of_a_group_of_many_batches_are_read_in_any_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_a_group_of_many_batches_are_read_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "BATCH_BYTES", 1)  # a batch of one row
     path = str(write(tmp_path / "rows", "parquet"))
     for row in (2, 1, 0, 3, 2, 9, 8, 5, 4):

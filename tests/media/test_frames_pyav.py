@@ -156,9 +156,10 @@ def test_damage_in_the_middle_is_found_by_decoding(tmp_path: Path, middle: float
 def test_a_cut_file_whose_header_came_first_is_rejected(tmp_path: Path, kept: float) -> None:
     path = tmp_path / "a.mp4"
     written(path)
-    with av.open(str(path)) as source, av.open(
-        str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}
-    ) as target:
+    with (
+        av.open(str(path)) as source,
+        av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:
@@ -223,8 +224,14 @@ def stored(media: Media, data: tuple[bytes, ...] | None, indices: tuple[int, ...
 @pytest.mark.parametrize("keep", [False, True], ids=["reference", "encoded"])
 @pytest.mark.parametrize(
     ("start", "end", "first", "last"),
-    [(None, 2.0, 0, 19), (1.0, 2.0, 10, 19), (0.3, 0.7, 3, 6),
-     (1.05, 1.95, 11, 19), (3.5, None, 35, 39), (0, 4, 0, 39)],
+    [
+        (None, 2.0, 0, 19),
+        (1.0, 2.0, 10, 19),
+        (0.3, 0.7, 3, 6),
+        (1.05, 1.95, 11, 19),
+        (3.5, None, 35, 39),
+        (0, 4, 0, 39),
+    ],
 )
 def test_a_part_of_a_video_is_its_frames_from_start_until_end(
     tmp_path: Path, keep: bool, start: float | None, end: float | None, first: int, last: int

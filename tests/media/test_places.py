@@ -103,9 +103,7 @@ def test_a_key_of_an_lmdb_stays_as_it_is_written(tmp_path: Path) -> None:
     assert media.uris == (f"{tmp_path}/Pictures.lmdb::a%20b",)
 
 
-def test_the_kits_odd_paths_are_read_where_they_can_mean_one_thing(
-    kit: Path, tmp_path: Path, options: Options
-) -> None:
+def test_the_kits_odd_paths_are_read_where_they_can_mean_one_thing(kit: Path, tmp_path: Path, options: Options) -> None:
     folder = kit / "cases" / "03-odd-paths"
     text = (folder / "rows.jsonl").read_text().replace("\\/", "/").replace("/ABSOLUTE/03-odd-paths", str(folder))
     (tmp_path / "rows.jsonl").write_text(text)
@@ -260,7 +258,8 @@ def test_a_data_file_that_is_no_file_is_refused_at_once(odd: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://UPPER CASE/a.png", "s3://b!/a.png", "s3://bucket", "s3://bucket/", "s3://b/" + "x" * 1025, "s3://b/\x07"]
+    "uri",
+    ["s3://UPPER CASE/a.png", "s3://b!/a.png", "s3://bucket", "s3://bucket/", "s3://b/" + "x" * 1025, "s3://b/\x07"],
 )
 def test_an_address_that_can_never_work_is_the_rows_reject(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlm_prep.core.remote._missing_package", lambda scheme: None)

@@ -236,9 +236,7 @@ def test_without_the_setting_videos_are_silent(
     assert read_manifest(store).fingerprint != read_manifest(tmp_path / "out").fingerprint
 
 
-@pytest.mark.parametrize(
-    ("family", "fps", "seconds"), [(FAMILIES[0], 4.0, 0.5), (FAMILIES[1], 2.0, 1.0)]
-)
+@pytest.mark.parametrize(("family", "fps", "seconds"), [(FAMILIES[0], 4.0, 0.5), (FAMILIES[1], 2.0, 1.0)])
 def test_the_seconds_of_a_step_are_those_of_the_rate_that_was_asked_for(
     loaded: Callable[..., LoadedProcessor],
     media: Callable[..., Media],

@@ -103,8 +103,7 @@ def test_the_packs_of_a_step_have_the_same_kinds_of_media(tokenized: Path, packe
 def test_visual_tokens_are_those_of_the_grids(tokenized: Path) -> None:
     store = Store(tokenized)
     wanted = [
-        int(row["image_grid_thw"].prod(axis=1).sum() + row["video_grid_thw"].prod(axis=1).sum())
-        for row in store.rows()
+        int(row["image_grid_thw"].prod(axis=1).sum() + row["video_grid_thw"].prod(axis=1).sum()) for row in store.rows()
     ]
     assert visual_tokens(store).tolist() == wanted
 

@@ -132,9 +132,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "rule", RULES, ids=lambda r: f"{r.scheme} {r.spatial_merge_size} {r.tokens_per_second}"
-)
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.scheme} {r.spatial_merge_size} {r.tokens_per_second}")
 def test_random_mixes_of_text_images_and_videos_equal_the_real_model(rule: Mrope) -> None:
     rng = np.random.default_rng([7, rule.spatial_merge_size])
     for _ in range(60):
@@ -145,9 +143,7 @@ def test_random_mixes_of_text_images_and_videos_equal_the_real_model(rule: Mrope
 
 @pytest.mark.parametrize("tokens_per_second", [2, 4, 25])
 @pytest.mark.parametrize("seconds", [0.0, 1.0, 2 / 3, 1 / 3, 2 / 24, 2 / 29.97, 0.1, 1.7, 40.0])
-def test_time_is_cut_to_an_integer_in_float32_like_in_the_model(
-    tokens_per_second: int, seconds: float
-) -> None:
+def test_time_is_cut_to_an_integer_in_float32_like_in_the_model(tokens_per_second: int, seconds: float) -> None:
     document = Document(seconds=[seconds]).text(3).video((400, 4, 6)).text(2)
     check(document, rule_of("qwen2_5_vl", tokens_per_second=tokens_per_second))
 

@@ -192,7 +192,5 @@ def test_a_string_of_the_source_stays_a_string_for_the_template(tmp_path: Path, 
     assert texts == [call, call, "!" + call, "a!" + call, "a!" + call]
     ingested = tmp_path / "ingested"
     ingest(open_samples(path), IngestConfig(), RunOptions(out=ingested, workers=0, progress=False))
-    again = [
-        made.text_of(made.encoder.encode(sample, ())) for sample in open_samples(ingested).read(0, len(contents))
-    ]
+    again = [made.text_of(made.encoder.encode(sample, ())) for sample in open_samples(ingested).read(0, len(contents))]
     assert again == texts

@@ -15,10 +15,14 @@ from typing import Any
 HIDDEN, INNER, HEADS, HEAD_DIM = 64, 96, 4, 32
 WINDOW = 24
 """Tokens of a sliding window and of a chunk."""
-_LAYERS = re.compile(r"^(num_hidden_layers|num_layers|n_layers?|depth|layers|(en|de)coder_layers|num_blocks|"
-                     r"conf_num_hidden_layers|num_conformer_blocks|num_local_layers)$")
-_HIDDEN = re.compile(r"^(\w*hidden_size|\w*hidden_dim|embed_dim|d_model|dim|\w*output_dim|\w*out_dim|\w*proj\w*_dim|"
-                     r"\w*projection_size|\w*_hidden|n_embd|n_state|\w*output_dims|out_hidden_size|width)$")
+_LAYERS = re.compile(
+    r"^(num_hidden_layers|num_layers|n_layers?|depth|layers|(en|de)coder_layers|num_blocks|"
+    r"conf_num_hidden_layers|num_conformer_blocks|num_local_layers)$"
+)
+_HIDDEN = re.compile(
+    r"^(\w*hidden_size|\w*hidden_dim|embed_dim|d_model|dim|\w*output_dim|\w*out_dim|\w*proj\w*_dim|"
+    r"\w*projection_size|\w*_hidden|n_embd|n_state|\w*output_dims|out_hidden_size|width)$"
+)
 _INNER = re.compile(r"^(\w*intermediate_size\w*|\w*ffn_dim|mlp_dim|\w*ffn_hidden_size|\w*ffn_size|intermediate_dim)$")
 _HEADS = re.compile(r"^(num_attention_heads|num_heads|\w*attention_heads|n_heads?|conf_num_attention_heads)$")
 _FIXED: Mapping[str, int] = {

@@ -24,9 +24,7 @@ _POSITIONS = {
 @flags.command
 def command(
     processor: flags.Processor,
-    config: Annotated[
-        TokenizeConfig, flags.Without(LengthConfig, PayloadConfig, MediaCheck, ProofConfig)
-    ],
+    config: Annotated[TokenizeConfig, flags.Without(LengthConfig, PayloadConfig, MediaCheck, ProofConfig)],
     model: Annotated[
         str | None,
         IsPath(only_existing=True),

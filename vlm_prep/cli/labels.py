@@ -28,9 +28,7 @@ def command(
     rows: SourceConfig,
     config: Annotated[TokenizeConfig, flags.Without(PayloadConfig, ProofConfig)],
     limit: Annotated[int | None, Ge(1), Doc("The first N rows. [default: 20; with --audit all]")] = None,
-    audit: Annotated[
-        bool, Doc("Count by dataset and role; status 1 when a row or turn end is not trained.")
-    ] = False,
+    audit: Annotated[bool, Doc("Count by dataset and role; status 1 when a row or turn end is not trained.")] = False,
     as_json: flags.AsJson = False,
 ) -> None:
     """Show rows as the model reads them: trained tokens in green (between ⟦ ⟧ when not a terminal)."""

@@ -62,8 +62,10 @@ class Taken:
         for each in self.own.values():
             each.check(values[each.name])
         own = {name: values[name] for name in self.own}
-        made = {name: kind(**{each.name: values[each.name] for each in found})
-                for name, (kind, found) in self.groups.items()}
+        made = {
+            name: kind(**{each.name: values[each.name] for each in found})
+            for name, (kind, found) in self.groups.items()
+        }
         return own | made
 
 

@@ -32,9 +32,7 @@ def command(
         todo.do_and_show(as_json)
 
 
-def work(
-    source: str, processor: str, rows: SourceConfig, config: TokenizeConfig, run: RunConfig, quiet: bool
-) -> Work:
+def work(source: str, processor: str, rows: SourceConfig, config: TokenizeConfig, run: RunConfig, quiet: bool) -> Work:
     """Open the source and return what is to be done."""
     from vlm_prep.ingest.source import open_samples
     from vlm_prep.tokenize.tokenize_run import dry_run, tokenize

@@ -37,7 +37,10 @@ def parameter(setting: Setting, told: Callable[[str], str], title: str | None = 
             rich_help_panel=title or getattr(setting.group, "title", None),
         )
     return inspect.Parameter(
-        setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], how]  # noqa: UP045
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Optional[kind], how],  # noqa: UP045
     )
 
 

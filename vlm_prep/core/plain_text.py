@@ -40,4 +40,3 @@ def settled(text: str) -> str:
     for pattern, put in _ACCIDENTS:
         found = pattern.sub(put, found)
     return found if max(len(found), len(text) // 2) <= MOST_CHARACTERS else f"{found[:MOST_CHARACTERS]} ... (shortened)"
-

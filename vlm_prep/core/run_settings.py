@@ -31,9 +31,7 @@ class WorkerConfig(Settings):
     worker_memory: Annotated[
         str, Doc("Reject a row that needs more memory of a worker, e.g. 8G (the libraries take about 1G).")
     ] = "8G"
-    log_file: Annotated[
-        str | None, IsPath(), Doc("Append all that is said, with times, also with --quiet.")
-    ] = None
+    log_file: Annotated[str | None, IsPath(), Doc("Append all that is said, with times, also with --quiet.")] = None
     events: Annotated[
         str | None,
         IsPath(),
@@ -60,9 +58,7 @@ class RunConfig(FinishConfig):
         str | None,
         Flag(short="-o"),
         IsPath(),
-        Doc(
-            "Folder to write, or s3://bucket/prefix; a rerun continues. [default: SOURCE's name + the stage's end]"
-        ),
+        Doc("Folder to write, or s3://bucket/prefix; a rerun continues. [default: SOURCE's name + the stage's end]"),
     ] = None
     work_dir: Annotated[
         str | None,

@@ -131,9 +131,7 @@ class LabelConfig(Settings):
             "split it into documents that end with such a turn, or mask the turn."
         ),
     ] = "reject"
-    thinking_prefix: Annotated[
-        bool, Doc("Gemma 4: an empty thinking channel, untrained, before each answer.")
-    ] = False
+    thinking_prefix: Annotated[bool, Doc("Gemma 4: an empty thinking channel, untrained, before each answer.")] = False
     loss_weights: Annotated[
         bool, Doc("Store each token's weight, as the data gives them; without it such rows are rejected.")
     ] = False
@@ -145,9 +143,9 @@ class LabelConfig(Settings):
         Later(),
         Doc("Trained answers that say nothing, of which the end token alone is trained: keep them or reject the row."),
     ] = "keep"
-    tool_text: Annotated[
-        ToolText, Doc("Tools for a template that ignores them: write them as text, or reject.")
-    ] = "inline"
+    tool_text: Annotated[ToolText, Doc("Tools for a template that ignores them: write them as text, or reject.")] = (
+        "inline"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,9 +286,9 @@ class PackConfig(Settings):
             "units of a token). [default: Qwen2.5-VL-7B's]"
         ),
     ] = None
-    layout: Annotated[
-        Layout, Doc("Shards for each rank, or the plan alone (an index) over the tokenized store.")
-    ] = "ranks"
+    layout: Annotated[Layout, Doc("Shards for each rank, or the plan alone (an index) over the tokenized store.")] = (
+        "ranks"
+    )
     tokens_per_second: Annotated[
         float | None,
         Gt(0),
@@ -311,9 +309,7 @@ class PackConfig(Settings):
     positions: Annotated[
         PackPositions, Doc("Those of the processor's family, or plain, for a model that only borrowed the processor.")
     ] = "family"
-    format: Annotated[
-        ShardFormat, Doc("Arrow shards for ShardDataset and datasets, or tars for webdataset.")
-    ] = "arrow"
+    format: Annotated[ShardFormat, Doc("Arrow shards for ShardDataset and datasets, or tars for webdataset.")] = "arrow"
     media: Annotated[
         MediaMode | None,
         Doc("Raise media to the files' bytes or the processor's tensors. [default: as tokenized]"),

@@ -59,9 +59,7 @@ class Crew(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def crew(
-    job: Job, *, workers: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]
-) -> Crew:
+def crew(job: Job, *, workers: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]) -> Crew:
     """Return who does a job's errands.
 
     Args:
@@ -137,9 +135,7 @@ class _Duty:
 class Workers:
     """Supervised processes. See `crew` for the arguments."""
 
-    def __init__(
-        self, job: Job, count: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]
-    ) -> None:
+    def __init__(self, job: Job, count: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]) -> None:
         self._job, self._count, self._limits = job, count, limits
         self.scratch, self._found = scratch, found
         self._workers: dict[Worker, _Duty | None] = {}

@@ -116,12 +116,8 @@ def open_retry(
     wanted = [reject.sample_id for reject in rejects if reject.reason in reasons]
     if not wanted:
         known = ", ".join(manifest.totals["rejects"]) or "none"
-        raise InputError(
-            f"{folder}: no row was rejected for {', '.join(reasons)}", f"reasons of this store: {known}"
-        )
-    return Retry(
-        folder=folder, manifest=manifest, rejects=rejects, reasons=tuple(reasons), numbers=number(wanted)
-    )
+        raise InputError(f"{folder}: no row was rejected for {', '.join(reasons)}", f"reasons of this store: {known}")
+    return Retry(folder=folder, manifest=manifest, rejects=rejects, reasons=tuple(reasons), numbers=number(wanted))
 
 
 def run_retry(retry: Retry, options: RunOptions, job: Job, amend: Amend) -> Manifest:
@@ -251,9 +247,7 @@ def added_totals(totals: Mapping[str, Any], records: Sequence[Record]) -> dict[s
     """Return the totals of a store after some of its rejected rows were done again."""
     found = _added(totals, sum_counts(records))
     datasets = sum_datasets(records)
-    found["datasets"] = {
-        name: _added(counts, datasets.get(name, {})) for name, counts in totals["datasets"].items()
-    }
+    found["datasets"] = {name: _added(counts, datasets.get(name, {})) for name, counts in totals["datasets"].items()}
     return found
 
 

@@ -213,9 +213,7 @@ class _Scan:
             return self._nested_end(start)
         match = (_LENIENT_KEY.match(self.data, start) if self.lenient else None) or _SCALAR.match(self.data, start)
         if match is None:
-            what = (
-                "the array is not closed" if not first else f"an element is missing before {first.decode()!r}"
-            )
+            what = "the array is not closed" if not first else f"an element is missing before {first.decode()!r}"
             raise self._fault(start, what)
         return match.end()
 

@@ -139,9 +139,7 @@ def load_source(
         meta = {Path(plain_name(path)).stem: {"file_name": remote or path.name} | given}
     elif given:
         names = ", ".join(given)
-        raise InputError(
-            f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry."
-        )
+        raise InputError(f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry.")
     return [resolve(_spec(path, name, meta[name])) for name in _asked(path, meta, datasets)]
 
 
@@ -261,9 +259,7 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
     except _RepeatedKeyError as error:
         if not _names_files(data):
             return None
-        raise InputError(
-            f"{path}: {error.args[0]!r} is written twice in one object", "Rename one."
-        ) from error
+        raise InputError(f"{path}: {error.args[0]!r} is written twice in one object", "Rename one.") from error
     except (ValueError, RecursionError) as error:
         if not _names_files(data) or is_row(data.lstrip().split(b"\n", 1)[0]):
             return None  # data, and what is wrong with it is found there

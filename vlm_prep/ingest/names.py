@@ -32,9 +32,7 @@ def check_format(where: str, format: str | None) -> Format | None:
         InputError: it is not one of `FORMATS`.
     """
     if format is not None and format not in FORMATS:
-        hint = (
-            f"Formats: {', '.join(FORMATS)}; leave it out to have it detected.{did_you_mean(format, FORMATS)}"
-        )
+        hint = f"Formats: {', '.join(FORMATS)}; leave it out to have it detected.{did_you_mean(format, FORMATS)}"
         raise InputError(f"{where}: unknown format {format!r}", hint)
     return cast(Format | None, format)
 
@@ -69,9 +67,7 @@ def require_distinct_tags(where: str, tags: Mapping[str, str]) -> None:
     for tag, value in tags.items():
         place = (tag in ("role_tag", "content_tag"), value)
         if place in seen:
-            raise InputError(
-                f"{where}: tags: {seen[place]} and {tag} are both {value!r}", "Give each its own."
-            )
+            raise InputError(f"{where}: tags: {seen[place]} and {tag} are both {value!r}", "Give each its own.")
         seen[place] = tag
 
 

@@ -137,9 +137,7 @@ class RowSource:
             "file": spec.file_name,
             "kind": self.index.kind,
             "format": spec.format,
-            "columns": {
-                role: spec.columns.get(role) or " or ".join(spec.column_names(role)) for role in COLUMN_NAMES
-            },
+            "columns": {role: spec.columns.get(role) or " or ".join(spec.column_names(role)) for role in COLUMN_NAMES},
             "tags": dict(spec.tags),
             # relative, so that moving data and media together changes nothing
             "media_dir": spec.media_dir

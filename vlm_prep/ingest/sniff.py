@@ -155,9 +155,7 @@ def open_input(path: str | Path) -> BinaryIO:
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder, not a data file", _READ_FORMATS) from error
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such file", "Check the path; in a meta file it starts there."
-        ) from error
+        raise InputError(f"{path}: no such file", "Check the path; in a meta file it starts there.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 

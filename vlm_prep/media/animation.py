@@ -72,9 +72,7 @@ def probe_animation(data: bytes, uri: str) -> MediaHeader:
     fps = len(shown) / float(starts[-1])
     even = len(set(shown)) == 1
     times = None if even else tuple(float(start) for start in starts[:-1])
-    return MediaHeader(
-        height=height, width=width, total_frames=len(shown), fps=fps, times=times, decoder="pillow"
-    )
+    return MediaHeader(height=height, width=width, total_frames=len(shown), fps=fps, times=times, decoder="pillow")
 
 
 def read_animation(data: bytes, indices: Sequence[int], uri: str) -> NDArray[np.uint8]:

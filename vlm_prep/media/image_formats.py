@@ -45,9 +45,7 @@ def check_formats(formats: Sequence[str] | None) -> tuple[str, ...]:
     Image.init()
     for name in wanted:
         if name in NEVER_OPENED:
-            raise InputError(
-                f"image_formats: {name} is never opened: its reader calls another program", "leave it out"
-            )
+            raise InputError(f"image_formats: {name} is never opened: its reader calls another program", "leave it out")
         if name not in Image.OPEN and name not in _PLUGINS:
             known = ", ".join(sorted({*Image.OPEN, *_PLUGINS} - NEVER_OPENED))
             raise InputError(f"image_formats: unknown format {name!r}", f"Formats: {known}")

@@ -128,9 +128,7 @@ class _ParquetTable:
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         self._names = set(self._file.schema_arrow.names)
         self._starts: list[int] = [0, *accumulate(group.num_rows for group in groups)]
-        self._sizes = [
-            max(1, BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)) for group in groups
-        ]
+        self._sizes = [max(1, BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)) for group in groups]
 
     def __len__(self) -> int:
         return self._starts[-1]

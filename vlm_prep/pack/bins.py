@@ -146,14 +146,10 @@ def _check(lengths: NDArray[Any], capacity: int) -> None:
         raise ValueError(f"capacity is {capacity}: a bin holds at least 1 token")
     whole = lengths.dtype.kind in "iu" and np.can_cast(lengths.dtype, np.int64)
     if lengths.ndim != 1 or (lengths.size and not whole):
-        raise ValueError(
-            f"lengths are a 1-D array of integers up to int64, not {lengths.ndim}-D {lengths.dtype}"
-        )
+        raise ValueError(f"lengths are a 1-D array of integers up to int64, not {lengths.ndim}-D {lengths.dtype}")
     if lengths.size and lengths.min() < 1:
         first = int(np.argmax(lengths < 1))
-        raise ValueError(
-            f"document {first} has {lengths[first]} tokens: reject empty documents before packing"
-        )
+        raise ValueError(f"document {first} has {lengths[first]} tokens: reject empty documents before packing")
 
 
 def _longest_first(lengths: NDArray[Any], capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -279,9 +275,7 @@ def _offsets(moves: NDArray[np.int64], n_bins: int) -> NDArray[np.int64]:
     return offsets
 
 
-def _lay_out(
-    order: NDArray[np.int64], moves: NDArray[np.int64], offsets: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _lay_out(order: NDArray[np.int64], moves: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Hand the documents, longest first, to the moves and write each to its place in its bin."""
     first, bins, each, before = moves.T
     ends = np.cumsum(bins * each)

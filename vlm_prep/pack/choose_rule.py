@@ -98,10 +98,14 @@ def _rule(
     positions, name = runtime.get("positions"), runtime["identity"].get("class")
     data = model if model is not None else _default_config(runtime)
     if data is not None and model_with_positions(data) is not None:
-        assumed = [] if model is not None else [
-            f"note: positions are counted as {data['model_type']} does by default; with the model's own config.json "
-            "(`model=FOLDER`) nothing is assumed"
-        ]
+        assumed = (
+            []
+            if model is not None
+            else [
+                f"note: positions are counted as {data['model_type']} does by default; with the model's own "
+                "config.json (`model=FOLDER`) nothing is assumed"
+            ]
+        )
         return ModelRule(data, runtime, trusted), assumed
     if positions == "own" and model is None:
         raise StoreError(

@@ -55,9 +55,7 @@ class Demands:
 def demands_of(store: Store) -> Demands:
     """Read what the rows of a store ask for."""
     media, audio_ms, kinds = _media(store)
-    return Demands(
-        tokens=store.lengths(), patches=visual_tokens(store), media=media, audio_ms=audio_ms, kinds=kinds
-    )
+    return Demands(tokens=store.lengths(), patches=visual_tokens(store), media=media, audio_ms=audio_ms, kinds=kinds)
 
 
 def _media(store: Store) -> tuple[Rows, Rows, NDArray[np.uint8]]:

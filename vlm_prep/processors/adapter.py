@@ -223,9 +223,7 @@ class Adapter(ABC):
             Reject: bad_frame_indices, missing_fps, or processor_error when it cannot sample this video.
         """
         header = _header(media)
-        indices = choose_frames(
-            self.hf.video_processor, media, header, self.wiring("video").kwargs, self.loaded.config
-        )
+        indices = choose_frames(self.hf.video_processor, media, header, self.wiring("video").kwargs, self.loaded.config)
         return indices, self._fps(media, header)
 
     @property
@@ -293,9 +291,7 @@ class Adapter(ABC):
 
     def _expansion(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> Expansion:
         run = self.finder.find(self.replacement(kind, inputs, index))
-        geometry = {
-            tensor.name: self.rows_of(tensor, inputs, index) for tensor in self.geometry if tensor.kind == kind
-        }
+        geometry = {tensor.name: self.rows_of(tensor, inputs, index) for tensor in self.geometry if tensor.kind == kind}
         return Expansion(text=run.text, runs=run.runs, geometry=geometry)
 
     def rows_of(self, tensor: Tensor, inputs: Mapping[str, Any], index: int) -> NDArray[Any]:

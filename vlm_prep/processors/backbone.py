@@ -24,8 +24,14 @@ from typing import Any
 from vlm_prep.processors.model_config import config_of, read_config
 
 _STATE = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent")
-_OWN_MASK = ("sliding_attention", "chunked_attention", "hybrid_sliding", "compressed_sparse_attention",
-             "heavily_compressed_attention", "reference_sliding_attention")
+_OWN_MASK = (
+    "sliding_attention",
+    "chunked_attention",
+    "hybrid_sliding",
+    "compressed_sparse_attention",
+    "heavily_compressed_attention",
+    "reference_sliding_attention",
+)
 _KERNEL = re.compile(r'use_kernel_func_from_hub_with_fallback\("(\w+)"')
 _TOLD_BY_SEQ_IDX = {"causal_conv1d_fn", "mamba_chunk_scan_combined", "mamba_split_conv1d_scan_combined"}
 """Kernels of causal-conv1d and mamba-ssm that take `seq_idx`."""

@@ -163,9 +163,7 @@ def _exported(exported: Callable[[str], list[str]], content: str) -> list[str]:
 
 
 class _Finder(MetaPathFinder):
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in UNREAD and name != _IMPORT_UTILS:
             return None
         spec = PathFinder.find_spec(name, path, target)

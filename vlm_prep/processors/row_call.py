@@ -122,9 +122,7 @@ class RowCall:
         starts = [start for start in range(len(ids) - len(mark) + 1) if ids[start : start + len(mark)] == mark]
         if not mark or len(starts) != len(written) + 1:
             return None
-        pieces = [
-            self._text_of(ids[left + len(mark) : right]) for left, right in pairwise(starts)
-        ]
+        pieces = [self._text_of(ids[left + len(mark) : right]) for left, right in pairwise(starts)]
         if any(not p.startswith(w.before) or not p.endswith(w.after) for p, w in zip(pieces, written, strict=True)):
             return None
         return [p[len(w.before) : len(p) - len(w.after)] for p, w in zip(pieces, written, strict=True)]

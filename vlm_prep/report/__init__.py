@@ -1,10 +1,10 @@
 """What a finished store holds, and what a run will make of a source, for people and as JSON.
 
-    statistics.py   a store's rows, tokens, lengths, rejects, fill and proof
-    labels_text.py  rows as the model reads them, what is trained in colour
-    row_steps.py    how one row is read, step by step
-    certificate_text.py  what a model needs of packs, and what its certificate found
-    audit.py        the same as counts, for CI
-    view/           a store as one page for the browser
-    plan/           what a run over a whole source will take, estimated from some of its rows
+statistics.py   a store's rows, tokens, lengths, rejects, fill and proof
+labels_text.py  rows as the model reads them, what is trained in colour
+row_steps.py    how one row is read, step by step
+certificate_text.py  what a model needs of packs, and what its certificate found
+audit.py        the same as counts, for CI
+view/           a store as one page for the browser
+plan/           what a run over a whole source will take, estimated from some of its rows
 """

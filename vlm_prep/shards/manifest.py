@@ -211,6 +211,4 @@ def _no_manifest(folder: StorePath, error: OSError) -> StoreError:
             f"{folder} is unfinished: it has no manifest.json",
             "run the same command again, it continues where it stopped",
         )
-    return StoreError(
-        f"{folder} is not a vlm-prep store: it has no manifest.json", "give a folder made by `vlm-prep`"
-    )
+    return StoreError(f"{folder} is not a vlm-prep store: it has no manifest.json", "give a folder made by `vlm-prep`")

@@ -114,9 +114,7 @@ def _abort_uploads(file_system: Any, root: str, names: list[StoreName]) -> None:
     listed = file_system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
     for upload in listed.get("Uploads", ()):
         if upload["Key"] in ours:
-            file_system.call_s3(
-                "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-            )
+            file_system.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
 
 def etag_of(path: Path) -> str:
@@ -195,9 +193,7 @@ def _expected(manifest: Manifest, names: Iterable[StoreName]) -> dict[StoreName,
 
 def _must_be_whole(url: str, there: dict[str, dict[str, Any]], expected: dict[StoreName, Expected]) -> None:
     if strangers := sorted(there.keys() - expected.keys() - {MANIFEST}):
-        raise StoreError(
-            f"{url} holds what its manifest does not name: {', '.join(strangers[:5])}", "delete it there"
-        )
+        raise StoreError(f"{url} holds what its manifest does not name: {', '.join(strangers[:5])}", "delete it there")
     for name, about in expected.items():
         if name not in there:
             raise StoreError(f"{url}/{name}: the manifest names it and it is missing", COPY_AGAIN)

@@ -40,9 +40,7 @@ class Buffers:
         """Begin a batch: go to the next buffers."""
         self._turn = (self._turn + 1) % max(1, self.reuse)
 
-    def empty(
-        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> tuple[torch.Tensor, NDArray[Any]]:
+    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[torch.Tensor, NDArray[Any]]:
         """Return uninitialized memory for a batch's tensor `name`: the tensor, and numpy's view of it."""
         size = math.prod(shape) * dtype.itemsize
         if get_worker_info() is not None:

@@ -166,9 +166,7 @@ class IndexPacks:
         StoreError: the tokenized store is gone or is not the one the plan was made for.
     """
 
-    def __init__(
-        self, folder: StorePath, manifest: Manifest, *, verify: bool, cache: ShardCache | None = None
-    ) -> None:
+    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool, cache: ShardCache | None = None) -> None:
         self.manifest = manifest
         self._plan = Store(folder, split=PLAN_SPLIT, verify=verify, manifest=manifest)
         self.places = _places([self._plan], int(manifest.config["world_size"]))

@@ -1,17 +1,17 @@
 """Sample → Encoded: the main job.
 
-    tokenize_run.py  a whole source into a store
-    tokenize_job.py  what a worker does with a range of rows
-    recipe.py        what it needs beside rows, made once and inherited by all workers
-    before_fork.py   what the forkserver imports and makes
-    task_output.py   the shards and counts of a range
-    encoder.py       one sample through all of it: render, encode, expand, label, cut to length
-    chat/            the chat template: a row rendered, and where each of its texts landed
-    text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
-    overlong_audio.py  clips that are longer than the processor takes
-    placeholders.py  placeholders → the tokens of their media
-    labels/          which tokens are trained
-    verify/          the comparison with the real processor
+tokenize_run.py  a whole source into a store
+tokenize_job.py  what a worker does with a range of rows
+recipe.py        what it needs beside rows, made once and inherited by all workers
+before_fork.py   what the forkserver imports and makes
+task_output.py   the shards and counts of a range
+encoder.py       one sample through all of it: render, encode, expand, label, cut to length
+chat/            the chat template: a row rendered, and where each of its texts landed
+text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
+overlong_audio.py  clips that are longer than the processor takes
+placeholders.py  placeholders → the tokens of their media
+labels/          which tokens are trained
+verify/          the comparison with the real processor
 """
 
 from vlm_prep.core.callable_package import make_callable

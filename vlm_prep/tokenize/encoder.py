@@ -179,9 +179,7 @@ class SampleEncoder:
         weights = made.weights if self.config.loss_weights else None
         return _Draft(document.messages, made.ids, made.labels, weights, turn_ends, expansions)
 
-    def tokens(
-        self, document: Document, placed: Placed | None = None
-    ) -> tuple[Tokens, list[Weighted], dict[int, int]]:
+    def tokens(self, document: Document, placed: Placed | None = None) -> tuple[Tokens, list[Weighted], dict[int, int]]:
         """Return the tokens of a rendered document, the trained spans in bytes, and where its turns end in tokens.
 
         Args:

@@ -135,9 +135,7 @@ class Placer:
         return Placed("".join([*pieces, text[last:]]), tuple(inside), runs, tuple(edges)), of_row
 
 
-def repeat_runs(
-    ids: NDArray[np.int32], run_ids: Iterable[int], runs: Sequence[int]
-) -> NDArray[np.int64] | None:
+def repeat_runs(ids: NDArray[np.int32], run_ids: Iterable[int], runs: Sequence[int]) -> NDArray[np.int64] | None:
     """Return how often each token stands in the expanded row; None where there is nothing to repeat.
 
     Raises:

@@ -102,9 +102,7 @@ class Recipe:
                 pixels = PixelMaker(adapter.runtime(), whole=adapter.hf)
                 payload = payload or describe_payload(pixels, adapter.kinds, self.config.audio)
                 maker = PayloadMaker(pixels, payload, [tensor.name for tensor in adapter.geometry])
-            return Made(
-                encoder=encoder, maker=maker, payload=payload, oracle=Oracle(encoder, self.config, payload)
-            )
+            return Made(encoder=encoder, maker=maker, payload=payload, oracle=Oracle(encoder, self.config, payload))
 
     def to_text(self) -> str | None:
         """Return the recipe as the value of an environment variable; None where it is too long for one."""

@@ -42,7 +42,7 @@ PROBES = (
     "'s 't 're 've 'm 'll 'd 'S 'T I'M YOU'LL",
     "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n\nyes<|im_end|>\n",
     "x<|vision_start|><|image_pad|><|vision_end|>y<|vision_start|><|video_pad|><|vision_end|>",
-    "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call><|endoftext|><|im_end",
+    '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call><|endoftext|><|im_end',
     "\x00\x01\x7f control \u2028 line \u2029 paragraph",
 )
 """Texts on which tokenizer implementations have been seen to differ."""

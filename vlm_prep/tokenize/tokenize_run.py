@@ -62,9 +62,7 @@ _CARD = """# Tokenized by vlm-prep
 
 
 @as_before()
-def tokenize(
-    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
-) -> Manifest | None:
+def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> Manifest | None:
     """Tokenize `samples` into the store `options.out`.
 
     >>> config = vp.TokenizeConfig(max_length=450, train_on="last")

@@ -59,9 +59,7 @@ _FRAME_OPTIONS = (
     "min_frames",
 )
 NOT_APPLIED: Final = frozenset((*_SIZE_OPTIONS, *_CROP_OPTIONS, *_FRAME_OPTIONS, "use_audio_in_video"))
-_AUDIO_OPTIONS: Final = frozenset(
-    ("sampling_rate", "sample_rate", "sr", "channel")
-)
+_AUDIO_OPTIONS: Final = frozenset(("sampling_rate", "sample_rate", "sr", "channel"))
 _SAME_TIME = 1e-3
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 

@@ -245,9 +245,7 @@ class Generic(Adapter):
         run = self.finder.find(text)
         return Expansion(text=run.text, runs=run.runs, frame_indices=place[2], fps=place[3])
 
-    def _ask(
-        self, places: Sequence[Place], shown: Sequence[Any], separators: Sequence[str] = SEPARATORS
-    ) -> RowAnswer:
+    def _ask(self, places: Sequence[Place], shown: Sequence[Any], separators: Sequence[str] = SEPARATORS) -> RowAnswer:
         """Call the processor with media of these sizes; `shown` says what they show, or is the media itself."""
         media = [
             (place[0], self._shown(place, show or "blank") if show is None or isinstance(show, str) else show)

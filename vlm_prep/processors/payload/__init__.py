@@ -1,8 +1,8 @@
 """Media as stored tensors, bit by bit what the processor makes.
 
-    pixels.py     the image and video processors alone, as the runtime uses them
-    encodings.py  how media become stored tensors: found out with noise
-    uint8.py      float pixels as uint8 and back
-    maker.py      makes the stored tensors; patches.py, its fast way for Qwen's patches
-    stored.py     stored tensors → the processor's own; join.py, several media in one tensor
+pixels.py     the image and video processors alone, as the runtime uses them
+encodings.py  how media become stored tensors: found out with noise
+uint8.py      float pixels as uint8 and back
+maker.py      makes the stored tensors; patches.py, its fast way for Qwen's patches
+stored.py     stored tensors → the processor's own; join.py, several media in one tensor
 """

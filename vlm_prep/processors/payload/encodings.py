@@ -204,5 +204,3 @@ def _coding_of_floats(made: Sequence[torch.Tensor], settings: Mapping[str, Any],
             pairs.append((torch.stack(found, 1).to(torch.uint8).view(tensor.shape), tensor))
         return find_coding(pairs, settings, frames=frames)
     return None
-
-

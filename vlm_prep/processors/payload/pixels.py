@@ -48,9 +48,7 @@ class PixelMaker:
             and does not load, is another one, or is not trusted.
     """
 
-    def __init__(
-        self, runtime: Mapping[str, Any], *, whole: Any = None, trust_remote_code: bool = False
-    ) -> None:
+    def __init__(self, runtime: Mapping[str, Any], *, whole: Any = None, trust_remote_code: bool = False) -> None:
         self._whole: Mapping[str, Any] | None = runtime["whole"]
         self._identity: Mapping[str, str] = runtime["identity"]
         self._trusted = trust_remote_code
@@ -107,9 +105,7 @@ class PixelMaker:
                 self._made[kind] = cls.from_dict(dict(wiring["config"]))
         return self._made[kind]
 
-    def pixels(
-        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
-    ) -> dict[str, torch.Tensor]:
+    def pixels(self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
         """Return the tensors of a row's media, as the full processor returns them.
 
         Args:
@@ -344,5 +340,3 @@ def video_metadata(struct: MediaStruct) -> dict[str, Any]:
         if times is None
         else [float(time) * (fps or 1.0) for time in times],
     }
-
-

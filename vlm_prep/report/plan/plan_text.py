@@ -54,7 +54,7 @@ def _rejects(plan: Mapping[str, Any]) -> list[str]:
     by_media = plan["rejects_by_media"]
     same = all(found == plan["rejects"] for found in by_media.values())
     lines = []
-    for media, found in ([(plan["media"], plan["rejects"])] if same else by_media.items()):
+    for media, found in [(plan["media"], plan["rejects"])] if same else by_media.items():
         head = "  rejects    " + ("" if same else f"--media {media}: ")
         each = [f"{words.range(number)} {reason} ({number['seen']} seen)" for reason, number in found.items()]
         if plan["exact"]:

@@ -263,15 +263,12 @@ def _kept(gap: str, bare: str, trail: str, lead: str) -> tuple[int, int] | None:
     fits = [
         (left, more - left)
         for left in range(min(len(trail), more) + 1)
-        if more - left <= len(lead)
-        and gap == trail[:left] + bare + lead[len(lead) - (more - left) :]
+        if more - left <= len(lead) and gap == trail[:left] + bare + lead[len(lead) - (more - left) :]
     ]
     return fits[0] if len(fits) == 1 else None
 
 
-def without(
-    messages: Sequence[Message], target: Piece, text: str, call_key: CallKey = "name"
-) -> list[Message]:
+def without(messages: Sequence[Message], target: Piece, text: str, call_key: CallKey = "name") -> list[Message]:
     """Return the messages with one piece replaced by another text."""
 
     def change(piece: Piece) -> str:

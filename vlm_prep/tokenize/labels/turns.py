@@ -63,9 +63,7 @@ def find_turns(
 class _ByPieces:
     """Turns by the places of their pieces."""
 
-    def __init__(
-        self, template: ChatTemplate, rendered: Rendered, messages: Sequence[Message], tools: Tools
-    ) -> None:
+    def __init__(self, template: ChatTemplate, rendered: Rendered, messages: Sequence[Message], tools: Tools) -> None:
         self._template, self._facts, self._tools = template, template.facts, tools
         self._text, self._messages = rendered.text, messages
         self._places = _once(sorted(rendered.places or (), key=lambda place: place.start))
@@ -106,9 +104,7 @@ class _ByPieces:
             return (places[0],)
         expected = sorted((piece.kind, piece.part) for piece in pieces_of(message, index, self._facts.call_key))
         # places found by what lies between texts have empty texts too
-        pieces = tuple(
-            place for place in places if place.end > place.start or (place.kind, place.part) in expected
-        )
+        pieces = tuple(place for place in places if place.end > place.start or (place.kind, place.part) in expected)
         return pieces if sorted((place.kind, place.part) for place in pieces) == expected else None
 
     def _start(self, message: Message, pieces: Sequence[TextPlace], floor: int) -> int | None:

@@ -90,9 +90,7 @@ class Oracle:
         loaded = [load_media(struct, rate=self._adapter.sampling_rate) for struct in media]
         sounds = [self._sound(struct) for struct in media]
         options: dict[str, Any] = {}
-        options |= self._adapter.call_options(
-            [video_metadata(struct) for struct in media if struct["kind"] == "video"]
-        )
+        options |= self._adapter.call_options([video_metadata(struct) for struct in media if struct["kind"] == "video"])
         with as_reject("the processor cannot take this row"):
             if self._encoder.writes_control_tokens(list(messages), tools):
                 with sanitizer(self._encoder.control_tokens, messages, tools) as mark:
@@ -282,9 +280,7 @@ def same_values(real: Any, ours: Any) -> bool:
     if torch.equal(real, ours):
         return True
     return bool(
-        real.shape == ours.shape
-        and real.is_floating_point()
-        and ((real == ours) | (real.isnan() & ours.isnan())).all()
+        real.shape == ours.shape and real.is_floating_point() and ((real == ours) | (real.isnan() & ours.isnan())).all()
     )
 
 

@@ -73,9 +73,7 @@ def _places(
     return tuple(sorted(places, key=lambda place: place.start))
 
 
-def _all_places(
-    template: ChatTemplate, text: str, messages: list[Message], tools: Tools
-) -> Sequence[TextPlace] | None:
+def _all_places(template: ChatTemplate, text: str, messages: list[Message], tools: Tools) -> Sequence[TextPlace] | None:
     found: list[TextPlace] = []
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
