@@ -164,7 +164,8 @@ def test_a_sound_has_a_waveform_and_plays(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "tone.wav"
     soundfile.write(path, np.sin(np.arange(32_000) / 10).astype(np.float32), 16_000)
     file = {"uri": str(path), "digest": "", "bytes": path.read_bytes()}
-    media = shown_media({"kind": "audio", "files": [file], "height": None, "tensors": None})
+    header = {"samples": 32_000, "sampling_rate": 16_000, "segment": None, "height": None}
+    media = shown_media({"kind": "audio", "files": [file], "tensors": None, **header})
     assert media["seconds"] == 2.0
     assert max(media["peaks"]) == 1.0
     browser.get("about:blank")

@@ -275,13 +275,13 @@ def picture() -> Media:
 @pytest.mark.parametrize(
     ("style", "expected"),
     [
-        ("chatml", "See <|vision_start|><|vision_end|> there.<|im_end|>"),
-        ("llama3", "See <|vision_start|><|vision_end|> there.<|eot_id|>"),
-        ("phi", "See <|vision_start|><|vision_end|> there.<|end|>"),
-        ("mistral", " See <|vision_start|><|vision_end|> there.</s>"),
+        ("chatml", "See  there.<|im_end|>"),
+        ("llama3", "See  there.<|eot_id|>"),
+        ("phi", "See  there.<|end|>"),
+        ("mistral", " See  there.</s>"),
     ],
 )
-def test_text_around_a_picture_in_an_answer_is_trained(
+def test_text_around_a_picture_in_an_answer_is_trained_and_its_wrappers_are_not(
     styled: Styled, picture: Media, style: str, expected: str
 ) -> None:
     said = [{"type": "text", "text": "See "}, {"type": "image"}, {"type": "text", "text": " there."}]
@@ -292,9 +292,8 @@ def test_a_picture_may_open_or_close_an_answer(styled: Styled, picture: Media) -
     made = styled("llama3")
     first = [{"type": "image"}, {"type": "text", "text": "There."}]
     last = [{"type": "text", "text": "There."}, {"type": "image"}]
-    start, end = "<|vision_start|>", "<|vision_end|>"
-    assert trained(made, [user("?"), assistant(first)], media=(picture,)) == f"{start}{end}There.<|eot_id|>"
-    assert trained(made, [user("?"), assistant(last)], media=(picture,)) == f"There.{start}{end}<|eot_id|>"
+    assert trained(made, [user("?"), assistant(first)], media=(picture,)) == "There.<|eot_id|>"
+    assert trained(made, [user("?"), assistant(last)], media=(picture,)) == "There.<|eot_id|>"
 
 
 @pytest.mark.parametrize("style", ["chatml", "qwen3", "llama3", "gemma", "mistral", "phi"])
