@@ -164,17 +164,17 @@ def _ours(job: Any, media: str, most: int | None) -> tuple[float, float]:
 
 
 def _pass(job: Any) -> float:
-    from vlm_prep.engine.local import Alone
-    from vlm_prep.engine.tasks import Errand, rows_per_task, split_rows
+    from vlm_prep.engine.local import InProcessExecutor
+    from vlm_prep.engine.tasks import Assignment, rows_per_task, split_rows
 
     folder = OUT / "shards"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     total = len(job.samples)
     start = time.perf_counter()
-    errands = [Errand(task=task, folder=folder) for task in split_rows(total, rows_per_task(total))]
-    with Alone(job) as crew:
-        crew.run(errands, lambda errand, result: None, lambda rows, tokens, rejects: None)
+    assignments = [Assignment(task=task, folder=folder) for task in split_rows(total, rows_per_task(total))]
+    with InProcessExecutor(job) as executor:
+        executor.run(assignments, lambda assignment, result: None, lambda rows, tokens, rejects: None)
     elapsed = time.perf_counter() - start
     shutil.rmtree(folder)
     return total / elapsed

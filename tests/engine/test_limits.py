@@ -17,9 +17,9 @@ import pytest
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import InputError, OutputError
 from vlm_prep.core.settings import IngestConfig, TokenizeConfig
-from vlm_prep.engine.local import Limits, crew
+from vlm_prep.engine.local import Limits, local_executor
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.engine.tasks import Errand, Task
+from vlm_prep.engine.tasks import Assignment, Task
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 
@@ -38,9 +38,9 @@ def test_a_worker_has_one_thread_to_compute_with(
 
     job = poison_media.ThreadsTokenizeJob(open_samples(many_rows), PROCESSOR, TokenizeConfig(fps=2.0))
     found: list[Any] = []
-    errand = Errand(task=Task(index=0, start=0, stop=40), folder=tmp_path, method="threads")
-    with crew(job, workers=1, limits=Limits(), scratch=tmp_path / "alone", found=found.append) as team:
-        team.run([errand], lambda errand, result: found.append(result), lambda rows, tokens, rejects: None)
+    assignment = Assignment(task=Task(index=0, start=0, stop=40), folder=tmp_path, method="threads")
+    with local_executor(job, workers=1, limits=Limits(), scratch=tmp_path / "alone", found=found.append) as executor:
+        executor.run([assignment], lambda assignment, result: found.append(result), lambda rows, tokens, rejects: None)
     assert found[0]["torch"] == 1
     # itself, and what the allocators of Arrow and the video decoder keep: none of them grows with the cores
     assert found[0]["tasks"] <= 4

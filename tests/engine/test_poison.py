@@ -27,7 +27,7 @@ from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import ExactnessError, InputError, StoreError, VlmPrepError
 from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions, Stage, run_stage
-from vlm_prep.engine.tasks import Errand, split_rows
+from vlm_prep.engine.tasks import Assignment, split_rows
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
@@ -114,7 +114,7 @@ import vlm_prep.ingest.ingest_run as run
 from pathlib import Path
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine.stage import RunOptions, Stage, run_stage
-from vlm_prep.engine.tasks import Errand, split_rows
+from vlm_prep.engine.tasks import Assignment, split_rows
 from vlm_prep.ingest.source import open_samples
 if __name__ == "__main__":
     run.IngestJob = poison_media.PoisonedIngestJob
@@ -275,7 +275,7 @@ def test_what_is_done_while_a_run_checks_its_beginning_counts_only_if_that_does_
         prepare=lambda: job,
         describe=lambda records: pytest.fail("the run goes on"),
         again={},
-        begin=Errand(task=split_rows(640, 64)[0], folder=out, method="check_start"),
+        begin=Assignment(task=split_rows(640, 64)[0], folder=out, method="check_start"),
     )
     with pytest.raises(ExactnessError):
         run_stage(stage, options(out, workers=2))

@@ -14,7 +14,7 @@ from sources import Rows
 from vlm_prep.core.errors import ExactnessError
 from vlm_prep.core.records import Encoded, Media, Message, Rejected, Sample
 from vlm_prep.core.settings import TokenizeConfig
-from vlm_prep.engine.tasks import Task, no_pulse
+from vlm_prep.engine.tasks import Task, no_heartbeat
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.load import load_processor
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
@@ -38,7 +38,7 @@ def job_of(folder: Path, *samples: Sample, fraction: float = 1e-9) -> TokenizeJo
 
 def reasons(job: TokenizeJob, *, compared: bool) -> dict[str, str]:
     task = Task(index=0, start=0, stop=len(job.samples))
-    results = job.encoded(task, no_pulse, refused={} if compared else None)
+    results = job.encoded(task, no_heartbeat, refused={} if compared else None)
     return {each.sample_id: each.reason if isinstance(each, Rejected) else "" for _, each in results}
 
 
@@ -157,7 +157,7 @@ def test_a_refused_row_of_the_compared_share_is_left_out_of_the_shard(
         return call(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(job.encoder.adapter, "call", refuse)
-    record = job.run(Task(index=0, start=0, stop=3), tmp_path, no_pulse)
+    record = job.run(Task(index=0, start=0, stop=3), tmp_path, no_heartbeat)
     assert [(each.sample_id, each.reason) for each in record.rejects] == [("1", "processor_error")]
     assert sum(info.rows for info in record.shards) == record.counts["rows_written"] == 2
     assert len(list(tmp_path.iterdir())) == len(record.shards)

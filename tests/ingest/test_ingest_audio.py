@@ -66,7 +66,7 @@ def test_the_accounts_of_speech_name_what_was_left_out(kit: Path, tmp_path: Path
     assert lines == {"empty_transcript": 4, "missing_file": 6, "unreadable_audio": 7}
 
 
-def test_the_pulse_tells_each_row_while_a_task_runs(kit: Path, tmp_path: Path) -> None:
+def test_the_heartbeat_tells_each_row_while_a_task_runs(kit: Path, tmp_path: Path) -> None:
     job = IngestJob(open_samples(kit / "data" / "audio_dataset", min_duration=3.0), IngestConfig())
     told: list[int] = []
     job.run(Task(index=0, start=0, stop=60), tmp_path, told.append)

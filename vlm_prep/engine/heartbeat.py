@@ -21,18 +21,18 @@ _FORM = struct.Struct("<QQqQQ")
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """What a pulse says."""
+    """What a heartbeat says."""
 
     count: int = 0
     """Grows with every beat of the worker: one that stands still works on one row."""
-    errand: int = 0
-    """Number of the errand, 0 while the worker sets itself up."""
+    assignment: int = 0
+    """Number of the assignment, 0 while the worker sets itself up."""
     row: int = NO_ROW
     done: int = 0
-    """Rows of the errand that were finished before."""
+    """Rows of the assignment that were finished before."""
 
 
-class Pulse:
+class SharedHeartbeat:
     """The shared place; made by the run, passed to a worker as an argument of its process."""
 
     def __init__(self, descriptor: int | None = None) -> None:
@@ -40,14 +40,14 @@ class Pulse:
             descriptor = _anonymous_file()
             os.pwrite(descriptor, bytes(_FORM.size), 0)
         self._descriptor = descriptor
-        self._count = self._errand = self._begun = 0
+        self._count = self._assignment = self._begun = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _received, (reduction.DupFd(self._descriptor),)
 
-    def begin(self, errand: int) -> None:
-        """Begin an errand."""
-        self._errand, self._begun = errand, 0
+    def begin(self, assignment: int) -> None:
+        """Begin an assignment."""
+        self._assignment, self._begun = assignment, 0
         self(NO_ROW)
 
     def __call__(self, row: int) -> None:
@@ -56,24 +56,24 @@ class Pulse:
         done = self._begun
         if row != NO_ROW:
             self._begun += 1
-        os.pwrite(self._descriptor, _FORM.pack(self._count, self._errand, row, done, self._count), 0)
+        os.pwrite(self._descriptor, _FORM.pack(self._count, self._assignment, row, done, self._count), 0)
 
     def read(self) -> Beat | None:
         """Return the last beat; None in the instant in which it is being written."""
-        count, errand, row, done, again = _FORM.unpack(os.pread(self._descriptor, _FORM.size, 0))
-        return Beat(count=count, errand=errand, row=row, done=done) if count == again else None
+        count, assignment, row, done, again = _FORM.unpack(os.pread(self._descriptor, _FORM.size, 0))
+        return Beat(count=count, assignment=assignment, row=row, done=done) if count == again else None
 
     def close(self) -> None:
         """Give the place up."""
         os.close(self._descriptor)
 
 
-def _received(handle: Any) -> Pulse:
-    return Pulse(handle.detach())
+def _received(handle: Any) -> SharedHeartbeat:
+    return SharedHeartbeat(handle.detach())
 
 
 def _anonymous_file() -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("vlm-prep-pulse", os.MFD_CLOEXEC)
+        return os.memfd_create("vlm-prep-heartbeat", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -1,7 +1,7 @@
-"""Workers on this machine: hand errands out, and find the row that ends or hangs a worker.
+"""Workers on this machine: hand assignments out, and find the row that ends or hangs a worker.
 
 A worker that dies, stands still for `sample_timeout` seconds or grows past `worker_memory` was at the row that its
-pulse names. That row is a suspect, no more: the same task may have been hit from outside (by the kernel's memory
+heartbeat names. That row is a suspect, no more: the same task may have been hit from outside (by the kernel's memory
 killer, by an operator's `kill -9`). So it is done once more, alone, in a fresh worker that writes into a folder that
 nobody reads. If that worker dies at it, too, the row is poison: it is recorded, and the task is done again without it.
 If it survives, the task is done again as it was. A signal that anybody may send (SIGKILL, SIGTERM) has to come three
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
-from vlm_prep.engine.tasks import NO_ROW, Errand, Job, Poison, Progress, Task, no_pulse, report
+from vlm_prep.engine.tasks import NO_ROW, Assignment, Job, Poison, Progress, Task, no_heartbeat, report
 from vlm_prep.engine.worker import NO_MEMORY, STUCK, TOO_BIG, TOO_SLOW, Death, Worker, forkserver, settle_memory
 from vlm_prep.shards.writer import process_mark
 
@@ -31,7 +31,7 @@ MOST_DEATHS = 12
 TRIALS = 3
 _SECONDS_TO_START = 900.0
 
-Done = Callable[[Errand, Any], None]
+Done = Callable[[Assignment, Any], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,32 +44,34 @@ class Limits:
     """Bytes of memory of one worker, libraries included."""
 
 
-class Crew(Protocol):
-    """Whoever does errands."""
+class Executor(Protocol):
+    """Whoever does assignments."""
 
-    def run(self, errands: Sequence[Errand], done: Done, progress: Progress) -> None:
-        """Do all errands, in any order, and call `done` with the result of each.
+    def run(self, assignments: Sequence[Assignment], done: Done, progress: Progress) -> None:
+        """Do all assignments, in any order, and call `done` with the result of each.
 
         Raises:
-            VlmPrepError: from an errand, or workers die and no row is to blame; results given before stay.
+            VlmPrepError: from an assignment, or workers die and no row is to blame; results given before stay.
         """
 
-    def __enter__(self) -> Crew: ...
+    def __enter__(self) -> Executor: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
 
-def crew(job: Job, *, workers: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]) -> Crew:
-    """Return who does a job's errands.
+def local_executor(
+    job: Job, *, workers: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]
+) -> Executor:
+    """Return who does a job's assignments.
 
     Args:
         job: set up in this process if `workers` is 0.
         workers: processes; 0 does everything in this process, unsupervised, for debuggers.
         limits: of a worker.
         scratch: folder for what rows write that are done alone.
-        found: told of each poisonous row, before the errand goes on without it.
+        found: told of each poisonous row, before the assignment goes on without it.
     """
-    return Workers(job, workers, limits, scratch, found) if workers else Alone(job)
+    return Workers(job, workers, limits, scratch, found) if workers else InProcessExecutor(job)
 
 
 def start_forkserver(job: Job, workers: int) -> None:
@@ -85,7 +87,7 @@ def ask(job: Job, method: str, limits: Limits, scratch: Path) -> Any:
 
     Args:
         job: not set up in this process.
-        method: called with (task, folder, pulse), of which it uses nothing.
+        method: called with (task, folder, heartbeat), of which it uses nothing.
         limits: of a worker.
         scratch: a path that nothing uses.
 
@@ -93,54 +95,54 @@ def ask(job: Job, method: str, limits: Limits, scratch: Path) -> Any:
         VlmPrepError: from the method, or workers die.
     """
     answers: list[Any] = []
-    errand = Errand(task=Task(index=0, start=0, stop=0), folder=scratch, method=method)
-    with Workers(job, 1, limits, scratch, lambda poison: None) as team:
-        team.run([errand], lambda errand, answer: answers.append(answer), _silent)
+    assignment = Assignment(task=Task(index=0, start=0, stop=0), folder=scratch, method=method)
+    with Workers(job, 1, limits, scratch, lambda poison: None) as executor:
+        executor.run([assignment], lambda assignment, answer: answers.append(answer), _silent)
     return answers[0]
 
 
-class Alone:
+class InProcessExecutor:
     """Do everything in this process."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def __enter__(self) -> Alone:
+    def __enter__(self) -> InProcessExecutor:
         settle_memory()
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Nothing to end."""
 
-    def run(self, errands: Sequence[Errand], done: Done, progress: Progress) -> None:
-        """See `Crew.run`."""
-        for errand in errands:
-            work = getattr(self._job, errand.method)
-            result = work(errand.task, errand.folder, no_pulse, *errand.arguments)
-            done(errand, result)
-            report(errand, result, 0, progress)
+    def run(self, assignments: Sequence[Assignment], done: Done, progress: Progress) -> None:
+        """See `Executor.run`."""
+        for assignment in assignments:
+            work = getattr(self._job, assignment.method)
+            result = work(assignment.task, assignment.folder, no_heartbeat, *assignment.arguments)
+            done(assignment, result)
+            report(assignment, result, 0, progress)
 
 
 @dataclass(kw_only=True)
-class _Duty:
-    """An errand in full, or one of its rows on trial."""
+class _Attempt:
+    """An assignment in full, or one of its rows on trial."""
 
-    errand: Errand
+    assignment: Assignment
     suspect: int | None = None
-    attempts: int = 0
+    tries: int = 0
     reported: int = field(default=0, compare=False)
     """Rows that the progress was told of."""
 
 
 class Workers:
-    """Supervised processes. See `crew` for the arguments."""
+    """Supervised processes. See `local_executor` for the arguments."""
 
     def __init__(self, job: Job, count: int, limits: Limits, scratch: Path, found: Callable[[Poison], None]) -> None:
         self._job, self._count, self._limits = job, count, limits
         self.scratch, self._found = scratch, found
-        self._workers: dict[Worker, _Duty | None] = {}
-        self._queue: deque[_Duty] = deque()
-        self._trials: deque[_Duty] = deque()
+        self._workers: dict[Worker, _Attempt | None] = {}
+        self._queue: deque[_Attempt] = deque()
+        self._trials: deque[_Attempt] = deque()
         self._poison: dict[int, Poison] = {}
         self._deaths = 0
         self._looked = time.monotonic()
@@ -155,13 +157,13 @@ class Workers:
         for worker in self._workers:
             worker.kill()
         for worker in self._workers:
-            worker.bury()
+            worker.reap()
         self._workers.clear()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def run(self, errands: Sequence[Errand], done: Done, progress: Progress) -> None:
-        """See `Crew.run`."""
-        self._queue.extend(_Duty(errand=errand) for errand in errands)
+    def run(self, assignments: Sequence[Assignment], done: Done, progress: Progress) -> None:
+        """See `Executor.run`."""
+        self._queue.extend(_Attempt(assignment=assignment) for assignment in assignments)
         self._done, self._progress = done, progress
         while self._unfinished():
             self._hire()
@@ -172,17 +174,19 @@ class Workers:
             self._watch()
 
     def _unfinished(self) -> int:
-        """How many errands are not done."""
-        return len(self._queue) + len(self._trials) + sum(duty is not None for duty in self._workers.values())
+        """How many assignments are not done."""
+        return len(self._queue) + len(self._trials) + sum(attempt is not None for attempt in self._workers.values())
 
     def _hire(self) -> None:
         """Start workers that are missing; a trial takes the place of one that is free and has worked before."""
-        free = [worker for worker, duty in self._workers.items() if worker.ready and not worker.fresh and duty is None]
+        free = [
+            worker for worker, attempt in self._workers.items() if worker.ready and not worker.fresh and attempt is None
+        ]
         fresh = sum(worker.fresh for worker in self._workers)
         for worker in free[: max(0, len(self._trials) - fresh)]:
             del self._workers[worker]
             worker.kill()
-            worker.bury()
+            worker.reap()
         while len(self._workers) < min(self._count, self._unfinished()):
             try:
                 self._workers[Worker(self._job)] = None
@@ -191,16 +195,16 @@ class Workers:
                 time.sleep(TICK)
 
     def _hand_out(self) -> None:
-        for worker, duty in self._workers.items():
-            if not worker.ready or duty is not None:
+        for worker, attempt in self._workers.items():
+            if not worker.ready or attempt is not None:
                 continue
             if worker.fresh and self._trials:
                 trial = self._workers[worker] = self._trials.popleft()
                 self.scratch.mkdir(exist_ok=True)
-                worker.send(trial.errand.alone(_suspect(trial), self.scratch))
+                worker.send(trial.assignment.alone(_suspect(trial), self.scratch))
             elif self._queue:
                 given = self._workers[worker] = self._queue.popleft()
-                worker.send(given.errand)
+                worker.send(given.assignment)
 
     def _listen(self, worker: Worker) -> None:
         """Take what a worker says, its end included."""
@@ -210,7 +214,7 @@ class Workers:
                     return
                 kind, content = worker.connection.recv()
             except (EOFError, OSError):
-                self._bury(worker)
+                self._reap(worker)
                 return
             if kind == "ready":
                 self._welcome(worker)
@@ -231,81 +235,83 @@ class Workers:
             )
 
     def _finished(self, worker: Worker, result: Any) -> None:
-        duty = self._workers[worker]
+        attempt = self._workers[worker]
         self._workers[worker] = None
-        if duty is None:
+        if attempt is None:
             raise RuntimeError("a worker answered that was not asked")
-        if duty.suspect is not None:
-            self._queue.appendleft(_Duty(errand=duty.errand))  # innocent
+        if attempt.suspect is not None:
+            self._queue.appendleft(_Attempt(assignment=attempt.assignment))  # innocent
             return
         self._deaths = 0
-        self._done(duty.errand, result)
-        report(duty.errand, result, duty.reported, self._progress)
+        self._done(attempt.assignment, result)
+        report(attempt.assignment, result, attempt.reported, self._progress)
 
     def _watch(self) -> None:
         """End workers that stand still or grow too large, and show how far the others are."""
         now = time.monotonic()
         # a run that was stopped (Ctrl-Z, a suspended machine) must not count the time that it slept
         elapsed, self._looked = min(now - self._looked, 4 * TICK), now
-        for worker, duty in self._workers.items():
+        for worker, attempt in self._workers.items():
             worker.look(elapsed)
             if not worker.ready:
                 if worker.idle > _SECONDS_TO_START:
                     worker.kill(STUCK)
                 continue
-            if duty is None or worker.row == NO_ROW:
+            if attempt is None or worker.row == NO_ROW:
                 continue
             if worker.idle > self._limits.sample_timeout:
                 worker.kill(TOO_SLOW)
             elif worker.memory() > self._limits.worker_memory:
                 worker.kill(TOO_BIG)
-            elif duty.suspect is None and duty.errand.method == "run":
-                self._progress(worker.rows_done - duty.reported, 0, 0)
-                duty.reported = worker.rows_done
+            elif attempt.suspect is None and attempt.assignment.method == "run":
+                self._progress(worker.rows_done - attempt.reported, 0, 0)
+                attempt.reported = worker.rows_done
 
-    def _bury(self, worker: Worker) -> None:
+    def _reap(self, worker: Worker) -> None:
         """Find out what a dead worker died of, and see to what it was doing."""
-        duty = self._workers.pop(worker)
-        death = worker.bury()
-        if duty is None:
+        attempt = self._workers.pop(worker)
+        death = worker.reap()
+        if attempt is None:
             self._lost(death)
             return
-        for unfinished in duty.errand.folder.glob(f"*.{process_mark(worker.pid)}.tmp"):
+        for unfinished in attempt.assignment.folder.glob(f"*.{process_mark(worker.pid)}.tmp"):
             unfinished.unlink(missing_ok=True)
-        if duty.suspect is None:
-            self._progress(-duty.reported, 0, 0)
+        if attempt.suspect is None:
+            self._progress(-attempt.reported, 0, 0)
             if worker.row == NO_ROW:
-                self._queue.appendleft(_Duty(errand=duty.errand))
-            elif worker.row in self._poison:  # met by two errands at once
-                self._go_on(duty, self._poison[worker.row])
+                self._queue.appendleft(_Attempt(assignment=attempt.assignment))
+            elif worker.row in self._poison:  # met by two assignments at once
+                self._go_on(attempt, self._poison[worker.row])
             else:
-                self._trials.append(_Duty(errand=duty.errand, suspect=worker.row))
+                self._trials.append(_Attempt(assignment=attempt.assignment, suspect=worker.row))
             self._lost(death)
         elif worker.row == NO_ROW:
-            self._trials.append(duty)
+            self._trials.append(attempt)
             self._lost(death)
-        elif death.certain or duty.attempts + 1 == TRIALS:
-            self._convict(duty, death)
+        elif death.certain or attempt.tries + 1 == TRIALS:
+            self._reject_suspect(attempt, death)
         else:
-            self._trials.append(replace(duty, attempts=duty.attempts + 1))
+            self._trials.append(replace(attempt, tries=attempt.tries + 1))
             self._lost(death)
 
-    def _convict(self, duty: _Duty, death: Death) -> None:
+    def _reject_suspect(self, attempt: _Attempt, death: Death) -> None:
         """Record a row that ended the worker that did it alone, and go on without it."""
-        poison = Poison(row=_suspect(duty), reason=death.reason.value, message=death.message)
-        fault = self._job.blame(duty.errand.task, poison)
+        poison = Poison(row=_suspect(attempt), reason=death.reason.value, message=death.message)
+        fault = self._job.fault_of(attempt.assignment.task, poison)
         if fault is not None:
             raise StoreError(fault, "check the disk and the input (`vlm-prep verify`), then run the same command again")
         if poison.row not in self._poison:
             self._found(poison)
         self._poison.setdefault(poison.row, poison)
         self._deaths = 0
-        self._go_on(duty, poison)
+        self._go_on(attempt, poison)
 
-    def _go_on(self, duty: _Duty, poison: Poison) -> None:
-        """Queue an errand again, without a row."""
-        task = duty.errand.task
-        self._queue.appendleft(_Duty(errand=replace(duty.errand, task=task.without((*task.poison, poison)))))
+    def _go_on(self, attempt: _Attempt, poison: Poison) -> None:
+        """Queue an assignment again, without a row."""
+        task = attempt.assignment.task
+        self._queue.appendleft(
+            _Attempt(assignment=replace(attempt.assignment, task=task.without((*task.poison, poison))))
+        )
 
     def _lost(self, death: Death) -> None:
         """Count a death that no row is to blame for."""
@@ -317,13 +323,13 @@ class Workers:
             )
 
 
-def _suspect(duty: _Duty) -> int:
-    if duty.suspect is None:
+def _suspect(attempt: _Attempt) -> int:
+    if attempt.suspect is None:
         raise RuntimeError("no row is on trial")
-    return duty.suspect
+    return attempt.suspect
 
 
-def _ignore(errand: Errand, result: Any) -> None:
+def _ignore(assignment: Assignment, result: Any) -> None:
     """Nobody waits for it."""
 
 

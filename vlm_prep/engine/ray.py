@@ -1,11 +1,11 @@
-"""Workers on a Ray cluster: the same errands, done by actors that each supervise one worker process of their machine.
+"""Workers on a Ray cluster: the same assignments, done by actors that each supervise one worker of their machine.
 
-Ray only carries errands to machines and says when one is lost. What a row does to its worker (crash, hang, eat memory)
-is found out by the actor with the same supervisor as on one machine (`local.py`), below it. All commits are this
+Ray only carries assignments to machines and says when one is lost. What a row does to its worker (crash, hang, eat
+memory) is found out by the actor with the same supervisor as on one machine (`local.py`). All commits are this
 process's: an actor writes into a folder of its own attempt, whose shards are moved to where the run expects them when
 its answer is here. An actor that was given up for lost and lives on (a cut network) so writes where nobody reads.
 
-An errand whose actor dies is given to another; nothing of it was visible. The folder must be one that all nodes share.
+An assignment whose actor dies is given to another; nothing of it was visible. All nodes must share the folder.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import Any
 
 from vlm_prep.core.errors import InputError, OutputError, VlmPrepError
 from vlm_prep.engine.local import MOST_DEATHS, Done, Limits, Workers
-from vlm_prep.engine.tasks import Errand, Job, Poison, Progress, Record, report
+from vlm_prep.engine.tasks import Assignment, Job, Poison, Progress, Record, report
 from vlm_prep.shards.writer import process_mark, sync_folder
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _OBJECT_STORE_BYTES = 128 << 20
-"""Of a cluster started here: only errands and records travel."""
+"""Of a cluster started here: only assignments and records travel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What an actor says of an errand."""
+    """What an actor says of an assignment."""
 
-    errand: Errand
+    assignment: Assignment
     """As it was done: its task knows the poison that was found."""
     result: Any
     poison: tuple[Poison, ...]
@@ -53,25 +53,25 @@ class Hand:
         """Return where it is."""
         return process_mark()
 
-    def run(self, errand: Errand, attempt: Path) -> Answer:
-        """Do an errand; with `attempt`, the folder made for it, as scratch and, for a whole task, for its shards.
+    def run(self, assignment: Assignment, attempt: Path) -> Answer:
+        """Do an assignment; with `attempt`, the folder made for it, as scratch and, for a whole task, for its shards.
 
         Raises:
-            VlmPrepError: from the errand, or the folder is not here.
+            VlmPrepError: from the assignment, or the folder is not here.
         """
         if not attempt.is_dir():
             raise OutputError(f"{attempt.parent} is not on {process_mark()}", "give an `out` that all nodes share")
         self._found.clear()
         self._workers.scratch = attempt / "alone"
-        answers: list[tuple[Errand, Any]] = []
-        here = replace(errand, folder=attempt) if errand.method == "run" else errand
+        answers: list[tuple[Assignment, Any]] = []
+        here = replace(assignment, folder=attempt) if assignment.method == "run" else assignment
         self._workers.run([here], lambda done, result: answers.append((done, result)), lambda *counts: None)
         done, result = answers[0]
-        return Answer(errand=replace(done, folder=errand.folder), result=result, poison=tuple(self._found))
+        return Answer(assignment=replace(done, folder=assignment.folder), result=result, poison=tuple(self._found))
 
 
-class RayCrew:
-    """Does errands on a cluster.
+class RayExecutor:
+    """Does assignments on a cluster.
 
     Args:
         job: what actors are set up for.
@@ -101,11 +101,11 @@ class RayCrew:
         self._hiring: dict[Any, Any] = {}
         """{answer to come that it is ready: actor}"""
         self._free: list[Any] = []
-        self._busy: dict[Any, tuple[Any, Errand, Path]] = {}
-        """{answer to come: (actor, errand, folder)}"""
+        self._busy: dict[Any, tuple[Any, Assignment, Path]] = {}
+        """{answer to come: (actor, assignment, folder)}"""
         self._number = self._deaths = 0
 
-    def __enter__(self) -> RayCrew:
+    def __enter__(self) -> RayExecutor:
         # left behind by a run that was killed
         shutil.rmtree(self._attempts, ignore_errors=True)
         self._attempts.mkdir()
@@ -125,9 +125,9 @@ class RayCrew:
             self._ray.shutdown()
         shutil.rmtree(self._attempts, ignore_errors=True)
 
-    def run(self, errands: Sequence[Errand], done: Done, progress: Progress) -> None:
-        """See `local.Crew.run`."""
-        queue = deque(errands)
+    def run(self, assignments: Sequence[Assignment], done: Done, progress: Progress) -> None:
+        """See `local.Executor.run`."""
+        queue = deque(assignments)
         while queue or self._busy:
             self._hire(len(queue) + len(self._busy))
             while queue and self._free:
@@ -156,19 +156,19 @@ class RayCrew:
         except self._ray.exceptions.RayActorError as error:
             self._lost(error)
 
-    def _give(self, actor: Any, errand: Errand) -> None:
+    def _give(self, actor: Any, assignment: Assignment) -> None:
         attempt = self._attempts / f"{process_mark()}-{self._number:06d}"
         self._number += 1
         attempt.mkdir()
-        self._busy[actor.run.remote(errand, attempt)] = actor, errand, attempt
+        self._busy[actor.run.remote(assignment, attempt)] = actor, assignment, attempt
 
-    def _take(self, reference: Any, queue: deque[Errand], done: Done, progress: Progress) -> None:
-        """Commit what an actor did, or queue its errand again when it was lost."""
-        actor, errand, attempt = self._busy.pop(reference)
+    def _take(self, reference: Any, queue: deque[Assignment], done: Done, progress: Progress) -> None:
+        """Commit what an actor did, or queue its assignment again when it was lost."""
+        actor, assignment, attempt = self._busy.pop(reference)
         try:
             answer: Answer = self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
-            queue.appendleft(errand)
+            queue.appendleft(assignment)
             self._lost(error)
             return
         except self._ray.exceptions.RayTaskError as error:
@@ -181,8 +181,8 @@ class RayCrew:
             self._found(poison)
         _move_shards(answer, attempt)
         shutil.rmtree(attempt, ignore_errors=True)
-        done(answer.errand, answer.result)
-        report(errand, answer.result, 0, progress)
+        done(answer.assignment, answer.result)
+        report(assignment, answer.result, 0, progress)
 
     def _lost(self, error: Exception) -> None:
         """Count an actor that was lost."""
@@ -195,11 +195,11 @@ class RayCrew:
 
 
 def _move_shards(answer: Answer, attempt: Path) -> None:
-    if answer.errand.method != "run" or not isinstance(answer.result, Record):
+    if answer.assignment.method != "run" or not isinstance(answer.result, Record):
         return
     for shard in answer.result.shards:
-        os.replace(attempt / shard.name, answer.errand.folder / shard.name)
-    sync_folder(answer.errand.folder)
+        os.replace(attempt / shard.name, answer.assignment.folder / shard.name)
+    sync_folder(answer.assignment.folder)
 
 
 def _ray() -> Any:

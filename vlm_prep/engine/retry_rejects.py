@@ -23,8 +23,8 @@ from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.ownership import MOST_CHANGES, read_plan
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.publish import decide, publish_staged, staging
-from vlm_prep.engine.stage import RunOptions, Send, crew_of, sender, sum_counts, sum_datasets
-from vlm_prep.engine.tasks import Errand, Job, Record, Task, rows_per_task, tasks_of
+from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender, sum_counts, sum_datasets
+from vlm_prep.engine.tasks import Assignment, Job, Record, Task, rows_per_task, tasks_of
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.layout import (
     file_digests,
@@ -153,17 +153,17 @@ def run_retry(retry: Retry, options: RunOptions, job: Job, amend: Amend) -> Mani
 def _records(retry: Retry, workspace: Workspace, options: RunOptions, job: Job, amend: Amend) -> list[Record]:
     tasks = retry.tasks()
     with (
-        crew_of(job, workspace, options) as team,
+        executor_of(job, workspace, options) as executor,
         ProgressBar(len(retry.numbers), "retry", show=options.progress) as progress,
     ):
         while True:
             knowing = [task.without(workspace.poison()) for task in tasks]
-            errands = [Errand(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
-            team.run(errands, lambda errand, record: workspace.commit(errand.task, record), progress)
+            assignments = [Assignment(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
+            executor.run(assignments, lambda assignment, record: workspace.commit(assignment.task, record), progress)
             records = workspace.records(tasks)
             # staged again after a kill: shards that were moved there already come back first
             _unstage(retry, workspace, records)
-            manifest, card = amend(retry.manifest, records, workspace.shards, sender(team, workspace.shards))
+            manifest, card = amend(retry.manifest, records, workspace.shards, sender(executor, workspace.shards))
             if not workspace.pending([task.without(workspace.poison()) for task in tasks]):
                 break
     if any(record.counts["rows_written"] for record in records):

@@ -13,18 +13,18 @@ from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.records import Rejected
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.events import Events
-from vlm_prep.engine.local import Crew, Limits, crew
+from vlm_prep.engine.local import Executor, Limits, local_executor
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.repair import lost_shards, put_back
 from vlm_prep.engine.run_options import RunOptions as RunOptions
 from vlm_prep.engine.run_options import Say as Say
-from vlm_prep.engine.tasks import Errand, Job, Poison, Record, Task
+from vlm_prep.engine.tasks import Assignment, Job, Poison, Record, Task
 from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
 Send = Callable[..., Any]
-"""`send(method, task, *arguments)`: have a worker call a method of the job, see `tasks.Errand`."""
+"""`send(method, task, *arguments)`: have a worker call a method of the job, see `tasks.Assignment`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Stage:
     """Where the input is, for `vlm-prep finish`."""
     settings: str = ""
     """Its run.yaml, see `core.run_yaml`."""
-    begin: Errand | None = None
+    begin: Assignment | None = None
     """What a worker does first, if there is work; what the others do meanwhile counts once it has not failed."""
     check: Callable[[Sequence[Record], Path, Send], None] | None = None
     """Looks at the records and their shards (still in the given folder) before anything is final; what it sends a
@@ -133,13 +133,15 @@ def _look_after(stage: Stage, workspace: Workspace, options: RunOptions) -> Mani
     options.say(f"making {len(lost)} missing or damaged shard(s) again: {', '.join(sorted(lost))}")
     workspace.reopen()
     redone = {maker.task.index: maker.task for maker in lost.values()}
-    errands = [Errand(task=task, folder=workspace.shards) for task in redone.values()]
+    assignments = [Assignment(task=task, folder=workspace.shards) for task in redone.values()]
     total = sum(len(task.numbers) for task in redone.values())
     with (
-        crew_of(stage.prepare(), workspace, options) as team,
+        executor_of(stage.prepare(), workspace, options) as executor,
         ProgressBar(total, stage.name, show=options.progress) as progress,
     ):
-        team.run(errands, lambda errand, record: put_back(options.out, record, lost, workspace.shards), progress)
+        executor.run(
+            assignments, lambda assignment, record: put_back(options.out, record, lost, workspace.shards), progress
+        )
     workspace.close()
     return manifest
 
@@ -152,7 +154,7 @@ def _run(
     check: Callable[[Sequence[Record], Path, Send], None] | None,
 ) -> list[Record]:
     """Do what is not done of some tasks, until the records know all poison that was met; return them."""
-    team = crew_of(stage.prepare(), workspace, options)
+    executor = executor_of(stage.prepare(), workspace, options)
     found = workspace.poison()
     pending = workspace.pending([task.without(found) for task in tasks])
     if len(pending) < len(tasks):
@@ -160,7 +162,7 @@ def _run(
     total = sum(len(task.numbers) for task in pending)
     file = workspace.work / ("progress.json" if options.part is None else f"progress-{options.part.name}.json")
     with (
-        team,
+        executor,
         ProgressBar(
             total, stage.name, show=options.progress, say=options.say, file=file, events=options.events
         ) as progress,
@@ -169,14 +171,16 @@ def _run(
         while True:
             found = workspace.poison()
             knowing = [task.without(found) for task in tasks]
-            errands = [replace(first, task=first.task.without(found)) for first in begin]
-            errands += [Errand(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
-            team.run(errands, _Commits(workspace, begin.pop().method if begin else None, options.events), progress)
+            assignments = [replace(first, task=first.task.without(found)) for first in begin]
+            assignments += [Assignment(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
+            executor.run(
+                assignments, _Commits(workspace, begin.pop().method if begin else None, options.events), progress
+            )
             records = workspace.records(tasks)
             if options.part is None:  # shards get their final names by their number among those of all tasks
                 workspace.recall(records)
             if check is not None:
-                check(records, workspace.shards, sender(team, workspace.shards))
+                check(records, workspace.shards, sender(executor, workspace.shards))
             if not workspace.pending([task.without(workspace.poison()) for task in tasks]):
                 return records
 
@@ -189,11 +193,11 @@ class _Commits:
         self._workspace, self._begin, self._events = workspace, begin, events
         self._held: list[tuple[Task, Record]] = []
 
-    def __call__(self, errand: Errand, result: Any) -> None:
-        if errand.method == self._begin:
+    def __call__(self, assignment: Assignment, result: Any) -> None:
+        if assignment.method == self._begin:
             self._begin = None
         else:
-            self._held.append((errand.task, result))
+            self._held.append((assignment.task, result))
         while self._begin is None and self._held:
             task, record = self._held.pop(0)
             self._workspace.commit(task, record)
@@ -202,8 +206,8 @@ class _Commits:
                 self._events("reject", sample_id=reject.sample_id, reason=reject.reason, message=reject.message)
 
 
-def crew_of(job: Job, workspace: Workspace, options: RunOptions) -> Crew:
-    """Return who does the errands of a run, telling the user and the workspace of poison."""
+def executor_of(job: Job, workspace: Workspace, options: RunOptions) -> Executor:
+    """Return who does the assignments of a run, telling the user and the workspace of poison."""
 
     def found(poison: Poison) -> None:
         workspace.add_poison(poison)
@@ -211,21 +215,23 @@ def crew_of(job: Job, workspace: Workspace, options: RunOptions) -> Crew:
 
     limits = Limits(sample_timeout=options.sample_timeout, worker_memory=options.worker_memory)
     if options.engine == "ray":
-        from vlm_prep.engine.ray import RayCrew
+        from vlm_prep.engine.ray import RayExecutor
 
         # of a cluster the whole, unless a number was asked for; of this machine as many as without Ray
         count = options.workers or None
-        return RayCrew(job, count, limits, workspace.attempts, found, options.ray_address)
-    return crew(job, workers=options.workers, limits=limits, scratch=workspace.scratch, found=found)
+        return RayExecutor(job, count, limits, workspace.attempts, found, options.ray_address)
+    return local_executor(job, workers=options.workers, limits=limits, scratch=workspace.scratch, found=found)
 
 
-def sender(team: Crew, folder: Path) -> Send:
+def sender(executor: Executor, folder: Path) -> Send:
     """Return how a stage has a worker call a method of its job."""
 
     def send(method: str, task: Task, *arguments: Any) -> Any:
         answers: list[Any] = []
-        errand = Errand(task=task, folder=folder, method=method, arguments=arguments)
-        team.run([errand], lambda errand, result: answers.append(result), lambda rows, tokens, rejects: None)
+        assignment = Assignment(task=task, folder=folder, method=method, arguments=arguments)
+        executor.run(
+            [assignment], lambda assignment, result: answers.append(result), lambda rows, tokens, rejects: None
+        )
         return answers[0]
 
     return send

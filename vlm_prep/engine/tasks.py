@@ -15,14 +15,14 @@ from vlm_prep.shards.writer import ShardInfo
 Progress = Callable[[int, int, int], None]
 """Called with (rows done, tokens written, rows rejected) since the last call."""
 
-Pulse = Callable[[int], None]
+Heartbeat = Callable[[int], None]
 """Called with the number of a row before it is worked on: a worker that dies or hangs was at this row. `NO_ROW` says
 that no row is being worked on."""
 
 NO_ROW = -1
 
 
-def no_pulse(row: int) -> None:
+def no_heartbeat(row: int) -> None:
     """Watch nothing."""
 
 
@@ -128,16 +128,16 @@ class Job(Protocol):
     def setup(self) -> None:
         """Load what every task needs (a processor, a source); called once in each process."""
 
-    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
-        """Do one task, writing shards into the folder `shards` and calling `pulse` before each row."""
+    def run(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Record:
+        """Do one task, writing shards into the folder `shards` and calling `heartbeat` before each row."""
 
-    def blame(self, task: Task, poison: Poison) -> str | None:
+    def fault_of(self, task: Task, poison: Poison) -> str | None:
         """Say what fault of the run it is that a row of `task` is poison; None where the row can be rejected."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errand:
-    """What a worker is sent to do: call a method of the job with (task, folder, pulse, *arguments)."""
+class Assignment:
+    """What a worker is sent to do: call a method of the job with (task, folder, heartbeat, *arguments)."""
 
     task: Task
     folder: Path
@@ -145,15 +145,15 @@ class Errand:
     method: str = "run"
     arguments: tuple[Any, ...] = ()
 
-    def alone(self, row: int, folder: Path) -> Errand:
-        """Return the errand of one row, writing into another folder."""
+    def alone(self, row: int, folder: Path) -> Assignment:
+        """Return the assignment of one row, writing into another folder."""
         return replace(self, task=self.task.alone(row), folder=folder)
 
 
-def report(errand: Errand, result: Any, reported: int, progress: Progress) -> None:
+def report(assignment: Assignment, result: Any, reported: int, progress: Progress) -> None:
     """Count what a finished task adds to what was reported of it."""
     if isinstance(result, Record):
-        rows = len(errand.task.numbers)
+        rows = len(assignment.task.numbers)
         progress(rows - reported, result.counts.get("tokens", 0), result.counts["rows_rejected"])
 
 

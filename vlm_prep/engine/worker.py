@@ -1,7 +1,7 @@
 """One supervised worker process: its own side, and the run's handle on it.
 
 Workers are forked from a forkserver, which imports the job's heavy libraries and makes what all workers need (loading a
-processor takes seconds) once, before any of them has threads. Each has a pipe and a pulse of its own and shares no lock
+processor takes seconds) once, before any of them has threads. Each has its own pipe and heartbeat and shares no lock
 with any other, so one of them can be killed at any instruction and nobody else notices. (Pools that hand tasks out
 through one shared pipe, such as pebble's and concurrent.futures', break when a worker dies while it holds the lock.)
 """
@@ -26,8 +26,8 @@ from typing import Any
 
 from vlm_prep.core.errors import RejectReason, VlmPrepError
 from vlm_prep.core.own_process import ENVIRONMENT, make_own
-from vlm_prep.engine.heartbeat import Beat, Pulse
-from vlm_prep.engine.tasks import NO_ROW, Errand, Job
+from vlm_prep.engine.heartbeat import Beat, SharedHeartbeat
+from vlm_prep.engine.tasks import NO_ROW, Assignment, Job
 
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -109,13 +109,13 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         context = forkserver(job)
-        self._pulse = Pulse()
+        self._heartbeat = SharedHeartbeat()
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(job, theirs, self._pulse), daemon=True)
+        self._process = context.Process(target=_serve, args=(job, theirs, self._heartbeat), daemon=True)
         try:
             self._process.start()
         except BaseException:
-            self._pulse.close()
+            self._heartbeat.close()
             self.connection.close()
             raise
         finally:
@@ -125,7 +125,7 @@ class Worker:
         """Whether it has done nothing yet."""
         self.idle = 0.0
         """Seconds since its last beat."""
-        self._errands = 0
+        self._assignments = 0
         self._beat = Beat()
         self._death: Death | None = None
 
@@ -142,23 +142,23 @@ class Worker:
     @property
     def row(self) -> int:
         """The row it works on, or NO_ROW."""
-        return self._beat.row if self._beat.errand == self._errands else NO_ROW
+        return self._beat.row if self._beat.assignment == self._assignments else NO_ROW
 
     @property
     def rows_done(self) -> int:
-        """Rows of its errand that it finished."""
-        return self._beat.done if self._beat.errand == self._errands else 0
+        """Rows of its assignment that it finished."""
+        return self._beat.done if self._beat.assignment == self._assignments else 0
 
-    def send(self, errand: Errand) -> None:
-        """Send it on an errand; that it is dead shows when its answer is read."""
-        self._errands += 1
+    def send(self, assignment: Assignment) -> None:
+        """Send it on an assignment; that it is dead shows when its answer is read."""
+        self._assignments += 1
         self.fresh, self.idle = False, 0.0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send((self._errands, errand))
+            self.connection.send((self._assignments, assignment))
 
     def look(self, elapsed: float) -> None:
-        """Read the pulse; `elapsed` seconds passed since the last look."""
-        beat = self._pulse.read()
+        """Read the heartbeat; `elapsed` seconds passed since the last look."""
+        beat = self._heartbeat.read()
         if beat is None:
             return
         self.idle = 0.0 if beat.count != self._beat.count else self.idle + elapsed
@@ -173,19 +173,19 @@ class Worker:
         return (int(resident) - int(shared)) * _PAGE
 
     def kill(self, death: Death | None = None) -> None:
-        """End it; `death` says why, for `bury`."""
+        """End it; `death` says why, for `reap`."""
         self._death = self._death or death
         if self._process.is_alive():
             self._process.kill()
 
-    def bury(self) -> Death:
+    def reap(self) -> Death:
         """Wait for its end, close what belongs to it, and return how it ended."""
         self._process.join(_SECONDS_TO_END)
         self.kill()
         self._process.join(_SECONDS_TO_END)
         self.look(0.0)
         self.connection.close()
-        self._pulse.close()
+        self._heartbeat.close()
         return self._death or _death_of(self._process.exitcode)
 
 
@@ -210,8 +210,8 @@ def _death_of(code: int | None) -> Death:
 # ---- inside the worker ----
 
 
-def _serve(job: Job, connection: Connection, pulse: Pulse) -> None:
-    """Set the job up, then run errands until the run is over."""
+def _serve(job: Job, connection: Connection, heartbeat: SharedHeartbeat) -> None:
+    """Set the job up, then run assignments until the run is over."""
     _die_with_parent()
     make_own()
     try:
@@ -219,10 +219,12 @@ def _serve(job: Job, connection: Connection, pulse: Pulse) -> None:
         settle_memory()
         connection.send(("ready", None))
         while True:
-            number, errand = connection.recv()
-            pulse.begin(number)
-            result = getattr(job, errand.method)(errand.task, errand.folder, pulse, *errand.arguments)
-            pulse(NO_ROW)
+            number, assignment = connection.recv()
+            heartbeat.begin(number)
+            result = getattr(job, assignment.method)(
+                assignment.task, assignment.folder, heartbeat, *assignment.arguments
+            )
+            heartbeat(NO_ROW)
             connection.send(("done", result))
     except EOFError:
         return

@@ -30,7 +30,7 @@ from vlm_prep.engine.stage import (
     sum_counts,
     sum_datasets,
 )
-from vlm_prep.engine.tasks import NO_ROW, Errand, Poison, Pulse, Record, Task, rows_per_task, split_rows
+from vlm_prep.engine.tasks import NO_ROW, Assignment, Heartbeat, Poison, Record, Task, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import STAGE, said_of_outside
 from vlm_prep.ingest.source import Samples, how_read, read_task, sample_row
@@ -66,13 +66,13 @@ class IngestJob:
     def setup(self) -> None:
         """See `engine.tasks.Job`; there is nothing to load."""
 
-    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
+    def run(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Record:
         """See `engine.tasks.Job`."""
         rejects: list[Rejected] = []
         datasets: dict[str, Counter[str]] = {}
         unread: Unread = {}
         with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", sample_schema()) as writer:
-            for _, item in read_task(self.samples, task, pulse, STAGE):
+            for _, item in read_task(self.samples, task, heartbeat, STAGE):
                 if isinstance(item, Sample):
                     count_unread(unread, item.dataset, item.unread)
                 result = self._probe(item) if isinstance(item, Sample) else item
@@ -85,7 +85,7 @@ class IngestJob:
                     writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
                     counts.update(rows_in=1, rows_written=1, **dict.fromkeys(result.notes, 1))
                     counts.update(_media_counts(result))
-            pulse(NO_ROW)
+            heartbeat(NO_ROW)
             infos = (writer.commit(),) if len(rejects) < len(task.numbers) else ()
         totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
         for counts in datasets.values():
@@ -99,7 +99,7 @@ class IngestJob:
             facts={"datasets": {name: dict(counts) for name, counts in datasets.items()}, UNREAD: unread},
         )
 
-    def blame(self, task: Task, poison: Poison) -> str | None:
+    def fault_of(self, task: Task, poison: Poison) -> str | None:
         """See `engine.tasks.Job`; rows can be rejected."""
         return None
 
@@ -107,13 +107,13 @@ class IngestJob:
     def _rules(self) -> MediaRules:
         return rules_of(self.config, self.samples.data_files)
 
-    def check_start(self, task: Task, shards: Path, pulse: Pulse, max_reject_rate: float) -> None:
+    def check_start(self, task: Task, shards: Path, heartbeat: Heartbeat, max_reject_rate: float) -> None:
         """Read the first rows and the headers of their media, before the long run starts.
 
         Raises:
             RejectRateError: most of them are rejected for one reason.
         """
-        items = (item for _, item in read_task(self.samples, task, pulse, STAGE))
+        items = (item for _, item in read_task(self.samples, task, heartbeat, STAGE))
         check_first_rows((self._probe(item) if isinstance(item, Sample) else item for item in items), max_reject_rate)
 
     def _probe(self, sample: Sample) -> Sample | Rejected:
@@ -166,7 +166,7 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
         tasks=tasks,
         prepare=lambda: job,
         describe=describe,
-        begin=Errand(
+        begin=Assignment(
             task=Task(index=0, start=0, stop=min(_FIRST_ROWS, len(samples))),
             folder=options.out,
             method="check_start",

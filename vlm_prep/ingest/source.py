@@ -20,7 +20,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.records import Media, MediaHeader, Rejected, Sample
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.settings import SourceConfig
-from vlm_prep.engine.tasks import Pulse, Task
+from vlm_prep.engine.tasks import Heartbeat, Task
 from vlm_prep.ingest.first_rows import check_shape, survey
 from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.row_source import RowSource
@@ -186,8 +186,10 @@ def how_read(samples: Samples) -> SourceConfig:
     return SourceConfig(**{name: value for name, value in samples.origin.items() if name in known})
 
 
-def read_task(samples: Samples, task: Task, pulse: Pulse, stage: str) -> Iterator[tuple[int, Sample | Rejected]]:
-    """Yield (number, output) for each row of a task, with a pulse before each row; poison is not read."""
+def read_task(
+    samples: Samples, task: Task, heartbeat: Heartbeat, stage: str
+) -> Iterator[tuple[int, Sample | Rejected]]:
+    """Yield (number, output) for each row of a task, with a heartbeat before each row; poison is not read."""
     poison = {each.row: each for each in task.poison}
     numbers = [number for number in task.numbers if number not in poison]
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
@@ -198,7 +200,7 @@ def read_task(samples: Samples, task: Task, pulse: Pulse, stage: str) -> Iterato
         if number in poison:
             yield number, samples.reject(number, stage, poison[number].reason, poison[number].message)
         else:
-            pulse(number)
+            heartbeat(number)
             yield number, next(read)
 
 

@@ -14,7 +14,7 @@ from vlm_prep.core.errors import ExactnessError, Reject, RejectReason, StoreErro
 from vlm_prep.core.own_process import one_thread
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import MediaMode, ShardFormat, TarMedia
-from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task
+from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.model_rule import Rule
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan
@@ -86,7 +86,7 @@ class PackJob:
             maker = PixelMaker(runtime, trust_remote_code=self.trust_remote_code)
             self._maker = PayloadMaker(maker, self.payload, [tensor["name"] for tensor in self._tensors])
 
-    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
+    def run(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Record:
         """See `engine.tasks.Job`."""
         if task.split == PLAN_SPLIT:
             return self._plan_record(task, shards)
@@ -99,12 +99,12 @@ class PackJob:
         while position < len(numbers):
             with self._writer(shards / f"task-{task.index:06d}-{len(infos):03d}") as writer:
                 while position < len(numbers) and writer.bytes < SHARD_BYTES:
-                    pulse(task.start + position)
+                    heartbeat(task.start + position)
                     pack = self._assemble(numbers[position], media)
                     length = len(pack["input_ids"])
                     writer.write(pack, size=_size(pack), tokens=length)
                     documents, tokens, position = documents + len(pack["seq_lens"]), tokens + length, position + 1
-                pulse(NO_ROW)
+                heartbeat(NO_ROW)
                 infos.append(writer.commit())
                 if isinstance(writer, ShardWriter) and writer.shared.media:
                     media.update(media_shared=writer.shared.media, media_shared_bytes=writer.shared.bytes)
@@ -118,7 +118,7 @@ class PackJob:
         }
         return Record(task=task.index, split=task.split, shards=tuple(infos), counts=counts)
 
-    def blame(self, task: Task, poison: Poison) -> str:
+    def fault_of(self, task: Task, poison: Poison) -> str:
         """See `engine.tasks.Job`; packs are copies of checked shards: one that cannot be made is no fault of a row."""
         numbers = self.plan.packs_of(int(task.split.removeprefix("rank_")))
         names = ", ".join(self._store.row(int(row))["sample_id"] for row in self.plan.pack(numbers[poison.row]))

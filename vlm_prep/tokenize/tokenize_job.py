@@ -13,7 +13,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Encoded, Media, Rejected, Sample, rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import check_first_rows
-from vlm_prep.engine.tasks import NO_ROW, Poison, Pulse, Record, Task, no_pulse
+from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task, no_heartbeat
 from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.ingest.unread_keys import Unread, count_unread
 from vlm_prep.media.decode import media_struct
@@ -86,15 +86,15 @@ class TokenizeJob:
         text = self.recipe.to_text()
         return {} if text is None else {VARIABLE: text}
 
-    def facts(self, task: Task, shards: Path, pulse: Pulse) -> Facts:
-        """Return what the run must know of the processor; an errand, so that the run itself need not load it."""
+    def facts(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Facts:
+        """Return what the run must know of the processor; an assignment, so that the run itself need not load it."""
         return facts_of(self.encoder, self.payload)
 
-    def run(self, task: Task, shards: Path, pulse: Pulse) -> Record:
+    def run(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Record:
         """See `engine.tasks.Job`."""
         refused: dict[int, Reject] = {}
         while True:
-            record, found = self._attempt(task, shards, pulse, refused)
+            record, found = self._attempt(task, shards, heartbeat, refused)
             if not found:
                 return record
             # rows of the compared share that the real processor cannot take: the task is done again without them
@@ -103,7 +103,7 @@ class TokenizeJob:
                 (shards / info.name).unlink()
 
     def _attempt(
-        self, task: Task, shards: Path, pulse: Pulse, refused: Mapping[int, Reject]
+        self, task: Task, shards: Path, heartbeat: Heartbeat, refused: Mapping[int, Reject]
     ) -> tuple[Record, dict[int, Reject]]:
         """Do a task; return its record, and the rows of it that the real processor raised on."""
         tally = Tally()
@@ -111,7 +111,7 @@ class TokenizeJob:
         schema = tokenized_schema(tensors, weights=self.config.loss_weights)
         writer = TaskWriter(task.index, shards, schema)
         with writer:
-            for number, result in self.encoded(task, pulse, tally.unread, refused):
+            for number, result in self.encoded(task, heartbeat, tally.unread, refused):
                 if isinstance(result, Rejected):
                     tally.reject(result)
                 else:
@@ -119,12 +119,12 @@ class TokenizeJob:
                     tally.shapes.update(shapes_of(result) if self.config.verify_fraction > 0 else ())
                     chosen = is_chosen(result.sample_id, self.config.verify_fraction)
                     tally.wrote(result, row, (number, *writer.write(row, result)), chosen=chosen)
-            pulse(NO_ROW)
+            heartbeat(NO_ROW)
             infos = writer.close()
         tally.count(media_shared=writer.shared_media, media_shared_bytes=writer.shared_bytes)
         found: dict[int, Reject] = {}
         for number, shard, index in tally.chosen:
-            pulse(number)
+            heartbeat(number)
             row = ShardReader(shards / infos[shard].name, infos[shard]).row(index)
             try:
                 tally.checked.update(check_row(self.oracle, row))
@@ -132,27 +132,31 @@ class TokenizeJob:
                 found[number] = reject
         return tally.record(task, infos), found
 
-    def blame(self, task: Task, poison: Poison) -> str | None:
+    def fault_of(self, task: Task, poison: Poison) -> str | None:
         """See `engine.tasks.Job`; rows can be rejected."""
         return None
 
     def results(self, start: int, stop: int) -> Iterator[Encoded | Rejected]:
         """Yield the outputs of each row in [start, stop): its documents, mostly one, or its reject."""
-        for _, result in self.encoded(Task(index=0, start=start, stop=stop), no_pulse):
+        for _, result in self.encoded(Task(index=0, start=start, stop=stop), no_heartbeat):
             yield result
 
     def encoded(
-        self, task: Task, pulse: Pulse, unread: Unread | None = None, refused: Mapping[int, Reject] | None = None
+        self,
+        task: Task,
+        heartbeat: Heartbeat,
+        unread: Unread | None = None,
+        refused: Mapping[int, Reject] | None = None,
     ) -> Iterator[tuple[int, Encoded | Rejected]]:
         """Yield (number, output) for each output of each row of a task, see `results`.
 
         Args:
             task: the rows.
-            pulse: told of each row.
+            heartbeat: told of each row.
             unread: keys that nobody reads are added to it.
             refused: rows that are known to be rejects; None leaves out comparing the first rows of new shapes.
         """
-        for number, item in read_task(self.samples, task, pulse, STAGE):
+        for number, item in read_task(self.samples, task, heartbeat, STAGE):
             if isinstance(item, Rejected):
                 yield number, item
                 continue
@@ -173,14 +177,14 @@ class TokenizeJob:
             for encoded in documents:
                 yield number, encoded
 
-    def check_start(self, task: Task, shards: Path, pulse: Pulse, max_reject_rate: float = 1.0) -> None:
+    def check_start(self, task: Task, shards: Path, heartbeat: Heartbeat, max_reject_rate: float = 1.0) -> None:
         """Compare the first row of each shape among the first rows, before the long run starts.
 
         Raises:
             ExactnessError: a row differs from the real processor's output.
             RejectRateError: most of the first rows are rejected for one reason.
         """
-        check_first_rows((result for _, result in self.encoded(task, pulse, refused={})), max_reject_rate)
+        check_first_rows((result for _, result in self.encoded(task, heartbeat, refused={})), max_reject_rate)
 
     def _believe(self, encoded: Encoded) -> None:
         """Compare a document whose shape this process has not compared yet. What is written does not depend on which
@@ -202,9 +206,11 @@ class TokenizeJob:
         if not compared[UNREADABLE]:
             self._believed |= shapes - self._refused
 
-    def check_written(self, task: Task, shards: Path, pulse: Pulse, path: Path, info: ShardInfo, index: int) -> Any:
+    def check_written(
+        self, task: Task, shards: Path, heartbeat: Heartbeat, path: Path, info: ShardInfo, index: int
+    ) -> Any:
         """Compare a row that was written; return what to count, see `check_row`."""
-        pulse(task.start)
+        heartbeat(task.start)
         try:
             return check_row(self.oracle, ShardReader(path, info).row(index))
         except Reject:

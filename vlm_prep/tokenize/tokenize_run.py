@@ -29,7 +29,7 @@ from vlm_prep.engine.stage import (
     sum_counts,
     sum_datasets,
 )
-from vlm_prep.engine.tasks import Errand, Record, Task, no_pulse, rows_per_task, split_rows
+from vlm_prep.engine.tasks import Assignment, Record, Task, no_heartbeat, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.source import Samples, how_read
@@ -104,7 +104,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         tasks=tasks,
         prepare=lambda: job,
         describe=describe,
-        begin=Errand(
+        begin=Assignment(
             task=startup_task(job), folder=options.out, method="check_start", arguments=(options.max_reject_rate,)
         ),
         check=top_up,
@@ -148,7 +148,7 @@ def begin(
         facts: Facts = ask(job, "facts", limits, options.out / WORK / "facts")
     else:
         job.setup()
-        facts = job.facts(startup_task(job), options.out, no_pulse)
+        facts = job.facts(startup_task(job), options.out, no_heartbeat)
     job.payload = facts.runtime["payload"]
     for note in facts.notes:
         options.say(f"note: {note}")
@@ -316,7 +316,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
         What the run would be: rows, datasets, processor, template facts, and the numbers of the first rows.
     """
     job, identity = prepare(samples, processor, config, options)
-    job.check_start(startup_task(job), options.out, no_pulse)
+    job.check_start(startup_task(job), options.out, no_heartbeat)
     count = min(4 * STARTUP_ROWS, len(samples))
     results = list(job.results(0, count))
     written = [result for result in results if isinstance(result, Encoded)]

@@ -130,10 +130,10 @@ class PoisonedPackJob(PackJob):
 class ThreadsTokenizeJob(TokenizeJob):
     """Counts the threads of a worker that has tokenized, decoded and compared rows."""
 
-    def threads(self, task: Any, folder: Path, pulse: Any) -> dict[str, int]:
+    def threads(self, task: Any, folder: Path, heartbeat: Any) -> dict[str, int]:
         import torch
 
-        self.run(task, folder, pulse)
+        self.run(task, folder, heartbeat)
         return {"tasks": len(os.listdir("/proc/self/task")), "torch": torch.get_num_threads()}
 
 
@@ -155,7 +155,7 @@ class PoisonedSurveyJob(SurveyJob):
 class DoubtfulIngestJob(IngestJob):
     """Begins with a check that fails once another worker has finished a task."""
 
-    def check_start(self, task: Any, folder: Path, pulse: Any) -> None:
+    def check_start(self, task: Any, folder: Path, heartbeat: Any) -> None:
         for _ in range(6000):
             if any(folder.glob("_work/shards/*.arrow")):
                 time.sleep(0.3)  # its record has reached the run

@@ -18,10 +18,10 @@ from typing import Any
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.own_process import as_before
 from vlm_prep.core.settings import MediaMode, TokenizeConfig
-from vlm_prep.engine.local import Limits, crew, start_forkserver
+from vlm_prep.engine.local import Limits, local_executor, start_forkserver
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.engine.tasks import Errand, Poison, Task, rows_per_task, split_rows, tasks_of
+from vlm_prep.engine.tasks import Assignment, Poison, Task, rows_per_task, split_rows, tasks_of
 from vlm_prep.ingest.source import Samples
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.report.plan.estimate import Population, SampleSize, choose_rows
@@ -32,7 +32,7 @@ from vlm_prep.tokenize.tokenize_run import prepare
 LENGTHS = (2048, 4096, 8192, 16384, 32768)
 BUDGET_TOKENS = (256, 1024, 4096)
 """Tokens of a picture that the pixel budgets tried by default allow."""
-ROWS_PER_ERRAND = 256
+ROWS_PER_ASSIGNMENT = 256
 _SETTING = "max_pixels"
 
 
@@ -163,10 +163,10 @@ def _why_no_packs(adapter: Adapter) -> str | None:
 
 
 def _tasks(population: Population) -> list[Task]:
-    """Cut the sample into errands; all rows as `tokenize` cuts them, so that the shards are its own."""
+    """Cut the sample into assignments; all rows as `tokenize` cuts them, so that the shards are its own."""
     if population.complete:
         return split_rows(population.rows, rows_per_task(population.rows))
-    return tasks_of(choose_rows(population.rows, population.sampled), ROWS_PER_ERRAND)
+    return tasks_of(choose_rows(population.rows, population.sampled), ROWS_PER_ASSIGNMENT)
 
 
 def _look(job: SurveyJob, settings: Sequence[Setting], tasks: Sequence[Task], options: RunOptions) -> list[Survey]:
@@ -178,9 +178,9 @@ def _look(job: SurveyJob, settings: Sequence[Setting], tasks: Sequence[Task], op
         poison.append(each)
         options.say(f"row {each.row} would be rejected, {each.reason}: {each.message}")
 
-    def done(number: int) -> Callable[[Errand, Any], None]:
-        def keep(errand: Errand, survey: Survey) -> None:
-            seen[number, errand.task.index] = survey
+    def done(number: int) -> Callable[[Assignment, Any], None]:
+        def keep(assignment: Assignment, survey: Survey) -> None:
+            seen[number, assignment.task.index] = survey
             progress(survey.rows, int(survey.lengths.sum()), survey.rejects.total())
 
         return keep
@@ -189,12 +189,12 @@ def _look(job: SurveyJob, settings: Sequence[Setting], tasks: Sequence[Task], op
     rows = len(settings) * sum(len(task.numbers) for task in tasks)
     with tempfile.TemporaryDirectory(prefix="vlm-prep-plan-") as place:
         folder = Path(place)
-        team = crew(job, workers=options.workers, limits=limits, scratch=folder / "scratch", found=found)
-        with team, ProgressBar(rows, "plan", show=options.progress) as progress:
+        executor = local_executor(job, workers=options.workers, limits=limits, scratch=folder / "scratch", found=found)
+        with executor, ProgressBar(rows, "plan", show=options.progress) as progress:
             for number, setting in enumerate(settings):
                 compare = setting.max_pixels is None
-                errands = [
-                    Errand(
+                assignments = [
+                    Assignment(
                         task=task.without(poison),
                         folder=folder,
                         method="survey",
@@ -202,7 +202,7 @@ def _look(job: SurveyJob, settings: Sequence[Setting], tasks: Sequence[Task], op
                     )
                     for task in tasks
                 ]
-                team.run(errands, done(number), _silent)
+                executor.run(assignments, done(number), _silent)
     return [merged(seen[number, task.index] for task in tasks) for number in range(len(settings))]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
-from vlm_prep.engine.tasks import NO_ROW, Pulse, Record, Task
+from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Record, Task
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.tokenize.placeholders import IGNORE
@@ -148,25 +148,25 @@ class SurveyJob(TokenizeJob):
         return {}
 
     def setup(self, loaded: LoadedProcessor | None = None) -> None:
-        """See `engine.tasks.Job`; processors are loaded as errands ask for them."""
+        """See `engine.tasks.Job`; processors are loaded as assignments ask for them."""
 
-    def survey(self, task: Task, shards: Path, pulse: Pulse, config: TokenizeConfig, compare: bool) -> Survey:
+    def survey(self, task: Task, shards: Path, heartbeat: Heartbeat, config: TokenizeConfig, compare: bool) -> Survey:
         """Tokenize rows, measure what was written, and delete it.
 
         Args:
             task: the rows.
             shards: a folder for what is written meanwhile.
-            pulse: see `engine.tasks.Job`.
+            heartbeat: see `engine.tasks.Job`.
             config: settings, without a limit of the length.
             compare: compare rows of every kind of media with the real processor, to know what that costs; without it
                 only those that the settings choose.
         """
         found = Survey(rows=len(task.numbers))
-        job = self._job_with(config, task, pulse, found)
+        job = self._job_with(config, task, heartbeat, found)
         oracle = job.oracle = _TimedOracle(job, found.compared)
         folder = Path(tempfile.mkdtemp(dir=shards))
         try:
-            watch = _Stopwatch(pulse)
+            watch = _Stopwatch(heartbeat)
             with found.tokenizing:
                 record = job.run(task, folder, watch)
             found.tokenizing.cpu -= oracle.total.cpu
@@ -174,13 +174,13 @@ class SurveyJob(TokenizeJob):
             found.tokenizing.times = found.rows
             found.seconds = watch.seconds()
             if compare and config.verify_fraction > 0:
-                _compare_more(job, record, folder, pulse)
+                _compare_more(job, record, folder, heartbeat)
             _measure(record, folder, found)
         finally:
             shutil.rmtree(folder)
         return found
 
-    def _job_with(self, config: TokenizeConfig, task: Task, pulse: Pulse, found: Survey) -> TokenizeJob:
+    def _job_with(self, config: TokenizeConfig, task: Task, heartbeat: Heartbeat, found: Survey) -> TokenizeJob:
         """Return the job of a run with these settings; the last one is kept, and is warm."""
         if self._job is not None and self._job.config == config:
             return self._job
@@ -196,9 +196,9 @@ class SurveyJob(TokenizeJob):
             job.setup(self._loaded[1])
         first = Task(index=task.index, start=task.start, stop=task.stop, only=tuple(task.numbers[:COLD_ROWS]))
         with found.cold:
-            for _ in job.encoded(first.without(task.poison), pulse):
+            for _ in job.encoded(first.without(task.poison), heartbeat):
                 pass
-        pulse(NO_ROW)
+        heartbeat(NO_ROW)
         found.cold.times = len(first.numbers)
         self._job = job
         return job
@@ -218,13 +218,13 @@ class _TimedOracle(Oracle):
 
 
 class _Stopwatch:
-    """Passes the pulse on, and notes when each row began and the last one ended."""
+    """Passes the heartbeat on, and notes when each row began and the last one ended."""
 
-    def __init__(self, pulse: Pulse) -> None:
-        self._pulse, self._marks, self._over = pulse, [time.process_time()], False
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self._heartbeat, self._marks, self._over = heartbeat, [time.process_time()], False
 
     def __call__(self, row: int) -> None:
-        self._pulse(row)
+        self._heartbeat(row)
         if not self._over:  # after the rows come those that are compared
             self._marks.append(time.process_time())
             self._over = row == NO_ROW
@@ -234,15 +234,15 @@ class _Stopwatch:
         return np.diff(self._marks[1:])
 
 
-def _compare_more(job: TokenizeJob, record: Record, folder: Path, pulse: Pulse) -> None:
+def _compare_more(job: TokenizeJob, record: Record, folder: Path, heartbeat: Heartbeat) -> None:
     """Compare rows of the kinds of media of which few were chosen, as a run does at its end."""
     done = Counter(record.facts["checked"])
     for kind, places in record.facts["spare"].items():
         for number, shard, index in places[: max(0, ROWS_PER_KIND - done[kind])]:
             info = record.shards[shard]
             alone = Task(index=record.task, start=number, stop=number + 1)
-            job.check_written(alone, folder, pulse, folder / info.name, info, index)
-    pulse(NO_ROW)
+            job.check_written(alone, folder, heartbeat, folder / info.name, info, index)
+    heartbeat(NO_ROW)
 
 
 def _measure(record: Record, folder: Path, found: Survey) -> None:
