@@ -6,12 +6,12 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream wheel licences bytes fuzz soak steady clean
+.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream docs wheel try-wheel licences bytes fuzz soak steady clean
 
-# torch first and alone: a plain install would bring its CUDA build, gigabytes of it, to a machine that has no GPU
+# torch first: its CPU build where one can be had, see the script
 $(READY): pyproject.toml configs/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint configs/constraints.txt torch
+	$(BIN)/python scripts/install_torch.py
 	$(BIN)/pip install --quiet --constraint configs/constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -41,6 +41,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check vlm_prep scripts tests
 	$(BIN)/mypy
 
+# the documentation as a site in out/site; a link that leads nowhere ends it
+docs: $(READY)
+	$(BIN)/pip install --quiet --constraint configs/constraints.txt 'mkdocs-material' 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
+
 bench: $(READY)
 	$(BIN)/python scripts/bench_tokenize.py --kit $(KIT) --samples 2000
 
@@ -66,6 +71,10 @@ bench-pack: $(READY)
 # twice, to see that its bytes depend on the sources alone
 wheel: $(READY)
 	$(BIN)/python scripts/supply_chain.py wheel
+
+# installed outside the checkout, on each supported Python that is at hand, and its demo run
+try-wheel: $(READY)
+	$(BIN)/python scripts/try_wheel.py
 
 licences: $(READY)
 	$(BIN)/python scripts/supply_chain.py licences

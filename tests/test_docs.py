@@ -7,6 +7,7 @@ A block of commands runs when all it needs is the built-in data, or what an earl
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import vlm_prep as vp
+from vlm_prep import stream
 from vlm_prep.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +99,20 @@ def test_every_command_stands_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [name for name in typer.main.get_command(main.app).commands if f"vlm-prep {name}" not in text]  # type: ignore[attr-defined]
     assert missing == []
+
+
+def test_every_exported_name_stands_in_the_reference() -> None:
+    listed = set(
+        re.findall(r"^::: (vlm_prep\.\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    for name in listed:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+    for package in (vp, stream):
+        for name in set(package.__all__) - {"__version__"}:
+            found = getattr(package, name)
+            found = getattr(found, "function", found)  # a step's folder is the step
+            assert f"{found.__module__}.{found.__qualname__}" in listed, name
 
 
 def test_the_readme_is_short() -> None:

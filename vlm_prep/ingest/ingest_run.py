@@ -139,9 +139,11 @@ def _media_counts(sample: Sample) -> Counter[str]:
 def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manifest | None:
     """Write `samples` with probed media into the store `options.out`.
 
-    >>> manifest = vp.ingest(samples, vp.IngestConfig(), vp.RunOptions(out=folder / "ingested", workers=0, say=told))
-    >>> manifest.totals["rows_in"], manifest.totals["rows_written"], manifest.totals["rows_rejected"]
-    (8, 8, 0)
+    Examples:
+        >>> run = vp.RunOptions(out=folder / "ingested", workers=0, say=told)
+        >>> manifest = vp.ingest(samples, vp.IngestConfig(), run)
+        >>> manifest.totals["rows_in"], manifest.totals["rows_written"], manifest.totals["rows_rejected"]
+        (8, 8, 0)
 
     Returns:
         The manifest of the finished store; None where only a part of the run was asked for.

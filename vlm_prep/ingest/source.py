@@ -294,11 +294,12 @@ class SourceOptions(TypedDict, total=False):
 def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[SourceOptions]) -> Samples:
     """Open a meta JSON, a data file, the folder of a Hugging Face dataset, or the output of `vlm-prep ingest`.
 
-    >>> import vlm_prep as vp
-    >>> from vlm_prep.builtin import builtin_data
-    >>> samples = vp.open_samples(builtin_data(), datasets=["photo_talk"], limit=2)
-    >>> [sample.sample_id for sample in samples.read(0, len(samples))]
-    ['photo_talk/0', 'photo_talk/1']
+    Examples:
+        >>> import vlm_prep as vp
+        >>> from vlm_prep.builtin import builtin_data
+        >>> samples = vp.open_samples(builtin_data(), datasets=["photo_talk"], limit=2)
+        >>> [sample.sample_id for sample in samples.read(0, len(samples))]
+        ['photo_talk/0', 'photo_talk/1']
 
     Args:
         path: the source.

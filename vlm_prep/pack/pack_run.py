@@ -85,10 +85,11 @@ def pack(
 ) -> Manifest | None:
     """Pack the tokenized store `source` into `options.out`.
 
-    >>> run = vp.RunOptions(out=folder / "packed", workers=0, say=told)
-    >>> manifest = vp.pack(folder / "tok", vp.PackConfig(pack_length=1024, world_size=2), run)
-    >>> manifest.totals["packs_by_rank"]
-    [2, 2]
+    Examples:
+        >>> run = vp.RunOptions(out=folder / "packed", workers=0, say=told)
+        >>> manifest = vp.pack(folder / "tok", vp.PackConfig(pack_length=1024, world_size=2), run)
+        >>> manifest.totals["packs_by_rank"]
+        [2, 2]
 
     A source on an object store is fetched into its cache once, whole, since a pack's documents come from all over it.
 

@@ -36,9 +36,10 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 def collect(folder: str | StorePath) -> dict[str, Any]:
     """Return a store's statistics, JSON-ready; of one on an object store what its manifest says, without quantiles.
 
-    >>> stats = vp.stats(folder / "tok")
-    >>> stats["stage"], stats["totals"]["rows_written"]
-    ('tokenize', 7)
+    Examples:
+        >>> stats = vp.stats(folder / "tok")
+        >>> stats["stage"], stats["totals"]["rows_written"]
+        ('tokenize', 7)
 
     Raises:
         StoreError: unfinished, damaged or no store.

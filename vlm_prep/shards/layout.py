@@ -184,8 +184,9 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
 def read_rejects(folder: str | StorePath) -> list[dict[str, Any]]:
     """Return the rows of rejects.parquet.
 
-    >>> [(row["sample_id"], row["reason"]) for row in vp.read_rejects(folder / "tok")]
-    [('photo_talk/6', 'overlong')]
+    Examples:
+        >>> [(row["sample_id"], row["reason"]) for row in vp.read_rejects(folder / "tok")]
+        [('photo_talk/6', 'overlong')]
 
     Raises:
         StoreError: it is missing or damaged.

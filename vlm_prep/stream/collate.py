@@ -67,10 +67,11 @@ class PackedOptions(StoreOptions, total=False):
 class PadCollate(Collate):
     """Pad samples on the right and stack them.
 
-    >>> rows = vp.ShardDataset(folder / "tok", seed=0)
-    >>> batch = vp.PadCollate.for_store(rows)([rows[0], rows[1]])
-    >>> batch["input_ids"].shape[0], batch["input_ids"].dtype
-    (2, torch.int64)
+    Examples:
+        >>> rows = vp.ShardDataset(folder / "tok", seed=0)
+        >>> batch = vp.PadCollate.for_store(rows)([rows[0], rows[1]])
+        >>> batch["input_ids"].shape[0], batch["input_ids"].dtype
+        (2, torch.int64)
 
     Returns, for a batch of B items padded to S: input_ids, labels, attention_mask (1 for tokens, 0 for padding) and the
     processor's token types (mm_token_type_ids, token_type_ids, ...), int64 (B, S), or (B, S-1) with `shift`;
@@ -146,10 +147,11 @@ def _opened(item: Item, start: int) -> Item:
 class PackedCollate(Collate):
     """Pad packs on the right and stack them, with the attention of their documents.
 
-    >>> packs = vp.ShardDataset(folder / "packed", rank=0, world_size=2)
-    >>> batch = vp.PackedCollate.for_store(packs, mask="varlen")([packs[0]])
-    >>> len(batch["input_ids"]), batch["input_ids"].dtype
-    (1, torch.int64)
+    Examples:
+        >>> packs = vp.ShardDataset(folder / "packed", rank=0, world_size=2)
+        >>> batch = vp.PackedCollate.for_store(packs, mask="varlen")([packs[0]])
+        >>> len(batch["input_ids"]), batch["input_ids"].dtype
+        (1, torch.int64)
 
     Returns, for a batch of B packs padded to S: input_ids, labels int64 (B, S), loss_weights float32 where the store
     has them; position_ids int64 (3, B, S) for mRoPE (float32 for Qwen3-Omni) or (B, S); seq_lens, a list of int64

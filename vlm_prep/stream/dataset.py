@@ -53,9 +53,10 @@ _LOG = logging.getLogger(__name__)
 class ShardDataset(Dataset[Item]):
     """Rows of a tokenized store, or packs of a packed one, of one rank, in the order of (seed, epoch).
 
-    >>> rows = vp.ShardDataset(folder / "tok", seed=0)
-    >>> len(rows), sorted(rows[0])[:2]
-    (7, ['image_grid_thw', 'input_ids'])
+    Examples:
+        >>> rows = vp.ShardDataset(folder / "tok", seed=0)
+        >>> len(rows), sorted(rows[0])[:2]
+        (7, ['image_grid_thw', 'input_ids'])
 
     An item holds read-only numpy views of the shard, which a collater copies once, into the batch: input_ids and
     labels int32 (length,), labels unshifted; for packs position_ids int32 (3, length) or (length,), float32 for

@@ -65,11 +65,12 @@ _CARD = """# Tokenized by vlm-prep
 def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> Manifest | None:
     """Tokenize `samples` into the store `options.out`.
 
-    >>> config = vp.TokenizeConfig(max_length=450, train_on="last")
-    >>> run = vp.RunOptions(out=folder / "tok", workers=0, say=told, max_reject_rate=0.5)
-    >>> manifest = vp.tokenize(samples, "builtin:qwen2.5-vl-mini", config, run)
-    >>> manifest.totals["rows_written"], manifest.totals["rejects"]
-    (7, {'overlong': 1})
+    Examples:
+        >>> config = vp.TokenizeConfig(max_length=450, train_on="last")
+        >>> run = vp.RunOptions(out=folder / "tok", workers=0, say=told, max_reject_rate=0.5)
+        >>> manifest = vp.tokenize(samples, "builtin:qwen2.5-vl-mini", config, run)
+        >>> manifest.totals["rows_written"], manifest.totals["rejects"]
+        (7, {'overlong': 1})
 
     Args:
         samples: see `ingest.source.open_samples`.

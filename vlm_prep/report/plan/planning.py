@@ -56,11 +56,12 @@ def plan(
 ) -> dict[str, Any]:
     """Look at a sample of rows and return what the whole source will be, JSON-ready; `render` shows it.
 
-    >>> choices = vp.Choices(lengths=[900], budgets=())
-    >>> run = vp.RunOptions(out=folder, workers=0, progress=False, say=told)
-    >>> found = vp.plan(samples, "builtin:qwen2.5-vl-mini", vp.TokenizeConfig(), run, choices)
-    >>> found["rows"], found["exact"]
-    (8, True)
+    Examples:
+        >>> choices = vp.Choices(lengths=[900], budgets=())
+        >>> run = vp.RunOptions(out=folder, workers=0, progress=False, say=told)
+        >>> found = vp.plan(samples, "builtin:qwen2.5-vl-mini", vp.TokenizeConfig(), run, choices)
+        >>> found["rows"], found["exact"]
+        (8, True)
 
     All that was measured with a clock is under "time"; the rest is the same in every run.
 

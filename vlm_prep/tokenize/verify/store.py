@@ -57,9 +57,10 @@ def check_store(
 ) -> Findings:
     """Check the store in `folder`.
 
-    >>> found = vp.verify(folder / "tok", "builtin:qwen2.5-vl-mini")
-    >>> found.sound, found.rows
-    (True, 7)
+    Examples:
+        >>> found = vp.verify(folder / "tok", "builtin:qwen2.5-vl-mini")
+        >>> found.sound, found.rows
+        (True, 7)
 
     Args:
         folder: a finished store of any stage, also on an object store.
