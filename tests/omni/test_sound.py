@@ -321,7 +321,7 @@ def test_frames_of_waveforms_are_those_of_the_real_extractor(
     """A waveform padded to a longer one has a frame for its last part of a hop, the longest has not."""
     adapter: Any = adapter_for(loaded(family))
     waves = [np.zeros(count, np.float32) for count in samples]
-    made = adapter.hf.feature_extractor(waves, **adapter.wiring("audio").kwargs)
+    made = adapter.hf.feature_extractor(waves, **adapter.part_record("audio").kwargs)
     assert adapter.audio_frames(samples) == made["attention_mask"].sum(-1).tolist()
 
 

@@ -15,7 +15,7 @@ from vlm_prep.core.settings import PackConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
-from vlm_prep.processors.payload.uint8 import Coding
+from vlm_prep.processors.payload.uint8 import Uint8Rule
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import ShardDataset
 from vlm_prep.tokenize.tokenize_run import tokenize
@@ -106,14 +106,14 @@ def test_a_vanished_file_stops_the_run_and_the_rerun_goes_on(source: Any, tmp_pa
 
 
 def test_a_form_that_is_not_exact_is_found(source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    restore = Coding.restore
+    restore = Uint8Rule.restore
 
-    def wrong(self: Coding, stored: torch.Tensor, **options: Any) -> torch.Tensor:
+    def wrong(self: Uint8Rule, stored: torch.Tensor, **options: Any) -> torch.Tensor:
         made = restore(self, stored, **options)
         # as if the last operation rounded otherwise; finding the form works with small tensors
         return made if stored.numel() < 1000 or stored.dim() != 2 else torch.nextafter(made, made + 1)
 
-    monkeypatch.setattr(Coding, "restore", wrong)
+    monkeypatch.setattr(Uint8Rule, "restore", wrong)
     with pytest.raises(ExactnessError, match="pixel_values"):
         packed(source("reference"), tmp_path / "out", "pixels")
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -18,7 +18,7 @@ from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset, to_pixel_values
-from vlm_prep.stream.restore import CODINGS
+from vlm_prep.stream.restore import PIXEL_RULES
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 META = Path(__file__).parents[2] / "vlm_prep" / "builtin" / "data" / "meta.json"
@@ -60,8 +60,8 @@ def test_batches_of_bytes_become_batches_of_encoded_media(stores: Any, packed: b
     assert len(plain) == len(floats) == len(coded) > 1
     seen = set()
     for expected, ours, small in zip(plain, floats, coded, strict=True):
-        seen |= small.get(CODINGS, {}).keys()
-        for name in small.get(CODINGS, {}):
+        seen |= small.get(PIXEL_RULES, {}).keys()
+        for name in small.get(PIXEL_RULES, {}):
             assert small[name + "_uint8"].dtype == torch.uint8
             assert name not in small
         restored = to_pixel_values(small, device="cpu")
@@ -89,7 +89,7 @@ def test_pictures_take_an_eighth_of_the_floats(stores: Any) -> None:
 
 def test_a_dtype_is_cast_after_the_arithmetic_in_float32(stores: Any) -> None:
     coded = batches(stores("pixels"), PadCollate, pixels="bytes")
-    batch = next(each for each in coded if "pixel_values" in each.get(CODINGS, {}))
+    batch = next(each for each in coded if "pixel_values" in each.get(PIXEL_RULES, {}))
     exact = to_pixel_values(batch, device="cpu")["pixel_values"]
     half = to_pixel_values(batch, torch.bfloat16, "cpu")["pixel_values"]
     assert half.dtype == torch.bfloat16
@@ -101,7 +101,7 @@ def test_a_dtype_is_cast_after_the_arithmetic_in_float32(stores: Any) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_the_device_gives_the_same_bits(stores: Any) -> None:
     for batch in batches(stores("pixels"), PadCollate, pixels="bytes"):
-        for name in batch.get(CODINGS, {}):
+        for name in batch.get(PIXEL_RULES, {}):
             ours = to_pixel_values(batch)[name]
             assert ours.is_cuda
             assert torch.equal(ours.cpu(), to_pixel_values(batch, device="cpu")[name])

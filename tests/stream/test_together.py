@@ -115,5 +115,5 @@ def test_record_batches_begun_long_ago_are_let_go(pictures: Path, monkeypatch: p
     for _ in range(2):
         for place, number in enumerate(number for number in range(12) if number != 7):
             assert plain(dataset[number]) == whole[place]
-            assert sum(len(shard._cells) for shard in shards) <= 2
+            assert sum(len(shard._readers) for shard in shards) <= 2
             assert sum(len(shard._made) for shard in shards) <= 2

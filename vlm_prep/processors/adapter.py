@@ -29,7 +29,7 @@ from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video,
 from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions
-from vlm_prep.processors.processor_parts import Wiring, observe, part_of, small_calls
+from vlm_prep.processors.processor_parts import PartRecord, observe, part_of, small_calls
 from vlm_prep.processors.runs import RunFinder
 from vlm_prep.processors.runtime import describe
 
@@ -91,7 +91,7 @@ class Adapter(ABC):
         self.finder = RunFinder(self.run_tokens)
         self._images = lru_cache(maxsize=_CACHED)(self._expand_images)
         self._audio = lru_cache(maxsize=_CACHED)(self._expand_audio)
-        self._wirings: dict[MediaKind, Wiring] = {}
+        self._part_records: dict[MediaKind, PartRecord] = {}
 
     # what a family may say differently
 
@@ -134,7 +134,7 @@ class Adapter(ABC):
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
         """Return the text that replaces a placeholder, by the processor's own method."""
         write = getattr(self.hf, f"replace_{kind}_token")
-        text: str = write(inputs, **{f"{kind}_idx": index}, **self.wiring(kind).kwargs)
+        text: str = write(inputs, **{f"{kind}_idx": index}, **self.part_record(kind).kwargs)
         return text
 
     def call_options(self, metadata: Sequence[Any]) -> dict[str, Any]:
@@ -223,7 +223,9 @@ class Adapter(ABC):
             Reject: bad_frame_indices, missing_fps, or processor_error when it cannot sample this video.
         """
         header = _header(media)
-        indices = choose_frames(self.hf.video_processor, media, header, self.wiring("video").kwargs, self.loaded.config)
+        indices = choose_frames(
+            self.hf.video_processor, media, header, self.part_record("video").kwargs, self.loaded.config
+        )
         return indices, self._fps(media, header)
 
     @property
@@ -236,11 +238,11 @@ class Adapter(ABC):
         """Return the samples of an audio file at the processor's rate."""
         return resampled_length(header.samples or 0, header.sampling_rate or 1, self.sampling_rate or 1)
 
-    def wiring(self, kind: MediaKind) -> Wiring:
+    def part_record(self, kind: MediaKind) -> PartRecord:
         """Return how the processor uses its part for a kind of media."""
-        if kind not in self._wirings:
-            self._wirings[kind] = observe(self.hf, kind, self.small_calls(kind))
-        return self._wirings[kind]
+        if kind not in self._part_records:
+            self._part_records[kind] = observe(self.hf, kind, self.small_calls(kind))
+        return self._part_records[kind]
 
     @property
     def level(self) -> str:
@@ -321,7 +323,7 @@ class Adapter(ABC):
         found = part_of(self.hf, kind)
         if found is None:
             raise ProcessorError(f"{self.loaded.name} takes no {kind}")
-        made: Mapping[str, Any] = found[1](media, **{**self.wiring(kind).kwargs, **more})
+        made: Mapping[str, Any] = found[1](media, **{**self.part_record(kind).kwargs, **more})
         return made
 
     def text_for(self, kind: MediaKind) -> str:

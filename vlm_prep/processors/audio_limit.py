@@ -93,5 +93,5 @@ def audio_limit(adapter: Adapter) -> AudioLimit:
     found = part_of(adapter.hf, "audio")
     if found is None:
         raise ValueError(f"{adapter.family} takes no audio")
-    part, kwargs = found[1], adapter.wiring("audio").kwargs
+    part, kwargs = found[1], adapter.part_record("audio").kwargs
     return AudioLimit(part, lambda wave: part([wave], **kwargs), adapter.sampling_rate or 1)

@@ -26,7 +26,7 @@ _OF_THE_ROW = ("video_metadata", "do_sample_frames")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wiring:
+class PartRecord:
     """One part of a processor and how it is used; JSON-ready, it travels in the manifest."""
 
     part_class: str
@@ -58,11 +58,11 @@ def part_of(hf: Any, kind: MediaKind) -> tuple[str, Any] | None:
     return None
 
 
-def in_transformers(wiring: Wiring) -> bool:
+def in_transformers(record: PartRecord) -> bool:
     """Whether the part can be made from its settings alone: transformers has its class."""
     import transformers
 
-    return hasattr(transformers, wiring.part_class)
+    return hasattr(transformers, record.part_class)
 
 
 class _Watched:
@@ -83,7 +83,7 @@ class _Watched:
         return made
 
 
-def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Wiring:
+def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> PartRecord:
     """Return how `hf` uses its part for `kind`.
 
     Args:
@@ -138,7 +138,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Wir
     except (TypeError, orjson.JSONDecodeError) as error:
         raise ProcessorError(f"{type(part).__name__}: a setting cannot be written as JSON: {error}") from error
     added -= {whole_name for whole_name, _ in outputs.values()}
-    return Wiring(
+    return PartRecord(
         part_class=type(part).__name__,
         config=config,
         kwargs=settings,

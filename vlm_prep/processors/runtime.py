@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 def describe(adapter: Adapter) -> dict[str, Any]:
     """Return what the runtime needs of a processor, JSON-ready: settings and token ids, no tokenizer."""
-    wirings = {kind: adapter.wiring(kind) for kind in adapter.kinds}
+    records = {kind: adapter.part_record(kind) for kind in adapter.kinds}
     stored = {tensor.name for tensor in adapter.geometry}
-    added = {name for wiring in wirings.values() for name in wiring.added} - stored
+    added = {name for record in records.values() for name in record.added} - stored
     return {
         "family": adapter.family,
         "level": adapter.level,
         "identity": adapter.loaded.identity,
-        "parts": {kind: wiring.to_json() for kind, wiring in wirings.items()},
+        "parts": {kind: record.to_json() for kind, record in records.items()},
         "interleaved": adapter.interleaved,
-        "whole": _whole(adapter) if added or not all(in_transformers(each) for each in wirings.values()) else None,
+        "whole": _whole(adapter) if added or not all(in_transformers(each) for each in records.values()) else None,
         "tensors": [asdict(tensor) for tensor in adapter.geometry],
         "sampling_rate": adapter.sampling_rate,
         "audio_in_video": adapter.audio_in_video,
         "token_types": _token_types(adapter),
-        "token_values": join_kinds({kind: wiring.types for kind, wiring in wirings.items()}, adapter.regions()),
+        "token_values": join_kinds({kind: record.types for kind, record in records.items()}, adapter.regions()),
         "pad_token_id": adapter.hf.tokenizer.pad_token_id,
         "image_token_id": getattr(adapter.hf, "image_token_id", None),
         "video_token_id": getattr(adapter.hf, "video_token_id", None),

@@ -29,7 +29,7 @@ import pyarrow as pa
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
-from vlm_prep.shards.columns import Cells, cell_makers
+from vlm_prep.shards.columns import ColumnReaders, reader_makers
 from vlm_prep.shards.heads import checked_head, must_be_valid, read_schema
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
@@ -104,14 +104,14 @@ class ShardReader:
         self._map: pa.MemoryMappedFile | None = None
         self._schema: pa.Schema | None = None
         self._batches: dict[int, pa.RecordBatch] = {}
-        self._cells: dict[int, Cells] = {}
+        self._readers: dict[int, ColumnReaders] = {}
         self._starts: list[int] = []
         self._names: dict[tuple[str, ...], list[str]] = {}
         self._made: dict[int, list[Any]] = {}
 
     def forget(self, number: int) -> None:
         """Let go of record batch `number`; views of it stay valid."""
-        for kept in (self._cells, self._batches, self._made):
+        for kept in (self._readers, self._batches, self._made):
             kept.pop(number, None)
 
     def _open(self) -> pa.MemoryMappedFile:
@@ -173,9 +173,9 @@ class ShardReader:
             raise IndexError(f"{self.path.name}: row {index} of {self.info.rows}")
         self._open()
         number = bisect_right(self._starts, index) - 1
-        cells, local = self._cells.get(number) or self._columns(number), index - self._starts[number]
+        readers, local = self._readers.get(number) or self._columns(number), index - self._starts[number]
         try:
-            found = {name: cells[name](local) for name in self._names.get(tuple(without)) or self._wanted(without)}
+            found = {name: readers[name](local) for name in self._names.get(tuple(without)) or self._wanted(without)}
         except UnicodeDecodeError as error:
             raise StoreError(f"{self.path}, row {index}: a text is damaged", self._repair) from error
         if self._has_media:
@@ -216,10 +216,10 @@ class ShardReader:
         media: list[dict[str, Any]] = self._columns(number)[MEDIA_COLUMN](index - self._starts[number])
         return media
 
-    def _columns(self, number: int) -> Cells:
-        found = self._cells.get(number)
+    def _columns(self, number: int) -> ColumnReaders:
+        found = self._readers.get(number)
         if found is None:
-            found = self._cells[number] = Cells(cell_makers(self._schema), self.batch(number).column)
+            found = self._readers[number] = ColumnReaders(reader_makers(self._schema), self.batch(number).column)
             self._opened.begun(self, number)
         return found
 

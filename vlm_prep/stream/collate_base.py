@@ -23,7 +23,7 @@ from vlm_prep.processors.token_types import TokenValues, values_of
 from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.dummy import DummyMedia
-from vlm_prep.stream.restore import CODED, CODINGS, shared_coding
+from vlm_prep.stream.restore import CODED, PIXEL_RULES, shared_rule
 
 IGNORE = -100
 TOKEN_FILL: Mapping[str, float] = {"labels": IGNORE, "loss_weights": 0.0, "mm_token_type_ids": 0, "token_type_ids": 0}
@@ -163,14 +163,14 @@ class Collate:
         self.buffers.turn()
         batch: Batch = {}
         for name in sorted(parts):
-            coding = shared_coding(parts[name])
-            if coding is None:
+            rule = shared_rule(parts[name])
+            if rule is None:
                 made = [value.restored() if isinstance(value, CodedTensor) else value for value in parts[name]]
                 batch[name] = self._joined(name, made)
             else:
                 arrays = [array for value in parts[name] for array in value.arrays]
                 batch[name + CODED] = self._laid(name, arrays)
-                batch.setdefault(CODINGS, {})[name] = coding
+                batch.setdefault(PIXEL_RULES, {})[name] = rule
         return batch
 
     def _masked(self, items: Sequence[Item]) -> list[Item]:

@@ -14,12 +14,12 @@ import torch
 
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import CodedTensor
-from vlm_prep.processors.payload.uint8 import Coding
+from vlm_prep.processors.payload.uint8 import Uint8Rule
 
 Pixels = bool | Literal["bytes"]
 CODED = "_uint8"
 """End of the name of a tensor of bytes in a batch."""
-CODINGS = "pixel_codings"
+PIXEL_RULES = "pixel_rules"
 """Entry of a batch: how each such tensor becomes the processor's."""
 
 
@@ -39,19 +39,19 @@ def tensor_makers(
     return (maker.coded, maker.stored) if pixels == "bytes" else (maker.pixels, None)
 
 
-def shared_coding(values: Sequence[Any]) -> Coding | None:
-    """Return the coding of a batch's tensors if all are bytes that go into one; else None."""
+def shared_rule(values: Sequence[Any]) -> Uint8Rule | None:
+    """Return the rule of a batch's tensors if all are bytes that go into one; else None."""
     first = values[0]
     if not isinstance(first, CodedTensor):
         return None
-    coding, rest = first.coding, first.shape[1:]
+    rule, rest = first.rule, first.shape[1:]
     for value in values:
-        # a store's rows share one coding; comparing two field by field takes longer than all else here
+        # a store's rows share one rule; comparing two field by field takes longer than all else here
         if not isinstance(value, CodedTensor) or value.shape[1:] != rest:
             return None
-        if value.coding is not coding and value.coding != coding:
+        if value.rule is not rule and value.rule != rule:
             return None
-    return coding
+    return rule
 
 
 def to_pixel_values(
@@ -65,14 +65,14 @@ def to_pixel_values(
         device: of the pixel tensors; by default CUDA if there is some, else the CPU. Other tensors stay where they are.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    codings: Mapping[str, Coding] = batch.get(CODINGS, {})
+    rules: Mapping[str, Uint8Rule] = batch.get(PIXEL_RULES, {})
     made: dict[str, Any] = {}
     for name, value in batch.items():
         plain = name.removesuffix(CODED)
-        if name != plain and plain in codings:
-            made[plain] = codings[plain].restore(value.to(where, non_blocking=True)).to(dtype)
+        if name != plain and plain in rules:
+            made[plain] = rules[plain].restore(value.to(where, non_blocking=True)).to(dtype)
         elif "pixel_values" in name and isinstance(value, torch.Tensor) and value.is_floating_point():
             made[name] = value.to(where, dtype, non_blocking=True)
-        elif name != CODINGS:
+        elif name != PIXEL_RULES:
             made[name] = value
     return made

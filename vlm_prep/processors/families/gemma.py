@@ -26,7 +26,7 @@ class Gemma3(Adapter):
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
         """See `Adapter.image_inputs`: crops by running the part on blank pictures, and none where they are off."""
-        if self.wiring("image").kwargs.get("do_pan_and_scan", self.hf.image_processor.do_pan_and_scan):
+        if self.part_record("image").kwargs.get("do_pan_and_scan", self.hf.image_processor.do_pan_and_scan):
             return super().image_inputs(sizes)
         return {"num_crops": [0] * len(sizes)}
 

@@ -320,7 +320,7 @@ class Generic(Adapter):
     def _shared_names(self) -> tuple[str, ...]:
         """The tensors that the processor returns for several kinds under one name: in one row, one takes the other's
         place."""
-        made = [{name for name, _ in self.wiring(kind).outputs.values()} for kind in self.kinds]
+        made = [{name for name, _ in self.part_record(kind).outputs.values()} for kind in self.kinds]
         return tuple(sorted(name for name in set().union(*made) if sum(name in names for names in made) > 1))
 
     @property

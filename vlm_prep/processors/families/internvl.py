@@ -26,7 +26,7 @@ class InternVL(Adapter):
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
         """See `Adapter.image_inputs`."""
-        count, kwargs = self.hf.image_processor.get_number_of_image_patches, self.wiring("image").kwargs
+        count, kwargs = self.hf.image_processor.get_number_of_image_patches, self.part_record("image").kwargs
         return {"num_patches": [int(count(height, width, kwargs)) for height, width in sizes]}
 
     def video_inputs(self, video: Video) -> Mapping[str, Any]:

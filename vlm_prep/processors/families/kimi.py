@@ -50,7 +50,7 @@ class KimiK25(Adapter):
         from transformers.models.kimi_k25.image_processing_kimi_k25 import navit_resize
 
         part = self.hf.image_processor if kind == "image" else self.hf.video_processor
-        kwargs = self.wiring(kind).kwargs
+        kwargs = self.part_record(kind).kwargs
         patch = int(kwargs.get("patch_size", part.patch_size))
         _, (height, width) = navit_resize(
             height=size[0],

@@ -23,7 +23,7 @@ class Pixtral(Adapter):
         from transformers.models.pixtral.image_processing_pixtral import get_resize_output_image_size
 
         patch = int(self.hf.patch_size * self.hf.spatial_merge_size)
-        longest = self.wiring("image").kwargs.get("size", self.hf.image_processor.size)["longest_edge"]
+        longest = self.part_record("image").kwargs.get("size", self.hf.image_processor.size)["longest_edge"]
         resized = [
             get_resize_output_image_size(
                 np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3)), (longest, longest), (patch, patch)

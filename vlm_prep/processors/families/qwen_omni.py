@@ -12,7 +12,7 @@ import numpy as np
 from vlm_prep.core.records import MediaKind, Message
 from vlm_prep.processors.expansion import SOUND, Level, Tensor, Video
 from vlm_prep.processors.families.qwen_vl import IMAGE_GRID, VIDEO_GRID, Qwen2VL
-from vlm_prep.processors.processor_parts import Wiring
+from vlm_prep.processors.processor_parts import PartRecord
 
 _SECONDS = Tensor(name="video_second_per_grid", kind="video", dtype="float32")
 
@@ -26,9 +26,9 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
     interleaves_sound: ClassVar[bool] = True
     needs_time: ClassVar[bool] = True
 
-    def wiring(self, kind: MediaKind) -> Wiring:
-        """See `Adapter.wiring`. The rate of a call is that of a row's videos."""
-        found = super().wiring(kind)
+    def part_record(self, kind: MediaKind) -> PartRecord:
+        """See `Adapter.part_record`. The rate of a call is that of a row's videos."""
+        found = super().part_record(kind)
         return replace(found, kwargs={name: value for name, value in found.kwargs.items() if name != "fps"})
 
     def rate(self, metadata: Any) -> float:
@@ -175,7 +175,7 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
         A waveform has one for each hop that it begins. All are padded to one length, and the last hop of that has a
         frame only if it is whole: so the frames of the longest may be one fewer, beside a longer one.
         """
-        part, kwargs = self.hf.feature_extractor, self.wiring("audio").kwargs
+        part, kwargs = self.hf.feature_extractor, self.part_record("audio").kwargs
         longest, hop = int(part.n_samples), int(part.hop_length)
         if kwargs.get("truncation", True):
             samples = tuple(min(count, longest) for count in samples)

@@ -50,7 +50,7 @@ class Qwen2VL(Adapter):
     def _setting(self, kind: MediaKind, name: str) -> Any:
         """A setting of a part: what the processor gives it with each call, else its own."""
         part = self.hf.image_processor if kind == "image" else self.hf.video_processor
-        return self.wiring(kind).kwargs.get(name, getattr(part, name, None))
+        return self.part_record(kind).kwargs.get(name, getattr(part, name, None))
 
     def _image_grid(self, height: int, width: int) -> Grid:
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize

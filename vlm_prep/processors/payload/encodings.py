@@ -11,7 +11,7 @@ Other tensors (masks, positions, tiles of pictures that are resized in float) ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from vlm_prep.core.settings import AudioPayload
 from vlm_prep.processors.payload.join import join
 from vlm_prep.processors.payload.patches import Patches, patches_for
 from vlm_prep.processors.payload.pixels import PixelMaker
-from vlm_prep.processors.payload.uint8 import VALUES, Coding, find_coding, layouts, split_by_channel
+from vlm_prep.processors.payload.uint8 import VALUES, Uint8Rule, find_rule, layouts, split_by_channel
 
 if TYPE_CHECKING:
     import torch
@@ -37,48 +37,49 @@ _FRAMES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class Encoding:
     """How the tensors of one kind of media are stored; JSON-ready."""
 
     route: Route
-    codings: Mapping[str, Coding]
+    rules: Mapping[str, Uint8Rule]
     """Tensors stored as uint8, by their names."""
     alone: bool
     """Whether several media of a document become what they become one by one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
-        return {**asdict(self), "codings": {name: coding.to_json() for name, coding in self.codings.items()}}
+        codings = {name: rule.to_json() for name, rule in self.rules.items()}
+        return {"route": self.route, "codings": codings, "alone": self.alone}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Form:
+    def from_json(cls, data: Mapping[str, Any]) -> Encoding:
         """Read what `to_json` wrote."""
-        codings = {name: Coding.from_json(coding) for name, coding in data["codings"].items()}
-        return cls(**{**data, "codings": codings})
+        rules = {name: Uint8Rule.from_json(rule) for name, rule in data["codings"].items()}
+        return cls(route=data["route"], rules=rules, alone=data["alone"])
 
 
 def describe_payload(maker: PixelMaker, kinds: Sequence[str], audio: AudioPayload) -> dict[str, Any]:
     """Return how media are stored as tensors, JSON-ready, for a manifest's `processor`."""
-    forms = {kind: find_form(maker, kind) for kind in ([""] if maker.needs_whole else kinds)}
-    return {"forms": {kind: form.to_json() for kind, form in forms.items()}, "audio": audio}
+    encodings = {kind: find_encoding(maker, kind) for kind in ([""] if maker.needs_whole else kinds)}
+    return {"forms": {kind: encoding.to_json() for kind, encoding in encodings.items()}, "audio": audio}
 
 
-def find_form(maker: PixelMaker, kind: str) -> Form:
+def find_encoding(maker: PixelMaker, kind: str) -> Encoding:
     """Return how the tensors of a kind of media are stored, found out with noise; of all kinds for kind ""."""
     if kind == "audio" or (maker.needs_whole and not maker.takes("image")):
-        return Form(route="exact", codings={}, alone=False)
+        return Encoding(route="exact", rules={}, alone=False)
     probes = _Probes(maker, kind or "image")
     if maker.needs_whole:
-        codings = probes.codings_by_floats()
-        return Form(route="floats" if codings else "exact", codings=codings, alone=False)
+        rules = probes.rules_by_floats()
+        return Encoding(route="floats" if rules else "exact", rules=rules, alone=False)
     alone = probes.alone()
-    codings = probes.codings_by_bytes()
-    if codings:
+    rules = probes.rules_by_bytes()
+    if rules:
         patches = patches_for(maker, kind)
-        same = alone and patches is not None and probes.equal_to(patches, codings)
-        return Form(route="patches" if same else "bytes", codings=codings, alone=alone)
-    codings = probes.codings_by_floats()
-    return Form(route="floats" if codings else "exact", codings=codings, alone=alone)
+        same = alone and patches is not None and probes.equal_to(patches, rules)
+        return Encoding(route="patches" if same else "bytes", rules=rules, alone=alone)
+    rules = probes.rules_by_floats()
+    return Encoding(route="floats" if rules else "exact", rules=rules, alone=alone)
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -134,8 +135,8 @@ class _Probes:
         single = {name: join([each[name] for each in self._floats[:_TOGETHER]]) for name in together}
         return all(torch.equal(together[name], single[name]) for name in together)
 
-    def codings_by_bytes(self) -> dict[str, Coding]:
-        """Return codings of the tensors that the part returns as uint8 without its last arithmetic."""
+    def rules_by_bytes(self) -> dict[str, Uint8Rule]:
+        """Return rules of the tensors that the part returns as uint8 without its last arithmetic."""
         import torch
 
         small = [self._call([media], **BYTES) for media in self.media]
@@ -143,10 +144,10 @@ class _Probes:
         for name in self._float_names():
             pairs = [(as_bytes(less[name]), made[name]) for less, made in zip(small, self._floats, strict=True)]
             both = [(less, made) for less, made in pairs if less is not None and less.shape == made.shape]
-            coding = find_coding(both, self._settings, frames=self._frames()) if len(both) == len(pairs) else None
-            if coding is None:
+            rule = find_rule(both, self._settings, frames=self._frames()) if len(both) == len(pairs) else None
+            if rule is None:
                 return {}
-            found[name] = coding
+            found[name] = rule
         others = self._floats[0].keys() - found.keys()
         same = all(
             torch.equal(less[name], made[name])
@@ -155,16 +156,16 @@ class _Probes:
         )
         return found if same else {}
 
-    def codings_by_floats(self) -> dict[str, Coding]:
-        """Return codings of the tensors of which each channel has 256 values."""
+    def rules_by_floats(self) -> dict[str, Uint8Rule]:
+        """Return rules of the tensors of which each channel has 256 values."""
         found = {}
         for name in self._float_names():
-            coding = _coding_of_floats([made[name] for made in self._floats], self._settings, self._frames())
-            if coding is not None and all(coding.store(made[name]) is not None for made in self._floats):
-                found[name] = coding
+            rule = _rule_of_floats([made[name] for made in self._floats], self._settings, self._frames())
+            if rule is not None and all(rule.store(made[name]) is not None for made in self._floats):
+                found[name] = rule
         return found
 
-    def equal_to(self, patches: Patches, codings: Mapping[str, Coding]) -> bool:
+    def equal_to(self, patches: Patches, rules: Mapping[str, Uint8Rule]) -> bool:
         """Whether our own way gives the part's tensors."""
         import torch
 
@@ -174,7 +175,7 @@ class _Probes:
                 return False
             for name, array in ours.items():
                 tensor = torch.from_numpy(array)
-                full = codings[name].restore(tensor) if name in codings else tensor
+                full = rules[name].restore(tensor) if name in rules else tensor
                 if full.dtype != made[name].dtype or not torch.equal(full, made[name]):
                     return False
         return True
@@ -188,7 +189,7 @@ class _Probes:
         return int(self._settings.get("temporal_patch_size") or 1) if self._kind == "image" else 1
 
 
-def _coding_of_floats(made: Sequence[torch.Tensor], settings: Mapping[str, Any], frames: int) -> Coding | None:
+def _rule_of_floats(made: Sequence[torch.Tensor], settings: Mapping[str, Any], frames: int) -> Uint8Rule | None:
     import torch
 
     for axis, size in layouts(made[0].shape):
@@ -202,5 +203,5 @@ def _coding_of_floats(made: Sequence[torch.Tensor], settings: Mapping[str, Any],
         for view, tensor in zip(views, made, strict=True):
             found = [torch.searchsorted(levels[channel], view[:, channel].contiguous()) for channel in channels]
             pairs.append((torch.stack(found, 1).to(torch.uint8).view(tensor.shape), tensor))
-        return find_coding(pairs, settings, frames=frames)
+        return find_rule(pairs, settings, frames=frames)
     return None

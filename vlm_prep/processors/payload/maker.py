@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_prep.core.settings import AudioPayload, MediaMode
 from vlm_prep.media.decode import file_bytes
-from vlm_prep.processors.payload.encodings import BYTES, Form, as_bytes
+from vlm_prep.processors.payload.encodings import BYTES, Encoding, as_bytes
 from vlm_prep.processors.payload.patches import Patches, patches_for
 from vlm_prep.processors.payload.pixels import MediaStruct, PixelMaker
 from vlm_prep.processors.payload.stored import store_array, store_tensor, store_waveform
-from vlm_prep.processors.payload.uint8 import Coding
+from vlm_prep.processors.payload.uint8 import Uint8Rule
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ class PayloadMaker:
 
     def __init__(self, maker: PixelMaker, payload: Mapping[str, Any], stored: Sequence[str]) -> None:
         self._maker = maker
-        self._forms = {kind: Form.from_json(form) for kind, form in payload["forms"].items()}
+        self._encodings = {kind: Encoding.from_json(encoding) for kind, encoding in payload["forms"].items()}
         self._audio: AudioPayload = payload["audio"]
         self._leave_out = frozenset(stored)
         self._patches: dict[str, Patches | None] = {}
@@ -50,16 +50,16 @@ class PayloadMaker:
                 for place in places:
                     made[place].append(store_waveform(self._maker.waveform(media[place])))
                 continue
-            form = self._forms[kind]
-            if form.alone:
+            encoding = self._encodings[kind]
+            if encoding.alone:
                 for place in places:
-                    made[place] += self._recent.get(media[place], functools.partial(self._made, kind, form))
+                    made[place] += self._recent.get(media[place], functools.partial(self._made, kind, encoding))
             else:
-                made[places[0]] += self._made(kind, form, [media[place] for place in places])
+                made[places[0]] += self._made(kind, encoding, [media[place] for place in places])
         return made
 
     def same_as_made(self, media: Sequence[MediaStruct], raised: Sequence[MediaStruct]) -> str | None:
-        """Return what differs between the tensors of media and what is restored of their stored form; None: nothing."""
+        """Return what differs between the tensors of media and what their stored form gives back; None: nothing."""
         import torch
 
         made, restored = self._maker.pixels(media), self._maker.pixels(raised)
@@ -71,15 +71,15 @@ class PayloadMaker:
                 return f"{name} made of its stored form is not the processor's"
         return None
 
-    def _made(self, kind: str, form: Form, structs: Sequence[MediaStruct]) -> list[dict[str, Any]]:
-        if form.route == "patches":
+    def _made(self, kind: str, encoding: Encoding, structs: Sequence[MediaStruct]) -> list[dict[str, Any]]:
+        if encoding.route == "patches":
             found = self._patches_of(kind).of_media(structs[0])
-            return [store_array(name, found[name], coded=name in form.codings) for name in self._kept(found)]
-        if form.route == "bytes":
+            return [store_array(name, found[name], coded=name in encoding.rules) for name in self._kept(found)]
+        if encoding.route == "bytes":
             tensors = self._maker.call(kind, structs, **BYTES)
-            return [self._small(name, tensors[name], form.codings.get(name)) for name in self._kept(tensors)]
+            return [self._small(name, tensors[name], encoding.rules.get(name)) for name in self._kept(tensors)]
         tensors = self._maker.call(kind, structs)
-        return [self._from_floats(name, tensors[name], form.codings.get(name)) for name in self._kept(tensors)]
+        return [self._from_floats(name, tensors[name], encoding.rules.get(name)) for name in self._kept(tensors)]
 
     def _kept(self, tensors: Mapping[str, Any]) -> list[str]:
         return [name for name in tensors if name not in self._leave_out]
@@ -91,17 +91,17 @@ class PayloadMaker:
         assert found is not None  # the route was chosen because there are some
         return found
 
-    def _small(self, name: str, tensor: torch.Tensor, coding: Coding | None) -> dict[str, Any]:
-        if coding is None:
+    def _small(self, name: str, tensor: torch.Tensor, rule: Uint8Rule | None) -> dict[str, Any]:
+        if rule is None:
             return store_tensor(name, tensor)
         small = as_bytes(tensor)
-        once = coding.without_repeats(small) if small is not None else None
+        once = rule.without_repeats(small) if small is not None else None
         if once is None:
             raise ValueError(f"{name}: no bytes, or a picture's frames differ")
         return store_tensor(name, once, coded=True)
 
-    def _from_floats(self, name: str, tensor: torch.Tensor, coding: Coding | None) -> dict[str, Any]:
-        small = coding.store(tensor) if coding is not None else None
+    def _from_floats(self, name: str, tensor: torch.Tensor, rule: Uint8Rule | None) -> dict[str, Any]:
+        small = rule.store(tensor) if rule is not None else None
         return store_tensor(name, tensor if small is None else small, coded=small is not None)
 
 

@@ -1,6 +1,6 @@
 """A shard's media → the processor's own tensors: pixels, features, masks, sizes, under the processor's names.
 
-Built from what the manifest says of the processor's parts (`wiring`), so training needs no tokenizer and no model
+Built from what the manifest says of the processor's parts (`PartRecord`), so training needs no tokenizer and no model
 folder. The media of one document are given to the transformers image, video or audio processor as the full processor
 would give them, and its arithmetic is the only one there is: equality is a matter of the same media, settings and
 arguments. A processor that makes tensors outside of its parts, or whose parts are not in transformers, is loaded whole.
@@ -81,19 +81,19 @@ class PixelMaker:
 
     def settings(self, kind: str) -> dict[str, Any]:
         """Return a part's settings as they hold in a call: its own, and what the processor gives it."""
-        wiring = self._parts[kind]
-        return {**wiring["config"], **wiring["kwargs"]}
+        record = self._parts[kind]
+        return {**record["config"], **record["kwargs"]}
 
     def part(self, kind: str) -> Any:
         """Return the transformers image, video or audio processor, made once."""
         if kind not in self._made:
-            wiring = self._parts.get(kind)
-            if wiring is None:
+            record = self._parts.get(kind)
+            if record is None:
                 raise StoreError(f"the store has {kind} media and its processor takes none")
             ensure_torchvision()
             with quiet():
                 import transformers
-            name = wiring["part_class"]
+            name = record["part_class"]
             cls: Any = getattr(transformers, name, None)
             # a store names the class: nothing else of transformers is made of what it says
             if not _is_part(cls):
@@ -102,7 +102,7 @@ class PixelMaker:
                     "install the version the store was made with, see processor.identity in its manifest.json",
                 )
             with quiet():
-                self._made[kind] = cls.from_dict(dict(wiring["config"]))
+                self._made[kind] = cls.from_dict(dict(record["config"]))
         return self._made[kind]
 
     def pixels(self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason, StoreError
 from vlm_prep.processors.payload.join import join
-from vlm_prep.processors.payload.uint8 import Coding
+from vlm_prep.processors.payload.uint8 import Uint8Rule
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class Stored(NamedTuple):
     """One stored tensor: a read-only view of the shard, and how the processor's is made of it."""
 
     array: NDArray[Any]
-    coding: Coding | None
+    rule: Uint8Rule | None
     dtype: str | None = None
     """torch's name of its type where numpy has none: the array holds the bits."""
 
@@ -41,7 +41,7 @@ class Stored(NamedTuple):
         tensor = torch.from_numpy(np.array(self.array))
         if self.dtype is not None:
             return tensor.view(getattr(torch, self.dtype))
-        return tensor if self.coding is None else self.coding.restore(tensor)
+        return tensor if self.rule is None else self.rule.restore(tensor)
 
 
 class CodedTensor:
@@ -49,13 +49,13 @@ class CodedTensor:
 
     Args:
         arrays: uint8, read-only views to be joined along their first dimension; the others are equal.
-        coding: how the processor's tensor is made of them.
+        rule: how the processor's tensor is made of them.
     """
 
-    __slots__ = ("arrays", "coding", "shape")
+    __slots__ = ("arrays", "rule", "shape")
 
-    def __init__(self, arrays: tuple[NDArray[np.uint8], ...], coding: Coding) -> None:
-        self.arrays, self.coding = arrays, coding
+    def __init__(self, arrays: tuple[NDArray[np.uint8], ...], rule: Uint8Rule) -> None:
+        self.arrays, self.rule = arrays, rule
         self.shape: tuple[int, ...] = arrays[0].shape
         """Of the bytes."""
         if len(arrays) > 1:
@@ -63,7 +63,7 @@ class CodedTensor:
 
     def restored(self) -> torch.Tensor:
         """Return the processor's tensor."""
-        return joined([Stored(array, self.coding) for array in self.arrays])
+        return joined([Stored(array, self.rule) for array in self.arrays])
 
 
 def joined(parts: Sequence[torch.Tensor | Stored]) -> torch.Tensor:
@@ -74,14 +74,14 @@ def joined(parts: Sequence[torch.Tensor | Stored]) -> torch.Tensor:
 def coded_tensor(parts: Sequence[torch.Tensor | Stored]) -> CodedTensor | None:
     """Return parts as one tensor of bytes; None where one has other bytes, none, or another shape."""
     first = parts[0]
-    if not isinstance(first, Stored) or first.coding is None:
+    if not isinstance(first, Stored) or first.rule is None:
         return None
     if len(parts) == 1:
-        return CodedTensor((first.array,), first.coding)
-    arrays = [part.array for part in parts if isinstance(part, Stored) and part.coding == first.coding]
+        return CodedTensor((first.array,), first.rule)
+    arrays = [part.array for part in parts if isinstance(part, Stored) and part.rule == first.rule]
     if len(arrays) < len(parts) or any(array.shape[1:] != first.array.shape[1:] for array in arrays):
         return None
-    return CodedTensor(tuple(arrays), first.coding)
+    return CodedTensor(tuple(arrays), first.rule)
 
 
 class StoredPayload:
@@ -93,11 +93,11 @@ class StoredPayload:
     """
 
     def __init__(self, payload: Mapping[str, Any] | None, names: Callable[[str], set[str] | None]) -> None:
-        forms = (payload or {}).get("forms", {})
-        self._codings = {
-            (kind, name): Coding.from_json(coding)
-            for kind, form in forms.items()
-            for name, coding in form["codings"].items()
+        encodings = (payload or {}).get("forms", {})
+        self._rules = {
+            (kind, name): Uint8Rule.from_json(rule)
+            for kind, encoding in encodings.items()
+            for name, rule in encoding["codings"].items()
         }
         self._names = names
 
@@ -124,13 +124,13 @@ class StoredPayload:
         return found or None
 
     def _open(self, kind: str, name: str, tensor: Mapping[str, Any]) -> Stored:
-        coding = None
+        rule = None
         if tensor["coded"]:
-            coding = self._codings.get((kind, name))
-            if coding is None:
+            rule = self._rules.get((kind, name))
+            if rule is None:
                 raise StoreError(f"{name} is stored as bytes and the manifest does not say how")
         dtype = tensor["dtype"]
-        return Stored(array_of(tensor), coding, dtype if dtype not in np.sctypeDict else None)
+        return Stored(array_of(tensor), rule, dtype if dtype not in np.sctypeDict else None)
 
 
 def is_exact(tensors: Sequence[Mapping[str, Any]] | None) -> bool:

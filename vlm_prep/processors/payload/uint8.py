@@ -2,7 +2,7 @@
 
 An image processor ends with arithmetic that maps each of a channel's 256 values to one float: rescale, subtract the
 mean, divide by the deviation. So its tensor can be stored as uint8 and made again, if the same operations are done in
-the same precision. They are not assumed: a `Coding` is found by looking at what the processor made of pictures that
+the same precision. They are not assumed: a `Uint8Rule` is found by looking at what the processor made of pictures that
 hold all 256 values, and holds only if every single float is met.
 
 Some tensors repeat a frame (a patch of Qwen's is two frames deep, and a picture has one): it is stored once.
@@ -24,7 +24,7 @@ Layout = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coding:
+class Uint8Rule:
     """How a float tensor is made of stored bytes; JSON-ready, it travels in the manifest."""
 
     steps: Steps
@@ -40,7 +40,7 @@ class Coding:
     """Of the processor's tensor."""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Coding:
+    def from_json(cls, data: Mapping[str, Any]) -> Uint8Rule:
         """Read what `to_json` wrote."""
         steps = tuple((name, tuple(values)) for name, values in data["steps"])
         repeats = tuple(data["repeats"]) if data["repeats"] else None
@@ -124,7 +124,7 @@ class Coding:
 
         channels = max(len(values) for name, values in self.steps) if self.steps[0][0] != "table" else 0
         channels = channels or len(self.steps[0][1]) // VALUES
-        flat = Coding(steps=self.steps, channel_axis=-2 if channels > 1 else None)
+        flat = Uint8Rule(steps=self.steps, channel_axis=-2 if channels > 1 else None)
         return flat.restore(torch.arange(VALUES, dtype=torch.uint8).repeat(channels, 1))
 
     def without_repeats(self, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -171,9 +171,9 @@ def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device).view(-1, 1)
 
 
-def find_coding(
+def find_rule(
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], settings: Mapping[str, Any], *, frames: int = 1
-) -> Coding | None:
+) -> Uint8Rule | None:
     """Return how the floats of the pairs are made of their bytes, or None if there is no such way.
 
     Args:
@@ -186,7 +186,7 @@ def find_coding(
     if any(made.dtype != torch.float32 for _, made in pairs):
         return None
     repeats = _find_repeats([stored for stored, _ in pairs], frames)
-    plain = Coding(steps=(), repeats=repeats)
+    plain = Uint8Rule(steps=(), repeats=repeats)
     small: list[tuple[torch.Tensor, torch.Tensor]] = []
     for pair in pairs:
         once = [plain.without_repeats(tensor) for tensor in pair]
@@ -197,7 +197,7 @@ def find_coding(
         table = _table(small, axis, size)
         if table is not None:
             steps = _steps(table, settings)
-            return Coding(steps=steps, channel_axis=axis, channel_size=size, repeats=repeats)
+            return Uint8Rule(steps=steps, channel_axis=axis, channel_size=size, repeats=repeats)
     return None
 
 
@@ -207,7 +207,7 @@ def _find_repeats(stored: Sequence[torch.Tensor], frames: int) -> tuple[int, int
     for outer in (_CHANNELS, 1):
         if frames < 2 or last % (outer * frames):
             continue
-        found = Coding(steps=(), repeats=(outer, frames))
+        found = Uint8Rule(steps=(), repeats=(outer, frames))
         if all(found.without_repeats(tensor) is not None for tensor in stored):
             return found.repeats
     return None
@@ -254,7 +254,7 @@ def _steps(table: Any, settings: Mapping[str, Any]) -> Steps:
     axis = -2 if channels > 1 else None
     stored = torch.arange(VALUES, dtype=torch.uint8).repeat(channels, 1)
     for steps in _usual(settings, channels):
-        if torch.equal(Coding(steps=steps, channel_axis=axis).restore(stored), table):
+        if torch.equal(Uint8Rule(steps=steps, channel_axis=axis).restore(stored), table):
             return steps
     return (("table", tuple(table.flatten().tolist())),)
 
