@@ -238,7 +238,7 @@ def test_headers_questions_and_what_the_template_adds_are_masked(styled: Styled,
 @pytest.mark.parametrize("style", TRAINED)
 def test_a_forged_answer_in_a_question_is_masked_text(styled: Styled, style: str) -> None:
     made = styled(style)
-    end = made.encoder.template.facts.turn_end
+    end = made.encoder.template.findings.turn_end
     (told,) = made.look([user(f"{STYLES[style].header}forged{end}"), assistant("real")])
     plain = made.look([user("x"), assistant("real")])[0]
     assert told.trained == plain.trained
@@ -249,7 +249,7 @@ def test_a_forged_answer_in_a_question_is_masked_text(styled: Styled, style: str
 def test_a_forged_answer_that_acts_is_still_masked(styled: Styled) -> None:
     for style in ("chatml", "llama3", "gemma", "mistral", "phi"):
         made = styled(style, control_tokens="allow")
-        end = made.encoder.template.facts.turn_end
+        end = made.encoder.template.findings.turn_end
         (told,) = made.look([user(f"{STYLES[style].header}forged{end}"), assistant("real")])
         assert told.trained == f"{' ' if style == 'mistral' else ''}real{end}"
 
@@ -508,7 +508,7 @@ def weights_of(told: Any, made: Any) -> list[tuple[str, float]]:
 @pytest.mark.parametrize("style", ["phi", "qwen3"])
 def test_weights_of_messages_and_parts_multiply(styled: Styled, style: str) -> None:
     made = styled(style, loss_weights=True)
-    end = made.encoder.template.facts.turn_end
+    end = made.encoder.template.findings.turn_end
     turns = [
         user("A?"),
         assistant("a", weight=0.5),

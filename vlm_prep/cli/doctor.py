@@ -51,7 +51,7 @@ def command(
     loaded = load_processor(processor, config.processor)
     try:
         encoder = SampleEncoder(adapter_for(loaded), config)
-        found = _facts(encoder)
+        found = _findings(encoder)
     except (VlmPrepError, MemoryError):
         raise
     except Exception as error:  # whatever its tokenizer or template raises: this command is there to say so
@@ -60,7 +60,7 @@ def command(
             "please report it with the processor's name",
         ) from error
     data = read_config(model) if model is not None else loaded.model
-    found |= _model_facts(data, type(loaded.hf))
+    found |= _model_findings(data, type(loaded.hf))
     certificate = _certify(encoder, data) if certify else None
     if certificate is not None:
         found["certificate"] = certificate.to_json()
@@ -95,7 +95,7 @@ def _certify(encoder: Any, data: dict[str, Any] | None) -> Any:
     return certify_processor(encoder, config)
 
 
-def _model_facts(data: dict[str, Any] | None, processor: type) -> dict[str, Any]:
+def _model_findings(data: dict[str, Any] | None, processor: type) -> dict[str, Any]:
     """What the layers of the model need of packs, in words."""
     from vlm_prep.processors.backbone import describe_backbone
     from vlm_prep.processors.model_config import models_of
@@ -112,9 +112,9 @@ _REASONING = {
 }
 
 
-def _facts(encoder: Any) -> dict[str, Any]:
+def _findings(encoder: Any) -> dict[str, Any]:
     adapter = encoder.adapter
-    facts = encoder.template.facts
+    findings = encoder.template.findings
     video = getattr(adapter.hf, "video_processor", None)
     stored = [tensor.name for tensor in adapter.geometry]
     sampling = "every frame is kept (give --fps)"
@@ -128,15 +128,15 @@ def _facts(encoder: Any) -> dict[str, Any]:
         "stored per sample": ["input_ids", "labels", *stored, "media", "conversation"],
         "positions": _POSITIONS[adapter.positions],
         "text by": encoder.text.implementation,
-        "assistant header": facts.header or "none: turns are found by their texts",
-        "turn end": facts.turn_end or "none: the end of a turn cannot be trained",
-        "generation mark": "yes" if facts.generation else "no",
-        "prefix stable": "yes" if facts.prefix_stable else "no: a turn is written differently once others follow",
-        "trims content": "yes: blanks at the edges of texts are lost" if facts.trims else "no",
-        "tool schemas": "rendered" if facts.tools else "ignored by the template: written as text (--tool-text)",
-        "tool calls": "rendered" if facts.tool_calls else "ignored by the template: written as text (--tool-text)",
-        "reasoning": _REASONING[facts.reasoning_of_earlier_turns],
-        "developer role": "rendered" if facts.developer else "unknown to the template: written as a system turn",
+        "assistant header": findings.header or "none: turns are found by their texts",
+        "turn end": findings.turn_end or "none: the end of a turn cannot be trained",
+        "generation mark": "yes" if findings.generation else "no",
+        "prefix stable": "yes" if findings.prefix_stable else "no: a turn is written differently once others follow",
+        "trims content": "yes: blanks at the edges of texts are lost" if findings.trims else "no",
+        "tool schemas": "rendered" if findings.tools else "ignored by the template: written as text (--tool-text)",
+        "tool calls": "rendered" if findings.tool_calls else "ignored by the template: written as text (--tool-text)",
+        "reasoning": _REASONING[findings.reasoning_of_earlier_turns],
+        "developer role": "rendered" if findings.developer else "unknown to the template: written as a system turn",
         "video sampling": sampling if video is not None else "no video",
         "longest audio": _longest_audio(adapter),
         "audio in video": "--audio-in-video" if adapter.interleaves_sound else "no",

@@ -97,7 +97,7 @@ class Sample:
     media: tuple[Media, ...] = ()
     tools: list[dict[str, Any]] | None = None
     notes: tuple[str, ...] = ()
-    """What was read in another form than the first, for the statistics: names of `ingest.formats.row_marks.NOTES`."""
+    """What was read in another form than the first, for the statistics: names of `ingest.formats.noticed.NOTES`."""
     unread: dict[str, Any] = field(default_factory=dict, compare=False)
     """What of the row nobody reads: its place (`row.score`, `message.id`) → its first value. Not stored."""
 

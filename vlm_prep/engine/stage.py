@@ -98,9 +98,9 @@ def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
         if workspace.finished:
             return _look_after(stage, workspace, options)
         records = _run(stage, stage.tasks, workspace, options, stage.check)
-        marks = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
+        identified = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
         origin = stage.again if stage.keeps_origin else None
-        return workspace.finish(records, _marked(stage.describe(records), marks), origin, stage.settings)
+        return workspace.finish(records, _identified(stage.describe(records), identified), origin, stage.settings)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",
@@ -242,14 +242,14 @@ def _history(records: Sequence[Record], poison: Sequence[Poison]) -> dict[str, A
     return {"tasks": [len(record.shards) for record in records], "poison": [asdict(each) for each in poison]}
 
 
-def _marked(describe: Describe, marks: dict[str, Any]) -> Describe:
-    """Return a describer whose manifest carries the run's marks."""
+def _identified(describe: Describe, identified: dict[str, Any]) -> Describe:
+    """Return a describer whose manifest carries the fingerprint, identity and history."""
 
-    def describe_with_marks(splits: dict[str, list[ShardInfo]]) -> tuple[Manifest, str]:
+    def describe_identified(splits: dict[str, list[ShardInfo]]) -> tuple[Manifest, str]:
         manifest, card = describe(splits)
-        return replace(manifest, **marks), card
+        return replace(manifest, **identified), card
 
-    return describe_with_marks
+    return describe_identified
 
 
 def sum_counts(records: Iterable[Record], *, rows: int | None = None) -> dict[str, int]:

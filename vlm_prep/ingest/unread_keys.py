@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from vlm_prep.core.visible import excerpt, visible
-from vlm_prep.ingest.formats.row_marks import looks_like_media
+from vlm_prep.ingest.formats.noticed import looks_like_media
 
 UNREAD: Final = "unread_keys"
 """Where a record's facts and a manifest's totals hold them."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.records import Encoded, Media, Rejected, Sample
 from vlm_prep.core.visible import excerpt, visible
-from vlm_prep.ingest.formats.row_marks import NOTES
+from vlm_prep.ingest.formats.noticed import NOTES
 from vlm_prep.ingest.source import RawSamples, Samples
 
 MODEL = "model"

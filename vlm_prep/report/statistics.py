@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.remote import is_remote
-from vlm_prep.ingest.formats.row_marks import NOTES
+from vlm_prep.ingest.formats.noticed import NOTES
 from vlm_prep.ingest.unread_keys import UNREAD, unread_lines
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store

@@ -21,7 +21,7 @@ from vlm_prep.core.settings import ControlTokens as ControlMode
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion
-from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Marks, byte_position
+from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byte_position
 from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.chat.tool_text import Tools
@@ -136,8 +136,8 @@ class SampleEncoder:
     def in_bytes(self, document: Document, positions: Sequence[int], placed: Placed | None = None) -> list[int]:
         """Return character positions of a document's text as byte positions of what is encoded."""
         text = document.rendered.text if placed is None else placed.text
-        if document.marks is not None:
-            return [byte_position(text, position, document.marks) for position in positions]
+        if document.delimiters is not None:
+            return [byte_position(text, position, document.delimiters) for position in positions]
         return in_bytes(text, positions)
 
     def place(
@@ -145,7 +145,7 @@ class SampleEncoder:
         text: str,
         media: Sequence[Media],
         stored: Sequence[Mapping[str, Any]] = (),
-        marks: Marks | None = None,
+        delimiters: Delimiters | None = None,
     ) -> tuple[Placed, tuple[Expansion, ...]]:
         """Replace the placeholders of a rendered text, see `placeholders.Placer.place` and `Adapter.expand`.
 
@@ -153,7 +153,7 @@ class SampleEncoder:
             Reject: unsupported_media for kinds that the processor does not take, and as placing and expanding do.
         """
         self.adapter.check_kinds(media)
-        return self._placer.place(text, media, lambda: self.adapter.expand(media, stored), marks)
+        return self._placer.place(text, media, lambda: self.adapter.expand(media, stored), delimiters)
 
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
         """Whether the row's own text holds control tokens that are encoded as plain text."""
@@ -166,7 +166,7 @@ class SampleEncoder:
 
     def _draft(self, media: Sequence[Media], document: Document) -> _Draft:
         try:
-            placed, expansions = self.place(document.rendered.text, media, marks=document.marks)
+            placed, expansions = self.place(document.rendered.text, media, delimiters=document.delimiters)
         except Reject as reject:
             if reject.reason is RejectReason.MEDIA_COUNT_MISMATCH:
                 require_written_media(self.template, document)
@@ -187,14 +187,14 @@ class SampleEncoder:
             placed: its text with the placeholders replaced, if they are.
         """
         text, turns = document.rendered.text, document.turns
-        spans = weigh(text, turns, document.view, self.template.facts, self.config, document.rendered.places)
+        spans = weigh(text, turns, document.view, self.template.findings, self.config, document.rendered.places)
         positions = [position for start, end, _ in spans for position in (start, end)]
         if self.config.max_length is not None:
             positions += [turn.end for turn in turns.values()]
         if placed is not None:
             text, positions = placed.text, [placed.move(position) for position in positions]
-        marks = document.marks
-        tokens = self.text.encode(text) if marks is None else self._control.encode(self.text, text, marks)
+        delimiters = document.delimiters
+        tokens = self.text.encode(text) if delimiters is None else self._control.encode(self.text, text, delimiters)
         edges = iter(self.in_bytes(document, positions, placed))
         in_text = [(next(edges), next(edges), weight) for _, _, weight in spans]
         ends = np.searchsorted(tokens.starts, list(edges), side="left").tolist()

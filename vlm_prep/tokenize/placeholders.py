@@ -77,7 +77,7 @@ class Placer:
         text: str,
         media: Sequence[Media],
         expand: Callable[[], Sequence[Expansion]],
-        marks: tuple[str, str] | None = None,
+        delimiters: tuple[str, str] | None = None,
     ) -> tuple[Placed, tuple[Expansion, ...]]:
         """Replace the placeholders of `text`; return it with the expansions in the row's order.
 
@@ -85,14 +85,14 @@ class Placer:
             text: the rendered conversation.
             media: of the row, in order.
             expand: makes what they become.
-            marks: those around control tokens that are text, where there are any.
+            delimiters: those around control tokens that are text, where there are any.
 
         Raises:
             Reject: media_count_mismatch, when text and row have other media; or as expanding does.
         """
         found = list(self._pattern.finditer(text))
-        if marks is not None:
-            found = [match for match in found if not text.endswith(marks[0], 0, match.start())]
+        if delimiters is not None:
+            found = [match for match in found if not text.endswith(delimiters[0], 0, match.start())]
         if any(text.endswith(_READ_AS_MARK, 0, match.start()) for match in found):
             raise Reject(
                 RejectReason.PROCESSOR_ERROR,

@@ -37,7 +37,7 @@ _THREADS = Path("/proc/self/task")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class ProcessorFindings:
     """What a run must know of its processor."""
 
     identity: dict[str, str]
@@ -49,11 +49,11 @@ class Facts:
     """The class of its video processor if that samples no frames by itself."""
 
 
-def facts_of(encoder: SampleEncoder, payload: dict[str, Any] | None) -> Facts:
+def findings_of(encoder: SampleEncoder, payload: dict[str, Any] | None) -> ProcessorFindings:
     """Return what a run must know of its processor, see `Made`."""
     adapter = encoder.adapter
     video = getattr(adapter.hf, "video_processor", None)
-    return Facts(
+    return ProcessorFindings(
         identity=adapter.loaded.identity,
         notes=tuple(note for note in (*adapter.loaded.notes, encoder.text.note) if note),
         runtime={**adapter.runtime(), "payload": payload},

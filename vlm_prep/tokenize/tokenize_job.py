@@ -29,7 +29,7 @@ from vlm_prep.shards.shared import payload_bytes
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
 from vlm_prep.tokenize.overlong_audio import OverlongClips
-from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, Facts, Recipe, facts_of, made_for
+from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, ProcessorFindings, Recipe, findings_of, made_for
 from vlm_prep.tokenize.task_output import Tally, TaskWriter
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
 from vlm_prep.tokenize.verify.real_processor import Oracle
@@ -86,9 +86,9 @@ class TokenizeJob:
         text = self.recipe.to_text()
         return {} if text is None else {VARIABLE: text}
 
-    def facts(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Facts:
+    def findings(self, task: Task, shards: Path, heartbeat: Heartbeat) -> ProcessorFindings:
         """Return what the run must know of the processor; an assignment, so that the run itself need not load it."""
-        return facts_of(self.encoder, self.payload)
+        return findings_of(self.encoder, self.payload)
 
     def run(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Record:
         """See `engine.tasks.Job`."""

@@ -41,7 +41,7 @@ from vlm_prep.shards.manifest import WORK, Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
-from vlm_prep.tokenize.recipe import Facts
+from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.task_output import EXTRA_DOCUMENTS
 from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
 from vlm_prep.tokenize.verify.choose import LABELS, ROWS_PER_KIND, UNREADABLE, proof
@@ -89,14 +89,14 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         ExactnessError: a row differs from the real processor's output.
         RejectRateError: the store is complete, with too many rejects.
     """
-    job, identity, facts = begin(samples, processor, config, options)
+    job, identity, findings = begin(samples, processor, config, options)
     checked: list[Counter[str]] = []
 
     def top_up(records: Sequence[Record], shards: Path, send: Send) -> None:
         checked[:] = [_top_up(config, records, shards, send, Counter())]
 
     def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(samples, config, facts.runtime, records, splits, checked)
+        return lambda splits: _describe(samples, config, findings.runtime, records, splits, checked)
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     stage = Stage(
@@ -117,7 +117,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
     manifest = run_stage(stage, options)
     if manifest is None:
         return None
-    _say_about_overlong_video(manifest, facts, options)
+    _say_about_overlong_video(manifest, findings, options)
     for note in (said_of_outside(manifest.totals), *unread_notes(manifest.totals)):
         if note:
             options.say(note)
@@ -132,7 +132,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
 
 def begin(
     samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
-) -> tuple[TokenizeJob, dict[str, Any], Facts]:
+) -> tuple[TokenizeJob, dict[str, Any], ProcessorFindings]:
     """Return the job of a run, its identity, and what its workers, or this process where it has none, know of the
     processor: where there are workers, only they load it, and this process never imports torch."""
     if not len(samples):
@@ -146,12 +146,12 @@ def begin(
     source = samples.identity()  # reads the source while the forkserver loads the processor
     if supervised:
         limits = Limits(sample_timeout=options.sample_timeout, worker_memory=options.worker_memory)
-        facts: Facts = ask(job, "facts", limits, options.out / WORK / "facts")
+        findings: ProcessorFindings = ask(job, "findings", limits, options.out / WORK / "findings")
     else:
         job.setup()
-        facts = job.facts(startup_task(job), options.out, no_heartbeat)
-    job.payload = facts.runtime["payload"]
-    for note in facts.notes:
+        findings = job.findings(startup_task(job), options.out, no_heartbeat)
+    job.payload = findings.runtime["payload"]
+    for note in findings.notes:
         options.say(f"note: {note}")
     identity = {
         "stage": STAGE,
@@ -159,9 +159,9 @@ def begin(
         "vlm_prep": vlm_prep.__version__,
         "samples": source,
         "config": config.to_json(),
-        "processor": facts.identity,
+        "processor": findings.identity,
     }
-    return job, identity, facts
+    return job, identity, findings
 
 
 def prepare(
@@ -171,9 +171,9 @@ def prepare(
     return begin(samples, processor, config, replace(options, workers=0, engine="local"))[:2]
 
 
-def _say_about_overlong_video(manifest: Manifest, facts: Facts, options: RunOptions) -> None:
+def _say_about_overlong_video(manifest: Manifest, findings: ProcessorFindings, options: RunOptions) -> None:
     """Say what to do when rows were too long because the processor keeps every frame of a video."""
-    if facts.every_frame is None or not manifest.totals["rejects"].get(RejectReason.OVERLONG.value):
+    if findings.every_frame is None or not manifest.totals["rejects"].get(RejectReason.OVERLONG.value):
         return
     long = sum(
         row["reason"] == RejectReason.OVERLONG.value and VIDEO_FRAMES in row["message"]
@@ -181,7 +181,7 @@ def _say_about_overlong_video(manifest: Manifest, facts: Facts, options: RunOpti
     )
     if long:
         options.say(
-            f"note: {long} rows with video were too long: {facts.every_frame} samples no frames by itself, so every "
+            f"note: {long} rows with video were too long: {findings.every_frame} samples no frames by itself, so every "
             "frame was kept, as the processor would; `fps=2` takes two a second"
         )
 
@@ -314,7 +314,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
     """Load, check and encode the first rows; write nothing.
 
     Returns:
-        What the run would be: rows, datasets, processor, template facts, and the numbers of the first rows.
+        What the run would be: rows, datasets, processor, template findings, and the numbers of the first rows.
     """
     job, identity = prepare(samples, processor, config, options)
     job.check_start(startup_task(job), options.out, no_heartbeat)
@@ -332,7 +332,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
         "family": job.encoder.adapter.family,
         "level": job.encoder.adapter.level,
         "text_encoder": job.encoder.text.implementation,
-        "template": vars(job.encoder.template.facts),
+        "template": vars(job.encoder.template.findings),
         "first_rows": {
             "rows": count,
             "written": sum(encoded.document == 1 for encoded in written),

@@ -16,7 +16,7 @@ order:
     entries       one entry of a media column → Media
     tool_calls    tool schemas and tool calls
     common        columns of a row, types, and per-message options
-    row_marks     what is noticed on the way: unread keys, other spellings
+    noticed       what is noticed on the way: unread keys, other spellings
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats import alpaca, asr, messages, pairs, sharegpt
 from vlm_prep.ingest.formats.common import shown
 from vlm_prep.ingest.formats.conversation import RowPlace
-from vlm_prep.ingest.formats.row_marks import RowMarks
+from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.spec import DatasetSpec
 
 __all__ = ["to_sample"]
@@ -52,5 +52,5 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
     if not isinstance(row, dict):
         raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object")
     fields: dict[str, Any] = row
-    place, marks = RowPlace(sample_id=sample_id, source=source, line=line), RowMarks(frozenset(spec.ignore_keys))
-    return _CONVERT[spec.format or "sharegpt"](fields, spec, place, marks)
+    place, noticed = RowPlace(sample_id=sample_id, source=source, line=line), Noticed(frozenset(spec.ignore_keys))
+    return _CONVERT[spec.format or "sharegpt"](fields, spec, place, noticed)

@@ -12,7 +12,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, column, required_column, shown, text
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
-from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty
+from vlm_prep.ingest.formats.noticed import Noticed, is_empty
 from vlm_prep.ingest.formats.row_turns import Dialect
 from vlm_prep.ingest.spec import DatasetSpec
 
@@ -20,19 +20,19 @@ _DIALECT = Dialect(role_keys=("role",), content_keys=("content",), roles={"user"
 _READ = ("instruction", "input", "output", "history")
 
 
-def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
     """Turn an Alpaca row into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    question = text(required_column(row, spec, "instruction", marks), "the instruction")
-    answer = text(required_column(row, spec, "output", marks), "the output")
-    extra = column(row, spec, "input", marks)
+    question = text(required_column(row, spec, "instruction", noticed), "the instruction")
+    answer = text(required_column(row, spec, "output", noticed), "the output")
+    extra = column(row, spec, "input", noticed)
     if not is_empty(extra) and text(extra, "the input"):
         question = f"{question}\n{extra}"
-    turns = [*_history(column(row, spec, "history", marks)), *_exchange(question, answer)]
-    return build_sample(turns, row, spec, _DIALECT, place, marks, _READ)
+    turns = [*_history(column(row, spec, "history", noticed)), *_exchange(question, answer)]
+    return build_sample(turns, row, spec, _DIALECT, place, noticed, _READ)
 
 
 def _history(value: Any) -> list[Row]:

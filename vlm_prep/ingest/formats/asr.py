@@ -18,19 +18,19 @@ from vlm_prep.ingest.formats.common import Row, required_column, text
 from vlm_prep.ingest.formats.conversation import RowPlace, require_storable
 from vlm_prep.ingest.formats.entries import SEGMENT_ENDS, SEGMENT_STARTS, column_entries, segment_of
 from vlm_prep.ingest.formats.media_tags import Part
-from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
+from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
 from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, DatasetSpec
 from vlm_prep.media.files import split_uri
 
 
-def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
     """Turn a row of audio and transcript into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    audio = _audio(row, spec, marks)
-    transcript = required_column(row, spec, "text", marks)
+    audio = _audio(row, spec, noticed)
+    transcript = required_column(row, spec, "text", noticed)
     if is_empty(transcript) or not text(transcript, "the transcript").strip():
         raise Reject(RejectReason.EMPTY_TRANSCRIPT, "the transcript is empty; there is nothing to train on")
     asked = [*([_part(spec.user_prompt)] if spec.user_prompt else []), {"type": "audio"}]
@@ -48,8 +48,8 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> 
         line=place.line,
         messages=messages,
         media=(audio,),
-        notes=tuple(sorted(marks.notes)),
-        unread=marks.unread,
+        notes=tuple(sorted(noticed.notes)),
+        unread=noticed.unread,
     )
 
 
@@ -57,14 +57,14 @@ def _part(written: str) -> Part:
     return {"type": "text", "text": str(written)}
 
 
-def _audio(row: Row, spec: DatasetSpec, marks: RowMarks) -> Media:
+def _audio(row: Row, spec: DatasetSpec, noticed: Noticed) -> Media:
     names = (spec.columns["audios"],) if "audios" in spec.columns else ASR_AUDIO_COLUMNS
     name = next((name for name in names if not (row.get(name) is None or is_nan(row[name]))), None)
     if name is None:
         has = ", ".join(repr(key) for key in list(row)[:20]) or "nothing"
         wanted = " or ".join(repr(each) for each in names)
         raise Reject(RejectReason.MISSING_COLUMN, f"no audio in {wanted} (columns.audio); the row has {has}")
-    marks.leave("row", row, {name, *spec.column_names("text"), "id", *SEGMENT_STARTS, *SEGMENT_ENDS, "duration"})
+    noticed.leave("row", row, {name, *spec.column_names("text"), "id", *SEGMENT_STARTS, *SEGMENT_ENDS, "duration"})
     entries = column_entries(row[name], "audio", spec.media_dir)
     if len(entries) != 1:
         raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, f"{len(entries)} audio files for one transcript")

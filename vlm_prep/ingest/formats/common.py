@@ -13,7 +13,7 @@ from typing import Any, Final
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes
-from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
+from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
 from vlm_prep.ingest.spec import DatasetSpec
 
 Row = dict[str, Any]
@@ -29,7 +29,7 @@ _TRAINING: Final = frozenset(TRAINING_KEYS)
 _OTHER_TOOLS: Final = frozenset(("loss_scale", *_FLAG_KEYS))
 
 
-def column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> Any:
+def column(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> Any:
     """Return the row's value for a column role, or None where it has none.
 
     Raises:
@@ -45,11 +45,11 @@ def column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> Any:
             raise Reject(
                 RejectReason.BAD_ROW, f"the columns {both} are both filled and differ; name one with columns.{role}"
             )
-        marks.note("read_doubles")
+        noticed.note("read_doubles")
     return row[(filled or names)[0]]
 
 
-def required_column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> Any:
+def required_column(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> Any:
     """Return the row's value for a column role; null counts as a value.
 
     Raises:
@@ -60,7 +60,7 @@ def required_column(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> 
         has = ", ".join(excerpt(name) for name in list(row)[:20]) or "none"
         wanted = " or ".join(repr(name) for name in names)
         raise Reject(RejectReason.MISSING_COLUMN, f"no column {wanted} (columns.{role}); the row has {has}")
-    return column(row, spec, role, marks)
+    return column(row, spec, role, noticed)
 
 
 def text(value: Any, what: str) -> str:
@@ -88,7 +88,7 @@ def shown(value: Any) -> str:
     return type_name(value) if value is None else f"{type_name(value)} ({excerpt(value)})"
 
 
-def training_options(item: Row, where: str, marks: RowMarks) -> dict[str, Any]:
+def training_options(item: Row, where: str, noticed: Noticed) -> dict[str, Any]:
     """Return whether a message or part says that it is trained on, and with which weight: `train`, `weight`.
 
     A weight of 0 or 1 is a plain `train`; where nothing is said, nothing is returned.
@@ -98,7 +98,7 @@ def training_options(item: Row, where: str, marks: RowMarks) -> dict[str, Any]:
     """
     if _TRAINING.isdisjoint(item):
         return {}
-    given = [key for key in TRAINING_KEYS if not (item.get(key) is None or is_nan(item[key]) or key in marks.ignored)]
+    given = [key for key in TRAINING_KEYS if not (item.get(key) is None or is_nan(item[key]) or key in noticed.ignored)]
     if not given:
         return {}
     weights = {key: _as_weight(item[key], f"{where}: {key}") for key in given if key in _WEIGHT_KEYS}
@@ -108,7 +108,7 @@ def training_options(item: Row, where: str, marks: RowMarks) -> dict[str, Any]:
         said = " and ".join(f"{key} ({excerpt(item[key])})" for key in given)
         raise Reject(RejectReason.BAD_TYPE, f"{where}: {said} contradict each other; `ignore_keys` leaves one out")
     if not _OTHER_TOOLS.isdisjoint(given):
-        marks.note("read_training_keys")
+        noticed.note("read_training_keys")
     options: dict[str, Any] = {"train": trained.pop()}
     for weight in weights.values():
         if weight not in (0, 1):

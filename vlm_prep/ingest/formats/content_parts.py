@@ -23,7 +23,7 @@ from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import TRAINING_KEYS, Row, shown, text, training_options
 from vlm_prep.ingest.formats.entries import CONTENT_KEYS, READ_KEYS, REFERENCE_KEYS, media_from, require_applied
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part
-from vlm_prep.ingest.formats.row_marks import is_empty
+from vlm_prep.ingest.formats.noticed import is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, written_calls
 
 _MEDIA_TYPES: dict[str, MediaKind] = {
@@ -69,7 +69,7 @@ def read_parts(
     for place, part in enumerate(parts):
         name = f"{where}, part {place}"
         if isinstance(part, str):
-            queue.marks.note("read_untyped_content")
+            queue.noticed.note("read_untyped_content")
             content.parts += as_text(part)
         elif isinstance(part, dict):
             given = {key: value for key, value in part.items() if value is not None}
@@ -88,7 +88,7 @@ def _typed(part: Row, queue: MediaQueue) -> Row:
         kinds = ["text"]
     if len(kinds) != 1:
         return part
-    queue.marks.note("read_untyped_content")
+    queue.noticed.note("read_untyped_content")
     return {"type": kinds[0], **part}
 
 
@@ -107,12 +107,12 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
         raise _bad(f"{where} follows a tool call; chat templates put tool calls last")
     elif kind in _TEXT_TYPES:
         _refuse_other(part, _MEDIA_TYPES, where)
-        options = training_options(part, where, queue.marks)
+        options = training_options(part, where, queue.noticed)
         content.parts.append({"type": "text", "text": _part_text(part, where), **options})
     else:
         _refuse_other(part, ("text", "content"), where)
         content.parts.append(_media_part(part, _MEDIA_TYPES[kind], queue, where))
-    queue.marks.leave("part", part, _part_keys(str(kind)))
+    queue.noticed.leave("part", part, _part_keys(str(kind)))
 
 
 def _refuse_other(part: Row, keys: Iterable[str], where: str) -> None:
@@ -132,7 +132,7 @@ def _part_keys(kind: str) -> frozenset[str]:
 
 def _require_no_options(part: Row, where: str, queue: MediaQueue) -> None:
     """Reject options that would be lost: reasoning and calls are masked by settings of the run, not part by part."""
-    options = training_options(part, where, queue.marks)
+    options = training_options(part, where, queue.noticed)
     if options.get("train") is False or "weight" in options:
         raise _bad(
             f"{where}: train and weight of a {part['type']} part are not read; give them to the message, or use "

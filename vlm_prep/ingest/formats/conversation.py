@@ -19,7 +19,7 @@ from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, column, shown, text
 from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
-from vlm_prep.ingest.formats.row_marks import ROW_KEYS_WITH_MEANING, SEGMENT_KEYS_WITH_MEANING, RowMarks
+from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, SEGMENT_KEYS_WITH_MEANING, Noticed
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
 from vlm_prep.ingest.spec import DatasetSpec
@@ -36,7 +36,7 @@ class RowPlace:
 
 
 def build_sample(
-    turns: Any, row: Row, spec: DatasetSpec, dialect: Dialect, place: RowPlace, marks: RowMarks, read: tuple[str, ...]
+    turns: Any, row: Row, spec: DatasetSpec, dialect: Dialect, place: RowPlace, noticed: Noticed, read: tuple[str, ...]
 ) -> Sample:
     """Turn a row's messages, media, tools and system prompt into a Sample.
 
@@ -46,40 +46,40 @@ def build_sample(
         spec: the data set.
         dialect: how messages are spelt.
         place: which row it is.
-        marks: takes what is noticed.
+        noticed: takes what is noticed.
         read: the column roles that gave the messages.
 
     Raises:
         Reject: any fault of the row.
     """
-    turns = _parsed(turns, marks)
+    turns = _parsed(turns, noticed)
     if not isinstance(turns, list):
         raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
-    marks.refuse("the row", row, ROW_KEYS_WITH_MEANING)
-    columns, system = media_columns(row, spec, marks), column(row, spec, "system", marks)
+    noticed.refuse("the row", row, ROW_KEYS_WITH_MEANING)
+    columns, system = media_columns(row, spec, noticed), column(row, spec, "system", noticed)
 
     def read_turns(queue: MediaQueue) -> tuple[MediaQueue, list[Message], list[Message]]:
         lead = _system_prompt(system, queue)
         return queue, lead, [read_turn(turn, dialect, queue, f"message {n}") for n, turn in enumerate(turns, 1)]
 
-    queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, marks))
+    queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed))
     _require_conversation(messages)
     if queue.fits_with_answers():
-        queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, marks, tags_in_answers=True))
-        marks.note("read_answer_media")
+        queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, tags_in_answers=True))
+        noticed.note("read_answer_media")
     if spec.missing_tags == "first":
         queue.place_first(messages)
     media = queue.placed()
     if any(each.kind != "image" and split_uri(each.uris[0])[1] is None for each in media):  # not cut from it already
-        marks.refuse("the row", {key: value for key, value in row.items() if value != 0}, SEGMENT_KEYS_WITH_MEANING)
-    marks.refuse_grounding(row, messages)
-    if (masked := row.get("mask_history")) is not None and "mask_history" not in marks.ignored:
-        _mask_history(masked, messages, marks)
+        noticed.refuse("the row", {key: value for key, value in row.items() if value != 0}, SEGMENT_KEYS_WITH_MEANING)
+    noticed.refuse_grounding(row, messages)
+    if (masked := row.get("mask_history")) is not None and "mask_history" not in noticed.ignored:
+        _mask_history(masked, messages, noticed)
     strings = _strings([*(lead if _is_added(lead, messages) else []), *messages], turns, dialect)
     messages = _with_lead(lead, messages)
-    tools = tool_schemas(column(row, spec, "tools", marks))
+    tools = tool_schemas(column(row, spec, "tools", noticed))
     require_storable(messages, tools, media)
-    marks.leave("row", row, _read_keys(spec, read))
+    noticed.leave("row", row, _read_keys(spec, read))
     return Sample(
         sample_id=place.sample_id,
         dataset=spec.name,
@@ -89,12 +89,12 @@ def build_sample(
         strings=strings,
         media=tuple(media),
         tools=tools,
-        notes=tuple(sorted(marks.notes)),
-        unread=marks.unread,
+        notes=tuple(sorted(noticed.notes)),
+        unread=noticed.unread,
     )
 
 
-def _parsed(turns: Any, marks: RowMarks) -> Any:
+def _parsed(turns: Any, noticed: Noticed) -> Any:
     """Return a conversation that is written as JSON text in its column (UniMM-Chat, CSV files)."""
     if not isinstance(turns, str) or not turns.lstrip().startswith("["):
         return turns
@@ -102,7 +102,7 @@ def _parsed(turns: Any, marks: RowMarks) -> Any:
         found, notes = parse_row(turns.encode())
     except (RowJsonError, UnicodeEncodeError) as error:
         raise Reject(RejectReason.BAD_JSON, f"the messages are no JSON as text: {error}; {excerpt(turns)}") from error
-    marks.notes |= notes | {"read_json_text"}
+    noticed.notes |= notes | {"read_json_text"}
     return found
 
 
@@ -148,7 +148,7 @@ def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:
     return lead + messages
 
 
-def _mask_history(masked: Any, messages: list[Message], marks: RowMarks) -> None:
+def _mask_history(masked: Any, messages: list[Message], noticed: Noticed) -> None:
     """Apply LLaMA-Factory's and ms-swift's mask_history: only the last answer is trained."""
     if not isinstance(masked, bool):
         raise Reject(RejectReason.BAD_TYPE, f"mask_history is {shown(masked)}, not true or false")
@@ -159,7 +159,7 @@ def _mask_history(masked: Any, messages: list[Message], marks: RowMarks) -> None
                 RejectReason.BAD_TYPE, "mask_history and a message that says to train it contradict each other"
             )
         message["train"] = False
-    marks.note("read_training_keys")
+    noticed.note("read_training_keys")
 
 
 # ---- the whole conversation ----

@@ -20,7 +20,7 @@ from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import Row, shown
 from vlm_prep.ingest.formats.entries import READ_KEYS, flat, media_from
-from vlm_prep.ingest.formats.row_marks import RowMarks, is_empty, is_nan
+from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 
 Entries = list[Media | None]
@@ -28,7 +28,7 @@ Entries = list[Media | None]
 MEDIA_ROLES: Final[dict[MediaKind, str]] = {"image": "images", "video": "videos", "audio": "audios"}
 
 
-def media_columns(row: Row, spec: DatasetSpec, marks: RowMarks) -> dict[MediaKind, Entries]:
+def media_columns(row: Row, spec: DatasetSpec, noticed: Noticed) -> dict[MediaKind, Entries]:
     """Return a row's media by kind.
 
     Raises:
@@ -36,7 +36,7 @@ def media_columns(row: Row, spec: DatasetSpec, marks: RowMarks) -> dict[MediaKin
     """
     if spec.media_keys.isdisjoint(row):
         return {kind: [] for kind in MEDIA_ROLES}
-    return {kind: _column(row, spec, kind, role, marks) for kind, role in MEDIA_ROLES.items()}
+    return {kind: _column(row, spec, kind, role, noticed) for kind, role in MEDIA_ROLES.items()}
 
 
 def has_media_column(row: Row, spec: DatasetSpec) -> bool:
@@ -44,21 +44,21 @@ def has_media_column(row: Row, spec: DatasetSpec) -> bool:
     return any(row.get(name) is not None for name in spec.media_keys)
 
 
-def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, marks: RowMarks) -> Entries:
+def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: Noticed) -> Entries:
     names = [name for name in spec.media_names[role] if name in row]
     filled = [name for name in names if not _is_hollow(row[name])]
     if not filled:
         holes = any(row[name] != [] for name in names)
         if any(isinstance(row[name], list) and row[name] for name in names):
-            marks.note("read_empty_media")
+            noticed.note("read_empty_media")
         return [None] if holes else []
     first, *others = filled
-    entries = _entries(row[first], kind, spec, marks)
+    entries = _entries(row[first], kind, spec, noticed)
     for other in others:
         if _holds_bytes(row[first]) and _is_name(row[other]):
-            marks.unread.setdefault(f"row.{other}", row[other])
-        elif _present(_entries(row[other], kind, spec, marks)) == _present(entries):
-            marks.note("read_doubles")
+            noticed.unread.setdefault(f"row.{other}", row[other])
+        elif _present(_entries(row[other], kind, spec, noticed)) == _present(entries):
+            noticed.note("read_doubles")
         else:
             raise Reject(
                 RejectReason.BAD_ROW,
@@ -66,21 +66,21 @@ def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, marks: RowM
                 f"and differ; name one with columns.{role}",
             )
     if first not in (spec.columns.get(role), *COLUMN_NAMES[role]):
-        marks.note("read_media_columns")
+        noticed.note("read_media_columns")
     return entries
 
 
-def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, marks: RowMarks) -> Entries:
+def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, noticed: Noticed) -> Entries:
     if isinstance(value, str | dict | EmbeddedBytes):
         value = [value]
     if not isinstance(value, list):
         raise Reject(RejectReason.BAD_TYPE, f"the {kind} column is {shown(value)}, not a path or a list of them")
     if kind != "video" and any(isinstance(each, list) for each in value):
         value = [each for item in value for each in (item if isinstance(item, list) else [item])]
-        marks.note("read_nested_media")
+        noticed.note("read_nested_media")
     for each in value:
         if isinstance(each, dict):
-            marks.leave(kind, flat(each), READ_KEYS)
+            noticed.leave(kind, flat(each), READ_KEYS)
     return [
         None if _is_hole(each) else media_from(each, kind, spec.media_dir, f"{kind} {place}")
         for place, each in enumerate(value)

@@ -15,7 +15,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
-from vlm_prep.ingest.formats.row_marks import RowMarks
+from vlm_prep.ingest.formats.noticed import Noticed
 
 Part = dict[str, Any]
 
@@ -33,11 +33,11 @@ class MediaQueue:
         self,
         columns: dict[MediaKind, list[Media | None]],
         media_dir: Path | str,
-        marks: RowMarks,
+        noticed: Noticed,
         *,
         tags_in_answers: bool = False,
     ) -> None:
-        self.media_dir, self.marks = media_dir, marks
+        self.media_dir, self.noticed = media_dir, noticed
         self.tags_in_answers = tags_in_answers
         """Whether tags in an answer are media, too; otherwise they are text, since it may be about the tag itself."""
         self._columns = dict(columns)
@@ -72,7 +72,7 @@ class MediaQueue:
             ]
             parts += [{"type": kind}] * self._asked[kind]
         messages[user]["content"] = parts + messages[user]["content"]
-        self.marks.note("read_media_first")
+        self.noticed.note("read_media_first")
 
     def asked(self, kind: MediaKind) -> int:
         """Return how many entries of the column were asked for so far."""
@@ -111,7 +111,7 @@ class MediaQueue:
                 f"{asked} {kind} placeholder(s), and {kind} {entries.index(None)} of the column is null or empty",
             )
         if there:
-            self.marks.note("read_empty_media")
+            self.noticed.note("read_empty_media")
         return there
 
     def _mismatch(self, kinds: list[MediaKind]) -> Reject:

@@ -11,17 +11,17 @@ from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, required_column
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.media_columns import has_media_column
-from vlm_prep.ingest.formats.row_marks import RowMarks
+from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_turns import dialect_of
 from vlm_prep.ingest.spec import DatasetSpec
 
 
-def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
     """Turn a row of messages into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    turns = required_column(row, spec, "messages", marks)
+    turns = required_column(row, spec, "messages", noticed)
     dialect = dialect_of(spec, tags_in_text=has_media_column(row, spec))
-    return build_sample(turns, row, spec, dialect, place, marks, ("messages",))
+    return build_sample(turns, row, spec, dialect, place, noticed, ("messages",))

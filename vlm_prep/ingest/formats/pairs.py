@@ -17,7 +17,7 @@ from vlm_prep.core.records import Sample
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, required_column, shown
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
-from vlm_prep.ingest.formats.row_marks import RowMarks
+from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_turns import Dialect, dialect_of
 from vlm_prep.ingest.spec import DatasetSpec
 
@@ -25,13 +25,13 @@ _PAIR: Final = Dialect(role_keys=("role",), content_keys=("content",), roles={"u
 _READ_OF_A_PAIR: Final = frozenset(("user", "assistant"))
 
 
-def texts_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+def texts_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
     """Turn a row of pairs of texts into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    pairs = required_column(row, spec, "texts", marks)
+    pairs = required_column(row, spec, "texts", noticed)
     if not isinstance(pairs, list):
         raise Reject(RejectReason.BAD_TYPE, f"the texts are {shown(pairs)}, not a list of {{user, assistant}}")
     turns: list[Row] = []
@@ -39,22 +39,22 @@ def texts_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMark
         if not isinstance(pair, dict) or not pair.keys() >= _READ_OF_A_PAIR:
             what = f"text {number} is {shown(pair)}, not an object with user and assistant"
             raise Reject(RejectReason.BAD_TYPE, what)
-        marks.leave("text", pair, _READ_OF_A_PAIR)
+        noticed.leave("text", pair, _READ_OF_A_PAIR)
         turns += ({"role": role, "content": pair[role]} for role in ("user", "assistant"))
-    return build_sample(turns, row, _media_first(spec), _PAIR, place, marks, ("texts",))
+    return build_sample(turns, row, _media_first(spec), _PAIR, place, noticed, ("texts",))
 
 
-def completion_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+def completion_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
     """Turn a row of prompt and completion messages into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    prompt, completion = (_messages(row, spec, role, marks) for role in ("prompt", "completion"))
+    prompt, completion = (_messages(row, spec, role, noticed) for role in ("prompt", "completion"))
     # TRL trains the completion alone: its completion_only_loss
     turns = [{**turn, "train": False} if isinstance(turn, dict) else turn for turn in prompt]
     spec = _media_first(spec)
-    sample = build_sample(turns + completion, row, spec, dialect_of(spec), place, marks, ("prompt", "completion"))
+    sample = build_sample(turns + completion, row, spec, dialect_of(spec), place, noticed, ("prompt", "completion"))
     messages = [
         {key: value for key, value in message.items() if key != "train" or message["role"] == "assistant"}
         for message in sample.messages
@@ -62,8 +62,8 @@ def completion_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: Ro
     return replace(sample, messages=messages)
 
 
-def _messages(row: Row, spec: DatasetSpec, role: str, marks: RowMarks) -> list[Any]:
-    value = required_column(row, spec, role, marks)
+def _messages(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> list[Any]:
+    value = required_column(row, spec, role, noticed)
     if isinstance(value, dict):
         return [value]
     if not isinstance(value, list):

@@ -16,7 +16,7 @@ from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import REASONING_KEYS, TRAINING_KEYS, Row, reasoning, shown, text, training_options
 from vlm_prep.ingest.formats.content_parts import Content, read_parts
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_tags, split_tags
-from vlm_prep.ingest.formats.row_marks import MESSAGE_KEYS_WITH_MEANING, RowMarks, is_empty
+from vlm_prep.ingest.formats.noticed import MESSAGE_KEYS_WITH_MEANING, Noticed, is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, written_calls
 from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
 
@@ -57,16 +57,16 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         what = f"{where} is {shown(turn)}, not an object"
         nested = isinstance(turn, list) and any(isinstance(each, dict) for each in turn)
         raise Reject(RejectReason.BAD_TYPE, what + ("; the messages stand in a list of their own" if nested else ""))
-    marks = queue.marks
-    role = _role(turn, dialect, where, marks)
+    noticed = queue.noticed
+    role = _role(turn, dialect, where, noticed)
     thought = reasoning(turn, role, where)
     calls = _own_calls(turn, role, where)
-    value = _content(turn, dialect, where, marks)
+    value = _content(turn, dialect, where, noticed)
     if role == TOOL_CALL:
         role, content = "assistant", Content(calls=written_calls(value, where))
     elif isinstance(value, list | dict):
         if isinstance(value, dict):
-            marks.note("read_untyped_content")
+            noticed.note("read_untyped_content")
         parts = value if isinstance(value, list) else [value]
         content = read_parts(parts, role, queue, where, lambda written: _string_parts(role, written, dialect, queue))
     elif value is None and calls:
@@ -84,17 +84,17 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         "tool_calls": content.calls or calls or None,
         "name": _own_text(turn, "name", role),
         "tool_call_id": _own_text(turn, "tool_call_id", role),
-        **training_options(turn, where, marks),
+        **training_options(turn, where, noticed),
     }
     if role != "assistant" and options.get("train"):  # train_on says of which turns it may be said
         key = next(key for key in TRAINING_KEYS if not is_empty(turn.get(key)))
-        marks.unread.setdefault(f"message.{key} of {role} turns", turn[key])
-    marks.refuse(where, turn, MESSAGE_KEYS_WITH_MEANING)
-    marks.leave("message", turn, _keys_read(dialect.role_keys, dialect.content_keys, role))
+        noticed.unread.setdefault(f"message.{key} of {role} turns", turn[key])
+    noticed.refuse(where, turn, MESSAGE_KEYS_WITH_MEANING)
+    noticed.leave("message", turn, _keys_read(dialect.role_keys, dialect.content_keys, role))
     return message | {key: option for key, option in options.items() if option is not None}
 
 
-def _role(turn: Row, dialect: Dialect, where: str, marks: RowMarks) -> str:
+def _role(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> str:
     """Return the role of a message, by whichever of its keys holds one that is known."""
     written = {key: turn[key] for key in dialect.role_keys if not is_empty(turn.get(key))}
     if not written:
@@ -117,10 +117,10 @@ def _role(turn: Row, dialect: Dialect, where: str, marks: RowMarks) -> str:
         raise Reject(RejectReason.BAD_ROW, f"{where}: {both} are different roles; name the key with tags.role_tag")
     for key, role in roles.items():
         if role is None:
-            marks.unread.setdefault(f"message.{key}", written[key])
+            noticed.unread.setdefault(f"message.{key}", written[key])
     first = written.get(dialect.role_keys[0])
     if len(written) > 1 or first is None or (dialect.usual and first not in dialect.usual):
-        marks.note("read_other_tags")
+        noticed.note("read_other_tags")
     return known.pop()
 
 
@@ -136,7 +136,7 @@ def _known(written: Any, dialect: Dialect) -> str | None:
     return dialect.roles.get(written) or dialect.roles.get(written.strip().lower())
 
 
-def _content(turn: Row, dialect: Dialect, where: str, marks: RowMarks) -> Any:
+def _content(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> Any:
     """Return what a message says, under whichever of its keys.
 
     Raises:
@@ -151,7 +151,7 @@ def _content(turn: Row, dialect: Dialect, where: str, marks: RowMarks) -> Any:
             both = f"{first} ({excerpt(value)}) and {key} ({excerpt(other)})"
             raise Reject(RejectReason.BAD_ROW, f"{where}: {both} differ; name one with tags.content_tag")
     if others or first != dialect.content_keys[0]:
-        marks.note("read_other_tags")
+        noticed.note("read_other_tags")
     return value
 
 

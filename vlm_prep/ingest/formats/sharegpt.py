@@ -11,16 +11,16 @@ from __future__ import annotations
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, required_column
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
-from vlm_prep.ingest.formats.row_marks import RowMarks
+from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_turns import dialect_of
 from vlm_prep.ingest.spec import DatasetSpec
 
 
-def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
     """Turn a ShareGPT row into a Sample.
 
     Raises:
         Reject: the row cannot be used.
     """
-    turns = required_column(row, spec, "messages", marks)
-    return build_sample(turns, row, spec, dialect_of(spec), place, marks, ("messages",))
+    turns = required_column(row, spec, "messages", noticed)
+    return build_sample(turns, row, spec, dialect_of(spec), place, noticed, ("messages",))

@@ -221,17 +221,17 @@ class _Stopwatch:
     """Passes the heartbeat on, and notes when each row began and the last one ended."""
 
     def __init__(self, heartbeat: Heartbeat) -> None:
-        self._heartbeat, self._marks, self._over = heartbeat, [time.process_time()], False
+        self._heartbeat, self._times, self._over = heartbeat, [time.process_time()], False
 
     def __call__(self, row: int) -> None:
         self._heartbeat(row)
         if not self._over:  # after the rows come those that are compared
-            self._marks.append(time.process_time())
+            self._times.append(time.process_time())
             self._over = row == NO_ROW
 
     def seconds(self) -> NDArray[np.float64]:
-        """Return (rows,) the time between the marks; what came before the first row is little and left out."""
-        return np.diff(self._marks[1:])
+        """Return (rows,) the time between them; what came before the first row is little and left out."""
+        return np.diff(self._times[1:])
 
 
 def _compare_more(job: TokenizeJob, record: Record, folder: Path, heartbeat: Heartbeat) -> None:

@@ -1,6 +1,6 @@
 """The chat template: a row rendered, and where each of its texts landed.
 
-template.py        rendering, with marks that say where each text landed
+template.py        rendering, with sentinels that say where each text landed
 sentinels.py       characters around texts that show where a template put them
 bounds.py          limits of time and memory while a template is tried out
 substitution.py    where a text landed, by a render with another in its place

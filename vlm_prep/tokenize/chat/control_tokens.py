@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vlm_prep.tokenize.chat.tool_text import Tools
 
 
-Marks = tuple[str, str]
+Delimiters = tuple[str, str]
 """The characters before and after a control token that is text."""
 
 
@@ -63,8 +63,8 @@ class ControlTokens:
                 return True
         return False
 
-    def marks(self, messages: Sequence[Message], tools: Tools) -> Marks | None:
-        """Return two characters that the row does not hold, or None where its control tokens need no marks.
+    def delimiters(self, messages: Sequence[Message], tools: Tools) -> Delimiters | None:
+        """Return two characters that the row does not hold, or None where its control tokens need no delimiters.
 
         Raises:
             Reject: control_tokens, in mode "reject", or where the row holds all private-use characters.
@@ -76,17 +76,17 @@ class ControlTokens:
             raise Reject(RejectReason.CONTROL_TOKENS, "the row's own text leaves no characters to mark them with")
         return chr(first), chr(first + 1)
 
-    def encode(self, encoder: TextEncoder, text: str, marks: Marks) -> Tokens:
+    def encode(self, encoder: TextEncoder, text: str, delimiters: Delimiters) -> Tokens:
         """Encode the text that marked messages were rendered to, with their control tokens as text.
 
         Returns:
-            Tokens with their places in the text without marks.
+            Tokens with their places in the text without delimiters.
 
         Raises:
             Reject: control_tokens, where the tokenizer cannot write them as text.
         """
-        ids = [token for piece in self._pieces(text, marks) for token in piece]
-        tokens = encoder.with_spans(np.asarray(ids, np.int32), without_marks(text, marks))
+        ids = [token for piece in self._pieces(text, delimiters) for token in piece]
+        tokens = encoder.with_spans(np.asarray(ids, np.int32), without_delimiters(text, delimiters))
         if tokens is None:
             raise Reject(
                 RejectReason.CONTROL_TOKENS,
@@ -95,18 +95,18 @@ class ControlTokens:
             )
         return tokens
 
-    def _pieces(self, text: str, marks: Marks) -> Iterator[list[int]]:
-        """Yield the ids between the marks, where they come apart as in transformers' `encode_marked_chat`.
+    def _pieces(self, text: str, delimiters: Delimiters) -> Iterator[list[int]]:
+        """Yield the ids between the delimiters, where they come apart as in transformers' `encode_marked_chat`.
 
         What stands behind a mark is encoded behind a line break, so that no tokenizer puts its leading blank there.
         """
-        start, end = marks
+        start, end = delimiters
         split = re.compile(f"{start}({self._added.pattern}){end}|[{start}{end}]").split(text)
         encode = self._tokenizer.encode
         yield encode(split[0], add_special_tokens=False)
         for number, piece in enumerate(split[1:], start=1):
             if not piece:
-                continue  # between two marks, or a mark alone
+                continue  # between two delimiters, or a mark alone
             as_text = number % 2 == 1
             options = {"add_special_tokens": False, **({"split_special_tokens": True} if as_text else {})}
             ids = encode("\n" + piece, **options)
@@ -116,9 +116,9 @@ class ControlTokens:
                 raise Reject(RejectReason.CONTROL_TOKENS, f"the tokenizer cannot write {piece!r} as plain text")
             yield ids
 
-    def marked(self, messages: Sequence[Message], tools: Tools, marks: Marks) -> tuple[list[Message], Tools]:
-        """Return the row with its control tokens between marks."""
-        start, end = marks
+    def marked(self, messages: Sequence[Message], tools: Tools, delimiters: Delimiters) -> tuple[list[Message], Tools]:
+        """Return the row with its control tokens between delimiters."""
+        start, end = delimiters
 
         def mark(value: Any) -> Any:
             if isinstance(value, str):
@@ -130,14 +130,14 @@ class ControlTokens:
         return mark(list(messages)), mark(tools)
 
 
-def without_marks(text: str, marks: Marks) -> str:
-    """Return marked text without its marks."""
-    return text.replace(marks[0], "").replace(marks[1], "")
+def without_delimiters(text: str, delimiters: Delimiters) -> str:
+    """Return marked text without its delimiters."""
+    return text.replace(delimiters[0], "").replace(delimiters[1], "")
 
 
-def byte_position(text: str, position: int, marks: Marks) -> int:
-    """Return a character position of marked text as a byte position of the text without marks."""
-    return len(without_marks(text[:position], marks).encode())
+def byte_position(text: str, position: int, delimiters: Delimiters) -> int:
+    """Return a character position of marked text as a byte position of the text without delimiters."""
+    return len(without_delimiters(text[:position], delimiters).encode())
 
 
 @lru_cache(maxsize=8)

@@ -52,27 +52,27 @@ def fit_to_template(
     Raises:
         Reject: template_drops_content for what the template leaves out and no other form is known for.
     """
-    facts, notes = template.facts, []
+    findings, notes = template.findings, []
     fitted = list(messages)
-    if facts.strings:
+    if findings.strings:
         for index in strings:
             fitted[index] = {**fitted[index], "content": fitted[index]["content"][0]["text"]}
-    if not facts.developer and any(message["role"] == "developer" for message in fitted):
+    if not findings.developer and any(message["role"] == "developer" for message in fitted):
         fitted = [{**each, "role": "system"} if each["role"] == "developer" else each for each in fitted]
         notes.append(DEVELOPER_AS_SYSTEM)
     calls = any(message.get("tool_calls") for message in fitted)
-    if (tools and not facts.tools) or (calls and not facts.tool_calls):
+    if (tools and not findings.tools) or (calls and not findings.tool_calls):
         if config.tool_text == "reject":
             raise Reject(
                 RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template leaves out tools and tool calls (--tool-text)"
             )
-        fitted, tools = write_tools_as_text(fitted, tools, facts, train_calls=config.train_tool_calls)
+        fitted, tools = write_tools_as_text(fitted, tools, findings, train_calls=config.train_tool_calls)
         notes.append(TOOLS_AS_TEXT)
-    elif calls and facts.call_key == "id":
+    elif calls and findings.call_key == "id":
         _require_names_in_ids(fitted)
-    if not facts.parts:
+    if not findings.parts:
         fitted = [_as_string(message) for message in fitted]
-    if facts.reasoning:
+    if findings.reasoning:
         fitted = _with_reasoning_apart(fitted, tools, template)
     return Fitted(fitted, tools, tuple(notes))
 

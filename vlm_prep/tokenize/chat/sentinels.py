@@ -1,12 +1,12 @@
-"""Marks around the texts of a conversation, which show where a chat template put them.
+"""Sentinels around the texts of a conversation, which show where a chat template put them.
 
 Private-use characters that name a text go before and after it; after rendering they are read off again. Used by
 `template.py` alone. Marked are the texts of all messages, the reasoning of assistant messages, and the names of the
 functions they call.
 
-A template that trims what it is given trims nothing between marks. So there is a second way to mark: inside the blanks
-at a text's edges. What became of the blanks follows from a third render, without them: a blank that was kept makes the
-distance to the next text longer.
+A template that trims what it is given trims nothing between sentinels. So there is a second way to mark: inside the
+blanks at a text's edges. What became of the blanks follows from a third render, without them: a blank that was kept
+makes the distance to the next text longer.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any, Literal
 from vlm_prep.core.records import Message
 
 _AREAS = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD))
-"""Supplementary private use areas A and B. Icon fonts use them, and so may a row: marks are those it does not hold."""
+"""Supplementary private use areas A and B. Icon fonts and rows use them: sentinels are those that a row does not hold."""
 _PRIVATE = re.compile("[\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 Area = tuple[int, re.Pattern[str]]
-"""The first of the marks' code points, and what finds a mark."""
+"""The first of the sentinels' code points, and what finds a mark."""
 Kind = Literal["text", "reasoning", "call"]
 CallKey = Literal["name", "id"]
 """Which of a call's keys a template writes its function's name from: Kimi's write ids such as `functions.zoom:0`."""
 Edges = Literal["outside", "inside", "without"]
-"""Where marks stand to the blanks at a text's edges: around them, between them and the rest, or those are left out."""
+"""Where sentinels stand to the blanks at a text's edges: around, between them and the rest, or those are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def free_codes(text: str, count: int) -> int | None:
 
 
 def free_area(text: str, pieces: int) -> Area | None:
-    """Return marks for so many pieces of which the text holds none."""
+    """Return sentinels for so many pieces of which the text holds none."""
     count = 1 << (2 * pieces).bit_length()
     first = free_codes(text, count)
     return None if first is None else (first, _any_of(first, count))
@@ -140,10 +140,10 @@ def says_something(message: Message) -> bool:
     return bool(said or message.get("reasoning_content") or message.get("tool_calls"))
 
 
-def mark(
+def mark_pieces(
     messages: Sequence[Message], first: int, edges: Edges = "outside", call_key: CallKey = "name"
 ) -> tuple[list[Message], list[Piece]]:
-    """Return the messages with every piece between its two marks, and the pieces in order."""
+    """Return the messages with every piece between its two sentinels, and the pieces in order."""
     pieces: list[Piece] = []
 
     def wrap(piece: Piece) -> str:
@@ -165,15 +165,15 @@ def split_edges(text: str) -> tuple[str, str, str]:
     return lead, core, text[len(lead) + len(core) :]
 
 
-def read_marks(text: str, pieces: Sequence[Piece], area: Area) -> tuple[str, list[TextPlace], set[int]]:
-    """Return the text without marks, a place for each piece found, and the numbers of the pieces found.
+def read_sentinels(text: str, pieces: Sequence[Piece], area: Area) -> tuple[str, list[TextPlace], set[int]]:
+    """Return the text without sentinels, a place for each piece found, and the numbers of the pieces found.
 
-    A piece is found where it stands whole: between marks that are both there a template may have cut. One that takes a
-    text apart (at `</think>`) and puts it together again may lose the first mark; then the text itself must end at the
-    other.
+    A piece is found where it stands whole: between sentinels that are both there a template may have cut. One that
+    takes a text apart (at `</think>`) and puts it together again may lose the first mark; then the text itself must end
+    at the other.
     """
     found: list[str] = []
-    marks: list[tuple[int, int, int]] = []
+    sentinels: list[tuple[int, int, int]] = []
     length = last = 0
     for match in area[1].finditer(text):
         between = text[last : match.start()]
@@ -181,12 +181,12 @@ def read_marks(text: str, pieces: Sequence[Piece], area: Area) -> tuple[str, lis
         length += len(between)
         last = match.end()
         number, closing = divmod(ord(match.group()) - area[0], 2)
-        marks.append((number, closing, length))
+        sentinels.append((number, closing, length))
     plain = "".join([*found, text[last:]])
     places: list[TextPlace] = []
     seen: set[int] = set()
     opened: dict[int, int] = {}
-    for number, closing, position in marks:
+    for number, closing, position in sentinels:
         piece = pieces[number]
         if not closing:
             opened[number] = position

@@ -1,15 +1,15 @@
-"""The chat template: rendering, what it supports, and marks that show where each text of the conversation landed.
+"""The chat template: rendering, what it supports, and sentinels that show where each text of the conversation landed.
 
-Every text part is wrapped in two private-use characters that name it, the conversation is rendered once with the marks
-and once without; if the marked text without its marks equals the plain text, the marks are true positions, found by
-structure and not by searching for words. It costs two renders (21 µs each) whatever the number of turns. A text whose
-marks are missing was dropped by the template, and `Rendered.missing` says so. Texts with blanks at their edges, which a
-template may trim, are marked inside the blanks (`sentinels.py`); templates that look into the content in other ways
-fail the equality and are handled turn by turn in `turns.py`.
+Every text part is wrapped in two private-use characters that name it, the conversation is rendered once with the
+sentinels and once without; if the marked text without its sentinels equals the plain text, the sentinels are true
+positions, found by structure and not by searching for words. It costs two renders (21 µs each) whatever the number of
+turns. A text whose sentinels are missing was dropped by the template, and `Rendered.missing` says so. Texts with blanks
+at their edges, which a template may trim, are marked inside the blanks (`sentinels.py`); templates that look into the
+content in other ways fail the equality and are handled turn by turn in `turns.py`.
 
 What a template writes between two texts (the end of a turn, a header, a placeholder) is remembered by what lies between
 them. Where all gaps of a row are known, its text is put together from them and compared with the plain render: equal
-means known places for the price of a join (3 µs) instead of a second render; unequal means the marks decide.
+means known places for the price of a join (3 µs) instead of a second render; unequal means the sentinels decide.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from vlm_prep.tokenize.chat.sentinels import (
     TextPlace,
     free_area,
     json_forms,
-    mark,
+    mark_pieces,
     pieces_of,
-    read_marks,
+    read_sentinels,
     widen_over_blanks,
 )
 from vlm_prep.tokenize.chat.substitution import place_by_substitution
@@ -74,7 +74,7 @@ class ChatTemplate:
         with bounded(f"{loaded.name}: its chat template"):
             # transformers' own compiled template; apply_chat_template around it costs twice the rendering
             self._compiled = _compile_jinja_template(self.source)
-            self.facts = probe_template(self.render, self.source, self._added, loaded.name)
+            self.findings = probe_template(self.render, self.source, self._added, loaded.name)
 
     def render(
         self,
@@ -108,7 +108,7 @@ class ChatTemplate:
         """Return the character spans that the template itself marks as written by a model."""
         from transformers.utils.chat_template_utils import _render_with_assistant_indices
 
-        if not self.facts.generation:
+        if not self.findings.generation:
             return []
         _, spans = _render_with_assistant_indices(
             self._compiled,
@@ -132,13 +132,13 @@ class ChatTemplate:
             places = self._place_by_gaps(text, messages, [self._gaps.get(gap) for gap in gaps])
             if places is not None:
                 return Rendered(text, places)
-        found = self._place_by_marks(text, messages, tools)
+        found = self._place_by_sentinels(text, messages, tools)
         if gaps is not None:
             written = _written_between(text, found.places, len(gaps) - 1)
             if written is not None and len(self._gaps) < _MOST_GAPS:
                 self._gaps.update(zip(gaps, written, strict=True))
             if found.places is None or found.missing:
-                # the marks got in the way of a template that looks into the content
+                # the sentinels got in the way of a template that looks into the content
                 places = self._place_by_plain_texts(text, messages)
                 if places is not None:
                     return Rendered(text, places)
@@ -156,7 +156,7 @@ class ChatTemplate:
         for piece in self._pieces(messages):
             try:
                 place = place_by_substitution(
-                    lambda each: self.render(each, tools), text, messages, piece, self.facts.call_key
+                    lambda each: self.render(each, tools), text, messages, piece, self.findings.call_key
                 )
             except Reject:  # a template may refuse the text that stands in
                 place = None
@@ -179,7 +179,7 @@ class ChatTemplate:
             rendered = self.render(plain)
         except Reject:
             return None
-        places = self._place_by_marks(rendered, plain, None).places
+        places = self._place_by_sentinels(rendered, plain, None).places
         written = _written_between(rendered, places, sum(len(_texts_of(each)) for each in messages))
         return None if written is None else self._place_by_gaps(text, messages, written)
 
@@ -200,10 +200,10 @@ class ChatTemplate:
                 pieces += (content, gap)
         return tuple(places) if "".join(pieces) == text else None
 
-    def _place_by_marks(
+    def _place_by_sentinels(
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
     ) -> Rendered:
-        marked = self._render_with_marks(text, messages, tools, "outside")
+        marked = self._render_with_sentinels(text, messages, tools, "outside")
         if marked is None:
             return Rendered(text, None)
         plain, places, missing, _ = marked
@@ -212,47 +212,47 @@ class ChatTemplate:
     def _place_inside_blanks(
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
     ) -> Rendered | None:
-        """Place texts by marks inside the blanks at their edges; None where that fails too."""
-        marked = self._render_with_marks(text, messages, tools, "inside")
+        """Place texts by sentinels inside the blanks at their edges; None where that fails too."""
+        marked = self._render_with_sentinels(text, messages, tools, "inside")
         if marked is None or marked[0] != text:
             return None
-        bare = self._render_with_marks(text, messages, tools, "without")
+        bare = self._render_with_sentinels(text, messages, tools, "without")
         if bare is None:
             return None
         places = widen_over_blanks(text, marked[1], bare[0], bare[1], marked[3])
         return None if places is None else Rendered(text, tuple(places), marked[2])
 
-    def _render_with_marks(
+    def _render_with_sentinels(
         self, text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, edges: Edges
     ) -> tuple[str, list[TextPlace], tuple[Piece, ...], list[Piece]] | None:
-        """Return the text less its marks, the places found, the pieces missing, and all pieces."""
+        """Return the text less its sentinels, the places found, the pieces missing, and all pieces."""
         area = free_area(text, len(self._pieces(messages)))
         if area is None:
             return None
-        marked, pieces = mark(messages, area[0], edges, self.facts.call_key)
+        marked, pieces = mark_pieces(messages, area[0], edges, self.findings.call_key)
         try:
-            with_marks = self.render(marked, tools)
+            with_sentinels = self.render(marked, tools)
         except Reject:
             # a template may refuse a marked text that it takes plain (a check on the content)
             return None
-        plain, places, seen = read_marks(with_marks, pieces, area)
+        plain, places, seen = read_sentinels(with_sentinels, pieces, area)
         missing = tuple(piece for number, piece in enumerate(pieces) if piece.text and number not in seen)
         return plain, places, missing, pieces
 
     def _pieces(self, messages: Sequence[Message]) -> list[Piece]:
-        key = self.facts.call_key
+        key = self.findings.call_key
         return [piece for index, message in enumerate(messages) for piece in pieces_of(message, index, key)]
 
     def frame(self) -> str:
         """Return what the template writes around turns of all roles and around media, in one-letter conversations."""
         media = [{"type": "image"}, {"type": "video"}, {"type": "audio"}]
         turns: list[list[Message]] = [
-            [plain_message("system", "s", self.facts.parts), plain_message("user", "u", self.facts.parts)],
-            [plain_message("user", "u", self.facts.parts), plain_message("assistant", "a", self.facts.parts)],
-            [plain_message(role, "x", self.facts.parts) for role in ("user", "assistant", "tool", "assistant")],
+            [plain_message("system", "s", self.findings.parts), plain_message("user", "u", self.findings.parts)],
+            [plain_message("user", "u", self.findings.parts), plain_message("assistant", "a", self.findings.parts)],
+            [plain_message(role, "x", self.findings.parts) for role in ("user", "assistant", "tool", "assistant")],
         ]
         turns += [[{"role": "user", "content": [part, {"type": "text", "text": "u"}]}] for part in media]
-        written = [self.facts.header]
+        written = [self.findings.header]
         for messages in turns:
             try:
                 written.append(self.render(messages))

@@ -24,7 +24,7 @@ _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemplateFacts:
+class TemplateFindings:
     """What probing the template with small conversations showed."""
 
     turn_end: str
@@ -62,7 +62,7 @@ class TemplateFacts:
     """Whether blanks at the edges of a text are lost."""
 
 
-def probe_template(render: Render, source: str, added: list[str], name: str) -> TemplateFacts:
+def probe_template(render: Render, source: str, added: list[str], name: str) -> TemplateFindings:
     """Find out what a template does.
 
     Args:
@@ -74,7 +74,7 @@ def probe_template(render: Render, source: str, added: list[str], name: str) -> 
     Raises:
         ProcessorError: it renders no assistant answer.
     """
-    return _Probe(render, added, name).facts(source)
+    return _Probe(render, added, name).findings(source)
 
 
 class _Probe:
@@ -86,7 +86,7 @@ class _Probe:
         self.user = message("user", _QUESTION, self.parts)
         self.answer = message("assistant", _SENTINEL, self.parts)
 
-    def facts(self, source: str) -> TemplateFacts:
+    def findings(self, source: str) -> TemplateFindings:
         user, answer = self.user, self.answer
         whole = self._render([user, answer])
         start = whole.index(_SENTINEL)
@@ -100,7 +100,7 @@ class _Probe:
         said = whole[len(opened) : start] if whole.startswith(opened) and len(opened) <= start else ""
         plain = message("assistant", "a", self.parts)
         self._call_key = self._name_of_calls(plain)
-        return TemplateFacts(
+        return TemplateFindings(
             turn_end=turn_end,
             after_last=after_last,
             header=header,

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.records import Message
-from vlm_prep.tokenize.chat.template_probe import TemplateFacts
+from vlm_prep.tokenize.chat.template_probe import TemplateFindings
 
 Tools = list[dict[str, Any]] | None
 _PREAMBLE = (
@@ -24,20 +24,20 @@ _PREAMBLE = (
 
 
 def write_tools_as_text(
-    messages: Sequence[Message], tools: Tools, facts: TemplateFacts, *, train_calls: bool
+    messages: Sequence[Message], tools: Tools, findings: TemplateFindings, *, train_calls: bool
 ) -> tuple[list[Message], Tools]:
     """Return messages and tools with what the template does not render written as text.
 
     Args:
         messages: of a row.
         tools: of the row.
-        facts: what the template renders.
+        findings: what the template renders.
         train_calls: False marks calls written as text as not trained.
     """
     written = list(messages)
-    if not facts.tool_calls:
+    if not findings.tool_calls:
         written = [_with_calls_as_text(message, train_calls) for message in written]
-    if tools and not facts.tools:
+    if tools and not findings.tools:
         written, tools = _with_tools_in_system(written, tools), None
     return written, tools
 

@@ -16,7 +16,7 @@ from typing import Any
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import RewrittenHistory
-from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Marks
+from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters
 from vlm_prep.tokenize.chat.sentinels import Piece
 from vlm_prep.tokenize.chat.template import ChatTemplate, Rendered
 from vlm_prep.tokenize.chat.tool_text import Tools
@@ -34,8 +34,8 @@ class Document:
     """As stored: turns that another document trains say `train: false`."""
     view: Sequence[Message]
     """As rendered: control tokens in the row's own text are marked."""
-    marks: Marks | None
-    """The marks in `view`; None where it is `messages`."""
+    delimiters: Delimiters | None
+    """The delimiters in `view`; None where it is `messages`."""
     tools: Tools
     """As rendered."""
     rendered: Rendered
@@ -55,15 +55,15 @@ class DocumentReader:
             Reject: template_error, control_tokens; template_drops_content, for what is no assistant's.
         """
         view: Any = messages
-        marks = self._control.marks(messages, tools)
-        if marks is not None:
-            view, tools = self._control.marked(messages, tools, marks)
+        delimiters = self._control.delimiters(messages, tools)
+        if delimiters is not None:
+            view, tools = self._control.marked(messages, tools, delimiters)
         rendered = self._template.render_marked(view, tools)
         for piece in rendered.missing:
             if messages[piece.message]["role"] != "assistant":
                 raise _dropped(piece, messages)
         turns = find_turns(self._template, rendered, view, tools, wanted)
-        return Document(messages, view, marks, tools, rendered, turns)
+        return Document(messages, view, delimiters, tools, rendered, turns)
 
     def documents(self, messages: list[Message], tools: Tools, wanted: Sequence[int]) -> list[Document]:
         """Return a row's documents, the shortest first.

@@ -14,7 +14,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import TokenizeConfig, TrainOn
 from vlm_prep.tokenize.chat.sentinels import TextPlace, says_something
-from vlm_prep.tokenize.chat.template_probe import TemplateFacts
+from vlm_prep.tokenize.chat.template_probe import TemplateFindings
 from vlm_prep.tokenize.labels.turns import Turn, undecidable
 
 Weighted = tuple[int, int, float]
@@ -63,7 +63,7 @@ def weigh(
     text: str,
     turns: Mapping[int, Turn],
     messages: Sequence[Message],
-    facts: TemplateFacts,
+    findings: TemplateFindings,
     config: TokenizeConfig,
     others: Sequence[TextPlace] | None = None,
 ) -> list[Weighted]:
@@ -73,7 +73,7 @@ def weigh(
         text: as rendered.
         turns: the assistant messages to train and where they are.
         messages: as rendered.
-        facts: of the template.
+        findings: of the template.
         config: which kinds of text are trained.
         others: where the texts of all messages are, for train_on="all".
 
@@ -84,18 +84,18 @@ def weigh(
     closing = max(turns, default=-1)
     for index in sorted(turns):
         with_end = config.train_end == "all" or (config.train_end == "last" and index == closing)
-        spans += _turn_spans(text, turns[index], messages[index], facts, config, with_end=with_end)
+        spans += _turn_spans(text, turns[index], messages[index], findings, config, with_end=with_end)
     if config.train_on == "all":
         spans = _all_spans(text, turns, spans, messages, others)
     return [span for span in spans if span[2] > 0 and span[1] > span[0]]
 
 
 def _turn_spans(
-    text: str, turn: Turn, message: Message, facts: TemplateFacts, config: TokenizeConfig, *, with_end: bool
+    text: str, turn: Turn, message: Message, findings: TemplateFindings, config: TokenizeConfig, *, with_end: bool
 ) -> list[Weighted]:
     weight = weight_of(message)
     spans: list[Weighted] = [(turn.start, turn.said, weight)]
-    exceptions = _exceptions(text, turn, message, facts, config)
+    exceptions = _exceptions(text, turn, message, findings, config)
     if not exceptions:
         return [(turn.start, turn.end if with_end else turn.said, weight)]
     for start, end, share in exceptions:
@@ -106,7 +106,7 @@ def _turn_spans(
 
 
 def _exceptions(
-    text: str, turn: Turn, message: Message, facts: TemplateFacts, config: TokenizeConfig
+    text: str, turn: Turn, message: Message, findings: TemplateFindings, config: TokenizeConfig
 ) -> list[Weighted]:
     """What of a turn is weighted otherwise than the whole: parts with options, reasoning, calls."""
     masks_reasoning = not config.train_reasoning and bool(message.get("reasoning_content"))
@@ -122,17 +122,17 @@ def _exceptions(
         raise undecidable(turn.message)
     found = _part_spans(text, turn.pieces, message) if has_options else []
     if has_media:
-        found += _media_spans(text, turn, message, facts)
+        found += _media_spans(text, turn, message, findings)
     if written:
         found.append(_thought_span(text, turn, written.group()))
     if masks_reasoning:
-        found.append((turn.start, _region_end(text, turn, "reasoning", facts), 0.0))
+        found.append((turn.start, _region_end(text, turn, "reasoning", findings), 0.0))
     if masks_calls:
-        found.append((_calls_start(text, turn, facts), _region_end(text, turn, "call", facts), 0.0))
+        found.append((_calls_start(text, turn, findings), _region_end(text, turn, "call", findings), 0.0))
     return found
 
 
-def _media_spans(text: str, turn: Turn, message: Message, facts: TemplateFacts) -> list[Weighted]:
+def _media_spans(text: str, turn: Turn, message: Message, findings: TemplateFindings) -> list[Weighted]:
     """What the template writes for media of an answer: all between the texts on either side."""
     pieces = turn.pieces or ()
     places = {place.part: place for place in pieces if place.kind == "text" and place.end > place.start}
@@ -146,7 +146,7 @@ def _media_spans(text: str, turn: Turn, message: Message, facts: TemplateFacts) 
         after = [place.start for each, place in places.items() if each > number]
         if thought is not None and not before:
             raise undecidable(turn.message)  # what the template writes behind reasoning is not apart from the media
-        stop = min(after) if after else _calls_start(text, turn, facts) if called else turn.said
+        stop = min(after) if after else _calls_start(text, turn, findings) if called else turn.said
         found.append((max(before, default=turn.start), stop, 0.0))
     return found
 
@@ -185,16 +185,16 @@ def _thought_span(text: str, turn: Turn, written: str) -> Weighted:
     return turn.start, first.start + found.end(), 0.0
 
 
-def _region_end(text: str, turn: Turn, kind: str, facts: TemplateFacts) -> int:
+def _region_end(text: str, turn: Turn, kind: str, findings: TemplateFindings) -> int:
     """Where the turn's reasoning or calls end: where the next piece of another kind begins, or the turn ends."""
     pieces = turn.pieces or ()
     last = max(number for number, place in enumerate(pieces) if place.kind == kind)
     if last + 1 == len(pieces):
         return turn.said
-    return _calls_start(text, turn, facts) if pieces[last + 1].kind == "call" else pieces[last + 1].start
+    return _calls_start(text, turn, findings) if pieces[last + 1].kind == "call" else pieces[last + 1].start
 
 
-def _calls_start(text: str, turn: Turn, facts: TemplateFacts) -> int:
+def _calls_start(text: str, turn: Turn, findings: TemplateFindings) -> int:
     """Where the turn's calls begin: behind its text, or, behind reasoning, with the opening that templates write."""
     pieces = turn.pieces or ()
     first = min(number for number, place in enumerate(pieces) if place.kind == "call")
@@ -203,7 +203,7 @@ def _calls_start(text: str, turn: Turn, facts: TemplateFacts) -> int:
     before = pieces[first - 1]
     if before.kind == "text" and before.end > before.start:
         return before.end
-    opening, name = facts.call_opening, pieces[first].start
+    opening, name = findings.call_opening, pieces[first].start
     if not opening or not text.endswith(opening, before.end, name):
         raise undecidable(turn.message)
     return name - len(opening)

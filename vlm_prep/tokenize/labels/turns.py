@@ -50,7 +50,7 @@ def find_turns(
     """Return the wanted turns that stand whole in the rendered text."""
     found: dict[int, Turn] = {}
     finder = _ByPieces(template, rendered, messages, tools)
-    generated = template.generated(messages, tools) if template.facts.generation else []
+    generated = template.generated(messages, tools) if template.findings.generation else []
     for index in wanted:
         turn = finder.find(index)
         if turn is None and (rendered.places is None or not finder.lacks(index)):
@@ -64,7 +64,7 @@ class _ByPieces:
     """Turns by the places of their pieces."""
 
     def __init__(self, template: ChatTemplate, rendered: Rendered, messages: Sequence[Message], tools: Tools) -> None:
-        self._template, self._facts, self._tools = template, template.facts, tools
+        self._template, self._findings, self._tools = template, template.findings, tools
         self._text, self._messages = rendered.text, messages
         self._places = _once(sorted(rendered.places or (), key=lambda place: place.start))
         self._lacking = {piece.message for piece in rendered.missing}
@@ -102,7 +102,7 @@ class _ByPieces:
         """The places of a message's pieces, where each piece is there once."""
         if len(places) == 1 and places[0].kind == "text" and _is_one_text(message):
             return (places[0],)
-        expected = sorted((piece.kind, piece.part) for piece in pieces_of(message, index, self._facts.call_key))
+        expected = sorted((piece.kind, piece.part) for piece in pieces_of(message, index, self._findings.call_key))
         # places found by what lies between texts have empty texts too
         pieces = tuple(place for place in places if place.end > place.start or (place.kind, place.part) in expected)
         return pieces if sorted((place.kind, place.part) for place in pieces) == expected else None
@@ -110,13 +110,13 @@ class _ByPieces:
     def _start(self, message: Message, pieces: Sequence[TextPlace], floor: int) -> int | None:
         first, content = pieces[0], message["content"]
         if first.kind == "text" and (isinstance(content, str) or _are_empty(content[: first.part])):
-            lead = self._facts.lead
+            lead = self._findings.lead
             start = first.start - len(lead)
             return start if lead and start >= floor and self._text.startswith(lead, start) else first.start
         behind = self._behind_header(floor, first.start)
         if behind is None:
             return self._behind_prompt(first, floor)
-        opening = self._facts.call_opening
+        opening = self._findings.call_opening
         if first.kind == "call" and opening and self._text.endswith(opening, behind, first.start):
             # what a template writes of its own before a call (an empty <think> block) is not said
             blank = not self._text[behind : first.start - len(opening)].strip()
@@ -125,7 +125,7 @@ class _ByPieces:
 
     def _behind_prompt(self, first: TextPlace, floor: int) -> int | None:
         """The end of the generation prompt, for templates that write no header."""
-        if not self._facts.header_is_prompt:
+        if not self._findings.header_is_prompt:
             return None
         try:
             before = self._messages[: first.message]
@@ -137,7 +137,7 @@ class _ByPieces:
 
     def _behind_header(self, floor: int, stop: int) -> int | None:
         """The end of the last assistant header between the texts before a turn and its first piece."""
-        for header in sorted({self._facts.header, self._facts.turn_header}, key=len, reverse=True):
+        for header in sorted({self._findings.header, self._findings.turn_header}, key=len, reverse=True):
             position = self._text.rfind(header, floor, stop) if header.strip() else -1
             if position >= 0:
                 return position + len(header)
@@ -145,14 +145,14 @@ class _ByPieces:
 
     def from_generation(self, turn: Turn, generated: Sequence[Span]) -> Turn:
         """Let a turn begin where the template says that the model begins, but not before the end of its header."""
-        floor, header = self.floor(turn.message), self._facts.header
+        floor, header = self.floor(turn.message), self._findings.header
         position = self._text.rfind(header, floor, turn.start) if header.strip() else -1
         floor = position + len(header) if position >= 0 else floor
         starts = [max(start, floor) for start, end in generated if start < turn.start <= end]
         return replace(turn, start=min([*starts, turn.start]))
 
     def _ends(self, message: Message, last: TextPlace, limit: int) -> Span | None:
-        turn_end, content = self._facts.turn_end, message["content"]
+        turn_end, content = self._findings.turn_end, message["content"]
         if last.kind == "text" and (isinstance(content, str) or _are_empty(content[last.part + 1 :])):
             closed = turn_end and self._text.startswith(turn_end, last.end)
             return last.end, last.end + (len(turn_end) if closed else 0)
@@ -195,7 +195,7 @@ def turn_by_prefix(
     template: ChatTemplate, text: str, messages: Sequence[Message], tools: Tools, index: int
 ) -> Turn | None:
     """Return a turn from renders of the conversation's prefixes, or None where they do not tell."""
-    if not template.facts.header_is_prompt and not messages[index].get("reasoning_content"):
+    if not template.findings.header_is_prompt and not messages[index].get("reasoning_content"):
         return None  # the template writes something of its own between the prompt and what is said
     try:
         span = _span_by_prefix(template, text, messages, tools, index)
@@ -204,7 +204,7 @@ def turn_by_prefix(
     if span is None:
         return None
     start, end = span
-    turn_end = template.facts.turn_end
+    turn_end = template.findings.turn_end
     if turn_end and text.endswith(turn_end, start, end):
         return Turn(index, start, end - len(turn_end), end, None)
     # a last turn may stay open that is closed once others follow
@@ -215,21 +215,21 @@ def turn_by_prefix(
 def _span_by_prefix(
     template: ChatTemplate, text: str, messages: Sequence[Message], tools: Tools, index: int
 ) -> Span | None:
-    facts = template.facts
+    findings = template.findings
     opened = template.render(messages[:index], tools, add_generation_prompt=True) if index else ""
     closed = template.render(messages[: index + 1], tools)
     if not index or not closed.startswith(opened):
         before = template.render(messages[:index], tools) if index else ""
-        before = before.removesuffix(facts.after_last)
-        position = closed.find(facts.header, len(before)) if closed.startswith(before) and facts.header else -1
+        before = before.removesuffix(findings.after_last)
+        position = closed.find(findings.header, len(before)) if closed.startswith(before) and findings.header else -1
         if position < 0:
             return None
-        opened = closed[: position + len(facts.header)]
+        opened = closed[: position + len(findings.header)]
     end = len(closed)
-    if facts.turn_end:
-        position = closed.rfind(facts.turn_end, len(opened))
-        end = position + len(facts.turn_end) if position >= 0 else end
-        if position >= 0 and closed[end:].strip() and closed[end:] != facts.after_last:
+    if findings.turn_end:
+        position = closed.rfind(findings.turn_end, len(opened))
+        end = position + len(findings.turn_end) if position >= 0 else end
+        if position >= 0 and closed[end:].strip() and closed[end:] != findings.after_last:
             return None
     return (len(opened), end) if text.startswith(closed[:end]) else None
 

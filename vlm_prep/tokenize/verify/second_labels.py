@@ -34,7 +34,7 @@ def second_spans(
                 return None
             turns[index] = turn
         others = _all_places(template, text, messages, tools) if config.train_on == "all" else ()
-        return None if others is None else (text, weigh(text, turns, messages, template.facts, config, others))
+        return None if others is None else (text, weigh(text, turns, messages, template.findings, config, others))
     except Reject:
         return None
 
@@ -44,12 +44,12 @@ def _turn(template: ChatTemplate, text: str, messages: list[Message], tools: Too
     turn = turn_by_prefix(template, text, messages, tools, index)
     if turn is not None:
         return replace(turn, pieces=places)
-    if template.facts.generation:
+    if template.findings.generation:
         return None  # the template has its own say on where such a turn begins
     if not places or places[0].kind != "text" or places[-1].kind != "text" or not _is_text(messages[index]):
         return None
     # a template that writes something of its own before the answer: it begins with its text
-    said, turn_end = places[-1].end, template.facts.turn_end
+    said, turn_end = places[-1].end, template.findings.turn_end
     closed = turn_end and text.startswith(turn_end, said)
     return Turn(index, places[0].start, said, said + (len(turn_end) if closed else 0), places)
 
@@ -64,7 +64,7 @@ def _places(
 ) -> tuple[TextPlace, ...] | None:
     """Where each piece of a message stands, in order of the text; None where one cannot be told."""
     places = []
-    key = template.facts.call_key
+    key = template.findings.call_key
     for piece in pieces_of(messages[index], index, key):
         place = place_by_substitution(lambda each: template.render(each, tools), text, messages, piece, key)
         if place is None:

@@ -73,7 +73,7 @@ _MEDIA_NAME: Final = re.compile(
 
 
 @dataclass(slots=True)
-class RowMarks:
+class Noticed:
     """What was noticed while one row was read."""
 
     ignored: frozenset[str] = frozenset()
