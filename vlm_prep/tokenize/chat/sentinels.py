@@ -21,7 +21,7 @@ from typing import Any, Literal
 from vlm_prep.core.records import Message
 
 _AREAS = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD))
-"""Supplementary private use areas A and B. Icon fonts and rows use them: sentinels are those that a row does not hold."""
+"""Supplementary private use areas A and B. Rows use them too (icon fonts): sentinels are those a row does not hold."""
 _PRIVATE = re.compile("[\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 Area = tuple[int, re.Pattern[str]]
 """The first of the sentinels' code points, and what finds a mark."""
