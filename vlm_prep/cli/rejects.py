@@ -19,7 +19,7 @@ def command(
     limit: Annotated[int | None, Ge(1), Doc("Show the first N. [default: all]")] = None,
     as_json: flags.AsJson = False,
 ) -> None:
-    """List the rows that were not written: sample, file and line, reason, message."""
+    """List the rows that were not written, by this stage or those before: sample, file and line, reason, message."""
     from vlm_prep.shards.layout import read_rejects
     from vlm_prep.shards.manifest import read_manifest
     from vlm_prep.shards.object_store import store_path
@@ -32,5 +32,6 @@ def command(
     for row in rows:
         place, message = f"{row['sample_id']}  {row['source']}:{row['line']}", flags.with_flags(row["message"])
         # one line each, whatever stands in a path
-        terminal.echo(visible(f"{place}  {row['reason']}: {message}"))
+        kept = f"  {row['kept']}" if row.get("kept") else ""
+        terminal.echo(visible(f"{place}{kept}  {row['reason']}: {message}"))
     terminal.echo(f"{len(rows)} rows", err=True)

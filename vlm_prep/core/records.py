@@ -98,6 +98,8 @@ class Sample:
     tools: list[dict[str, Any]] | None = None
     notes: tuple[str, ...] = ()
     """What was read in another form than the first, for the statistics: names of `ingest.formats.noticed.NOTES`."""
+    kept: str = ""
+    """JSON of the row's own id and of the columns that travel with it (`keep_columns`); empty where it has none."""
     unread: dict[str, Any] = field(default_factory=dict, compare=False)
     """What of the row nobody reads: its place (`row.score`, `message.id`) → its first value. Not stored."""
 
@@ -113,6 +115,8 @@ class Rejected:
     stage: str
     reason: str
     message: str
+    kept: str = ""
+    """See `Sample.kept`; empty, too, where the row could not be read."""
 
 
 def rejected(sample: Sample, stage: str, reject: Reject) -> Rejected:
@@ -125,6 +129,7 @@ def rejected(sample: Sample, stage: str, reject: Reject) -> Rejected:
         stage=stage,
         reason=reject.reason.value,
         message=reject.message,
+        kept=sample.kept,
     )
 
 
@@ -175,5 +180,7 @@ class Encoded:
     geometry: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Per-media tensors under the processor's own names, e.g. image_grid_thw (n_images, 3)."""
     media: tuple[MediaItem, ...] = ()
+    kept: str = ""
+    """See `Sample.kept`."""
     conversation: bytes = b""
     """JSON of messages and tools as rendered, keys in the row's own order (templates print schemas as they come)."""

@@ -76,6 +76,11 @@ class SourceConfig(Settings):
         Flag("--ignore-key"),
         Doc("A key or column that means nothing here, though other tools give it a meaning; may be repeated."),
     ] = None
+    keep_columns: Annotated[
+        list[str] | None,
+        Flag("--keep-column"),
+        Doc("A column that goes with its rows to shards, rejects and `view`, as their id does; may be repeated."),
+    ] = None
     encoding: Annotated[str | None, Doc("Encoding of a text file that is not UTF-8, e.g. gbk.")] = None
     lenient_json: Annotated[
         bool, Doc("Read rows with comments, trailing commas, Python literals or raw control characters as JSON.")

@@ -26,6 +26,7 @@ from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender, sum_counts, sum_datasets
 from vlm_prep.engine.tasks import Assignment, Job, Record, Task, rows_per_task, tasks_of
 from vlm_prep.engine.workspace import Workspace
+from vlm_prep.shards.earlier import rejected_earlier
 from vlm_prep.shards.layout import (
     file_digests,
     read_rejects,
@@ -113,10 +114,14 @@ def open_retry(
             "a retry is for repaired media; when the rows or the processor changed, run the stage again with `fresh`",
         )
     rejects = tuple(Rejected(**each) for each in read_rejects(folder))
-    wanted = [reject.sample_id for reject in rejects if reject.reason in reasons]
+    own = rejects[rejected_earlier(manifest.totals) :]
+    wanted = [reject.sample_id for reject in own if reject.reason in reasons]
     if not wanted:
         known = ", ".join(manifest.totals["rejects"]) or "none"
-        raise InputError(f"{folder}: no row was rejected for {', '.join(reasons)}", f"reasons of this store: {known}")
+        before = any(reject.reason in reasons for reject in rejects)
+        hint = "; those were rejected by an earlier stage: retry its store, then run this stage again" if before else ""
+        named = ", ".join(reasons)
+        raise InputError(f"{folder}: no row was rejected for {named}", f"reasons of this store: {known}{hint}")
     return Retry(folder=folder, manifest=manifest, rejects=rejects, reasons=tuple(reasons), numbers=number(wanted))
 
 
@@ -221,7 +226,8 @@ def _amended(
     retry: Retry, manifest: Manifest, records: Sequence[Record], new: list[ShardInfo], workspace: Workspace
 ) -> Manifest:
     """Return the manifest with the new shards and the new accounts."""
-    reasons = Counter(reject.reason for reject in _left(retry, records))
+    left = _left(retry, records)[rejected_earlier(manifest.totals) :]
+    reasons = Counter(reject.reason for reject in left)
     totals = {
         **added_totals(manifest.totals, records),
         "rejects": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),

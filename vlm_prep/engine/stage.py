@@ -20,6 +20,7 @@ from vlm_prep.engine.run_options import RunOptions as RunOptions
 from vlm_prep.engine.run_options import Say as Say
 from vlm_prep.engine.tasks import Assignment, Job, Poison, Record, Task
 from vlm_prep.engine.workspace import Describe, Workspace
+from vlm_prep.shards.earlier import EARLIER, Earlier
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.writer import ShardInfo
 
@@ -51,6 +52,8 @@ class Stage:
     worker to do may find poison, and is then called again with the records without it."""
     keeps_origin: bool = False
     """Whether `again` is kept beside the store, for `vlm-prep retry` and `why`."""
+    earlier: Earlier = Earlier()  # noqa: RUF009 - frozen
+    """What was rejected on the way to this stage's input."""
     numbers: Callable[[list[str]], dict[str, int]] | None = None
     """Returns the numbers of sample_ids in the input; None if no row of a task is rejected."""
 
@@ -100,7 +103,9 @@ def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
         records = _run(stage, stage.tasks, workspace, options, stage.check)
         identified = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
         origin = stage.again if stage.keeps_origin else None
-        return workspace.finish(records, _identified(stage.describe(records), identified), origin, stage.settings)
+        describe = _identified(stage.describe(records), identified, stage.earlier)
+        before = replace(records[0], rejects=(*stage.earlier.rejects, *records[0].rejects))
+        return workspace.finish([before, *records[1:]], describe, origin, stage.settings)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",
@@ -242,12 +247,13 @@ def _history(records: Sequence[Record], poison: Sequence[Poison]) -> dict[str, A
     return {"tasks": [len(record.shards) for record in records], "poison": [asdict(each) for each in poison]}
 
 
-def _identified(describe: Describe, identified: dict[str, Any]) -> Describe:
-    """Return a describer whose manifest carries the fingerprint, identity and history."""
+def _identified(describe: Describe, identified: dict[str, Any], earlier: Earlier) -> Describe:
+    """Return a describer whose manifest carries the fingerprint, identity, history, and the accounts before it."""
+    accounts = {EARLIER: list(earlier.accounts)} if earlier.accounts else {}
 
     def describe_identified(splits: dict[str, list[ShardInfo]]) -> tuple[Manifest, str]:
         manifest, card = describe(splits)
-        return replace(manifest, **identified), card
+        return replace(manifest, totals={**manifest.totals, **accounts}, **identified), card
 
     return describe_identified
 

@@ -13,6 +13,7 @@ to read it in:
     embedded  media that lie inside a row (bytes, data: URLs), marked with the uri that reads them again
     sampling  pick_rows: sample_ratio → row numbers, in order
     formats/  to_sample: one parsed row → Sample, or a Reject
+    kept_columns    what travels with a row: its own id, and columns that were asked for
     row_source      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
     first_rows      what the first rows give before a run, and whether it should start at all
     unread_keys     keys that nobody reads, counted

@@ -57,6 +57,7 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
         return replace(spec, format=spec.format or "sharegpt")
     for role in spec.columns:
         _check_column(spec, role, rows)
+    spec = _resolve_kept(spec, rows)
     first = rows[0]
     kind = spec.format or _detect_format(spec, first)
     if kind == "asr":
@@ -95,6 +96,19 @@ def _resolve_asr(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
             )
         columns[role] = found[0]
     return replace(spec, format="asr", columns=columns)
+
+
+def _resolve_kept(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
+    """Return `spec` with the columns that travel with its rows: the id's where there is one, and those asked for."""
+    for column in spec.keep_columns:
+        if not any(column in row for row in rows) and not _occurs(spec, column):
+            has = ", ".join(repr(name) for name in islice(rows[0], 20))
+            raise InputError(
+                f"dataset {spec.name!r}: no column {column!r} (keep_columns) in {spec.file_name}",
+                f"Its rows have: {has}.{did_you_mean(column, rows[0])}",
+            )
+    ids = [name for name in spec.column_names("id") if any(name in row for row in rows)]
+    return replace(spec, kept=tuple(dict.fromkeys((*ids, *spec.keep_columns))))
 
 
 def _refuse_prompts(spec: DatasetSpec, kind: Format) -> None:

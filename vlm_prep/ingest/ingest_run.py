@@ -33,6 +33,7 @@ from vlm_prep.engine.stage import (
 from vlm_prep.engine.tasks import NO_ROW, Assignment, Heartbeat, Poison, Record, Task, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import STAGE, said_of_outside
+from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, how_read, read_task, sample_row
 from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread, sum_unread, unread_notes
 from vlm_prep.media.probe import probe, with_media
@@ -71,7 +72,7 @@ class IngestJob:
         rejects: list[Rejected] = []
         datasets: dict[str, Counter[str]] = {}
         unread: Unread = {}
-        with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", sample_schema()) as writer:
+        with ShardWriter(shards / f"task-{task.index:06d}-000.arrow", self._schema) as writer:
             for _, item in read_task(self.samples, task, heartbeat, STAGE):
                 if isinstance(item, Sample):
                     count_unread(unread, item.dataset, item.unread)
@@ -102,6 +103,10 @@ class IngestJob:
     def fault_of(self, task: Task, poison: Poison) -> str | None:
         """See `engine.tasks.Job`; rows can be rejected."""
         return None
+
+    @cached_property
+    def _schema(self) -> Any:
+        return sample_schema(kept=keeps_columns(self.samples))
 
     @cached_property
     def _rules(self) -> MediaRules:

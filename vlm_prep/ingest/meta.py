@@ -61,6 +61,7 @@ class _Entry(BaseModel):
     max_duration: float | None = None
     missing_tags: str | None = None
     ignore_keys: list[str] | None = None
+    keep_columns: list[str] | None = None
     encoding: str | None = None
     lenient_json: bool | None = None
     rows_key: str | None = None
@@ -82,6 +83,7 @@ def load_source(
     max_duration: float | None = None,
     missing_tags: str | None = None,
     ignore_keys: Sequence[str] | None = None,
+    keep_columns: Sequence[str] | None = None,
     encoding: str | None = None,
     lenient_json: bool | None = None,
     rows_key: str | None = None,
@@ -105,6 +107,7 @@ def load_source(
         max_duration: likewise, longer.
         missing_tags: see `spec.DatasetSpec`, as the others below.
         ignore_keys: keys that mean nothing here.
+        keep_columns: keys whose values travel with the rows.
         encoding: of a text file that is not UTF-8.
         lenient_json: take comments, trailing commas, Python literals and raw control characters for JSON.
         rows_key: the key of an object under which its rows stand.
@@ -128,6 +131,7 @@ def load_source(
         "max_duration": max_duration,
         "missing_tags": missing_tags,
         "ignore_keys": None if ignore_keys is None else list(ignore_keys),
+        "keep_columns": None if keep_columns is None else list(keep_columns),
         "encoding": encoding,
         "lenient_json": lenient_json or None,
         "rows_key": rows_key,
@@ -189,6 +193,7 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         max_duration=entry.max_duration,
         missing_tags=check_missing_tags(where, entry.missing_tags),
         ignore_keys=tuple(entry.ignore_keys or ()),
+        keep_columns=tuple(entry.keep_columns or ()),
         encoding=check_encoding(where, entry.encoding),
         lenient_json=bool(entry.lenient_json),
         rows_key=entry.rows_key,

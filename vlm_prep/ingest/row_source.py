@@ -26,6 +26,7 @@ from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import mark, may_embed
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
+from vlm_prep.ingest.kept_columns import kept_of, left_unread
 from vlm_prep.ingest.sampling import copies, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
@@ -36,7 +37,7 @@ from vlm_prep.media.text_files import form_of
 STAGE = "ingest"
 _OPTIONS: Final = (
     *("split", "system_prompt", "user_prompt", "min_duration", "max_duration"),
-    *("missing_tags", "ignore_keys", "encoding", "lenient_json", "rows_key"),
+    *("missing_tags", "ignore_keys", "kept", "encoding", "lenient_json", "rows_key"),
 )
 """What of a spec is described where it is not the default."""
 OUTSIDE = "media_outside"
@@ -162,7 +163,7 @@ class RowSource:
         near = np.flatnonzero(np.isin(self.picks, rows)).tolist()
         return [place for place in near if self.sample_id(place) in sample_ids]
 
-    def reject(self, place: int, stage: str, reason: str, message: str) -> Rejected:
+    def reject(self, place: int, stage: str, reason: str, message: str, kept: str = "") -> Rejected:
         """Return the reject of a pick; the row itself is not read."""
         source, line = self._stands(int(self.picks[place]))
         return Rejected(
@@ -173,6 +174,7 @@ class RowSource:
             stage=stage,
             reason=reason,
             message=message,
+            kept=kept,
         )
 
     def _stands(self, row: int) -> tuple[str, int]:
@@ -196,13 +198,17 @@ class RowSource:
     def _read_pick(self, read: Callable[[int], tuple[Any, frozenset[str]]], place: int) -> Sample | Rejected:
         row = int(self.picks[place])
         source, line = self._stands(row)
+        kept = ""
         try:
             value, notes = read(row)
+            kept = kept_of(value, self.spec)
             sample = to_sample(value, self.spec, sample_id=self.sample_id(place), source=source, line=line)
         except Reject as reject:
-            return self.reject(place, STAGE, reject.reason.value, reject.message)
+            return self.reject(place, STAGE, reject.reason.value, reject.message, kept)
         if notes:
             sample = replace(sample, notes=tuple(sorted({*sample.notes, *notes})))
+        if kept:
+            sample = replace(sample, kept=kept, unread=left_unread(sample.unread, self.spec))
         return self._noted(self._bounded(sample))
 
     def _noted(self, sample: Sample) -> Sample:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_prep.core.records import Rejected, Sample
-from vlm_prep.ingest.source import Samples
+from vlm_prep.ingest.source import IngestedSamples, RawSamples, Samples
+from vlm_prep.shards.earlier import Earlier, earlier_of
+from vlm_prep.shards.schema import KEPT
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,17 @@ class SomeSamples:
     def first_rows(self) -> list[dict[str, Any]]:
         """Return what the first rows of each dataset give."""
         return self.samples.first_rows()
+
+
+def keeps_columns(samples: Samples) -> bool:
+    """Whether rows of a source bring columns of theirs with them, see `kept_columns`."""
+    if isinstance(samples, SomeSamples):
+        return keeps_columns(samples.samples)
+    if isinstance(samples, RawSamples):
+        return any(source.spec.kept for source in samples.sources)
+    return isinstance(samples, IngestedSamples) and samples.has_column(KEPT)
+
+
+def earlier_rejects(samples: Samples) -> Earlier:
+    """Return what was rejected on the way to a source: by `ingest`, and nothing where rows are read from data files."""
+    return earlier_of([samples.store]) if isinstance(samples, IngestedSamples) else Earlier()

@@ -27,6 +27,7 @@ from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
 from vlm_prep.shards.object_store import RemotePath, StorePath, absolute, store_path
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.schema import KEPT
 
 
 class Samples(Protocol):
@@ -149,7 +150,7 @@ class IngestedSamples:
         """See `Samples.reject`."""
         row = self._store.row(number)
         names = {name: row[name] for name in ("sample_id", "dataset", "source", "line")}
-        return Rejected(**names, stage=stage, reason=reason, message=message)
+        return Rejected(**names, stage=stage, reason=reason, message=message, kept=row.get(KEPT, ""))
 
     def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
         """See `Samples.numbers`."""
@@ -160,6 +161,15 @@ class IngestedSamples:
                     found[name] = begin + place
             begin += len(shard)
         return found
+
+    def has_column(self, name: str) -> bool:
+        """Whether the store's rows have a column."""
+        return any(name in shard.schema.names for shard in self._store.shards[:1])
+
+    @property
+    def store(self) -> Store:
+        """The store itself."""
+        return self._store
 
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""
@@ -218,6 +228,7 @@ def sample_row(sample: Sample) -> dict[str, Any]:
         "line": sample.line,
         "conversation": orjson.dumps(conversation).decode(),
         "media": orjson.dumps(list(sample.media)).decode(),
+        KEPT: sample.kept,
     }
 
 
@@ -233,6 +244,7 @@ def sample_from_row(row: dict[str, Any]) -> Sample:
         strings=tuple(conversation.get("strings", ())),
         tools=conversation.get("tools"),
         media=tuple(_media(item) for item in orjson.loads(row["media"])),
+        kept=row.get(KEPT, ""),
     )
 
 
@@ -286,6 +298,7 @@ class SourceOptions(TypedDict, total=False):
     max_duration: float | None
     missing_tags: str | None
     ignore_keys: Sequence[str] | None
+    keep_columns: Sequence[str] | None
     encoding: str | None
     lenient_json: bool | None
     rows_key: str | None

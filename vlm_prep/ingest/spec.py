@@ -147,6 +147,10 @@ class DatasetSpec:
     """A row with media and no placeholder for them: rejected, or with them before its first user text."""
     ignore_keys: tuple[str, ...] = ()
     """Keys of rows, messages, parts and media entries that mean nothing here."""
+    keep_columns: tuple[str, ...] = ()
+    """Row keys whose values travel with the rows, as their id does."""
+    kept: tuple[str, ...] = ()
+    """These, and the id's where the first rows have one; filled by `detect.resolve`."""
     encoding: str | None = None
     """Of a text file that is not UTF-8 and says so by no byte order mark."""
     lenient_json: bool = False

@@ -23,7 +23,7 @@ from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import is_exact
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.schema import LOSS_WEIGHTS, packed_schema, plan_schema
+from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS, packed_schema, plan_schema
 from vlm_prep.shards.tar import TarWriter
 from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
 
@@ -127,8 +127,10 @@ class PackJob:
     def _writer(self, path: Path) -> ShardWriter | TarWriter:
         if self.format == "webdataset":
             return TarWriter(path.with_suffix(".tar"), separate=self.tar_media == "separate")
-        weights = LOSS_WEIGHTS in self._store.shards[0].schema.names
-        schema = packed_schema(self._tensors, positions=self._positions, weights=weights)
+        names = self._store.shards[0].schema.names
+        schema = packed_schema(
+            self._tensors, positions=self._positions, weights=LOSS_WEIGHTS in names, kept=KEPT in names
+        )
         return ShardWriter(path.with_suffix(".arrow"), schema)
 
     @property
@@ -221,6 +223,7 @@ class PackJob:
             stage=STAGE,
             reason=RejectReason.LONGER_THAN_PACK.value,
             message=message,
+            kept=row.get(KEPT, ""),
         )
 
 

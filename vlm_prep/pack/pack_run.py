@@ -20,6 +20,7 @@ from vlm_prep.pack.pack_job import STAGE, PackJob
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.shards.earlier import earlier_of
 from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath, absolute, written_from
@@ -151,6 +152,7 @@ def pack(
         prepare=ready,
         describe=describe,
         check=write_plan if config.layout == "ranks" else None,
+        earlier=earlier_of([store]),
         settings=stored_run(STAGE, {"source": written_from(store.folder, options.out)}, config),
     )
     manifest = run_stage(stage, options)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vlm_prep.core.remote import is_remote
 from vlm_prep.ingest.formats.noticed import NOTES
 from vlm_prep.ingest.unread_keys import UNREAD, unread_lines
+from vlm_prep.shards.earlier import EARLIER
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
 
@@ -108,6 +109,11 @@ def render(stats: dict[str, Any]) -> str:
         f"  {what:<11} {totals['rows_in']:,} in = {totals['rows_written']:,} written "
         f"+ {totals['rows_rejected']:,} rejected{_reasons(totals.get('rejects', {}))}"
     )
+    lines += [
+        f"  before      {each['stage']}: {each['rows_in']:,} in = {each['rows_written']:,} written "
+        f"+ {each['rows_rejected']:,} rejected{_reasons(each['rejects'])}"
+        for each in totals.get(EARLIER, ())
+    ]
     if totals.get("extra_documents"):
         documents = totals["rows_written"] + totals["extra_documents"]
         lines.append(f"  documents   {documents:,}: rows with a rewritten history gave several")

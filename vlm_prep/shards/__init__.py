@@ -15,6 +15,7 @@ object_store.py  where a store is: a folder or an object store
 cache.py     shards of object stores in a local folder, bounded by bytes
 transfer.py  finished stores to an object store and back
 mapped.py    how much of a store is held ready in a process
+earlier.py   what was rejected by the stages before
 store_check.py   is a folder what its manifest says
 reader.py    memory-mapped rows as numpy views
 """

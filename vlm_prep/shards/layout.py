@@ -21,7 +21,7 @@ from vlm_prep.core.records import Rejected
 from vlm_prep.core.run_yaml import is_unchanged
 from vlm_prep.shards.manifest import Manifest, sealed, unsealed
 from vlm_prep.shards.object_store import StorePath, store_path
-from vlm_prep.shards.schema import REJECTS
+from vlm_prep.shards.schema import KEPT, REJECTS, REJECTS_KEPT
 from vlm_prep.shards.store_names import (
     CARD,
     DATASET_DICT,
@@ -156,8 +156,9 @@ def _write_json(path: Path, value: Any) -> None:
 
 def write_rejects(folder: Path, rejects: Iterable[Rejected]) -> int:
     """Write rejects.parquet (also when empty: its absence would be ambiguous) and return the number of rows."""
-    rows = [{name: getattr(reject, name) for name in REJECTS.names} for reject in rejects]
-    write_table_atomically(folder / REJECTS_FILE, pa.Table.from_pylist(rows, schema=REJECTS))
+    rows = [{name: getattr(reject, name) for name in REJECTS_KEPT.names} for reject in rejects]
+    schema = REJECTS_KEPT if any(row[KEPT] for row in rows) else REJECTS
+    write_table_atomically(folder / REJECTS_FILE, pa.Table.from_pylist(rows, schema=schema))
     return len(rows)
 
 
@@ -206,7 +207,7 @@ def _read_rejects(data: bytes) -> list[dict[str, Any]]:
     # in this thread: one of Arrow's own that lets go of Python's bytes while the interpreter ends aborts the process
     # ("terminate called without an active exception", in 1 of 3 short commands)
     table = pq.ParquetFile(content, pre_buffer=False).read(use_threads=False)
-    if not table.schema.equals(REJECTS):
+    if not (table.schema.equals(REJECTS) or table.schema.equals(REJECTS_KEPT)):
         raise ValueError("its columns are others")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

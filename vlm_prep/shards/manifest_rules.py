@@ -127,6 +127,9 @@ def _totals(totals: Mapping[str, Any]) -> None:
     for name, counts in datasets.items():
         whole = {key: count for key, count in counts.items() if key != "audio_seconds"}  # the one that is no count
         _counts(whole, f"totals.datasets.{name}")
+    for number, earlier in enumerate(_list(totals.get("earlier", []), "totals.earlier")):
+        _must(isinstance(earlier, dict) and _is_word(earlier["stage"]), f"totals.earlier[{number}]", "has no stage")
+        _totals({**earlier, "earlier": []})
     for number, count in enumerate(_list(totals.get("packs_by_rank", []), "totals.packs_by_rank")):
         _count(count, f"totals.packs_by_rank[{number}]")
 

@@ -137,12 +137,18 @@ LOSS_WEIGHTS = "loss_weights"
 """Column of a weight for each token, in stores made with --loss-weights and in packs of them."""
 
 
-def tokenized_schema(tensors: Sequence[Mapping[str, Any]], *, weights: bool = False) -> pa.Schema:
+KEPT = "kept"
+"""Column of what travels with a row, as JSON text (`ingest.kept_columns`); in packs one for each document, in rejects
+too. Only where a source has such columns."""
+
+
+def tokenized_schema(tensors: Sequence[Mapping[str, Any]], *, weights: bool = False, kept: bool = False) -> pa.Schema:
     """Return the schema of a tokenized store.
 
     Args:
         tensors: {name, dtype, shape} of the tensors that the family stores.
         weights: whether each token's weight is stored.
+        kept: whether columns of the source travel with the rows.
     """
     fields = [
         pa.field("sample_id", pa.string()),
@@ -153,17 +159,21 @@ def tokenized_schema(tensors: Sequence[Mapping[str, Any]], *, weights: bool = Fa
         *tensor_fields(tensors),
         pa.field("media", MEDIA),
         pa.field("conversation", pa.string()),
+        *([pa.field(KEPT, pa.string())] if kept else []),
     ]
     return pa.schema(fields)
 
 
-def packed_schema(tensors: Sequence[Mapping[str, Any]], *, positions: str, weights: bool = False) -> pa.Schema:
+def packed_schema(
+    tensors: Sequence[Mapping[str, Any]], *, positions: str, weights: bool = False, kept: bool = False
+) -> pa.Schema:
     """Return the schema of a packed store.
 
     Args:
         tensors: stored tensors, concatenated over the pack's documents.
         positions: "mrope" for (3, length) positions, "mrope float" for such in float32, "plain" for (length,).
         weights: whether each token's weight is stored.
+        kept: whether columns of the source travel with the documents.
     """
     position_type = _POSITIONS[positions]
     fields = [
@@ -177,6 +187,7 @@ def packed_schema(tensors: Sequence[Mapping[str, Any]], *, positions: str, weigh
         *tensor_fields(tensors),
         pa.field("media", MEDIA),
         pa.field("media_counts", pa.list_(pa.int32())),
+        *([pa.field(KEPT, pa.list_(pa.string()))] if kept else []),
     ]
     return pa.schema(fields)
 
@@ -188,7 +199,7 @@ def plan_schema() -> pa.Schema:
     )
 
 
-def sample_schema() -> pa.Schema:
+def sample_schema(*, kept: bool = False) -> pa.Schema:
     """Return the schema of an ingested store: conversations as JSON text and media references with their headers."""
     return pa.schema(
         [
@@ -198,6 +209,7 @@ def sample_schema() -> pa.Schema:
             pa.field("line", pa.int64()),
             pa.field("conversation", pa.string()),
             pa.field("media", pa.string()),
+            *([pa.field(KEPT, pa.string())] if kept else []),
         ]
     )
 
@@ -213,3 +225,5 @@ REJECTS = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
+REJECTS_KEPT = REJECTS.append(pa.field(KEPT, pa.string()))
+"""The same where a rejected row has columns that travel with it."""

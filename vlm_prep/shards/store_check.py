@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.shards.earlier import rejected_earlier
 from vlm_prep.shards.layout import changed_files, read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath
@@ -114,8 +115,8 @@ def _accounts(folder: StorePath, manifest: Manifest) -> Iterator[str]:
         rejected: int | str = len(read_rejects(folder))
     except (OSError, StoreError) as error:
         rejected = f"unreadable ({error})"
-    if rejected != totals["rows_rejected"]:
-        yield f"{REJECTS_FILE}: {rejected} rows, the manifest says {totals['rows_rejected']}"
+    if rejected != (said := totals["rows_rejected"] + rejected_earlier(totals)):
+        yield f"{REJECTS_FILE}: {rejected} rows, the manifest says {said}"
     if sum(totals["rejects"].values()) != totals["rows_rejected"]:
         yield "manifest.json: the reject reasons do not add up to the rows rejected"
     documents = totals["rows_written"] + totals.get("extra_documents", 0)

@@ -24,9 +24,10 @@ from vlm_prep.shards.mapped import open_shards_of
 from vlm_prep.shards.media_kinds import Kinds, kinds_of
 from vlm_prep.shards.object_store import StorePath, beside, store_path
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.schema import KEPT
 from vlm_prep.stream.order import Numbers, Places
 
-_NOT_TRAINED = ("conversation", "dataset")
+_NOT_TRAINED = ("conversation", "dataset", KEPT)
 Make = Callable[[Callable[[], dict[str, Any]]], Any]
 """Columns that no batch holds; reading their text would cost more than a row's tokens."""
 
@@ -122,12 +123,12 @@ class RankPacks:
 
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
-        return self._ranks[index % self._world].row(index // self._world)
+        return self._ranks[index % self._world].row(index // self._world, _NOT_TRAINED)
 
     def made(self, index: int, make: Make) -> Any:
         """See `Rows.made`."""
         shard, row = self._ranks[index % self._world].locate(index // self._world)
-        return shard.made(row, make)
+        return shard.made(row, make, _NOT_TRAINED)
 
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""

@@ -280,6 +280,7 @@ class SampleEncoder:
                 _item(item, data, expansion)
                 for item, data, expansion in zip(media, payload, draft.expansions, strict=False)
             ),
+            kept=sample.kept,
             # in the row's own key order: templates print tool schemas as they come
             conversation=orjson.dumps(conversation),
         )

@@ -14,6 +14,7 @@ from vlm_prep.core.records import Encoded, Media, Rejected, Sample, rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import check_first_rows
 from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task, no_heartbeat
+from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.ingest.unread_keys import Unread, count_unread
 from vlm_prep.media.decode import media_struct
@@ -24,7 +25,7 @@ from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.payload.maker import PayloadMaker
 from vlm_prep.shards.reader import ShardReader
-from vlm_prep.shards.schema import tokenized_schema
+from vlm_prep.shards.schema import KEPT, tokenized_schema
 from vlm_prep.shards.shared import payload_bytes
 from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
@@ -108,7 +109,7 @@ class TokenizeJob:
         """Do a task; return its record, and the rows of it that the real processor raised on."""
         tally = Tally()
         tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
-        schema = tokenized_schema(tensors, weights=self.config.loss_weights)
+        schema = tokenized_schema(tensors, weights=self.config.loss_weights, kept=keeps_columns(self.samples))
         writer = TaskWriter(task.index, shards, schema)
         with writer:
             for number, result in self.encoded(task, heartbeat, tally.unread, refused):
@@ -289,4 +290,5 @@ def row_of(encoded: Encoded) -> dict[str, Any]:
         **encoded.geometry,
         "media": [media_struct(item) for item in encoded.media],
         "conversation": encoded.conversation.decode(),
+        KEPT: encoded.kept,
     }

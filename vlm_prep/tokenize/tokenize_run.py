@@ -32,6 +32,7 @@ from vlm_prep.engine.stage import (
 from vlm_prep.engine.tasks import Assignment, Record, Task, no_heartbeat, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import said_of_outside
+from vlm_prep.ingest.some_samples import earlier_rejects
 from vlm_prep.ingest.source import Samples, how_read
 from vlm_prep.ingest.unread_keys import UNREAD, sum_unread, unread_notes
 from vlm_prep.media.rules import rules_of
@@ -113,6 +114,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         keeps_origin=True,
         settings=_run_file(samples, processor, config),
         numbers=samples.numbers,
+        earlier=earlier_rejects(samples),
     )
     manifest = run_stage(stage, options)
     if manifest is None:

@@ -31,7 +31,7 @@ choices($("why"), "why shown: any", rows.flatMap((row) => row.why));
 function haystack(row) {
   if (row.hay === undefined) {
     const said = (row.runs || []).map((run) => run.text).join("") + (row.messages || []).map((each) => each.text).join(" ");
-    row.hay = (row.id + " " + row.media.map((each) => each.name).join(" ") + " " + said).toLowerCase();
+    row.hay = (row.id + " " + row.kept + " " + row.media.map((each) => each.name).join(" ") + " " + said).toLowerCase();
   }
   return row.hay;
 }
@@ -78,6 +78,7 @@ function show(at) {
   if (at < 0) { box.append(make("p", "No row fits these filters.", "dim")); return; }
   const row = shown[at];
   box.append(make("h2", row.id), make("p", `${row.dataset ? row.dataset + " · " : ""}row ${number(row.row)}${row.pack === undefined ? "" : " · pack " + row.pack}`, "dim"));
+  if (row.kept) box.append(make("p", row.kept, "dim"));
   if (row.parts) box.append(parts(row));
   if (row.media.length) {
     const media = make("div", null, "media");
@@ -163,11 +164,12 @@ function rejects() {
   const reason = $("reason").value, words = $("reject-search").value.toLowerCase(), body = $("reject-rows");
   body.replaceChildren();
   const found = data.rejects.filter((each) => (!reason || each.reason === reason) &&
-    (!words || `${each.sample_id} ${each.source} ${each.message}`.toLowerCase().includes(words)));
+    (!words || `${each.sample_id} ${each.source} ${each.message} ${each.kept || ""}`.toLowerCase().includes(words)));
   $("reject-count").textContent = `${number(found.length)} of ${number(data.rejected)} rejected rows`;
   for (const each of found.slice(0, 2000)) {
     const line = make("tr");
-    for (const value of [each.sample_id, each.reason, `${each.source}:${each.line}`, each.message]) line.append(make("td", value));
+    const said = each.kept ? `${each.message} ${each.kept}` : each.message;
+    for (const value of [each.sample_id, `${each.stage} ${each.reason}`, `${each.source}:${each.line}`, said]) line.append(make("td", value));
     body.append(line);
   }
 }

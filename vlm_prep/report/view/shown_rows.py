@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.report.view.shown_media import shown_media
-from vlm_prep.shards.schema import LOSS_WEIGHTS
+from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS
 
 IGNORE = -100
 Row = Mapping[str, Any]
@@ -35,6 +35,7 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": row["sample_id"],
         "dataset": row.get("dataset", ""),
+        "kept": row.get(KEPT) or "",
         "tokens": len(ids),
         "trained": int(trained.sum()),
         "kind": "+".join(sorted({each["kind"] for each in media})) or "text",
@@ -60,6 +61,7 @@ def shown_sample(row: Row) -> dict[str, Any]:
     return {
         "id": row["sample_id"],
         "dataset": row["dataset"],
+        "kept": row.get(KEPT) or "",
         "kind": "+".join(sorted({each.get("kind", "") for each in media})) or "text",
         "media": [{"kind": each.get("kind", ""), "name": (each.get("uris") or [""])[0], "note": ""} for each in media],
         "messages": _messages(row["conversation"]),
@@ -76,6 +78,7 @@ def documents_of(pack: Row) -> Iterator[dict[str, Any]]:
         yield {
             "sample_id": name,
             "media": pack["media"][int(first[number]) : int(first[number + 1])],
+            KEPT: pack[KEPT][number] if KEPT in pack else "",
             **{each: pack[each][tokens] for each in columns},
         }
 
