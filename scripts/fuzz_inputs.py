@@ -154,12 +154,9 @@ def database(data: bytes, folder: Path) -> None:
     """Read media of an LMDB."""
     path = folder / f"{next(_NUMBERS)}.lmdb"
     path.write_bytes(data)
-    try:
-        for number in (0, 1, 20, 39):
-            with contextlib.suppress(Reject):
-                media_files.read_bytes(f"{path}::key{number}")
-    finally:
-        media_files._close_inherited()
+    for number in (0, 1, 20, 39):
+        with contextlib.suppress(Reject):
+            media_files.read_bytes(f"{path}::key{number}")
 
 
 # ---- media ----

@@ -82,17 +82,20 @@ def _read(path: Path) -> RunFile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}", "give a run file: YAML in UTF-8") from error
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         lines = dict(_lines(path, node))
         data = loader.construct_document(node) if node is not None else {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}"
-        raise InputError(f"{where}: no YAML: {getattr(error, 'problem', error)}") from error
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise InputError(f"{where}: no YAML: {problem}", "see docs/jobs.md") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(data, dict):
         raise InputError(f"{path}:1: expected settings as `name: value`, found {data!r}")
     return RunFile(path, data, lines)

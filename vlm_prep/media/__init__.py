@@ -7,6 +7,7 @@
     places.py  where media really lie, and within which bounds
     rules.py   what a run lets its media be
     files.py   bytes behind a uri, and cheap content digests
+    lmdb_file.py  values of an LMDB, every number of a page checked
     image.py   a picture's header, its completeness, and its RGB pixels
     image_formats.py  which formats are opened, told by content
     library_words.py  what a library says of a file, as a reject may hold it

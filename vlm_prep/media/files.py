@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
 import xxhash
 
-from vlm_prep.core.errors import InputError, Reject, RejectReason
+from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.regular_files import open_descriptor, open_regular
 from vlm_prep.core.remote import is_remote, read_remote, read_remote_ends
-from vlm_prep.media.library_words import plain_words
+from vlm_prep.media.lmdb_file import LmdbFile
 from vlm_prep.media.row_media import read_cell, rows_kind
-
-if TYPE_CHECKING:
-    import lmdb
 
 END_BYTES = 64 << 10
 SEPARATOR = "::"
@@ -153,14 +150,11 @@ def _read_key(path: str, key: str) -> bytes:
 
 def _read_lmdb(path: str, key: str) -> bytes:
     try:
-        with _environment(path).begin(buffers=False) as transaction:
-            data: bytes | None = transaction.get(key.encode())
-    except InputError:
-        raise
+        data = _opened(path).get(key.encode(errors="surrogateescape"))
     except OSError as error:
         raise _os_reject(path, error) from error
-    except Exception as error:  # lmdb.Error and its many kinds; BadValsizeError for an empty key
-        raise Reject(RejectReason.UNREADABLE_FILE, f"{path}: {type(error).__name__}: {plain_words(error)}") from error
+    except ValueError as error:
+        raise Reject(RejectReason.UNREADABLE_FILE, f"{path}: {error}") from error
     if data is None:
         raise Reject(RejectReason.MISSING_KEY, f"{path}: no key {key!r}")
     if not data:
@@ -168,31 +162,7 @@ def _read_lmdb(path: str, key: str) -> bytes:
     return data
 
 
-_environments: dict[str, lmdb.Environment] = {}
-
-
-def _environment(path: str) -> lmdb.Environment:
-    """Return an LMDB, opened read-only once in this process."""
-    real = os.path.realpath(path)
-    if real not in _environments:
-        try:
-            import lmdb
-        except ImportError as error:
-            raise InputError(f"{path}: reading LMDB needs the lmdb package", "pip install lmdb") from error
-        # a folder holds data.mdb; a single-file environment is a plain file
-        os.close(open_descriptor(os.path.join(real, "data.mdb") if os.path.isdir(real) else real))
-        _environments[real] = lmdb.open(
-            real, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(real), max_readers=1024
-        )
-    return _environments[real]
-
-
-def _close_inherited() -> None:
-    """An environment must not be used across a fork (a DataLoader's workers), and lmdb refuses to open it a second time
-    while the parent's is open. Closing it in the child leaves the parent's as it is."""
-    for environment in _environments.values():
-        environment.close()
-    _environments.clear()
-
-
-os.register_at_fork(after_in_child=_close_inherited)
+@lru_cache(maxsize=64)
+def _opened(path: str) -> LmdbFile:
+    """Return an LMDB: a folder that holds data.mdb, or a plain file."""
+    return LmdbFile(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)

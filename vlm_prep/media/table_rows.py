@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.regular_files import open_regular
+from vlm_prep.shards.heads import must_be_valid
 
 TableKind = Literal["parquet", "arrow"]
 BATCH_BYTES: Final = 16 << 20
@@ -110,7 +111,7 @@ def _batch(path: str, row: int, column: str | None) -> tuple[pa.RecordBatch, int
 def _reading(path: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, SystemError) as error:  # SystemError: a length below 0, as pyarrow says it
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(
             f"{path}: cannot be read as a {'Parquet' if table_kind(path) == 'parquet' else 'Arrow'} file: {lines[0]}",
@@ -171,6 +172,8 @@ class _Walk:
 
 
 class _ArrowTable:
+    """Its batches are validated before a row is read: Arrow believes lengths and offsets, and a wrong one crashes."""
+
     def __init__(self, path: str) -> None:
         source = pa.memory_map(path)
         try:
@@ -180,6 +183,7 @@ class _ArrowTable:
             source.seek(0)
             self._batches = list(pa.ipc.open_stream(source))
         self._starts = [0, *accumulate(len(batch) for batch in self._batches)]
+        self._is_valid: set[int] = set()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -187,6 +191,9 @@ class _ArrowTable:
     def batch(self, row: int, column: str | None) -> tuple[pa.RecordBatch, int]:
         number = bisect_right(self._starts, row) - 1
         batch = self._batches[number]
+        if number not in self._is_valid:
+            must_be_valid(batch)
+            self._is_valid.add(number)
         if column is not None and column not in batch.schema.names:
             raise KeyError(column)
         return batch, row - self._starts[number]

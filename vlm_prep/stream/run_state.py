@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.visible import excerpt
 
 VERSION = 2
 """Of the state and of the order: 2 shuffles by blocks."""
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +47,20 @@ class State:
                 "resume with the version that saved it",
             )
         try:
-            return cls(**data)
+            state = cls(**data)
         except TypeError as error:
             raise StoreError(f"not a state of vlm_prep.stream: {error}") from error
+        state._require_sense()
+        return state
+
+    def _require_sense(self) -> None:
+        """Refuse what `to_json` never wrote: a checkpoint may come from elsewhere, or be damaged."""
+        for name in ("seed", "epoch", "consumed"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= _LARGEST:
+                raise StoreError(f"not a state of vlm_prep.stream: {name} is {excerpt(value)}")
+        if not isinstance(self.fingerprint, str):
+            raise StoreError(f"not a state of vlm_prep.stream: fingerprint is {excerpt(self.fingerprint)}")
 
     @classmethod
     def from_loader(cls, data: Mapping[str, Any]) -> State:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.tokenize.chat.bounds import bounded
@@ -57,6 +57,21 @@ class Rendered:
     """Pieces that hold something and do not appear."""
 
 
+def _compiled(loaded: LoadedProcessor) -> Any:
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        return _compile_jinja_template(loaded.chat_template)
+    except (TemplateError, RecursionError, SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        where = "" if line is None else f" (line {line})"
+        raise ProcessorError(
+            f"{loaded.name}: its chat template is no Jinja{where}: {str(error).partition(chr(10))[0]}",
+            "repair it, or give another one as `chat_template`",
+        ) from error
+
+
 class ChatTemplate:
     """A processor's chat template.
 
@@ -65,15 +80,13 @@ class ChatTemplate:
     """
 
     def __init__(self, loaded: LoadedProcessor) -> None:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
         self.source = loaded.chat_template
         self._special = dict(loaded.hf.tokenizer.special_tokens_map)
         self._added = sorted(loaded.hf.tokenizer.get_added_vocab(), key=len, reverse=True)
         self._gaps: dict[Gap, str] = {}
         with bounded(f"{loaded.name}: its chat template"):
             # transformers' own compiled template; apply_chat_template around it costs twice the rendering
-            self._compiled = _compile_jinja_template(self.source)
+            self._compiled = _compiled(loaded)
             self.findings = probe_template(self.render, self.source, self._added, loaded.name)
 
     def render(
