@@ -38,6 +38,8 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Write a page to look at a store, or at what would become of a source: one file, opened from disk."""
+    from vlm_prep.shards.writer import write_bytes_atomically
+
     target = out or Path(f"{Path(what.rstrip('/')).name}.html")
     if not target.parent.is_dir():
         raise InputError(f"`out`: there is no folder {target.parent}")
@@ -49,7 +51,7 @@ def command(
         if is_store
         else _of_source(what, str(processor), rows_config, config, rows, seed)
     )
-    target.write_text(page, encoding="utf-8")
+    write_bytes_atomically(target, page.encode("utf-8", "replace"))
     if not quiet:
         terminal.echo(f"{target}: {len(page) / 2**20:.1f} MiB, open it in a browser")
 
