@@ -95,7 +95,8 @@ def test_a_full_disk_behind_the_output_is_one_message(tokenized: Path, words: tu
         ),
         ("[mov,mp4,m4a @ 0x55d0c0ffee00] moov atom not found", "[mov,mp4,m4a] moov atom not found"),
         ("[/proc/self/fd/17] Failed to measure duration", "Failed to measure duration"),
-        ("/tmp/tmpab12cd_9/clip.mp4: broken", "a temporary file: broken"),
+        ("/tmp/tmpab12cd_9/a/clip.mp4: broken", "(a temporary folder)/a/clip.mp4: broken"),
+        ("/tmp/tmpab12cd_9.mp4: broken", "a temporary file: broken"),
         ("x\nStack trace returned 9 entries:\n[bt] (0) /lib/x.so(+0x1234)", "x"),
         ("panicked (/root/.cargo/registry/src/pyo3-0.2/src/lib.rs:12:5): no", "panicked no"),
         # paths of rows stay what they are

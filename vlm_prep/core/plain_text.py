@@ -14,6 +14,7 @@ MOST_CHARACTERS = 2_000
 """Of a message: some hold the whole text that they are about (12 MB were seen)."""
 # begins where a path begins: tried at each character of a long word it would take quadratic time
 _SOURCE = r"(?<![\w./+\-])(?:[\w.+\-]*/)+[\w.+\-]+\.(?:cc|cpp|cxx|c|h|hpp|rs|pyx|cu)"
+_TEMPORARY = rf"{re.escape(tempfile.gettempdir())}/(?:tmp|pymp-)\w{{6,16}}"
 _ACCIDENTS = tuple(
     (re.compile(pattern, re.DOTALL), put)
     for pattern, put in (
@@ -28,7 +29,9 @@ _ACCIDENTS = tuple(
         (r" ?(?:@|at) 0x[0-9a-fA-F]{4,16}(?=[\]>) ,.:;]|$)", ""),
         (r"\[/proc/self/fd/\d+\] ?", ""),
         (r"/proc/(?:self|\d+)/fd/\d+", "the file"),
-        (rf"{re.escape(tempfile.gettempdir())}/(?:tmp|pymp-)\w{{6,16}}(?:/[\w.\-]+)*", "a temporary file"),
+        # a row's own files may lie below such a folder: what follows its name stays
+        (rf"{_TEMPORARY}(?=/[^/])", "(a temporary folder)"),
+        (rf"{_TEMPORARY}(?:\.\w+)?(?![\w/])", "a temporary file"),
         (r"(?<![\w./+\-])(?:/[\w.+\-]+)+/site-packages/", ""),
     )
 )
