@@ -53,7 +53,11 @@ def outcomes(file: Path, processor: str, settings: dict[str, Any]) -> dict[str, 
         except VlmPrepError as error:
             if not (out / "manifest.json").exists():
                 return {"whole file": {"outcome": type(error).__name__, "why": str(error)}}
-        return {**_rejects(out), **_written(out, processor), **({"notes": {"outcome": "said", "why": said}} if said else {})}
+        return {
+            **_rejects(out),
+            **_written(out, processor),
+            **({"notes": {"outcome": "said", "why": said}} if said else {}),
+        }
 
 
 def _rejects(out: Path) -> dict[str, Outcome]:
@@ -63,10 +67,10 @@ def _rejects(out: Path) -> dict[str, Outcome]:
 def _written(out: Path, processor: str) -> dict[str, Outcome]:
     store, found = Store(out, stage="tokenize"), {}
     tokenizer = _load(processor, ProcessorConfig()).hf.tokenizer
-    media = {int(each) for each in store.manifest.processor.get("media_token_ids", ())}
+    media: set[int] = set()
     for index in range(len(store)):
         row = store.row(index)
-        pieces = [text for text, trained in runs(_Row(row), tokenizer, media) if trained]
+        pieces = [text for text, trained in runs(_Row(row), tokenizer, media) if trained]  # type: ignore[arg-type]
         found[row["sample_id"]] = {"outcome": "written", "why": " | ".join(pieces)}
     return found
 
@@ -112,7 +116,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a setting of tokenize, name=JSON")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    recipe.load_processor = _load
+    setattr(recipe, "load_processor", _load)  # noqa: B010 - each processor is loaded once, not once a file
     settings = {name: json.loads(value) for name, _, value in (each.partition("=") for each in given.set)}
     names = given.processor or sorted(path.name for path in given.processors.iterdir() if path.is_dir())
     found: dict[str, dict[str, dict[str, Outcome]]] = defaultdict(lambda: defaultdict(dict))
@@ -134,7 +138,7 @@ def main() -> None:
                 groups[f"{outcome['outcome']}: {outcome['why']}"].append(name)
             for text, group in groups.items():
                 who = "all" if len(group) == len(names) else ", ".join(group)
-                print(f"  {row} [{who}] {text}")
+                print(f"  {row} [{who}] {text!r}")
     if given.json:
         given.json.write_text(json.dumps(found, ensure_ascii=False, indent=1))
 

@@ -14,6 +14,7 @@ from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.ingest.embedded import EmbeddedBytes
 from vlm_prep.ingest.formats import to_sample
+from vlm_prep.ingest.formats.entries import absolute_uri
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.ingest.spec import DatasetSpec
@@ -364,3 +365,42 @@ def test_the_cases_are_read_as_their_writers_meant_them(kit: Path, case: str) ->
     if case.startswith("01"):
         counts = Counter(len(each.media) for each in results if isinstance(each, Sample))
         assert counts == {0: 4, 1: 6, 2: 3}
+
+
+# ---- the quick ways through, which must lead where the long ones do ----
+
+
+@pytest.mark.parametrize("folder", ["/m", "/", "/m/..", "//m"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "a.png",
+        "./a.png",
+        "../a.png",
+        "a/../b.png",
+        "a//b.png",
+        "a/",
+        " a.png",
+        "a\nb",
+        "...",
+        "/a.png",
+        "~a",
+        "é/%20.png",
+    ],
+)
+def test_a_plain_path_becomes_what_any_path_becomes(folder: str, written: str) -> None:
+    assert absolute_uri(written, Path(folder), "image 0") == absolute_uri(written, folder, "image 0")
+
+
+@pytest.mark.parametrize("text", ["hi", "", "a < b", "<image>", "x<IMAGE>\n<video> y", "<|im_end|>"])
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "human", "tool", "function_call", "User"])
+def test_a_message_of_role_and_text_alone_becomes_what_one_with_more_keys_becomes(role: str, text: str) -> None:
+    def outcome(message: dict[str, Any]) -> Any:
+        try:
+            sample = read(chat(message, USER, ANSWER, images=["a.png"], videos=["v.mp4"]))
+        except Reject as reject:
+            return reject.reason, reject.message
+        return sample.messages, sample.media, sample.strings, sample.notes
+
+    message = {"role": role, "content": text}
+    assert outcome(message) == outcome({**message, "id": None})

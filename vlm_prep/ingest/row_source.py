@@ -11,8 +11,6 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -31,7 +29,6 @@ from vlm_prep.ingest.sampling import copies, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 from vlm_prep.ingest.table_files import TableIndex, build_table_index
-from vlm_prep.media.places import Roots, check_roots
 from vlm_prep.media.text_files import form_of
 
 STAGE = "ingest"
@@ -51,11 +48,6 @@ def said_of_outside(totals: Mapping[str, Any]) -> str | None:
         f"note: {count:,} rows read media outside of their data file's folder and media_dir; --media-root says which "
         "folders rows may read"
     )
-
-
-@lru_cache(maxsize=64)
-def _near(folder: Path, media_dir: Path | str, tables: tuple[Path, ...]) -> Roots:
-    return check_roots((str(folder), str(media_dir)), frozenset(os.path.realpath(path) for path in tables))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,20 +206,19 @@ class RowSource:
     def _noted(self, sample: Sample) -> Sample:
         """Return the sample with a note on each media that lies outside of its data file's folder and its media folder;
         `media_root` is what forbids it."""
+        near = self.spec.near
+        if all(near.holds(uri) for each in sample.media for uri in each.uris):
+            return sample
         media = tuple(
-            each if all(map(self._near.holds, each.uris)) else replace(each, notes=(*each.notes, OUTSIDE))
+            each if all(map(near.holds, each.uris)) else replace(each, notes=(*each.notes, OUTSIDE))
             for each in sample.media
         )
-        return replace(sample, media=media) if sample.media else sample
+        return replace(sample, media=media)
 
     @property
     def data_files(self) -> frozenset[str]:
         """Return the real paths of the dataset's files."""
         return frozenset(os.path.realpath(path) for path in (self.spec.file, *self.spec.tables))
-
-    @property
-    def _near(self) -> Roots:
-        return _near(self.spec.folder, self.spec.media_dir, self.spec.tables)
 
     def _bounded(self, sample: Sample) -> Sample:
         """Return the sample with the dataset's bounds of durations on its audio; they are held when it is probed."""

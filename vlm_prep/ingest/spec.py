@@ -7,13 +7,15 @@ because text-only rows at the head of a file must not make the pictures further 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from vlm_prep.core.fields import did_you_mean as did_you_mean
 from vlm_prep.core.settings import MissingTags as MissingTags
+from vlm_prep.media.places import Roots, check_roots
 from vlm_prep.media.text_files import utf8_path
 
 Format = Literal["sharegpt", "messages", "alpaca", "texts", "completion", "asr"]
@@ -177,8 +179,20 @@ class DatasetSpec:
         """Where relative media paths start unless the user says otherwise."""
         return self.file if self.tables and self.tables != (self.file,) else self.file.parent
 
+    @cached_property
+    def near(self) -> Roots:
+        """Its folder and that of its media, within which rows' media are expected."""
+        own = frozenset(os.path.realpath(path) for path in self.tables)
+        return check_roots((str(self.folder), str(self.media_dir)), own)
+
     def column_names(self, role: str) -> tuple[str, ...]:
         """Return the row keys to look under for a column role, best first."""
+        found = self.names_of.get(role)
+        if found is None:
+            found = self.names_of[role] = self._column_names(role)
+        return found
+
+    def _column_names(self, role: str) -> tuple[str, ...]:
         named = self.columns.get(role)
         if named is None:
             return COLUMN_NAMES[role]
@@ -206,6 +220,16 @@ class DatasetSpec:
     @cached_property
     def keys_read(self) -> dict[tuple[str, ...], frozenset[str]]:
         """Column roles that give the messages → all row keys that are read; filled by `formats.conversation`."""
+        return {}
+
+    @cached_property
+    def dialects(self) -> dict[bool, Any]:
+        """Whether tags in texts stand for media → how messages are spelt; filled by `formats.row_turns`."""
+        return {}
+
+    @cached_property
+    def names_of(self) -> dict[str, tuple[str, ...]]:
+        """Column role → `column_names` of it; filled as they are asked for."""
         return {}
 
     @cached_property

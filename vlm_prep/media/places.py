@@ -47,7 +47,7 @@ class Roots:
         """Whether a media lies within, links followed."""
         if not self.folders:
             return True
-        if is_remote(uri):
+        if not uri.startswith("/") and is_remote(uri):
             scheme, _, path = uri.partition("://")
             place = f"{scheme}://{os.path.normpath(path)}"
             return any(is_remote(folder) and _is_below(place, folder.rstrip("/")) for folder in self.folders)
@@ -89,15 +89,16 @@ def located(media: Media, roots: Roots) -> Media:
 
 
 def real_path(path: str) -> str:
-    """Return a path with all links followed; what leads to its folder is looked at once."""
-    folder, name = os.path.split(path)
-    real = os.path.join(_real_folder(folder), name)
+    """Return an absolute path with all links followed; what leads to its folder is looked at once."""
+    folder, _, name = path.rpartition("/")
+    real = f"{_real_folder(folder)}/{name}"
     return os.path.realpath(real) if os.path.islink(real) or name in ("", "..") else real
 
 
 @functools.lru_cache(maxsize=4096)
 def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+    """Without the slash that the root ends with."""
+    return os.path.realpath(folder or "/").rstrip("/")
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -36,8 +36,8 @@ def column(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> Any:
         Reject: BAD_ROW, two columns that the role may go by hold different things.
     """
     names = [name for name in spec.column_names(role) if name in row]
-    if not names:
-        return None
+    if len(names) < 2:
+        return row[names[0]] if names else None
     filled = [name for name in names if not is_empty(row[name])]
     for other in filled[1:]:
         if row[other] != row[filled[0]]:

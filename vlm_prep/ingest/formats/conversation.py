@@ -128,13 +128,14 @@ def _is_added(lead: list[Message], messages: list[Message]) -> bool:
 def _strings(messages: list[Message], turns: list[Row], dialect: Dialect) -> tuple[int, ...]:
     """Return which messages are plain strings in the source, see `Sample.strings`."""
     added = len(messages) - len(turns)  # a system column is a string
-    texts = [[part.get("text") for part in message["content"]] for message in messages]
-    return tuple(
-        number
-        for number, text in enumerate(texts)
-        if len(text) == 1 and isinstance(text[0], str)
-        if number < added or any(turns[number - added].get(key) == text[0] for key in dialect.content_keys)
-    )
+    found = []
+    for number, message in enumerate(messages):
+        if len(message["content"]) != 1 or not isinstance(text := message["content"][0].get("text"), str):
+            continue
+        turn = turns[number - added] if number >= added else None
+        if turn is None or any(turn.get(key) == text for key in dialect.content_keys):
+            found.append(number)
+    return tuple(found)
 
 
 def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:

@@ -61,6 +61,7 @@ _FRAME_OPTIONS = (
 NOT_APPLIED: Final = frozenset((*_SIZE_OPTIONS, *_CROP_OPTIONS, *_FRAME_OPTIONS, "use_audio_in_video"))
 _AUDIO_OPTIONS: Final = frozenset(("sampling_rate", "sample_rate", "sr", "channel"))
 _SAME_TIME = 1e-3
+_RELATIVE = re.compile(r"[^\s/:\0][^:\0]*\Z")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -120,6 +121,8 @@ def absolute_uri(written: str, media_dir: Path | str, where: str) -> str:
     """
     if isinstance(written, EmbeddedText):
         return _embedded_uri(written, where)
+    if _RELATIVE.match(written) and isinstance(media_dir, Path) and len(base := str(media_dir)) > 1:
+        return os.path.normpath(f"{base}/{written}")  # as most are, and as what follows would return it
     if written.startswith("data:"):
         raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is a data: URL; write it to a file first")
     if is_remote(written):

@@ -46,6 +46,8 @@ def has_media_column(row: Row, spec: DatasetSpec) -> bool:
 
 def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: Noticed) -> Entries:
     names = [name for name in spec.media_names[role] if name in row]
+    if not names:
+        return []
     filled = [name for name in names if not _is_hollow(row[name])]
     if not filled:
         holes = any(row[name] != [] for name in names)
@@ -71,6 +73,8 @@ def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: No
 
 
 def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, noticed: Noticed) -> Entries:
+    if type(value) is str:
+        return [media_from(value, kind, spec.media_dir, f"{kind} 0")]
     if isinstance(value, str | dict | EmbeddedBytes):
         value = [value]
     if not isinstance(value, list):

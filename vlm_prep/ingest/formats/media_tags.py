@@ -84,6 +84,8 @@ class MediaQueue:
 
     def fits_with_answers(self) -> bool:
         """Whether there are as many media as placeholders only if the tags in answers are some."""
+        if not self._kept:
+            return False
         there = {kind: sum(entry is not None for entry in entries) for kind, entries in self._columns.items()}
         differs = any(self._asked[kind] != count for kind, count in there.items())
         return differs and all(self._asked[kind] + self._kept[kind] == count for kind, count in there.items())
@@ -94,6 +96,8 @@ class MediaQueue:
         Raises:
             Reject: MEDIA_COUNT_MISMATCH, with both counts; MISSING_MEDIA, a placeholder asks for an entry that is null.
         """
+        if not self._placed and not any(self._columns.values()):
+            return []
         columns = {kind: self._balanced(kind, entries) for kind, entries in self._columns.items()}
         if self._asked["video"] == 1:
             columns["video"] = _joined(columns["video"])
