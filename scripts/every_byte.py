@@ -38,8 +38,8 @@ from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.heads import head_digests
 from vlm_prep.shards.manifest import read_manifest, write_manifest
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_check import damaged_files, wrong_accounts
-from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.stream import ShardDataset
 from vlm_prep.tokenize.tokenize_run import tokenize
 

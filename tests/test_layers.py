@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,29 @@ def test_a_package_imports_only_packages_before_it(path: Path) -> None:
 def test_imports_are_absolute(path: Path) -> None:
     nodes = ast.walk(ast.parse(path.read_text()))
     assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes)
+
+
+def imported_modules(tree: ast.AST, modules: set[str]) -> set[str]:
+    """Return the modules that a module imports: at its top, inside functions, and for type checkers."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & modules) or {str(node.module)}
+    return found & modules
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Also not inside functions or for type checkers. The root, which imports its exports lazily, is left out."""
+    paths = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in LAYERED}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    imported = {name: imported_modules(ast.parse(path.read_text()), set(paths)) for name, path in paths.items()}
+    try:
+        list(TopologicalSorter(imported).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_every_package_has_a_place_in_the_order() -> None:

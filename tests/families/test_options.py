@@ -22,6 +22,7 @@ from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.tokenize_job import row_of
 from vlm_prep.tokenize.verify.real_processor import Oracle
@@ -131,8 +132,8 @@ def test_training_runs_such_code_only_when_told(adapters: Adapters, kit: Path) -
     adapter = adapters("kimi_vl")
     row = row_of(encoded_and_equal(adapter, row_with(kit / "data" / "images" / "coffee.png")))
     with pytest.raises(StoreError, match="Python code"):
-        PixelMaker(adapter.runtime()).pixels(row["media"])
-    made = PixelMaker(adapter.runtime(), trust_remote_code=True).pixels(row["media"])
+        PixelMaker(describe_processor(adapter)).pixels(row["media"])
+    made = PixelMaker(describe_processor(adapter), trust_remote_code=True).pixels(row["media"])
     assert set(made) == {"pixel_values", "image_grid_hws"}
 
 

@@ -13,12 +13,14 @@ import pyarrow as pa
 import pytest
 from items import plain_media
 
+from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.shards.layout import is_store_entry
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import ShardReader, Store
 from vlm_prep.shards.schema import packed_schema, plan_schema, sample_schema, tokenized_schema
-from vlm_prep.shards.writer import BATCH_BYTES, ShardInfo, ShardWriter, write_bytes_atomically
+from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.writer import BATCH_BYTES, ShardWriter
 
 TENSORS = [
     {"name": "image_grid_thw", "kind": "image", "dtype": "int64", "shape": [3]},

@@ -20,10 +20,11 @@ from vlm_prep.engine.tasks import Record
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest, sealed
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_check import damaged_files, wrong_accounts
 from vlm_prep.shards.store_names import is_store_name
 from vlm_prep.shards.transfer import push
-from vlm_prep.shards.writer import ShardInfo, ShardWriter
+from vlm_prep.shards.writer import ShardWriter
 from vlm_prep.stream import ShardDataset
 
 EVIL = ["../evil.txt", "../../evil.txt", "/tmp/evil.txt", "train/../../evil.txt", "_work/plan.json", "train/x/y.arrow"]

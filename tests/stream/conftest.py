@@ -17,7 +17,8 @@ from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.shards.layout import shard_name
 from vlm_prep.shards.manifest import Manifest, write_manifest
 from vlm_prep.shards.schema import packed_schema, plan_schema, tokenized_schema
-from vlm_prep.shards.writer import ShardInfo, ShardWriter
+from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.writer import ShardWriter
 
 KIT = Path(__file__).resolve().parents[3] / "shared" / "kit"
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")

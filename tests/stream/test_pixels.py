@@ -17,6 +17,7 @@ from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.stream import ShardDataset
 
 PICTURES = ("coffee.png", "grace_hopper.jpg", "page.png", "china_exif6.jpg", "pillow/hopper_orientation_5.jpg")
@@ -65,7 +66,7 @@ def open_row(
     """A store of one row with these media."""
     columns = {name: np.asarray(grid, np.int32) for name, grid in grids.items()}
     row = make_sample(7, media=media, **columns)
-    return ShardDataset(stores.tokenized([row], shards=1, runtime=adapter.runtime()))
+    return ShardDataset(stores.tokenized([row], shards=1, runtime=describe_processor(adapter)))
 
 
 def test_pictures_one_by_one_equal_one_call_with_all(
@@ -104,7 +105,7 @@ def test_a_videos_frames_equal_the_real_processors(
 
 
 def test_settings_make_the_same_processors_again(adapter: Adapter, processor: Any) -> None:
-    maker = PixelMaker(adapter.runtime())
+    maker = PixelMaker(describe_processor(adapter))
     for kind, part in (("image", processor.image_processor), ("video", processor.video_processor)):
         assert maker.part(kind).to_json_string() == part.to_json_string()
 
@@ -132,7 +133,7 @@ def test_without_pixels_nothing_is_decoded(
 ) -> None:
     media = [picture(kit / "data" / "images" / "pillow" / "truncated_jpeg.jpg")]
     row = make_sample(7, media=media, image_grid_thw=np.array([[1, 2, 2]], np.int32))
-    path = stores.tokenized([row], shards=1, runtime=adapter.runtime())
+    path = stores.tokenized([row], shards=1, runtime=describe_processor(adapter))
     item = ShardDataset(path, pixels=False)[0]
     assert "pixel_values" not in item
     assert item["n_images"] == 1
@@ -150,7 +151,7 @@ def test_token_types_equal_the_real_processors(
     row = make_sample(
         7, media=media, image_grid_thw=real["image_grid_thw"].numpy().astype(np.int32), input_ids=ids, labels=ids
     )
-    dataset = ShardDataset(stores.tokenized([row], shards=1, runtime=adapter.runtime()))
+    dataset = ShardDataset(stores.tokenized([row], shards=1, runtime=describe_processor(adapter)))
     batch = PadCollate.for_store(dataset, shift=False)([dataset[0]])
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
         assert torch.equal(batch[name], real[name]), name

@@ -29,6 +29,7 @@ from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.backbone import Backbone, backbone_of, config_json
 from vlm_prep.processors.model_config import config_of, models_of
+from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.stand_in import find_stand_in
 from vlm_prep.shards.layout import shard_name
 from vlm_prep.shards.manifest import Manifest, write_manifest
@@ -204,7 +205,7 @@ def _rows(encoder: SampleEncoder, folder: Path, notes: list[str]) -> tuple[list[
 
 
 def _write_store(folder: Path, encoder: SampleEncoder, rows: Sequence[Mapping[str, Any]], known: Any) -> Path:
-    runtime = {**encoder.adapter.runtime(), **known}
+    runtime = {**describe_processor(encoder.adapter), **known}
     (folder / "train").mkdir(parents=True)
     with ShardWriter(folder / "train" / shard_name(0, 1), tokenized_schema(runtime["tensors"])) as writer:
         for row in rows:

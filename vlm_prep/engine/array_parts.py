@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import InputError, OutputError, StoreError
 from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.ownership import read_plan
 from vlm_prep.shards.manifest import WORK
-from vlm_prep.shards.writer import write_bytes_atomically
 
 _MOST_NAMED = 12
 _NAME = re.compile(r"(\d{5})-of-(\d{5})")

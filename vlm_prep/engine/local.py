@@ -19,10 +19,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from vlm_prep.core.atomic_files import process_mark
 from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
 from vlm_prep.engine.tasks import NO_ROW, Assignment, Job, Poison, Progress, Task, no_heartbeat, report
 from vlm_prep.engine.worker import NO_MEMORY, STUCK, TOO_BIG, TOO_SLOW, Death, Worker, forkserver, settle_memory
-from vlm_prep.shards.writer import process_mark
 
 TICK = 0.05
 """Seconds between two looks at the workers."""

@@ -18,8 +18,8 @@ from typing import Any
 
 import orjson
 
+from vlm_prep.core.atomic_files import process_mark
 from vlm_prep.core.errors import OutputError
-from vlm_prep.shards.writer import process_mark
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0

@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
+from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import OutputError
 from vlm_prep.core.fingerprint import changes
 from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
-from vlm_prep.shards.writer import write_bytes_atomically
 
 PLAN = "plan.json"
 MOST_CHANGES = 12

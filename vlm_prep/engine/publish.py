@@ -15,9 +15,9 @@ from pathlib import Path
 
 import orjson
 
+from vlm_prep.core.atomic_files import sync_folder, write_bytes_atomically
 from vlm_prep.core.errors import StoreError
 from vlm_prep.shards.store_names import STAGED_LIST, WORK, StoreName, must_be_plain, store_names
-from vlm_prep.shards.writer import sync_folder, write_bytes_atomically
 
 
 def staging(folder: Path) -> Path:

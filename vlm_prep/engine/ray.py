@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vlm_prep.core.atomic_files import process_mark, sync_folder
 from vlm_prep.core.errors import InputError, OutputError, VlmPrepError
 from vlm_prep.engine.local import MOST_DEATHS, Done, Limits, Workers
 from vlm_prep.engine.tasks import Assignment, Job, Poison, Progress, Record, report
-from vlm_prep.shards.writer import process_mark, sync_folder
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _OBJECT_STORE_BYTES = 128 << 20

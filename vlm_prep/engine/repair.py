@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlm_prep.core.atomic_files import sync_folder
 from vlm_prep.core.errors import StoreError
 from vlm_prep.engine.tasks import Record, Task, rows_per_task, tasks_of
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import ShardReader
-from vlm_prep.shards.writer import ShardInfo, sync_folder
+from vlm_prep.shards.shard_info import ShardInfo
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,9 +35,9 @@ from vlm_prep.shards.layout import (
     write_rejects,
 )
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, write_manifest
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_check import fingerprint_of
 from vlm_prep.shards.store_names import REJECTS_FILE
-from vlm_prep.shards.writer import ShardInfo
 
 Amend = Callable[[Manifest, Sequence[Record], Path, Send], tuple[Manifest, str]]
 """Makes what only the stage knows of the new manifest and the text of the data card."""

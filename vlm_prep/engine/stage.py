@@ -22,7 +22,7 @@ from vlm_prep.engine.tasks import Assignment, Job, Poison, Record, Task
 from vlm_prep.engine.workspace import Describe, Workspace
 from vlm_prep.shards.earlier import EARLIER, Earlier
 from vlm_prep.shards.manifest import Manifest, read_manifest
-from vlm_prep.shards.writer import ShardInfo
+from vlm_prep.shards.shard_info import ShardInfo
 
 Send = Callable[..., Any]
 """`send(method, task, *arguments)`: have a worker call a method of the job, see `tasks.Assignment`."""

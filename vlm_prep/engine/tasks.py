@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 from vlm_prep.core.records import Rejected
 from vlm_prep.shards.manifest_rules import check_shard
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_names import is_split, is_unfinished_shard
-from vlm_prep.shards.writer import ShardInfo
 
 Progress = Callable[[int, int, int], None]
 """Called with (rows done, tokens written, rows rejected) since the last call."""

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from vlm_prep.core.atomic_files import sync_folder, write_bytes_atomically
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.array_parts import Part, enter, must_be_idle
@@ -30,8 +31,8 @@ from vlm_prep.engine.publish import publish_staged
 from vlm_prep.engine.tasks import Poison, Record, Task
 from vlm_prep.shards.layout import file_digests, shard_name, write_dataset_files, write_origin, write_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, read_stage, write_manifest
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_names import RUN_FILE, is_store_entry
-from vlm_prep.shards.writer import ShardInfo, sync_folder, write_bytes_atomically
 
 _Note = TypeVar("_Note")
 Describe = Callable[[dict[str, list[ShardInfo]]], tuple[Manifest, str]]
@@ -189,9 +190,8 @@ class Workspace:
         complete = (self.folder / MANIFEST).exists()
         found = read_stage(self.folder) if complete else read_plan(self.folder).stage
         if found != self.plan.stage:
-            asked = self.plan.stage
             raise OutputError(
-                f"{self.folder} holds the output of `{found}`, and `fresh` of `{asked}` does not discard that",
+                f"{self.folder} holds the output of `{found}`, and `fresh` of `{self.plan.stage}` does not discard that",
                 "choose another `out`",
             )
 

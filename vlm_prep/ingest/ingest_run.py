@@ -40,7 +40,8 @@ from vlm_prep.media.probe import probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
-from vlm_prep.shards.writer import ShardInfo, ShardWriter
+from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.writer import ShardWriter
 
 _FIRST_ROWS = 64
 _CARD = """# Ingested by vlm-prep

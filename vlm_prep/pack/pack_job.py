@@ -24,8 +24,9 @@ from vlm_prep.processors.payload.stored import is_exact
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS, packed_schema, plan_schema
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.tar import TarWriter
-from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
+from vlm_prep.shards.writer import SHARD_BYTES, ShardWriter
 
 STAGE = "pack"
 

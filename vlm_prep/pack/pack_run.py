@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import vlm_prep
+from vlm_prep.core.atomic_files import write_table_atomically
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.own_process import as_before
@@ -26,7 +27,7 @@ from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath, absolute, written_from
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
-from vlm_prep.shards.writer import ShardInfo, write_table_atomically
+from vlm_prep.shards.shard_info import ShardInfo
 
 TOKENS_PER_TASK = 8 << 20
 

@@ -31,7 +31,6 @@ from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions
 from vlm_prep.processors.processor_parts import PartRecord, observe, part_of, small_calls
 from vlm_prep.processors.runs import RunFinder
-from vlm_prep.processors.runtime import describe
 
 _CACHED = 65536
 
@@ -251,10 +250,6 @@ class Adapter(ABC):
         if len(set(levels.values())) == 1:
             return next(iter(levels.values()))
         return ", ".join(f"{kind} {level}" for kind, level in levels.items()) or "text only"
-
-    def runtime(self) -> dict[str, Any]:
-        """Return what the runtime needs of the processor, see `runtime.describe`."""
-        return describe(self)
 
     def _all_images(self, sizes: tuple[Size, ...]) -> Iterator[Expansion]:
         if self.look_at_each_other:

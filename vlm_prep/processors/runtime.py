@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlm_prep.processors.adapter import Adapter
 
 
-def describe(adapter: Adapter) -> dict[str, Any]:
+def describe_processor(adapter: Adapter) -> dict[str, Any]:
     """Return what the runtime needs of a processor, JSON-ready: settings and token ids, no tokenizer."""
     records = {kind: adapter.part_record(kind) for kind in adapter.kinds}
     stored = {tensor.name for tensor in adapter.geometry}

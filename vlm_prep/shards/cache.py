@@ -22,10 +22,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from vlm_prep.core.atomic_files import process_mark, sync_file
 from vlm_prep.core.errors import InputError, OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_file, digest_json
 from vlm_prep.core.remote import CHECK_ACCESS, cache_folder, faults_of, filesystem
-from vlm_prep.shards.writer import ShardInfo, process_mark, sync_file
+from vlm_prep.shards.shard_info import ShardInfo
 
 CACHE_BYTES = 64 << 30
 """By default: four times what a shuffled epoch of full shards reads from at a time."""

@@ -13,15 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import xxhash
 
 from vlm_prep.shards.schema import must_be_readable
-
-if TYPE_CHECKING:
-    from vlm_prep.shards.writer import ShardInfo
+from vlm_prep.shards.shard_info import ShardInfo
 
 _MARK = b"\xff\xff\xff\xff"
 _PREFIX = 8

@@ -14,6 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlm_prep.core.atomic_files import write_bytes_atomically, write_table_atomically
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file
 from vlm_prep.core.plain_text import settled
@@ -22,6 +23,7 @@ from vlm_prep.core.run_yaml import is_unchanged
 from vlm_prep.shards.manifest import Manifest, sealed, unsealed
 from vlm_prep.shards.object_store import StorePath, store_path
 from vlm_prep.shards.schema import KEPT, REJECTS, REJECTS_KEPT
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_names import (
     CARD,
     DATASET_DICT,
@@ -35,7 +37,6 @@ from vlm_prep.shards.store_names import (
 )
 from vlm_prep.shards.store_names import PLAN_FILE as PLAN_FILE
 from vlm_prep.shards.store_names import is_store_entry as is_store_entry
-from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically, write_table_atomically
 
 
 def shard_name(index: int, count: int, suffix: str = ".arrow", retry: int = 0) -> str:

@@ -18,12 +18,13 @@ from typing import Any
 import orjson
 import xxhash
 
+from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import StoreError
 from vlm_prep.shards.manifest_rules import check_manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import SCHEMA_VERSION
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_names import MANIFEST, WORK, StoreName
-from vlm_prep.shards.writer import ShardInfo, write_bytes_atomically
 
 __all__ = ["MANIFEST", "WORK", "Manifest", "read_manifest", "read_stage", "write_manifest"]
 _NO_SUM = "0" * 32

@@ -36,8 +36,8 @@ from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import OpenShards, open_shards_of
 from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import resolve
-from vlm_prep.shards.writer import ShardInfo
 
 FEW_ROWS = 32
 """In a record batch (of 16 MiB) whose rows are made together."""

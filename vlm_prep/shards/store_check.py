@@ -21,8 +21,9 @@ from vlm_prep.shards.layout import changed_files, read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath
 from vlm_prep.shards.reader import ShardReader
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_names import PLAN_FILE, REJECTS_FILE, WORK
-from vlm_prep.shards.writer import ShardInfo, count_rows
+from vlm_prep.shards.writer import count_rows
 
 _SHARD = re.compile(r"[^/]+/data-[^/]*\.[^/]*")
 

@@ -25,9 +25,11 @@ from typing import Any
 import numpy as np
 import orjson
 
+from vlm_prep.core.atomic_files import sync_file, sync_folder
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
-from vlm_prep.shards.writer import Row, ShardInfo, sync_file, sync_folder
+from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.writer import Row
 
 
 class TarWriter:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vlm_prep.core.atomic_files import sync_file, sync_folder, write_bytes_atomically
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.remote import faults_of, filesystem
@@ -39,7 +40,6 @@ from vlm_prep.shards.store_names import (
     must_be_plain,
     store_names,
 )
-from vlm_prep.shards.writer import sync_file, sync_folder, write_bytes_atomically
 
 PART_BYTES = 16 << 20
 """Of a multipart upload. A file of less than two parts is one PUT."""

@@ -10,57 +10,29 @@ building them through Python lists would cost more than tokenizing (40 ns a toke
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.core.atomic_files import process_mark, sync_file, sync_folder
+from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.scratch import Scratch
 from vlm_prep.shards.heads import head_digests
 from vlm_prep.shards.schema import MEDIA, MEDIA_COLUMN, has_media
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import SharedMedia, payload_bytes
 
 BATCH_BYTES = 16 << 20
 SHARD_BYTES = 256 << 20
 MOST_BYTES = (1 << 31) - 1
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardInfo:
-    """What the manifest says of a shard."""
-
-    name: str
-    rows: int
-    tokens: int
-    bytes: int
-    xxh3: str
-    batches: tuple[tuple[int, int], ...]
-    """(byte offset of the record batch in the file, rows) for each batch; a stream has no footer to seek by."""
-    heads: tuple[str, ...] = field(default=(), compare=False)
-    """Digests of the schema message and of each record batch's header, see `heads.py`; none in earlier stores and tars.
-    `xxh3` covers them too, so that two shards are equal without."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dict."""
-        return {**asdict(self), "batches": [list(pair) for pair in self.batches], "heads": list(self.heads)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ShardInfo:
-        """Read what `to_json` wrote, see `manifest_rules.check_shard`."""
-        pairs = tuple((int(offset), int(rows)) for offset, rows in data["batches"])
-        return cls(**{**data, "batches": pairs, "heads": tuple(data.get("heads", ()))})
 
 
 def _lengths_to_offsets(lengths: Sequence[int]) -> NDArray[np.int32]:
@@ -251,66 +223,3 @@ def count_rows(path: Path) -> int:
     """Return the rows in an Arrow stream by walking its batch headers (0.4 ms for 100 batches)."""
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
         return sum(batch.num_rows for batch in stream)
-
-
-def sync_file(path: Path) -> None:
-    """Force a file's bytes to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(path: Path) -> None:
-    """Force a folder's entries (renames) to disk."""
-    sync_file(path)
-
-
-def process_mark(process: int | None = None) -> str:
-    """Return what tells a process (this one by default) from those on other machines that share a folder."""
-    return f"{socket.gethostname()}-{process or os.getpid()}"
-
-
-def write_bytes_atomically(path: Path, data: bytes, *, shared: bool = False, create: bool = False) -> None:
-    """Write a small file so that it is either absent or whole.
-
-    Args:
-        path: the file.
-        data: its content.
-        shared: another process may write the same file at the same time; each then needs a temporary name of its own.
-        create: leave a file that is there as it is.
-    """
-    mark = f".{process_mark()}" if shared or create else ""
-    temporary = path.with_name(f"{path.name}{mark}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if create:
-            _link(temporary, path)
-        else:
-            os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _link(temporary: Path, path: Path) -> None:
-    """Give a file its final name unless that is taken: of many processes that do so at once one succeeds."""
-    with contextlib.suppress(FileExistsError):
-        os.link(temporary, path)
-    temporary.unlink()
-
-
-def write_table_atomically(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file so that it is either absent or whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        sync_file(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -12,16 +12,13 @@ What is handed out is a `Pick` with the row's number, so workers neither compute
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import Sampler, get_worker_info
 
 from vlm_prep.stream.run_state import State
-
-if TYPE_CHECKING:
-    from vlm_prep.stream.dataset import ShardDataset
 
 
 class Pick(NamedTuple):
@@ -106,6 +103,32 @@ class Cursor:
         self.move(epoch, self.start if epoch == self.epoch else 0)
 
 
+class Drawn(Protocol):
+    """What rows are drawn of: a `ShardDataset`."""
+
+    rank: int
+    world_size: int
+    cursor: Cursor
+
+    def __len__(self) -> int: ...
+
+    @property
+    def epoch(self) -> int:
+        """The epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch."""
+
+    def rows_of(self, epoch: int, positions: range) -> Iterable[int]:
+        """Return the rows at positions of an epoch."""
+
+    def state_at(self, epoch: int, consumed: int) -> State:
+        """Return the state after `consumed` rows of an epoch."""
+
+    def resume(self, state: State) -> None:
+        """Go to a state."""
+
+
 class ShardSampler(Sampler[Pick]):
     """Hands out one rank's rows, an epoch for each iteration; made by `ShardDataset.sampler`.
 
@@ -114,7 +137,7 @@ class ShardSampler(Sampler[Pick]):
     loop that counts its batches instead.
     """
 
-    def __init__(self, dataset: ShardDataset) -> None:
+    def __init__(self, dataset: Drawn) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -132,7 +155,7 @@ class ShardSampler(Sampler[Pick]):
 class _Epoch(Iterator[Pick]):
     """The rows left of the current epoch."""
 
-    def __init__(self, dataset: ShardDataset) -> None:
+    def __init__(self, dataset: Drawn) -> None:
         self._dataset = dataset
         self._begin()
 

@@ -24,6 +24,7 @@ from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.maker import PayloadMaker
 from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.verify.real_processor import Oracle
 
@@ -56,7 +57,7 @@ def findings_of(encoder: SampleEncoder, payload: dict[str, Any] | None) -> Proce
     return ProcessorFindings(
         identity=adapter.loaded.identity,
         notes=tuple(note for note in (*adapter.loaded.notes, encoder.text.note) if note),
-        runtime={**adapter.runtime(), "payload": payload},
+        runtime={**describe_processor(adapter), "payload": payload},
         every_frame=type(video).__name__ if video is not None and not video.do_sample_frames else None,
     )
 
@@ -99,7 +100,7 @@ class Recipe:
             encoder = SampleEncoder(adapter_for(loaded), self.config, fast=self.fast)
             adapter, maker, payload = encoder.adapter, None, self.payload
             if self.config.media == "pixels":
-                pixels = PixelMaker(adapter.runtime(), whole=adapter.hf)
+                pixels = PixelMaker(describe_processor(adapter), whole=adapter.hf)
                 payload = payload or describe_payload(pixels, adapter.kinds, self.config.audio)
                 maker = PayloadMaker(pixels, payload, [tensor.name for tensor in adapter.geometry])
             return Made(encoder=encoder, maker=maker, payload=payload, oracle=Oracle(encoder, self.config, payload))

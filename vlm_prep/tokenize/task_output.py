@@ -12,7 +12,8 @@ from vlm_prep.core.records import Encoded, Rejected
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.ingest.unread_keys import UNREAD, Unread
 from vlm_prep.processors.payload.stored import is_exact
-from vlm_prep.shards.writer import SHARD_BYTES, ShardInfo, ShardWriter
+from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.writer import SHARD_BYTES, ShardWriter
 from vlm_prep.tokenize.placeholders import IGNORE
 from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND, media_kind
 from vlm_prep.tokenize.verify.shapes import Shape

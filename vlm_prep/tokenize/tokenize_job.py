@@ -26,8 +26,8 @@ from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.payload.maker import PayloadMaker
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.schema import KEPT, tokenized_schema
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import payload_bytes
-from vlm_prep.shards.writer import ShardInfo
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
 from vlm_prep.tokenize.overlong_audio import OverlongClips
 from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, ProcessorFindings, Recipe, findings_of, made_for

@@ -40,7 +40,7 @@ from vlm_prep.processors.load import must_be_reachable
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import WORK, Manifest, read_manifest
 from vlm_prep.shards.schema import SCHEMA_VERSION
-from vlm_prep.shards.writer import ShardInfo
+from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.task_output import EXTRA_DOCUMENTS

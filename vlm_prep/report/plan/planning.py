@@ -24,6 +24,7 @@ from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.tasks import Assignment, Poison, Task, rows_per_task, split_rows, tasks_of
 from vlm_prep.ingest.source import Samples
 from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.report.plan.estimate import Population, SampleSize, choose_rows
 from vlm_prep.report.plan.findings import MODES, Findings, Setting
 from vlm_prep.report.plan.survey import Clock, Survey, SurveyJob, merged
@@ -152,7 +153,7 @@ def _config_for(config: TokenizeConfig, mode: MediaMode, budget: int | None) -> 
 
 def _why_no_packs(adapter: Adapter) -> str | None:
     """Return a line that says why there are no packs, None where there are."""
-    runtime = adapter.runtime()
+    runtime = describe_processor(adapter)
     if runtime.get("decoder_start_token_id") is not None:
         return f"no packs: {adapter.family} is an encoder-decoder"
     if runtime.get("positions") == "own":

@@ -22,6 +22,7 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.expansion import SOUND, as_reject
 from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
+from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.token_types import values_of
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes
@@ -57,7 +58,7 @@ class Oracle:
     ) -> None:
         self._encoder, self._config = encoder, config
         self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
-        self._runtime = {**self._adapter.runtime(), "payload": payload}
+        self._runtime = {**describe_processor(self._adapter), "payload": payload}
         self._pixels = PixelMaker(self._runtime, whole=self._hf)
 
     def compare(self, row: Row) -> Comparison:
