@@ -38,7 +38,7 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Write a page to look at a store, or at what would become of a source: one file, opened from disk."""
-    from vlm_prep.shards.writer import write_bytes_atomically
+    from vlm_prep.core.atomic_files import write_bytes_atomically
 
     target = out or Path(f"{Path(what.rstrip('/')).name}.html")
     if not target.parent.is_dir():

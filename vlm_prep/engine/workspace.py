@@ -191,7 +191,7 @@ class Workspace:
         found = read_stage(self.folder) if complete else read_plan(self.folder).stage
         if found != self.plan.stage:
             raise OutputError(
-                f"{self.folder} holds the output of `{found}`, and `fresh` of `{self.plan.stage}` does not discard that",
+                f"{self.folder} holds the output of `{found}`: `fresh` of `{self.plan.stage}` does not discard that",
                 "choose another `out`",
             )
 
