@@ -18,7 +18,16 @@ from typing import Any
 import numpy as np
 
 import vlm_prep
-from vlm_prep.certify.compare import Alone, Finding, Rows, compare_packed, compare_padded, compare_stand_in, run_alone
+from vlm_prep.certify.compare import (
+    Alone,
+    Finding,
+    Rows,
+    badness,
+    compare_packed,
+    compare_padded,
+    compare_stand_in,
+    run_alone,
+)
 from vlm_prep.certify.conversations import conversations
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
@@ -124,7 +133,7 @@ def certify_processor(encoder: SampleEncoder, config: Any = None) -> Certificate
             place = Path(folder) / f"group{number}"
             dataset = ShardDataset(_write_store(place / "tok", encoder, group, known), shuffle=False)
             by_group.append(_findings(model, dataset, first, alone, backbone, place, notes))
-        findings = [max(same, key=_badness) for same in zip(*by_group, strict=True)]
+        findings = [max(same, key=badness) for same in zip(*by_group, strict=True)]
     compared = {kind for row in rows for kind in _kinds(row)}
     return Certificate(
         model=str(config.model_type),
@@ -139,10 +148,6 @@ def certify_processor(encoder: SampleEncoder, config: Any = None) -> Certificate
 
 def _kinds(row: Mapping[str, Any]) -> set[str]:
     return {struct["kind"] for struct in row["media"]}
-
-
-def _badness(finding: Finding) -> tuple[int, float]:
-    return ("refused", "equal", "failed", "different").index(finding.verdict), finding.logits or 0.0
 
 
 def _findings(
@@ -173,7 +178,8 @@ def _findings(
         notes.append(f"{FLASH}: {error.message}")
     mrope = dataset.manifest.processor.get("mrope") is not None or _has_axes(packs)
     own = config_json(model.config)
-    return [padded, stand_in, *compare_packed(model, alone, packs, backbone, own, {**options, "mrope": mrope})]
+    batches = packs[:1] if backbone.reads else packs[1:]  # of one pack, or of two, which most models take
+    return [padded, stand_in, *compare_packed(model, alone, batches, own, {**options, "mrope": mrope})]
 
 
 def _has_axes(packs: Sequence[Sequence[Mapping[str, Any]]]) -> bool:

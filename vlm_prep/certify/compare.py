@@ -11,7 +11,6 @@ import numpy as np
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
 from vlm_prep.core.errors import InputError, ProcessorError, StoreError
-from vlm_prep.processors.backbone import Backbone
 from vlm_prep.stream.collate import PackedCollate, PadCollate
 from vlm_prep.stream.dummy import DummyMedia
 from vlm_prep.stream.forms import Mask
@@ -113,8 +112,7 @@ def compare_stand_in(
 def compare_packed(
     model: TinyModel,
     alone: Mapping[str, Alone],
-    packs: Sequence[Sequence[Mapping[str, Any]]],
-    backbone: Backbone,
+    batches: Sequence[Sequence[Mapping[str, Any]]],
     config: Mapping[str, Any],
     options: Any,
 ) -> list[Finding]:
@@ -123,8 +121,7 @@ def compare_packed(
     Args:
         model: of the family.
         alone: what the rows became alone, by attention.
-        packs: a batch of one pack, and one of two, which most models take.
-        backbone: what the model needs.
+        batches: of packs.
         config: the tiny model's, as JSON.
         options: of the collater.
     """
@@ -142,9 +139,14 @@ def compare_packed(
                 why = "the model does not run this attention"
                 findings.append(Finding(form=form, attention=attention, verdict="refused", why=why))
                 continue
-            batch = packs[0] if backbone.reads else packs[1]
-            findings.append(_packed(form, attention, model, alone[attention], batch, collate))
+            found = [_packed(form, attention, model, alone[attention], batch, collate) for batch in batches]
+            findings.append(max(found, key=badness))
     return findings
+
+
+def badness(finding: Finding) -> tuple[int, float]:
+    """Order findings of one form: the worst last."""
+    return ("refused", "equal", "failed", "different").index(finding.verdict), finding.logits or 0.0
 
 
 def _packed(

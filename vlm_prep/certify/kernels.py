@@ -83,24 +83,29 @@ def flash_attention(
     batch, heads, length, width = query.shape
     repeats = heads // key.shape[1]
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    runs = torch.arange(batch).repeat_interleave(length)
+    edges = [length * row for row in range(batch + 1)]
     if cu_seq_lens_q is not None:
-        runs = torch.repeat_interleave(torch.arange(len(cu_seq_lens_q) - 1), cu_seq_lens_q.diff().long())
-    flat = [each.transpose(1, 2).reshape(1, batch * length, heads, -1).transpose(1, 2) for each in (query, key, value)]
-    places = torch.arange(batch * length)
-    seen = runs[:, None] == runs[None, :]
-    if attention_mask is not None:
-        seen &= attention_mask.reshape(-1).bool()[None, :]
-    if module.is_causal if is_causal is None else is_causal:
-        seen &= places[:, None] >= places[None, :]
-    if sliding_window is not None:
-        seen &= places[:, None] - places[None, :] < sliding_window
-    seen |= torch.eye(len(places), dtype=torch.bool)
-    scores = flat[0] @ flat[1].transpose(2, 3) * (scaling if scaling is not None else width**-0.5)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-    return (weights @ flat[2]).transpose(1, 2).reshape(batch, length, heads, -1), None
+        edges = cu_seq_lens_q.tolist()
+    attended = attention_mask.reshape(-1).bool() if attention_mask is not None else None
+    flat = [each.transpose(1, 2).reshape(batch * length, heads, -1).transpose(0, 1) for each in (query, key, value)]
+    made = torch.zeros(heads, batch * length, flat[2].shape[-1])
+    scale = scaling if scaling is not None else width**-0.5
+    causal = module.is_causal if is_causal is None else is_causal
+    for start, stop in itertools.pairwise(edges):  # the whole at once would be as large as all runs squared
+        places = torch.arange(start, stop)
+        seen = torch.ones(stop - start, stop - start, dtype=torch.bool)
+        if attended is not None:
+            seen &= attended[None, start:stop]
+        if causal:
+            seen &= places[:, None] >= places[None, :]
+        if sliding_window is not None:
+            seen &= places[:, None] - places[None, :] < sliding_window
+        seen |= torch.eye(len(places), dtype=torch.bool)
+        scores = flat[0][:, start:stop] @ flat[1][:, start:stop].transpose(1, 2) * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        made[:, start:stop] = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ flat[2][:, start:stop]
+    return made.transpose(0, 1).reshape(batch, length, heads, -1), None
 
 
 def _runs(index: torch.Tensor) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from vlm_prep.cli import flags, options, terminal
 from vlm_prep.cli.place import AnyStore
 from vlm_prep.core.errors import ExactnessError, StoreError
-from vlm_prep.core.fields import Flag
+from vlm_prep.core.fields import Flag, IsPath
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.settings import TrustRemoteCode
 
@@ -20,6 +20,18 @@ def command(
     store: AnyStore,
     processor: Annotated[
         str | None, Flag(short="-p"), Doc("Compare rows of a tokenized store with this processor, too.")
+    ] = None,
+    packs: Annotated[
+        bool,
+        Doc(
+            "Of a packed store: compare some packs with their documents alone by what a tiny random model of the same "
+            "kinds of layers computes, in each form of attention."
+        ),
+    ] = False,
+    model: Annotated[
+        str | None,
+        IsPath(only_existing=True),
+        Doc("With packs: the model's folder or config.json. [default: the one that the packs were made for]"),
     ] = None,
     fraction: Annotated[float, Ge(0.0), Le(1.0), Doc("Share of rows compared with the processor.")] = 1.0,
     trust_remote_code: TrustRemoteCode = False,
@@ -34,8 +46,16 @@ def command(
     rows = read_manifest(store).totals.get("rows_written", 0)
     with ProgressBar(rows if processor else 0, "verify", show=False if quiet or not processor else None) as progress:
         found = check_store(store, processor, fraction, progress, trust_remote_code=trust_remote_code)
+    certificate = None
+    if packs and not found.damaged:
+        from vlm_prep.certify.store_packs import certify_packs
+        from vlm_prep.processors.model_config import read_config
+
+        data = read_config(model) if model is not None else None
+        certificate = certify_packs(store, model=data, trust_remote_code=trust_remote_code)
     if as_json:
-        options.show_json(found.to_json())
+        more = {"certificate": certificate.to_json()} if certificate is not None else {}
+        options.show_json({**found.to_json(), **more})
     else:
         terminal.echo(f"{store}: {found.shards} shard(s), {found.rows:,} rows")
         for line in found.damaged:
@@ -48,6 +68,11 @@ def command(
             terminal.echo(f"  {kind:<14}{counts['rows']:>10,}{counts['checked']:>10,}{counts['differing']:>10,}")
         for line in found.differences:
             terminal.echo(f"  differs    {line}")
+        if certificate is not None:
+            from vlm_prep.report.statistics import packs_certificate_lines
+
+            for line in packs_certificate_lines(certificate.to_json()):
+                terminal.echo(f"  {line}")
     if found.damaged:
         raise StoreError(
             f"{store} is damaged",
@@ -58,5 +83,10 @@ def command(
         )
     if not found.sound:
         raise ExactnessError(f"{store} differs from {processor}", "do not train on it with this processor")
+    if certificate is not None and not certificate.passed:
+        raise ExactnessError(
+            f"{store}: a tiny {certificate.model} does not compute on packs what it does on their documents alone",
+            "do not train it in the forms that differ; see docs/training.md",
+        )
     if not as_json:
         terminal.echo("  sound")

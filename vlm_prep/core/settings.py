@@ -321,3 +321,12 @@ class PackConfig(Settings):
     ] = None
     audio: AudioForm = "waveform"
     tar_media: Annotated[TarMedia, Doc("In tars: a pack's media files as one field, or a field each.")] = "joined"
+    certify: Annotated[
+        bool,
+        Later(),
+        Doc(
+            "Compare some packs with their documents alone by what a tiny random model of the same kinds of layers "
+            "computes, in each form of attention; the manifest holds what came of it. Needs the model's config.json "
+            "(seconds to a minute)."
+        ),
+    ] = False

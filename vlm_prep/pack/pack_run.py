@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from vlm_prep.core.settings import MediaMode, PackConfig
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Describe
-from vlm_prep.pack.choose_rule import choose_rule
+from vlm_prep.pack.choose_rule import Choice, choose_rule
 from vlm_prep.pack.pack_job import STAGE, PackJob
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
 from vlm_prep.processors.payload.encodings import describe_payload
@@ -30,6 +31,10 @@ from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.shard_info import ShardInfo
 
 TOKENS_PER_TASK = 8 << 20
+Certify = Callable[[Path, Manifest], dict[str, Any]]
+"""Compares packs that lie in a folder, of a manifest that is not written yet, see `certify.store_packs`."""
+_CERTIFIER = "vlm_prep.certify.store_packs"
+"""Found by its name: it gives packs to collaters and a model, which come later in the flow."""
 
 _CARD = """# Packed by vlm-prep
 
@@ -109,12 +114,15 @@ def pack(
         InputError: no document fits a pack, or the source does not fit its cache.
         RejectRateError: the store is complete, with too many rejects.
     """
+    if config.format == "webdataset" and config.certify:
+        raise InputError("`certify` with `format=webdataset`: collaters read Arrow shards", "leave one out")
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
     store = _source(source)
     choice = choose_rule(store, config, trust_remote_code=trust_remote_code)
     for note in choice.notes:
         options.say(note)
+    certify = _certifier(choice, trust_remote_code=trust_remote_code) if config.certify else None
     plan = make_plan(store, config)
     if not plan.n_packs:
         raise InputError(f"{source}: no document fits `pack_length={config.pack_length}`")
@@ -140,7 +148,7 @@ def pack(
         about = choice.about
         if payload is not None:
             about["payload"] = payload
-        return lambda splits: _describe(store, plan, config, options.out, records, splits, about)
+        return lambda splits: _describe(store, plan, config, options.out, records, splits, about, certify)
 
     def write_plan(records: Sequence[Record], shards: Path, send: Send) -> None:
         write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
@@ -161,6 +169,11 @@ def pack(
         return None
     check_reject_rate(manifest.totals, options)
     return manifest
+
+
+def _certifier(choice: Choice, *, trust_remote_code: bool) -> Certify:
+    made: Certify = importlib.import_module(_CERTIFIER).certifier(choice.model, trust_remote_code=trust_remote_code)
+    return made
 
 
 def pack_identity(store: Store, config: PackConfig) -> dict[str, Any]:
@@ -199,6 +212,7 @@ def _describe(
     records: Sequence[Record],
     splits: dict[str, list[ShardInfo]],
     about: dict[str, Any],
+    certify: Certify | None,
 ) -> tuple[Manifest, str]:
     totals: dict[str, Any] = sum_counts(records, rows=len(store))
     totals["rejects"] = reject_reasons(records)
@@ -225,6 +239,8 @@ def _describe(
             "source_fingerprint": source.fingerprint,
         },
     )
+    if certify is not None:  # the packs lie in their place by now
+        manifest.extra["certificate"] = certify(out, manifest)
     text = _TAR_CARD if config.format == "webdataset" else _CARD
     card = text.format(packs=plan.n_packs, length=plan.pack_length, world=plan.world_size, fill=plan.fill)
     return manifest, card

@@ -6,6 +6,7 @@ a million rows takes well under a second.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def collect(folder: str | StorePath) -> dict[str, Any]:
         stats["documents_per_pack"] = _quantiles(_list_lengths(store, "seq_lens"))
     if "plan" in manifest.extra:
         stats["plan"] = manifest.extra["plan"]
+    if "certificate" in manifest.extra:
+        stats["certificate"] = manifest.extra["certificate"]
     return stats
 
 
@@ -230,7 +233,27 @@ def _identity(stats: dict[str, Any]) -> list[str]:
         lines.append("  proof       none: this store was made with --verify-fraction 0")
     elif proof and not proof["rows"]:
         lines.append("  proof       none: the store has no rows to compare")
+    if "certificate" in stats:
+        lines += [f"  {line}" for line in packs_certificate_lines(stats["certificate"])]
     return lines
+
+
+def packs_certificate_lines(certificate: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a packed store's certificate, as its manifest holds it."""
+    passed = "passed" if certificate["passed"] else "NOT PASSED"
+    yield (
+        f"certificate {passed}: tiny {certificate['model']}, {certificate['packs']} packs beside their "
+        f"{certificate['documents']} documents alone ({certificate['tokens']:,} tokens)"
+    )
+    refused = [each for each in certificate["findings"] if each["verdict"] == "refused"]
+    for each in certificate["findings"]:
+        if each["verdict"] != "refused":
+            numbers = f"logits {each['logits']:.0e}, loss {each['loss']:.0e} " if each["logits"] is not None else ""
+            yield f"  {each['form']:<13} {each['attention']:<18} {each['verdict']:<10} {numbers}{each['why']}".rstrip()
+    if refused:
+        yield f"  refused       {', '.join(dict.fromkeys(each['form'] for each in refused))}"
+    for note in certificate["notes"]:
+        yield f"  note          {note}"
 
 
 def _size(count: int) -> str:

@@ -13,7 +13,7 @@ transformers' `num_items_in_batch` does): a mean over no label at all is nan.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, get_args
 
 import numpy as np
@@ -42,7 +42,7 @@ from vlm_prep.stream.collate_base import (
     tensors,
 )
 from vlm_prep.stream.dataset import Item, ShardDataset
-from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, form_for
+from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, failed_forms, form_for
 from vlm_prep.stream.layer_masks import LayerMasks
 
 _LOG = logging.getLogger(__name__)
@@ -184,6 +184,7 @@ class PackedCollate(Collate):
             documents too, so the first label of each later document is -100 then: it would be predicted from the
             document before.
         mrope: positions of a placeholder have three axes; `for_store` knows.
+        certificate: of the store's packs (`pack --certify`); a form that did not pass is refused. `for_store` knows.
         options: see `collate_base.Collate`.
 
     Raises:
@@ -200,6 +201,7 @@ class PackedCollate(Collate):
         backbone: Backbone = UNKNOWN,
         shift: bool = False,
         mrope: bool = False,
+        certificate: Mapping[str, Any] | None = None,
         **options: Unpack[CollateOptions],
     ) -> None:
         super().__init__(pad_token_id, **options)
@@ -210,8 +212,9 @@ class PackedCollate(Collate):
             attention = attention or getattr(getattr(model, "config", model), "_attn_implementation", None)
         narrow = bool(backbone.own_masks or backbone.media_blocks) and model is not None
         self._layer_masks = LayerMasks(config_json(model)) if narrow else None
-        self.mask: Mask = mask or form_for(attention, backbone, mrope=mrope, layer_masks=narrow)
-        check_form(self.mask, attention, backbone, mrope=mrope, layer_masks=narrow)
+        failed = failed_forms(certificate)
+        self.mask: Mask = mask or form_for(attention, backbone, mrope=mrope, layer_masks=narrow, failed=failed)
+        check_form(self.mask, attention, backbone, mrope=mrope, layer_masks=narrow, failed=failed)
         if self.mask in ("document_ids", "thd") and attention is None:
             _LOG.warning(
                 "mask=%r is read by a trainer's own attention alone; transformers' would let all documents of a pack "
@@ -228,7 +231,8 @@ class PackedCollate(Collate):
         known: dict[str, Any] = {"backbone": Backbone.from_json(found)} if found is not None else {}
         if processor.get("model") is not None and found is not None and found["known"]:
             known = {"model": processor["model"]}
-        return cls(**{"mrope": processor.get("mrope") is not None, **known, **store_options(dataset, options)})
+        known |= {"mrope": processor.get("mrope") is not None, "certificate": dataset.manifest.extra.get("certificate")}
+        return cls(**{**known, **store_options(dataset, options)})
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Collate packs."""

@@ -19,7 +19,8 @@ pictures are seen in both directions it does so wrongly for packs, see there.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.processors.backbone import Backbone
@@ -50,7 +51,13 @@ def attention_name(attention: str) -> str:
 
 
 def problem(
-    form: Mask, attention: str | None, backbone: Backbone, *, mrope: bool, layer_masks: bool = False
+    form: Mask,
+    attention: str | None,
+    backbone: Backbone,
+    *,
+    mrope: bool,
+    layer_masks: bool = False,
+    failed: Mapping[str, str] | None = None,
 ) -> str | None:
     """Return why a form would not keep documents apart, None if it does.
 
@@ -60,7 +67,10 @@ def problem(
         backbone: what the model needs.
         mrope: whether positions have three axes.
         layer_masks: whether masks can be made for each kind of layer.
+        failed: {form: what the certificate of the packs found}, see `failed_forms`.
     """
+    if failed and form in failed:
+        return failed[form]
     if backbone.unpackable is not None:
         return f"{backbone.name} {backbone.unpackable}"
     name = attention_name(attention or "sdpa")
@@ -80,7 +90,31 @@ def problem(
     return None
 
 
-def form_for(attention: str | None, backbone: Backbone, *, mrope: bool, layer_masks: bool = False) -> Mask:
+def failed_forms(certificate: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return {form: why} of what a packed store's certificate does not let pass.
+
+    Args:
+        certificate: of the manifest, see `certify.store_packs`; None if it has none.
+    """
+    found: dict[str, str] = {}
+    for each in (certificate or {}).get("findings", ()):
+        if each["verdict"] in ("different", "failed"):
+            gap = f"logits differ by up to {each['logits']:g}, " if each.get("logits") is not None else ""
+            found[each["form"]] = (
+                f"the store's certificate says so: with {each['attention']}, a tiny {certificate['model']} "  # type: ignore[index]
+                f"computes something else on its packs than on their documents alone ({gap}{each['why']})"
+            )
+    return found
+
+
+def form_for(
+    attention: str | None,
+    backbone: Backbone,
+    *,
+    mrope: bool,
+    layer_masks: bool = False,
+    failed: Mapping[str, str] | None = None,
+) -> Mask:
     """Return the first form that keeps documents apart.
 
     Raises:
@@ -88,25 +122,31 @@ def form_for(attention: str | None, backbone: Backbone, *, mrope: bool, layer_ma
     """
     tried = _READS.get(attention_name(attention or "sdpa"), ("sdpa", "positions", "varlen"))
     for form in tried:
-        if problem(form, attention, backbone, mrope=mrope, layer_masks=layer_masks) is None:
+        if problem(form, attention, backbone, mrope=mrope, layer_masks=layer_masks, failed=failed) is None:
             return form
+    why = problem(tried[0], attention, backbone, mrope=mrope, layer_masks=layer_masks, failed=failed)
     raise InputError(
-        f"no form of attention keeps the documents of a pack apart: "
-        f"{problem(tried[0], attention, backbone, mrope=mrope, layer_masks=layer_masks)}",
+        f"no form of attention keeps the documents of a pack apart: {why}",
         "give the collater the model, its config or its folder (model=...), if it does not know it, or train unpacked: "
         "the tokenized store itself, with PadCollate",
     )
 
 
 def check_form(
-    form: Mask, attention: str | None, backbone: Backbone, *, mrope: bool, layer_masks: bool = False
+    form: Mask,
+    attention: str | None,
+    backbone: Backbone,
+    *,
+    mrope: bool,
+    layer_masks: bool = False,
+    failed: Mapping[str, str] | None = None,
 ) -> None:
     """Refuse a form that would train documents that see each other, and name one that does not.
 
     Raises:
         InputError: it would.
     """
-    found = problem(form, attention, backbone, mrope=mrope, layer_masks=layer_masks)
+    found = problem(form, attention, backbone, mrope=mrope, layer_masks=layer_masks, failed=failed)
     if found is not None:
-        better = form_for(attention, backbone, mrope=mrope, layer_masks=layer_masks)
+        better = form_for(attention, backbone, mrope=mrope, layer_masks=layer_masks, failed=failed)
         raise InputError(f"mask={form!r} does not keep the documents of a pack apart: {found}", f"use mask={better!r}")

@@ -262,7 +262,11 @@ def open_rows(path: str | StorePath, *, verify: bool, cache: ShardCache | None =
         InputError: the object store could not be asked.
     """
     folder = store_path(path, cache)
-    manifest = read_manifest(folder)
+    return rows_of(folder, read_manifest(folder), verify=verify, cache=cache)
+
+
+def rows_of(folder: StorePath, manifest: Manifest, *, verify: bool, cache: ShardCache | None = None) -> Rows:
+    """Open a store by its manifest, see `open_rows`; it may be one that is not written yet."""
     if verify:
         must_be_unchanged(folder, manifest)
     if manifest.stage == "tokenize":
