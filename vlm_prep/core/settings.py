@@ -35,6 +35,7 @@ ShardFormat = Literal["arrow", "webdataset"]
 TarMedia = Literal["joined", "separate"]
 PackPositions = Literal["family", "plain"]
 Lockstep = Literal["balance", "strict", "off"]
+PackOrder = Literal["best-fit", "source"]
 
 TrustRemoteCode = Annotated[bool, Doc("Run the Python code that comes with the processor.")]
 AudioForm = Annotated[AudioPayload, Doc("With media pixels: store audio as waveform or as features.")]
@@ -277,6 +278,35 @@ class PackConfig(Settings):
     pack_media: Annotated[int | None, Ge(1), Doc("Most pictures, videos and audios in a pack.")] = None
     pack_documents: Annotated[int | None, Ge(1), Doc("Most documents in a pack.")] = None
     pack_audio: Annotated[float | None, Gt(0), Doc("Most seconds of audio in a pack.")] = None
+    shorter_packs: Annotated[
+        list[int] | None,
+        Later(),
+        Flag("--shorter-pack"),
+        Doc(
+            "A further, shorter length of packs; may be repeated. A row goes to the shortest packs that hold it, and a "
+            "step has packs of one length."
+        ),
+    ] = None
+    document_multiple: Annotated[
+        int,
+        Ge(1),
+        Later(),
+        Doc(
+            "Count each document's tokens up to a multiple, e.g. 2 x the size of context parallelism, or 16 for FP8; "
+            "PackedCollate lays the padding."
+        ),
+    ] = 1
+    keep_together: Annotated[
+        str | None, Later(), Doc("Rows with the same value in this column share a pack, in their order.")
+    ] = None
+    pack_order: Annotated[
+        PackOrder,
+        Later(),
+        Doc(
+            "best-fit fills packs as well as can be; source fills them one after the other in the order of the rows, "
+            "and moves none of them for lockstep."
+        ),
+    ] = "best-fit"
     lockstep: Annotated[
         Lockstep,
         Doc(

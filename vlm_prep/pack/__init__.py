@@ -2,6 +2,7 @@
 
     bins.py       exact best-fit-decreasing over document lengths, global over a store
     capacities.py the same with several capacities: tokens, patches, media, documents, audio
+    units.py      rows that are packed as one, and packs in the order of the source
     demands.py    what each row of a store asks of a pack
     cost.py       what a row costs in training
     lockstep.py   packs to steps: the same kinds of media and near-equal cost on all ranks

@@ -39,10 +39,13 @@ class Demands:
     """(n,) which kinds of media it has, a bit each (`media_kinds.KINDS`)."""
 
     def limited(self, config: PackConfig) -> tuple[list[str], Rows, list[int]]:
-        """Return the names, (n, k) demands and (k,) capacities that a pack's settings limit; tokens come first."""
-        ones = np.ones_like(self.tokens)
+        """Return the names, (n, k) demands and (k,) capacities that a pack's settings limit; tokens come first.
+
+        Tokens count with each document's padding to `document_multiple`.
+        """
+        ones, multiple = np.ones_like(self.tokens), config.document_multiple
         limits = [
-            ("tokens", self.tokens, config.pack_length),
+            ("tokens", -(-self.tokens // multiple) * multiple, config.pack_length),
             ("patches", self.patches, config.pack_patches),
             ("media", self.media, config.pack_media),
             ("documents", ones, config.pack_documents),

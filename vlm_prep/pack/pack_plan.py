@@ -1,13 +1,16 @@
 """The plan of a packed store: which documents share a pack, and which rank gets which pack in which step.
 
 Lengths are exact, so bins are best-fit-decreasing over the whole store (`bins`, with several capacities
-`capacities`); packs are then dealt to ranks in steps of the same kinds of media and near-equal cost (`lockstep`). The
-plan depends on the store and the settings alone.
+`capacities`), over rows or over those that belong together (`units`); packs are then dealt to ranks in steps of the
+same kinds of media and near-equal cost (`lockstep`). The plan depends on the store and the settings alone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from vlm_prep.pack.capacities import lower_bounds, pack_within
 from vlm_prep.pack.cost import read_cost
 from vlm_prep.pack.demands import Demands, demands_of
 from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
+from vlm_prep.pack.units import in_order, units_of
 from vlm_prep.shards.reader import Store
 
 Rows = NDArray[np.int64]
@@ -34,6 +38,22 @@ def rank_split(rank: int) -> str:
     return f"rank_{rank:05d}"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What each unit asks of a pack and of a step, see `units`."""
+
+    demands: Rows
+    """(units, k) in the units of the capacities."""
+    kinds: NDArray[np.uint8]
+    """(units,) kinds of media, a bit each."""
+    cost: NDArray[np.float64]
+    """(units,)"""
+
+    def of(self, members: Rows) -> Asked:
+        """Return some units."""
+        return Asked(demands=self.demands[members], kinds=self.kinds[members], cost=self.cost[members])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Packs in their final order: pack p belongs to rank p % world_size, step p // world_size."""
@@ -45,7 +65,9 @@ class Plan:
     world_size: int
     pack_length: int
     tokens: int
-    """Tokens in all packs."""
+    """Tokens in all packs, without padding."""
+    room: int
+    """Tokens that all packs could hold."""
     too_long: Rows
     """Documents that exceed a pack; they are rejected."""
     too_long_in: list[str] = field(default_factory=list)
@@ -61,7 +83,7 @@ class Plan:
     @property
     def fill(self) -> float:
         """Share of the packs' room that is used."""
-        return self.tokens / (self.n_packs * self.pack_length) if self.n_packs else 0.0
+        return self.tokens / self.room if self.n_packs else 0.0
 
     def pack(self, number: int) -> Rows:
         """Return the documents of pack `number`."""
@@ -76,59 +98,90 @@ def make_plan(store: Store, config: PackConfig) -> Plan:
     """Plan the packs of a tokenized store.
 
     Raises:
-        InputError: `lockstep` is strict and some steps cannot be.
+        InputError: `lockstep` is strict and some steps cannot be, or a setting does not fit the store.
     """
-    demands = demands_of(store)
+    demands, units = demands_of(store), units_of(store, config.keep_together)
     names, limited, capacities = demands.limited(config)
-    bins = pack_within(limited, capacities)
-    packs = [bins.bin_rows(number) for number in range(bins.n_bins)]
     cost = read_cost(config.cost).of(demands)
-    dealer = Dealer(limited, capacities, demands.kinds, cost, config.world_size, mend=config.lockstep != "off")
-    deal = dealer.deal(packs)
+    asked = Asked(demands=units.summed(limited), kinds=units.joined(demands.kinds), cost=units.summed(cost))
+    whole: list[Rows] = []
+    last: list[Rows] = []
+    room, numbers = 0, Counter[str]()
+    too_large = np.flatnonzero((asked.demands > capacities).any(axis=1))
+    for length, members in _by_length(asked.demands, too_large, config):
+        part, limits = asked.of(members), [length, *capacities[1:]]
+        deal = _deal(part, limits, config)
+        packs = [members[pack] for pack in deal.packs]
+        end = len(packs) // config.world_size * config.world_size
+        whole, last, room = whole + packs[:end], last + packs[end:], room + length * len(packs)
+        numbers.update(exchanged=deal.exchanged, split=deal.split, levelled=deal.levelled)
+        numbers.update(dict(zip(names, lower_bounds(part.demands, limits), strict=True)))
+    packs = [units.rows_of(pack) for pack in [*whole, *last]]
+    steps = _steps(packs, demands, cost, config.world_size)
     if config.lockstep == "strict":
-        _require_lockstep(deal, config)
-    rows = np.concatenate([*deal.packs, np.empty(0, np.int64)]).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum([len(pack) for pack in deal.packs])]).astype(np.int64)
-    fits = np.setdiff1d(np.arange(len(limited)), bins.too_long, assume_unique=True)
-    bounds = lower_bounds(limited[fits], capacities)
-    excess = limited[bins.too_long] > np.asarray(capacities)
+        _require_lockstep(steps["mixed_steps"], len(packs), config)
+    rows = np.concatenate([*packs, np.empty(0, np.int64)]).astype(np.int64)
+    too_long = np.sort(units.rows_of(too_large))
+    excess = asked.demands[units.of[too_long]] > np.asarray(capacities)
     return Plan(
         rows=rows,
-        offsets=offsets,
+        offsets=np.concatenate([[0], np.cumsum([len(pack) for pack in packs])]).astype(np.int64),
         world_size=config.world_size,
         pack_length=config.pack_length,
-        tokens=bins.tokens,
-        too_long=bins.too_long,
+        tokens=int(demands.tokens[rows].sum()),
+        room=room,
+        too_long=too_long,
         too_long_in=[names[int(each)] for each in excess.argmax(axis=1)],
         numbers={
-            "lower_bounds": dict(zip(names, bounds, strict=True)),
-            "steps": _steps(deal, demands, cost, config.world_size),
+            "lower_bounds": {name: numbers[name] for name in names},
+            "steps": {**steps, **{name: numbers[name] for name in ("exchanged", "split", "levelled")}},
         },
     )
 
 
-def _require_lockstep(deal: Deal, config: PackConfig) -> None:
-    last = len(deal.packs) % config.world_size
-    if deal.mixed_steps or last:
-        what = f"{deal.mixed_steps} steps in which ranks differ in kinds of media" if deal.mixed_steps else ""
+def _by_length(demands: Rows, too_large: Rows, config: PackConfig) -> Iterator[tuple[int, Rows]]:
+    """Yield each length of packs, the longest first, with the units that are too long for the next shorter one."""
+    fits = np.setdiff1d(np.arange(len(demands)), too_large, assume_unique=True)
+    lengths = [0, *sorted(length for length in set(config.shorter_packs or ()) if length < config.pack_length)]
+    for shorter, length in reversed(list(pairwise([*lengths, config.pack_length]))):
+        members = fits[(demands[fits, 0] > shorter) & (demands[fits, 0] <= length)]
+        if len(members):
+            yield length, members
+
+
+def _deal(asked: Asked, capacities: Sequence[int], config: PackConfig) -> Deal:
+    """Return the packs of one length in steps."""
+    if config.pack_order == "source":
+        packs = in_order(asked.demands, capacities)
+        return Deal(packs=packs, mixed_steps=0, exchanged=0, split=0, levelled=0)
+    bins = pack_within(asked.demands, capacities)
+    mend = config.lockstep != "off"
+    dealer = Dealer(asked.demands, capacities, asked.kinds, asked.cost, config.world_size, mend=mend)
+    return dealer.deal([bins.bin_rows(number) for number in range(bins.n_bins)])
+
+
+def _require_lockstep(mixed: int, packs: int, config: PackConfig) -> None:
+    last = packs % config.world_size
+    if mixed or last:
+        what = f"{mixed} steps in which ranks differ in kinds of media" if mixed else ""
         partial = f"a last step of {last} packs" if last else ""
         raise InputError(
-            f"lockstep strict: {len(deal.packs)} packs for {config.world_size} ranks leave "
+            f"lockstep strict: {packs} packs for {config.world_size} ranks leave "
             + " and ".join(filter(None, (what, partial))),
             "pack with lockstep balance and train with stand-in media (PackedCollate(..., dummy=True)); or choose "
             "another world size or a larger pack length",
         )
 
 
-def _steps(deal: Deal, demands: Demands, cost: NDArray[np.float64], world_size: int) -> dict[str, Any]:
+def _steps(packs: list[Rows], demands: Demands, cost: NDArray[np.float64], world_size: int) -> dict[str, Any]:
     """Return numbers of the steps, beside those of a random deal of the same packs."""
-    kinds, costs = by_pack(demands.kinds, deal.packs, np.bitwise_or), by_pack(cost, deal.packs, np.add)
+    kinds, costs = by_pack(demands.kinds, packs, np.bitwise_or), by_pack(cost, packs, np.add)
     found = step_numbers(kinds, costs, world_size)
     if world_size > 1:
         draws = np.random.PCG64(_RANDOM_SEED).random_raw(len(costs))
         random = np.argsort(draws, kind="stable")
         found["random_deal"] = step_numbers(kinds[random], costs[random], world_size)
-    return {**found, "exchanged": deal.exchanged, "split": deal.split, "levelled": deal.levelled}
+    return found
 
 
 def plan_table(plan: Plan) -> pa.Table:

@@ -42,6 +42,7 @@ from vlm_prep.stream.collate_base import (
     tensors,
 )
 from vlm_prep.stream.dataset import Item, ShardDataset
+from vlm_prep.stream.document_padding import REAL_LENGTHS, boundaries, pad_documents, with_row_padding
 from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, failed_forms, form_for
 from vlm_prep.stream.layer_masks import LayerMasks
 
@@ -62,6 +63,9 @@ class PackedOptions(StoreOptions, total=False):
     model: Any
     backbone: Backbone
     mrope: bool
+    document_multiple: int
+    documents: int | None
+    cu_seqlens: bool
 
 
 class PadCollate(Collate):
@@ -185,6 +189,12 @@ class PackedCollate(Collate):
             document before.
         mrope: positions of a placeholder have three axes; `for_store` knows.
         certificate: of the store's packs (`pack --certify`); a form that did not pass is refused. `for_store` knows.
+        document_multiple: each document is padded to a multiple of it, see `document_padding`; `for_store` takes what
+            the packs were planned with. The batch's seq_lens stay those of the documents' own tokens.
+        documents: as many entries of cu_seqlens and cu_seq_lens_q for each row, the missing ones empty, for graphs of
+            fixed shapes.
+        cu_seqlens: add cu_seqlens and cu_seqlens_padded, int32 (documents + 1,): of the documents' own tokens, and
+            with their padding (a row's padding counts to its last document), as Transformer Engine takes them.
         options: see `collate_base.Collate`.
 
     Raises:
@@ -202,9 +212,13 @@ class PackedCollate(Collate):
         shift: bool = False,
         mrope: bool = False,
         certificate: Mapping[str, Any] | None = None,
+        document_multiple: int = 1,
+        documents: int | None = None,
+        cu_seqlens: bool = False,
         **options: Unpack[CollateOptions],
     ) -> None:
         super().__init__(pad_token_id, **options)
+        self.document_multiple, self.documents, self.cu_seqlens = document_multiple, documents, cu_seqlens
         if mask is not None and mask not in get_args(Mask):
             raise ValueError(f"mask {mask!r}: it is one of {', '.join(get_args(Mask))}")
         if model is not None:
@@ -232,6 +246,7 @@ class PackedCollate(Collate):
         if processor.get("model") is not None and found is not None and found["known"]:
             known = {"model": processor["model"]}
         known |= {"mrope": processor.get("mrope") is not None, "certificate": dataset.manifest.extra.get("certificate")}
+        known["document_multiple"] = dataset.manifest.config.get("document_multiple", 1)
         return cls(**{**known, **store_options(dataset, options)})
 
     def __call__(self, items: Sequence[Item]) -> Batch:
@@ -239,6 +254,8 @@ class PackedCollate(Collate):
         items = items or [self._empty_pack()]
         if "seq_lens" not in items[0]:
             raise ValueError("these items are samples, not packs: use PadCollate, or pack the store first")
+        if self.document_multiple > 1:
+            items = [pad_documents(dict(item), self.document_multiple, self.token_fill) for item in items]
         length = self._length(items, len(self.dummy.ids) if self.dummy is not None else 0)
         batch = self._tokens(items, length)
         counts = [array_of(item["seq_lens"]).astype(np.int64) for item in items]
@@ -255,7 +272,13 @@ class PackedCollate(Collate):
         if self.mask == "sdpa" and self._layer_masks is not None:
             types = {name: torch.from_numpy(batch[name]) for name in self.token_values if name in batch}
             told["attention_mask"] = self._layer_masks.of_batch(types, lengths, length)
-        return {**tensors(batch), "seq_lens": lengths, **media, **told}
+        real = [torch.from_numpy(item[REAL_LENGTHS]) for item in items if REAL_LENGTHS in item] or lengths
+        if self.mask == "thd":
+            told["seq_lens"] = thd_lengths(real, length)[0]
+        if self.cu_seqlens:
+            told["cu_seqlens"] = boundaries(real, self.documents)
+            told["cu_seqlens_padded"] = boundaries(with_row_padding(lengths, length), self.documents)
+        return {**tensors(batch), "seq_lens": real, **media, **told}
 
     def _empty_pack(self) -> Item:
         positions = torch.arange(2).expand(3, 2) if self.mrope else torch.arange(2)
@@ -293,26 +316,27 @@ class PackedCollate(Collate):
                     f"{len(lengths)} packs: the kernels of {self.backbone.name}'s linear attention take one sequence "
                     "at a time: load packs with batch_size=1 (and pack them longer)"
                 )
-            told |= _lengths(lengths, length)
+            told |= self._lengths(lengths, length)
         return told
 
     def _attention(self, lengths: Sequence[torch.Tensor], length: int) -> Batch:
         if self.mask == "positions":
             return {"use_cache": False}
         if self.mask == "varlen":
-            return {**_lengths(lengths, length), "use_cache": False}
+            return {**self._lengths(lengths, length), "use_cache": False}
         if self.mask == "thd":
             real, padded = thd_lengths(lengths, length)
             return {"seq_lens": real, "seq_lens_padded": padded, "qkv_format": "thd"}
         documents = document_ids(lengths, length)
         return {"attention_mask": documents if self.mask == "document_ids" else block_causal(documents)}
 
-
-def _lengths(lengths: Sequence[torch.Tensor], length: int) -> Batch:
-    boundaries, longest = cumulative_lengths(lengths, length)
-    return {
-        "cu_seq_lens_q": boundaries,
-        "cu_seq_lens_k": boundaries,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
+    def _lengths(self, lengths: Sequence[torch.Tensor], length: int) -> Batch:
+        bounds, longest = cumulative_lengths(lengths, length)
+        if self.documents is not None:
+            # a row's padding is a run of its own
+            missing = len(lengths) * (self.documents + 1) + 1 - len(bounds)
+            if missing < 0:
+                raise ValueError(f"packs of more than documents={self.documents} documents: pack with pack_documents")
+            bounds = torch.cat([bounds, bounds[-1:].expand(missing)])
+        names = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+        return {**names, "max_length_q": longest, "max_length_k": longest}

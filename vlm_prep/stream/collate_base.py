@@ -22,6 +22,7 @@ from vlm_prep.processors.payload.stored import CodedTensor, is_numpys
 from vlm_prep.processors.token_types import TokenValues, values_of
 from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.dataset import Item, ShardDataset
+from vlm_prep.stream.document_padding import PADDED_AT, REAL_LENGTHS
 from vlm_prep.stream.dummy import DummyMedia
 from vlm_prep.stream.restore import CODED, PIXEL_RULES, shared_rule
 
@@ -33,7 +34,17 @@ Arrays = dict[str, NDArray[Any]]
 KINDS = {"image": 1, "video": 2, "audio": 3}
 TRAINED = ("labels", "loss_weights")
 """Tensors that say what is trained; they are shifted together."""
-_NOT_MEDIA = ("position_ids", "seq_lens", "sample_id", "sample_ids", "n_images", "n_videos", "n_audios")
+_NOT_MEDIA = (
+    "position_ids",
+    "seq_lens",
+    PADDED_AT,
+    REAL_LENGTHS,
+    "sample_id",
+    "sample_ids",
+    "n_images",
+    "n_videos",
+    "n_audios",
+)
 _TENSORS = (torch.Tensor, np.ndarray, CodedTensor)
 _COUNTS = tuple((f"n_{kind}s_per_sample", f"n_{kind}s") for kind in ("image", "video", "audio"))
 
@@ -146,6 +157,8 @@ class Collate:
                 made = types.copy()
                 for number, item in enumerate(items):
                     types[number, rows_of(item["input_ids"]) :] = 0
+                    if PADDED_AT in item:
+                        types[number, : len(item[PADDED_AT])][item[PADDED_AT]] = 0
                 if stand_in is not None:
                     types[row, stand_in] = made[row, stand_in]
             batch[name] = types
