@@ -13,7 +13,8 @@ import torch
 from bench_tokenize import _plain_one, build_corpus, build_processor
 from torch.utils.data import DataLoader
 
-from vlm_prep.core.settings import PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack

@@ -16,7 +16,8 @@ import pytest
 from s3 import Server, running
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.settings import IngestConfig, PackConfig, ProcessorConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples

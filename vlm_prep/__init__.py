@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from vlm_prep.core.errors import VlmPrepError as VlmPrepError
+    from vlm_prep.core.pack_settings import PackConfig as PackConfig
     from vlm_prep.core.settings import IngestConfig as IngestConfig
-    from vlm_prep.core.settings import PackConfig as PackConfig
     from vlm_prep.core.settings import SourceConfig as SourceConfig
     from vlm_prep.core.settings import TokenizeConfig as TokenizeConfig
     from vlm_prep.engine.stage import RunOptions as RunOptions
@@ -64,7 +64,7 @@ _EXPORTS: Final[dict[str, tuple[str, str | None]]] = {
     "Choices": ("report.plan.planning", "Choices"),
     "IngestConfig": ("core.settings", "IngestConfig"),
     "MixedDataset": ("stream.mixture", "MixedDataset"),
-    "PackConfig": ("core.settings", "PackConfig"),
+    "PackConfig": ("core.pack_settings", "PackConfig"),
     "PackedCollate": ("stream.collate", "PackedCollate"),
     "PadCollate": ("stream.collate", "PadCollate"),
     "RunOptions": ("engine.stage", "RunOptions"),

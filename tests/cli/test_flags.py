@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 from vlm_prep.cli import doctor, flags, ingest, labels, main, plan, tokenize
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Later, Settings, settings_of
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import (
     IngestConfig,
     LabelConfig,
     LengthConfig,
     MediaCheck,
-    PackConfig,
     PayloadConfig,
     ProcessorConfig,
     SourceConfig,

@@ -12,7 +12,8 @@ import pytest
 
 from vlm_prep.builtin import builtin_data, builtin_processor
 from vlm_prep.cli.main import main
-from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples

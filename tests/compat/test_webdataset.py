@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vlm_prep.core.errors import InputError, StoreError
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store

@@ -17,7 +17,8 @@ from PIL import Image
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import InputError, RejectRateError, VlmPrepError
-from vlm_prep.core.settings import IngestConfig, MediaMode, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, MediaMode, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions, sum_counts
 from vlm_prep.engine.tasks import Record
 from vlm_prep.ingest.ingest_run import ingest

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples

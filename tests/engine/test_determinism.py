@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vlm_prep.core.settings import IngestConfig, MediaMode, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, MediaMode, TokenizeConfig
 from vlm_prep.engine.local import start_forkserver
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.ingest_run import ingest

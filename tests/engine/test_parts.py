@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from vlm_prep.core.errors import InputError, OutputError, StoreError
-from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.array_parts import Part, parse_part
 from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.stage import RunOptions

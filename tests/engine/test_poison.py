@@ -25,7 +25,8 @@ import vlm_prep.pack.pack_run as pack_run
 import vlm_prep.tokenize.tokenize_run as tokenize_run
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import ExactnessError, InputError, StoreError, VlmPrepError
-from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions, Stage, run_stage
 from vlm_prep.engine.tasks import Assignment, split_rows
 from vlm_prep.ingest.ingest_run import ingest

@@ -20,7 +20,8 @@ import pytest
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import OutputError, StoreError
-from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine import lock
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.stage import RunOptions

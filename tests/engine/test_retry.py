@@ -14,7 +14,8 @@ import pytest
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import InputError, OutputError, StoreError
-from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.retry_rejects import settle
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.ingest_run import ingest, retry_ingest

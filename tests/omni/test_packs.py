@@ -11,7 +11,8 @@ import pytest
 import torch
 from items import as_trained
 
-from vlm_prep.core.settings import PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import Samples
 from vlm_prep.pack.demands import visual_tokens

@@ -16,8 +16,9 @@ from PIL import Image
 from scipy.signal import resample_poly
 
 from vlm_prep.core.errors import ProcessorError, Reject
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.records import Media, MediaHeader, Sample
-from vlm_prep.core.settings import PackConfig, ProcessorConfig, TokenizeConfig
+from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import Samples
 from vlm_prep.media.probe import probe

@@ -12,7 +12,7 @@ import pytest
 from items import plain_media
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.bins import best_fit_decreasing
 from vlm_prep.pack.demands import visual_tokens

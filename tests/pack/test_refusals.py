@@ -12,7 +12,7 @@ import pytest
 import transformers
 
 from vlm_prep.core.errors import InputError, StoreError
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.pack_run import dry_run, pack
 from vlm_prep.processors.backbone import Backbone

@@ -16,7 +16,7 @@ from vlm_prep.certify.certificate import default_config, take_ids
 from vlm_prep.certify.store_packs import certify_packs
 from vlm_prep.cli.main import main
 from vlm_prep.core.errors import InputError, StoreError
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.families.table import adapter_for

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.pack_plan import Plan, make_plan
 from vlm_prep.pack.pack_run import pack

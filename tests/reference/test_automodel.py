@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_prep.core.settings import PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.meta import load_source
 from vlm_prep.ingest.sampling import pick_rows

@@ -17,7 +17,8 @@ from PIL import Image
 import vlm_prep.report.plan.planning as plan_module
 from vlm_prep.builtin import builtin_data, builtin_processor
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.settings import MediaMode, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import MediaMode, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import Samples, open_samples
 from vlm_prep.pack.pack_run import pack

@@ -21,7 +21,7 @@ from s3 import Server
 from torch.utils.data import DataLoader
 
 from vlm_prep.core.errors import InputError, OutputError, StoreError
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.shards.cache import ShardCache

@@ -16,7 +16,8 @@ from chat_styles import STYLES
 
 from vlm_prep.builtin import builtin_processor
 from vlm_prep.cli.main import main
-from vlm_prep.core.settings import PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.report import statistics as stats

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageOps
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.settings import PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.load import load_processor

@@ -32,7 +32,7 @@ from vlm_prep.certify.conversations import conversations
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
 from vlm_prep.core.errors import InputError, ProcessorError, Reject, StoreError
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.adapter import Adapter

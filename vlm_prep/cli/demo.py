@@ -15,7 +15,8 @@ from annotated_types import Ge
 
 from vlm_prep.cli import flags, terminal
 from vlm_prep.core.fields import Flag
-from vlm_prep.core.settings import PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 PACK_LENGTH = 2048

@@ -87,7 +87,7 @@ def _finish(plan: RunPlan, run: RunOptions, now: _Now) -> object:
         return stored_settings(kind, stored, run.out, trust_remote_code=now.trust_remote_code)
 
     if plan.stage == "pack":
-        from vlm_prep.core.settings import PackConfig
+        from vlm_prep.core.pack_settings import PackConfig
         from vlm_prep.pack.pack_run import pack
 
         return pack(store_path(now.source or plan.again["source"], now.cache), settings(PackConfig), run)

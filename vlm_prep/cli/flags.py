@@ -25,7 +25,7 @@ from vlm_prep.cli import terminal
 from vlm_prep.cli.run_file import RunFile, read_run_file, settings_in
 from vlm_prep.cli.takes import CommandFunction, Taken, Without, taken
 from vlm_prep.cli.typer_options import Grouped, parameter
-from vlm_prep.core import run_settings
+from vlm_prep.core import pack_settings, run_settings
 from vlm_prep.core import settings as row_settings
 from vlm_prep.core.fields import Flag, IsPath, Positional, Setting, Settings, read_annotation, settings_of
 from vlm_prep.core.remote import is_remote
@@ -169,7 +169,8 @@ def with_flags(text: str) -> str:
 
 def groups() -> list[type[Settings]]:
     """Return all groups of settings there are."""
-    found = [*vars(row_settings).values(), *vars(run_settings).values()]
+    modules = (row_settings, pack_settings, run_settings)
+    found = {id(each): each for module in modules for each in vars(module).values()}.values()
     return [each for each in found if inspect.isclass(each) and issubclass(each, Settings) and each is not Settings]
 
 

@@ -10,8 +10,9 @@ from annotated_doc import Doc
 from vlm_prep.cli import flags, options
 from vlm_prep.cli.place import CacheBytes, CacheDir, Work, cache_of, place_for
 from vlm_prep.core.fields import IsPath, Positional
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.run_settings import RunConfig
-from vlm_prep.core.settings import PackConfig, TrustRemoteCode
+from vlm_prep.core.settings import TrustRemoteCode
 
 
 @flags.command

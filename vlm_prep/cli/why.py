@@ -14,7 +14,7 @@ from vlm_prep.cli import flags, ingest, options, pack, terminal, tokenize
 from vlm_prep.cli.place import Local, local
 
 if TYPE_CHECKING:
-    from vlm_prep.core.settings import PackConfig
+    from vlm_prep.core.pack_settings import PackConfig
     from vlm_prep.shards.object_store import StorePath
 
 _STAGES: dict[str, flags.CommandFunction] = {
@@ -86,7 +86,8 @@ def identity_of(stage: str, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _identity_of_origin(store: Path, stage: str, config: dict[str, Any]) -> dict[str, Any]:
-    from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+    from vlm_prep.core.pack_settings import PackConfig
+    from vlm_prep.core.settings import IngestConfig, TokenizeConfig
     from vlm_prep.core.stored_settings import stored_settings
 
     if stage == "pack":

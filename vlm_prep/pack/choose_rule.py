@@ -16,7 +16,7 @@ import numpy as np
 
 from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.pack.assemble import document_positions
 from vlm_prep.pack.model_rule import ModelRule, Rule, model_with_positions
 from vlm_prep.pack.positions import OMNI, Mrope

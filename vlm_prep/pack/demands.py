@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.shards.media_kinds import kinds_in
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import MEDIA_COLUMN

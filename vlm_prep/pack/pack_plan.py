@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.settings import PackConfig
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.pack.capacities import lower_bounds, pack_within
 from vlm_prep.pack.cost import read_cost
 from vlm_prep.pack.demands import Demands, demands_of

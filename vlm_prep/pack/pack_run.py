@@ -12,8 +12,9 @@ from vlm_prep.core.atomic_files import write_table_atomically
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.own_process import as_before
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.run_yaml import stored_run
-from vlm_prep.core.settings import MediaMode, PackConfig
+from vlm_prep.core.settings import MediaMode
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Describe

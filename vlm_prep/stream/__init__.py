@@ -12,6 +12,7 @@
     budget.py    the same by tokens instead of rows
     attention.py  attention of packed documents: positions, 4-D mask, document ids, cu_seq_lens, THD
     forms.py     which of these forms keeps documents apart, by model and attention
+    document_padding.py  documents padded each to a multiple
     layer_masks.py  4-D masks for each kind of a model's layers
     dummy.py     a stand-in picture for batches without media
     buffers.py   memory for a batch's large tensors
