@@ -226,8 +226,8 @@ def _below(folder: str, name: str) -> str:
 def _value(file: RunFile, keys: Keys, setting: Setting, raw: Any) -> Any:
     if raw is None:
         return setting.default
-    if setting.note(ReadsFile):
-        return _text(file, keys, raw)
+    if reads := setting.note(ReadsFile):
+        return _text(file, keys, raw, reads)
     if setting.is_list and not isinstance(raw, list):
         raw = [raw]
     if setting.kind is Path and isinstance(raw, str):
@@ -258,10 +258,12 @@ def _path(file: RunFile, keys: Keys, value: str) -> str:
     return value if is_remote(value) else os.path.join(file.folder(keys), os.path.expanduser(value))
 
 
-def _text(file: RunFile, keys: Keys, raw: Any) -> str:
-    """Return the text of a file that is named, or `{text: ...}` itself, as stores keep it."""
+def _text(file: RunFile, keys: Keys, raw: Any, reads: ReadsFile) -> str:
+    """Return the text of a file that is named, or `{text: ...}` itself, as stores keep it, or what it would hold."""
     if isinstance(raw, dict) and set(raw) == {"text"} and isinstance(raw["text"], str):
         return raw["text"]
+    if reads.inline and isinstance(raw, dict):
+        return str(yaml.safe_dump(raw, allow_unicode=True, sort_keys=False))
     if not isinstance(raw, str):
         raise InputError(f"{file.where(keys)}: {keys[-1]}: expected the path of a file, found {raw!r}")
     try:

@@ -88,6 +88,7 @@ class RejectReason(StrEnum):
     BAD_TYPE = "bad_type"
     MISSING_COLUMN = "missing_column"
     UNREAD_KEY = "unread_key"
+    NOT_WANTED = "not_wanted"
     EMPTY_CONVERSATION = "empty_conversation"
     UNKNOWN_ROLE = "unknown_role"
     BAD_TOOL_CALL = "bad_tool_call"

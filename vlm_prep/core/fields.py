@@ -55,6 +55,9 @@ class IsPath:
 class ReadsFile:
     """The setting is the text of a file; flags and run files name the file."""
 
+    inline: bool = False
+    """A run file may also hold what the file would: keys and values below the setting."""
+
 
 @dataclass(frozen=True)
 class Later:

@@ -83,6 +83,19 @@ class SourceConfig(Settings):
         bool, Doc("Read rows with comments, trailing commas, Python literals or raw control characters as JSON.")
     ] = False
     rows_key: Annotated[str | None, Doc("Key of an object under which its rows stand, e.g. data.")] = None
+    mapping: Annotated[
+        str | None,
+        ReadsFile(inline=True),
+        Doc("A YAML file, or in a run file a section, that says what the columns of a table are; see docs/sources.md."),
+    ] = None
+    turns: Annotated[
+        list[str] | None,
+        Flag("--turn", example='"assistant={caption}"'),
+        Doc(
+            "A turn of each row of a table as role=template, in order, e.g. 'user=<image>What is it?' and "
+            "'assistant={caption}': columns in braces; may be repeated."
+        ),
+    ] = None
     limit: Annotated[int | None, Ge(1), Doc("Only the first N rows.")] = None
 
 

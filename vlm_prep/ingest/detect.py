@@ -20,6 +20,7 @@ import orjson
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.ingest.json_scan import BOM, elements
+from vlm_prep.ingest.mapping.compiled import compiled
 from vlm_prep.ingest.names import require_distinct_tags
 from vlm_prep.ingest.sniff import text_form
 from vlm_prep.ingest.spec import (
@@ -54,10 +55,12 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     """
     rows = list(_head_rows(spec))
     if not rows:
-        return replace(spec, format=spec.format or "sharegpt")
+        return replace(spec, format=spec.format or ("sharegpt" if spec.mapping is None else "mapping"))
     for role in spec.columns:
         _check_column(spec, role, rows)
     spec = _resolve_kept(spec, rows)
+    if spec.mapping is not None:
+        return _resolve_mapping(spec, rows)
     first = rows[0]
     kind = spec.format or _detect_format(spec, first)
     if kind == "asr":
@@ -109,6 +112,25 @@ def _resolve_kept(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
             )
     ids = [name for name in spec.column_names("id") if any(name in row for row in rows)]
     return replace(spec, kept=tuple(dict.fromkeys((*ids, *spec.keep_columns))))
+
+
+def _resolve_mapping(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
+    """Return `spec` with format mapping; every column that its mapping needs is in one of the rows."""
+    if spec.format not in (None, "mapping"):
+        raise InputError(
+            f"dataset {spec.name!r}: format {spec.format} and a mapping both say how rows are read",
+            "Leave one of them out.",
+        )
+    _refuse_prompts(spec, "mapping")
+    for path, is_needed in compiled(spec.mapping or "").columns.items():
+        names = {path[0], ".".join(path)}
+        if is_needed and not any(names & row.keys() for row in rows) and not _occurs(spec, path[0]):
+            has = ", ".join(repr(name) for name in islice(rows[0], 20))
+            raise InputError(
+                f"dataset {spec.name!r}: no column {path[0]!r} (mapping) in {spec.file_name}",
+                f"Its rows have: {has}.{did_you_mean(path[0], rows[0])}",
+            )
+    return replace(spec, format="mapping")
 
 
 def _refuse_prompts(spec: DatasetSpec, kind: Format) -> None:

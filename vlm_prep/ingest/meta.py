@@ -22,6 +22,7 @@ from vlm_prep.core.remote import cached, is_remote
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.json_scan import BOM
+from vlm_prep.ingest.mapping.compiled import canonical, of_turns
 from vlm_prep.ingest.names import (
     check_columns,
     check_durations,
@@ -65,6 +66,8 @@ class _Entry(BaseModel):
     encoding: str | None = None
     lenient_json: bool | None = None
     rows_key: str | None = None
+    mapping: str | dict[str, Any] | None = None
+    turns: list[str] | None = None
 
 
 def load_source(
@@ -87,6 +90,8 @@ def load_source(
     encoding: str | None = None,
     lenient_json: bool | None = None,
     rows_key: str | None = None,
+    mapping: str | Mapping[str, Any] | None = None,
+    turns: Sequence[str] | None = None,
 ) -> list[DatasetSpec]:
     """Return the datasets of a meta JSON, or the one of a data file or folder, resolved, in sorted order of names.
 
@@ -111,6 +116,9 @@ def load_source(
         encoding: of a text file that is not UTF-8.
         lenient_json: take comments, trailing commas, Python literals and raw control characters for JSON.
         rows_key: the key of an object under which its rows stand.
+        mapping: what the columns of a table are, as YAML or its value, see `ingest.mapping`; in a meta JSON an object,
+            or the path of a file.
+        turns: the same in short, `role=template` for each turn.
 
     Raises:
         InputError: a file, name, key or value that is not usable, and what to write in its place.
@@ -135,6 +143,8 @@ def load_source(
         "encoding": encoding,
         "lenient_json": lenient_json or None,
         "rows_key": rows_key,
+        "mapping": mapping if mapping is None or isinstance(mapping, str) else dict(mapping),
+        "turns": None if turns is None else list(turns),
     }
     given = {name: value for name, value in flags.items() if value is not None}
     if meta is None:
@@ -197,7 +207,23 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         encoding=check_encoding(where, entry.encoding),
         lenient_json=bool(entry.lenient_json),
         rows_key=entry.rows_key,
+        mapping=_mapping(path, where, entry),
     )
+
+
+def _mapping(path: Path, where: str, entry: _Entry) -> str | None:
+    """Return the mapping that an entry says, as an object, as its text, or by the path of a file."""
+    if entry.mapping is not None and entry.turns is not None:
+        raise InputError(f"{where}: mapping and turns both say what the columns are", "Leave one out.")
+    if entry.turns is not None:
+        return of_turns(entry.turns)
+    if not isinstance(entry.mapping, str) or "\n" in entry.mapping or entry.mapping.lstrip().startswith("{"):
+        return None if entry.mapping is None else canonical(entry.mapping, f"{where}: mapping")
+    file = path.parent / entry.mapping
+    try:
+        return canonical(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: mapping {entry.mapping!r}: {error}", "Give a YAML file in UTF-8.") from error
 
 
 def _media_dir(path: Path, file: Path, entry: _Entry) -> Path | str:

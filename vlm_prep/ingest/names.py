@@ -37,6 +37,16 @@ def check_format(where: str, format: str | None) -> Format | None:
     return cast(Format | None, format)
 
 
+def check_mapping(where: str, format: str | None, mapping: str | None) -> None:
+    """Check that a format by mapping has one.
+
+    Raises:
+        InputError: there is none.
+    """
+    if format == "mapping" and mapping is None:
+        raise InputError(f"{where}: format mapping needs a mapping", "Give `mapping` or `turns`; see docs/sources.md.")
+
+
 def check_columns(where: str, columns: Mapping[str, str]) -> dict[str, str]:
     """Return column role → row key, with aliases replaced.
 

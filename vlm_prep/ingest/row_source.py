@@ -34,7 +34,7 @@ from vlm_prep.media.text_files import form_of
 STAGE = "ingest"
 _OPTIONS: Final = (
     *("split", "system_prompt", "user_prompt", "min_duration", "max_duration"),
-    *("missing_tags", "ignore_keys", "kept", "encoding", "lenient_json", "rows_key"),
+    *("missing_tags", "ignore_keys", "kept", "encoding", "lenient_json", "rows_key", "mapping"),
 )
 """What of a spec is described where it is not the default."""
 OUTSIDE = "media_outside"

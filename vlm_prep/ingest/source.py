@@ -302,6 +302,8 @@ class SourceOptions(TypedDict, total=False):
     encoding: str | None
     lenient_json: bool | None
     rows_key: str | None
+    mapping: str | Mapping[str, Any] | None
+    turns: Sequence[str] | None
 
 
 def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[SourceOptions]) -> Samples:

@@ -8,17 +8,18 @@ because text-only rows at the head of a file must not make the pictures further 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from vlm_prep.core.fields import did_you_mean as did_you_mean
 from vlm_prep.core.settings import MissingTags as MissingTags
+from vlm_prep.ingest.mapping.compiled import compiled
 from vlm_prep.media.places import Roots, check_roots
 from vlm_prep.media.text_files import utf8_path
 
-Format = Literal["sharegpt", "messages", "alpaca", "texts", "completion", "asr"]
+Format = Literal["sharegpt", "messages", "alpaca", "texts", "completion", "asr", "mapping"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 
 COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -159,6 +160,8 @@ class DatasetSpec:
     """Take comments, trailing commas, Python literals and raw control characters for JSON."""
     rows_key: str | None = None
     """The key of an object under which its rows stand; a path of keys is written with dots."""
+    mapping: str | None = None
+    """What format mapping makes of a row, as canonical JSON; see `ingest.mapping`."""
 
     @property
     def reading(self) -> TextReading:
@@ -216,6 +219,13 @@ class DatasetSpec:
     def media_keys(self) -> frozenset[str]:
         """All row keys of media columns."""
         return frozenset(name for names in self.media_names.values() for name in names)
+
+    @cached_property
+    def mapped(self) -> DatasetSpec:
+        """How the rows are read that its mapping makes: media it names columns for are under the role itself."""
+        media = compiled(self.mapping or "").media
+        columns = {role: name for role, name in self.columns.items() if role in MEDIA_COLUMN_ALIASES}
+        return replace(self, columns=columns | {role: role for role in media}, tags={}, given_tags=frozenset())
 
     @cached_property
     def keys_read(self) -> dict[tuple[str, ...], frozenset[str]]:

@@ -27,6 +27,7 @@ NOTES: Final[dict[str, str]] = {
     "read_answer_media": "with tags in answers that are media, since there are as many media as tags with them alone",
     "read_untyped_content": "with content as one object, or with parts that are texts or say no type",
     "read_json_text": "whose conversation is JSON text in its column",
+    "read_skipped_turns": "with turns that their mapping leaves out",
     "read_training_keys": "with training options under another tool's name",
     "read_repeated_keys": "with a key twice in one object, with the same value",
     "read_not_a_number": "with NaN or Infinity where nobody reads it",

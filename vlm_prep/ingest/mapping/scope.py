@@ -1,0 +1,98 @@
+"""One row as a mapping sees it.
+
+A path is a column, or a column and what is inside of it: `gt.answer`, `choices.0`. A column that has the whole path for
+its name comes first. On the way a text that is JSON is read as such, since tables hold objects so (`ground_truth` of
+CORD). What is drawn (a prompt out of several) depends on the sample's id and on how often was drawn before, and on
+nothing else: the same on every machine, and for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import xxhash
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.row_json import RowJsonError, parse_row
+from vlm_prep.core.visible import excerpt
+
+Path = tuple[str, ...]
+_SHOWN = 20
+
+
+class Scope:
+    """A row, or what stands in one element of a list of it.
+
+    Args:
+        row: its columns.
+        draws: what draws start from: the sample's id.
+        outer: where names are looked up that the element has not.
+    """
+
+    def __init__(self, row: dict[str, Any], draws: str, outer: Scope | None = None) -> None:
+        self.row, self.draws, self._outer = row, draws, outer
+        self._drawn = 0
+
+    def inner(self, row: dict[str, Any], place: int) -> Scope:
+        """Return the scope of an element of a list."""
+        return Scope(row, f"{self.draws}/{place}", self)
+
+    def draw(self, count: int) -> int:
+        """Return a number below `count`, the same one each time for this row."""
+        self._drawn += 1
+        return xxhash.xxh3_64_intdigest(f"{self.draws}:{self._drawn}") % count
+
+    def get(self, path: Path) -> Any:
+        """Return what a path leads to; None where a column or key holds nothing.
+
+        Raises:
+            Reject: missing_column, the row has no such column, or its value nothing of this name.
+        """
+        found, value = self._find(path)
+        if found:
+            return value
+        has = ", ".join(excerpt(name) for name in list(self.row)[:_SHOWN]) or "none"
+        raise Reject(RejectReason.MISSING_COLUMN, f"no column {'.'.join(path)!r} (mapping); the row has {has}")
+
+    def find(self, path: Path) -> Any:
+        """Return what a path leads to; None where there is nothing."""
+        return self._find(path)[1]
+
+    def _find(self, path: Path) -> tuple[bool, Any]:
+        whole = ".".join(path)
+        if whole in self.row:
+            return True, self.row[whole]
+        if path[0] not in self.row:
+            return (False, None) if self._outer is None else self._outer._find(path)
+        return _inside(self.row[path[0]], path[1:], whole)
+
+
+def _inside(value: Any, steps: Sequence[str], whole: str) -> tuple[bool, Any]:
+    for step in steps:
+        value = parsed(value, whole)
+        if isinstance(value, dict):
+            if step not in value:
+                return False, None
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal():
+            if int(step) >= len(value):
+                return False, None
+            value = value[int(step)]
+        else:
+            return value is None, None
+    return True, value
+
+
+def parsed(value: Any, what: str) -> Any:
+    """Return the value of a text that is a JSON object or list; anything else as it is.
+
+    Raises:
+        Reject: bad_json, it begins like one and is none.
+    """
+    if not isinstance(value, str) or not value.lstrip()[:1] in ("{", "["):
+        return value
+    try:
+        return parse_row(value.encode())[0]
+    except (RowJsonError, UnicodeEncodeError) as error:
+        raise Reject(RejectReason.BAD_JSON, f"{what} is no JSON: {error}; {excerpt(value)}") from error
