@@ -12,6 +12,7 @@ to read it in:
     table_files    the same of Parquet and Arrow files: which files a folder's split has, and how many rows
     embedded  media that lie inside a row (bytes, data: URLs), marked with the uri that reads them again
     sampling  pick_rows: sample_ratio → row numbers, in order
+    mapping/  what the columns of any table are, declared
     formats/  to_sample: one parsed row → Sample, or a Reject
     kept_columns    what travels with a row: its own id, and columns that were asked for
     row_source      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick

@@ -22,12 +22,13 @@ from vlm_prep.core.remote import cached, is_remote
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.json_scan import BOM
-from vlm_prep.ingest.mapping.compiled import canonical, of_turns
+from vlm_prep.ingest.mapping.compiled import canonical, of_turns, read_mapping
 from vlm_prep.ingest.names import (
     check_columns,
     check_durations,
     check_encoding,
     check_format,
+    check_mapping,
     check_missing_tags,
     check_prompt,
     check_ratio,
@@ -143,7 +144,7 @@ def load_source(
         "encoding": encoding,
         "lenient_json": lenient_json or None,
         "rows_key": rows_key,
-        "mapping": mapping if mapping is None or isinstance(mapping, str) else dict(mapping),
+        "mapping": read_mapping(mapping) if isinstance(mapping, str) else mapping and dict(mapping),
         "turns": None if turns is None else list(turns),
     }
     given = {name: value for name, value in flags.items() if value is not None}
@@ -183,6 +184,8 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         file = described
     split, tables = _tables(where, file, entry.split)
     media_dir = _media_dir(path, file, entry)
+    mapping = _mapping(path, where, entry)
+    check_mapping(where, entry.format, mapping)
     check_durations(where, entry.min_duration, entry.max_duration)
     return DatasetSpec(
         name=name,
@@ -207,17 +210,17 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         encoding=check_encoding(where, entry.encoding),
         lenient_json=bool(entry.lenient_json),
         rows_key=entry.rows_key,
-        mapping=_mapping(path, where, entry),
+        mapping=mapping,
     )
 
 
 def _mapping(path: Path, where: str, entry: _Entry) -> str | None:
-    """Return the mapping that an entry says, as an object, as its text, or by the path of a file."""
+    """Return the mapping that an entry says, as an object or by the path of a file."""
     if entry.mapping is not None and entry.turns is not None:
         raise InputError(f"{where}: mapping and turns both say what the columns are", "Leave one out.")
     if entry.turns is not None:
         return of_turns(entry.turns)
-    if not isinstance(entry.mapping, str) or "\n" in entry.mapping or entry.mapping.lstrip().startswith("{"):
+    if not isinstance(entry.mapping, str):
         return None if entry.mapping is None else canonical(entry.mapping, f"{where}: mapping")
     file = path.parent / entry.mapping
     try:

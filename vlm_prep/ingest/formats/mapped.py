@@ -24,7 +24,6 @@ _DIALECT: Final = Dialect(
 )
 
 
-
 def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
     """Turn a row into a Sample by the data set's mapping.
 
@@ -36,11 +35,7 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> 
     marks.notes |= found.notes
     made: Row = {}
     for role, names in mapped.media_names.items():
-        made |= (
-            {role: found.media[role]}
-            if role in found.media
-            else {name: row[name] for name in names if name in row}
-        )
+        made |= {role: found.media[role]} if role in found.media else {name: row[name] for name in names if name in row}
     if mapping.shared:
         made = _shared(made, found.turns, mapped)
     made |= {key: row[key] for key in SEGMENT_KEYS_WITH_MEANING if key in row and key not in mapping.names}

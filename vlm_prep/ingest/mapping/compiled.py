@@ -24,9 +24,10 @@ import yaml
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.mapping.pieces import Kind, says_something
 from vlm_prep.ingest.mapping.scope import Path, Scope, parsed
 from vlm_prep.ingest.mapping.turn_rules import Made, Rule, Style, Turn, read_turns
-from vlm_prep.ingest.mapping.values import Kind, Reader, Value, says_something
+from vlm_prep.ingest.mapping.values import Reader, Value
 
 ROLES_OF_KINDS: Final[dict[Kind, str]] = {"image": "images", "video": "videos", "audio": "audios"}
 _KEYS: Final = ("images", "videos", "audios", "turns", "require", "strip", "media_first", "shared", "tools")
@@ -158,7 +159,9 @@ def read_mapping(text: str, where: str = "mapping") -> dict[str, Any]:
     return written
 
 
-_EXAMPLE: Final = 'A mapping looks like {images: photo, turns: [{user: [image, "What is this?"]}, {assistant: "{caption}"}]}.'
+_EXAMPLE: Final = (
+    'A mapping looks like {images: photo, turns: [{user: [image, "What is this?"]}, {assistant: "{caption}"}]}.'
+)
 
 
 def canonical(written: str | Mapping[str, Any], where: str = "mapping") -> str:

@@ -21,6 +21,10 @@ Path = tuple[str, ...]
 _SHOWN = 20
 
 
+class Absent(Reject):
+    """Nothing stands where a mapping reads: no column, or null. Some values go on without it."""
+
+
 class Scope:
     """A row, or what stands in one element of a list of it.
 
@@ -41,19 +45,19 @@ class Scope:
     def draw(self, count: int) -> int:
         """Return a number below `count`, the same one each time for this row."""
         self._drawn += 1
-        return xxhash.xxh3_64_intdigest(f"{self.draws}:{self._drawn}") % count
+        return xxhash.xxh3_64_intdigest(f"{self.draws}:{self._drawn}".encode(errors="surrogatepass")) % count
 
     def get(self, path: Path) -> Any:
         """Return what a path leads to; None where a column or key holds nothing.
 
         Raises:
-            Reject: missing_column, the row has no such column, or its value nothing of this name.
+            Absent: missing_column, the row has no such column, or its value nothing of this name.
         """
         found, value = self._find(path)
         if found:
             return value
         has = ", ".join(excerpt(name) for name in list(self.row)[:_SHOWN]) or "none"
-        raise Reject(RejectReason.MISSING_COLUMN, f"no column {'.'.join(path)!r} (mapping); the row has {has}")
+        raise Absent(RejectReason.MISSING_COLUMN, f"no column {'.'.join(path)!r} (mapping); the row has {has}")
 
     def find(self, path: Path) -> Any:
         """Return what a path leads to; None where there is nothing."""
@@ -90,7 +94,7 @@ def parsed(value: Any, what: str) -> Any:
     Raises:
         Reject: bad_json, it begins like one and is none.
     """
-    if not isinstance(value, str) or not value.lstrip()[:1] in ("{", "["):
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
         return value
     try:
         return parse_row(value.encode())[0]

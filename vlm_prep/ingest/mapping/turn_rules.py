@@ -19,8 +19,9 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.mapping.scope import Scope, parsed
-from vlm_prep.ingest.mapping.values import KINDS, Kind, Pieces, Reader, Tag, Value, pieces_of, says_something
+from vlm_prep.ingest.mapping.pieces import KINDS, Kind, Pieces, Tag, pieces_of, says_something
+from vlm_prep.ingest.mapping.scope import Absent, Scope, parsed
+from vlm_prep.ingest.mapping.values import Reader, Value
 
 Turn = dict[str, Any]
 ROLES: Final = ("system", "user", "assistant", "developer", "tool")
@@ -28,7 +29,11 @@ SKIPPED_TURNS: Final = "read_skipped_turns"
 """Note of a row with turns that its mapping leaves out."""
 _USUAL_ROLES: Final = {
     **{role: role for role in ROLES},
-    **{"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "observation": "tool"},
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
 }
 _OWN: Final = ("optional", "train", "weight")
 _EXACT: Final = re.compile(r"(<image>|<video>|<audio>)", re.IGNORECASE)
@@ -118,8 +123,8 @@ def _content(reader: Reader, written: Any, *, required: bool) -> Callable[[Scope
 def _optional_pieces(value: Value, scope: Scope, required: bool) -> Pieces:
     try:
         return pieces_of(value(scope), "a turn's text")
-    except Reject as reject:
-        if required or reject.reason not in (RejectReason.MISSING_COLUMN, RejectReason.BAD_TYPE):
+    except Absent:
+        if required:
             raise
         return Pieces()
 
@@ -143,9 +148,12 @@ def _tagged(pieces: Sequence[Any], tags: re.Pattern[str]) -> list[Any]:
         if not isinstance(piece, str):
             found.append(piece)
             continue
-        for part in filter(None, tags.split(piece)):
-            found.append(Tag(part[1:-1].strip().lower()) if tags.fullmatch(part) else part)  # type: ignore[arg-type]
+        found += (_piece(part, tags) for part in tags.split(piece) if part)
     return found
+
+
+def _piece(part: str, tags: re.Pattern[str]) -> str | Tag:
+    return Tag(part[1:-1].strip().lower()) if tags.fullmatch(part) else part  # type: ignore[arg-type]
 
 
 def _parts(pieces: Sequence[Any], style: Style) -> list[Turn]:
@@ -183,7 +191,9 @@ def _each(reader: Reader, written: Mapping[str, Any], style: Style) -> Rule:
         lists = [parsed(scope.get(path), ".".join(path)) for path in paths]
         for path, value in zip(paths, lists, strict=True):
             if not isinstance(value, list):
-                raise Reject(RejectReason.BAD_TYPE, f"{'.'.join(path)!r} is {excerpt(value)}, not a list (mapping: each)")
+                raise Reject(
+                    RejectReason.BAD_TYPE, f"{'.'.join(path)!r} is {excerpt(value)}, not a list (mapping: each)"
+                )
         if len({len(value) for value in lists}) > 1:
             lengths = ", ".join(f"{'.'.join(path)}: {len(value)}" for path, value in zip(paths, lists, strict=True))
             raise Reject(RejectReason.BAD_ROW, f"lists that go side by side differ in length: {lengths}")
@@ -202,7 +212,7 @@ def _each(reader: Reader, written: Mapping[str, Any], style: Style) -> Rule:
 
 _CONVERSATION_KEYS: Final = (
     *("conversation", "role", "content", "roles", "other_roles", "tags", "tags_in", "empty"),
-    *("min_turns", "max_turns", "strip", "media_first"),
+    *("min_turns", "max_turns", "strip", "media_first", "tags_as"),
 )
 
 
@@ -216,6 +226,8 @@ class _Chat:
     skip_others: bool
     tags: re.Pattern[str]
     tags_in: tuple[str, ...]
+    tags_as: Mapping[str, Kind]
+    """Kind that a tag says → kind that it means (LLaVA-Video writes <image> for a video)."""
     empty: str
     style: Style
 
@@ -241,6 +253,10 @@ class _Chat:
         pieces = _tagged([text or ""], self.tags) if role in self.tags_in else [text or ""]
         if self.empty == "media" and role == "user" and not says_something(Pieces(pieces)):
             pieces = [Tag("image")]
+        pieces = [
+            Tag(self.tags_as.get(each.kind, each.kind)) if self.tags_as and isinstance(each, Tag) else each
+            for each in pieces
+        ]
         yield {"role": role, "content": _parts(pieces, self.style)}
 
 
@@ -257,6 +273,7 @@ def _conversation(reader: Reader, written: Mapping[str, Any], style: Style) -> R
         skip_others=_word(reader, written, "other_roles", ("reject", "skip")) == "skip",
         tags={"exact": _EXACT, "spaced": _SPACED}[_word(reader, written, "tags", ("exact", "spaced"))],
         tags_in=_roles(reader, written.get("tags_in", ["user", "system", "tool"])),
+        tags_as=_kinds(reader, written.get("tags_as", {})),
         empty=_word(reader, written, "empty", ("keep", "skip", "media")),
         style=Style(
             strip=_switch(reader, written, "strip", style.strip),
@@ -307,3 +324,9 @@ def _roles(reader: Reader, written: Any) -> tuple[str, ...]:
     if not isinstance(written, list) or not all(role in ROLES for role in written):
         raise reader.bad(f"tags_in is {excerpt(written)}", f"It is a list of {', '.join(ROLES)}.")
     return tuple(written)
+
+
+def _kinds(reader: Reader, written: Any) -> Mapping[str, Kind]:
+    if not isinstance(written, Mapping) or not all(each in KINDS for each in (*written, *written.values())):
+        raise reader.bad(f"tags_as is {excerpt(written)}", f"It names for {', '.join(KINDS)} what the tag means.")
+    return dict(written)

@@ -1,4 +1,4 @@
-"""What a mapping may say in place of a text.
+r"""What a mapping may say in place of a text.
 
     "Question: {question}"             a template: constants, and columns in braces ({{ and }} are braces themselves);
                                        <image>, <video>, <audio> in its constants stand for media
@@ -7,9 +7,10 @@
     {first: [V, V]}                    the first that says something
     {choice: [V, V]}                   one of them, drawn for the row
     {pick: captions}                   one element of a list, drawn for the row
-    {join: [V, V], with: "\\n"}         those that say something, with that between them
+    {join: [V, V], with: "\n"}         those that say something, with that between them
+    {lines: cells, say: V, by: order}  V of each object of a list, by a key's order, with line ends (or `with`) between
     {strip: V}                         without blanks at its ends
-    {json2token: V}                    an object as tags, in the manner of Donut, see `json2token`
+    {json2token: V}                    an object as tags, in the manner of Donut, see `pieces.json2token`
     {json: V}                          as JSON text
 
 A value that is not a text and not a whole number is a reject: how 1.0 or true is to be written is not ours to say
@@ -20,31 +21,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fields import did_you_mean
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.mapping.scope import Path, Scope, parsed
+from vlm_prep.ingest.mapping.pieces import Pieces, Tag, json2token, pieces_of, says_something, written_text
+from vlm_prep.ingest.mapping.scope import Absent, Path, Scope, parsed
 
-Kind = Literal["image", "video", "audio"]
-KINDS: Final[tuple[Kind, ...]] = ("image", "video", "audio")
 _TAG: Final = re.compile(r"(<image>|<video>|<audio>)", re.IGNORECASE)
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-
-
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """The place of the next media of a kind."""
-
-    kind: Kind
-
-
-class Pieces(list["str | Tag"]):
-    """Text with media in it."""
 
 
 Value = Callable[[Scope], Any]
@@ -92,10 +80,13 @@ class Reader:
             return self.template(written, required=required)
         if not isinstance(written, Mapping) or not written:
             raise self.bad(f"{excerpt(written)} is neither a template nor an object such as {{column: NAME}}")
-        name = next(iter(written))
-        if name not in _FORMS:
-            raise self.bad(f"unknown value {excerpt(name)}", f"Known: {', '.join(_FORMS)}.{did_you_mean(name, _FORMS)}")
-        self.keys(written, (name, "with") if name == "join" else (name,), f"the value {name!r}")
+        name = next((name for name in _FORMS if name in written), None)
+        if name is None:
+            first = str(next(iter(written)))
+            raise self.bad(
+                f"unknown value {excerpt(first)}", f"Known: {', '.join(_FORMS)}.{did_you_mean(first, _FORMS)}"
+            )
+        self.keys(written, (name, *_OPTIONS.get(name, ())), f"the value {name!r}")
         return _FORMS[name](self, written, required)
 
     def values(self, written: Any, name: str, *, required: bool = True) -> list[Value]:
@@ -146,45 +137,6 @@ def _filled(pieces: Sequence[str | Tag | Path]) -> Value:
     return fill
 
 
-def written_text(value: Any, what: str) -> str:
-    """Return a value as it is written in a text.
-
-    Raises:
-        Reject: bad_type, it is no text and no whole number.
-    """
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise Reject(RejectReason.BAD_TYPE, f"{what} is {excerpt(value)}, not a text; {{json: NAME}} writes it as JSON")
-
-
-def pieces_of(value: Any, what: str) -> Pieces:
-    """Return a value as text with media in it, texts side by side as one.
-
-    Raises:
-        Reject: bad_type.
-    """
-    if not isinstance(value, Pieces):
-        return Pieces([written_text(value, what)])
-    found = Pieces()
-    for piece in value:
-        if isinstance(piece, str) and found and isinstance(found[-1], str):
-            found[-1] += piece
-        else:
-            found.append(piece)
-    return found
-
-
-def says_something(value: Any) -> bool:
-    """Return whether a value is more than nothing, blanks or an empty list."""
-    if isinstance(value, Pieces):
-        return any(not isinstance(piece, str) or piece.strip() for piece in value)
-    if isinstance(value, str):
-        return bool(value.strip())
-    return value is not None and value != [] and value != {} and value == value
-
-
 # ---- the forms ----
 
 
@@ -204,18 +156,16 @@ def _first(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
     values = reader.values(written["first"], "first", required=False)
 
     def first(scope: Scope) -> Any:
-        missing: Reject | None = None
+        missing: Absent | None = None
         for each in values:
             try:
                 value = each(scope)
-            except Reject as reject:
-                if reject.reason not in (RejectReason.MISSING_COLUMN, RejectReason.BAD_TYPE):
-                    raise
-                missing = missing or reject
+            except Absent as absent:
+                missing = missing or absent
                 continue
             if says_something(value):
                 return value
-        raise missing or Reject(RejectReason.BAD_TYPE, "none of the values of first says anything (mapping)")
+        raise missing or Absent(RejectReason.BAD_TYPE, "none of the values of first says anything (mapping)")
 
     return first
 
@@ -246,13 +196,21 @@ def _join(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
     def join(scope: Scope) -> Pieces:
         found = Pieces()
         for each in values:
-            value = each(scope)
-            if says_something(value):
-                found += [between] if found else []
-                found += pieces_of(value, "a value of join")
+            _add(found, each, scope, between)
         return found
 
     return join
+
+
+def _add(found: Pieces, value: Value, scope: Scope, between: str) -> None:
+    """Add a value that says something."""
+    try:
+        said = value(scope)
+    except Absent:
+        return
+    if says_something(said):
+        found += [between] if found else []
+        found += pieces_of(said, "a value that is joined")
 
 
 def _strip(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
@@ -297,6 +255,35 @@ def _columned(written: Any) -> Any:
     return {"column": written} if isinstance(written, str) else written
 
 
+def _lines(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
+    path = reader.path(written["lines"], required=required)
+    inner = Reader(reader.where)
+    say, by = inner.value(written.get("say", "{text}"), required=False), written.get("by")
+    between = written.get("with", "\n")
+    if not isinstance(between, str) or not isinstance(by, str | None):
+        raise reader.bad(f"with and by are texts, found {excerpt(between)} and {excerpt(by)}")
+
+    def lines(scope: Scope) -> Pieces:
+        elements = parsed(scope.get(path), ".".join(path))
+        if not isinstance(elements, list) or not all(isinstance(each, dict) for each in elements):
+            raise Reject(RejectReason.BAD_TYPE, f"{'.'.join(path)!r} is {excerpt(elements)}, not a list of objects")
+        if by is not None:
+            elements = sorted(elements, key=lambda each: _order(each.get(by)))
+        found = Pieces()
+        for place, each in enumerate(elements):
+            _add(found, say, scope.inner(each, place), between)
+        return found
+
+    return lines
+
+
+def _order(key: Any) -> tuple[bool, float]:
+    """Return what to sort by: numbers first, what has none last and as it stands."""
+    is_number = isinstance(key, int | float) and not isinstance(key, bool) and key == key
+    return not is_number, float(key) if is_number else 0.0
+
+
+_OPTIONS: Final[dict[str, tuple[str, ...]]] = {"join": ("with",), "lines": ("say", "by", "with")}
 _FORMS: Final[dict[str, Callable[[Reader, Mapping[str, Any], bool], Value]]] = {
     "column": _column,
     "text": _text,
@@ -304,28 +291,8 @@ _FORMS: Final[dict[str, Callable[[Reader, Mapping[str, Any], bool], Value]]] = {
     "choice": _choice,
     "pick": _pick,
     "join": _join,
+    "lines": _lines,
     "strip": _strip,
     "json2token": _as_tokens,
     "json": _as_json,
 }
-
-
-def json2token(value: Any) -> str:
-    """Return an object as the tags that Donut is trained on.
-
-    `{"b": 1, "a": [2, 3]}` is `<s_b>1</s_b><s_a>2<sep/>3</s_a>`: keys from z to a, elements of a list parted by
-    `<sep/>`, `{"text_sequence": X}` alone is X. All else is written as Python writes it (True, None, 1.5), which models
-    trained with NeMo Automodel and Donut have seen.
-
-    Raises:
-        Reject: bad_type, a value that no JSON holds, or a text_sequence that is no text.
-    """
-    if isinstance(value, dict):
-        if len(value) == 1 and "text_sequence" in value:
-            return written_text(value["text_sequence"], "text_sequence")
-        return "".join(f"<s_{key}>{json2token(value[key])}</s_{key}>" for key in sorted(value, reverse=True))
-    if isinstance(value, list):
-        return "<sep/>".join(map(json2token, value))
-    if value is None or isinstance(value, str | int | float):
-        return str(value)
-    raise Reject(RejectReason.BAD_TYPE, f"{excerpt(value)} cannot be written by json2token")
