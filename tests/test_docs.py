@@ -23,7 +23,9 @@ from vlm_prep.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-_ELSEWHERE = re.compile(r"s3://|/shared/|--engine ray|(?<![\w/])meta\.json|speech_dataset|my_\w+|preset:|hf:|array_task|\$", re.IGNORECASE)
+_ELSEWHERE = re.compile(
+    r"s3://|/shared/|--engine ray|(?<![\w/])meta\.json|speech_dataset|my_\w+|preset:|hf:|array_task|\$", re.IGNORECASE
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -13,7 +13,7 @@ from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES
-from vlm_prep.ingest.formats.row_marks import SEGMENT_KEYS_WITH_MEANING, RowMarks
+from vlm_prep.ingest.formats.noticed import SEGMENT_KEYS_WITH_MEANING, Noticed
 from vlm_prep.ingest.formats.row_turns import Dialect
 from vlm_prep.ingest.mapping.compiled import compiled
 from vlm_prep.ingest.mapping.turn_rules import ROLES, Turn
@@ -24,7 +24,7 @@ _DIALECT: Final = Dialect(
 )
 
 
-def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> Sample:
+def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
     """Turn a row into a Sample by the data set's mapping.
 
     Raises:
@@ -32,7 +32,7 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> 
     """
     mapping, mapped = compiled(spec.mapping or ""), spec.mapped
     found = mapping.apply(row, place.sample_id)
-    marks.notes |= found.notes
+    noticed.notes |= found.notes
     made: Row = {}
     for role, names in mapped.media_names.items():
         made |= {role: found.media[role]} if role in found.media else {name: row[name] for name in names if name in row}
@@ -41,8 +41,8 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, marks: RowMarks) -> 
     made |= {key: row[key] for key in SEGMENT_KEYS_WITH_MEANING if key in row and key not in mapping.names}
     if found.tools is not None:
         made["tools"] = found.tools
-    sample = build_sample(found.turns, made, mapped, _DIALECT, place, marks, ())
-    marks.leave("row", row, mapping.names | mapped.media_keys | {"id"})
+    sample = build_sample(found.turns, made, mapped, _DIALECT, place, noticed, ())
+    noticed.leave("row", row, mapping.names | mapped.media_keys | {"id"})
     return sample
 
 
