@@ -8,7 +8,7 @@ order:
     alpaca        instruction, input, output, history: written as messages, then read as sharegpt
     pairs         hub tables of user and assistant texts, or of prompt and completion
     asr           an audio file and its transcript
-    mapped        any table, by a mapping that says what its columns are (`ingest.mapping`)
+    by_mapping    any table, by a mapping that says what its columns are (`ingest.mapping`)
     conversation  what the first three share: a row's messages, in any of the spellings → Sample
     row_turns     one message
     content_parts content that is a list of typed parts
@@ -26,7 +26,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
-from vlm_prep.ingest.formats import alpaca, asr, mapped, messages, pairs, sharegpt
+from vlm_prep.ingest.formats import alpaca, asr, by_mapping, messages, pairs, sharegpt
 from vlm_prep.ingest.formats.common import shown
 from vlm_prep.ingest.formats.conversation import RowPlace
 from vlm_prep.ingest.formats.noticed import Noticed
@@ -41,7 +41,7 @@ _CONVERT = {
     "texts": pairs.texts_to_sample,
     "completion": pairs.completion_to_sample,
     "asr": asr.to_sample,
-    "mapping": mapped.to_sample,
+    "mapping": by_mapping.to_sample,
 }
 
 

@@ -7,5 +7,5 @@
     compiled      the text of a mapping (YAML or JSON) → Mapping, or an InputError that says what to fix
 
 A mapping makes turns and names media; it opens nothing. What it made goes the way of every other row
-(`formats.mapped` → `formats.conversation`), so that media are found, checked and confined by the same rules.
+(`formats.by_mapping` → `formats.conversation`), so that media are found, checked and confined by the same rules.
 """
