@@ -87,8 +87,9 @@ def test_ingest_reports_rows_and_datasets(call: Call, tmp_path: Path) -> None:
 
 
 def test_ingest_dry_run_writes_nothing(call: Call, tmp_path: Path) -> None:
-    out, _ = call("ingest", META, "--out", tmp_path / "out", "--dry-run")
+    out, _ = call("ingest", META, "--out", tmp_path / "out", "--dry-run", "--json")
     assert json.loads(out)["rows"] == 40
+    assert re.search(r"^rows +40$", call("ingest", META, "--out", tmp_path / "out", "--dry-run")[0], re.MULTILINE)
     assert not list(tmp_path.iterdir())
 
 
@@ -132,7 +133,7 @@ def test_tokenize_reports_the_proof(call: Call, tmp_path: Path) -> None:
 
 def test_tokenize_dry_run_writes_nothing(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    out, _ = call("tokenize", META, "--processor", PROCESSOR, "--fps", 2, "--dry-run")
+    out, _ = call("tokenize", META, "--processor", PROCESSOR, "--fps", 2, "--dry-run", "--json")
     found = json.loads(out)
     assert (found["rows"], found["first_rows"]["written"]) == (40, 40)
     assert not list(tmp_path.iterdir())
@@ -202,7 +203,8 @@ def test_pack_dry_run_says_what_a_run_would_write_and_writes_nothing(
     call: Call, tokenized: Path, packed: Path, tmp_path: Path
 ) -> None:
     line = ("--pack-length", 2048, "--world-size", 2, "--out", tmp_path / "out", "--dry-run")
-    preview = json.loads(call("pack", tokenized, *line)[0])
+    preview = json.loads(call("pack", tokenized, *line, "--json")[0])
+    assert f"packs {preview['packs']}" in " ".join(call("pack", tokenized, *line)[0].split())
     totals = read_manifest(packed).totals
     assert {name: preview[name] for name in ("packs", "packs_by_rank", "tokens", "fill")} == {
         name: totals[name] for name in ("packs", "packs_by_rank", "tokens", "fill")

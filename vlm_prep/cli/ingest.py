@@ -26,7 +26,7 @@ def command(
     """Read raw chats of any supported format into one store of samples, with media headers probed."""
     todo = work(source, rows, config, run, quiet)
     if dry_run:
-        options.show_json(todo.preview())
+        options.show_facts(todo.preview(), as_json)
     else:
         todo.do_and_show(as_json)
 

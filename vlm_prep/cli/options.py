@@ -166,6 +166,16 @@ def show_json(value: Any) -> None:
     terminal.echo_json(visible_json(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()))
 
 
+def show_facts(facts: Any, as_json: bool) -> None:
+    """Print what would be done, as lines or as JSON."""
+    from vlm_prep.report.facts_text import facts_text
+
+    if as_json:
+        show_json(facts)
+    else:
+        terminal.echo(facts_text(facts))
+
+
 def show_store(folder: str | Path, as_json: bool) -> None:
     """Print a store's statistics."""
     from vlm_prep.report import statistics as stats

@@ -32,7 +32,7 @@ def command(
     """Pack documents into sequences of exact length, per rank, with positions."""
     todo = work(source, config, run, trust_remote_code, cache_dir, cache_bytes, quiet)
     if dry_run:
-        options.show_json(todo.preview())
+        options.show_facts(todo.preview(), as_json)
     else:
         todo.do_and_show(as_json)
 

@@ -45,6 +45,14 @@ def command(
             "1024 and 4096 tokens a picture]"
         ),
     ] = None,
+    rows_file: Annotated[
+        Path | None,
+        Doc(
+            "In place of the plan, list the rows that a run would reject in this file (.jsonl, .csv or .parquet), with "
+            "reason, file and line; rows longer than a `max_length` that is given are among them. Looks at all rows, "
+            "or at those of `fraction` and `rows`."
+        ),
+    ] = None,
     budgets: Annotated[bool, Doc("Show pixel budgets; each one looks at the rows again.")] = True,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
@@ -60,11 +68,23 @@ def command(
 
     if max_pixels and not budgets:
         raise InputError("--max-pixels and --no-budgets exclude each other", "leave one out")
+    samples = open_samples(source, **asdict(rows_config))
+    how = options.run_options(Path(), run, quiet)
+    if rows_file is not None:
+        from vlm_prep.report.plan.preflight import preflight, preflight_text
+
+        size = SampleSize(fraction=1.0 if fraction is None and rows is None else fraction, rows=rows)
+        told = preflight(samples, processor, config, how, sorted(set(max_length or ())), size, rows_file)
+        if as_json:
+            options.show_json(told)
+        else:
+            terminal.echo(preflight_text(told))
+        return
     found = plan(
-        open_samples(source, **asdict(rows_config)),
+        samples,
         processor,
         config,
-        options.run_options(Path(), run, quiet),
+        how,
         Choices(
             lengths=sorted(set(max_length or LENGTHS)),
             budgets=max_pixels if budgets else (),

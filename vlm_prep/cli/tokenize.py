@@ -27,7 +27,7 @@ def command(
     """Tokenize and label multimodal chats into shards, and prove it against the real processor."""
     todo = work(source, processor, rows, config, run, quiet)
     if dry_run:
-        options.show_json(todo.preview())
+        options.show_facts(todo.preview(), as_json)
     else:
         todo.do_and_show(as_json)
 

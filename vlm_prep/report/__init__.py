@@ -1,6 +1,10 @@
 """What a finished store holds, and what a run will make of a source, for people and as JSON.
 
 statistics.py   a store's rows, tokens, lengths, rejects, fill and proof
+token_runs.py   a row's tokens in runs: text, trained or not, and media
+found_rows.py   any row of a store by number or id
+row_text.py     everything known of it, for a terminal
+facts_text.py   what a dry run found
 labels_text.py  rows as the model reads them, what is trained in colour
 row_steps.py    how one row is read, step by step
 certificate_text.py  what a model needs of packs, and what its certificate found

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
+from vlm_prep.report.labels_text import runs_of_row
+from vlm_prep.report.token_runs import IGNORE, Run
 from vlm_prep.report.view.shown_media import shown_media
 from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS
 
-IGNORE = -100
 Row = Mapping[str, Any]
 
 
@@ -47,11 +46,9 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
         },
     }
     if reader.tokenizer is not None:
-        weights = row.get(LOSS_WEIGHTS)
-        found["runs"] = list(_runs(ids, trained, in_media, weights, reader.tokenizer))
-        _name_media(found["runs"], media)
+        found["runs"] = [_shown_run(run) for run in runs_of_row(row, reader.tokenizer, reader.media_ids)]
     elif row.get("conversation"):
-        found["messages"] = _messages(row["conversation"])
+        found["messages"] = messages_of(row["conversation"])
     return found
 
 
@@ -64,7 +61,7 @@ def shown_sample(row: Row) -> dict[str, Any]:
         "kept": row.get(KEPT) or "",
         "kind": "+".join(sorted({each.get("kind", "") for each in media})) or "text",
         "media": [{"kind": each.get("kind", ""), "name": (each.get("uris") or [""])[0], "note": ""} for each in media],
-        "messages": _messages(row["conversation"]),
+        "messages": messages_of(row["conversation"]),
     }
 
 
@@ -83,35 +80,19 @@ def documents_of(pack: Row) -> Iterator[dict[str, Any]]:
         }
 
 
-def _runs(
-    ids: NDArray[Any], trained: NDArray[np.bool_], in_media: NDArray[np.bool_], weights: Any, tokenizer: Any
-) -> Iterator[dict[str, Any]]:
-    weight = np.ones(len(ids)) if weights is None else np.asarray(weights)
-    same = (trained[1:] == trained[:-1]) & (weight[1:] == weight[:-1])
-    same &= np.where(in_media[1:] | in_media[:-1], ids[1:] == ids[:-1], True)
-    edges = [0, *(np.flatnonzero(~same) + 1).tolist(), len(ids)]
-    for start, end in pairwise(edges):
-        if start == end:
-            continue
-        run: dict[str, Any] = {"on": int(trained[start])}
-        if in_media[start]:
-            run |= {"text": tokenizer.decode(ids[start : start + 1].tolist()), "times": end - start}
-        else:
-            run["text"] = tokenizer.decode(ids[start:end].tolist())
-        if run["on"] and weight[start] != 1:
-            run["weight"] = round(float(weight[start]), 4)
-        yield run
+def _shown_run(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = {"on": int(run.trained), "text": run.text}
+    if run.times:
+        found["times"] = run.times
+    if run.media is not None:
+        found["media"] = run.media
+    if run.trained and run.weight != 1:
+        found["weight"] = round(run.weight, 4)
+    return found
 
 
-def _name_media(runs: list[dict[str, Any]], media: list[dict[str, Any]]) -> None:
-    """Say which media a run stands for, where each has one run."""
-    folded = [run for run in runs if "times" in run]
-    if len(folded) == len(media):
-        for number, run in enumerate(folded):
-            run["media"] = number
-
-
-def _messages(conversation: str) -> list[dict[str, str]]:
+def messages_of(conversation: str) -> list[dict[str, str]]:
+    """Return a stored conversation as (role, text) of its messages."""
     row = orjson.loads(conversation)
     messages = row["messages"] if isinstance(row, dict) else row
     return [{"role": str(each.get("role", "")), "text": _text(each)} for each in messages]
