@@ -23,7 +23,7 @@ from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.run_options import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.processors.load import LoadedProcessor, load_processor
-from vlm_prep.report.labels_text import runs
+from vlm_prep.report.labels_text import runs_of_row
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize import recipe
@@ -70,16 +70,9 @@ def _written(out: Path, processor: str) -> dict[str, Outcome]:
     media: set[int] = set()
     for index in range(len(store)):
         row = store.row(index)
-        pieces = [text for text, trained in runs(_Row(row), tokenizer, media) if trained]  # type: ignore[arg-type]
+        pieces = [run.text for run in runs_of_row(row, tokenizer, media) if run.trained]
         found[row["sample_id"]] = {"outcome": "written", "why": " | ".join(pieces)}
     return found
-
-
-class _Row:
-    """A stored row as `runs` reads it."""
-
-    def __init__(self, row: dict[str, Any]) -> None:
-        self.input_ids, self.labels = row["input_ids"], row["labels"]
 
 
 _loaded: dict[tuple[str, str], LoadedProcessor] = {}

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from vlm_prep.core.atomic_files import write_bytes_atomically, write_table_atomically
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.own_process import as_before
 from vlm_prep.core.records import Rejected
@@ -32,7 +33,6 @@ from vlm_prep.ingest.source import Samples
 from vlm_prep.processors.load import must_be_reachable
 from vlm_prep.report.plan.estimate import SampleSize, choose_rows
 from vlm_prep.shards.schema import REJECTS_KEPT
-from vlm_prep.shards.writer import write_bytes_atomically, write_table_atomically
 from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
 
 ROWS_PER_ASSIGNMENT = 256
