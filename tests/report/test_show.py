@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from vlm_prep.builtin import builtin_data
 from vlm_prep.cli.main import app
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.settings import PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
