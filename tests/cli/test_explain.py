@@ -45,7 +45,7 @@ def test_a_row_is_shown_from_its_text_to_its_labels(source: Path) -> None:
     assert "user: <image> 'What?'" in shown and "assistant: 'A \\x1b[2Jcup.'; train true" in shown
     assert "not read: row.score (3)" in shown and "another tool's name" in shown
     assert "height 84, width 56" in shown
-    assert "⟦A \\x1b[2Jcup.<|im_end|>⟧" in shown and "<|image_pad|> x " in shown and "\x1b" not in shown
+    assert "⟦A \\x1b[2Jcup.<|im_end|>⟧" in shown and "[a.png x 6]" in shown and "\x1b" not in shown
 
 
 def test_a_reject_ends_the_steps_with_its_reason(source: Path) -> None:
