@@ -23,6 +23,7 @@ ORDER = (
     "pack",
     "stream",
     "certify",
+    "trainers",
     "report",
     "cli",
 )

@@ -15,6 +15,7 @@ The flow, one noun a step, one folder a step:
     pack/        best-fit-decreasing bins, per-rank packs, mRoPE positions → Pack
     stream/      the runtime: dataset, order, collaters
     certify/     what a model computes on our batches, and on the processor's own rows
+    trainers/    other projects' trainers over our stores
     report/      stats, labels, the plan of a run
     cli/         the `vlm-prep` command
 

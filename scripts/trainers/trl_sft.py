@@ -1,7 +1,6 @@
-"""TRL's SFTTrainer over shards: python scripts/trainers/trl_sft.py out/tok
+"""TRL's SFTTrainer over shards: python scripts/trainers/trl_sft.py out/tok, or out/packed
 
-SFTTrainer renders, tokenizes and packs by itself; all of that is done already, so it is told to skip it, and reads as
-in hf_trainer.py. Needs `pip install trl`.
+Needs `pip install trl`.
 """
 
 from __future__ import annotations
@@ -9,28 +8,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hf_trainer import shard_trainer
 from tiny_model import tiny_model
 
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
-from vlm_prep.stream import PadCollate, ShardDataset
+from vlm_prep.trainers import over_shards
 
 
 def train(store: Path, out: Path, *, steps: int, processor: str) -> list[float]:
     """Train for some steps and return the losses.
 
     Args:
-        store: a tokenized store.
+        store: a tokenized store, or a packed one.
         out: for checkpoints.
         steps: optimizer steps.
         processor: SFTTrainer saves it with the model.
     """
     ensure_torchvision()
-    from datasets import load_from_disk
     from trl import SFTConfig, SFTTrainer
 
-    dataset = ShardDataset(store, seed=0)
     arguments = SFTConfig(
         output_dir=str(out),
         max_steps=steps,
@@ -41,19 +37,12 @@ def train(store: Path, out: Path, *, steps: int, processor: str) -> list[float]:
         report_to=[],
         use_cpu=True,
         bf16=False,
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    trainer = shard_trainer(SFTTrainer, dataset)(
-        model=tiny_model(),
-        args=arguments,
-        train_dataset=load_from_disk(str(store))["train"],  # of a type it takes; never read
-        data_collator=PadCollate.for_store(dataset, shift=False, counts=False),
-        processing_class=load_processor(processor).hf,
-    )
+    processing = load_processor(processor).hf
+    trainer = over_shards(SFTTrainer, store, model=tiny_model(), args=arguments, processing_class=processing)
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 

@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from vlm_prep import trainers
 from vlm_prep.builtin import builtin_data
-from vlm_prep.core.errors import StoreError
+from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.load import load_processor
-from vlm_prep.stream import ShardDataset
+from vlm_prep.stream import PadCollate, ShardDataset
 from vlm_prep.tokenize.tokenize_run import tokenize
+from vlm_prep.trainers import hf_trainer
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "trainers"
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -69,13 +71,13 @@ def test_the_hugging_face_trainer_resumes_to_the_same_losses(
 ) -> None:
     pytest.importorskip("accelerate")
     module, seen = example("hf_trainer"), []
+    collated = hf_trainer.PadCollate.__call__
 
-    class Recording(module.PadCollate):  # type: ignore[name-defined, misc]
-        def __call__(self, items: Any) -> Any:
-            seen.append([item["sample_id"] for item in items])
-            return super().__call__(items)
+    def recorded(self: Any, items: Any) -> Any:
+        seen.append([item["sample_id"] for item in items])
+        return collated(self, items)
 
-    monkeypatch.setattr(module, "PadCollate", Recording)
+    monkeypatch.setattr(hf_trainer.PadCollate, "__call__", recorded)
     # four rows: two steps an epoch, of three rows and of one
     losses = module.train(store, tmp_path, steps=6, batch=3)
     batches = seen.copy()
@@ -86,7 +88,7 @@ def test_the_hugging_face_trainer_resumes_to_the_same_losses(
     for checkpoint, place in ((2, (1, 0)), (4, (2, 0))):
         seen.clear()
         folder = tmp_path / f"checkpoint-{checkpoint}"
-        state = json.loads((folder / module.STATE).read_text())
+        state = json.loads((folder / hf_trainer.STATE).read_text())
         assert (state["epoch"], state["consumed"]) == place
         # those before the checkpoint are the checkpoint's
         assert module.train(store, tmp_path / "again", steps=6, batch=3, resume=folder) == losses
@@ -100,22 +102,45 @@ def test_the_hugging_face_trainer_resumes_within_an_epoch_and_on_its_store_alone
     module = example("hf_trainer")
     losses = module.train(store, tmp_path, steps=7, batch=1)
     folder = tmp_path / "checkpoint-6"
-    state = json.loads((folder / module.STATE).read_text())
+    state = json.loads((folder / hf_trainer.STATE).read_text())
     assert (state["epoch"], state["consumed"]) == (1, 2)
     assert module.train(store, tmp_path / "again", steps=7, batch=1, resume=folder) == losses
     with pytest.raises(StoreError, match="another store"):
-        module.train(packs, tmp_path / "other", steps=7, batch=1, resume=folder, packed=True)
+        module.train(packs, tmp_path / "other", steps=7, batch=1, resume=folder)
+    with pytest.raises(InputError, match=r"row 2 of epoch 1.*would be row 0 of epoch 3"):
+        module.train(store, tmp_path / "other", steps=7, batch=2, resume=folder)
 
 
-def test_trl_trains(example: Any, store: Path, tmp_path: Path) -> None:
+def test_trl_trains_also_on_packs(example: Any, store: Path, packs: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
-    assert len(example("trl_sft").train(store, tmp_path, steps=1, processor=PROCESSOR)) == 1
+    train = example("trl_sft").train
+    assert [len(train(each, tmp_path, steps=1, processor=PROCESSOR)) for each in (store, packs)] == [1, 1]
 
 
-def test_automodels_signature_collates(example: Any, tokenized: Path, packs: Path) -> None:
-    module, processor = example("automodel"), load_processor(PROCESSOR).hf
+def test_a_trainer_evaluates_on_a_store(store: Path, tmp_path: Path, example: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), use_cpu=True, report_to=[], dataloader_pin_memory=False, disable_tqdm=True
+    )
+    model = example("tiny_model").tiny_model()
+    trainer = trainers.over_shards(transformers.Trainer, store, model=model, args=arguments, eval_store=store)
+    found = trainer.evaluate()["eval_loss"]
+    collate = PadCollate.for_store(ShardDataset(store), shift=False, counts=False)
+    rows = ShardDataset(store, shuffle=False)
+    with torch.no_grad():
+        alone = [model(**collate([row])).loss.item() for row in rows]
+    assert min(alone) < found < max(alone)
+
+
+def test_automodels_signature_collates(tokenized: Path, packs: Path) -> None:
+    processor = load_processor(PROCESSOR).hf
     rows = ShardDataset(tokenized)
-    batch = module.collate_fn([rows[0], rows[1]], processor)
+    batch = trainers.collate_fn([rows[0], rows[1]], processor)
     assert batch["input_ids"].shape == batch["labels"].shape
     assert batch["pixel_values"].dtype == torch.bfloat16
-    assert module.packed_collate_fn([ShardDataset(packs)[0]], processor, mask="thd")["qkv_format"] == "thd"
+    assert trainers.packed_collate_fn([ShardDataset(packs)[0]], processor, mask="thd")["qkv_format"] == "thd"
+    # of a store, what its own collater makes
+    told = trainers.collate_fn([rows[0], rows[1]], processor, store=str(tokenized))
+    own = PadCollate.for_store(rows, pixel_dtype=torch.bfloat16)([rows[0], rows[1]])
+    assert told.keys() == own.keys() and all(torch.equal(told[name], own[name]) for name in own)

@@ -1,0 +1,13 @@
+"""Trainers of other projects over our stores, each in three lines; docs/trainers.md has their recipes.
+
+    hf_trainer.py  transformers' Trainer, and what is built on it: order, states, batches
+    trl_sft.py     what TRL's SFTTrainer is told besides
+    automodel.py   NeMo Automodel's collate functions
+
+No trainer is imported here: its class comes from the caller, who has it installed.
+"""
+
+from vlm_prep.trainers.automodel import collate_fn, packed_collate_fn
+from vlm_prep.trainers.hf_trainer import over_shards
+
+__all__ = ["collate_fn", "over_shards", "packed_collate_fn"]

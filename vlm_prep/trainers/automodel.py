@@ -1,0 +1,81 @@
+"""NeMo Automodel's collate signature over shards: a function of (examples, processor).
+
+In a recipe's YAML:
+
+    dataset:
+      _target_: vlm_prep.stream.ShardDataset
+      path: out/tok
+      shuffle: false          # Automodel's DistributedSampler shuffles and shares out
+    dataloader:
+      collate_fn:
+        _target_: vlm_prep.trainers.collate_fn
+        store: out/tok
+
+`packed_collate_fn` is the same for a packed store. Labels are shifted, pixels are bfloat16 and the names are those of
+pad_collate_fn and of neat_packed_vlm_collater. Automodel's sampler hands out rows by number: give each ShardDataset
+world_size 1, or use `sampler=dataset.sampler()` in a loader of your own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
+from vlm_prep.stream.forms import Mask
+
+
+def collate_fn(
+    examples: Sequence[dict[str, Any]], processor: Any, max_length: int | None = None, store: str | None = None
+) -> dict[str, Any]:
+    """Pad and stack rows of a tokenized store.
+
+    Args:
+        examples: the rows.
+        processor: Automodel's; says pad, picture and video tokens where no store is named.
+        max_length: pad to it.
+        store: whose rows they are; says what else its family's batches hold (token types, masks).
+    """
+    options: dict[str, Any] = {"max_length": max_length, "pixel_dtype": torch.bfloat16}
+    collate = PadCollate(**options, **_tokens(processor)) if store is None else _padded(store, max_length)
+    return collate(examples)
+
+
+def packed_collate_fn(
+    examples: Sequence[dict[str, Any]],
+    processor: Any,
+    max_length: int | None = None,
+    mask: Mask = "sdpa",
+    store: str | None = None,
+) -> dict[str, Any]:
+    """Lay out packs; `mask` is the packing contract (block-causal "sdpa", "document_ids", "varlen", "thd").
+
+    `document_ids` is what Automodel's neat packing gives (attention_implementation flash_attention_2 or sdpa, which it
+    patches to read them), `thd` what its Transformer Engine models read.
+    """
+    if store is not None:
+        return _packed(store, max_length, mask)(examples)
+    options: dict[str, Any] = {"max_length": max_length, "pixel_dtype": torch.bfloat16}
+    return PackedCollate(mask=mask, shift=True, **options, **_tokens(processor))(examples)
+
+
+@functools.lru_cache(maxsize=8)
+def _padded(store: str, max_length: int | None) -> PadCollate:
+    return PadCollate.for_store(ShardDataset(store), max_length=max_length, pixel_dtype=torch.bfloat16)
+
+
+@functools.lru_cache(maxsize=8)
+def _packed(store: str, max_length: int | None, mask: Mask) -> PackedCollate:
+    rows = ShardDataset(store)
+    return PackedCollate.for_store(rows, max_length=max_length, mask=mask, shift=True, pixel_dtype=torch.bfloat16)
+
+
+def _tokens(processor: Any) -> dict[str, Any]:
+    return {
+        "pad_token_id": processor.tokenizer.pad_token_id or 0,
+        "image_token_id": getattr(processor, "image_token_id", None),
+        "video_token_id": getattr(processor, "video_token_id", None),
+    }
