@@ -9,6 +9,7 @@ from typing import Any
 from vlm_prep.certify.kernels import reference_kernels
 from vlm_prep.certify.tiny_config import tiny_config, token_ids
 from vlm_prep.core.errors import ProcessorError
+from vlm_prep.processors import internals
 from vlm_prep.processors.backbone import sources_of
 from vlm_prep.processors.model_config import model_class
 
@@ -76,15 +77,15 @@ class TinyModel:
     @contextmanager
     def _running(self, attention: str) -> Iterator[None]:
         text = self.model.config.get_text_config(decoder=True)
-        before = text._attn_implementation_internal
+        before = internals.attention_unchecked.of(text)
         # past transformers' check that the package of the kernel is installed: the reference stands in for it; only
         # where text is attended, as towers of media see no documents
-        text._attn_implementation_internal = before if attention == "sdpa" else attention
+        internals.attention_unchecked.set(before if attention == "sdpa" else attention, text)
         try:
             with reference_kernels(self.model):
                 yield
         finally:
-            text._attn_implementation_internal = before
+            internals.attention_unchecked.set(before, text)
 
 
 def _is_half(value: Any) -> bool:

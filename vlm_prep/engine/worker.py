@@ -77,7 +77,7 @@ def forkserver(job: Job) -> Any:
     if not _preloaded.issuperset(job.preload):
         _preloaded.update(job.preload)
         # one that another stage started here knows too little: each worker would import torch by itself
-        _forkserver._stop()  # type: ignore[attr-defined]
+        _forkserver._stop()  # type: ignore[attr-defined]  # noqa: SLF001
     context.set_forkserver_preload(sorted(_preloaded))
     resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to start first
     # Ctrl-C is this process's matter: while it imports, the forkserver would print a traceback and die of it
@@ -257,7 +257,7 @@ def _die_with_parent() -> None:
     """Have the kernel end this worker when the forkserver ends, as it does when the run is killed: a worker that lived
     on would finish its task beside the rerun, or hang for ever."""
     # the forkserver ends when nobody holds this pipe any more; it gives each worker a copy
-    os.close(_forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+    os.close(_forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]  # noqa: SLF001
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     run = multiprocessing.parent_process()

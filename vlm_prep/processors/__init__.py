@@ -7,6 +7,7 @@
     hub.py               whether the Hugging Face hub answers, before it is asked file by file
     quiet.py             transformers without its words while a processor loads
     preload.py           what workers import before they are forked
+    internals.py         the names inside transformers that no release promises to keep
     processor_parts.py   tokenizer, image, video and audio processors of a processor, by their roles
     token_types.py       what a processor says of each token beside its id
     adapter.py           what tokenizing asks of any family

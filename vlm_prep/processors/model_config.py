@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import InputError, ProcessorError
+from vlm_prep.processors import internals
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 CONFIG = "config.json"
@@ -76,7 +77,7 @@ def config_of(data: Mapping[str, Any]) -> Any | None:
     if name not in CONFIG_MAPPING:
         return None
     cls = CONFIG_MAPPING[name]
-    return cls.from_dict(cls._decode_special_floats(dict(data)))  # infinity, which JSON has no word for
+    return cls.from_dict(internals.decode_special_floats.of(cls)(dict(data)))  # infinity, which JSON has no word for
 
 
 def models_of(processor: type) -> tuple[str, ...]:

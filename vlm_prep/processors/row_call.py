@@ -22,10 +22,12 @@ import numpy as np
 
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.records import MediaKind
+from vlm_prep.processors import internals
 from vlm_prep.processors.processor_parts import ARGUMENTS
 
 SEPARATORS = ("\nvlmprep sentinel\n", "vlmprep", " vlmprep ")
 """Put around placeholders, in the order in which they are tried."""
+_REPLACE = internals.text_with_replacements.attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class RowCall:
 @contextmanager
 def _capturing(hf: Any, captured: list[list[str]]) -> Iterator[None]:
     """Note the replacements of each text that the processor replaces placeholders in."""
-    replace = getattr(hf, "get_text_with_replacements", None)
+    replace = getattr(hf, _REPLACE, None)
     if replace is None:
         yield
         return
@@ -162,8 +164,8 @@ def _capturing(hf: Any, captured: list[list[str]]) -> Iterator[None]:
         captured.extend([str(each["replacement"]) for each in found] for found in offsets)
         return texts, offsets
 
-    hf.get_text_with_replacements = noting
+    setattr(hf, _REPLACE, noting)
     try:
         yield
     finally:
-        del hf.get_text_with_replacements
+        delattr(hf, _REPLACE)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from vlm_prep.processors import internals
 from vlm_prep.processors.runs import Run
 
 _PROVED = ((64, 96), (224, 224), (333, 777), (480, 640), (700, 300), (1080, 1920), (1600, 1200))
@@ -62,4 +63,4 @@ def find_formula(hf: Any, ask: Callable[[int, int], Run]) -> TokenFormula | None
 
 
 def _count(hf: Any, height: int, width: int) -> int:
-    return int(hf._get_num_multimodal_tokens(image_sizes=[[height, width]])["num_image_tokens"][0])
+    return int(internals.count_multimodal_tokens.of(hf)(image_sizes=[[height, width]])["num_image_tokens"][0])

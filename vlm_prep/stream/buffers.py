@@ -44,7 +44,7 @@ class Buffers:
         """Return uninitialized memory for a batch's tensor `name`: the tensor, and numpy's view of it."""
         size = math.prod(shape) * dtype.itemsize
         if get_worker_info() is not None:
-            storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+            storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # noqa: SLF001
             flat: torch.Tensor = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,))  # type: ignore[call-overload]
             return self._shaped(flat, shape, dtype)
         if self.pin:

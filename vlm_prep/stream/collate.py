@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vlm_prep.processors import internals
 from vlm_prep.processors.backbone import LENGTHS, SEQ_IDX, Backbone, backbone_of_model, config_json
 from vlm_prep.stream.attention import (
     block_causal,
@@ -223,7 +224,7 @@ class PackedCollate(Collate):
             raise ValueError(f"mask {mask!r}: it is one of {', '.join(get_args(Mask))}")
         if model is not None:
             backbone = backbone_of_model(model)
-            attention = attention or getattr(getattr(model, "config", model), "_attn_implementation", None)
+            attention = attention or getattr(getattr(model, "config", model), internals.attention.attribute, None)
         narrow = bool(backbone.own_masks or backbone.media_blocks) and model is not None
         self._layer_masks = LayerMasks(config_json(model)) if narrow else None
         failed = failed_forms(certificate)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from vlm_prep.processors import internals
 from vlm_prep.processors.model_config import config_of, model_class
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class LayerMasks:
         config = config_of(self._json)
         if config is None:
             raise ValueError(f"transformers has no model {self._json.get('model_type')}")
-        config.get_text_config()._attn_implementation = "sdpa"
+        internals.attention.set("sdpa", config.get_text_config())
         from transformers.masking_utils import create_masks_for_generate
 
         return getattr(model_class(config), "create_masks_for_generate", create_masks_for_generate), config

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from vlm_prep.core.records import MediaKind
+from vlm_prep.processors import internals
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Level, Size, Video
 
@@ -42,11 +43,13 @@ class Gemma4(Adapter):
 
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
         """See `Adapter.image_inputs`."""
-        counts = self.hf._get_num_multimodal_tokens(image_sizes=[list(size) for size in sizes]).num_image_tokens
+        counts = internals.count_multimodal_tokens.of(self.hf)(
+            image_sizes=[list(size) for size in sizes]
+        ).num_image_tokens
         return {"num_soft_tokens_per_image": counts}
 
     def video_inputs(self, video: Video) -> Mapping[str, Any]:
         """See `Adapter.video_inputs`."""
         size = [1, video.height, video.width]
-        counts = self.hf._get_num_multimodal_tokens(video_sizes=[size]).num_video_tokens
+        counts = internals.count_multimodal_tokens.of(self.hf)(video_sizes=[size]).num_video_tokens
         return {"num_soft_tokens_per_video": counts, "video_metadata": [video.metadata]}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.records import MediaKind
+from vlm_prep.processors import internals
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Level, Size, Tensor, Video
 from vlm_prep.processors.families.qwen_vl import IMAGE_GRID, VIDEO_GRID
@@ -47,12 +48,10 @@ class KimiK25(Adapter):
 
     def _grid(self, kind: MediaKind, size: Size) -> tuple[int, int]:
         """Rows and columns of patches, by transformers' own arithmetic."""
-        from transformers.models.kimi_k25.image_processing_kimi_k25 import navit_resize
-
         part = self.hf.image_processor if kind == "image" else self.hf.video_processor
         kwargs = self.part_record(kind).kwargs
         patch = int(kwargs.get("patch_size", part.patch_size))
-        _, (height, width) = navit_resize(
+        _, (height, width) = internals.kimi_resize.get()(
             height=size[0],
             width=size[1],
             patch_size=patch,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import MediaKind, Message
+from vlm_prep.processors import internals
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video
 from vlm_prep.processors.load import LoadedProcessor
@@ -37,27 +38,27 @@ class NemotronOmni(Adapter):
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
         """See `Adapter.image_inputs`: the budget that pictures share is that of NemotronH_Omni's image processor."""
         import numpy as np
-        from transformers.models.nemotron_h_omni.image_processing_nemotron_h_omni import get_patch_grid_size
 
         part = self.hf.image_processor
         merge, least, most = round(1 / part.downsample_ratio), part.min_num_patches, part.max_num_patches
         budget = max((part.max_model_len - 4) * merge**2, least * len(sizes))
         budget = max(min(budget, most) if most else budget, least)
-        grids = [get_patch_grid_size(height, width, part.patch_size, merge, least, budget) for height, width in sizes]
+        grid = internals.nemotron_grid.get()
+        grids = [grid(height, width, part.patch_size, merge, least, budget) for height, width in sizes]
         return {"image_grid_hw": np.asarray(grids)}
 
     def video_inputs(self, video: Video) -> Mapping[str, Any]:
         """See `Adapter.video_inputs`."""
         part = self.hf.video_processor
-        columns, rows = part._compute_target_patches(video.height, video.width)
-        return {"num_tokens": [columns * rows // part._downsample_factor**2], "video": video}
+        columns, rows = internals.nemotron_patches.of(part)(video.height, video.width)
+        return {"num_tokens": [columns * rows // internals.nemotron_downsampling.of(part) ** 2], "video": video}
 
     def audio_inputs(self, samples: tuple[int, ...]) -> Mapping[str, Any]:
         """See `Adapter.audio_inputs`. Features are divided by their deviation, which one frame alone does not have."""
         hop = int(self.hf.feature_extractor.hop_length)
         if min(samples) < 2 * hop:
             raise ValueError(f"less than two frames of the spectrogram, {2 * hop} samples: its features are not finite")
-        return {"num_tokens": [max(1, self.hf._estimate_audio_num_embeddings(count)) for count in samples]}
+        return {"num_tokens": [max(1, internals.nemotron_audio_tokens.of(self.hf)(count)) for count in samples]}
 
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
         """See `Adapter.replacement`."""
@@ -115,9 +116,7 @@ class NemotronParse(Adapter):
 
     def call(self, messages: Sequence[Message], tools: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Adapter.call`."""
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
-        template = _compile_jinja_template(self.loaded.chat_template)
+        template = internals.compile_template.get()(self.loaded.chat_template)
         text = template.render(messages=messages, **self.hf.tokenizer.special_tokens_map)
         parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
         pages = [part["image"] for part in parts if part["type"] == "image"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from vlm_prep.core.records import MediaKind
+from vlm_prep.processors import internals
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Level, Size, Tensor
 
@@ -20,14 +21,12 @@ class Pixtral(Adapter):
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
         """See `Adapter.image_inputs`: the sizes after resizing."""
         import numpy as np
-        from transformers.models.pixtral.image_processing_pixtral import get_resize_output_image_size
 
         patch = int(self.hf.patch_size * self.hf.spatial_merge_size)
         longest = self.part_record("image").kwargs.get("size", self.hf.image_processor.size)["longest_edge"]
+        resize = internals.pixtral_resize.get()
         resized = [
-            get_resize_output_image_size(
-                np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3)), (longest, longest), (patch, patch)
-            )
+            resize(np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3)), (longest, longest), (patch, patch))
             for height, width in sizes
         ]
         return {"image_sizes": [[int(side) for side in size] for size in resized]}

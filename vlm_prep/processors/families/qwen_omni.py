@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlm_prep.core.records import MediaKind, Message
+from vlm_prep.processors import internals
 from vlm_prep.processors.expansion import SOUND, Level, Tensor, Video
 from vlm_prep.processors.families.qwen_vl import IMAGE_GRID, VIDEO_GRID, Qwen2VL
 from vlm_prep.processors.processor_parts import PartRecord
@@ -186,9 +187,7 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
 
     def audio_tokens(self, frames: int) -> int:
         """Return the encoder's tokens for `frames`, by transformers' own function."""
-        from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import _get_feat_extract_output_lengths
-
-        return int(_get_feat_extract_output_lengths(frames))
+        return int(internals.qwen2_5_omni_audio_tokens.get()(frames))
 
 
 class Qwen3Omni(Qwen2_5Omni):
@@ -198,9 +197,7 @@ class Qwen3Omni(Qwen2_5Omni):
 
     def audio_tokens(self, frames: int) -> int:
         """See `Qwen2_5Omni.audio_tokens`."""
-        from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths
-
-        return int(_get_feat_extract_output_lengths(np.asarray(frames), int(self.hf.n_window)))
+        return int(internals.qwen3_omni_audio_tokens.get()(np.asarray(frames), int(self.hf.n_window)))
 
 
 def _field(metadata: Any, name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vlm_prep.core.records import MediaKind
+from vlm_prep.processors import internals
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Level, Size, Tensor, Video
 
@@ -53,12 +54,10 @@ class Qwen2VL(Adapter):
         return self.part_record(kind).kwargs.get(name, getattr(part, name, None))
 
     def _image_grid(self, height: int, width: int) -> Grid:
-        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-
         patch = int(self._setting("image", "patch_size"))
         if self._setting("image", "do_resize"):
             size = self._setting("image", "size")
-            height, width = smart_resize(
+            height, width = internals.qwen_image_resize.get()(
                 height,
                 width,
                 factor=patch * int(self._setting("image", "merge_size")),
@@ -75,8 +74,6 @@ class Qwen2VL(Adapter):
         return -(-video.frames // int(self._setting("video", "temporal_patch_size"))), height // patch, width // patch
 
     def _resize_video(self, frames: int, height: int, width: int) -> Size:
-        from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
-
         factor = int(self._setting("video", "patch_size")) * int(self._setting("video", "merge_size"))
         size = self._setting("video", "size")
         least, most = size["shortest_edge"], size["longest_edge"]
@@ -85,7 +82,9 @@ class Qwen2VL(Adapter):
             total = int(self._setting("video", "max_video_tokens") * factor * factor * 0.9)
             share = total * int(self._setting("video", "temporal_patch_size")) // frames
             most = max(min(most, share), int(least * 1.05))
-        resized: Size = smart_resize(height, width, factor=factor, min_pixels=least, max_pixels=most)
+        resized: Size = internals.qwen_video_resize.get()(
+            height, width, factor=factor, min_pixels=least, max_pixels=most
+        )
         return resized
 
 
@@ -119,8 +118,6 @@ class Qwen3VL(Qwen2VL):
     writes_times: ClassVar[bool] = True
 
     def _resize_video(self, frames: int, height: int, width: int) -> Size:
-        from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
-
         factor = int(self._setting("video", "patch_size")) * int(self._setting("video", "merge_size"))
         size = self._setting("video", "size")
         least, most = size["shortest_edge"], size["longest_edge"]
@@ -128,7 +125,7 @@ class Qwen3VL(Qwen2VL):
             # the per-frame ceiling of Qwen3VLVideoProcessor.resize
             share = min(self._setting("video", "max_video_tokens") * factor * factor, most // frames)
             most = max(share, int(least * 1.05)) * frames
-        resized: Size = smart_resize(
+        resized: Size = internals.qwen3_video_resize.get()(
             num_frames=frames,
             height=height,
             width=width,

@@ -21,6 +21,7 @@ from typing import Any
 
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Message
+from vlm_prep.processors import internals
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.tokenize.chat.bounds import bounded
 from vlm_prep.tokenize.chat.sentinels import (
@@ -59,10 +60,9 @@ class Rendered:
 
 def _compiled(loaded: LoadedProcessor) -> Any:
     from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:
-        return _compile_jinja_template(loaded.chat_template)
+        return internals.compile_template.get()(loaded.chat_template)
     except (TemplateError, RecursionError, SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         where = "" if line is None else f" (line {line})"
@@ -119,11 +119,9 @@ class ChatTemplate:
 
     def generated(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[tuple[int, int]]:
         """Return the character spans that the template itself marks as written by a model."""
-        from transformers.utils.chat_template_utils import _render_with_assistant_indices
-
         if not self.findings.generation:
             return []
-        _, spans = _render_with_assistant_indices(
+        _, spans = internals.render_with_spans.get()(
             self._compiled,
             messages=[_alias_reasoning(message) for message in messages],
             tools=tools,

@@ -7,40 +7,39 @@ other characters here, so that the real side keeps what the row says: nothing bu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import orjson
 
+from vlm_prep.processors import internals
+
 
 @contextmanager
 def sanitizer(tokens: tuple[str, ...], messages: Any, tools: Any) -> Iterator[Callable[[Any], Any]]:
     """Give transformers' function that marks `tokens` in a row; calls of a processor in the block know its marks."""
-    from transformers import processing_utils as processing
-    from transformers.utils import chat_template_utils as chat
-
     written = orjson.dumps([messages, tools]).decode()
-    start, end = _absent(written, (chat._CONTROL_TOKEN_START, chat._CONTROL_TOKEN_END))
-    changed: Sequence[tuple[Any, str, Any]] = (
-        (chat, "_CONTROL_TOKEN_START", start),
-        (chat, "_CONTROL_TOKEN_END", end),
-        (processing, "_UNMARKED", f"(?<!{start})"),
-        (processing, "_MARKED_RE", re.compile(f"{start}.*?{end}")),
-    )
-    before = [(module, name, getattr(module, name)) for module, name, _ in changed]
+    start, end = _absent(written, (internals.control_token_start.get(), internals.control_token_end.get()))
+    changed: Mapping[internals.Internal, Any] = {
+        internals.control_token_start: start,
+        internals.control_token_end: end,
+        internals.unmarked: f"(?<!{start})",
+        internals.marked: re.compile(f"{start}.*?{end}"),
+    }
+    before = {name: name.get() for name in changed}
     try:
-        _set(chat, changed)
-        pattern, _ = chat._get_control_token_patterns(tokens)
-        yield lambda value: chat.mark_control_tokens(value, pattern)
+        _set(changed)
+        pattern, _ = internals.control_token_patterns.get()(tokens)
+        yield lambda value: internals.mark_control_tokens.get()(value, pattern)
     finally:
-        _set(chat, before)
+        _set(before)
 
 
-def _set(chat: Any, values: Sequence[tuple[Any, str, Any]]) -> None:
-    for module, name, value in values:
-        setattr(module, name, value)
-    chat._get_control_token_patterns.cache_clear()
+def _set(values: Mapping[internals.Internal, Any]) -> None:
+    for name, value in values.items():
+        name.set(value)
+    internals.control_token_patterns.get().cache_clear()
 
 
 def _absent(text: str, usual: tuple[str, str]) -> tuple[str, str]:
