@@ -68,7 +68,7 @@ class Scope:
         if whole in self.row:
             return True, self.row[whole]
         if path[0] not in self.row:
-            return (False, None) if self._outer is None else self._outer._find(path)
+            return (False, None) if self._outer is None else self._outer._find(path)  # noqa: SLF001
         return _inside(self.row[path[0]], path[1:], whole)
 
 
