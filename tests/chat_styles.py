@@ -151,3 +151,66 @@ STYLES = {
         header="<|assistant|>",
     ),
 }
+
+
+def plain(
+    user: str, answer: str, prompt: str = "", *, system: str = "{}\\n\\n", before: str = "''", after: str = "''"
+) -> Style:
+    """A style whose turns are plain text: `{}` is what is said; `before` and `after` are Jinja expressions around all.
+
+    It takes lists of parts alone, as most templates of multimodal models do.
+    """
+    turns = (
+        f"{{%- {'if' if role == 'system' else 'elif'} m.role == '{role}' -%}}"
+        + "".join(f"{{{{- {piece} -}}}}" for piece in _pieces(form))
+        for role, form in (("system", system), ("user", user), ("assistant", answer))
+    )
+    template = (
+        f"{JOIN}{{{{- {before} -}}}}{{%- for m in messages -%}}{''.join(turns)}{{%- endif -%}}{{%- endfor -%}}"
+        f"{{{{- '{prompt}' if add_generation_prompt else {after} -}}}}"
+    )
+    return Style(template=template, tokens=(), header=prompt or "ASSISTANT: ")
+
+
+def _pieces(form: str) -> tuple[str, str, str]:
+    opening, said, closing = form.partition("{}")
+    return f"'{opening}'", "said(m.content)" if said else "''", closing if "loop" in closing else f"'{closing}'"
+
+
+PLAIN = {
+    "vicuna": plain("USER: {} ", "ASSISTANT: {}</s>", "ASSISTANT:", system="{} "),
+    "vicuna, a line each": plain("USER: {}\\n", "ASSISTANT: {}</s>\\n", "ASSISTANT:"),
+    "vicuna with a system of its own": plain(
+        "USER: {} ", "ASSISTANT: {}</s>", "ASSISTANT:", before="'A chat. ' if messages[0].role != 'system' else ''"
+    ),
+    "alpaca": plain(
+        "### Instruction:\\n{}\\n\\n", "### Response:\\n{}\\n\\n", "### Response:\\n", before="'Below.\\n\\n'"
+    ),
+    "alpaca with an end": plain("### Instruction:\\n{}\\n\\n", "### Response:\\n{}</s>\\n\\n", "### Response:\\n"),
+    "alpaca, the vocabulary's end": plain(
+        "### Instruction:\\n{}\\n\\n", "### Response:\\n{}<|im_end|>\\n\\n", "### Response:\\n"
+    ),
+    "human": plain("### Human: {}\\n", "### Assistant: {}\\n", "### Assistant:"),
+    "llama 2": plain("<s>[INST] {} [/INST]", " {} </s>", system="<<SYS>>\\n{}\\n<</SYS>>\\n\\n"),
+    "mistral": plain("[INST] {}[/INST]", " {}</s>", before="'<s>'"),
+    "phi": plain("<|user|>\\n{}<|end|>\\n", "<|assistant|>\\n{}<|end|>\\n", "<|assistant|>\\n"),
+    "phi 2": plain("Instruct: {}\\n", "Output: {}\\n", "Output:"),
+    "zephyr": plain("<|user|>\\n{}</s>\\n", "<|assistant|>\\n{}</s>\\n", "<|assistant|>\\n"),
+    "gemma": plain(
+        "<start_of_turn>user\\n{}<end_of_turn>\\n",
+        "<start_of_turn>model\\n{}<end_of_turn>\\n",
+        "<start_of_turn>model\\n",
+        before="'<bos>'",
+    ),
+    "user and assistant": plain("User: {}\\n", "Assistant: {}\\n", "Assistant:"),
+    "without a prompt": plain("User: {}\\n", "Assistant: {}\\n"),
+    "an end behind all": plain("User: {}\\n", "Assistant: {}\\n", "Assistant:", after="'<|im_end|>'"),
+    "a word": plain("Q: {}\\n", "A: {}\\n--END--\\n\\n", "A:"),
+    "last turn open": plain("User: {}\\n", "Assistant: {}('' if loop.last else '\\n')", "Assistant:"),
+    "another end for the last": plain("User: {}\\n", "Assistant: {}('</s>' if loop.last else '\\n')", "Assistant:"),
+    "two ends": plain("<u>{}<|end|>", "<a>{}('<|return|>' if loop.last else '<|end|>')", "<a>"),
+    "a prompt always": plain("User: {}\\n", "Assistant: {}\\n", "Assistant:", after="'Assistant:'"),
+    "nothing": plain("[U]{}", "[A]{}", "[A]"),
+    "a blank": plain("USER: {} ", "ASSISTANT: {} ", "ASSISTANT:"),
+}
+"""Turns that end in plain text: no token of the vocabulary ends them, but for the third of alpaca and "behind all"."""

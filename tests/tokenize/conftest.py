@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 import pytest
-from chat_styles import STYLES
+from chat_styles import STYLES, Style
 from tokenizers import AddedToken
 
 from vlm_prep.core.records import Encoded, Media, Sample
@@ -103,19 +103,19 @@ class StyledBench(Bench):
 
 @pytest.fixture(scope="session")
 def styled() -> Callable[..., StyledBench]:
-    """`styled("llama3", train_on="last")`: a chat template of `styles.py` over the built-in processor."""
+    """`styled("llama3", train_on="last")`: a style, by name or itself, over the built-in processor."""
     base = load_processor("builtin:qwen2.5-vl-mini")
 
     @functools.cache
-    def processor(name: str) -> LoadedProcessor:
-        style = STYLES[name]
+    def processor(name: str | Style) -> LoadedProcessor:
+        style = name if isinstance(name, Style) else STYLES[name]
         hf = copy.copy(base.hf)
         hf.tokenizer = copy.deepcopy(base.hf.tokenizer)
         hf.tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in style.tokens])
         hf.chat_template = hf.tokenizer.chat_template = style.template
         return replace(base, hf=hf)
 
-    def make(name: str, **config: Any) -> StyledBench:
+    def make(name: str | Style, **config: Any) -> StyledBench:
         found = processor(name)
         return StyledBench(found, SampleEncoder(adapter_for(found), TokenizeConfig(**config)))
 

@@ -56,9 +56,25 @@ def findings_of(encoder: SampleEncoder, payload: dict[str, Any] | None) -> Proce
     video = getattr(adapter.hf, "video_processor", None)
     return ProcessorFindings(
         identity=adapter.loaded.identity,
-        notes=tuple(note for note in (*adapter.loaded.notes, encoder.text.note) if note),
+        notes=tuple(note for note in (*adapter.loaded.notes, encoder.text.note, _end_note(encoder)) if note),
         runtime={**describe_processor(adapter), "payload": payload},
         every_frame=type(video).__name__ if video is not None and not video.do_sample_frames else None,
+    )
+
+
+def _end_note(encoder: SampleEncoder) -> str | None:
+    """What to tell of a template whose turns do not end in a token."""
+    findings = encoder.template.findings
+    if findings.end_is_token or encoder.adapter.prompts_are_tokens or encoder.config.train_end == "none":
+        return None
+    if not findings.turn_end:
+        return (
+            "the chat template writes nothing behind an answer that could end it, so no end is trained: a model "
+            "trained on this does not learn to stop"
+        )
+    return (
+        f"the chat template ends answers with plain text, {findings.turn_end!r}, which is trained; generation must be "
+        "told to stop at it, since it is no token of the vocabulary"
     )
 
 

@@ -74,7 +74,27 @@ def fit_to_template(
         fitted = [_as_string(message) for message in fitted]
     if findings.reasoning:
         fitted = _with_reasoning_apart(fitted, tools, template)
+    _require_empty_strings(fitted, tools, template)
     return Fitted(fitted, tools, tuple(notes))
+
+
+def _require_empty_strings(messages: Sequence[Message], tools: Tools, template: ChatTemplate) -> None:
+    """Refuse empty strings where a template writes them in another way than empty lists: transformers' processors hand
+    it a list in their place (`ProcessorMixin._multimodal_inputs_from_conversations`)."""
+    empty = [index for index, message in enumerate(messages) if message["content"] == ""]
+    if not empty:
+        return
+    given = [{**each, "content": []} if each["content"] == "" else each for each in messages]
+    try:
+        same = template.render(given, tools) == template.render(messages, tools)
+    except Reject:
+        same = False
+    if not same:
+        raise Reject(
+            RejectReason.PROCESSOR_ERROR,
+            f"message {empty[0]} is empty: the processor gives its chat template an empty list in its place, and the "
+            "template takes text only",
+        )
 
 
 def _require_names_in_ids(messages: Sequence[Message]) -> None:

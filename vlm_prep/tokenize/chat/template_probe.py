@@ -28,7 +28,15 @@ class TemplateFindings:
     """What probing the template with small conversations showed."""
 
     turn_end: str
-    """Text that closes an assistant turn, up to and including its end token; empty if there is none."""
+    """Text that closes an assistant turn, up to and including its end token, or its last word, or its last line break
+    where it is blank (`_written_end`); empty if there is none."""
+    end_is_token: bool
+    """Whether it holds a token of the vocabulary's own, so that no text of the data can hold it."""
+    middle_end: str
+    """What closes a turn that others follow, where that is something else: an end may be written behind the last turn
+    alone."""
+    tail: str
+    """All that the template writes behind the answer of a last turn."""
     after_last: str
     """What the template writes after the end of a last turn: a line break, an end of sequence."""
     header: str
@@ -61,6 +69,13 @@ class TemplateFindings:
     trims: bool
     """Whether blanks at the edges of a text are lost."""
 
+    def end_behind(self, text: str, said: int) -> int:
+        """Return where the end of a turn ends that says its last character before `said`; `said` where none follows."""
+        for end in (self.turn_end, self.middle_end):
+            if end and text.startswith(end, said):
+                return said + len(end)
+        return said
+
 
 def probe_template(render: Render, source: str, added: list[str], name: str) -> TemplateFindings:
     """Find out what a template does.
@@ -79,7 +94,8 @@ def probe_template(render: Render, source: str, added: list[str], name: str) -> 
 
 class _Probe:
     def __init__(self, render: Render, added: list[str], name: str) -> None:
-        self._render, self._added = render, added
+        # some vocabularies add line breaks and runs of blanks, which are text
+        self._render, self._added = render, [token for token in added if token.strip()]
         self.parts = self._content_reaches([{"type": "text", "text": _SENTINEL}])
         if not self.parts and not self._content_reaches(_SENTINEL):
             raise ProcessorError(f"{name}: its chat template renders no assistant answer")
@@ -90,9 +106,11 @@ class _Probe:
         user, answer = self.user, self.answer
         whole = self._render([user, answer])
         start = whole.index(_SENTINEL)
-        tail = whole[start + len(_SENTINEL) :]
         between = self._between_questions()
-        turn_end = self._first_token(tail) or self._first_token(self._tail_between(between))
+        tail = whole[start + len(_SENTINEL) :]
+        last, middle = self._closings(whole, between)
+        token = self._end_token(last, middle) or self._first_token(self._tail_between(between))
+        turn_end = token or _written_end(last) or _written_end(middle)
         after_last = tail[len(turn_end) :] if turn_end and tail.startswith(turn_end) else ""
         closed, opened = self._prompt(after_last)
         followed = between if between.startswith(closed) and _SENTINEL in between else whole
@@ -102,6 +120,9 @@ class _Probe:
         self._call_key = self._name_of_calls(plain)
         return TemplateFindings(
             turn_end=turn_end,
+            end_is_token=bool(token),
+            middle_end=self._end_token(middle, middle) or _written_end(middle),
+            tail=tail,
             after_last=after_last,
             header=header,
             turn_header=followed[len(closed) : followed.index(_SENTINEL)] if followed.startswith(closed) else "",
@@ -149,6 +170,28 @@ class _Probe:
         while gap and opening and gap[-1] == opening[-1]:
             gap, opening = gap[:-1], opening[:-1]
         return gap
+
+    def _closings(self, whole: str, between: str) -> tuple[str, str]:
+        """What closes an answer at the end of a conversation, and one that others follow.
+
+        Args:
+            whole: a question and its answer.
+            between: see `_between_questions`.
+        """
+        opening, _, tail = whole.partition(_SENTINEL)
+        gap, closing = between.partition(_SENTINEL)[2].partition(_QUESTION)[0], self._tail_between(between)
+        if not tail or not gap:
+            return tail, closing
+        if gap.startswith(tail):
+            return tail, tail
+        shared = _shared(tail, gap)
+        shared = shared[: len(shared) - len(re.split(r"\s", shared)[-1])]  # or it might end inside a word
+        # a template may have another token for the end of the last turn: others end as questions do
+        question = self._render([self.user]).partition(_QUESTION)[2]
+        middle = min(shared, closing, key=len) or self._first_token(_shared(gap, question))
+        # a header that is written whether asked for or not closes nothing
+        is_header = tail.strip() and tail.strip() in opening.partition(_QUESTION)[2]
+        return middle if is_header else tail, middle
 
     def _is_prefix_stable(self, whole: str, turn_end: str) -> bool:
         try:
@@ -207,8 +250,17 @@ class _Probe:
             text = self._render(messages, tools)
         except Reject:
             return False
-        # a template that prints a list as Python would show the sentinel inside its repr
-        return _SENTINEL in text and "'type'" not in text
+        # a template that prints a list as Python or as JSON would show the sentinel inside of that
+        return _SENTINEL in text and not any(quoted in text for quoted in ("'type'", '"type"'))
+
+    def _end_token(self, tail: str, middle: str) -> str:
+        """A tail up to and including its first special token, and those right behind it that end other turns, too."""
+        end = self._first_token(tail)
+        while more := next((each for each in self._added if tail.startswith(each, len(end))), "") if end else "":
+            if not middle.startswith(end + more):
+                break
+            end += more
+        return end
 
     def _first_token(self, tail: str) -> str:
         """A tail up to and including the first special token in it, or nothing."""
@@ -217,6 +269,17 @@ class _Probe:
             return ""
         position, _, token = min(found)
         return tail[: position + len(token)]
+
+
+def _written_end(tail: str) -> str:
+    """A tail up to and including its last word; of a blank one its line breaks: others join the next word."""
+    return tail.rstrip() or tail[: max(tail.rfind("\n"), tail.rfind("\r")) + 1]
+
+
+def _shared(one: str, other: str) -> str:
+    """What two texts begin with."""
+    length = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:length]
 
 
 def message(role: str, text: str, parts: bool) -> Message:

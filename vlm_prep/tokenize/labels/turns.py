@@ -23,6 +23,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.tokenize.chat.sentinels import TextPlace, pieces_of
 from vlm_prep.tokenize.chat.template import ChatTemplate, Rendered
+from vlm_prep.tokenize.chat.template_probe import TemplateFindings
 
 Span = tuple[int, int]
 """Characters, half open."""
@@ -39,7 +40,7 @@ class Turn:
     said: int
     """End of what it says."""
     end: int
-    """Behind the turn's end token; `said` where none follows."""
+    """Behind what ends the turn; `said` where nothing does."""
     pieces: tuple[TextPlace, ...] | None
     """The turn's texts, reasoning and calls in order; None where only its ends are known."""
 
@@ -154,8 +155,7 @@ class _ByPieces:
     def _ends(self, message: Message, last: TextPlace, limit: int) -> Span | None:
         turn_end, content = self._findings.turn_end, message["content"]
         if last.kind == "text" and (isinstance(content, str) or _are_empty(content[last.part + 1 :])):
-            closed = turn_end and self._text.startswith(turn_end, last.end)
-            return last.end, last.end + (len(turn_end) if closed else 0)
+            return last.end, self._findings.end_behind(self._text, last.end)
         if not turn_end or turn_end.strip() in _arguments(message):
             return None
         position = self._text.find(turn_end, last.end, limit)
@@ -203,18 +203,14 @@ def turn_by_prefix(
         return None  # a template may refuse a conversation that stops here
     if span is None:
         return None
-    start, end = span
-    turn_end = template.findings.turn_end
-    if turn_end and text.endswith(turn_end, start, end):
-        return Turn(index, start, end - len(turn_end), end, None)
-    # a last turn may stay open that is closed once others follow
-    closed = turn_end and text.startswith(turn_end, end)
-    return Turn(index, start, end, end + (len(turn_end) if closed else 0), None)
+    start, said = span
+    return Turn(index, start, said, template.findings.end_behind(text, said), None)
 
 
 def _span_by_prefix(
     template: ChatTemplate, text: str, messages: Sequence[Message], tools: Tools, index: int
 ) -> Span | None:
+    """Where a turn begins, and where what it says ends."""
     findings = template.findings
     opened = template.render(messages[:index], tools, add_generation_prompt=True) if index else ""
     closed = template.render(messages[: index + 1], tools)
@@ -225,13 +221,28 @@ def _span_by_prefix(
         if position < 0:
             return None
         opened = closed[: position + len(findings.header)]
-    end = len(closed)
-    if findings.turn_end:
-        position = closed.rfind(findings.turn_end, len(opened))
-        end = position + len(findings.turn_end) if position >= 0 else end
-        if position >= 0 and closed[end:].strip() and closed[end:] != findings.after_last:
-            return None
-    return (len(opened), end) if text.startswith(closed[:end]) else None
+    elif findings.turn_header.strip() and closed.startswith(findings.turn_header, len(opened)):
+        # behind a tool's result a prompt may write nothing, and the turn in the conversation its header
+        opened += findings.turn_header
+    said = _said_by_tail(findings, opened, closed)
+    if said is None or not text.startswith(closed[:said]):
+        return None
+    # what ends the turn as the last one must end it here too, unless it was open or the template leaves it open here
+    ended = said == len(closed) or not findings.middle_end or findings.end_behind(text, said) > said
+    return (len(opened), said) if ended else None
+
+
+def _said_by_tail(findings: TemplateFindings, opened: str, closed: str) -> int | None:
+    """Where a last turn ends that begins behind `opened`: before what a template writes behind such a turn."""
+    if not findings.end_is_token:
+        # plain text is found by its place, not by its words: an answer may hold them
+        said = len(closed) - len(findings.tail)
+        return said if closed.endswith(findings.tail) and said >= len(opened) else None
+    position = closed.rfind(findings.turn_end, len(opened))
+    if position < 0:
+        return len(closed)
+    rest = closed[position + len(findings.turn_end) :]
+    return None if rest.strip() and rest != findings.after_last else position
 
 
 def undecidable(index: int) -> Reject:

@@ -23,8 +23,9 @@ SHAPES_PER_KIND = 8
 _SEED = 0x766C6D
 LABELS = "labels:twice"
 UNREADABLE = "media:unreadable"
-REFUSED = (RejectReason.PROCESSOR_ERROR, RejectReason.ASPECT_RATIO)
-"""Reasons of rows that the real processor raises on; others are media that do not decode."""
+REFUSED = (RejectReason.PROCESSOR_ERROR, RejectReason.ASPECT_RATIO, RejectReason.LABELS_UNDECIDABLE)
+"""Reasons of rows that the real processor raises on, or whose mask is not certain; others are media that do not
+decode."""
 
 
 def is_chosen(sample_id: str, fraction: float) -> bool:
@@ -51,7 +52,8 @@ def check_row(oracle: Oracle, row: Row) -> Counter[str]:
 
     Raises:
         ExactnessError: it differs, with the differences.
-        Reject: the real processor cannot take the row.
+        Reject: the real processor cannot take the row; labels_undecidable, when its labels come out otherwise when they
+            are found a second way.
     """
     try:
         compared = oracle.compare(row)
@@ -59,6 +61,12 @@ def check_row(oracle: Oracle, row: Row) -> Counter[str]:
         if reject.reason in REFUSED:
             raise
         return Counter({UNREADABLE: 1})
+    if compared.differences and compared.labels:
+        # the ids are the processor's: what is uncertain is this row's mask, and a mask is never guessed
+        raise Reject(
+            RejectReason.LABELS_UNDECIDABLE,
+            f"its labels, found in two ways, differ ({'; '.join(compared.differences)})",
+        )
     if compared.differences:
         lines = "\n  ".join(compared.differences)
         raise ExactnessError(

@@ -49,9 +49,8 @@ def _turn(template: ChatTemplate, text: str, messages: list[Message], tools: Too
     if not places or places[0].kind != "text" or places[-1].kind != "text" or not _is_text(messages[index]):
         return None
     # a template that writes something of its own before the answer: it begins with its text
-    said, turn_end = places[-1].end, template.findings.turn_end
-    closed = turn_end and text.startswith(turn_end, said)
-    return Turn(index, places[0].start, said, said + (len(turn_end) if closed else 0), places)
+    said = places[-1].end
+    return Turn(index, places[0].start, said, template.findings.end_behind(text, said), places)
 
 
 def _is_text(message: Message) -> bool:
