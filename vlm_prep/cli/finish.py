@@ -90,7 +90,8 @@ def _finish(plan: RunPlan, run: RunOptions, now: _Now) -> object:
         from vlm_prep.core.pack_settings import PackConfig
         from vlm_prep.pack.pack_run import pack
 
-        return pack(store_path(now.source or plan.again["source"], now.cache), settings(PackConfig), run)
+        places = [now.source] if now.source else plan.again.get("sources") or [plan.again["source"]]
+        return pack([store_path(place, now.cache) for place in places], settings(PackConfig), run)
     origin = options.origin_in(run.out, plan.again, now.source, now.processor)
     if plan.stage == "ingest":
         from vlm_prep.core.settings import IngestConfig

@@ -145,6 +145,8 @@ def _absolute(setting: Setting, value: Any) -> Any:
     path = setting.note(IsPath)
     if path is None or value is None or is_remote(value) or (path.only_existing and not Path(value).exists()):
         return value
+    if setting.is_list:
+        return [each if is_remote(each) else os.path.abspath(each) for each in value]
     return type(value)(os.path.abspath(value))
 
 

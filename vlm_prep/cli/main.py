@@ -16,6 +16,7 @@ import typer
 import vlm_prep
 from vlm_prep.cli import (
     demo,
+    diff,
     doctor,
     explain,
     families,
@@ -25,6 +26,7 @@ from vlm_prep.cli import (
     init,
     job,
     labels,
+    merge,
     pack,
     plan,
     push_pull,
@@ -92,6 +94,8 @@ COMMANDS: dict[str, flags.CommandFunction] = {
     "rejects": rejects.command,
     "retry": retry.command,
     "why": why.command,
+    "diff": diff.command,
+    "merge": merge.command,
     "verify": verify.command,
     "push": push_pull.push,
     "pull": push_pull.pull,

@@ -22,6 +22,9 @@ def command(
     ],
     config: PackConfig,
     run: RunConfig,
+    sources: Annotated[
+        list[str] | None, Positional(), IsPath(), Doc("Further stores of the same processor and settings.")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     cache_dir: CacheDir = None,
     cache_bytes: CacheBytes = None,
@@ -30,7 +33,7 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Pack documents into sequences of exact length, per rank, with positions."""
-    todo = work(source, config, run, trust_remote_code, cache_dir, cache_bytes, quiet)
+    todo = work(source, config, run, sources, trust_remote_code, cache_dir, cache_bytes, quiet)
     if dry_run:
         options.show_facts(todo.preview(), as_json)
     else:
@@ -41,6 +44,7 @@ def work(
     source: str,
     config: PackConfig,
     run: RunConfig,
+    sources: list[str] | None,
     trust_remote_code: bool,
     cache_dir: Path | None,
     cache_bytes: str | None,
@@ -50,12 +54,14 @@ def work(
     from vlm_prep.pack.pack_run import dry_run, pack
     from vlm_prep.shards.object_store import store_path
 
-    store = store_path(source, cache_of(cache_dir, cache_bytes))
+    # a store's own run.yaml names the first among all
+    places = [source, *(each for each in sources or () if each != source)]
+    stores = [store_path(place, cache_of(cache_dir, cache_bytes)) for place in places]
     place = place_for(source, run, ".packed")
     how = options.run_options(place.folder, run, quiet)
     return Work(
         place=place,
         say=how.say,
-        run=lambda: pack(store, config, how, trust_remote_code=trust_remote_code),
-        preview=lambda: dry_run(store, config),
+        run=lambda: pack(stores, config, how, trust_remote_code=trust_remote_code),
+        preview=lambda: dry_run(stores, config),
     )

@@ -250,6 +250,8 @@ def _value(file: RunFile, keys: Keys, setting: Setting, raw: Any) -> Any:
     path = setting.note(IsPath)
     if path is None:
         return value
+    if setting.is_list:
+        return [_path(file, keys, each) for each in value]
     resolved = _path(file, keys, str(value))
     return value if path.only_existing and not os.path.exists(resolved) else type(value)(resolved)
 

@@ -48,12 +48,12 @@ def reader_for(store: Store, processor: str | None, config: ProcessorConfig) -> 
 
 def _named(store: Store) -> str | None:
     """Return the processor that a store, or the one that its packs were made of, says it was made with."""
+    from vlm_prep.shards.joined import source_folders
     from vlm_prep.shards.layout import read_origin
-    from vlm_prep.shards.object_store import beside
 
     folder = store.folder
     if store.manifest.stage == "pack":
-        folder = beside(folder, store.manifest.extra["source"])
+        folder = source_folders(folder, store.manifest)[0]
     if not isinstance(folder, Path):
         return None
     try:

@@ -78,7 +78,7 @@ def _identity(stage: str, words: Sequence[str]) -> dict[str, Any]:
 def identity_of(stage: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the identity of the run that a stage's command would do with these arguments."""
     if stage == "pack":
-        return _pack_identity(asked["source"], asked["config"])
+        return _pack_identity([asked["source"], *(asked.get("sources") or ())], asked["config"])
     origin = options.Origin(
         source={"path": asked["source"], **asdict(asked["rows"])}, processor=asked.get("processor", "")
     )
@@ -91,11 +91,11 @@ def _identity_of_origin(store: Path, stage: str, config: dict[str, Any]) -> dict
     from vlm_prep.core.stored_settings import stored_settings
 
     if stage == "pack":
+        from vlm_prep.shards.joined import source_folders
         from vlm_prep.shards.manifest import read_manifest
-        from vlm_prep.shards.object_store import beside
 
-        source = beside(store, read_manifest(store).extra["source"])
-        return _pack_identity(source, stored_settings(PackConfig, config, store))
+        sources = source_folders(store, read_manifest(store))
+        return _pack_identity(sources, stored_settings(PackConfig, config, store))
     kind = IngestConfig if stage == "ingest" else TokenizeConfig
     return _samples_identity(stage, options.origin_of(store, None, None), stored_settings(kind, config, store))
 
@@ -112,8 +112,8 @@ def _samples_identity(stage: str, origin: options.Origin, config: Any) -> dict[s
     return prepare(origin.samples(), origin.processor, config, run)[1]
 
 
-def _pack_identity(source: str | StorePath, config: PackConfig) -> dict[str, Any]:
+def _pack_identity(sources: Sequence[str | StorePath], config: PackConfig) -> dict[str, Any]:
     from vlm_prep.pack.pack_run import pack_identity
-    from vlm_prep.shards.reader import Store
+    from vlm_prep.shards.joined import open_joined
 
-    return pack_identity(Store(source, stage="tokenize"), config)
+    return pack_identity(open_joined(sources, stage="tokenize"), config)

@@ -21,6 +21,7 @@ from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan
 from vlm_prep.processors.payload.maker import PayloadMaker, raise_media
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import is_exact
+from vlm_prep.shards.joined import folder_of, open_joined
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS, packed_schema, plan_schema
@@ -46,7 +47,7 @@ class PackJob:
     """Writes the packs of a plan. Task 0 is the plan itself; the others are packs [start, stop) of one rank.
 
     Args:
-        source: the tokenized store.
+        sources: the tokenized store, or several.
         plan: which documents share a pack.
         rule: how mRoPE positions are computed, or None.
         write_plan: whether task 0 writes the plan as a shard (layout "index").
@@ -58,7 +59,7 @@ class PackJob:
     """
 
     preload: ClassVar[tuple[str, ...]] = (__name__,)
-    source: StorePath
+    sources: tuple[StorePath, ...]
     plan: Plan
     rule: Rule | None
     write_plan: bool
@@ -71,8 +72,18 @@ class PackJob:
     _maker: PayloadMaker | None = field(init=False, repr=False, default=None)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("source", "plan", "rule", "write_plan", "format", "tar_media", "media", "payload", "trust_remote_code")
-        return {name: getattr(self, name) for name in names}
+        names = (
+            "sources",
+            "plan",
+            "rule",
+            "write_plan",
+            "format",
+            "tar_media",
+            "media",
+            "payload",
+            "trust_remote_code",
+        )
+        return {name: getattr(self, name) for name in (*names, "trust_remote_code")}
 
     def before_fork(self) -> dict[str, str]:
         """See `engine.tasks.Job`; nothing."""
@@ -80,7 +91,7 @@ class PackJob:
 
     def setup(self) -> None:
         """See `engine.tasks.Job`."""
-        self._store = Store(self.source, stage="tokenize")
+        self._store = open_joined(self.sources, stage="tokenize")
         if self.media == "pixels" and self.payload is not None:
             one_thread()
             runtime = {**self._store.manifest.processor, "payload": self.payload}
@@ -123,7 +134,7 @@ class PackJob:
         """See `engine.tasks.Job`; packs are copies of checked shards: one that cannot be made is no fault of a row."""
         numbers = self.plan.packs_of(int(task.split.removeprefix("rank_")))
         names = ", ".join(self._store.row(int(row))["sample_id"] for row in self.plan.pack(numbers[poison.row]))
-        return f"{self.source}: making the pack of {names} {poison.message}"
+        return f"{self._store.folder}: making the pack of {names} {poison.message}"
 
     def _writer(self, path: Path) -> ShardWriter | TarWriter:
         if self.format == "webdataset":
@@ -154,7 +165,7 @@ class PackJob:
             return assemble_pack(documents, number, self.rule, [tensor["name"] for tensor in self._tensors])
         except ValueError as error:
             names = ", ".join(document["sample_id"] for document in documents)
-            raise StoreError(f"{self.source}: positions of {names}: {error}", "tokenize again") from error
+            raise StoreError(f"{self._store.folder}: positions of {names}: {error}", "tokenize again") from error
 
     def _raised(self, document: dict[str, Any], mode: MediaMode, counts: Counter[str]) -> dict[str, Any]:
         """Return a document with its media in a higher payload; the tensors of some are compared: of one in a hundred,
@@ -219,7 +230,7 @@ class PackJob:
         return Rejected(
             sample_id=row["sample_id"],
             dataset=row["dataset"],
-            source=self.source.name,
+            source=folder_of(self._store, index).name,
             line=index,
             stage=STAGE,
             reason=RejectReason.LONGER_THAN_PACK.value,

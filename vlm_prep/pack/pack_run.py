@@ -24,9 +24,10 @@ from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan, make_plan, plan_table, ran
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.shards.earlier import earlier_of
+from vlm_prep.shards.joined import SOURCES, JoinedStore, must_be_alike, open_stores, parts_of, written_sources
 from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest
-from vlm_prep.shards.object_store import RemotePath, StorePath, absolute, written_from
+from vlm_prep.shards.object_store import RemotePath, StorePath, absolute
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.shard_info import ShardInfo
@@ -89,9 +90,13 @@ def raised_payload(
 
 @as_before()
 def pack(
-    source: str | StorePath, config: PackConfig, options: RunOptions, *, trust_remote_code: bool = False
+    source: str | StorePath | Sequence[str | StorePath],
+    config: PackConfig,
+    options: RunOptions,
+    *,
+    trust_remote_code: bool = False,
 ) -> Manifest | None:
-    """Pack the tokenized store `source` into `options.out`.
+    """Pack the tokenized store `source`, or several that were made alike, into `options.out`.
 
     Examples:
         >>> run = vp.RunOptions(out=folder / "packed", workers=0, say=told)
@@ -102,7 +107,7 @@ def pack(
     A source on an object store is fetched into its cache once, whole, since a pack's documents come from all over it.
 
     Args:
-        source: a tokenized store.
+        source: a tokenized store, or several of one processor and the same settings.
         config: settings that shape the output.
         options: how to run.
         trust_remote_code: run the Python code of a processor that comes with some, to make its tensors.
@@ -126,11 +131,11 @@ def pack(
     certify = _certifier(choice, trust_remote_code=trust_remote_code) if config.certify else None
     plan = make_plan(store, config)
     if not plan.n_packs:
-        raise InputError(f"{source}: no document fits `pack_length={config.pack_length}`")
+        raise InputError(f"{store.folder}: no document fits `pack_length={config.pack_length}`")
     identity = pack_identity(store, config) | choice.identity
     media, payload = raised_payload(store, config, trust_remote_code)
     job = PackJob(
-        store.folder,
+        tuple(part.folder for part in parts_of(store)),
         plan,
         choice.rule,
         write_plan=config.layout == "index",
@@ -158,12 +163,12 @@ def pack(
         name=STAGE,
         identity=identity,
         tasks=pack_tasks(plan, config),
-        again={"source": str(absolute(store.folder))},
+        again=_again(store),
         prepare=ready,
         describe=describe,
         check=write_plan if config.layout == "ranks" else None,
-        earlier=earlier_of([store]),
-        settings=stored_run(STAGE, {"source": written_from(store.folder, options.out)}, config),
+        earlier=earlier_of(parts_of(store)),
+        settings=stored_run(STAGE, written_sources(store, options.out), config),
     )
     manifest = run_stage(stage, options)
     if manifest is None:
@@ -236,7 +241,7 @@ def _describe(
             "layout": config.layout,
             "plan": plan.numbers,
             "format": config.format,
-            "source": written_from(store.folder, out),
+            **written_sources(store, out),
             "source_fingerprint": source.fingerprint,
         },
     )
@@ -247,8 +252,16 @@ def _describe(
     return manifest, card
 
 
-def _source(source: str | StorePath) -> Store:
-    store = Store(source, stage="tokenize")
+def _again(store: Store) -> dict[str, Any]:
+    places = [str(absolute(part.folder)) for part in parts_of(store)]
+    return {"source": places[0], **({SOURCES: places} if len(places) > 1 else {})}
+
+
+def _source(source: str | StorePath | Sequence[str | StorePath]) -> Store:
+    several = isinstance(source, Sequence) and not isinstance(source, str)
+    parts = open_stores(source if several else [source], stage="tokenize")  # type: ignore[list-item, arg-type]
+    must_be_alike(parts)
+    store = parts[0] if len(parts) == 1 else JoinedStore(parts)
     needed, folder = sum(store.bytes_fetched), store.folder
     if isinstance(folder, RemotePath) and needed > folder.cache.bytes:
         raise InputError(
@@ -258,7 +271,7 @@ def _source(source: str | StorePath) -> Store:
     return store
 
 
-def dry_run(source: str | StorePath, config: PackConfig) -> dict[str, Any]:
+def dry_run(source: str | StorePath | Sequence[str | StorePath], config: PackConfig) -> dict[str, Any]:
     """Plan the packs and return their numbers; write nothing."""
     store = _source(source)
     choose_rule(store, config)

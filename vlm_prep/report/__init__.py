@@ -4,6 +4,7 @@ statistics.py   a store's rows, tokens, lengths, rejects, fill and proof
 token_runs.py   a row's tokens in runs: text, trained or not, and media
 found_rows.py   any row of a store by number or id
 row_text.py     everything known of it, for a terminal
+differences.py  what differs between two stores
 facts_text.py   what a dry run found
 labels_text.py  rows as the model reads them, what is trained in colour
 row_steps.py    how one row is read, step by step

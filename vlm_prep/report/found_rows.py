@@ -20,8 +20,8 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.visible import excerpt
 from vlm_prep.pack.pack_plan import rank_split
 from vlm_prep.report.view.shown_rows import documents_of
+from vlm_prep.shards.joined import open_sources
 from vlm_prep.shards.layout import read_rejects
-from vlm_prep.shards.object_store import beside
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import KEPT
 
@@ -125,12 +125,12 @@ def _planned(store: Store, number: int) -> Iterator[Found]:
     pack = store.row(number)
     source = _source(store)
     for place, row in enumerate(pack["rows"].tolist()):
-        where = {"pack": int(pack["pack_id"]), "document": place, "row": row, "store": str(source.folder)}
+        where = {"pack": int(pack["pack_id"]), "document": place, "row": row, "store": str(source.locate(row)[0].path)}
         yield Found(row=source.row(row), where=where)
 
 
 def _source(store: Store) -> Store:
-    return Store(beside(store.folder, store.manifest.extra["source"]), stage="tokenize")
+    return open_sources(store.folder, store.manifest, verify=False)
 
 
 def _row_by_id(store: Store, name: str) -> Iterator[Found]:

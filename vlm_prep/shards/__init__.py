@@ -17,6 +17,7 @@ cache.py     shards of object stores in a local folder, bounded by bytes
 transfer.py  finished stores to an object store and back
 mapped.py    how much of a store is held ready in a process
 earlier.py   what was rejected by the stages before
+joined.py    several stores read as one
 store_check.py   is a folder what its manifest says
 reader.py    memory-mapped rows as numpy views
 """

@@ -142,6 +142,8 @@ def _config(config: Mapping[str, Any]) -> None:
 def _extra(extra: Mapping[str, Any]) -> None:
     for key in ("source", "source_fingerprint", "layout", "format"):
         _must(isinstance(extra.get(key, ""), str), f"extra.{key}", "is no text")
+    sources = _list(extra.get("sources", []), "extra.sources")
+    _must(all(isinstance(each, str) for each in sources), "extra.sources", "are no texts")
     for number, retry in enumerate(_list(extra.get("retries", []), "extra.retries")):
         where = f"extra.retries[{number}]"
         _must(isinstance(retry, dict), where, "is no table")

@@ -18,11 +18,12 @@ from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.model_rule import stored_rule
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, rank_split
 from vlm_prep.shards.cache import ShardCache
+from vlm_prep.shards.joined import open_sources
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import open_shards_of
 from vlm_prep.shards.media_kinds import Kinds, kinds_of
-from vlm_prep.shards.object_store import StorePath, beside, store_path
+from vlm_prep.shards.object_store import StorePath, store_path
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import KEPT
 from vlm_prep.stream.order import Numbers, Places
@@ -171,12 +172,7 @@ class IndexPacks:
         self.manifest = manifest
         self._plan = Store(folder, split=PLAN_SPLIT, verify=verify, manifest=manifest)
         self.places = _places([self._plan], int(manifest.config["world_size"]))
-        self._source = Store(beside(folder, manifest.extra["source"], cache), stage="tokenize", verify=verify)
-        if self._source.manifest.fingerprint != manifest.extra["source_fingerprint"]:
-            raise StoreError(
-                f"{folder} is a plan over another store than the one now at {self._source.folder}",
-                "restore the tokenized store, or pack again",
-            )
+        self._source = open_sources(folder, manifest, cache, verify=verify)
         self._rule = stored_rule(manifest.processor)
         self._tensors = [tensor["name"] for tensor in manifest.processor["tensors"]]
 

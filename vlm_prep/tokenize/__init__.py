@@ -1,6 +1,7 @@
 """Sample → Encoded: the main job.
 
 tokenize_run.py  a whole source into a store
+merge_run.py     several stores that were made alike into one
 tokenize_job.py  what a worker does with a range of rows
 recipe.py        what it needs beside rows, made once and inherited by all workers
 before_fork.py   what the forkserver imports and makes
