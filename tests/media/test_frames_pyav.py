@@ -134,6 +134,13 @@ def test_the_kits_variable_rate_has_its_own_times(kit: Path) -> None:
     assert media.header is not None and media.header.times is not None
     assert media.notes == ("variable_frame_rate",)
     assert len(media.header.times) == media.header.total_frames == 30
+    assert media.header.fps == 30 / 12, "frames by seconds, as torchcodec has it, and not the container's 2.17"
+
+
+def test_a_rate_by_which_no_frame_is_shown_is_not_believed(kit: Path) -> None:
+    # its container states 25, its frames are shown at 29.97
+    header = probe_video(str(kit / "data" / "videos" / "nasa_13013.mp4"), "nasa")
+    assert header.fps == pytest.approx(30_000 / 1001) and header.times is None
 
 
 def test_the_best_picture_track_is_taken_and_not_a_cover(tmp_path: Path, kit: Path) -> None:

@@ -13,27 +13,36 @@ from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.records import Media
 from vlm_prep.media.audio import resampled_length
 from vlm_prep.media.decode import load_track
-from vlm_prep.media.probe import probe
-from vlm_prep.media.track import probe_track, read_track
+from vlm_prep.media.probe import SOUND_OFFSET, probe
+from vlm_prep.media.rules import MediaRules
+from vlm_prep.media.track import probe_track, read_track, sound_offset
 
 WITH_SOUND = ("big_buck_bunny_small.mp4", "chaplin.mp4", "flipping_a_pancake.mkv", "big_buck_bunny_432_433.webm")
 
 
-def write_video(path: Path, sound: np.ndarray, rate: int, codec: str = "pcm_s16le") -> Path:
-    """A video of three grey pictures with int16 sound (samples, channels)."""
+def write_video(
+    path: Path,
+    sound: np.ndarray,
+    rate: int,
+    codec: str = "pcm_s16le",
+    starts: tuple[int, int] = (0, 0),
+    frames: int = 3,
+) -> Path:
+    """A video of grey pictures, ten a second, with int16 sound (samples, channels); `starts`: in pictures, samples."""
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("mpeg4", rate=10)
         pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
         layout = "mono" if sound.shape[1] == 1 else "stereo"
         track = container.add_stream(codec, rate=rate, layout=layout)
-        for _ in range(3):
+        for number in range(frames):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+            frame.pts = starts[0] + number
             container.mux(pictures.encode(frame))
         container.mux(pictures.encode(None))
         for start in range(0, len(sound), 1000):
             piece = np.ascontiguousarray(sound[start : start + 1000]).reshape(1, -1)
             frame = av.AudioFrame.from_ndarray(piece, format="s16", layout=layout)
-            frame.sample_rate, frame.pts = rate, start
+            frame.sample_rate, frame.pts = rate, starts[1] + start
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
     return path
@@ -108,3 +117,40 @@ def test_without_pyav_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match="needs PyAV") as error:
         probe_track(b"", "clip")
     assert "pip install av" in str(error.value.hint)
+
+
+# ---- sound that does not start with the pictures ----
+
+
+@pytest.mark.parametrize(
+    ("starts", "offset"), [((0, 0), 0.0), ((0, 8_000), 0.5), ((5, 0), -0.5), ((5, 8_000), 0.0), ((0, 800), 0.05)]
+)
+def test_sound_is_noted_and_shifted_by_what_time_stamps_say(
+    tmp_path: Path, starts: tuple[int, int], offset: float
+) -> None:
+    sound = np.random.default_rng(0).integers(-30_000, 30_000, (16_000, 1)).astype(np.int16)
+    path = str(write_video(tmp_path / "clip.mkv", sound, 16_000, starts=starts, frames=10))
+    assert sound_offset(path, path) == pytest.approx(offset, abs=1e-3)
+    media = Media(kind="video", uris=(path,))
+    ignored, _ = probe(media, track=True)
+    kept, _ = probe(media, track=True, rules=MediaRules(sound_offset="keep"))
+    assert ignored.header is not None and kept.header is not None
+    assert ignored.header.samples == 16_000
+    assert kept.header.samples == 16_000 + round(offset * 16_000)
+    noted = (SOUND_OFFSET,) if abs(offset) > 0.1 else ()
+    assert ignored.notes == kept.notes == noted
+
+    struct = {"files": [{"uri": path, "digest": kept.header.digests[0], "bytes": None}]}
+    plain, shifted = (load_track(struct, rate=16_000, shifted=each) for each in (False, True))
+    assert len(shifted) == kept.header.samples
+    shift = round(offset * 16_000)
+    np.testing.assert_array_equal(shifted[max(shift, 0) :], plain[max(-shift, 0) :])
+    assert not shifted[: max(shift, 0)].any()
+
+
+def test_sound_after_the_last_picture_is_a_reject_only_where_it_would_be_shifted_there(tmp_path: Path) -> None:
+    path = str(write_video(tmp_path / "clip.mkv", np.ones((1_000, 1), np.int16), 16_000, starts=(0, 16_000)))
+    media = Media(kind="video", uris=(path,))
+    assert probe(media, track=True)[0].notes == (SOUND_OFFSET,)
+    with pytest.raises(Reject, match=r"starts 1\.00 s after its first picture, which is after its last"):
+        probe(media, track=True, rules=MediaRules(sound_offset="keep"))

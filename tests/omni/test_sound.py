@@ -15,12 +15,12 @@ from items import as_trained
 from PIL import Image
 from scipy.signal import resample_poly
 
-from vlm_prep.core.errors import ProcessorError, Reject
+from vlm_prep.core.errors import InputError, ProcessorError, Reject
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.records import Media, MediaHeader, Sample
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.ingest.source import Samples
+from vlm_prep.ingest.source import Samples, open_samples
 from vlm_prep.media.probe import probe
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.pack.positions import Mrope
@@ -332,3 +332,26 @@ def test_sound_too_short_for_a_token_is_a_reject(loaded: Callable[..., LoadedPro
     header = MediaHeader(samples=200, sampling_rate=16_000)
     with pytest.raises(Reject, match=r"cannot take audio of 200 samples: (too short|shorter)"):
         adapter.expand([Media(kind="audio", uris=("short.wav",), header=header)])
+
+
+def test_sound_that_starts_later_is_placed_as_the_setting_says_and_as_the_processor_places_it(
+    folders: Path, kit: Path, options: Options, tmp_path: Path
+) -> None:
+    case = kit / "cases" / "08-omni-av"
+    if not case.is_dir():
+        pytest.skip("this kit has no cases")
+    waves = {}
+    for offset in ("ignore", "keep"):
+        out, config = tmp_path / offset, replace(CONFIG, sound_offset=offset, verify_fraction=1.0, fps=2.0)
+        tokenize(open_samples(case / "rows.jsonl"), str(folders / "qwen3_omni_moe"), config, options(out))
+        manifest = read_manifest(out)
+        assert manifest.proof["rows"] == {"video": 1, "video with sound": 4}  # and none differs
+        assert manifest.totals["sound_starts_elsewhere"] == 1
+        row = next(row for row in Store(out).rows() if row["sample_id"] == "rows/3")
+        waves[offset] = int(row["media"][0]["samples"])
+    assert waves["keep"] - waves["ignore"] == round(0.976 * 44_100)
+
+
+def test_an_offset_without_sound_is_refused() -> None:
+    with pytest.raises(InputError, match="changes nothing without `audio_in_video`"):
+        TokenizeConfig(sound_offset="keep")

@@ -30,6 +30,7 @@ ToolText = Literal["inline", "reject"]
 EmptyAnswers = Literal["keep", "reject"]
 OverlongAudio = Literal["reject", "cut", "split"]
 VideoTimes = Literal["frames", "rate"]
+SoundOffset = Literal["ignore", "keep"]
 ShardFormat = Literal["arrow", "webdataset"]
 TarMedia = Literal["joined", "separate"]
 
@@ -214,12 +215,22 @@ class ProcessorConfig(Settings):
         VideoTimes, Later(), Doc("Times written for a video whose rate varies: its frames' own, or by its mean rate.")
     ] = "frames"
     audio_in_video: Annotated[bool, Doc("Interleave videos with their sound (Qwen-Omni).")] = False
+    sound_offset: Annotated[
+        SoundOffset,
+        Later(),
+        Doc(
+            "Sound that starts later or earlier than its video's pictures: from 0 all the same, as transformers' own "
+            "reader gives it, or where it is heard, with silence before it or its beginning left out."
+        ),
+    ] = "ignore"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not re.fullmatch(r"transformers|qwen_vl_utils|llava|keyframes|uniform:[1-9]\d{0,5}", self.video_sampling):
             rules = "it is transformers, qwen_vl_utils, llava, keyframes, or uniform:N, such as uniform:32"
             raise InputError(f"`video_sampling={self.video_sampling}`: no such rule", rules)
+        if self.sound_offset == "keep" and not self.audio_in_video:
+            raise InputError("`sound_offset=keep` changes nothing without `audio_in_video`", "leave one or give both")
         for few, many in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):
             least, most = getattr(self, few), getattr(self, many)
             if least is not None and most is not None and least > most:

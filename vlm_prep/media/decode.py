@@ -18,7 +18,7 @@ from vlm_prep.core.records import MediaItem
 from vlm_prep.media.audio import Waveform, read_waveform, resampled_length
 from vlm_prep.media.files import digest_ends, digest_matches, is_of_ends, local_path, read_bytes, read_ends
 from vlm_prep.media.image import load_rgb, load_rgbx
-from vlm_prep.media.track import read_track
+from vlm_prep.media.track import read_track, sound_offset
 from vlm_prep.media.video import read_frames
 
 Frames = NDArray[np.uint8]
@@ -103,13 +103,19 @@ def load_rgbx_media(struct: Mapping[str, Any], buffer: NDArray[np.uint8] | None 
     return load_rgbx(file_bytes(file), file["uri"], buffer=buffer)
 
 
-def load_track(struct: Mapping[str, Any], *, rate: int) -> Waveform:
+def load_track(struct: Mapping[str, Any], *, rate: int, shifted: bool = False) -> Waveform:
     """Decode the audio track of a video: float32 (samples,) at `rate` samples a second.
+
+    Args:
+        struct: an element of the `media` column.
+        rate: the model's.
+        shifted: begin where it is heard and not with its first sample, see `sound_offset` of the settings.
 
     Raises:
         Reject: the file is gone, was changed since preparation, or its track does not decode.
     """
-    return read_track(_video_source(struct["files"][0]), rate, struct["files"][0]["uri"])
+    source, uri = _video_source(struct["files"][0]), struct["files"][0]["uri"]
+    return read_track(source, rate, uri, offset=sound_offset(source, uri) if shifted else 0.0)
 
 
 def file_bytes(file: Mapping[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from vlm_prep.media.image import check_decodes, probe_image
 from vlm_prep.media.places import located
 from vlm_prep.media.rules import MediaRules
 from vlm_prep.media.segments import cut_audio, cut_video
-from vlm_prep.media.track import probe_track
+from vlm_prep.media.track import probe_track, sound_offset
 from vlm_prep.media.video import probe_video
 
 _USUAL = MediaRules()
@@ -27,6 +27,10 @@ FIRST_FRAME = "first_frames"
 """Note of a picture of several frames, of which the first was taken."""
 VARIABLE_RATE = "variable_frame_rate"
 """Note of a video whose frames are not shown evenly."""
+SOUND_OFFSET = "sound_starts_elsewhere"
+"""Note of a video whose sound starts later or earlier than its pictures, see `sound_offset` of the settings."""
+_SLACK_SOUND = 0.1
+"""Seconds that are not noted: encoders begin their first frame a few milliseconds early."""
 Probed = tuple[Media, tuple[bytes, ...] | None]
 
 
@@ -146,10 +150,25 @@ def _probe_video_file(media: Media, keep_bytes: bool, track: bool, decode: bool,
         data = b""
         digest = digest_ends(read_ends(uri))
     header = probe_video(data if path is None else path, uri, decoder=rules.video_decoder, decode=decode)
-    if track and (found := probe_track(data if path is None else path, uri)) is not None:
-        samples, rate = found
-        header = replace(header, samples=samples, sampling_rate=rate)
+    if track:
+        media, header = _with_sound(media, header, data if path is None else path, rules)
     header = cut_video(media, header)
     if header.times is not None:
         media = replace(media, notes=(*media.notes, VARIABLE_RATE))
     return replace(media, header=replace(header, digests=(digest,))), (data,) if keep_bytes else None
+
+
+def _with_sound(media: Media, header: MediaHeader, source: str | bytes, rules: MediaRules) -> tuple[Media, MediaHeader]:
+    """Return a video and its header with the samples of its sound."""
+    (uri,) = media.uris
+    offset = sound_offset(source, uri)
+    found = probe_track(source, uri, offset=offset if rules.sound_offset == "keep" else 0.0)
+    if found is None:
+        return media, header
+    length = (header.total_frames or 0) / (header.fps or 1.0)
+    if rules.sound_offset == "keep" and offset >= length:
+        message = f"{uri}: its sound starts {offset:.2f} s after its first picture, which is after its last"
+        raise Reject(RejectReason.UNREADABLE_AUDIO, f"{message} (sound_offset)")
+    if abs(offset) > _SLACK_SOUND:
+        media = replace(media, notes=(*media.notes, SOUND_OFFSET))
+    return media, replace(header, samples=found[0], sampling_rate=found[1])

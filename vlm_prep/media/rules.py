@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlm_prep.core.media_settings import MediaCheck, MultiFrame, VideoDecoder
+from vlm_prep.core.settings import SoundOffset
 from vlm_prep.media.image import MAX_PIXELS
 from vlm_prep.media.image_formats import IMAGE_FORMATS, check_formats
 from vlm_prep.media.places import ANYWHERE, Roots, check_roots
@@ -24,6 +25,8 @@ class MediaRules:
     """What is done about pictures of several frames."""
     video_decoder: VideoDecoder = "pyav"
     """What reads video files."""
+    sound_offset: SoundOffset = "ignore"
+    """Whether a video's sound stands where it is heard."""
 
 
 def rules_of(config: MediaCheck, own: frozenset[str] = frozenset()) -> MediaRules:

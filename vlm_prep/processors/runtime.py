@@ -31,6 +31,7 @@ def describe_processor(adapter: Adapter) -> dict[str, Any]:
         "tensors": [asdict(tensor) for tensor in adapter.geometry],
         "sampling_rate": adapter.sampling_rate,
         "audio_in_video": adapter.audio_in_video,
+        **({"sound_offset": "keep"} if adapter.loaded.config.sound_offset == "keep" else {}),
         "token_types": _token_types(adapter),
         "token_values": join_kinds({kind: record.types for kind, record in records.items()}, adapter.regions()),
         "pad_token_id": adapter.hf.tokenizer.pad_token_id,

@@ -27,6 +27,7 @@ _NOTES = {
     "audio_cut": "with a clip cut to what the processor takes",
     "audio_split": "with a clip split into several of what the processor takes",
     "variable_frame_rate": "with a video whose frames are not shown evenly",
+    "sound_starts_elsewhere": "with a video whose sound does not start with its pictures (`sound_offset`)",
     "frames_as_video": "with a flat list of frames read as one video",
     "empty_answers": "with an answer that says nothing, of which the end token alone is trained (`empty_answers`)",
     "tools_as_text": "with tools or tool calls written as text, since the chat template does not know them",

@@ -256,7 +256,7 @@ class TokenizeJob:
 
     @cached_property
     def _rules(self) -> MediaRules:
-        return rules_of(self.config, self.samples.data_files)
+        return replace(rules_of(self.config, self.samples.data_files), sound_offset=self.config.sound_offset)
 
     def _probe_media(self, media: Media, *, decode: bool) -> Probed:
         config = self.config

@@ -57,6 +57,7 @@ class PixelMaker:
         self._stored = {tensor["name"] for tensor in runtime["tensors"]}
         self._rate: int | None = runtime["sampling_rate"]
         self._sound = bool(runtime.get("audio_in_video"))
+        self._shifted = runtime.get("sound_offset") == "keep"
         self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
         self.payload = StoredPayload(runtime.get("payload"), self.names)
         self._decoders: Mapping[str, str] = runtime.get("decoders", {})
@@ -250,7 +251,7 @@ class PixelMaker:
         stored = stored_waveform(struct)
         if stored is not None:
             return stored
-        return _load_track(struct, self._rate or 0) if has_sound(struct) else _load(struct, self._rate)
+        return _load_track(struct, self._rate or 0, self._shifted) if has_sound(struct) else _load(struct, self._rate)
 
     def _by_whole(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
         loaded: dict[str, list[Any]] = {}
@@ -312,10 +313,10 @@ def _load(struct: MediaStruct, rate: int | None = None) -> Any:
     return load_media(struct, rate=rate)
 
 
-def _load_track(struct: MediaStruct, rate: int) -> Any:
+def _load_track(struct: MediaStruct, rate: int, shifted: bool) -> Any:
     from vlm_prep.media.decode import load_track
 
-    return load_track(struct, rate=rate)
+    return load_track(struct, rate=rate, shifted=shifted)
 
 
 def _shape(part: torch.Tensor | Stored) -> Sequence[int]:

@@ -125,7 +125,8 @@ class Oracle:
 
     def _sound(self, struct: Row) -> Any:
         rate = self._adapter.sampling_rate
-        return load_track(struct, rate=rate) if rate is not None and has_sound(struct) else None
+        shifted = self._config.sound_offset == "keep"
+        return load_track(struct, rate=rate, shifted=shifted) if rate is not None and has_sound(struct) else None
 
     def _differing_tensors(self, row: Row, real: Any) -> list[str]:
         import torch
