@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -37,8 +36,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
 import numpy as np
 import torch
 
-from vlm_prep.core.records import MediaItem
-from vlm_prep.media.decode import media_struct
+from vlm_prep.core.stored_media import stored_media
 from vlm_prep.processors.payload.stored import store_array
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.layout import shard_name
@@ -205,8 +203,8 @@ def pixel_store(rows: int) -> Path:
         with ShardWriter(folder / "train" / shard_name(shard, count), tokenized_schema([])) as writer:
             for number in range(shard * per_shard, min(rows, (shard + 1) * per_shard)):
                 pixels = draws.integers(0, 256, (ROW // PATCH, PATCH), np.uint8)
-                item = MediaItem(kind="image", uris=("",), digests=("",), data=None, height=1, width=1)
-                media = media_struct(replace(item, tensors=(store_array("pixel_values", pixels, coded=True),)))
+                tensors = (store_array("pixel_values", pixels, coded=True),)
+                media = stored_media(kind="image", uris=("",), digests=("",), height=1, width=1, tensors=tensors)
                 row = {"sample_id": f"raw/{number}", "dataset": "raw", "input_ids": ids, "labels": ids}
                 writer.write({**row, "media": [media], "conversation": ""}, size=64, tokens=4)
             infos.append(writer.commit())

@@ -201,11 +201,10 @@ def _print_making(job: Any) -> None:
 
 
 def _turn(job: Any, jobs: Any, start: int) -> tuple[float, float]:
-    from vlm_prep.media.decode import media_struct
 
     samples = list(job.samples.read(start, start + TURN))
     made = jobs["encoded"].results(start, start + TURN)
-    media = [[media_struct(item) for item in encoded.media] for encoded in made]
+    media = [list(encoded.media) for encoded in made]
     plain = _seconds(lambda: [_plain_one(job.encoder.adapter.hf, sample) for sample in samples])
     alone = _seconds(lambda: [jobs["alone"].maker.tensors(structs) for structs in media])
     return plain / alone, plain / _seconds(lambda: list(jobs["whole"].results(start, start + TURN)))

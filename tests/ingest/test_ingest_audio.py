@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from vlm_prep.core.errors import Reject, RejectRateError
-from vlm_prep.core.records import MediaItem, Sample
+from vlm_prep.core.records import Sample
 from vlm_prep.core.settings import IngestConfig
+from vlm_prep.core.stored_media import store_media
 from vlm_prep.engine.tasks import Task
 from vlm_prep.ingest.ingest_run import IngestJob, ingest
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.media.decode import load_media
 from vlm_prep.media.probe import probe
 from vlm_prep.report import statistics as stats
 from vlm_prep.shards.layout import read_rejects
@@ -97,14 +98,11 @@ def test_audio_in_a_cell_is_refused_when_its_file_changed(
     (audio,) = samples_of(tmp_path / "out")[2].media
     header = audio.header
     assert header is not None and header.samples is not None and header.sampling_rate is not None
-    item = MediaItem(
-        kind="audio", uris=audio.uris, digests=header.digests, data=None, height=0, width=0,
-        samples=header.samples, sampling_rate=header.sampling_rate,
-    )  # fmt: skip
-    assert len(load_media(media_struct(item), rate=header.sampling_rate)) == header.samples
+    struct = store_media(audio)
+    assert len(load_media(struct, rate=header.sampling_rate)) == header.samples
     shutil.copy(shards / "train-00000-of-00001.parquet", path)
     with pytest.raises(Reject) as caught:
-        load_media(media_struct(item), rate=16000)
+        load_media(struct, rate=16000)
     assert caught.value.reason.value == "media_changed"
 
 

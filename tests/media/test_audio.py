@@ -14,9 +14,10 @@ import pytest
 import soundfile
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.records import Media, MediaItem
+from vlm_prep.core.records import Media
+from vlm_prep.core.stored_media import store_media
 from vlm_prep.media.audio import probe_audio, read_waveform, resample, resampled_length
-from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.media.decode import load_media
 from vlm_prep.media.probe import probe
 
 KINDS = {
@@ -205,13 +206,7 @@ def test_bounds_of_duration_are_inclusive(tmp_path: Path, bounds: dict[str, floa
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_probed_file_is_loaded_as_its_wave_and_refused_when_it_changed(tmp_path: Path, keep: bool) -> None:
     media, data = probe(written(tmp_path), keep_bytes=keep)
-    assert media.header is not None
-    header = media.header
-    item = MediaItem(
-        kind="audio", uris=media.uris, digests=header.digests, data=data, height=0, width=0,
-        samples=header.samples, sampling_rate=header.sampling_rate,
-    )  # fmt: skip
-    struct = media_struct(item)
+    struct = store_media(media, data)
     assert len(load_media(struct, rate=8000)) == 8000
     path = Path(media.uris[0])
     path.write_bytes(path.read_bytes()[:-2] + b"\1\1")

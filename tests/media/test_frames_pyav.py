@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.records import Media, MediaItem
+from vlm_prep.core.records import Media
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
+from vlm_prep.core.stored_media import store_media
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.media.decode import load_media
 from vlm_prep.media.ffmpeg import decoders
 from vlm_prep.media.frames_pyav import keyframes, read_by_pyav
 from vlm_prep.media.probe import probe
@@ -219,13 +220,7 @@ def test_one_picture_is_no_video(tmp_path: Path) -> None:
 def stored(media: Media, data: tuple[bytes, ...] | None, indices: tuple[int, ...]) -> dict[str, object]:
     header = media.header
     assert header is not None
-    return media_struct(
-        MediaItem(
-            kind=media.kind, uris=media.uris, digests=header.digests, data=data, height=header.height,
-            width=header.width, frame_indices=indices, fps=header.fps, total_frames=header.total_frames,
-            segment=header.segment, decoder=header.decoder,
-        )
-    )  # fmt: skip
+    return store_media(media, data, frame_indices=indices, fps=header.fps)
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["reference", "encoded"])

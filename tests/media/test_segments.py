@@ -12,13 +12,14 @@ import pytest
 import soundfile
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.records import Media, MediaItem, Sample
+from vlm_prep.core.records import Media, Sample
 from vlm_prep.core.settings import IngestConfig
+from vlm_prep.core.stored_media import store_media
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.audio import read_waveform, resampled_length
-from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.media.decode import load_media
 from vlm_prep.media.probe import probe
 from vlm_prep.shards.layout import read_rejects
 
@@ -39,11 +40,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stored(media: Media, data: tuple[bytes, ...] | None) -> dict[str, Any]:
     header = media.header
     assert header is not None
-    item = MediaItem(
-        kind="audio", uris=media.uris, digests=header.digests, data=data, height=0, width=0,
-        samples=header.samples, sampling_rate=header.sampling_rate, segment=header.segment,
-    )  # fmt: skip
-    return media_struct(item)
+    return store_media(media, data)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])

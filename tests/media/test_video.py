@@ -13,8 +13,9 @@ from PIL import Image
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.media_settings import VideoDecoder
-from vlm_prep.core.records import Media, MediaItem
-from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.core.records import Media
+from vlm_prep.core.stored_media import store_media
+from vlm_prep.media.decode import load_media
 from vlm_prep.media.probe import probe
 from vlm_prep.media.video import probe_video, read_frames
 
@@ -139,21 +140,7 @@ def stored(media: Media, *, keep: bool, indices: tuple[int, ...] | None = None) 
     found, data = probe(media, keep_bytes=keep)
     header = found.header
     assert header is not None
-    return media_struct(
-        MediaItem(
-            kind=media.kind,
-            uris=media.uris,
-            digests=header.digests,
-            data=data,
-            height=header.height,
-            width=header.width,
-            frame_list=media.frame_list,
-            frame_indices=indices,
-            fps=header.fps,
-            total_frames=header.total_frames,
-            decoder=header.decoder,
-        )
-    )
+    return store_media(media, data, frame_indices=indices, fps=header.fps)
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["reference", "encoded"])

@@ -11,8 +11,8 @@ import torch
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes
-from vlm_prep.core.records import MediaItem
-from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.core.stored_media import stored_media
+from vlm_prep.media.decode import load_media
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
@@ -39,14 +39,13 @@ def processor(adapter: Adapter) -> Any:
 def picture(path: Path) -> dict[str, Any]:
     """A stored picture, as its own bytes."""
     data = path.read_bytes()
-    item = MediaItem(kind="image", uris=(path.name,), digests=(digest_bytes(data),), data=(data,), height=1, width=1)
-    return media_struct(item)
+    return stored_media(kind="image", uris=(path.name,), digests=(digest_bytes(data),), data=(data,), height=1, width=1)
 
 
 def clip(path: Path, frames: tuple[int, ...], fps: float) -> dict[str, Any]:
     """A stored video of which `frames` were taken."""
     data = path.read_bytes()
-    item = MediaItem(
+    return stored_media(
         kind="video",
         uris=(path.name,),
         digests=(digest_bytes(data),),
@@ -57,7 +56,6 @@ def clip(path: Path, frames: tuple[int, ...], fps: float) -> dict[str, Any]:
         fps=fps,
         total_frames=max(frames) + 1,
     )
-    return media_struct(item)
 
 
 def open_row(

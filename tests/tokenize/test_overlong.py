@@ -99,7 +99,9 @@ def test_a_cut_row_is_the_processors_result_for_the_shorter_conversation(
         encoded = bench(name, max_length=limit, overlong="truncate").encode(turns(), media=pictures)
         assert encoded.input_ids.tolist() == real_ids(hf, turns()[: 2 * kept], pictures[:kept])
         assert json.loads(encoded.conversation)["messages"] == turns()[: 2 * kept]
-        assert [item.uris for item in encoded.media] == [media.uris for media in pictures[:kept]]
+        assert [tuple(file["uri"] for file in item["files"]) for item in encoded.media] == [
+            media.uris for media in pictures[:kept]
+        ]
         assert len(encoded.geometry["image_grid_thw"]) == kept
 
 

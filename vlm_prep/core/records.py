@@ -7,6 +7,7 @@ All are frozen: a stage makes new ones and never edits what it was given.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -134,34 +135,6 @@ def rejected(sample: Sample, stage: str, reject: Reject) -> Rejected:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MediaItem:
-    """A media as it is stored in a shard: what the runtime needs to make the processor's pixels again."""
-
-    kind: MediaKind
-    uris: tuple[str, ...]
-    digests: tuple[str, ...]
-    data: tuple[bytes, ...] | None
-    """The files' own bytes (payload `encoded`), or None (payload `reference`)."""
-    height: int
-    width: int
-    frame_list: bool = False
-    frame_indices: tuple[int, ...] | None = None
-    """The frames taken from a video, frozen; for a frame list 0..n-1."""
-    fps: float | None = None
-    total_frames: int | None = None
-    samples: int | None = None
-    sampling_rate: int | None = None
-    segment: tuple[int, int] | None = None
-    """As in `MediaHeader`; frame indices are of the part."""
-    times: tuple[float, ...] | None = None
-    """Seconds of the frames that were taken, where the processor is given them and not a rate."""
-    decoder: str | None = None
-    """What a video file's frames are read with."""
-    tensors: tuple[dict[str, Any], ...] | None = None
-    """What payload `pixels` stores of it, see `maker.stored`; None in the other payloads."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
     """A tokenized, labelled sample: one row of a tokenized store."""
 
@@ -179,7 +152,8 @@ class Encoded:
     """What was done to the row that its statistics should count, e.g. `tools_as_text`."""
     geometry: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Per-media tensors under the processor's own names, e.g. image_grid_thw (n_images, 3)."""
-    media: tuple[MediaItem, ...] = ()
+    media: tuple[Mapping[str, Any], ...] = ()
+    """As a shard holds them, see `core.stored_media`."""
     kept: str = ""
     """See `Sample.kept`."""
     conversation: bytes = b""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.records import MediaItem
 from vlm_prep.media.audio import Waveform, read_waveform, resampled_length
 from vlm_prep.media.files import digest_ends, digest_matches, is_of_ends, local_path, read_bytes, read_ends
 from vlm_prep.media.image import load_rgb, load_rgbx
@@ -22,31 +21,6 @@ from vlm_prep.media.track import read_track, sound_offset
 from vlm_prep.media.video import read_frames
 
 Frames = NDArray[np.uint8]
-
-
-def media_struct(item: MediaItem) -> dict[str, Any]:
-    """Return the struct that a shard stores for `item`."""
-    data = item.data if item.data is not None else (None,) * len(item.uris)
-    return {
-        "kind": item.kind,
-        "files": [
-            {"uri": uri, "digest": digest, "bytes": content}
-            for uri, digest, content in zip(item.uris, item.digests, data, strict=True)
-        ],
-        "height": item.height,
-        "width": item.width,
-        "frame_list": item.frame_list,
-        "frame_indices": list(item.frame_indices) if item.frame_indices is not None else None,
-        "fps": item.fps,
-        "total_frames": item.total_frames,
-        "samples": item.samples,
-        "sampling_rate": item.sampling_rate,
-        "tensors": item.tensors,
-        "same_as": None,
-        "segment": list(item.segment) if item.segment is not None else None,
-        "times": list(item.times) if item.times is not None else None,
-        "decoder": item.decoder,
-    }
 
 
 def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.Image | Frames | Waveform:

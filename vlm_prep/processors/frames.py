@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.records import Media, MediaHeader, MediaItem
+from vlm_prep.core.records import Media, MediaHeader
 from vlm_prep.core.settings import ProcessorConfig
-from vlm_prep.media.decode import load_media, media_struct
+from vlm_prep.core.stored_media import StoredMedia, store_media
+from vlm_prep.media.decode import load_media
 from vlm_prep.processors.video_sampling import frames_by_rule, keyframes_of
 
 
@@ -112,7 +113,7 @@ def load_probed(
     indices: tuple[int, ...] | None,
     fps: float | None,
     rate: int | None,
-    struct: Mapping[str, Any] | None = None,
+    struct: StoredMedia | None = None,
 ) -> Any:
     """Return a probed media decoded, as a processor is given it.
 
@@ -123,23 +124,6 @@ def load_probed(
         rate: samples a second of waveforms.
         struct: of a shard that it was made from, where there is one.
     """
-    header = media.header
-    if header is None:
-        raise ValueError("only probed media are loaded")
     if struct is None:
-        stored = MediaItem(
-            kind=media.kind,
-            uris=media.uris,
-            digests=header.digests,
-            data=None,
-            height=header.height,
-            width=header.width,
-            frame_list=media.frame_list,
-            frame_indices=indices,
-            fps=fps,
-            total_frames=header.total_frames,
-            segment=header.segment,
-            decoder=header.decoder,
-        )
-        struct = media_struct(stored)
+        struct = store_media(media, frame_indices=indices, fps=fps)
     return load_media(struct, rate=rate)

@@ -15,7 +15,7 @@ from vlm_prep.shards.schema import LOSS_WEIGHTS
 
 def runs_of(encoded: Encoded, tokenizer: Any, media_ids: Collection[int]) -> list[Run]:
     """Return the runs of a row that was just encoded."""
-    media = [(each.kind, last_part(each.uris[0])) for each in encoded.media]
+    media = [(each["kind"], last_part(each["files"][0]["uri"])) for each in encoded.media]
     ids, labels = encoded.input_ids, encoded.labels
     return token_runs(ids, labels, tokenizer, media_ids, weights=encoded.loss_weights, media=media)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import xxhash
 
-MediaStruct = Mapping[str, Any]
+from vlm_prep.core.stored_media import StoredMedia
 
 
-def payload_bytes(struct: MediaStruct) -> int:
+def payload_bytes(struct: StoredMedia) -> int:
     """Return how many bytes a shard holds of a media: of its files and of its tensors."""
     return sum(len(content) for content in _contents(struct))
 
@@ -29,7 +29,7 @@ class SharedMedia:
         self.bytes = 0
         """What they would have taken."""
 
-    def share(self, row: int, media: Sequence[MediaStruct]) -> list[MediaStruct]:
+    def share(self, row: int, media: Sequence[StoredMedia]) -> list[StoredMedia]:
         """Return a row's media without the bytes that the shard holds already.
 
         Args:
@@ -38,7 +38,7 @@ class SharedMedia:
         """
         return [self._shared(struct, (row, place)) for place, struct in enumerate(media)]
 
-    def _shared(self, struct: MediaStruct, place: tuple[int, int]) -> MediaStruct:
+    def _shared(self, struct: StoredMedia, place: tuple[int, int]) -> StoredMedia:
         size = payload_bytes(struct)
         if not size:
             return struct
@@ -53,8 +53,8 @@ class SharedMedia:
 
 
 def resolve(
-    row: int, media: Sequence[MediaStruct], read: Callable[[int], Sequence[MediaStruct]]
-) -> Sequence[MediaStruct]:
+    row: int, media: Sequence[StoredMedia], read: Callable[[int], Sequence[StoredMedia]]
+) -> Sequence[StoredMedia]:
     """Return a row's media with the bytes that are stored with earlier rows of its shard.
 
     Args:
@@ -71,19 +71,19 @@ def resolve(
 
 
 def _resolved(
-    row: int, struct: MediaStruct, place: Mapping[str, int], read: Callable[[int], Sequence[MediaStruct]]
-) -> MediaStruct:
+    row: int, struct: StoredMedia, place: Mapping[str, int], read: Callable[[int], Sequence[StoredMedia]]
+) -> StoredMedia:
     first = read(row - place["rows_before"])[place["media"]]
     files = [{**file, "bytes": other["bytes"]} for file, other in zip(struct["files"], first["files"], strict=True)]
     return {**struct, "files": files, "tensors": first["tensors"], "same_as": None}
 
 
-def _contents(struct: MediaStruct) -> list[Any]:
+def _contents(struct: StoredMedia) -> list[Any]:
     files = [file["bytes"] for file in struct["files"] if file["bytes"] is not None]
     return [*files, *(tensor["data"] for tensor in struct["tensors"] or ())]
 
 
-def _digest(struct: MediaStruct) -> bytes:
+def _digest(struct: StoredMedia) -> bytes:
     """Hash a media's stored bytes and what they mean."""
     state = xxhash.xxh3_128(struct["kind"].encode())
     for content in _contents(struct):

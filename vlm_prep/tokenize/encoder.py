@@ -16,9 +16,10 @@ import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, ProcessorError, Reject, RejectReason
-from vlm_prep.core.records import Encoded, Media, MediaItem, Message, Sample
+from vlm_prep.core.records import Encoded, Media, Message, Sample
 from vlm_prep.core.settings import ControlTokens as ControlMode
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.stored_media import store_media
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion
 from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byte_position
@@ -277,8 +278,8 @@ class SampleEncoder:
             notes=(*sample.notes, *fitted.notes, *dict.fromkeys(note for each in media for note in each.notes)),
             geometry=self._geometry(draft.expansions),
             media=tuple(
-                _item(item, data, expansion)
-                for item, data, expansion in zip(media, payload, draft.expansions, strict=False)
+                store_media(item, data, frame_indices=each.frame_indices, fps=each.fps, times=each.times)
+                for item, data, each in zip(media, payload, draft.expansions, strict=False)
             ),
             kept=sample.kept,
             # in the row's own key order: templates print tool schemas as they come
@@ -291,29 +292,6 @@ class SampleEncoder:
             rows = [each.geometry[tensor.name] for each in expansions if tensor.name in each.geometry]
             tensors[tensor.name] = np.concatenate(rows) if rows else np.empty((0, *tensor.shape), tensor.dtype)
         return tensors
-
-
-def _item(media: Media, data: tuple[bytes, ...] | None, expansion: Expansion) -> MediaItem:
-    header = media.header
-    if header is None:
-        raise ValueError("media without a header")
-    return MediaItem(
-        kind=media.kind,
-        uris=media.uris,
-        digests=header.digests,
-        data=data,
-        height=header.height,
-        width=header.width,
-        frame_list=media.frame_list,
-        frame_indices=expansion.frame_indices,
-        fps=expansion.fps,
-        total_frames=header.total_frames,
-        samples=header.samples,
-        sampling_rate=header.sampling_rate,
-        segment=header.segment,
-        times=expansion.times,
-        decoder=header.decoder,
-    )
 
 
 def _cuts(messages: Sequence[Message], limit: int, turn_ends: dict[int, int]) -> list[int]:

@@ -91,7 +91,7 @@ class Tally:
         """Count a document that was written, and with a row's first one the row; `place` is the row's number, the
         document's shard in the task, and its row there."""
         tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
-        kinds = Counter(f"{item.kind}s" for item in encoded.media)
+        kinds = Counter(f"{item['kind']}s" for item in encoded.media)
         for counts in (self._counts, self._dataset(encoded.dataset)):
             if encoded.document == 1:
                 counts.update(rows_in=1, rows_written=1, **dict.fromkeys(encoded.notes, 1))
@@ -100,7 +100,7 @@ class Tally:
             counts["tokens"] += tokens
             counts["trained_tokens"] += trained
             counts.update({"images": 0, "videos": 0, **kinds})
-        exact = sum(is_exact(item.tensors) for item in encoded.media)
+        exact = sum(is_exact(item["tensors"]) for item in encoded.media)
         self.count(media_exact=exact)
         kind = media_kind(row["media"])
         self._kinds[kind] += 1

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Encoded, Media, Rejected, Sample, rejected
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.stored_media import without_files
 from vlm_prep.engine.stage import check_first_rows
 from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task, no_heartbeat
 from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.ingest.unread_keys import Unread, count_unread
-from vlm_prep.media.decode import media_struct
 from vlm_prep.media.files import digest_ends, ends_of
 from vlm_prep.media.probe import Probed, probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
@@ -225,12 +225,10 @@ class TokenizeJob:
         """
         if self.maker is not None and encoded.media:
             with as_reject("the processor cannot take these media"):
-                tensors = self.maker.tensors([media_struct(item) for item in encoded.media])
-            media = [
-                replace(item, data=None, tensors=tuple(made)) for item, made in zip(encoded.media, tensors, strict=True)
-            ]
-            encoded = replace(encoded, media=tuple(media))
-        size = sum(payload_bytes(media_struct(item)) for item in encoded.media)
+                tensors = self.maker.tensors(encoded.media)
+            media = tuple(without_files(item, made) for item, made in zip(encoded.media, tensors, strict=True))
+            encoded = replace(encoded, media=media)
+        size = sum(payload_bytes(item) for item in encoded.media)
         if size > MOST_BYTES:
             raise Reject(
                 RejectReason.PAYLOAD_TOO_LARGE,
@@ -288,7 +286,7 @@ def row_of(encoded: Encoded) -> dict[str, Any]:
         "labels": encoded.labels,
         **({} if encoded.loss_weights is None else {"loss_weights": encoded.loss_weights}),
         **encoded.geometry,
-        "media": [media_struct(item) for item in encoded.media],
+        "media": encoded.media,
         "conversation": encoded.conversation.decode(),
         KEPT: encoded.kept,
     }

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlm_prep.core.settings import AudioPayload, MediaMode
+from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.media.decode import file_bytes
 from vlm_prep.processors.payload.encodings import BYTES, Encoding, as_bytes
 from vlm_prep.processors.payload.patches import Patches, patches_for
-from vlm_prep.processors.payload.pixels import MediaStruct, PixelMaker
+from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import store_array, store_tensor, store_waveform
 from vlm_prep.processors.payload.uint8 import Uint8Rule
 
@@ -38,7 +39,7 @@ class PayloadMaker:
         self._patches: dict[str, Patches | None] = {}
         self._recent = _Recent()
 
-    def tensors(self, media: Sequence[MediaStruct]) -> list[list[dict[str, Any]]]:
+    def tensors(self, media: Sequence[StoredMedia]) -> list[list[dict[str, Any]]]:
         """Return the stored tensors (`shards.schema.TENSOR`) of each media of a document.
 
         Raises:
@@ -58,7 +59,7 @@ class PayloadMaker:
                 made[places[0]] += self._made(kind, encoding, [media[place] for place in places])
         return made
 
-    def same_as_made(self, media: Sequence[MediaStruct], raised: Sequence[MediaStruct]) -> str | None:
+    def same_as_made(self, media: Sequence[StoredMedia], raised: Sequence[StoredMedia]) -> str | None:
         """Return what differs between the tensors of media and what their stored form gives back; None: nothing."""
         import torch
 
@@ -71,7 +72,7 @@ class PayloadMaker:
                 return f"{name} made of its stored form is not the processor's"
         return None
 
-    def _made(self, kind: str, encoding: Encoding, structs: Sequence[MediaStruct]) -> list[dict[str, Any]]:
+    def _made(self, kind: str, encoding: Encoding, structs: Sequence[StoredMedia]) -> list[dict[str, Any]]:
         if encoding.route == "patches":
             found = self._patches_of(kind).of_media(structs[0])
             return [store_array(name, found[name], coded=name in encoding.rules) for name in self._kept(found)]
@@ -113,7 +114,7 @@ class _Recent:
         self._bytes = 0
 
     def get(
-        self, struct: MediaStruct, make: Callable[[list[MediaStruct]], list[dict[str, Any]]]
+        self, struct: StoredMedia, make: Callable[[list[StoredMedia]], list[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
         """Return the tensors of a media, made once while it is remembered."""
         frames = struct["frame_indices"]
@@ -140,7 +141,7 @@ def _size(tensors: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(tensor["data"]) for tensor in tensors)
 
 
-def raise_media(media: Sequence[MediaStruct], mode: MediaMode, maker: PayloadMaker | None) -> list[dict[str, Any]]:
+def raise_media(media: Sequence[StoredMedia], mode: MediaMode, maker: PayloadMaker | None) -> list[dict[str, Any]]:
     """Return a document's media in a higher payload.
 
     Args:

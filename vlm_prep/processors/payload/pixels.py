@@ -19,6 +19,7 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
+from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.join import whole_mask
 from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
@@ -30,7 +31,6 @@ from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 if TYPE_CHECKING:
     import torch
 
-MediaStruct = Mapping[str, Any]
 _KINDS: Mapping[str, None] = dict.fromkeys(get_args(MediaKind))
 """The kinds of media in the order of a processor's calls."""
 
@@ -106,7 +106,7 @@ class PixelMaker:
                 self._made[kind] = cls.from_dict(dict(record["config"]))
         return self._made[kind]
 
-    def pixels(self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
+    def pixels(self, media: Sequence[StoredMedia], documents: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
         """Return the tensors of a row's media, as the full processor returns them.
 
         Args:
@@ -120,14 +120,14 @@ class PixelMaker:
         return {name: joined(parts) for name, parts in self.parts(media, documents).items()}
 
     def coded(
-        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+        self, media: Sequence[StoredMedia], documents: Sequence[int] | None = None
     ) -> dict[str, torch.Tensor | CodedTensor]:
         """Return what `pixels` does, with stored bytes left as they are where a tensor is wholly made of them."""
         found = self.parts(media, documents)
         return {name: coded_tensor(parts) or joined(parts) for name, parts in found.items()}
 
     def stored(
-        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+        self, media: Sequence[StoredMedia], documents: Sequence[int] | None = None
     ) -> dict[str, CodedTensor] | None:
         """Return what `coded` does where every tensor is wholly made of stored bytes, else None; computes nothing."""
         found: dict[str, list[torch.Tensor | Stored]] = {}
@@ -142,7 +142,7 @@ class PixelMaker:
         return whole if len(whole) == len(coded) else None
 
     def parts(
-        self, media: Sequence[MediaStruct], documents: Sequence[int] | None = None
+        self, media: Sequence[StoredMedia], documents: Sequence[int] | None = None
     ) -> dict[str, list[torch.Tensor | Stored]]:
         """Return what each tensor of a row's media is joined of, see `pixels`."""
         found: dict[str, list[torch.Tensor | Stored]] = {}
@@ -165,8 +165,8 @@ class PixelMaker:
         return {name: [whole_mask(_shape(part), dtype) for part in made[of]] for name, (of, dtype) in absent.items()}
 
     def _grouped(
-        self, media: Sequence[MediaStruct], documents: Sequence[int] | None
-    ) -> Iterator[tuple[str, Sequence[MediaStruct]]]:
+        self, media: Sequence[StoredMedia], documents: Sequence[int] | None
+    ) -> Iterator[tuple[str, Sequence[StoredMedia]]]:
         """Yield (kind, media) of what the processor treats together, document by document, see `groups`."""
         start = 0
         counts = documents.tolist() if isinstance(documents, np.ndarray) else documents
@@ -176,7 +176,7 @@ class PixelMaker:
             for kind, places in self.groups(document):
                 yield kind, document if len(places) == len(document) else [document[place] for place in places]
 
-    def groups(self, media: Sequence[MediaStruct]) -> list[tuple[str, list[int]]]:
+    def groups(self, media: Sequence[StoredMedia]) -> list[tuple[str, list[int]]]:
         """Return (kind, places in a document's media) of what the processor treats together; kind "" is all kinds, for
         a processor that is needed whole. A video with sound is in the group of audio, too."""
         if self._whole is not None:
@@ -194,7 +194,7 @@ class PixelMaker:
             raise StoreError(f"the store has {', '.join(sorted(unknown))} media, which this version does not know")
         return list(found.items()) if len(found) < 2 else [(kind, found[kind]) for kind in _KINDS if kind in found]
 
-    def call(self, kind: str, structs: Sequence[MediaStruct], **settings: Any) -> dict[str, torch.Tensor]:
+    def call(self, kind: str, structs: Sequence[StoredMedia], **settings: Any) -> dict[str, torch.Tensor]:
         """Return what the processor's part for a kind makes of media that it treats together.
 
         Args:
@@ -211,7 +211,7 @@ class PixelMaker:
         loaded = [_load(struct) for struct in structs]
         return self.call_part(kind, loaded, [video_metadata(each) for each in structs if kind == "video"], **settings)
 
-    def _tell_decoder(self, structs: Sequence[MediaStruct]) -> None:
+    def _tell_decoder(self, structs: Sequence[StoredMedia]) -> None:
         """Warn once where video files are decoded here by another version than when the store was made."""
         if self._told or not any(struct.get("decoder") == "pyav" for struct in structs):
             return
@@ -246,14 +246,14 @@ class PixelMaker:
                 tensors[whole_name] = tensor.flatten(0, 1) if leading else tensor
         return tensors
 
-    def waveform(self, struct: MediaStruct) -> Any:
+    def waveform(self, struct: StoredMedia) -> Any:
         """Return the sound of an audio file or a video: float32 (samples,) at the model's rate, mono."""
         stored = stored_waveform(struct)
         if stored is not None:
             return stored
         return _load_track(struct, self._rate or 0, self._shifted) if has_sound(struct) else _load(struct, self._rate)
 
-    def _by_whole(self, media: Sequence[MediaStruct]) -> dict[str, torch.Tensor]:
+    def _by_whole(self, media: Sequence[StoredMedia]) -> dict[str, torch.Tensor]:
         loaded: dict[str, list[Any]] = {}
         for struct in media:
             kind = struct["kind"]
@@ -307,13 +307,13 @@ def _is_part(cls: Any) -> bool:
 # media is not imported at the top: training whose shards hold tensors needs no Pillow
 
 
-def _load(struct: MediaStruct, rate: int | None = None) -> Any:
+def _load(struct: StoredMedia, rate: int | None = None) -> Any:
     from vlm_prep.media.decode import load_media
 
     return load_media(struct, rate=rate)
 
 
-def _load_track(struct: MediaStruct, rate: int, shifted: bool) -> Any:
+def _load_track(struct: StoredMedia, rate: int, shifted: bool) -> Any:
     from vlm_prep.media.decode import load_track
 
     return load_track(struct, rate=rate, shifted=shifted)
@@ -323,12 +323,12 @@ def _shape(part: torch.Tensor | Stored) -> Sequence[int]:
     return part.array.shape if isinstance(part, Stored) else part.shape
 
 
-def has_sound(struct: MediaStruct) -> bool:
+def has_sound(struct: StoredMedia) -> bool:
     """Whether a stored media is a video with an audio track that was asked for."""
     return struct["kind"] == "video" and struct["samples"] is not None
 
 
-def video_metadata(struct: MediaStruct) -> dict[str, Any]:
+def video_metadata(struct: StoredMedia) -> dict[str, Any]:
     """Return what transformers' VideoMetadata holds for a stored video."""
     fps, times = struct["fps"], struct.get("times")
     return {

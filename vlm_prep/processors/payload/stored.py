@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason, StoreError
+from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.processors.payload.join import join
 from vlm_prep.processors.payload.uint8 import Uint8Rule
 
 if TYPE_CHECKING:
     import torch
 
-MediaStruct = Mapping[str, Any]
 WAVEFORM = "waveform"
 """Sound as it goes into the feature extractor: float32 (samples,), or int16, which is 32768 times it."""
 _FULL_SCALE = np.float32(32768)
@@ -101,7 +101,7 @@ class StoredPayload:
         }
         self._names = names
 
-    def stored(self, kind: str, structs: Sequence[MediaStruct]) -> dict[str, list[Stored]] | None:
+    def stored(self, kind: str, structs: Sequence[StoredMedia]) -> dict[str, list[Stored]] | None:
         """Return the tensors of media that the processor treats together, by name; None if there are none stored.
 
         Raises:
@@ -155,7 +155,7 @@ def array_of(tensor: Mapping[str, Any]) -> NDArray[Any]:
     return array
 
 
-def stored_waveform(struct: MediaStruct) -> NDArray[np.float32] | None:
+def stored_waveform(struct: StoredMedia) -> NDArray[np.float32] | None:
     """Return the sound that is stored with a media: float32 (samples,); None if there is none."""
     for tensor in struct.get("tensors") or ():
         if tensor["name"] == WAVEFORM:

@@ -17,8 +17,9 @@ import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.records import Media, MediaHeader, Message
+from vlm_prep.core.records import Message
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.stored_media import probed_media
 from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.expansion import SOUND, as_reject
 from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
@@ -180,7 +181,7 @@ class Oracle:
         if found is None:
             return None
         text, spans = found
-        media = [stored_media(struct) for struct in row["media"]]
+        media = [probed_media(stored) for stored in row["media"]]
         # the ids are known to be equal here, so what we put in is the processor's
         placed, _ = self._encoder.place(text, media, row["media"])
         tokens = self._encoder.text.encode_by_offsets(placed.text)
@@ -190,36 +191,6 @@ class Oracle:
         inside = [(start, next(edges)) for start in edges]
         made = self._encoder.label(tokens, spans, inside, placed.runs)
         return made.labels, made.weights
-
-
-def stored_media(struct: Row) -> Media:
-    """Return the probed media that a stored struct was made from."""
-    fps, indices = struct["fps"], struct["frame_indices"]
-    header = MediaHeader(
-        height=struct["height"],
-        width=struct["width"],
-        total_frames=struct["total_frames"],
-        fps=fps,
-        times=_all_times(struct),
-        samples=struct["samples"],
-        sampling_rate=struct["sampling_rate"],
-    )
-    return Media(
-        kind=struct["kind"],
-        uris=tuple(file["uri"] for file in struct["files"]),
-        frame_list=struct["frame_list"],
-        frame_indices=tuple(np.asarray(indices).tolist()) if indices is not None else None,
-        fps=fps,
-        header=header,
-    )
-
-
-def _all_times(struct: Row) -> tuple[float, ...] | None:
-    """The times of a video's frames; of those that were not taken nothing is known, nor asked."""
-    if struct.get("times") is None:
-        return None
-    found = dict(zip(struct["frame_indices"], struct["times"], strict=True))
-    return tuple(float(found.get(number, 0.0)) for number in range(struct["total_frames"]))
 
 
 def _with_media(messages: Sequence[Message], loaded: Sequence[Any], sounds: Sequence[Any]) -> list[Message]:

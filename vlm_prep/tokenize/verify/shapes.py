@@ -18,7 +18,8 @@ from math import log2
 
 import orjson
 
-from vlm_prep.core.records import Encoded, MediaItem
+from vlm_prep.core.records import Encoded
+from vlm_prep.core.stored_media import StoredMedia
 
 Shape = str
 
@@ -28,7 +29,7 @@ def shapes_of(encoded: Encoded) -> tuple[Shape, Shape]:
     return _media_shape(encoded.media), _text_shape(encoded)
 
 
-def _media_shape(media: Sequence[MediaItem]) -> Shape:
+def _media_shape(media: Sequence[StoredMedia]) -> Shape:
     if not media:
         return "no media"
     order = " ".join(f"{kind}x{_count(len(list(group)))}" for kind, group in groupby(_kind(item) for item in media))
@@ -40,22 +41,22 @@ def _media_shape(media: Sequence[MediaItem]) -> Shape:
     return f"{order}: " + ", ".join(f"{kind} {size}" for kind, size in sizes.items())
 
 
-def _kind(item: MediaItem) -> str:
-    if item.kind != "video":
-        return item.kind
-    return "frames" if item.frame_list else "video with sound" if item.samples is not None else "video"
+def _kind(item: StoredMedia) -> str:
+    if item["kind"] != "video":
+        return str(item["kind"])
+    return "frames" if item["frame_list"] else "video with sound" if item["samples"] is not None else "video"
 
 
-def _size(item: MediaItem) -> str:
-    if item.kind == "audio":
-        seconds = (item.samples or 0) / (item.sampling_rate or 1)
+def _size(item: StoredMedia) -> str:
+    if item["kind"] == "audio":
+        seconds = (item["samples"] or 0) / (item["sampling_rate"] or 1)
         return f"{_half(seconds):+d}s"
-    across = round(log2(item.width / item.height)) if item.width and item.height else 0
-    size = f"{_half((item.width * item.height) ** 0.5):02d}px{max(-4, min(4, across)):+d}"
-    if item.kind == "image":
+    across = round(log2(item["width"] / item["height"])) if item["width"] and item["height"] else 0
+    size = f"{_half((item['width'] * item['height']) ** 0.5):02d}px{max(-4, min(4, across)):+d}"
+    if item["kind"] == "image":
         return size
-    frames = len(item.frame_indices or ())
-    return f"{size} {_count(frames)}f{'odd' if frames % 2 else ''}{'' if item.fps else ' no rate'}"
+    frames = len(item["frame_indices"] or ())
+    return f"{size} {_count(frames)}f{'odd' if frames % 2 else ''}{'' if item['fps'] else ' no rate'}"
 
 
 def _half(value: float) -> int:
