@@ -28,13 +28,19 @@ from vlm_prep.cli.typer_options import Grouped, parameter
 from vlm_prep.core import pack_settings, run_settings
 from vlm_prep.core import settings as row_settings
 from vlm_prep.core.fields import Flag, IsPath, Positional, Setting, Settings, read_annotation, settings_of
-from vlm_prep.core.remote import is_remote
+from vlm_prep.core.named_sources import is_placed, settled
 from vlm_prep.core.run_yaml import run_yaml
 
 __all__ = ["AsJson", "CommandFunction", "Grouped", "Processor", "Quiet", "Source", "Without", "command", "with_flags"]
 
 Source = Annotated[
-    str, Positional(), IsPath(), Doc("A meta JSON, a data file, a dataset folder, or an ingested folder.")
+    str,
+    Positional(),
+    IsPath(),
+    Doc(
+        "A meta JSON, a data file, a dataset folder, an ingested folder, preset:NAME[=path], hf:owner/name[@revision], "
+        "or mock:rows=8."
+    ),
 ]
 Processor = Annotated[
     str,
@@ -143,10 +149,12 @@ def as_yaml(name: str, arguments: Mapping[str, Any]) -> str:
 
 def _absolute(setting: Setting, value: Any) -> Any:
     path = setting.note(IsPath)
-    if path is None or value is None or is_remote(value) or (path.only_existing and not Path(value).exists()):
+    if path is None or value is None or (path.only_existing and not Path(value).exists()):
         return value
     if setting.is_list:
-        return [each if is_remote(each) else os.path.abspath(each) for each in value]
+        return [settled(each) if is_placed(each) else os.path.abspath(each) for each in value]
+    if is_placed(value):
+        return settled(value)
     return type(value)(os.path.abspath(value))
 
 

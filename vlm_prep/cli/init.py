@@ -14,7 +14,7 @@ from vlm_prep.cli import flags
 from vlm_prep.cli.terminal import echo
 from vlm_prep.core.errors import OutputError
 from vlm_prep.core.fields import Flag, Positional
-from vlm_prep.core.remote import is_remote
+from vlm_prep.core.named_sources import is_placed, settled
 
 if TYPE_CHECKING:
     from vlm_prep.ingest.look import Look
@@ -95,7 +95,7 @@ def _reading(found: Look, file: Path) -> Iterator[str]:
 
 def _beside(path: str, file: Path) -> str:
     """Return a path as the run file names it: from its own folder."""
-    return path if is_remote(path) else os.path.relpath(os.path.abspath(path), os.path.abspath(file.parent))
+    return settled(path) if is_placed(path) else os.path.relpath(os.path.abspath(path), os.path.abspath(file.parent))
 
 
 def _setting(name: str, value: Any, why: str | None = None) -> str:

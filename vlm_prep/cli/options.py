@@ -15,7 +15,7 @@ import orjson
 from vlm_prep.cli import terminal
 from vlm_prep.cli.flags import with_flags
 from vlm_prep.core.errors import InputError, OutputError, StoreError
-from vlm_prep.core.remote import is_remote
+from vlm_prep.core.named_sources import is_placed, settled
 from vlm_prep.core.run_settings import FinishConfig, RunConfig, WorkerConfig
 from vlm_prep.core.settings import SourceConfig
 from vlm_prep.core.visible import visible_json
@@ -154,9 +154,9 @@ def origin_in(store: Path, found: dict[str, Any], source: str | None, processor:
     if not isinstance(opened, dict) or not opened.keys() <= known or not isinstance(named, str):
         raise StoreError(f"{store}: what it says of its source cannot be read", "make the store again")
     if source:
-        opened = {**opened, "path": source if is_remote(source) else os.path.abspath(source)}
+        opened = {**opened, "path": settled(source) if is_placed(source) else os.path.abspath(source)}
     path = opened.get("path")
-    if not isinstance(path, str) or not (is_remote(path) or os.path.exists(path)):
+    if not isinstance(path, str) or not (is_placed(path) or os.path.exists(path)):
         raise InputError(f"{store}: its source is not at {path or 'a known place'}", "give `source`")
     return Origin(source=opened, processor=processor or named)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from annotated_doc import Doc
 from vlm_prep.cli import options
 from vlm_prep.core.errors import InputError, RejectRateError
 from vlm_prep.core.fields import Flag, IsPath, Positional
+from vlm_prep.core.named_sources import source_stem
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.run_settings import RunConfig
 
@@ -54,7 +54,7 @@ def place_for(source: str | Path, run: RunConfig, end: str) -> Place:
     if url is not None and run.part is not None:
         raise InputError("`part`: parts share a folder", "give a folder as `out`; finish it, then `vlm-prep push`")
     named = run.work_dir if url is not None else run.out
-    chosen = Path(named or Path(os.path.abspath(source)).stem + end)
+    chosen = Path(named or source_stem(source) + end)
     options.must_differ(source, chosen)
     return Place(folder=chosen, url=url)
 

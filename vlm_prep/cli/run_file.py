@@ -27,6 +27,7 @@ import yaml
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import IsPath, ReadsFile, Setting, did_you_mean
+from vlm_prep.core.named_sources import is_placed, settled
 from vlm_prep.core.remote import is_remote
 
 Keys = tuple[str, ...]
@@ -257,7 +258,9 @@ def _value(file: RunFile, keys: Keys, setting: Setting, raw: Any) -> Any:
 
 
 def _path(file: RunFile, keys: Keys, value: str) -> str:
-    return value if is_remote(value) else os.path.join(file.folder(keys), os.path.expanduser(value))
+    if is_placed(value):
+        return settled(value, file.folder(keys))
+    return os.path.join(file.folder(keys), os.path.expanduser(value))
 
 
 def _text(file: RunFile, keys: Keys, raw: Any, reads: ReadsFile) -> str:

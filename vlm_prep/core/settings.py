@@ -21,6 +21,7 @@ from vlm_prep.core.media_settings import MediaCheck as MediaCheck
 Overlong = Literal["drop", "truncate", "error"]
 MediaMode = Literal["reference", "encoded", "pixels"]
 MissingTags = Literal["reject", "first"]
+MixStop = Literal["all_exhausted", "first_exhausted"]
 AudioPayload = Literal["waveform", "features"]
 TrainOn = Literal["assistant", "last", "all"]
 TrainEnd = Literal["all", "last", "none"]
@@ -45,7 +46,7 @@ class SourceConfig(Settings):
     title: ClassVar[str] = "Source and rows"
 
     datasets: Annotated[
-        list[str] | None, Flag("--dataset"), Doc("Only this dataset of a meta JSON; may be repeated.")
+        list[str] | None, Flag("--dataset"), Doc("Only this dataset of a meta JSON or preset; may be repeated.")
     ] = None
     format: Annotated[str | None, Doc("Format of rows: sharegpt, messages, alpaca, texts, completion, asr.")] = None
     columns: Annotated[
@@ -60,7 +61,14 @@ class SourceConfig(Settings):
     ] = None
     media_dir: Annotated[str | None, IsPath(), Doc("Where a data file's relative media paths start.")] = None
     sample_ratio: Annotated[float | None, Doc("Share of a data file's rows, or how often each (2.5).")] = None
-    split: Annotated[str | None, Doc("Split of a dataset folder. [default: train, or the only one]")] = None
+    split: Annotated[
+        str | None,
+        Doc(
+            "Split of a hub set or dataset folder, also a part (train[:1000]) or several (validation+test). [default: "
+            "train, or the only one]"
+        ),
+    ] = None
+    subset: Annotated[str | None, Doc("Configuration of a hub set or dataset folder.")] = None
     system_prompt: Annotated[str | None, Doc("System turn of every asr row. [default: none]")] = None
     user_prompt: Annotated[str | None, Doc("Text before the audio of every asr row. [default: none]")] = None
     min_duration: Annotated[float | None, Ge(0.0), Doc("Reject rows with shorter audio, in seconds.")] = None
@@ -97,6 +105,16 @@ class SourceConfig(Settings):
             "'assistant={caption}': columns in braces; may be repeated."
         ),
     ] = None
+    mix: Annotated[
+        dict[str, Any] | None,
+        Flag("--mix", example="talks=0.8"),
+        Doc("Mix the datasets of a source by shares, e.g. talks=0.8 and text=0.2. [default: one after the other]"),
+    ] = None
+    mix_stop: Annotated[
+        MixStop | None,
+        Doc("A mix ends when every dataset has given all its rows, or the first one. [default: all_exhausted]"),
+    ] = None
+    mix_seed: Annotated[int | None, Doc("Seed of a mix. [default: 42]")] = None
     limit: Annotated[int | None, Ge(1), Doc("Only the first N rows.")] = None
 
 

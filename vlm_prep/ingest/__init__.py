@@ -6,6 +6,11 @@ to read it in:
     spec      DatasetSpec: one dataset's file, format, columns and tags
     names, sniff  what columns and tags are called; how rows stand in a text file
     json_scan     where the rows of other JSON than JSON lines are
+    entry     what may be said of one dataset
+    meta_file  the meta JSON, told from data
+    presets/  well-known datasets by name
+    hub_sets, splits  datasets of the hub; which files and rows a split is
+    mock_rows  rows that are made up
     meta      load_source: a meta JSON, a data file or a folder → [DatasetSpec], or an InputError that says what to fix
     detect    what the head of a data file tells: its kind, format, conversation column and tags
     index     build_index: the byte range and line of every row of JSON, found without parsing the rows
@@ -16,6 +21,7 @@ to read it in:
     formats/  to_sample: one parsed row → Sample, or a Reject
     kept_columns    what travels with a row: its own id, and columns that were asked for
     row_source      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
+    interleave, raw_samples  datasets mixed by shares; the rows of all data sets by number
     first_rows      what the first rows give before a run, and whether it should start at all
     unread_keys     keys that nobody reads, counted
     look          a look at data of which nothing is known yet

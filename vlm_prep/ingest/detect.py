@@ -53,6 +53,8 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     Raises:
         InputError: the file is not one we read, or a column or key the user named is not in it.
     """
+    if spec.is_mock:
+        return replace(spec, format="messages")
     rows = list(_head_rows(spec))
     if not rows:
         return replace(spec, format=spec.format or ("sharegpt" if spec.mapping is None else "mapping"))

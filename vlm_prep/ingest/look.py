@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.named_sources import is_placed
 from vlm_prep.core.records import Sample
-from vlm_prep.core.remote import is_remote
 from vlm_prep.ingest.source import Samples, open_samples
 
 ROWS: Final = 256
@@ -70,7 +70,7 @@ def look(source: str) -> Look:
         found.tools += bool(each.tools)
         found.reasoning += any(_thinks(message) for message in each.messages)
         uris = chain.from_iterable(media.uris for media in each.media)
-        missing += [uri for uri in uris if not is_remote(uri) and "::" not in uri and not os.path.exists(uri)]
+        missing += [uri for uri in uris if uri.startswith("/") and "::" not in uri and not os.path.exists(uri)]
     found.missing = len(missing)
     if missing and len(found.datasets) == 1:
         found.media_dir, found.there = _folder_of(missing, Path(chosen), samples)
@@ -79,7 +79,7 @@ def look(source: str) -> Look:
 
 def _data_of(source: str) -> tuple[str, list[str]]:
     """Return the data to look at, and other data beside it."""
-    if is_remote(source) or not os.path.isdir(source):
+    if is_placed(source) or not os.path.isdir(source):
         return source, []
     try:
         open_samples(source)

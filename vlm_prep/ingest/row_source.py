@@ -25,7 +25,8 @@ from vlm_prep.ingest.embedded import mark, may_embed
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
 from vlm_prep.ingest.kept_columns import kept_of, left_unread
-from vlm_prep.ingest.sampling import copies, pick_rows
+from vlm_prep.ingest.mock_rows import MockIndex, mock_index
+from vlm_prep.ingest.sampling import copies, occurrences, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 from vlm_prep.ingest.table_files import TableIndex, build_table_index
@@ -33,7 +34,7 @@ from vlm_prep.media.text_files import form_of
 
 STAGE = "ingest"
 _OPTIONS: Final = (
-    *("split", "system_prompt", "user_prompt", "min_duration", "max_duration"),
+    *("split", "subset", "commit", "limit", "system_prompt", "user_prompt", "min_duration", "max_duration"),
     *("missing_tags", "ignore_keys", "kept", "encoding", "lenient_json", "rows_key", "mapping"),
 )
 """What of a spec is described where it is not the default."""
@@ -55,7 +56,7 @@ class RowSource:
     """The picked rows of one dataset; holds arrays only, so it can be sent to workers."""
 
     spec: DatasetSpec
-    index: RowIndex | TableIndex
+    index: RowIndex | TableIndex | MockIndex
     picks: NDArray[np.int64]
     """(picks,) row numbers, 0-based, in the order they are read."""
     repeats: NDArray[np.int64]
@@ -68,12 +69,19 @@ class RowSource:
         Raises:
             InputError: a file is gone, damaged, not one we read, or a broken array.
         """
-        if spec.tables:
-            index: RowIndex | TableIndex = build_table_index(spec.tables, spec.file, spec.file_name)
+        if spec.is_mock:
+            index: RowIndex | TableIndex | MockIndex = mock_index(spec.file_name)
+        elif spec.tables:
+            index = build_table_index(spec.tables, spec.file, spec.file_name)
         else:
             index = build_index(spec.text, spec.reading)
-        picks = pick_rows(len(index), spec.sample_ratio)[:limit]
-        return cls(spec, index, picks, copies(len(index), len(picks)))
+        rows = np.concatenate([np.arange(*each) for each in spec.rows]) if spec.rows else None
+        picks = pick_rows(len(index) if rows is None else len(rows), spec.sample_ratio)
+        limits = [each for each in (limit, spec.limit) if each is not None]
+        picks = picks[: min(limits)] if limits else picks
+        if rows is not None:
+            picks = rows[picks]
+        return cls(spec, index, picks, copies(len(index), len(picks)) if rows is None else occurrences(picks))
 
     def __len__(self) -> int:
         return len(self.picks)
@@ -103,7 +111,7 @@ class RowSource:
     def raw(self, place: int) -> str:
         """Return the text of a pick's row as it stands in the file; of a table's row its values."""
         row, index = int(self.picks[place]), self.index
-        if isinstance(index, TableIndex):
+        if isinstance(index, TableIndex | MockIndex):
             return excerpt(index.read(row), 4000)
         with open_input(self.spec.text) as file:
             return read_row(file, int(index.starts[row]), int(index.ends[row])).decode(errors="backslashreplace")
@@ -111,7 +119,11 @@ class RowSource:
     def content_digest(self) -> str:
         """Return the digest of the data files' bytes, for the run's fingerprint."""
         try:
-            return self.index.content_digest() if isinstance(self.index, TableIndex) else digest_file(self.spec.file)
+            return (
+                self.index.content_digest()
+                if isinstance(self.index, TableIndex | MockIndex)
+                else digest_file(self.spec.file)
+            )
         except OSError as error:
             raise InputError(f"{self.spec.file}: {error.strerror or error}", "restore it, then start again") from error
 
@@ -123,7 +135,7 @@ class RowSource:
             for name in _OPTIONS
             if getattr(spec, name) != getattr(DatasetSpec, name)
         }
-        if not spec.tables and (form := form_of(spec.file)):
+        if not spec.tables and not spec.is_mock and (form := form_of(spec.file)):
             options["text"] = form
         return {
             "dataset": spec.name,
@@ -172,7 +184,7 @@ class RowSource:
     def _stands(self, row: int) -> tuple[str, int]:
         """Return the file and the line of a row."""
         index = self.index
-        if isinstance(index, TableIndex):
+        if isinstance(index, TableIndex | MockIndex):
             file, place = index.place(row)
             return index.names[file], place + 1
         return self.spec.file_name, int(index.lines[row])
@@ -181,7 +193,7 @@ class RowSource:
     def _reader(self) -> Iterator[Callable[[int], tuple[Any, frozenset[str]]]]:
         """Give a function that parses a row and says what it noted."""
         index, spec = self.index, self.spec
-        if isinstance(index, TableIndex):
+        if isinstance(index, TableIndex | MockIndex):
             yield lambda row: (index.read(row), frozenset())
             return
         with open_input(spec.text) as file:
@@ -218,6 +230,8 @@ class RowSource:
     @property
     def data_files(self) -> frozenset[str]:
         """Return the real paths of the dataset's files."""
+        if self.spec.is_mock:
+            return frozenset()
         return frozenset(os.path.realpath(path) for path in (self.spec.file, *self.spec.tables))
 
     def _bounded(self, sample: Sample) -> Sample:

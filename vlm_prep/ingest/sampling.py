@@ -44,3 +44,14 @@ def copies(total: int, picks: int) -> NDArray[np.int64]:
 
 def _draw(total: int, count: int) -> NDArray[np.int64]:
     return np.array(random.Random(_SEED).sample(range(total), count), dtype=np.int64)
+
+
+def occurrences(picks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how often the row of each pick was taken before it, for picks in any order; int64 of shape (picks,)."""
+    order = np.argsort(picks, kind="stable")
+    ranked = picks[order]
+    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(picks) else np.zeros(0, np.int64)
+    starts = np.repeat(first, np.diff(np.append(first, len(picks))))
+    counts = np.empty(len(picks), dtype=np.int64)
+    counts[order] = np.arange(len(picks)) - starts
+    return counts

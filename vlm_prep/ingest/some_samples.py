@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_prep.core.records import Rejected, Sample
-from vlm_prep.ingest.source import IngestedSamples, RawSamples, Samples
+from vlm_prep.ingest.raw_samples import RawSamples
+from vlm_prep.ingest.source import IngestedSamples, Samples
 from vlm_prep.shards.earlier import Earlier, earlier_of
 from vlm_prep.shards.schema import KEPT
 

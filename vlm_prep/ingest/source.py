@@ -6,23 +6,25 @@ Both give exactly one output for each number, a Sample or a Rejected, so that ro
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import orjson
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.named_sources import is_named, is_placed, settled
 from vlm_prep.core.records import Media, MediaHeader, Rejected, Sample
-from vlm_prep.core.remote import is_remote
 from vlm_prep.core.settings import SourceConfig
 from vlm_prep.engine.tasks import Heartbeat, Task
-from vlm_prep.ingest.first_rows import check_shape, survey
-from vlm_prep.ingest.meta import load_source
+from vlm_prep.ingest.entry import SourceOptions as SourceOptions
+from vlm_prep.ingest.first_rows import check_shape
+from vlm_prep.ingest.interleave import mixed
+from vlm_prep.ingest.meta import read_source
+from vlm_prep.ingest.raw_samples import MixedSamples, RawSamples
 from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
 from vlm_prep.shards.object_store import RemotePath, StorePath, absolute, store_path
@@ -60,64 +62,6 @@ class Samples(Protocol):
 
     def first_rows(self) -> list[dict[str, Any]]:
         """Return what the first rows of each dataset give, without their media: rejects, notes, unread keys."""
-
-
-@dataclass(frozen=True)
-class RawSamples:
-    """The rows of one or more data files, one dataset after the other."""
-
-    sources: tuple[RowSource, ...]
-    origin: dict[str, Any] = field(default_factory=dict, compare=False)
-    """How to open them again, see `open_samples`."""
-
-    def __len__(self) -> int:
-        return sum(len(source) for source in self.sources)
-
-    def read(self, start: int, stop: int) -> Iterator[Sample | Rejected]:
-        """See `Samples.read`."""
-        begins = np.cumsum([0, *(len(source) for source in self.sources)]).tolist()
-        number = bisect_right(begins, start) - 1
-        while start < stop:
-            end = min(stop, begins[number + 1])
-            yield from self.sources[number].read(start - begins[number], end - begins[number])
-            start, number = end, number + 1
-
-    def locate(self, number: int) -> tuple[RowSource, int]:
-        """Return a number's data set, and its place in it."""
-        begins = np.cumsum([0, *(len(source) for source in self.sources)]).tolist()
-        place = bisect_right(begins, number) - 1
-        return self.sources[place], number - begins[place]
-
-    def reject(self, number: int, stage: str, reason: str, message: str) -> Rejected:
-        """See `Samples.reject`."""
-        source, place = self.locate(number)
-        return source.reject(place, stage, reason, message)
-
-    def numbers(self, sample_ids: Iterable[str]) -> dict[str, int]:
-        """See `Samples.numbers`."""
-        wanted, found, begin = set(sample_ids), {}, 0
-        for source in self.sources:
-            for place in source.places(wanted):
-                found[source.sample_id(place)] = begin + place
-            begin += len(source)
-        return found
-
-    def identity(self) -> dict[str, Any]:
-        """See `Samples.identity`."""
-        return {"datasets": [{**source.describe(), "xxh3": source.content_digest()} for source in self.sources]}
-
-    def describe(self) -> list[dict[str, Any]]:
-        """See `Samples.describe`."""
-        return [source.describe() for source in self.sources]
-
-    @property
-    def data_files(self) -> frozenset[str]:
-        """See `Samples.data_files`."""
-        return frozenset(path for source in self.sources for path in source.data_files)
-
-    def first_rows(self) -> list[dict[str, Any]]:
-        """See `Samples.first_rows`."""
-        return [survey(source).to_json() for source in self.sources]
 
 
 class IngestedSamples:
@@ -269,7 +213,7 @@ def _media(item: dict[str, Any]) -> Media:
 
 def _place(path: str | Path) -> str:
     """Return a path as it means the same from any working folder."""
-    return str(path) if is_remote(path) else os.path.abspath(path)
+    return settled(str(path)) if is_placed(path) else os.path.abspath(path)
 
 
 _DATA = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".txt")
@@ -280,30 +224,6 @@ def _is_store(path: StorePath) -> bool:
     if isinstance(path, RemotePath):
         return path.suffix not in _DATA and (path / MANIFEST).exists()
     return (path / MANIFEST).exists() or (path / WORK).is_dir()
-
-
-class SourceOptions(TypedDict, total=False):
-    """How a source is read; the texts are those of `core.settings.SourceConfig`, whose fields these are."""
-
-    datasets: Sequence[str] | None
-    format: str | None
-    columns: Mapping[str, str] | None
-    tags: Mapping[str, str] | None
-    media_dir: str | Path | None
-    sample_ratio: float | None
-    split: str | None
-    system_prompt: str | None
-    user_prompt: str | None
-    min_duration: float | None
-    max_duration: float | None
-    missing_tags: str | None
-    ignore_keys: Sequence[str] | None
-    keep_columns: Sequence[str] | None
-    encoding: str | None
-    lenient_json: bool | None
-    rows_key: str | None
-    mapping: str | Mapping[str, Any] | None
-    turns: Sequence[str] | None
 
 
 def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[SourceOptions]) -> Samples:
@@ -326,24 +246,28 @@ def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[So
         StoreError: an ingested store that is not finished.
     """
     folder = store_path(path)
-    if _is_store(folder):
+    if not is_named(path) and _is_store(folder):
         if any(how.values()):
             raise InputError(
                 f"{path} is ingested already: options that say how to read a source have no meaning for it",
                 "give them to `vlm-prep ingest`",
             )
         return IngestedSamples(folder, limit)
-    specs = load_source(path, **how)
+    found = read_source(path, **how)
     media_dir = how.get("media_dir")
     where = {"path": _place(path), "media_dir": None if media_dir is None else _place(media_dir)}
     given = {name: value for name, value in how.items() if value not in (None, False) and name not in where}
     always = dict.fromkeys(("datasets", "format", "columns", "tags", "sample_ratio"))
     sources: list[RowSource] = []
-    left = limit
-    for spec in specs:
+    left = limit if found.mix is None else None
+    for spec in found.specs:
         source = RowSource.open(spec, left)
         check_shape(source)
         sources.append(source)
         if left is not None:
             left -= len(source)
-    return RawSamples(tuple(sources), {**where, **always, **given, "limit": limit})
+    origin = {**where, **always, **given, "limit": limit}
+    if found.mix is None:
+        return RawSamples(tuple(sources), origin)
+    taken, order = mixed(sources, found.mix)
+    return MixedSamples(taken, origin, found.mix, order[:limit])

@@ -137,6 +137,14 @@ class DatasetSpec:
     sample_ratio: float = 1.0
     tables: tuple[Path, ...] = ()
     """The Parquet or Arrow files that hold the rows, in order; empty for JSON."""
+    rows: tuple[tuple[int, int], ...] = ()
+    """Ranges of the rows of all tables that are read, in order; empty for all of them."""
+    subset: str | None = None
+    """Which configuration of a folder or hub set."""
+    commit: str | None = None
+    """Of a hub set: the commit of its files."""
+    limit: int | None = None
+    """Most rows that are read of it."""
     split: str | None = None
     """Which split of a folder `tables` is."""
     system_prompt: str | None = None
@@ -162,6 +170,11 @@ class DatasetSpec:
     """The key of an object under which its rows stand; a path of keys is written with dots."""
     mapping: str | None = None
     """What format mapping makes of a row, as canonical JSON; see `ingest.mapping`."""
+
+    @property
+    def is_mock(self) -> bool:
+        """Whether its rows are made up, see `ingest.mock_rows`."""
+        return self.file_name.startswith("mock:")
 
     @property
     def reading(self) -> TextReading:

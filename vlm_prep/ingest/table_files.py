@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file, digest_json
 from vlm_prep.ingest.embedded import mark
-from vlm_prep.ingest.spec import did_you_mean
+from vlm_prep.ingest.splits import DEFAULT_SPLIT, Tables, tables_of
 from vlm_prep.media.table_rows import TableKind, open_table, read_row, table_kind
 
-DEFAULT_SPLIT: Final = "train"
 _SUFFIXES: Final = (".parquet", ".arrow")
 
 
@@ -115,44 +114,39 @@ def metadata_file(folder: Path, split: str | None) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def split_files(folder: Path, split: str | None) -> tuple[str | None, tuple[Path, ...]]:
-    """Return the split that is read from a folder and its files, in order.
+def split_files(folder: Path, split: str | None, subset: str | None = None) -> Tables:
+    """Return the files of a folder's split, in order.
 
     Args:
         folder: a Hugging Face dataset.
-        split: None takes `train`, or the only one there is.
+        split: see `splits`; None takes `train`, or the only one there is.
+        subset: its configuration.
 
     Raises:
         InputError: the folder holds no dataset of Parquet or Arrow files, or no such split.
     """
     if (folder / "dataset_dict.json").is_file():
         names = _json(folder / "dataset_dict.json").get("splits") or []
-        chosen = _choose(folder, names, split)
-        return chosen, _saved_files(folder / chosen)
+        return tables_of(
+            folder,
+            split,
+            names,
+            lambda name: _saved_files(folder / name),
+            lambda name: _count(_saved_files(folder / name)),
+        )
     if (folder / "state.json").is_file():
         own = _json(folder / "state.json").get("_split")
-        if split not in (None, own):
-            raise _no_split(folder, [own or "none"], split)
-        return own, _saved_files(folder)
-    found = _repository_files(folder)
-    chosen = _choose(folder, list(found), split)
-    return chosen, tuple(Path(file) for file in found[chosen])
+        if split is None:
+            return Tables(own, _saved_files(folder))
+        return tables_of(
+            folder, split, [own or "none"], lambda _: _saved_files(folder), lambda _: _count(_saved_files(folder))
+        )
+    found = {name: [Path(file) for file in files] for name, files in _repository_files(folder, subset).items()}
+    return tables_of(folder, split, list(found), found.__getitem__, lambda name: _count(found[name]))
 
 
-def _choose(folder: Path, names: Sequence[str], split: str | None) -> str:
-    wanted = split or (names[0] if len(names) == 1 else DEFAULT_SPLIT)
-    if wanted not in names:
-        raise _no_split(folder, names, split)
-    return wanted
-
-
-def _no_split(folder: Path, names: Sequence[str], split: str | None) -> InputError:
-    if split is None:
-        what, near = f"has several splits and none is called {DEFAULT_SPLIT!r}", ""
-    else:
-        what, near = f"has no split {split!r}", did_you_mean(split, names)
-    hint = f"It has: {', '.join(names)}. Name one with `split`, or with split in a meta JSON.{near}"
-    return InputError(f"{folder}: {what}", hint)
+def _count(files: Sequence[Path]) -> int:
+    return sum(len(open_table(str(file))) for file in files)
 
 
 def _saved_files(folder: Path) -> tuple[Path, ...]:
@@ -173,7 +167,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _repository_files(folder: Path) -> dict[str, Sequence[str]]:
+def _repository_files(folder: Path, subset: str | None) -> dict[str, Sequence[str]]:
     if not any(file.suffix in _SUFFIXES for file in folder.rglob("*")):
         raise _no_dataset(folder, "it holds no .parquet or .arrow file")
     import datasets
@@ -181,7 +175,7 @@ def _repository_files(folder: Path) -> dict[str, Sequence[str]]:
     try:
         # its cache folder gets nothing but a lock; it is not ours to make
         with tempfile.TemporaryDirectory() as cache:
-            builder = datasets.load_dataset_builder(str(folder), cache_dir=cache)
+            builder = datasets.load_dataset_builder(str(folder), subset, cache_dir=cache)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise _no_dataset(folder, " ".join(str(error).split())[:300]) from error
     if builder.name not in ("parquet", "arrow"):
@@ -192,6 +186,6 @@ def _repository_files(folder: Path) -> dict[str, Sequence[str]]:
 def _no_dataset(folder: Path, what: str) -> InputError:
     return InputError(
         f"{folder}: is a folder, and not a dataset of Parquet or Arrow files: {what}",
-        "Give a folder that `datasets` opens (of several configurations, the folder of one), the output of "
+        "Give a folder that `datasets` opens (of several configurations one by `subset`), the output of "
         "`vlm-prep ingest`, a data file, or a meta JSON.",
     )

@@ -19,6 +19,7 @@ from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.regular_files import open_descriptor, open_regular
 from vlm_prep.core.remote import is_remote, read_remote, read_remote_ends
 from vlm_prep.media.lmdb_file import LmdbFile
+from vlm_prep.media.mock_media import MADE, is_made, make_media
 from vlm_prep.media.row_media import read_cell, rows_kind
 
 END_BYTES = 64 << 10
@@ -40,7 +41,10 @@ class Ends:
 
 
 def split_uri(uri: str) -> tuple[str, str | None]:
-    """Return (path, key in it or None). A path that exists as written is a path, even with `::` in it."""
+    """Return (path, key in it or None). A path that exists as written is a path, even with `::` in it; of media that
+    are made when they are read the key is all there is."""
+    if is_made(uri):
+        return uri[: len(MADE)], uri[len(MADE) :]
     if SEPARATOR not in uri or is_remote(uri) or os.path.exists(uri):
         return uri, None
     # a key may hold `::` and so may a folder: the LMDB or data file is the first prefix that is one, else the shortest
@@ -142,6 +146,8 @@ def _os_reject(uri: str, error: OSError | ValueError) -> Reject:
 
 
 def _read_key(path: str, key: str) -> bytes:
+    if path == MADE:
+        return make_media(path + key)
     if not os.path.exists(path):
         raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB or data file")
     kind = rows_kind(path)

@@ -23,6 +23,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media
 from vlm_prep.core.remote import is_remote
 from vlm_prep.media.files import SEPARATOR, split_uri
+from vlm_prep.media.mock_media import is_made
 
 READ_OTHERWISE = "paths_read_otherwise"
 """Note of a media that was found under another reading of its path."""
@@ -45,7 +46,7 @@ class Roots:
 
     def holds(self, uri: str) -> bool:
         """Whether a media lies within, links followed."""
-        if not self.folders:
+        if not self.folders or is_made(uri):
             return True
         if not uri.startswith("/") and is_remote(uri):
             scheme, _, path = uri.partition("://")
@@ -106,7 +107,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _located(uri: str) -> str:
-    if is_remote(uri):
+    if is_remote(uri) or is_made(uri):
         return uri
     path, key = split_uri(uri)
     if os.path.lexists(path):

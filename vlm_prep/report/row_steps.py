@@ -13,7 +13,8 @@ from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.records import Encoded, Media, Rejected, Sample
 from vlm_prep.core.visible import excerpt, visible
 from vlm_prep.ingest.formats.noticed import NOTES
-from vlm_prep.ingest.source import RawSamples, Samples
+from vlm_prep.ingest.raw_samples import RawSamples
+from vlm_prep.ingest.source import Samples
 
 MODEL = "model"
 """The step that shows a row as its model reads it."""

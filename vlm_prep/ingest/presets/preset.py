@@ -1,0 +1,140 @@
+"""What the packaged descriptions of well-known datasets say, see this package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.fields import did_you_mean
+from vlm_prep.core.named_sources import is_placed
+from vlm_prep.ingest.entry import Entry
+
+_FOLDER: Final = Path(__file__).parent
+_HEAD: Final = "preset:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How a well-known dataset is read."""
+
+    name: str
+    about: str
+    expects: str
+    """What its rows or files have, for people."""
+    hub: str | None = None
+    """Its id on the hub; None where it is given by path alone."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of a meta JSON's entry."""
+    sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of a mix: the name of each dataset → its hub and options; by path they are folders or files of these names."""
+    mix: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PresetSource:
+    """A preset that is read as a source."""
+
+    preset: Preset
+    path: str | None
+    """Where it is; None takes it from the hub."""
+
+    @property
+    def mix(self) -> Mapping[str, Any] | None:
+        """How its datasets are mixed."""
+        return self.preset.mix
+
+    def entries(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return it as a meta file has it.
+
+        Args:
+            given: options that come before its own.
+
+        Raises:
+            InputError: it needs a path, or takes no options.
+        """
+        preset = self.preset
+        if preset.sets and given:
+            names = ", ".join(given)
+            raise InputError(
+                f"{_HEAD}{preset.name}: {names} cannot be given for several datasets", "Write a meta JSON."
+            )
+        if preset.sets:
+            return {name: self._of_set(name, said) for name, said in preset.sets.items()}
+        return {preset.name: {**preset.options, "file_name": self._place(self.path, preset.hub), **given}}
+
+    def _of_set(self, name: str, said: Mapping[str, Any]) -> dict[str, Any]:
+        path = None if self.path is None else _inside(self.path, name)
+        return {**said.get("options", {}), "file_name": self._place(path, said.get("hub"))}
+
+    def _place(self, path: str | None, hub: str | None) -> str:
+        if path is not None:
+            return path if is_placed(path) else os.path.abspath(path)
+        if hub is None:
+            name = self.preset.name
+            raise InputError(f"{_HEAD}{name} needs a path: {self.preset.expects}", f"Write {_HEAD}{name}=PATH.")
+        return f"hf:{hub}"
+
+
+def _inside(folder: str, name: str) -> str:
+    """Return the dataset of a name in a folder: a folder, or a file with that stem."""
+    exact = os.path.join(folder, name)
+    if is_placed(folder) or os.path.exists(exact) or not os.path.isdir(folder):
+        return exact
+    return next((str(path) for path in sorted(Path(folder).glob(f"{name}.*"))), exact)
+
+
+def preset_of(source: str) -> PresetSource | None:
+    """Return the preset that a source names, None for another source.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if not source.startswith(_HEAD):
+        return None
+    name, equals, path = source.removeprefix(_HEAD).partition("=")
+    return PresetSource(read_preset(name), path if equals and path else None)
+
+
+def with_preset(entry: Entry) -> Entry:
+    """Return an entry of a meta file with what its preset says where it says nothing itself.
+
+    Raises:
+        InputError: there is no such preset, or it is a mix.
+    """
+    if entry.preset is None:
+        return entry
+    preset = read_preset(entry.preset)
+    if preset.sets:
+        raise InputError(f"preset {preset.name!r} is several datasets", f"Use it as a source: {_HEAD}{preset.name}.")
+    said = {name: value for name, value in preset.options.items() if name not in entry.model_fields_set}
+    return entry.model_copy(update=said)
+
+
+def read_preset(name: str) -> Preset:
+    """Return a preset.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    found = presets().get(name)
+    if found is None:
+        hint = f"`vlm-prep presets` lists them.{did_you_mean(name, presets())}"
+        raise InputError(f"no preset {name!r}", hint)
+    return found
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """Return all presets by name, sorted."""
+    return {path.stem: _read(path) for path in sorted(_FOLDER.glob("*.yaml"))}
+
+
+def _read(path: Path) -> Preset:
+    return Preset(name=path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
