@@ -196,6 +196,14 @@ def kit() -> Path:
 
 
 @pytest.fixture(scope="session")
+def lookalikes(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small data sets with the true columns of well-known ones."""
+    folder = tmp_path_factory.mktemp("lookalikes")
+    subprocess.run([sys.executable, str(kit / "lookalikes.py"), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def processors(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of the kit's Qwen processors; each pytest-xdist worker assembles its own (3 s)."""
     folder = tmp_path_factory.mktemp("processors")

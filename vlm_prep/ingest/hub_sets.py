@@ -69,7 +69,7 @@ def _unreachable(address: str, error: Exception) -> InputError:
     said = " ".join(str(error).split())[:400]
     hints = {
         "DatasetNotFoundError": "Check the name; a gated set needs a token (`hf auth login`, or HF_TOKEN).",
-        "ConnectionError": "Check the network; HF_ENDPOINT names a mirror. What was loaded once is read from its cache.",
+        "ConnectionError": "Check the network; HF_ENDPOINT names a mirror. What was loaded once is in its cache.",
         "OfflineModeIsEnabled": "The set is in no cache (HF_HUB_OFFLINE): load it once with a network.",
     }
     hint = hints.get(type(error).__name__, "`subset` names a configuration, `split` a split.")

@@ -33,7 +33,9 @@ class Mix:
     """How datasets are mixed."""
 
     shares: tuple[float, ...]
-    """Of each dataset in the order of its source; they sum up to 1."""
+    """Of each dataset; they sum up to 1."""
+    names: tuple[str, ...] = ()
+    """The datasets in the order in which their shares are written, on which the draw depends."""
     stop: MixStop = "all_exhausted"
     seed: int = SEED
     limit: int | None = None
@@ -84,6 +86,7 @@ def read_mix(where: str, written: Any, flags: Mapping[str, Any], names: Sequence
                 f"{where}: mix: no dataset {excerpt(name)}",
                 f"There are: {', '.join(names)}.{did_you_mean(str(name), names)}",
             )
+    names = [*shares, *(name for name in names if name not in shares)]
     values = [shares.get(name, 0) for name in names]
     if not all(isinstance(each, int | float) and 0 < each < math.inf for each in values):
         raise InputError(
@@ -100,6 +103,7 @@ def read_mix(where: str, written: Any, flags: Mapping[str, Any], names: Sequence
         shares=tuple(float(each) for each in values)
         if abs(total - 1) < 1e-9
         else tuple(each / total for each in values),
+        names=tuple(names),
         stop=cast(MixStop, stop),
         seed=seed,
         limit=limit,

@@ -51,7 +51,7 @@ class Datasets:
     """What a source is."""
 
     specs: list[DatasetSpec]
-    """In sorted order of names."""
+    """In sorted order of names; of a mix in that of its shares."""
     mix: Mix | None
     """How they are mixed; None for one after the other."""
 
@@ -93,8 +93,9 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
     else:
         meta = found
     asked = _asked(place, meta, datasets)
-    specs = [resolve(_spec(place, name, meta[name])) for name in asked]
-    return Datasets(specs, read_mix(str(path), written_mix, mix, asked))
+    mixed = read_mix(str(path), written_mix, mix, asked)
+    specs = [resolve(_spec(place, name, meta[name])) for name in (asked if mixed is None else mixed.names)]
+    return Datasets(specs, mixed)
 
 
 def _options(how: Mapping[str, Any]) -> dict[str, Any]:
