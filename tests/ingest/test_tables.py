@@ -161,7 +161,7 @@ def test_several_configurations_are_refused_with_their_names(tmp_path: Path) -> 
     configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in ("en", "de")]
     (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
     message = refused(folder)
-    assert "'de'" in message and "'en'" in message and "the folder of one" in message
+    assert "'de'" in message and "'en'" in message and "`subset`" in message
     assert len(open_samples(folder / "de")) == 1
 
 
