@@ -1,13 +1,17 @@
-/* Loaded before a process (LD_PRELOAD): its n-th write, fsync or rename below a folder fails, or the clock goes back.
+/* Loaded before a process (LD_PRELOAD): its n-th write, fsync, rename or unlink below a folder fails or kills it, or the
+   clock goes back. The variables are read at each call, so a forked child may be given a fault of its own.
 
-   FAULT_CALL   write | fsync | rename | clock
+   FAULT_CALL   write | fsync | rename | unlink | clock
    FAULT_KIND   EIO | ENOSPC | short (half of what was asked for is written)
+                before | half | after: the process is killed before the call, after half of a write, after the call
    FAULT_NTH    which call fails, from 1; from then on every one does for ENOSPC, as on a full disk
    FAULT_UNDER  the folder */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,33 +47,66 @@ static int due(const char *call) {
     return now == nth || (now > nth && named("FAULT_KIND", "ENOSPC"));
 }
 
+/* How many such calls there were. */
+long faults_seen(void) { return seen; }
+
+static int is_error(void) { return named("FAULT_KIND", "EIO") || named("FAULT_KIND", "ENOSPC"); }
+
 static int fault(void) {
     errno = named("FAULT_KIND", "ENOSPC") ? ENOSPC : EIO;
     return -1;
 }
 
+static void die_if(const char *kind) {
+    if (named("FAULT_KIND", kind)) kill(getpid(), SIGKILL);
+}
+
 ssize_t write(int descriptor, const void *data, size_t size) {
     static ssize_t (*real)(int, const void *, size_t);
     if (!real) real = dlsym(RTLD_NEXT, "write");
-    if (size && named("FAULT_CALL", "write") && open_below(descriptor) && due("write")) {
-        if (!named("FAULT_KIND", "short")) return fault();
-        return real(descriptor, data, size / 2 ? size / 2 : size);
-    }
-    return real(descriptor, data, size);
+    if (!size || !named("FAULT_CALL", "write") || !open_below(descriptor) || !due("write"))
+        return real(descriptor, data, size);
+    if (is_error()) return fault();
+    die_if("before");
+    size_t part = named("FAULT_KIND", "after") ? size : size / 2 ? size / 2 : size;
+    ssize_t written = real(descriptor, data, part);
+    if (!named("FAULT_KIND", "short")) kill(getpid(), SIGKILL);
+    return written;
 }
+
+#define BEFORE()                         \
+    if (is_error()) return fault();      \
+    die_if("before");
+#define AFTER                            \
+    die_if("half");                      \
+    die_if("after");                     \
+    return status;
 
 int fsync(int descriptor) {
     static int (*real)(int);
     if (!real) real = dlsym(RTLD_NEXT, "fsync");
-    if (named("FAULT_CALL", "fsync") && open_below(descriptor) && due("fsync")) return fault();
-    return real(descriptor);
+    if (!named("FAULT_CALL", "fsync") || !open_below(descriptor) || !due("fsync")) return real(descriptor);
+    BEFORE()
+    int status = real(descriptor);
+    AFTER
 }
 
 int rename(const char *from, const char *to) {
     static int (*real)(const char *, const char *);
     if (!real) real = dlsym(RTLD_NEXT, "rename");
-    if (named("FAULT_CALL", "rename") && below(to) && due("rename")) return fault();
-    return real(from, to);
+    if (!named("FAULT_CALL", "rename") || !below(to) || !due("rename")) return real(from, to);
+    BEFORE()
+    int status = real(from, to);
+    AFTER
+}
+
+int unlink(const char *path) {
+    static int (*real)(const char *);
+    if (!real) real = dlsym(RTLD_NEXT, "unlink");
+    if (!named("FAULT_CALL", "unlink") || !below(path) || !due("unlink")) return real(path);
+    BEFORE()
+    int status = real(path);
+    AFTER
 }
 
 int clock_gettime(clockid_t which, struct timespec *now) {
