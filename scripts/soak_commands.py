@@ -33,7 +33,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ from soak import tree
 
 from vlm_prep.core.errors import StoreError, VlmPrepError
 from vlm_prep.core.own_process import one_thread
-from vlm_prep.core.settings import IngestConfig, PackConfig, TokenizeConfig
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine import lock
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.retry_rejects import settle
@@ -134,7 +135,7 @@ def whole_or_nothing(out: Path) -> None:
 
 def commands_of(base: Path, bucket: str | None) -> dict[str, Command]:
     """Return the commands, with what they start from in `base`."""
-    rows, config = write_rows(base / "rows", missing=False), {"max_image_pixels": 10**6}
+    rows = write_rows(base / "rows", missing=False)
     samples = open_samples(rows)
     found: dict[str, Command] = {}
 
@@ -143,17 +144,20 @@ def commands_of(base: Path, bucket: str | None) -> dict[str, Command]:
 
     add("ingest", lambda out: ingest(samples, IngestConfig(), options(out)))
     for media in ("reference", "encoded", "pixels"):
-        settings = TokenizeConfig(media=media, **config)  # type: ignore[arg-type]
+        settings = TokenizeConfig(media=media, max_image_pixels=10**6)
         add(f"tokenize {media}", partial(_tokenize, samples, settings))
     made = base / "tokenized"
-    _tokenize(samples, TokenizeConfig(media="encoded", **config), made)
-    plain = {"pack_length": 64, "world_size": 2}
-    for name, more in (("ranks", {}), ("index", {"layout": "index"}), ("tars", {"format": "webdataset"})):
-        packed = PackConfig(**plain, **more)  # type: ignore[arg-type]
+    _tokenize(samples, TokenizeConfig(media="encoded", max_image_pixels=10**6), made)
+    ranks = PackConfig(pack_length=64, world_size=2)
+    for name, packed in (
+        ("ranks", ranks),
+        ("index", replace(ranks, layout="index")),
+        ("tars", replace(ranks, format="webdataset")),
+    ):
         add(f"pack {name}", partial(_pack, made, packed))
-    add("pack again", partial(_fresh_pack, made, plain), begin=partial(_pack, made, PackConfig(pack_length=128)))
-    _add_parts(add, samples, config)
-    _add_retries(add, base, config)
+    add("pack again", partial(_fresh_pack, made, ranks), begin=partial(_pack, made, PackConfig(pack_length=128)))
+    _add_parts(add, samples)
+    _add_retries(add, base)
     page = partial(_view, made)
     add("view", page, begin=lambda out: out.mkdir(exist_ok=True), look=_whole_page, shares=False)
     _add_copies(add, made, bucket or f"file://{base}/bucket")
@@ -168,24 +172,24 @@ def _pack(source: Path, config: PackConfig, out: Path) -> None:
     pack(source, config, options(out))
 
 
-def _fresh_pack(source: Path, settings: dict[str, Any], out: Path) -> None:
-    pack(source, PackConfig(**settings), options(out, fresh=True))
+def _fresh_pack(source: Path, config: PackConfig, out: Path) -> None:
+    pack(source, config, options(out, fresh=True))
 
 
-def _add_parts(add: Callable[..., None], samples: Samples, config: dict[str, Any]) -> None:
+def _add_parts(add: Callable[..., None], samples: Samples) -> None:
     def steps(run: Callable[[RunOptions], object]) -> list[Step]:
         parts = [lambda out, number=number: run(options(out, part=Part(number=number, count=2))) for number in (1, 2)]
-        return [*parts, lambda out: run(options(out))]  # type: ignore[list-item]
+        return [*parts, lambda out: run(options(out))]
 
-    settings = TokenizeConfig(**config)
+    settings = TokenizeConfig(max_image_pixels=10**6)
     add("parts, finish: ingest", *steps(lambda how: ingest(samples, IngestConfig(), how)), shares=False)
     add("parts, finish: tokenize", *steps(lambda how: tokenize(samples, PROCESSOR, settings, how)), shares=False)
 
 
-def _add_retries(add: Callable[..., None], base: Path, config: dict[str, Any]) -> None:
+def _add_retries(add: Callable[..., None], base: Path) -> None:
     rows = write_rows(base / "repaired", missing=True)
     ingest(open_samples(rows), IngestConfig(), options(base / "ingest-before"))
-    tokenize(open_samples(rows), PROCESSOR, TokenizeConfig(**config), options(base / "tokenize-before"))
+    tokenize(open_samples(rows), PROCESSOR, TokenizeConfig(max_image_pixels=10**6), options(base / "tokenize-before"))
     for number in (2, 5, 7):
         Image.new("RGB", (40, 28), (0, number, 0)).save(rows.parent / f"{number}.png")
     samples, reasons = open_samples(rows), ["missing_file"]
@@ -296,6 +300,7 @@ def started(work: Step, out: Path, log: Path, faults: dict[str, str], host: str 
         work(out)
         status = DONE
     except VlmPrepError as error:
+        os.environ.pop("FAULT_CALL", None)
         status = SAID if "\n" not in error.message else 9
         log.write_text(error.message)
     except OSError as error:  # `cli.main` says it in one line

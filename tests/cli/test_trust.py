@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from vlm_prep.builtin import builtin_data, builtin_processor
 from vlm_prep.cli.main import main
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.made_here import is_ours, key_file, marked
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
@@ -51,6 +53,15 @@ def theirs(tmp_path: Path, mark: Path) -> Path:
         content["processor_class"] = "TheirProcessor"
         (folder / name).write_text(json.dumps(content))
     return folder
+
+
+@pytest.fixture
+def plain(tmp_path: Path, options: Options) -> Path:
+    """A store that needs no code, as its maker's own run left it; some of its rows are rejects."""
+    samples = open_samples(builtin_data(), datasets=["tool_talk"])
+    config = TokenizeConfig(max_length=340, overlong="drop")
+    tokenize(samples, "builtin:qwen2.5-vl-mini", config, options(tmp_path / "plain", max_reject_rate=1.0))
+    return tmp_path / "plain"
 
 
 @pytest.fixture
@@ -152,10 +163,10 @@ def test_a_store_names_no_other_class_than_a_processors_part(tokenized: Path, na
     ],
 )
 def test_a_damaged_origin_is_one_message(
-    store: Path, origin: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plain: Path, origin: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_origin(store, origin)
-    assert run(monkeypatch, "retry", store, "--reason", "overlong") == 2
+    write_origin(plain, origin)
+    assert run(monkeypatch, "retry", plain, "--reason", "overlong") == 2
     errors = capsys.readouterr().err
     assert errors.count("error:") == 1
     assert "Traceback" not in errors
@@ -163,10 +174,10 @@ def test_a_damaged_origin_is_one_message(
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{\n  "checksum": "xxh3:00000000000000000000000000000000"\n}\n'])
 def test_an_origin_that_is_none_is_named(
-    store: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plain: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (store / "origin.json").write_bytes(content)
-    assert run(monkeypatch, "retry", store, "--reason", "overlong") == 2
+    (plain / "origin.json").write_bytes(content)
+    assert run(monkeypatch, "retry", plain, "--reason", "overlong") == 2
     assert "origin.json is damaged" in capsys.readouterr().err
 
 
@@ -176,3 +187,82 @@ def test_a_store_made_with_code_is_made_by_saying_so(
     samples = open_samples(builtin_data(), datasets=["tool_talk"])
     tokenize(samples, str(theirs), TokenizeConfig(trust_remote_code=True), options(tmp_path / "out"))
     assert mark.read_text() == "the code ran"
+
+
+# ---- places that only a store names ----
+
+
+def foreign(store: Path, **places: Any) -> Path:
+    """Have a store say where its rows and its processor are, as whoever made it elsewhere may."""
+    write_origin(store, places)
+    return store
+
+
+def test_ones_own_store_is_retried_and_compared_without_a_word_of_places(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "retry", plain, "--reason", "overlong") == 0, capsys.readouterr().err
+    assert run(monkeypatch, "why", plain) == 0
+
+
+@pytest.mark.parametrize("command", ["retry", "why", "finish"])
+def test_the_places_of_a_store_from_elsewhere_are_shown_and_not_opened(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")  # whoever opens it waits for ever
+    store = foreign(plain, source={"path": str(tmp_path / "rows.jsonl"), "media_dir": "/etc"}, processor="/nowhere")
+    lines = {"retry": [store, "--reason", "overlong"], "why": [store], "finish": [unfinished(store)]}
+    assert run(monkeypatch, command, *lines[command]) == 2
+    errors = capsys.readouterr().err
+    for said in ("was not made here by you", str(tmp_path / "rows.jsonl"), "/etc", "/nowhere", "--trust-places"):
+        assert said in errors
+    assert "Traceback" not in errors
+
+
+def test_places_that_the_command_names_or_trusts_are_opened(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "builtin:qwen2.5-vl-mini"
+    own = json.loads((plain / "origin.json").read_bytes())["source"]
+    store = foreign(plain, source=own, processor=name)
+    line = ["retry", store, "--reason", "overlong"]
+    assert run(monkeypatch, *line, "--source", builtin_data()) == 2
+    assert "its processor is builtin" in capsys.readouterr().err
+    assert run(monkeypatch, *line, "--source", builtin_data(), "--processor", name) == 0
+    assert run(monkeypatch, *line, "--trust-places") == 0
+    assert run(monkeypatch, "why", store, "--trust-places") == 0
+
+
+def test_a_note_that_was_changed_is_no_longer_ones_own(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = json.loads((plain / "origin.json").read_bytes())
+    note["source"]["path"] = "/etc/hostname"
+    write_origin(plain, {name: value for name, value in note.items() if name != "checksum"})
+    assert run(monkeypatch, "retry", plain, "--reason", "overlong") == 2
+    assert "not made here by you" in capsys.readouterr().err
+
+
+def test_the_source_that_packs_from_elsewhere_name_is_not_opened(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = foreign(Path(shutil.copytree(packed, tmp_path / "packs")), source="/somebody/elses")
+    assert run(monkeypatch, "why", store) == 2
+    assert "its rows are at /somebody/elses" in capsys.readouterr().err
+    assert run(monkeypatch, "why", packed) == 0
+
+
+def test_the_key_is_the_users_alone_and_notes_without_one_are_not_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "mine"))
+    note = marked({"source": {"path": "/rows"}})
+    assert is_ours(note)
+    assert key_file().stat().st_mode & 0o077 == 0
+    assert marked({"source": {"path": "/rows"}}) == note
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another"))
+    assert not is_ours(note)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    assert marked({"source": {}}) == {"source": {}}
+    assert not is_ours(note)

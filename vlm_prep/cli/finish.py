@@ -15,6 +15,7 @@ from vlm_prep.cli.place import (
     Place,
     ProcessorNow,
     SourceNow,
+    TrustPlaces,
     Work,
     cache_of,
     local,
@@ -39,6 +40,7 @@ def command(
     how: FinishConfig,
     source: SourceNow = None,
     processor: ProcessorNow = None,
+    trust_places: TrustPlaces = False,
     trust_remote_code: TrustRemoteCode = False,
     cache_dir: CacheDir = None,
     cache_bytes: CacheBytes = None,
@@ -64,7 +66,13 @@ def command(
     plan = read_plan(out)
     place = Place(folder=out)
     cache = cache_of(cache_dir, cache_bytes)
-    now = _Now(source=source, processor=processor, cache=cache, trust_remote_code=trust_remote_code)
+    now = _Now(
+        source=source,
+        processor=processor,
+        cache=cache,
+        trust_places=trust_places,
+        trust_remote_code=trust_remote_code,
+    )
     todo = Work(place=place, say=run.say, run=lambda: _finish(plan, run, now), preview=lambda: None)
     todo.do_and_show(as_json)
 
@@ -76,6 +84,7 @@ class _Now:
     source: str | None
     processor: str | None
     cache: ShardCache
+    trust_places: bool
     trust_remote_code: bool
 
 
@@ -90,15 +99,18 @@ def _finish(plan: RunPlan, run: RunOptions, now: _Now) -> object:
         from vlm_prep.core.pack_settings import PackConfig
         from vlm_prep.pack.pack_run import pack
 
-        places = [now.source] if now.source else plan.again.get("sources") or [plan.again["source"]]
-        return pack([store_path(place, now.cache) for place in places], settings(PackConfig), run)
-    origin = options.origin_in(run.out, plan.again, now.source, now.processor)
-    if plan.stage == "ingest":
-        from vlm_prep.core.settings import IngestConfig
+        packing = settings(PackConfig)
+        places = options.packed_from(run.out, plan.again, now.source, now.trust_places)
+        return pack([store_path(place, now.cache) for place in places], packing, run)
+    from vlm_prep.core.settings import IngestConfig, TokenizeConfig
+
+    # code first: whoever trusts the places of a store does not yet trust its code
+    config = settings(IngestConfig) if plan.stage == "ingest" else settings(TokenizeConfig)
+    origin = options.origin_in(run.out, plan.again, now.source, now.processor, now.trust_places)
+    if isinstance(config, IngestConfig):
         from vlm_prep.ingest.ingest_run import ingest
 
-        return ingest(origin.samples(), settings(IngestConfig), run)
-    from vlm_prep.core.settings import TokenizeConfig
+        return ingest(origin.samples(), config, run)
     from vlm_prep.tokenize.tokenize_run import tokenize
 
-    return tokenize(origin.samples(), origin.processor, settings(TokenizeConfig), run)
+    return tokenize(origin.samples(), origin.processor, config, run)

@@ -15,6 +15,7 @@ import orjson
 from vlm_prep.cli import terminal
 from vlm_prep.cli.flags import with_flags
 from vlm_prep.core.errors import InputError, OutputError, StoreError
+from vlm_prep.core.made_here import is_ours
 from vlm_prep.core.named_sources import is_placed, settled
 from vlm_prep.core.run_settings import FinishConfig, RunConfig, WorkerConfig
 from vlm_prep.core.settings import SourceConfig
@@ -136,29 +137,57 @@ class Origin:
         return open_samples(**self.source)
 
 
-def origin_of(store: Path, source: str | None, processor: str | None) -> Origin:
+def origin_of(store: Path, source: str | None, processor: str | None, trust_places: bool) -> Origin:
     """Return where a store's rows came from, or where the user says they are now.
 
     Raises:
-        InputError: it is not known, or gone.
+        InputError: it is not known, or gone, or only the store says so and it was not made here.
     """
     from vlm_prep.shards.layout import read_origin
 
-    return origin_in(store, read_origin(store) or {}, source, processor)
+    return origin_in(store, read_origin(store) or {}, source, processor, trust_places)
 
 
-def origin_in(store: Path, found: dict[str, Any], source: str | None, processor: str | None) -> Origin:
+def origin_in(
+    store: Path, found: dict[str, Any], source: str | None, processor: str | None, trust_places: bool
+) -> Origin:
     """Return where rows came from by what a folder notes of it. Raises as `origin_of`."""
     opened, named = found.get("source", {}), found.get("processor", "")
     known = {"path", *(each.name for each in fields(SourceConfig))}
     if not isinstance(opened, dict) or not opened.keys() <= known or not isinstance(named, str):
         raise StoreError(f"{store}: what it says of its source cannot be read", "make the store again")
+    if not (trust_places or is_ours(found)):
+        _must_be_said(store, opened, named, source, processor)
     if source:
         opened = {**opened, "path": settled(source) if is_placed(source) else os.path.abspath(source)}
     path = opened.get("path")
     if not isinstance(path, str) or not (is_placed(path) or os.path.exists(path)):
         raise InputError(f"{store}: its source is not at {path or 'a known place'}", "give `source`")
     return Origin(source=opened, processor=processor or named)
+
+
+def packed_from(store: Path, found: dict[str, Any], source: str | None, trust_places: bool) -> list[str]:
+    """Return the tokenized stores that packs were made of, by what their folder notes of it. Raises as `origin_of`."""
+    if source:
+        return [source]
+    named = found.get("sources") or [found.get("source")]
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        raise InputError(f"{store} does not say what it was packed from", "give `source`")
+    if not (trust_places or is_ours(found)):
+        _must_be_said(store, {"path": ", ".join(named)}, "", None, None)
+    return named
+
+
+def _must_be_said(store: Path, opened: dict[str, Any], named: str, source: str | None, processor: str | None) -> None:
+    """Refuse places that only a store says."""
+    said = {"its rows are at": (opened.get("path"), source), "its processor is": (named, processor)}
+    said["its media are at"] = (opened.get("media_dir"), None)
+    places = [f"{words} {place}" for words, (place, given) in said.items() if place and not given]
+    if places:
+        raise InputError(
+            f"{store} was not made here by you; it says that {' and '.join(places)}",
+            "look at what that is: `trust_places=true` opens it; `source` and `processor` name other places",
+        )
 
 
 def show_json(value: Any) -> None:

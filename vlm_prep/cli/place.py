@@ -29,6 +29,9 @@ Local = Annotated[str, Positional()]
 """A folder of a store that is changed, see `local`."""
 AnyStore = Annotated[str, Positional(), Doc("A folder made by ingest, tokenize or pack, or s3://bucket/prefix.")]
 SourceNow = Annotated[str | None, Doc("Where the source is now. [default: where it was]")]
+TrustPlaces = Annotated[
+    bool, Doc("Open the places of rows, media and processor that a store names which you did not make here.")
+]
 ProcessorNow = Annotated[str | None, Flag(short="-p"), Doc("Where the processor is now. [default: where it was]")]
 
 

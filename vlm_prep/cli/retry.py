@@ -7,12 +7,12 @@ from typing import Annotated
 from annotated_doc import Doc
 
 from vlm_prep.cli import flags, options
-from vlm_prep.cli.place import Local, ProcessorNow, SourceNow, local
+from vlm_prep.cli.place import Local, ProcessorNow, SourceNow, TrustPlaces, local
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag
 from vlm_prep.core.run_settings import WorkerConfig
-from vlm_prep.core.settings import TrustRemoteCode
-from vlm_prep.core.stored_settings import must_name_the_processor
+from vlm_prep.core.settings import TokenizeConfig, TrustRemoteCode
+from vlm_prep.core.stored_settings import must_name_the_processor, stored_settings
 
 
 @flags.command
@@ -22,6 +22,7 @@ def command(
     workers: WorkerConfig,
     source: SourceNow = None,
     processor: ProcessorNow = None,
+    trust_places: TrustPlaces = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
@@ -32,12 +33,15 @@ def command(
 
     folder = local(store)
     run = options.run_options(folder, workers, quiet)
-    stage = read_manifest(folder).stage
+    manifest = read_manifest(folder)
+    stage = manifest.stage
     if stage == "pack":
         raise InputError(f"{store}: nothing can be repaired in packs", "retry the tokenized store, then pack it again")
     must_name_the_processor(trust_remote_code, processor, store)
+    if stage == "tokenize":
+        stored_settings(TokenizeConfig, manifest.config, folder, trust_remote_code=trust_remote_code)
     if not settle(folder, run.say):
-        origin = options.origin_of(folder, source, processor)
+        origin = options.origin_of(folder, source, processor, trust_places)
         if stage == "ingest":
             from vlm_prep.ingest.ingest_run import retry_ingest
 

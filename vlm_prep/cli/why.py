@@ -11,7 +11,7 @@ import typer
 from annotated_doc import Doc
 
 from vlm_prep.cli import flags, ingest, options, pack, terminal, tokenize
-from vlm_prep.cli.place import Local, local
+from vlm_prep.cli.place import Local, TrustPlaces, local
 
 if TYPE_CHECKING:
     from vlm_prep.core.pack_settings import PackConfig
@@ -40,6 +40,7 @@ _MEANING = {
 def command(
     context: typer.Context,
     store: Annotated[Local, Doc("A folder made by ingest, tokenize or pack, finished or not.")],
+    trust_places: TrustPlaces = False,
     as_json: flags.AsJson = False,
 ) -> None:
     """Say which input, flag, tokenizer or template differs.
@@ -53,7 +54,10 @@ def command(
 
     folder = local(store)
     stage, then = read_run(folder)
-    now = _identity(stage, context.args) if context.args else _identity_of_origin(folder, stage, then["config"])
+    if context.args:
+        now = _identity(stage, context.args)
+    else:
+        now = _identity_of_origin(folder, stage, then["config"], trust_places)
     lines = changes(then, now)
     if as_json:
         options.show_json(lines)
@@ -85,19 +89,22 @@ def identity_of(stage: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     return _samples_identity(stage, origin, asked["config"])
 
 
-def _identity_of_origin(store: Path, stage: str, config: dict[str, Any]) -> dict[str, Any]:
+def _identity_of_origin(store: Path, stage: str, config: dict[str, Any], trust_places: bool) -> dict[str, Any]:
     from vlm_prep.core.pack_settings import PackConfig
     from vlm_prep.core.settings import IngestConfig, TokenizeConfig
     from vlm_prep.core.stored_settings import stored_settings
 
     if stage == "pack":
         from vlm_prep.shards.joined import source_folders
+        from vlm_prep.shards.layout import read_origin
         from vlm_prep.shards.manifest import read_manifest
 
-        sources = source_folders(store, read_manifest(store))
-        return _pack_identity(sources, stored_settings(PackConfig, config, store))
-    kind = IngestConfig if stage == "ingest" else TokenizeConfig
-    return _samples_identity(stage, options.origin_of(store, None, None), stored_settings(kind, config, store))
+        packing = stored_settings(PackConfig, config, store)
+        found = read_origin(store) or {"sources": [*map(str, source_folders(store, read_manifest(store)))]}
+        return _pack_identity(options.packed_from(store, found, None, trust_places), packing)
+    # code first: whoever trusts the places of a store does not yet trust its code
+    settings = stored_settings(IngestConfig if stage == "ingest" else TokenizeConfig, config, store)
+    return _samples_identity(stage, options.origin_of(store, None, None, trust_places), settings)
 
 
 def _samples_identity(stage: str, origin: options.Origin, config: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.made_here import marked
 from vlm_prep.core.records import Rejected
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.events import Events
@@ -42,7 +43,7 @@ class Stage:
     describe: Callable[[Sequence[Record]], Describe]
     """Makes the manifest from the records and the final shards."""
     again: dict[str, Any]
-    """Where the input is, for `vlm-prep finish`."""
+    """Where the input is, for `vlm-prep finish`, `retry` and `why`."""
     settings: str = ""
     """Its run.yaml, see `core.run_yaml`."""
     begin: Assignment | None = None
@@ -50,8 +51,6 @@ class Stage:
     check: Callable[[Sequence[Record], Path, Send], None] | None = None
     """Looks at the records and their shards (still in the given folder) before anything is final; what it sends a
     worker to do may find poison, and is then called again with the records without it."""
-    keeps_origin: bool = False
-    """Whether `again` is kept beside the store, for `vlm-prep retry` and `why`."""
     earlier: Earlier = Earlier()  # noqa: RUF009 - frozen
     """What was rejected on the way to this stage's input."""
     numbers: Callable[[list[str]], dict[str, int]] | None = None
@@ -82,7 +81,7 @@ _TOLD = ("rows_in", "rows_written", "rows_rejected", "tokens", "rejects")
 
 
 def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
-    fingerprint, identity = digest_json(stage.identity), stage.identity
+    fingerprint, identity, again = digest_json(stage.identity), stage.identity, marked(stage.again)
     workspace = Workspace(
         options.out,
         fingerprint,
@@ -91,7 +90,7 @@ def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
         fresh=options.fresh,
         part=options.part,
         tasks=len(stage.tasks),
-        again=stage.again,
+        again=again,
         say=options.say,
     )
     try:
@@ -102,10 +101,9 @@ def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
             return _look_after(stage, workspace, options)
         records = _run(stage, stage.tasks, workspace, options, stage.check)
         identified = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
-        origin = stage.again if stage.keeps_origin else None
         describe = _identified(stage.describe(records), identified, stage.earlier)
         before = replace(records[0], rejects=(*stage.earlier.rejects, *records[0].rejects))
-        return workspace.finish([before, *records[1:]], describe, origin, stage.settings)
+        return workspace.finish([before, *records[1:]], describe, again, stage.settings)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",

@@ -181,7 +181,6 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
             arguments=(options.max_reject_rate,),
         ),
         again={"source": samples.origin},
-        keeps_origin=True,
         settings=stored_run(STAGE, {"source": samples.origin.get("path")}, how_read(samples), config),
         numbers=samples.numbers,
     )

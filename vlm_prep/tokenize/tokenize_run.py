@@ -111,7 +111,6 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         ),
         check=top_up,
         again=origin_of(samples, processor),
-        keeps_origin=True,
         settings=_run_file(samples, processor, config),
         numbers=samples.numbers,
         earlier=earlier_rejects(samples),
