@@ -72,6 +72,8 @@ def parse_row(data: bytes, *, lenient: bool = False) -> tuple[Any, frozenset[str
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
+        if "Not enough memory" in str(error):  # which is no fault of the row
+            raise MemoryError(str(error)) from error
         return _otherwise(data, error, lenient)
     keys, is_rounded = _keys(value)
     if not is_rounded and (data.count(b":") == keys or _most_keys(data) == keys):

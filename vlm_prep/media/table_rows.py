@@ -111,7 +111,8 @@ def _batch(path: str, row: int, column: str | None) -> tuple[pa.RecordBatch, int
 def _reading(path: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, SystemError) as error:  # SystemError: a length below 0, as pyarrow says it
+    except (pa.ArrowException, OSError, SystemError, UnicodeDecodeError) as error:
+        # SystemError: a length below 0, as pyarrow says it; UnicodeDecodeError: names of columns
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(
             f"{path}: cannot be read as a {'Parquet' if table_kind(path) == 'parquet' else 'Arrow'} file: {lines[0]}",

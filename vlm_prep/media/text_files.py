@@ -45,6 +45,12 @@ _MARKS: Final = (
 )
 ENDINGS: Final = (".gz", ".zst", ".zstd", ".xz", ".bz2")
 _VERSION: Final = 1
+_MOST_TIMES: Final = 200
+_ANYWAY: Final = 1 << 30
+"""Text may be this many times as large as its file, or have this many bytes: conversations become 3 to 20 times as
+large, a bomb of zeros 1,000 (gzip) to 700,000 times (bz2)."""
+_WINDOW: Final = 1 << 30
+"""Most memory for what a decompressor remembers; `xz -9` needs 65 MiB."""
 
 
 def utf8_path(path: str | Path, encoding: str | None = None) -> str:
@@ -86,6 +92,12 @@ def _form(path: str | Path, *, by_name: bool) -> str | None:
     return found or next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
+_NO_TEXT: Final = (
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError, csv.Error),
+    MemoryError,  # xz states how much is to be remembered, up to 4 GiB
+)
+
+
 @lru_cache(maxsize=256)
 def _utf8_path(path: str, size: int, changed: int, encoding: str | None) -> str:
     form, delimiter = _form(path, by_name=False), delimiter_of(plain_name(path))
@@ -104,7 +116,7 @@ def _utf8_path(path: str, size: int, changed: int, encoding: str | None) -> str:
                     _copy(path, form, encoding, Path(folder) / "plain")
                     _as_json_lines(Path(folder) / "plain", delimiter, temporary)
                 os.replace(temporary, target)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError, csv.Error) as error:
+        except _NO_TEXT as error:
             raise InputError(
                 f"{path}: cannot be read as {form or encoding} text: {error}",
                 "The file is damaged, or in another encoding (`encoding`); copies of such files are kept in "
@@ -126,7 +138,9 @@ def _as_json_lines(source: Path, delimiter: str, target: Path) -> None:
 
 
 def _copy(path: str, form: str | None, encoding: str | None, target: Path) -> None:
-    with _opened(path, form) as file, open(target, "wb") as out:
+    most = max(_ANYWAY, _MOST_TIMES * os.path.getsize(path))
+    with _opened(path, form) as file, open(target, "wb") as whole:
+        out = _Limited(whole, most)
         first = file.read(_CHUNK)
         marked = next((name for mark, name in _MARKS if first.startswith(mark)), None)
         if marked is None and encoding is None:
@@ -136,6 +150,27 @@ def _copy(path: str, form: str | None, encoding: str | None, target: Path) -> No
         else:
             for text in _decoded(first, file, marked or str(encoding), strict=marked is not None):
                 out.write(text)
+
+
+class _Limited:
+    """Writes a file up to a size."""
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self._file, self._left, self._most = file, most, most
+
+    def write(self, data: bytes) -> None:
+        """Write, or refuse.
+
+        Raises:
+            OSError: it would be more.
+        """
+        self._left -= len(data)
+        if self._left < 0:
+            raise OSError(
+                f"its text has more than {self._most:,} bytes, {_MOST_TIMES} times its size: unpack it yourself if it "
+                "is what you mean"
+            )
+        self._file.write(data)
 
 
 def _decoded(first: bytes, file: IO[bytes], encoding: str, *, strict: bool) -> Iterator[bytes]:
@@ -154,13 +189,19 @@ def _opened(path: str, form: str | None) -> IO[bytes]:
     return file
 
 
+def _open_xz(path: str, mode: str) -> Any:
+    with open(path, "rb") as file:
+        lzma.LZMADecompressor(memlimit=_WINDOW).decompress(file.read(4096), 1)
+    return lzma.open(path, "rb")
+
+
 def _open_zstd(path: str, mode: str) -> Any:
     return pa.CompressedInputStream(path, "zstd")
 
 
 _OPENERS: Final[dict[str, Callable[[str, str], Any]]] = {
     "gzip": gzip.open,
-    "xz": lzma.open,
+    "xz": _open_xz,
     "bz2": bz2.open,
     "zstd": _open_zstd,
 }
