@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream docs wheel try-wheel licences bytes fuzz soak steady clean
+.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream docs wheel try-wheel licences bytes fuzz soak bombs steady clean
 
 # torch first: its CPU build where one can be had, see the script
 $(READY): pyproject.toml configs/constraints.txt
@@ -89,8 +89,12 @@ fuzz: $(READY)
 	$(BIN)/python scripts/fuzz.py --minutes $(MINUTES)
 
 soak: $(READY)
-	$(BIN)/python scripts/soak.py --kills 1000
+	$(BIN)/python scripts/soak.py --kills 200
+	$(BIN)/python scripts/soak_commands.py --kills 1000
 	$(BIN)/python scripts/soak_faults.py --rounds 400
+
+bombs: $(READY)
+	$(BIN)/python scripts/bombs.py
 
 steady: $(READY)
 	$(BIN)/python scripts/steady.py
