@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,54 @@ def test_only_one_module_prints() -> None:
     printing = re.compile(r"typer\.s?echo\(|(?<![\w.])print\(|sys\.std(?:out|err)\.write|rich\.print")
     found = [path.name for path in folder.parent.rglob("*.py") if printing.search(path.read_text())]
     assert found == ["terminal.py"]
+
+
+def test_packs_parts_repairs_and_pages(source: Path, stores: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
+    few, rate = ("--workers", 1), ("--max-reject-rate", 1)
+    run("pack", stores[1], "--out", tmp_path / "p", "--pack-length", 512, *few, *rate)
+    for command in ("stats", "rejects", "verify", "status"):
+        run(command, tmp_path / "p")
+    for number in (1, 2):
+        run("ingest", source / "meta.json", "--out", tmp_path / "f", "--part", f"{number}/2", *few)
+        run("status", tmp_path / "f")
+    run("finish", tmp_path / "f", *rate, words="\\u202e")
+    for number, store in enumerate(stores):
+        copy = Path(shutil.copytree(store, tmp_path / f"r{number}"))
+        run("retry", copy, "--reason", "missing_file", *few, words="\\u202e")
+        run("retry", copy, "--reason", EVIL, *few, words="no row was rejected for \\x1b]0;PWNED")
+        run("view", copy, "--out", tmp_path / f"{EVIL}.html", words="\\x1b]0;PWNED")
+        assert not ACTS.search((tmp_path / f"{EVIL}.html").read_text(encoding="utf-8"))
+        run("why", copy)
+
+
+def test_run_files_states_and_places(source: Path, stores: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
+    state = {"version": 2, "fingerprint": EVIL, "seed": 0, "epoch": 0, "consumed": 0}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    run("state", "show", tmp_path / "state.json", words="\\x1b]0;PWNED")
+    run("state", "show", tmp_path / "state.json", "--store", stores[1])
+    (tmp_path / "state.json").write_text(json.dumps({**state, "version": EVIL}))
+    run("state", "show", tmp_path / "state.json", words="\\x1b]0;PWNED")
+    job = {"out": str(tmp_path / f"job{EVIL}"), "ingest": {"source": str(source / "meta.json")}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    run("run", tmp_path / "job.yaml", "--dry-run", words="\\x1b]0;PWNED")
+    run("run", tmp_path / "job.yaml", "--set", "ingest.max_reject_rate=1.0", words="\\x1b]0;PWNED")
+    for more in ({EVIL: 1}, {"ingest": {EVIL: 1}}, {"ingest": {"format": EVIL}}, {"ingest": EVIL}):
+        (tmp_path / "job.yaml").write_text(json.dumps({**job, **more}))
+        run("run", tmp_path / "job.yaml")
+    folder = Path(shutil.copytree(stores[0], tmp_path / f"store{EVIL}"))
+    run("push", folder, EVIL, words="\\x1b]0;PWNED")
+    run("pull", EVIL, folder, words="\\x1b]0;PWNED")
+    run("doctor", "-p", tmp_path / EVIL, words="PWNED")
+    run("doctor", source / "meta.json", "-p", PROCESSOR)
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_words_of_a_command_line_that_mean_nothing_are_shown_harmless(
+    name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name not in ("demo", "families"):  # they take no word, and would do what they do
+        run(name, f"no{EVIL}", f"no{EVIL}", f"no{EVIL}")
+    run(name, f"--no{EVIL}")
+    run(name, "--workers", f"no{EVIL}")
+    run(name, "--config", f"no{EVIL}")

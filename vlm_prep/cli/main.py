@@ -43,6 +43,7 @@ from vlm_prep.cli import (
     view,
     why,
 )
+from vlm_prep.cli.typer_options import Root
 from vlm_prep.core.errors import VlmPrepError
 from vlm_prep.core.own_process import make_own
 from vlm_prep.core.visible import visible, visible_json
@@ -53,6 +54,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 app = typer.Typer(
     name="vlm-prep",
+    cls=Root,
     help="Turn raw multimodal chats into training-ready shards: exact, and before the GPUs are rented.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_args
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from vlm_prep.core.fields import Flag, Positional, ReadsFile, Setting
+from vlm_prep.core.visible import visible
 
 
 def parameter(setting: Setting, told: Callable[[str], str], title: str | None = None) -> inspect.Parameter:
@@ -58,6 +60,30 @@ def _names(setting: Setting) -> Iterator[str]:
         yield f"{setting.flag}/--no-{setting.flag.removeprefix('--')}"
     else:
         yield setting.flag
+
+
+class Root(TyperGroup):
+    """All commands. What click says of words that it cannot use repeats them: file names, where a shell wrote them."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Read the words of the command line before the command's name."""
+        with _harmless():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with _harmless():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's, which Typer has under a name of its own
+            error.message = visible(error.message, lines=True)  # type: ignore[attr-defined]
+        raise
 
 
 class Grouped(TyperCommand):

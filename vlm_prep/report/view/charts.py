@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.core.visible import visible
+
 WIDTH, HEIGHT, FOOT = 460, 150, 18
 BINS = 40
+
+
+def shown(text: str) -> str:
+    """Return text of data as HTML in which nothing acts, and nothing is hidden."""
+    return escape(visible(text, lines=True))
 
 
 def histogram(title: str, values: NDArray[Any], unit: str, *, mark: float | None = None) -> str:
@@ -32,7 +39,7 @@ def histogram(title: str, values: NDArray[Any], unit: str, *, mark: float | None
         bars.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>')
     axis = (
         f'<text x="0" y="{HEIGHT + FOOT - 4}">{low:,.0f}</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT + FOOT - 4}" text-anchor="end">{high:,.0f} {escape(unit)}</text>'
+        f'<text x="{WIDTH}" y="{HEIGHT + FOOT - 4}" text-anchor="end">{high:,.0f} {shown(unit)}</text>'
     )
     about = f"{len(values):,} in all, median {np.median(values):,.0f}, mean {values.mean():,.0f}"
     return _figure(title, about, HEIGHT + FOOT, "".join(bars) + axis)
@@ -47,8 +54,8 @@ def bars(title: str, values: Mapping[str, float], unit: str = "") -> str:
     drawn = "".join(
         f'<rect x="150" y="{at * line + 3}" width="{value / most * (WIDTH - 240):.1f}" height="{line - 6}"/>'
         f'<text x="145" y="{at * line + 14}" text-anchor="end">'
-        f"{escape(_short(name))}<title>{escape(name)}</title></text>"
-        f'<text x="{155 + value / most * (WIDTH - 240):.1f}" y="{at * line + 14}">{value:,.6g} {escape(unit)}</text>'
+        f"{shown(_short(name))}<title>{shown(name)}</title></text>"
+        f'<text x="{155 + value / most * (WIDTH - 240):.1f}" y="{at * line + 14}">{value:,.6g} {shown(unit)}</text>'
         for at, (name, value) in enumerate(values.items())
     )
     return _figure(title, "", line * len(values), drawn)
@@ -64,7 +71,7 @@ def pack_bars(packs: Sequence[tuple[str, Sequence[int]]], length: int) -> str:
             width = tokens / length * WIDTH
             drawn.append(
                 f'<rect class="doc{number % 2}" x="{x:.2f}" y="{at * line}" width="{max(0.5, width - 0.5):.2f}" '
-                f'height="{line - 2}"><title>{escape(name)}: document {number}, {tokens:,} tokens</title></rect>'
+                f'height="{line - 2}"><title>{shown(name)}: document {number}, {tokens:,} tokens</title></rect>'
             )
             x += width
     return _figure(
@@ -73,8 +80,8 @@ def pack_bars(packs: Sequence[tuple[str, Sequence[int]]], length: int) -> str:
 
 
 def _figure(title: str, about: str, height: int, inside: str) -> str:
-    caption = f"<figcaption><b>{escape(title)}</b> {escape(about)}</figcaption>"
-    box = f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title, quote=True)}"'
+    caption = f"<figcaption><b>{shown(title)}</b> {shown(about)}</figcaption>"
+    box = f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{shown(title)}"'
     return f"<figure>{caption}<svg {box}>{inside}</svg></figure>"
 
 

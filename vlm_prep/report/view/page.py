@@ -6,11 +6,13 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from typing import Any
 
 import orjson
+
+from vlm_prep.core.visible import visible
+from vlm_prep.report.view.charts import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,11 @@ def render(page: Page) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>{escape(page.title)}</title>
+<title>{shown(page.title)}</title>
 <style>{style}</style>
 </head>
 <body>
-<header><h1>{escape(page.title)}</h1><p>{escape(page.about)}</p></header>
+<header><h1>{shown(page.title)}</h1><p>{shown(page.about)}</p></header>
 <nav role="tablist">{buttons}</nav>
 <main>
 <section id="rows">
@@ -85,7 +87,7 @@ def render(page: Page) -> str:
 <tbody id="reject-rows"></tbody></table></div>
 </section>
 <section id="charts" class="plain"><div class="charts">{"".join(page.charts)}</div></section>
-<section id="about" class="plain"><pre>{escape(page.facts)}</pre></section>
+<section id="about" class="plain"><pre>{shown(page.facts)}</pre></section>
 </main>
 <script type="application/json" id="data">{_json(data)}</script>
 <script>{script}</script>
@@ -104,4 +106,13 @@ def _resource(name: str) -> str:
 
 def _json(value: Any) -> str:
     """JSON that cannot end the element it stands in: no < is left in it."""
-    return orjson.dumps(value).decode().replace("<", "\\u003c")
+    return orjson.dumps(_visible(value)).decode().replace("<", "\\u003c")
+
+
+def _visible(value: Any) -> Any:
+    """Return a value with all its texts as they are shown."""
+    if isinstance(value, str):
+        return visible(value, lines=True)
+    if isinstance(value, dict):
+        return {_visible(name): _visible(each) for name, each in value.items()}
+    return [_visible(each) for each in value] if isinstance(value, list | tuple) else value
