@@ -15,6 +15,7 @@ import typer
 
 import vlm_prep
 from vlm_prep.cli import (
+    check_trainer,
     demo,
     diff,
     doctor,
@@ -101,6 +102,7 @@ COMMANDS: dict[str, flags.CommandFunction] = {
     "diff": diff.command,
     "merge": merge.command,
     "verify": verify.command,
+    "check-trainer": check_trainer.command,
     "push": push_pull.push,
     "pull": push_pull.pull,
     "demo": demo.command,

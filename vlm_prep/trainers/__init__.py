@@ -3,6 +3,8 @@
     hf_trainer.py  transformers' Trainer, and what is built on it: order, states, batches
     trl_sft.py     what TRL's SFTTrainer is told besides
     automodel.py   NeMo Automodel's collate functions
+    ranks.py          `vlm-prep check-trainer`: batches of every rank
+    batch_check.py    one of them, and what a tiny model does with it
 
 No trainer is imported here: its class comes from the caller, who has it installed.
 """
