@@ -36,6 +36,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
 import numpy as np
 import torch
 
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.stored_media import stored_media
 from vlm_prep.processors.payload.stored import store_array
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
@@ -56,8 +57,9 @@ _CODING = {
     "repeats": [3, 2],
     "dtype": "float32",
 }
-PROCESSOR = {
+PROCESSOR: ProcessorRecord = {
     "family": "raw",
+    "level": "formula",
     "pad_token_id": 0,
     "image_token_id": None,
     "video_token_id": None,
@@ -66,7 +68,9 @@ PROCESSOR = {
     "mrope": None,
     "whole": None,
     "identity": {},
-    "parts": {"image": {"outputs": {"pixel_values": ["pixel_values", 0]}}},
+    "parts": {
+        "image": {"part_class": "none", "config": {}, "kwargs": {}, "outputs": {"pixel_values": ("pixel_values", 0)}}
+    },
     "interleaved": False,
     "tensors": [],
     "sampling_rate": None,

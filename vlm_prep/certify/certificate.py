@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
 from vlm_prep.core.errors import InputError, ProcessorError, Reject, StoreError
 from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.adapter import Adapter
@@ -211,7 +212,7 @@ def _rows(encoder: SampleEncoder, folder: Path, notes: list[str]) -> tuple[list[
 
 
 def _write_store(folder: Path, encoder: SampleEncoder, rows: Sequence[Mapping[str, Any]], known: Any) -> Path:
-    runtime = {**describe_processor(encoder.adapter), **known}
+    runtime = cast(ProcessorRecord, {**describe_processor(encoder.adapter), **known})
     (folder / "train").mkdir(parents=True)
     with ShardWriter(folder / "train" / shard_name(0, 1), tokenized_schema(runtime["tensors"])) as writer:
         for row in rows:

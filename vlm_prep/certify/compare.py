@@ -11,6 +11,7 @@ import numpy as np
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
 from vlm_prep.core.errors import InputError, ProcessorError, StoreError
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.stream.collate import PackedCollate, PadCollate
 from vlm_prep.stream.dummy import DummyMedia
 from vlm_prep.stream.forms import Mask
@@ -96,7 +97,7 @@ def compare_padded(model: TinyModel, alone: Alone, items: Sequence[Mapping[str, 
 
 
 def compare_stand_in(
-    model: TinyModel, alone: Alone, items: Sequence[Mapping[str, Any]], runtime: Mapping[str, Any], options: Any
+    model: TinyModel, alone: Alone, items: Sequence[Mapping[str, Any]], runtime: ProcessorRecord, options: Any
 ) -> Finding:
     """Compare rows of text alone, in a batch with a stand-in media, with each alone."""
     try:

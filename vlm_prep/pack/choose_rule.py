@@ -17,6 +17,7 @@ import numpy as np
 from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.pack.assemble import document_positions
 from vlm_prep.pack.model_rule import ModelRule, Rule, model_with_positions
 from vlm_prep.pack.positions import OMNI, Mrope
@@ -69,14 +70,14 @@ def choose_rule(store: Store, config: PackConfig, *, trust_remote_code: bool = F
     return Choice(rule=rule, model=model, backbone=backbone, identity=identity, notes=tuple(notes))
 
 
-def _backbone(runtime: Mapping[str, Any], given: dict[str, Any] | None) -> Backbone:
+def _backbone(runtime: ProcessorRecord, given: dict[str, Any] | None) -> Backbone:
     stored = runtime.get("backbone")
     if given is None:
         return Backbone.from_json(stored) if stored is not None else Backbone()
     return describe_backbone(given, ())
 
 
-def _require_packable(store: Store, runtime: Mapping[str, Any], backbone: Backbone) -> None:
+def _require_packable(store: Store, runtime: ProcessorRecord, backbone: Backbone) -> None:
     why = backbone.unpackable
     if runtime.get("decoder_start_token_id") is not None:
         why = "is an encoder-decoder, whose encoder takes one document at a time"
@@ -86,7 +87,7 @@ def _require_packable(store: Store, runtime: Mapping[str, Any], backbone: Backbo
 
 
 def _rule(
-    store: Store, config: PackConfig, runtime: dict[str, Any], model: dict[str, Any] | None, trusted: bool
+    store: Store, config: PackConfig, runtime: ProcessorRecord, model: dict[str, Any] | None, trusted: bool
 ) -> tuple[Rule | None, list[str]]:
     settings = runtime.get("mrope") if config.positions == "family" else None
     if settings is None and config.tokens_per_second is not None:
@@ -125,7 +126,7 @@ def _rule(
 def _family_rule(
     store: Store,
     config: PackConfig,
-    runtime: dict[str, Any],
+    runtime: ProcessorRecord,
     settings: Mapping[str, Any],
     model: dict[str, Any] | None,
     trusted: bool,
@@ -173,14 +174,15 @@ def _with_media(store: Store) -> Iterator[dict[str, Any]]:
             return
 
 
-def _default_config(runtime: Mapping[str, Any]) -> dict[str, Any] | None:
+def _default_config(runtime: ProcessorRecord) -> dict[str, Any] | None:
     """The default config of the model beside a processor, with the processor's own size of merged cells."""
     names = (runtime.get("backbone") or {}).get("models") or ()
     config = config_of({"model_type": names[0]}) if names else None
     if config is None:
         return None
     vision = getattr(config, "vision_config", None)
-    merge = (runtime["parts"].get("image") or {}).get("config", {}).get("merge_size")
+    part = runtime["parts"].get("image")
+    merge = part["config"].get("merge_size") if part is not None else None
     if vision is not None and merge is not None and hasattr(vision, "spatial_merge_size"):
         vision.spatial_merge_size = merge
     return config_json(config)

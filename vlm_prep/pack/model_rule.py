@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.processors.model_config import config_of
 from vlm_prep.processors.payload.pixels import PixelMaker, video_metadata
@@ -46,7 +47,7 @@ class ModelRule:
     """
 
     config: dict[str, Any]
-    runtime: dict[str, Any]
+    runtime: ProcessorRecord
     trust_remote_code: bool = False
     scheme: str = SCHEME
     _sizes: dict[Any, dict[str, NDArray[Any]]] = field(init=False, repr=False, default_factory=dict)
@@ -163,13 +164,13 @@ class ModelRule:
 Rule = Mrope | ModelRule
 
 
-def stored_rule(runtime: Mapping[str, Any]) -> Rule | None:
+def stored_rule(runtime: ProcessorRecord) -> Rule | None:
     """Return how positions are counted, from the `processor` of a packed store's manifest; None for plain ones."""
     settings = runtime.get("mrope")
     if settings is None:
         return None
     if settings["scheme"] == SCHEME:
-        return ModelRule(settings["config"], dict(runtime))
+        return ModelRule(settings["config"], runtime)
     return Mrope(**settings)
 
 

@@ -12,6 +12,7 @@ import xxhash
 
 from vlm_prep.core.errors import ExactnessError, Reject, RejectReason, StoreError
 from vlm_prep.core.own_process import one_thread
+from vlm_prep.core.processor_record import ProcessorRecord, TensorRecord
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import MediaMode, ShardFormat, TarMedia
 from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task
@@ -94,7 +95,7 @@ class PackJob:
         self._store = open_joined(self.sources, stage="tokenize")
         if self.media == "pixels" and self.payload is not None:
             one_thread()
-            runtime = {**self._store.manifest.processor, "payload": self.payload}
+            runtime: ProcessorRecord = {**self._store.manifest.processor, "payload": self.payload}
             maker = PixelMaker(runtime, trust_remote_code=self.trust_remote_code)
             self._maker = PayloadMaker(maker, self.payload, [tensor["name"] for tensor in self._tensors])
 
@@ -152,9 +153,8 @@ class PackJob:
         return "mrope float" if self.rule.scheme == "qwen3_omni_moe" else "mrope"
 
     @property
-    def _tensors(self) -> list[dict[str, Any]]:
-        tensors: list[dict[str, Any]] = self._store.manifest.processor["tensors"]
-        return tensors
+    def _tensors(self) -> list[TensorRecord]:
+        return self._store.manifest.processor["tensors"]
 
     def _assemble(self, number: int, counts: Counter[str]) -> dict[str, Any]:
         """Return a pack; add to the task's counts of media."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import vlm_prep
 from vlm_prep.core.atomic_files import write_table_atomically
@@ -13,6 +13,7 @@ from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.own_process import as_before
 from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import MediaMode
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
@@ -225,7 +226,7 @@ def _describe(
     totals["fill"] = round(plan.fill, 6)
     totals["packs_by_rank"] = [len(plan.packs_of(rank)) for rank in range(plan.world_size)]
     source = store.manifest
-    runtime = {**source.processor, **about}
+    runtime = cast(ProcessorRecord, {**source.processor, **about})
     if compared := totals.get("pixels_compared"):
         proof = {**source.proof, "raised_at_pack": {"compared": "pixels", "documents": compared, "different": 0}}
     else:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
 
 from vlm_prep.core.errors import ProcessorError
+from vlm_prep.core.processor_record import PartFields
 from vlm_prep.core.records import MediaKind
 from vlm_prep.processors.load import PARTS
 from vlm_prep.processors.token_types import TokenValues, join_values, of_text, read_values
@@ -44,9 +45,9 @@ class PartRecord:
     """{mask of a tensor's second dimension: (that tensor, its dtype)}. Some are returned only with several media
     in a row; media of several rows in a batch need them as well."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> PartFields:
         """Return a JSON-ready dict."""
-        return asdict(self)
+        return cast(PartFields, asdict(self))
 
 
 def part_of(hf: Any, kind: MediaKind) -> tuple[str, Any] | None:

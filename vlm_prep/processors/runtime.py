@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
+from vlm_prep.core.processor_record import ProcessorRecord, TensorRecord, WholeRecord
 from vlm_prep.media.ffmpeg import decoders
 from vlm_prep.processors.backbone import describe_backbone
 from vlm_prep.processors.model_config import models_of
@@ -16,22 +17,21 @@ if TYPE_CHECKING:
     from vlm_prep.processors.adapter import Adapter
 
 
-def describe_processor(adapter: Adapter) -> dict[str, Any]:
+def describe_processor(adapter: Adapter) -> ProcessorRecord:
     """Return what the runtime needs of a processor, JSON-ready: settings and token ids, no tokenizer."""
     records = {kind: adapter.part_record(kind) for kind in adapter.kinds}
     stored = {tensor.name for tensor in adapter.geometry}
     added = {name for record in records.values() for name in record.added} - stored
-    return {
+    made: ProcessorRecord = {
         "family": adapter.family,
         "level": adapter.level,
         "identity": adapter.loaded.identity,
         "parts": {kind: record.to_json() for kind, record in records.items()},
         "interleaved": adapter.interleaved,
         "whole": _whole(adapter) if added or not all(in_transformers(each) for each in records.values()) else None,
-        "tensors": [asdict(tensor) for tensor in adapter.geometry],
+        "tensors": [cast(TensorRecord, asdict(tensor)) for tensor in adapter.geometry],
         "sampling_rate": adapter.sampling_rate,
         "audio_in_video": adapter.audio_in_video,
-        **({"sound_offset": "keep"} if adapter.loaded.config.sound_offset == "keep" else {}),
         "token_types": _token_types(adapter),
         "token_values": join_kinds({kind: record.types for kind, record in records.items()}, adapter.regions()),
         "pad_token_id": adapter.hf.tokenizer.pad_token_id,
@@ -47,9 +47,12 @@ def describe_processor(adapter: Adapter) -> dict[str, Any]:
         "model": adapter.loaded.model,
         "backbone": describe_backbone(adapter.loaded.model, models_of(type(adapter.hf))).to_json(),
     }
+    if adapter.loaded.config.sound_offset == "keep":
+        made["sound_offset"] = "keep"
+    return made
 
 
-def _whole(adapter: Adapter) -> dict[str, Any]:
+def _whole(adapter: Adapter) -> WholeRecord:
     """What it takes to load the processor again, where its parts alone do not do."""
     return {
         "name": adapter.loaded.name,

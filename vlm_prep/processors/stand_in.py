@@ -6,11 +6,12 @@ family; a manifest holds the tokens and the size, and training makes the tensors
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_prep.core.processor_record import ProcessorRecord, StandIn
 from vlm_prep.core.records import MediaKind
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.processor_parts import ARGUMENTS
@@ -25,7 +26,7 @@ _SIDES = (56, 112, 224, 448)
 _SECONDS = (0.1, 0.5, 1.0, 5.0)
 
 
-def find_stand_in(adapter: Adapter) -> dict[str, Any] | None:
+def find_stand_in(adapter: Adapter) -> StandIn | None:
     """Return {kind, size, ids} of the smallest picture, else sound, that the processor takes; None if it takes none, or
     every row has one. A size is a picture's side in pixels, or samples of sound."""
     if adapter.decoder_start() is not None:
@@ -45,9 +46,11 @@ def find_stand_in(adapter: Adapter) -> dict[str, Any] | None:
     return None
 
 
-def stand_in_tensors(runtime: Mapping[str, Any], *, trust_remote_code: bool = False) -> dict[str, torch.Tensor]:
+def stand_in_tensors(runtime: ProcessorRecord, *, trust_remote_code: bool = False) -> dict[str, torch.Tensor]:
     """Return the processor's tensors of a manifest's stand-in."""
-    found = runtime["stand_in"]
+    found = runtime.get("stand_in")
+    if found is None:
+        raise ValueError("the manifest knows of no stand-in")
     maker, media = PixelMaker(runtime, trust_remote_code=trust_remote_code), _media(found["kind"], found["size"])
     if maker.needs_whole:
         return maker.call_whole([found["kind"]], {found["kind"]: [media]})

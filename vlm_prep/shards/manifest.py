@@ -13,13 +13,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import xxhash
 
 from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.shards.manifest_rules import check_manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import SCHEMA_VERSION
@@ -45,7 +46,7 @@ class Manifest:
     """Shards by folder: "train", or "rank-00000" … in a packed store."""
     totals: dict[str, Any]
     """Row and token accounting; rows_in == rows_written + rows_rejected."""
-    processor: dict[str, Any] = field(default_factory=dict)
+    processor: ProcessorRecord = field(default_factory=lambda: cast(ProcessorRecord, {}))
     """Identity of the processor and what the runtime needs of it (image processor settings, token ids)."""
     proof: dict[str, Any] = field(default_factory=dict)
     """The comparison with the real processor."""

@@ -27,6 +27,16 @@ _TEXT_KEYS = ("stage", "fingerprint")
 _TABLE_KEYS = ("config", "totals", "processor", "proof", "identity", "extra", "splits", "files")
 _OF_PROCESSOR = {"whole", "identity", "parts", "interleaved", "tensors", "sampling_rate"}
 """What readers that make tensors need of it."""
+_TABLES = ("whole", "mrope", "payload", "identity", "token_types", "token_values", "decoders", "stand_in", "model")
+_IDS = ("sampling_rate", "pad_token_id", "image_token_id", "video_token_id", "decoder_start_token_id", "vocab_size")
+_TYPES_OF_PROCESSOR = {
+    **dict.fromkeys((*_TABLES, "backbone"), ((dict,), "table")),
+    **dict.fromkeys(_IDS, ((int,), "whole number")),
+    **dict.fromkeys(("family", "level", "positions", "sound_offset"), ((str,), "text")),
+    **dict.fromkeys(("interleaved", "audio_in_video"), ((bool,), "truth")),
+    "run_ids": ((list,), "list"),
+}
+"""Of what is there and not null, see `core.processor_record`."""
 _ACCOUNTS = ("rows_in", "rows_written", "rows_rejected")
 
 
@@ -167,8 +177,9 @@ def _processor(processor: Mapping[str, Any], *, needed: bool) -> None:
         _must(isinstance(part, dict) and _is_word(part.get("part_class", "none")), where, "names no class")
         for key in ("config", "kwargs", "outputs"):
             _must(isinstance(part.get(key, {}), dict), f"{where}.{key}", "is no table")
-    for key in ("whole", "mrope", "payload", "identity"):
-        _must(isinstance(processor.get(key), dict | None), f"processor.{key}", "is no table")
+    for key, (types, what) in _TYPES_OF_PROCESSOR.items():
+        found = processor.get(key)
+        _must(found is None or type(found) in types, f"processor.{key}", f"is no {what}")
 
 
 def _is_word(value: Any) -> bool:

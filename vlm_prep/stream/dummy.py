@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.processors.stand_in import stand_in_tensors
 
 
@@ -27,21 +27,23 @@ class DummyMedia:
     """The picture as the model takes it, e.g. pixel_values and image_grid_thw."""
 
     @classmethod
-    def of(cls, processor: Mapping[str, Any], *, trust_remote_code: bool = False) -> DummyMedia:
+    def of(cls, processor: ProcessorRecord, *, trust_remote_code: bool = False) -> DummyMedia:
         """Return the smallest media of a manifest's processor: one merged patch, black, where pictures are patches with
         a grid, else what the processor itself makes of the smallest that it takes.
 
         Raises:
             StoreError: it takes no pictures and no sound alone; make a DummyMedia of your own.
         """
-        settings = (processor.get("parts", {}).get("image") or {}).get("config", {})
+        part = processor.get("parts", {}).get("image")
+        settings = part["config"] if part is not None else {}
         names = ("patch_size", "temporal_patch_size", "merge_size")
-        grids = {name for name, _ in ((processor.get("parts", {}).get("image") or {}).get("outputs", {})).values()}
-        if isinstance(processor.get("image_token_id"), int) and all(name in settings for name in names):
+        grids = {name for name, _ in part["outputs"].values()} if part is not None else set()
+        token = processor.get("image_token_id")
+        if token is not None and all(name in settings for name in names):
             patch, frames, merge = (int(settings[name]) for name in names)
             if grids <= {"pixel_values", "image_grid_thw"}:
                 return cls(
-                    ids=(processor["image_token_id"],),
+                    ids=(token,),
                     tensors={
                         "pixel_values": torch.zeros(merge * merge, 3 * frames * patch * patch),
                         "image_grid_thw": torch.tensor([[1, merge, merge]]),

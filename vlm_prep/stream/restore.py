@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.processors.payload.uint8 import Uint8Rule
@@ -27,7 +28,7 @@ TensorMaker = Callable[..., dict[str, Any] | None]
 
 
 def tensor_makers(
-    runtime: Mapping[str, Any], pixels: Pixels, *, trust_remote_code: bool
+    runtime: ProcessorRecord, pixels: Pixels, *, trust_remote_code: bool
 ) -> tuple[TensorMaker | None, TensorMaker | None]:
     """Return what makes the tensors of a row's media, and what does so where it need not compute (else None).
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.own_process import one_thread
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.lean_imports import no_garbage
@@ -44,7 +45,7 @@ class ProcessorFindings:
     identity: dict[str, str]
     notes: tuple[str, ...]
     """Lines to tell the user once."""
-    runtime: dict[str, Any]
+    runtime: ProcessorRecord
     """`processor` of the store's manifest."""
     every_frame: str | None
     """The class of its video processor if that samples no frames by itself."""

@@ -13,6 +13,7 @@ import vlm_prep
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.own_process import as_before
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import TokenizeConfig
@@ -283,7 +284,7 @@ def _shapes(records: Sequence[Record]) -> list[str]:
 def _describe(
     samples: Samples,
     config: TokenizeConfig,
-    runtime: dict[str, Any],
+    runtime: ProcessorRecord,
     records: Sequence[Record],
     splits: dict[str, list[ShardInfo]],
     added: Sequence[Counter[str]],

@@ -17,6 +17,7 @@ import numpy as np
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.core.stored_media import StoredMedia
@@ -48,14 +49,14 @@ class PixelMaker:
             and does not load, is another one, or is not trusted.
     """
 
-    def __init__(self, runtime: Mapping[str, Any], *, whole: Any = None, trust_remote_code: bool = False) -> None:
-        self._whole: Mapping[str, Any] | None = runtime["whole"]
-        self._identity: Mapping[str, str] = runtime["identity"]
+    def __init__(self, runtime: ProcessorRecord, *, whole: Any = None, trust_remote_code: bool = False) -> None:
+        self._whole = runtime["whole"]
+        self._identity = runtime["identity"]
         self._trusted = trust_remote_code
-        self._parts: Mapping[str, Mapping[str, Any]] = runtime["parts"]
+        self._parts = runtime["parts"]
         self._interleaved = bool(runtime["interleaved"])
         self._stored = {tensor["name"] for tensor in runtime["tensors"]}
-        self._rate: int | None = runtime["sampling_rate"]
+        self._rate = runtime["sampling_rate"]
         self._sound = bool(runtime.get("audio_in_video"))
         self._shifted = runtime.get("sound_offset") == "keep"
         self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
@@ -160,9 +161,10 @@ class PixelMaker:
         self, kind: str, made: Mapping[str, Sequence[torch.Tensor | Stored]]
     ) -> dict[str, list[torch.Tensor | Stored]]:
         """The masks that a processor leaves out where a document has one media, since beside others it is padded."""
-        masks: Mapping[str, Sequence[str]] = self._parts.get(kind, {}).get("masks", {})
+        part = self._parts.get(kind)
+        masks = part.get("masks", {}) if part is not None else {}
         absent = {name: each for name, each in masks.items() if name not in made and each[0] in made}
-        return {name: [whole_mask(_shape(part), dtype) for part in made[of]] for name, (of, dtype) in absent.items()}
+        return {name: [whole_mask(_shape(each), dtype) for each in made[of]] for name, (of, dtype) in absent.items()}
 
     def _grouped(
         self, media: Sequence[StoredMedia], documents: Sequence[int] | None

@@ -14,6 +14,7 @@ from typing import Any
 import xxhash
 
 from vlm_prep.core.errors import ExactnessError, Reject, RejectReason
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.processors.payload.pixels import has_sound
 from vlm_prep.tokenize.verify.real_processor import Oracle, Row
 
@@ -79,7 +80,7 @@ def check_row(oracle: Oracle, row: Row) -> Counter[str]:
 def proof(
     checked: Iterable[Mapping[str, int]],
     available: Mapping[str, int],
-    runtime: Mapping[str, Any],
+    runtime: ProcessorRecord,
     fraction: float,
     shapes: Iterable[str],
 ) -> dict[str, Any]:

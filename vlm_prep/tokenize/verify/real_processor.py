@@ -17,6 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_media import probed_media
@@ -54,12 +55,10 @@ class Oracle:
         payload: how media were made into tensors, where they were.
     """
 
-    def __init__(
-        self, encoder: SampleEncoder, config: TokenizeConfig, payload: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, encoder: SampleEncoder, config: TokenizeConfig, payload: dict[str, Any] | None = None) -> None:
         self._encoder, self._config = encoder, config
         self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
-        self._runtime = {**describe_processor(self._adapter), "payload": payload}
+        self._runtime: ProcessorRecord = {**describe_processor(self._adapter), "payload": payload}
         self._pixels = PixelMaker(self._runtime, whole=self._hf)
 
     def compare(self, row: Row) -> Comparison:
