@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Annotated
 
@@ -37,6 +38,8 @@ def work(source: str, processor: str, rows: SourceConfig, config: TokenizeConfig
     from vlm_prep.ingest.source import open_samples
     from vlm_prep.tokenize.tokenize_run import dry_run, tokenize
 
+    if config.exact_length is not None and source.startswith("mock:") and not re.search(r"(words|tokens)=", source):
+        source += f",tokens={config.exact_length}"
     samples = open_samples(source, **asdict(rows))
     place = place_for(source, run, ".tok")
     how = options.run_options(place.folder, run, quiet)

@@ -124,6 +124,7 @@ class RejectReason(StrEnum):
     NO_SUPERVISED_TOKENS = "no_supervised_tokens"
     EMPTY_ANSWER = "empty_answer"
     OVERLONG = "overlong"
+    TOO_SHORT = "too_short"
     LONGER_THAN_PACK = "longer_than_pack"
     PROCESSOR_ERROR = "processor_error"
     PAYLOAD_TOO_LARGE = "payload_too_large"

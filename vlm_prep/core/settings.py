@@ -18,7 +18,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings
 from vlm_prep.core.media_settings import MediaCheck as MediaCheck
 
-Overlong = Literal["drop", "truncate", "error"]
+Overlong = Literal["drop", "truncate", "cut", "error"]
 MediaMode = Literal["reference", "encoded", "pixels"]
 MissingTags = Literal["reject", "first"]
 MixStop = Literal["all_exhausted", "first_exhausted"]
@@ -125,10 +125,39 @@ class LengthConfig(Settings):
     title: ClassVar[str] = "Length"
 
     max_length: Annotated[int | None, Ge(1), Doc("Most tokens in a row. [default: no limit]")] = None
-    overlong: Annotated[Overlong, Doc("Longer rows: reject, cut whole turns off the end, or stop.")] = "drop"
+    overlong: Annotated[
+        Overlong,
+        Doc(
+            "Longer rows: reject, cut whole turns off the end (truncate), cut inside a turn but never inside a media "
+            "(cut), or stop (error)."
+        ),
+    ] = "drop"
+    exact_length: Annotated[
+        int | None,
+        Ge(1),
+        Later(),
+        Doc("Every row has exactly N tokens: longer ones are cut, shorter ones rejected; for runs that measure."),
+    ] = None
     overlong_audio: Annotated[
         OverlongAudio, Later(), Doc("Clips longer than the processor takes: reject, cut, or split into several.")
     ] = "reject"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.exact_length is not None and self.max_length not in (None, self.exact_length):
+            raise InputError(
+                f"`exact_length={self.exact_length}` and `max_length={self.max_length}` differ", "leave one out"
+            )
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens of a row."""
+        return self.max_length if self.exact_length is None else self.exact_length
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a longer row is cut inside a turn."""
+        return self.exact_length is not None or self.overlong == "cut"
 
 
 @dataclass(frozen=True, kw_only=True)

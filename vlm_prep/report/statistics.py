@@ -24,6 +24,7 @@ _NOTES = {
     "paths_read_otherwise": "with media found under another reading of their path (%20, backslashes, case, ...)",
     "media_outside": "with media outside of their data file's folder and media folder",
     "first_frames": "with a picture of several frames, of which the first was taken (--multi-frame)",
+    "cut_inside": "cut inside a turn to the most tokens of a row",
     "audio_cut": "with a clip cut to what the processor takes",
     "audio_split": "with a clip split into several of what the processor takes",
     "variable_frame_rate": "with a video whose frames are not shown evenly",

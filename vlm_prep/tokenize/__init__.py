@@ -9,6 +9,7 @@ task_output.py   the shards and counts of a range
 encoder.py       one sample through all of it: render, encode, expand, label, cut to length
 chat/            the chat template: a row rendered, and where each of its texts landed
 text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
+cut_rows.py      rows cut to a number of tokens inside a turn
 overlong_audio.py  clips that are longer than the processor takes
 placeholders.py  placeholders → the tokens of their media
 labels/          which tokens are trained

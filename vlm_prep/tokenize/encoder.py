@@ -26,6 +26,7 @@ from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byt
 from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.chat.tool_text import Tools
+from vlm_prep.tokenize.cut_rows import CUT, require_cuttable, require_length
 from vlm_prep.tokenize.labels.answers import empty_answers, require_written_media
 from vlm_prep.tokenize.labels.documents import Document, DocumentReader
 from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, tokens_inside, weigh_tokens
@@ -58,6 +59,7 @@ class _Draft:
     """Token position after each trained message's end, by message index, before placeholders are expanded; empty
     without a limit of the length."""
     expansions: tuple[Expansion, ...]
+    notes: tuple[str, ...] = ()
 
 
 class SampleEncoder:
@@ -108,6 +110,8 @@ class SampleEncoder:
         drafts = [draft for draft in drafts if np.any(draft.labels != IGNORE)]
         if not drafts:
             raise Reject(RejectReason.NO_SUPERVISED_TOKENS, "no token of this row would be trained")
+        for draft in drafts:
+            require_length(len(draft.ids), self.config)
         whole = len(drafts) == 1
         return tuple(
             self._finish(sample, payload, fitted, draft, number=number, suffix="" if whole else f"~{number}")
@@ -190,7 +194,7 @@ class SampleEncoder:
         text, turns = document.rendered.text, document.turns
         spans = weigh(text, turns, document.view, self.template.findings, self.config, document.rendered.places)
         positions = [position for start, end, _ in spans for position in (start, end)]
-        if self.config.max_length is not None:
+        if self.config.most_tokens is not None:
             positions += [turn.end for turn in turns.values()]
         if placed is not None:
             text, positions = placed.text, [placed.move(position) for position in positions]
@@ -229,9 +233,11 @@ class SampleEncoder:
 
     def _fitting(self, sample: Sample, tools: Tools, drafts: list[_Draft]) -> list[_Draft]:
         """Apply the overlong policy; drafts are beginnings of one conversation, the shortest first."""
-        limit = self.config.max_length
+        limit = self.config.most_tokens
         if limit is None or all(len(draft.ids) <= limit for draft in drafts):
             return drafts
+        if self.config.cuts:
+            return [self._cut(draft, limit) for draft in drafts]
         longest = drafts[-1]
         length = len(longest.ids)
         if self.config.overlong == "error":
@@ -248,6 +254,13 @@ class SampleEncoder:
         if frames:
             hint = f"; it holds {frames} {VIDEO_FRAMES}, --fps and --max-frames take fewer"
         raise Reject(RejectReason.OVERLONG, f"{length} tokens, --max-length is {limit}{hint}")
+
+    def _cut(self, draft: _Draft, limit: int) -> _Draft:
+        if len(draft.ids) <= limit:
+            return draft
+        require_cuttable(self.is_media(draft.ids), limit)
+        weights = None if draft.weights is None else draft.weights[:limit]
+        return replace(draft, ids=draft.ids[:limit], labels=draft.labels[:limit], weights=weights, notes=(CUT,))
 
     def _shortened(self, sample: Sample, tools: Tools, draft: _Draft) -> list[_Draft]:
         """Cut whole turns off the end until the row fits; nothing where that leaves nothing to train."""
@@ -275,7 +288,12 @@ class SampleEncoder:
             labels=draft.labels,
             loss_weights=draft.weights,
             document=number,
-            notes=(*sample.notes, *fitted.notes, *dict.fromkeys(note for each in media for note in each.notes)),
+            notes=(
+                *sample.notes,
+                *fitted.notes,
+                *draft.notes,
+                *dict.fromkeys(note for each in media for note in each.notes),
+            ),
             geometry=self._geometry(draft.expansions),
             media=tuple(
                 store_media(item, data, frame_indices=each.frame_indices, fps=each.fps, times=each.times)

@@ -78,7 +78,7 @@ def plan(
         ProcessorError: the processor does not load.
         ExactnessError: a row differs from the real processor's output.
     """
-    config = replace(config, max_length=None, overlong="drop")
+    config = replace(config, max_length=None, exact_length=None, overlong="drop")
     count = choices.size.of(len(samples))
     survey = SurveyJob(samples, processor, config)
     start_forkserver(survey, options.workers)

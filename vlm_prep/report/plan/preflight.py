@@ -101,7 +101,7 @@ def preflight(
     if not len(samples):
         raise InputError("the source has no rows")
     numbers = choose_rows(len(samples), size.of(len(samples)))
-    job = PreflightJob(samples, processor, replace(config, max_length=None, overlong="drop"))
+    job = PreflightJob(samples, processor, replace(config, max_length=None, exact_length=None, overlong="drop"))
     told = _look(job, tasks_of(numbers, ROWS_PER_ASSIGNMENT), lengths, options)
     _write(file, told)
     reasons, datasets = Counter(each.reason for _, each in told), Counter(each.dataset for _, each in told)

@@ -26,6 +26,7 @@ from vlm_prep.processors.expansion import SOUND, as_reject
 from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.token_types import values_of
+from vlm_prep.tokenize.cut_rows import cut_as
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes
 from vlm_prep.tokenize.placeholders import IGNORE
@@ -70,7 +71,7 @@ class Oracle:
         """
         conversation = orjson.loads(row["conversation"])
         messages, tools = conversation["messages"], conversation.get("tools")
-        real = self.real(row)
+        real = cut_as(row, self.real(row), self._config)
         found = _differing_ids(self._hf.tokenizer, row["input_ids"], real["input_ids"][0].numpy())
         found += self._differing_tensors(row, real)
         if found:
@@ -189,7 +190,8 @@ class Oracle:
         spans = [(next(edges), next(edges), weight) for _, _, weight in spans]
         inside = [(start, next(edges)) for start in edges]
         made = self._encoder.label(tokens, spans, inside, placed.runs)
-        return made.labels, made.weights
+        length = len(row["input_ids"])  # of a row that was cut less than all
+        return made.labels[:length], made.weights[:length]
 
 
 def _with_media(messages: Sequence[Message], loaded: Sequence[Any], sounds: Sequence[Any]) -> list[Message]:
