@@ -9,7 +9,6 @@ from annotated_doc import Doc
 from annotated_types import Ge, Gt
 
 from vlm_prep.core.fields import Flag, IsPath, Later, Settings
-from vlm_prep.core.media_settings import MediaCheck as MediaCheck
 from vlm_prep.core.settings import AudioForm, MediaMode, ShardFormat, TarMedia
 
 Layout = Literal["ranks", "index"]
