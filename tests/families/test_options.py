@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Adapters
 from PIL import Image
 
 from vlm_prep.core.errors import ProcessorError, StoreError
-from vlm_prep.core.records import Media, Sample
+from vlm_prep.core.fingerprint import digest_bytes
+from vlm_prep.core.records import Media, MediaItem, Sample
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
+from vlm_prep.media.decode import media_struct
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.payload.quick import QuickMaker
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.tokenize_job import row_of
@@ -176,3 +180,19 @@ def test_a_renamed_subclass_belongs_to_the_family_of_its_ancestor(adapters: Adap
         assert adapter_for(replace(loaded)).family == "qwen3_vl"
     finally:
         hf.__class__ = original
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llava_onevision", "internvl3", "llava_onevision_1_5", "qwen2_5_omni"])
+def test_readers_of_files_make_what_the_part_makes(name: str, adapters: Any, kit: Path) -> None:
+    runtime = describe_processor(adapters(name))
+    for picture in ("coffee.png", "grace_hopper.jpg", "china_exif6.jpg"):
+        data = (kit / "data" / "images" / picture).read_bytes()
+        item = MediaItem(kind="image", uris=(picture,), digests=(digest_bytes(data),), data=(data,), height=1, width=1)
+        theirs, ours = (
+            PixelMaker(runtime).pixels([media_struct(item)]),
+            QuickMaker(runtime).pixels([media_struct(item)]),
+        )
+        assert ours.keys() == theirs.keys()
+        for tensor, made in theirs.items():
+            assert ours[tensor].dtype == made.dtype
+            assert torch.equal(ours[tensor], made), tensor

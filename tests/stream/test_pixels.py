@@ -17,8 +17,10 @@ from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.payload.quick import QuickMaker
+from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.processors.runtime import describe_processor
-from vlm_prep.stream import ShardDataset
+from vlm_prep.stream import PadCollate, ShardDataset, to_pixel_values
 
 PICTURES = ("coffee.png", "grace_hopper.jpg", "page.png", "china_exif6.jpg", "pillow/hopper_orientation_5.jpg")
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
@@ -153,3 +155,26 @@ def test_token_types_equal_the_real_processors(
     batch = PadCollate.for_store(dataset, shift=False)([dataset[0]])
     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
         assert torch.equal(batch[name], real[name]), name
+
+
+def test_files_are_read_as_bytes_past_the_part_and_become_its_floats(
+    kit: Path, stores: Any, make_sample: Any, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = [picture(kit / "data" / "images" / name) for name in PICTURES]
+    part = PixelMaker(describe_processor(adapter)).pixels(media)
+    dataset = open_row(stores, make_sample, adapter, media, image_grid_thw=part["image_grid_thw"])
+    coded = ShardDataset(dataset.path, pixels="bytes")
+    assert torch.equal(dataset[0]["pixel_values"], part["pixel_values"])  # and looks at noise
+    item = coded[0]
+    assert isinstance(item["pixel_values"], CodedTensor)
+    assert item["pixel_values"].shape[0] == len(part["pixel_values"])
+    batch = PadCollate.for_store(coded)([item])
+    assert batch["pixel_values_uint8"].dtype == torch.uint8
+    assert torch.equal(to_pixel_values(batch, device="cpu")["pixel_values"], part["pixel_values"])
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the part is not called for a picture")
+
+    monkeypatch.setattr(QuickMaker, "call_part", never)
+    assert torch.equal(coded[0]["pixel_values"].restored(), part["pixel_values"])
+    assert torch.equal(dataset[0]["pixel_values"], part["pixel_values"])

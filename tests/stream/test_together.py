@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vlm_prep.core.errors import StoreError
-from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.payload.quick import QuickMaker
 from vlm_prep.processors.payload.stored import CodedTensor, store_array
 from vlm_prep.shards import mapped, reader
 from vlm_prep.shards.schema import MEDIA
@@ -86,11 +86,11 @@ def test_what_must_be_computed_is_computed_when_its_row_is_read(
 ) -> None:
     calls = []
 
-    def call(self: PixelMaker, kind: str, structs: Any, **settings: Any) -> dict[str, torch.Tensor]:
+    def made(self: QuickMaker, kind: str, structs: Any) -> dict[str, list[torch.Tensor]]:
         calls.append(kind)
-        return {"pixel_values": torch.ones(1, 6)}
+        return {"pixel_values": [torch.ones(1, 6)]}
 
-    monkeypatch.setattr(PixelMaker, "call", call)
+    monkeypatch.setattr(QuickMaker, "made", made)
     dataset = ShardDataset(store_of(stores, make_sample, "some", stored=stored), shuffle=False, pixels="bytes")
     for time in (1, 2):
         for number in (4, 5, 6):

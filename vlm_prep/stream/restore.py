@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from vlm_prep.core.processor_record import ProcessorRecord
-from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.payload.quick import QuickMaker
 from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.processors.payload.uint8 import Uint8Rule
 
@@ -36,7 +36,7 @@ def tensor_makers(
     """
     if not pixels:
         return None, None
-    maker = PixelMaker(runtime, trust_remote_code=trust_remote_code)
+    maker = QuickMaker(runtime, trust_remote_code=trust_remote_code)
     return (maker.coded, maker.stored) if pixels == "bytes" else (maker.pixels, None)
 
 

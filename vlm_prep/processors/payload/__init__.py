@@ -4,5 +4,6 @@ pixels.py     the image and video processors alone, as the runtime uses them
 encodings.py  how media become stored tensors: found out with noise
 uint8.py      float pixels as uint8 and back
 maker.py      makes the stored tensors; patches.py, its fast way for Qwen's patches
+quick.py      the same in training, of media that a store holds as files
 stored.py     stored tensors → the processor's own; join.py, several media in one tensor
 """

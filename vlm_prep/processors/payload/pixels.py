@@ -150,12 +150,16 @@ class PixelMaker:
         for kind, structs in self._grouped(media, documents):
             made: Mapping[str, Sequence[torch.Tensor | Stored]] | None = self.payload.stored(kind, structs)
             if made is None:
-                made = {name: [tensor] for name, tensor in self.call(kind, structs).items()}
+                made = self.made(kind, structs)
             if documents is not None and len(documents) > 1:
                 made = {**made, **self._absent_masks(kind, made)}
             for name, parts in made.items():
                 found.setdefault(name, []).extend(parts)
         return found
+
+    def made(self, kind: str, structs: Sequence[MediaStruct]) -> Mapping[str, Sequence[torch.Tensor | Stored]]:
+        """Return what the processor's part makes of media that it treats together, by name; see `quick`."""
+        return {name: [tensor] for name, tensor in self.call(kind, structs).items()}
 
     def _absent_masks(
         self, kind: str, made: Mapping[str, Sequence[torch.Tensor | Stored]]
