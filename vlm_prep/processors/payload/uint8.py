@@ -64,12 +64,18 @@ class Uint8Rule:
             self._apply(stored, made)
             return made
         outer, times = self.repeats
-        small = torch.empty(stored.shape, dtype=torch.float32, device=stored.device)
-        self._apply(stored, small)
         rest = stored.shape[-1] // outer
         lead = stored.shape[:-1]
         if out is None:
             out = torch.empty((*lead, outer * times * rest), dtype=torch.float32, device=stored.device)
+        if split_by_channel(stored.shape, self.channel_axis, self.channel_size) == (outer, rest):
+            # made where the first frame stays: memory that is new costs more than the arithmetic
+            frames = out.view(-1, outer, times, rest)
+            self._compute(stored.view(-1, outer, rest), frames[:, :, 0])
+            frames[:, :, 1:] = frames[:, :, :1]
+            return out
+        small = torch.empty(stored.shape, dtype=torch.float32, device=stored.device)
+        self._apply(stored, small)
         out.view(*lead, outer, times, rest).copy_(small.view(*lead, outer, 1, rest).expand(*lead, outer, times, rest))
         return out
 
@@ -79,22 +85,21 @@ class Uint8Rule:
 
     def _apply(self, stored: torch.Tensor, made: torch.Tensor) -> None:
         """Make floats of bytes of the same shape."""
-        view = self._by_channel(made)
+        self._compute(self._by_channel(stored), self._by_channel(made))
+
+    def _compute(self, stored: torch.Tensor, made: torch.Tensor) -> None:
+        """Make floats of bytes, both (outer, channels, inner)."""
+        import torch
+
         first, numbers = self.steps[0]
         if first == "table":
-            self._look_up(stored, view, numbers)
+            table = torch.tensor(numbers, dtype=torch.float32, device=stored.device).view(-1, VALUES)
+            for channel, floats in enumerate(table):
+                made[:, channel] = floats[stored[:, channel].int()]
             return
         made.copy_(stored)
         for name, values in self.steps:
-            _IN_PLACE[name](view, _column(values, made))
-
-    def _look_up(self, stored: torch.Tensor, view: torch.Tensor, numbers: Sequence[float]) -> None:
-        import torch
-
-        table = torch.tensor(numbers, dtype=torch.float32, device=stored.device).view(-1, VALUES)
-        indices = self._by_channel(stored)
-        for channel, floats in enumerate(table):
-            view[:, channel] = floats[indices[:, channel].int()]
+            _IN_PLACE[name](made, _column(values, made))
 
     def _by_channel(self, tensor: torch.Tensor) -> torch.Tensor:
         """View a tensor of the stored shape as (outer, channels, inner)."""
