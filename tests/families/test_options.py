@@ -16,9 +16,9 @@ from PIL import Image
 
 from vlm_prep.core.errors import ProcessorError, StoreError
 from vlm_prep.core.fingerprint import digest_bytes
-from vlm_prep.core.records import Media, MediaItem, Sample
+from vlm_prep.core.records import Media, Sample
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
-from vlm_prep.media.decode import media_struct
+from vlm_prep.core.stored_media import stored_media
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.generic import Generic
@@ -187,11 +187,9 @@ def test_readers_of_files_make_what_the_part_makes(name: str, adapters: Any, kit
     runtime = describe_processor(adapters(name))
     for picture in ("coffee.png", "grace_hopper.jpg", "china_exif6.jpg"):
         data = (kit / "data" / "images" / picture).read_bytes()
-        item = MediaItem(kind="image", uris=(picture,), digests=(digest_bytes(data),), data=(data,), height=1, width=1)
-        theirs, ours = (
-            PixelMaker(runtime).pixels([media_struct(item)]),
-            QuickMaker(runtime).pixels([media_struct(item)]),
-        )
+        kept = {"uris": (picture,), "digests": (digest_bytes(data),), "data": (data,)}
+        media = [stored_media(kind="image", height=1, width=1, **kept)]
+        theirs, ours = PixelMaker(runtime).pixels(media), QuickMaker(runtime).pixels(media)
         assert ours.keys() == theirs.keys()
         for tensor, made in theirs.items():
             assert ours[tensor].dtype == made.dtype

@@ -157,7 +157,7 @@ class PixelMaker:
                 found.setdefault(name, []).extend(parts)
         return found
 
-    def made(self, kind: str, structs: Sequence[MediaStruct]) -> Mapping[str, Sequence[torch.Tensor | Stored]]:
+    def made(self, kind: str, structs: Sequence[StoredMedia]) -> Mapping[str, Sequence[torch.Tensor | Stored]]:
         """Return what the processor's part makes of media that it treats together, by name; see `quick`."""
         return {name: [tensor] for name, tensor in self.call(kind, structs).items()}
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.processors.payload.encodings import BYTES, Encoding, as_bytes, find_encoding
 from vlm_prep.processors.payload.patches import Patches, patches_for
-from vlm_prep.processors.payload.pixels import MediaStruct, PixelMaker
+from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import Stored
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class QuickMaker(PixelMaker):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_found": {}}
 
-    def made(self, kind: str, structs: Sequence[MediaStruct]) -> Parts:
+    def made(self, kind: str, structs: Sequence[StoredMedia]) -> Parts:
         """See `PixelMaker.made`."""
         if kind != "image":
             return super().made(kind, structs)
@@ -57,10 +58,10 @@ class QuickMaker(PixelMaker):
             self._found[kind] = encoding, patches_for(self, kind) if encoding.route == "patches" else None
         return self._found[kind]
 
-    def _of_patches(self, struct: MediaStruct, patches: Patches) -> dict[str, np.ndarray[Any, Any]]:
+    def _of_patches(self, struct: StoredMedia, patches: Patches) -> dict[str, np.ndarray[Any, Any]]:
         return patches.of_media(struct)
 
-    def _of_bytes(self, struct: MediaStruct) -> dict[str, np.ndarray[Any, Any]] | None:
+    def _of_bytes(self, struct: StoredMedia) -> dict[str, np.ndarray[Any, Any]] | None:
         """What the part makes of a picture without its last arithmetic; None if that is no bytes after all."""
         encoding, _ = self._found["image"]
         found = {}
