@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.processors.payload.encodings import BYTES, Encoding, as_bytes, find_encoding
 from vlm_prep.processors.payload.patches import Patches, patches_for
@@ -29,7 +30,7 @@ Parts = Mapping[str, "Sequence[torch.Tensor | Stored]"]
 class QuickMaker(PixelMaker):
     """A `PixelMaker` for readers."""
 
-    def __init__(self, runtime: Mapping[str, Any], *, trust_remote_code: bool = False) -> None:
+    def __init__(self, runtime: ProcessorRecord, *, trust_remote_code: bool = False) -> None:
         super().__init__(runtime, trust_remote_code=trust_remote_code)
         self._found: dict[str, tuple[Encoding, Patches | None]] = {}
 
