@@ -45,8 +45,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "two": [user("A?"), assistant("a1"), user("B?"), assistant("b1")],
     "system": [{"role": "system", "content": "Be brief."}, user("A?"), assistant("a1"), user("B?"), assistant("b.")],
     "reasoning": [user("A?"), assistant("yes", reasoning_content="hm")],
-    "reasoning twice": [user("A?"), assistant("yes", reasoning_content="hm"), user("B?")]
-    + [assistant("no", reasoning_content="ho")],
+    "reasoning twice": [
+        *(user("A?"), assistant("yes", reasoning_content="hm")),
+        *(user("B?"), assistant("no", reasoning_content="ho")),
+    ],
     "a call": [user("A?"), assistant("", tool_calls=[CALL]), RESULT, assistant("z1")],
     "a call behind a text": [user("A?"), assistant("w1", tool_calls=[CALL]), RESULT, assistant("z1")],
 }
