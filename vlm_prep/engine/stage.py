@@ -48,9 +48,9 @@ class Stage:
     """Its run.yaml, see `core.run_yaml`."""
     begin: Assignment | None = None
     """What a worker does first, if there is work; what the others do meanwhile counts once it has not failed."""
-    check: Callable[[Sequence[Record], Path, Send], None] | None = None
+    check: Callable[[Sequence[Record], Path, Send], Sequence[Poison] | None] | None = None
     """Looks at the records and their shards (still in the given folder) before anything is final; what it sends a
-    worker to do may find poison, and is then called again with the records without it."""
+    worker to do may find poison, and it may return some; it is then called again with the records without it."""
     earlier: Earlier = Earlier()  # noqa: RUF009 - frozen
     """What was rejected on the way to this stage's input."""
     numbers: Callable[[list[str]], dict[str, int]] | None = None
@@ -154,7 +154,7 @@ def _run(
     tasks: Sequence[Task],
     workspace: Workspace,
     options: RunOptions,
-    check: Callable[[Sequence[Record], Path, Send], None] | None,
+    check: Callable[[Sequence[Record], Path, Send], Sequence[Poison] | None] | None,
 ) -> list[Record]:
     """Do what is not done of some tasks, until the records know all poison that was met; return them."""
     executor = executor_of(stage.prepare(), workspace, options)
@@ -183,7 +183,8 @@ def _run(
             if options.part is None:  # shards get their final names by their number among those of all tasks
                 workspace.recall(records)
             if check is not None:
-                check(records, workspace.shards, sender(executor, workspace.shards))
+                for poison in check(records, workspace.shards, sender(executor, workspace.shards)) or ():
+                    workspace.add_poison(poison)
             if not workspace.pending([task.without(workspace.poison()) for task in tasks]):
                 return records
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,10 @@ class Tally:
         self._datasets: dict[str, Counter[str]] = {}
         self._kinds: Counter[str] = Counter()
         self.checked: Counter[str] = Counter()
-        self.shapes: set[Shape] = set()
+        self.firsts: dict[Shape, int] = {}
+        """The first row of each shape."""
+        self.refused: dict[Shape, int] = {}
+        """A row of the compared share that the real processor cannot take, for each shape that such a row has."""
         self._spare: dict[str, list[list[int]]] = {}
         self.unread: Unread = {}
 
@@ -116,8 +120,8 @@ class Tally:
     def _dataset(self, name: str) -> Counter[str]:
         return self._datasets.setdefault(name, Counter(rows_in=0, rows_written=0, rows_rejected=0))
 
-    def record(self, task: Task, infos: list[ShardInfo]) -> Record:
-        """Return the task's record."""
+    def record(self, task: Task, infos: list[ShardInfo], equal: Container[int]) -> Record:
+        """Return the task's record; `equal` are rows that this process has compared with the real processor."""
         return Record(
             task=task.index,
             split=task.split,
@@ -129,7 +133,10 @@ class Tally:
                 "kinds": dict(self._kinds),
                 "checked": dict(self.checked),
                 "spare": self._spare,
-                "shapes": sorted(self.shapes),
+                "shapes": sorted(self.firsts),
+                "firsts": dict(sorted(self.firsts.items())),
+                "equal": sorted({number for number in self.firsts.values() if number in equal}),
+                "refused": dict(sorted(self.refused.items())),
                 UNREAD: self.unread,
             },
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, ProcessorFindings, Reci
 from vlm_prep.tokenize.task_output import Tally, TaskWriter
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
 from vlm_prep.tokenize.verify.real_processor import Oracle
-from vlm_prep.tokenize.verify.shapes import Shape, shapes_of
+from vlm_prep.tokenize.verify.shapes import Shape, blamed_shape, shapes_of
 
 STAGE = "tokenize"
 MOST_BYTES = (1 << 31) - (64 << 20)
@@ -74,7 +74,7 @@ class TokenizeJob:
         self.encoder, self.maker, self.oracle = made.encoder, made.maker, made.oracle
         self.payload = made.payload
         self._believed: set[Shape] = set()
-        self._refused: set[Shape] = set()
+        self._equal: set[int] = set()
 
     @property
     def recipe(self) -> Recipe:
@@ -94,8 +94,9 @@ class TokenizeJob:
     def run(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Record:
         """See `engine.tasks.Job`."""
         refused: dict[int, Reject] = {}
+        shapes: dict[Shape, int] = {}
         while True:
-            record, found = self._attempt(task, shards, heartbeat, refused)
+            record, found = self._attempt(task, shards, heartbeat, refused, shapes)
             if not found:
                 return record
             # rows of the compared share that the real processor cannot take: the task is done again without them
@@ -104,10 +105,16 @@ class TokenizeJob:
                 (shards / info.name).unlink()
 
     def _attempt(
-        self, task: Task, shards: Path, heartbeat: Heartbeat, refused: Mapping[int, Reject]
+        self,
+        task: Task,
+        shards: Path,
+        heartbeat: Heartbeat,
+        refused: Mapping[int, Reject],
+        refused_shapes: dict[Shape, int],
     ) -> tuple[Record, dict[int, Reject]]:
         """Do a task; return its record, and the rows of it that the real processor raised on."""
         tally = Tally()
+        blamed: dict[int, Shape] = {}
         tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
         schema = tokenized_schema(tensors, weights=self.config.loss_weights, kept=keeps_columns(self.samples))
         writer = TaskWriter(task.index, shards, schema)
@@ -117,8 +124,12 @@ class TokenizeJob:
                     tally.reject(result)
                 else:
                     row = row_of(result)
-                    tally.shapes.update(shapes_of(result) if self.config.verify_fraction > 0 else ())
                     chosen = is_chosen(result.sample_id, self.config.verify_fraction)
+                    if self.config.verify_fraction > 0:
+                        for shape in shapes_of(result):
+                            tally.firsts.setdefault(shape, number)
+                        if chosen:
+                            blamed[number] = blamed_shape(result)
                     tally.wrote(result, row, (number, *writer.write(row, result)), chosen=chosen)
             heartbeat(NO_ROW)
             infos = writer.close()
@@ -131,7 +142,9 @@ class TokenizeJob:
                 tally.checked.update(check_row(self.oracle, row))
             except Reject as reject:
                 found[number] = reject
-        return tally.record(task, infos), found
+                refused_shapes.setdefault(blamed[number], number)
+        tally.refused |= refused_shapes
+        return tally.record(task, infos, self._equal), found
 
     def fault_of(self, task: Task, poison: Poison) -> str | None:
         """See `engine.tasks.Job`; rows can be rejected."""
@@ -148,6 +161,8 @@ class TokenizeJob:
         heartbeat: Heartbeat,
         unread: Unread | None = None,
         refused: Mapping[int, Reject] | None = None,
+        *,
+        believing: bool = False,
     ) -> Iterator[tuple[int, Encoded | Rejected]]:
         """Yield (number, output) for each output of each row of a task, see `results`.
 
@@ -156,6 +171,7 @@ class TokenizeJob:
             heartbeat: told of each row.
             unread: keys that nobody reads are added to it.
             refused: rows that are known to be rejects; None leaves out comparing the first rows of new shapes.
+            believing: rejects rows of new shapes that the real processor cannot take, see `_believe`.
         """
         for number, item in read_task(self.samples, task, heartbeat, STAGE):
             if isinstance(item, Rejected):
@@ -171,7 +187,7 @@ class TokenizeJob:
                 documents = [self._with_tensors(encoded) for encoded in self.encoder.documents(sample, payload)]
                 if refused is not None and self.config.verify_fraction > 0:
                     for encoded in documents:
-                        self._believe(encoded)
+                        self._believe(encoded, number, raises=believing)
             except Reject as reject:
                 yield number, rejected(item, STAGE, reject)
                 continue
@@ -185,15 +201,41 @@ class TokenizeJob:
             ExactnessError: a row differs from the real processor's output.
             RejectRateError: most of the first rows are rejected for one reason.
         """
-        check_first_rows((result for _, result in self.encoded(task, heartbeat, refused={})), max_reject_rate)
+        results = self.encoded(task, heartbeat, refused={}, believing=True)
+        check_first_rows((result for _, result in results), max_reject_rate)
 
-    def _believe(self, encoded: Encoded) -> None:
-        """Compare a document whose shape this process has not compared yet. What is written does not depend on which
-        process does it: rows are equal, or the run stops, or the processor raises on all rows of the shape.
+    def refused_rows(
+        self, task: Task, shards: Path, heartbeat: Heartbeat, shapes: Container[Shape] | None = None
+    ) -> list[tuple[int, Shape, RejectReason, str]]:
+        """Return the rows of a task that the real processor cannot take, each with the shape to blame and why.
+
+        Args:
+            task: the rows.
+            shards: nothing is written.
+            heartbeat: told of each row.
+            shapes: only rows with these to blame are compared.
+
+        Raises:
+            ExactnessError: a row differs from the real processor's output.
+        """
+        found = []
+        for number, result in self.encoded(task, heartbeat):
+            if isinstance(result, Encoded) and (shapes is None or blamed_shape(result) in shapes):
+                try:
+                    check_row(self.oracle, row_of(result))
+                except Reject as reject:
+                    found.append((number, blamed_shape(result), reject.reason, reject.message))
+        return found
+
+    def _believe(self, encoded: Encoded, number: int, *, raises: bool) -> None:
+        """Compare a document whose shape this process has not compared yet, so that a run which must stop stops early.
+
+        Which rows are these depends on the process, so what is written may not: rows that the real processor cannot
+        take are found among rows that depend on the source alone, see `verify.refusals`.
 
         Raises:
             ExactnessError: it differs from the real processor's output.
-            Reject: the real processor cannot take it.
+            Reject: the real processor cannot take it, if `raises`.
         """
         shapes = {*shapes_of(encoded)}
         if shapes <= self._believed:
@@ -201,21 +243,23 @@ class TokenizeJob:
         try:
             compared = check_row(self.oracle, row_of(encoded))
         except Reject:
-            # each row of this shape is compared from now on
-            self._refused |= shapes - self._believed
-            raise
+            if raises:
+                raise
+            self._believed |= shapes
+            return
         if not compared[UNREADABLE]:
-            self._believed |= shapes - self._refused
+            self._believed |= shapes
+            self._equal.add(number)
 
     def check_written(
         self, task: Task, shards: Path, heartbeat: Heartbeat, path: Path, info: ShardInfo, index: int
-    ) -> Any:
-        """Compare a row that was written; return what to count, see `check_row`."""
+    ) -> tuple[Counter[str], Reject | None]:
+        """Compare a written row; return what to count, see `check_row`, and why the processor cannot take it."""
         heartbeat(task.start)
         try:
-            return check_row(self.oracle, ShardReader(path, info).row(index))
-        except Reject:
-            return Counter({UNREADABLE: 1})
+            return check_row(self.oracle, ShardReader(path, info).row(index)), None
+        except Reject as reject:
+            return Counter({UNREADABLE: 1}), reject
 
     def _with_tensors(self, encoded: Encoded) -> Encoded:
         """Put the processor's tensors in the place of media files, for payload `pixels`.

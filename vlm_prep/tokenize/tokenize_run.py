@@ -30,7 +30,7 @@ from vlm_prep.engine.stage import (
     sum_counts,
     sum_datasets,
 )
-from vlm_prep.engine.tasks import Assignment, Record, Task, no_heartbeat, rows_per_task, split_rows
+from vlm_prep.engine.tasks import Assignment, Poison, Record, Task, no_heartbeat, rows_per_task, split_rows
 from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.some_samples import earlier_rejects
@@ -46,7 +46,8 @@ from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.task_output import EXTRA_DOCUMENTS
 from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
-from vlm_prep.tokenize.verify.choose import LABELS, ROWS_PER_KIND, UNREADABLE, proof
+from vlm_prep.tokenize.verify.choose import LABELS, UNREADABLE, proof
+from vlm_prep.tokenize.verify.refusals import Refusals, top_up
 
 STARTUP_ROWS = 64
 
@@ -94,13 +95,20 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
     job, identity, findings = begin(samples, processor, config, options)
     checked: list[Counter[str]] = []
 
-    def top_up(records: Sequence[Record], shards: Path, send: Send) -> None:
-        checked[:] = [_top_up(config, records, shards, send, Counter())]
+    tasks = split_rows(len(samples), rows_per_task(len(samples)))
+    refusals = Refusals(tasks)
+
+    def check(records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
+        if refused := refusals.find(records, shards, send):
+            options.say(f"note: the processor cannot take {len(refused)} rows more: their tasks are done without them")
+            return refused
+        compared, refused = top_up(config, records, shards, send, Counter())
+        checked[:] = [compared]
+        return refused
 
     def describe(records: Sequence[Record]) -> Describe:
         return lambda splits: _describe(samples, config, findings.runtime, records, splits, checked)
 
-    tasks = split_rows(len(samples), rows_per_task(len(samples)))
     stage = Stage(
         name=STAGE,
         identity=identity,
@@ -110,7 +118,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         begin=Assignment(
             task=startup_task(job), folder=options.out, method="check_start", arguments=(options.max_reject_rate,)
         ),
-        check=top_up,
+        check=check,
         again=origin_of(samples, processor),
         settings=_run_file(samples, processor, config),
         numbers=samples.numbers,
@@ -234,7 +242,7 @@ def retry_tokenize(
         checked = [
             {**before["rows"], LABELS: before["labels_found_twice"], UNREADABLE: before["unreadable"]},
             *(record.facts["checked"] for record in records),
-            _top_up(config, records, shards, send, done),
+            top_up(config, records, shards, send, done)[0],
         ]
         amended = replace(
             manifest,
@@ -245,36 +253,6 @@ def retry_tokenize(
         return amended, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
 
     return run_retry(retry, options, job, amend)
-
-
-def _top_up(
-    config: TokenizeConfig, records: Sequence[Record], shards: Path, send: Send, done: Counter[str]
-) -> Counter[str]:
-    """Compare more rows of the kinds of which fewer than eight were chosen; return how many.
-
-    Args:
-        config: settings.
-        records: whose rows there are.
-        shards: where their shards are.
-        send: has a worker compare a row.
-        done: how many rows of each kind other records had compared.
-    """
-    added: Counter[str] = Counter()
-    if config.verify_fraction <= 0:
-        return added
-    for record in records:
-        done.update(record.facts["checked"])
-    for record in records:
-        for kind, places in record.facts["spare"].items():
-            for number, shard, index in places:
-                if done[kind] >= ROWS_PER_KIND:
-                    break
-                info = record.shards[shard]
-                alone = Task(index=record.task, start=number, stop=number + 1)
-                counts = send("check_written", alone, shards / info.name, info, index)
-                done.update(counts)
-                added.update(counts)
-    return added
 
 
 def _shapes(records: Sequence[Record]) -> list[str]:

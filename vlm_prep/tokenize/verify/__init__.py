@@ -4,6 +4,7 @@ real_processor.py  the real processor on the real media, and what differs
 sanitizer.py       transformers' own way with control tokens of the data
 second_labels.py   trained spans found a second way
 shapes.py          rows in groups by what could matter: the first of each is compared before it is written
+refusals.py        rows that the real processor cannot take, the same for any number of workers
 choose.py          which rows are compared, and the proof for the manifest
 store.py           every row of a finished store again
 """

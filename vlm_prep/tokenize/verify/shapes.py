@@ -1,13 +1,15 @@
 """The shape of a row: what of it could matter to how a processor treats it.
 
 Ids are made from a row's headers and text; that this is right was seen on other rows. Rows are therefore grouped by
-whatever has been known to matter: which kinds of media, how many, in which order, their sizes, frames and seconds, and
-which roles, tools and kinds of content the conversation has. The first row of each shape that a process meets is
-compared with the real processor before it is written (`TokenizeJob`).
+whatever has been known to matter: which kinds of media, how many, in which order, their sizes, frames and seconds,
+whether those of a row are equal, and which roles, tools and kinds of content the conversation has. The first row of
+each shape is compared with the real processor, by each process for itself before it is written (`TokenizeJob`), and
+over the whole run before the store is finished (`refusals`).
 
 Sizes are in classes (factors of 2 to a side), numbers above 3 too, so that a run has tens of shapes and not as many as
-rows: a data set of photographs has 10 to 30. One comparison costs what the real processor costs, about 50 ms; each
-process makes them once, so they are 1 s of a run's time for each worker, whatever its length.
+rows: a data set of photographs has 10 to 30. Small ones, which processors may refuse, are taken exactly. One
+comparison costs what the real processor costs, about 50 ms; each process makes them once, so they are 1 s of a run's
+time for each worker, whatever its length.
 """
 
 from __future__ import annotations
@@ -22,11 +24,19 @@ from vlm_prep.core.records import Encoded
 from vlm_prep.core.stored_media import StoredMedia
 
 Shape = str
+_SMALL, _SHORT = 32, 0.125
+"""Pixels of the shorter side and seconds, below which sizes are taken exactly: patches have 14 to 32 pixels."""
 
 
 def shapes_of(encoded: Encoded) -> tuple[Shape, Shape]:
     """Return the shape of a document's media and that of its text; a comparison speaks for both."""
     return _media_shape(encoded.media), _text_shape(encoded)
+
+
+def blamed_shape(encoded: Encoded) -> Shape:
+    """Return the shape of a document that is to blame where the real processor cannot take it."""
+    media, text = shapes_of(encoded)
+    return media if encoded.media else text
 
 
 def _media_shape(media: Sequence[StoredMedia]) -> Shape:
@@ -38,6 +48,11 @@ def _media_shape(media: Sequence[StoredMedia]) -> Shape:
         classes = sorted({_size(item) for item in media if _kind(item) == kind})
         # the smallest and the largest say whether they differ; all that lie between would be too many shapes
         sizes[kind] = "..".join(dict.fromkeys((classes[0], classes[-1])))
+        # processors stack what is equal, and may refuse what is not
+        if len({_exact(item) for item in media if _kind(item) == kind}) > 1:
+            sizes[kind] += " unequal"
+        if len({len(item["frame_indices"] or ()) for item in media if _kind(item) == kind}) > 1:
+            sizes[kind] += " in frames"
     return f"{order}: " + ", ".join(f"{kind} {size}" for kind, size in sizes.items())
 
 
@@ -50,13 +65,20 @@ def _kind(item: StoredMedia) -> str:
 def _size(item: StoredMedia) -> str:
     if item["kind"] == "audio":
         seconds = (item["samples"] or 0) / (item["sampling_rate"] or 1)
-        return f"{_half(seconds):+d}s"
+        return f"{_half(seconds):+d}s" if seconds >= _SHORT else f"{round(seconds * 1000)}ms"
     across = round(log2(item["width"] / item["height"])) if item["width"] and item["height"] else 0
-    size = f"{_half((item['width'] * item['height']) ** 0.5):02d}px{max(-4, min(4, across)):+d}"
+    small = min(item["width"], item["height"]) < _SMALL
+    size = f"{item['width']}x{item['height']}px" if small else f"{_half((item['width'] * item['height']) ** 0.5):02d}px{across:+d}"
     if item["kind"] == "image":
         return size
     frames = len(item["frame_indices"] or ())
     return f"{size} {_count(frames)}f{'odd' if frames % 2 else ''}{'' if item['fps'] else ' no rate'}"
+
+
+def _exact(item: StoredMedia) -> tuple[int | None, ...]:
+    if item["kind"] == "audio":
+        return (item["samples"],)
+    return item["width"], item["height"], len(item["frame_indices"] or ())
 
 
 def _half(value: float) -> int:

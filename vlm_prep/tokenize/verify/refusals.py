@@ -1,0 +1,108 @@
+"""Rows that the real processor cannot take, found in the same way whatever the workers, their order and kills.
+
+Compared are rows that follow from the source alone: the share that is chosen by hash, by each task, and over the whole
+run the first row of each shape. Where the processor refuses one, every row of the shape to blame is compared, in all
+tasks, and those that it refuses are rejected: as poison, so that their tasks are done again without them. A row that is
+refused alone among others of its shape, and is not compared, is not found (`verify_fraction=1` compares all).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.stage import Send
+from vlm_prep.engine.tasks import Poison, Record, Task
+from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND
+from vlm_prep.tokenize.verify.shapes import Shape
+
+
+@dataclass
+class Refusals:
+    """Finds the rows of a run that the real processor cannot take, see the module.
+
+    Args:
+        tasks: of the run, in order.
+    """
+
+    tasks: Sequence[Task]
+    _compared: set[int] = field(default_factory=set)
+    _closed: set[Shape] = field(default_factory=set)
+
+    def find(self, records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
+        """Return the rows to reject that are not rejected yet.
+
+        Where a run is killed while they are noted, it must find the rest again: rows that showed which shapes to
+        compare come last.
+
+        Raises:
+            ExactnessError: a row differs from the real processor's output.
+        """
+        shapes = {shape for record in records for shape in record.facts.get("refused", ())}
+        showed = {number for record in records for number in record.facts.get("refused", {}).values()}
+        for record, numbers in self._firsts(records):
+            task = self._task(record, numbers)
+            for number, shape, _, _ in send("refused_rows", task):
+                shapes.add(shape)
+                showed.add(number)
+            self._compared |= set(numbers)
+        shapes -= self._closed
+        found: dict[int, Poison] = {}
+        for record in records if shapes else ():
+            if shapes & set(record.facts["shapes"]) or shapes & set(record.facts["refused"]):
+                for number, _, reason, message in send("refused_rows", self._task(record), shapes):
+                    found[number] = Poison(row=number, reason=reason.value, message=message)
+        self._closed |= shapes
+        return sorted(found.values(), key=lambda poison: (poison.row in showed, poison.row))
+
+    def _firsts(self, records: Sequence[Record]) -> Iterable[tuple[Record, list[int]]]:
+        """The first rows of the run's shapes that no process has compared, by record."""
+        seen: set[Shape] = set()
+        for record in records:
+            firsts = record.facts.get("firsts", {})
+            numbers = {number for shape, number in firsts.items() if shape not in seen}
+            seen |= set(firsts)
+            if left := sorted(numbers - set(record.facts["equal"]) - self._compared):
+                yield record, left
+
+    def _task(self, record: Record, numbers: Sequence[int] | None = None) -> Task:
+        task = self.tasks[record.task]
+        only = tuple(number for number in numbers or task.numbers if number not in record.poison)
+        return replace(task, only=only, poison=())
+
+
+def top_up(
+    config: TokenizeConfig, records: Sequence[Record], shards: Path, send: Send, done: Counter[str]
+) -> tuple[Counter[str], list[Poison]]:
+    """Compare more rows of the kinds of which fewer than eight were chosen; return how many,
+    and those that the real processor cannot take.
+
+    Args:
+        config: settings.
+        records: whose rows there are.
+        shards: where their shards are.
+        send: has a worker compare a row.
+        done: how many rows of each kind other records had compared.
+    """
+    added: Counter[str] = Counter()
+    refused: list[Poison] = []
+    if config.verify_fraction <= 0:
+        return added, refused
+    for record in records:
+        done.update(record.facts["checked"])
+    for record in records:
+        for kind, places in record.facts["spare"].items():
+            for number, shard, index in places:
+                if done[kind] >= ROWS_PER_KIND:
+                    break
+                info = record.shards[shard]
+                alone = Task(index=record.task, start=number, stop=number + 1)
+                counts, reject = send("check_written", alone, shards / info.name, info, index)
+                if reject is not None:
+                    refused.append(Poison(row=number, reason=reject.reason.value, message=reject.message))
+                done.update(counts)
+                added.update(counts)
+    return added, refused
