@@ -1,4 +1,4 @@
-"""Rows that the real processor cannot take, where no rule knows them: rejects, whatever the workers, order and kills."""
+"""Rows that the real processor cannot take and no rule knows: rejects, whatever the workers, their order and kills."""
 
 from __future__ import annotations
 
@@ -113,9 +113,10 @@ def test_a_run_that_is_killed_while_refused_rows_are_noted_finds_the_rest(
         noted.append(poison.row)
         add(self, poison)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Workspace, "add_poison", killed)
-        run("out", refused)
+        with pytest.raises(KeyboardInterrupt):
+            run("out", refused)
     assert len(noted) == after
     run("out", refused)
     assert refused_rows(tmp_path / "out") == expected(refused)
