@@ -33,6 +33,7 @@ from vlm_prep.tokenize.overlong_audio import OverlongClips
 from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, ProcessorFindings, Recipe, findings_of, made_for
 from vlm_prep.tokenize.task_output import Tally, TaskWriter
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
+from vlm_prep.tokenize.verify.raw_rows import require_own_words
 from vlm_prep.tokenize.verify.real_processor import Oracle
 from vlm_prep.tokenize.verify.shapes import Shape, blamed_shape, shapes_of
 
@@ -130,6 +131,7 @@ class TokenizeJob:
                             tally.firsts.setdefault(shape, number)
                         if chosen:
                             blamed[number] = blamed_shape(result)
+                            require_own_words(self.samples, number, result, self.encoder.template)
                     tally.wrote(result, row, (number, *writer.write(row, result)), chosen=chosen)
             heartbeat(NO_ROW)
             infos = writer.close()
@@ -242,6 +244,7 @@ class TokenizeJob:
             return
         try:
             compared = check_row(self.oracle, row_of(encoded))
+            require_own_words(self.samples, number, encoded, self.encoder.template)
         except Reject:
             if raises:
                 raise
