@@ -12,7 +12,8 @@ from typing import Any
 
 from vlm_prep.core.errors import ExactnessError, Reject
 from vlm_prep.core.records import Encoded, Message
-from vlm_prep.ingest.source import RawSamples, Samples
+from vlm_prep.ingest.raw_samples import RawSamples
+from vlm_prep.ingest.source import Samples
 from vlm_prep.tokenize.chat.template import ChatTemplate
 
 _KEYS = ({"role", "content"}, {"from", "value"})

@@ -68,7 +68,11 @@ def _size(item: StoredMedia) -> str:
         return f"{_half(seconds):+d}s" if seconds >= _SHORT else f"{round(seconds * 1000)}ms"
     across = round(log2(item["width"] / item["height"])) if item["width"] and item["height"] else 0
     small = min(item["width"], item["height"]) < _SMALL
-    size = f"{item['width']}x{item['height']}px" if small else f"{_half((item['width'] * item['height']) ** 0.5):02d}px{across:+d}"
+    size = (
+        f"{item['width']}x{item['height']}px"
+        if small
+        else f"{_half((item['width'] * item['height']) ** 0.5):02d}px{across:+d}"
+    )
     if item["kind"] == "image":
         return size
     frames = len(item["frame_indices"] or ())
