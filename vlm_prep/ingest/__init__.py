@@ -9,6 +9,7 @@ to read it in:
     entry     what may be said of one dataset
     meta_file  the meta JSON, told from data
     presets/  well-known datasets by name
+    derived/  tars, folders, databases and other tools' descriptions as rows
     hub_sets, splits  datasets of the hub; which files and rows a split is
     mock_rows  rows that are made up
     meta      load_source: a meta JSON, a data file or a folder → [DatasetSpec], or an InputError that says what to fix

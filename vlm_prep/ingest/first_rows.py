@@ -17,12 +17,13 @@ from vlm_prep.core.records import Rejected
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import type_name
 from vlm_prep.ingest.row_source import RowSource
-from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, COLUMN_NAMES, DEFAULT_TAGS, FROM_VALUE_TAGS
+from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, COLUMN_NAMES, DEFAULT_TAGS, FROM_VALUE_TAGS, MEDIA_COLUMN_ALIASES
 from vlm_prep.ingest.unread_keys import Unread, count_unread
 
 FIRST_ROWS: Final = 256
 _SHAPE: Final = frozenset((RejectReason.MISSING_COLUMN.value, RejectReason.BAD_ROW.value, RejectReason.BAD_JSON.value))
 _SAID: Final = 12
+_PICTURES: Final = (*COLUMN_NAMES["images"], *MEDIA_COLUMN_ALIASES["images"])
 _QUESTIONS: Final = ("question", "prompt", "problem", "query", "input")
 _ANSWERS: Final = ("answer", "completion", "solution", "response", "output", "caption", "text")
 
@@ -108,6 +109,9 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     if question and answer:
         columns = f"`columns=instruction={question}` and `columns=output={answer}`"
         return [f"`format=alpaca` with {columns} reads them as one exchange."]
+    if any(name in row for name in _PICTURES) and answer:
+        turns = f"`turns` 'user=<image>Describe this image.' and 'assistant={{{answer}}}'"
+        return [f"{turns} make a conversation of each row (docs/sources.md, Any table)."]
     nested = next((name for name, value in row.items() if isinstance(value, list) and _holds_rows(value)), None)
     return [f"`rows_key={nested}` reads the rows under {nested!r}."] if nested else []
 

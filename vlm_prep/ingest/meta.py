@@ -17,6 +17,8 @@ from typing import Any, Final, Unpack
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.named_sources import is_named, source_stem
 from vlm_prep.core.remote import cached, is_remote
+from vlm_prep.ingest.derived.derived_rows import derived
+from vlm_prep.ingest.derived.other_tools import as_meta, is_dataset_info
 from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.entry import EXAMPLE, Entry, SourceOptions, validated
 from vlm_prep.ingest.hub_sets import hub_tables
@@ -80,7 +82,7 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
     named = str(path) if is_named(path) or is_remote(path) else None
     place = Path(os.path.abspath(path))
     preset = None if named is None else preset_of(named)
-    found = None if named else read_meta(place)
+    found = None if named or _is_made_of_files(place) else read_meta(place)
     written_mix = _mix_of(found) if found is not None else None if preset is None else preset.mix
     if preset is not None:
         meta = preset.entries(given)
@@ -92,10 +94,17 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
         raise InputError(f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry.")
     else:
         meta = found
+        if is_dataset_info(place, meta):
+            meta = as_meta(place, meta, _asked(place, meta, datasets))
     asked = _asked(place, meta, datasets)
     mixed = read_mix(str(path), written_mix, mix, asked)
     specs = [resolve(_spec(place, name, meta[name])) for name in (asked if mixed is None else mixed.names)]
     return Datasets(specs, mixed)
+
+
+def _is_made_of_files(place: Path) -> bool:
+    """Whether a path is no file's own: a range of tars, or a table of a database."""
+    return not place.exists() and ("{" in place.name or "::" in place.name)
 
 
 def _options(how: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +215,13 @@ def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
     """Return the file or folder of an entry and, of a dataset of tables, which they are."""
     remote = entry.file_name if is_remote(entry.file_name) else None
     file = cached(remote) if remote else path.parent / entry.file_name
+    described = metadata_file(file, entry.split) if file.is_dir() else None
+    made = None if described else derived(Path(os.path.abspath(file)), entry.split)
+    if made is not None:
+        said = {**made.options, "media_dir": str(made.media_dir)}
+        unsaid = {key: value for key, value in said.items() if getattr(entry, key) is None}
+        tables = Tables(entry.split, (made.file,)) if table_kind(str(made.file)) else Tables(entry.split)
+        return entry.model_copy(update=unsaid), made.file, tables
     if not file.exists():
         raise InputError(f"{path}: dataset {name!r}: no data file {entry.file_name!r}", f"Looked for {file}.")
     file = Path(os.path.abspath(file))
@@ -215,7 +231,6 @@ def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
                 where = f"dataset {name!r}: {setting} {value!r}"
                 raise InputError(f"{where} of a single file", "Leave it out: a file is read whole.")
         return entry, file, Tables(files=(file,) if table_kind(str(file)) else ())
-    described = metadata_file(file, entry.split)
     if described is None:
         return entry, file, split_files(file, entry.split, entry.subset)
     inner = os.path.join(entry.file_name, described.relative_to(file))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.derived.other_tools import is_dataset_info
 from vlm_prep.ingest.entry import EXAMPLE, Entry
 from vlm_prep.ingest.json_scan import BOM
 from vlm_prep.ingest.sniff import LINE_SUFFIXES, is_row, open_input
@@ -21,7 +22,7 @@ _MAX_META = 64 << 20
 
 def read_meta(path: Path) -> dict[str, Any] | None:
     """Return the object in a meta JSON, or None when `path` is a data file or a folder."""
-    if path.is_dir() or table_kind(str(path)):
+    if path.is_dir() or table_kind(str(path)) or path.suffix.lower() == ".tar":
         return None
     with open_input(path) as file:
         head = file.read(_HEAD)
@@ -42,7 +43,7 @@ def read_meta(path: Path) -> dict[str, Any] | None:
         if isinstance(error, json.JSONDecodeError):
             raise _malformed(path, error) from error
         raise InputError(f"{path}: cannot be read as a meta file: {error}", EXAMPLE) from error
-    return value if _is_meta(value) else None
+    return value if _is_meta(value) or is_dataset_info(path, value) else None
 
 
 def _names_files(data: bytes) -> bool:

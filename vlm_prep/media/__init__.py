@@ -5,6 +5,7 @@
     text_files.py  text that is compressed or in another encoding, as UTF-8
     row_media.py   media inside the rows of a data file
     places.py  where media really lie, and within which bounds
+    archives.py  files inside a zip or tar
     mock_media.py  media that are made when they are read
     rules.py   what a run lets its media be
     files.py   bytes behind a uri, and cheap content digests

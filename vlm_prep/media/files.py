@@ -18,6 +18,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.regular_files import open_descriptor, open_regular
 from vlm_prep.core.remote import is_remote, read_remote, read_remote_ends
+from vlm_prep.media.archives import archive_kind, read_member
 from vlm_prep.media.lmdb_file import LmdbFile
 from vlm_prep.media.mock_media import MADE, is_made, make_media
 from vlm_prep.media.row_media import read_cell, rows_kind
@@ -149,7 +150,9 @@ def _read_key(path: str, key: str) -> bytes:
     if path == MADE:
         return make_media(path + key)
     if not os.path.exists(path):
-        raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB or data file")
+        raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB, archive or data file")
+    if (archive := archive_kind(path)) is not None:
+        return read_member(path, archive, key)
     kind = rows_kind(path)
     return _read_lmdb(path, key) if kind is None else read_cell(path, kind, key)
 

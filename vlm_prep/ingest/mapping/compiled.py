@@ -4,6 +4,7 @@
                                    named goes by its usual columns (image, images, image_path, ...); [] is none
     turns: [...]                   see `turn_rules`
     require: [caption]             columns that must say something, or the row is not wanted (not_wanted)
+    only: {type: photo}            what columns must be, or the row is not wanted
     strip: false                   blanks around tags and at the ends of texts: taken away, or verbatim
     media_first: false             one media of each kind before the text of a turn that has tags, the tags taken out
     shared: false                  one picture stands for all the tags of its row
@@ -30,7 +31,7 @@ from vlm_prep.ingest.mapping.turn_rules import Made, Rule, Style, Turn, read_tur
 from vlm_prep.ingest.mapping.values import Reader, Value
 
 ROLES_OF_KINDS: Final[dict[Kind, str]] = {"image": "images", "video": "videos", "audio": "audios"}
-_KEYS: Final = ("images", "videos", "audios", "turns", "require", "strip", "media_first", "shared", "tools")
+_KEYS: Final = ("images", "videos", "audios", "turns", "require", "only", "strip", "media_first", "shared", "tools")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class TableMapping:
     rules: tuple[Rule, ...]
     media: Mapping[str, tuple[Value, ...]]
     require: tuple[Path, ...]
+    only: tuple[tuple[Path, Any], ...]
     tools: Path | None
     shared: bool
     columns: Mapping[Path, bool]
@@ -75,6 +77,10 @@ class TableMapping:
         for path in self.require:
             if not says_something(scope.get(path)):
                 raise Reject(RejectReason.NOT_WANTED, f"the column {'.'.join(path)!r} says nothing (mapping: require)")
+        for path, wanted in self.only:
+            if scope.find(path) != wanted:
+                found = f"{'.'.join(path)!r} is {excerpt(scope.find(path))}, not {excerpt(wanted)}"
+                raise Reject(RejectReason.NOT_WANTED, f"{found} (mapping: only)")
         for rule in self.rules:
             rule(scope, made)
         media = {
@@ -116,8 +122,12 @@ def compiled(text: str, where: str = "mapping") -> TableMapping:
         if role in written
     }
     require = tuple(reader.path(name) for name in _listed(written.get("require")))
+    conditions = written.get("only", {})
+    if not isinstance(conditions, Mapping):
+        raise reader.bad(f"only is {excerpt(conditions)}", "It names columns and what they must be: {type: photo}.")
+    only = tuple((reader.path(name, required=False), value) for name, value in conditions.items())
     tools = None if written.get("tools") is None else reader.path(written["tools"], required=False)
-    return TableMapping(tuple(rules), media, require, tools, switches["shared"], dict(reader.columns))
+    return TableMapping(tuple(rules), media, require, only, tools, switches["shared"], dict(reader.columns))
 
 
 def _listed(written: Any) -> list[Any]:

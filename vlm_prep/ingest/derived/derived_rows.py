@@ -1,0 +1,100 @@
+"""Which form a source has that is no file of rows, and its rows as JSON lines.
+
+The lines lie in the cache (`$VLM_PREP_CACHE`), under what the source's files are: their names, sizes and times. They
+are written whole or not at all, and made again where the source changed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.remote import cache_folder
+from vlm_prep.ingest.derived import folder_rows, speech_layouts, sql_rows, tar_rows
+
+_VERSION: Final = 1
+_LAYOUT: Final = "docs/sources.md says what such a folder holds."
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A source's rows as they were written down."""
+
+    file: Path
+    """JSON lines, or Parquet."""
+    media_dir: Path
+    """Where relative media paths start."""
+    options: dict[str, Any]
+    """What an entry of a meta file says of such rows, where it says nothing itself."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form that a source may have."""
+
+    name: str
+    files: Callable[[Path, str | None], list[Path]]
+    """The files that its rows are made of; none where the source has not this form."""
+    rows: Callable[[Path, list[Path]], Iterator[dict[str, Any] | str]]
+    options: dict[str, Any]
+
+
+FORMS: Final = (
+    Form("webdataset", tar_rows.files, tar_rows.rows, {}),
+    Form("librispeech", speech_layouts.librispeech_files, speech_layouts.librispeech, {"format": "asr"}),
+    Form("aishell", speech_layouts.aishell_files, speech_layouts.aishell, {"format": "asr"}),
+    Form("gigaspeech", speech_layouts.gigaspeech_files, speech_layouts.gigaspeech, {"format": "asr"}),
+    Form("fleurs", speech_layouts.fleurs_files, speech_layouts.fleurs, {"format": "asr"}),
+    Form("sidecars", folder_rows.sidecar_files, folder_rows.sidecars, {}),
+)
+
+
+def derived(path: Path, split: str | None) -> Derived | None:
+    """Return the rows of a source that is no file of rows, None where it has another form.
+
+    Args:
+        path: a tar, a name with a range in braces, a database, or a folder.
+        split: a part of it, where its form has parts.
+
+    Raises:
+        InputError: it has the form and cannot be read.
+    """
+    if (database := sql_rows.split_address(path)) is not None:
+        return Derived(sql_rows.as_parquet(*database), database[0].parent, {})
+    for form in FORMS:
+        files = form.files(path, split)
+        if files:
+            base = path if path.is_dir() else path.parent
+            return Derived(_written(form, base, files), base, form.options)
+    return None
+
+
+def _written(form: Form, base: Path, files: list[Path]) -> Path:
+    stats = [(os.path.relpath(file, base), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = digest_json([_VERSION, form.name, str(base), stats]).removeprefix("xxh3:")[:16]
+    target = cache_folder() / "rows" / key / f"{base.name or 'rows'}.jsonl"
+    if target.exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rows-") as folder:
+            temporary = Path(folder) / target.name
+            with open(temporary, "wb") as out:
+                for row in form.rows(base, files):
+                    out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            if not temporary.stat().st_size:
+                raise InputError(f"{base}: holds no rows, as {form.name}", _LAYOUT)
+            os.replace(temporary, target)
+    except (OSError, UnicodeError, ValueError) as error:
+        raise InputError(
+            f"{base}: cannot be read as {form.name}: {error}", "See docs/sources.md for the layout."
+        ) from error
+    return target

@@ -1,0 +1,161 @@
+"""WebDataset tars as rows: the files of a name up to its first dot are one row.
+
+    000017.jpg 000017.json          the JSON's keys, with `image` the picture
+    000017.jpg 000017.txt           `text`: the caption (also .cap, .caption)
+    000017.0.jpg 000017.1.jpg       several pictures, in the order of their names
+    000017.mp4, 000017.wav          `video`, `audio`
+    000017.cls 000017.transcript    other files that are texts, under their ending
+
+Rows follow the tars and, in a tar, the files. A range is written with braces (`shard-{000000..000099}.tar`); a folder
+is all its tars (of Energon, too; its own `.nv-meta` is not needed). Where a JSON names media that are files of its row,
+the column keeps its order. A file of an ending that is not known stands under it, so that it is counted as unread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.regular_files import open_regular
+from vlm_prep.media.places import natural_order
+
+_RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MEDIA: Final = {
+    **dict.fromkeys(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "jxl"), "image"),
+    **dict.fromkeys(("mp4", "mkv", "webm", "mov", "avi", "m4v"), "video"),
+    **dict.fromkeys(("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"), "audio"),
+}
+_CAPTIONS: Final = ("txt", "cap", "caption", "text", "transcript")
+_MOST_TEXT: Final = 64 << 20
+_MOST_FILES: Final = 1_000_000
+
+
+def files(path: Path, split: str | None) -> list[Path]:
+    """Return the tars that a path, a range or a folder means; none where it means something else.
+
+    Raises:
+        InputError: a tar of a range is missing.
+    """
+    if _RANGE.search(path.name):
+        found = [path.parent / name for name in _expanded(path.name)]
+        missing = [file for file in found if not file.is_file()]
+        if missing:
+            raise InputError(f"{path}: {len(missing):,} tars of the range are missing, e.g. {missing[0].name}")
+        return found
+    if path.is_dir():
+        below = path / split if split else path
+        return sorted(below.glob("*.tar"), key=lambda file: natural_order(file.name)) if below.is_dir() else []
+    return [path] if path.suffix.lower() == ".tar" and path.is_file() else []
+
+
+def _expanded(name: str) -> Iterator[str]:
+    found = _RANGE.search(name)
+    if found is None:
+        yield name
+        return
+    first, last = found[1], found[2]
+    if int(last) - int(first) >= _MOST_FILES:
+        raise InputError(f"{name}: a range of more than {_MOST_FILES:,} files")
+    for number in range(int(first), int(last) + 1):
+        yield from _expanded(f"{name[: found.start()]}{number:0{len(first)}d}{name[found.end() :]}")
+
+
+class _BadRow(Exception):
+    """A row that cannot be read; the message stands in its place, and is a reject."""
+
+
+def rows(base: Path, tars: list[Path]) -> Iterator[dict[str, Any] | str]:
+    """Yield the rows of tars, media as `tar::name` from the folder `base`; of a row that is damaged what is wrong."""
+    for tar in tars:
+        where = os.path.relpath(tar, base)
+        try:
+            yield from _rows_of(tar, where)
+        except tarfile.TarError as error:
+            raise InputError(f"{tar}: cannot be read as a tar: {error}", "Write or download it again.") from error
+
+
+def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
+    key: str | None = None
+    members: dict[str, Any] = {}
+    with open_regular(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        for info in archive:
+            archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+            folder, name = os.path.split(info.name)
+            if not info.isreg() or name.startswith("."):
+                continue
+            stem, _, ending = name.partition(".")
+            own = os.path.join(folder, stem)
+            if own != key and key is not None:
+                yield _row(key, members, where)
+                members = {}
+            key = own
+            kind = ending.lower().rpartition(".")[2]
+            if kind in _MEDIA:
+                members[ending] = f"{where}::{info.name}"
+                continue
+            if info.size > _MOST_TEXT:
+                raise InputError(f"{tar}: {info.name} has {info.size:,} bytes and is no media that is known")
+            stream = archive.extractfile(info)
+            members[ending] = b"" if stream is None else stream.read()
+    if key is not None:
+        yield _row(key, members, where)
+
+
+def _row(key: str, members: dict[str, Any], where: str) -> dict[str, Any] | str:
+    try:
+        return _read_row(key, members, where)
+    except _BadRow as fault:
+        return str(fault)
+
+
+def _read_row(key: str, members: dict[str, Any], where: str) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for ending, value in members.items():
+        kind = ending.lower().rpartition(".")[2]
+        if kind in _MEDIA:
+            continue
+        row |= _said(kind, ending, value, f"{where}::{key}.{ending}")
+    for kind in dict.fromkeys(_MEDIA.values()):
+        endings = [ending for ending in members if _MEDIA.get(ending.lower().rpartition(".")[2]) == kind]
+        uris = [members[ending] for ending in sorted(endings, key=natural_order)]
+        if uris and not (uris_named := _by_name(row, kind, uris)):
+            row[kind if len(uris) == 1 else f"{kind}s"] = uris[0] if len(uris) == 1 else uris
+        elif uris:
+            row |= uris_named
+    return {"__key__": key, **row}
+
+
+def _by_name(row: dict[str, Any], kind: str, uris: list[str]) -> dict[str, Any]:
+    """Return the media columns of a row's JSON whose names are members, as their places (LLaVA-OneVision, NeMo)."""
+    found: dict[str, Any] = {}
+    names = {os.path.basename(uri.partition("::")[2]): uri for uri in uris}
+    for column in (kind, f"{kind}s"):
+        written = row.get(column)
+        listed = written if isinstance(written, list) else [written]
+        places = [names.get(os.path.basename(each)) if isinstance(each, str) else None for each in listed]
+        if written and None not in places:
+            found[column] = places if isinstance(written, list) else places[0]
+        elif written:
+            row[f"{column}_written"] = row.pop(column)
+    return found
+
+
+def _said(kind: str, ending: str, value: bytes, where: str) -> dict[str, Any]:
+    if kind in ("json", "jsonl"):
+        try:
+            found = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise _BadRow(f"{where}: no JSON: {error}") from error
+        return found if isinstance(found, dict) else {("conversations" if isinstance(found, list) else ending): found}
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return {ending: f"({len(value)} bytes that are no text)"}
+    return {"text" if kind in _CAPTIONS else ending: text}
