@@ -52,7 +52,7 @@ class Refusals:
         shapes -= self._closed
         found: dict[int, Poison] = {}
         for record in records if shapes else ():
-            if shapes & set(record.facts["shapes"]) or shapes & set(record.facts["refused"]):
+            if shapes & {*record.facts.get("shapes", ()), *record.facts.get("refused", ())}:
                 for number, _, reason, message in send("refused_rows", self._task(record), shapes):
                     found[number] = Poison(row=number, reason=reason.value, message=message)
         self._closed |= shapes
@@ -65,7 +65,7 @@ class Refusals:
             firsts = record.facts.get("firsts", {})
             numbers = {number for shape, number in firsts.items() if shape not in seen}
             seen |= set(firsts)
-            if left := sorted(numbers - set(record.facts["equal"]) - self._compared):
+            if left := sorted(numbers - set(record.facts.get("equal", ())) - self._compared):
                 yield record, left
 
     def _task(self, record: Record, numbers: Sequence[int] | None = None) -> Task:
