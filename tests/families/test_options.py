@@ -110,6 +110,23 @@ def test_a_pixel_budget_of_a_processor_without_one_is_refused(folders: Folders) 
         load_processor(str(folders("internvl3")), ProcessorConfig(max_pixels=PIXELS))
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen2_5_omni"])
+def test_a_size_gives_fewer_tokens_and_one_that_changes_nothing_is_refused(
+    folders: Folders, kit: Path, name: str
+) -> None:
+    size = {"shortest_edge": 3136, "longest_edge": 50_176}
+    loaded = load_processor(str(folders(name)), ProcessorConfig(processor_args={"size": size}))
+    ids = encoded_and_equal(adapter_for(loaded), row_with(kit / "data" / "images" / "coffee.png")).input_ids
+    image = loaded.hf.tokenizer.convert_tokens_to_ids(loaded.hf.image_token)
+    assert 0 < (ids == image).sum() <= 50_176 // 28**2
+    own = dict(load_processor(str(folders(name))).hf.image_processor.size)
+    # Omni's videos have another size than its pictures, which this changes
+    same = [] if name == "qwen2_5_omni" else [{"size": own}]
+    for args in (*same, {"do_resize": True}, {"patch_size": 14}):
+        with pytest.raises(ProcessorError, match="changes nothing"):
+            load_processor(str(folders(name)), ProcessorConfig(processor_args=args))
+
+
 def test_a_setting_that_no_part_has_is_refused(folders: Folders) -> None:
     with pytest.raises(ProcessorError, match="no setting 'max_pixles'"):
         load_processor(str(folders("qwen3_vl")), ProcessorConfig(processor_args={"max_pixles": 1}))

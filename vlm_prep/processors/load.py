@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,9 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
     _set_call_defaults(hf, settings)
     _set_size(hf, settings)
     _require_taken(name, hf, settings)
+    if config.processor_args:
+        own = replace(config, processor_args={}, max_pixels=None, min_pixels=None)
+        _require_changed(name, _from_pretrained(name, target, own), hf, config.processor_args)
     for key in settings:
         # a tokenizer keeps what it does not know, and the processor gives that to its parts with every call: it would
         # override their own settings, and max_pixels in a call prints a warning
@@ -206,8 +209,7 @@ def _set_size(hf: Any, args: Mapping[str, Any]) -> None:
 
 def _require_taken(name: str, hf: Any, args: Mapping[str, Any]) -> None:
     """Refuse settings that the processor does not have afterwards, and sizes of which the least is above the most."""
-    parts = [hf, *(part for names in PARTS.values() for key in names if (part := getattr(hf, key, None)) is not None)]
-    held = [_settings_of(part) for part in parts] + [getattr(hf, name, None) or {} for name in CALL_DEFAULTS]
+    held = _held(hf)
     for key, value in args.items():
         found = [settings[key] for settings in held if key in settings]
         if not any(_holds(each, value) for each in found):
@@ -224,6 +226,23 @@ def _require_taken(name: str, hf: Any, args: Mapping[str, Any]) -> None:
                 f"{name}: pictures would have at least {least} and at most {most} pixels",
                 "lower min_pixels (the shortest edge of a size) or raise max_pixels (its longest edge)",
             )
+
+
+def _require_changed(name: str, before: Any, after: Any, args: Mapping[str, Any]) -> None:
+    """Refuse settings of which the processor's own files say the same."""
+    for key in args:
+        own, now = ([settings.get(key) for settings in _held(hf)] for hf in (before, after))
+        if own == now:
+            raise ProcessorError(
+                f"{name}: `processor_args` {key}={args[key]!r} changes nothing: the processor says so itself",
+                "leave it out",
+            )
+
+
+def _held(hf: Any) -> list[dict[str, Any]]:
+    """Return the settings of a processor and of its parts, and what it gives these with every call."""
+    parts = [hf, *(part for names in PARTS.values() for key in names if (part := getattr(hf, key, None)) is not None)]
+    return [_settings_of(part) for part in parts] + [dict(getattr(hf, name, None) or {}) for name in CALL_DEFAULTS]
 
 
 def _settings_of(part: Any) -> dict[str, Any]:
