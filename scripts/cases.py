@@ -64,9 +64,9 @@ def _rejects(out: Path) -> dict[str, Outcome]:
     return {row["sample_id"]: {"outcome": row["reason"], "why": row["message"]} for row in read_rejects(out)}
 
 
-def _written(out: Path, processor: str) -> dict[str, Outcome]:
+def _written(out: Path, processor: str, config: ProcessorConfig) -> dict[str, Outcome]:
     store, found = Store(out, stage="tokenize"), {}
-    tokenizer = _load(processor, ProcessorConfig()).hf.tokenizer
+    tokenizer = _load(processor, config).hf.tokenizer
     media: set[int] = set()
     for index in range(len(store)):
         row = store.row(index)

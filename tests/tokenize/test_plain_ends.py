@@ -143,7 +143,7 @@ def test_a_template_of_strings_trains_the_same(styled: Styled) -> None:
 
 def test_an_empty_string_that_the_processor_makes_a_list_of_is_a_reject(styled: Styled) -> None:
     template = PLAIN["vicuna"].template.removeprefix(JOIN).replace("said(m.content)", "'' + m.content")
-    with pytest.raises(Reject, match="message 1 is empty") as caught:
+    with pytest.raises(Reject, match="message 2 is empty") as caught:
         styled(Style(template=template, tokens=(), header="")).look([user("A?"), assistant("")])
     assert caught.value.reason.value == "processor_error"
 

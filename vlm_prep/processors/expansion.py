@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason, VlmPrepError
-from vlm_prep.core.records import MediaKind
+from vlm_prep.core.records import Media, MediaKind
 
 Level = Literal["formula", "by size", "by row", "full"]
 Size = tuple[int, int]
@@ -76,6 +77,19 @@ class as_reject:  # noqa: N801 - reads as a statement
         if isinstance(error, Exception) and not isinstance(error, (Reject, VlmPrepError, MemoryError, OSError)):
             reason = RejectReason.ASPECT_RATIO if "aspect" in str(error) else RejectReason.PROCESSOR_ERROR
             raise Reject(reason, f"{self._what}: {said(error)}") from error
+
+
+@contextmanager
+def naming(media: Sequence[Media]) -> Iterator[None]:
+    """Have a reject say which media of a row it is about, where it names none: sizes alone do not find a file."""
+    try:
+        yield
+    except Reject as reject:
+        names = list(dict.fromkeys(uri for item in media for uri in item.uris[:1]))
+        if not names or any(name in reject.message for name in names):
+            raise
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise Reject(reject.reason, f"{', '.join(names[:3])}{more}: {reject.message}") from reject
 
 
 def said(error: BaseException) -> str:

@@ -67,7 +67,7 @@ def choose_frames(
 def _in_words(error: Exception) -> str:
     if isinstance(error, ZeroDivisionError):
         return "at this rate it would take none of so few"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error} (`fps`, or num_frames in `processor_args`)"
 
 
 def _settings(video_processor: Any) -> dict[str, Any]:

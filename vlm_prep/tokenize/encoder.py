@@ -21,7 +21,7 @@ from vlm_prep.core.settings import ControlTokens as ControlMode
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_media import store_media
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.expansion import Expansion
+from vlm_prep.processors.expansion import Expansion, naming
 from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byte_position
 from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
@@ -158,7 +158,8 @@ class SampleEncoder:
             Reject: unsupported_media for kinds that the processor does not take, and as placing and expanding do.
         """
         self.adapter.check_kinds(media)
-        return self._placer.place(text, media, lambda: self.adapter.expand(media, stored), delimiters)
+        with naming(media):
+            return self._placer.place(text, media, lambda: self.adapter.expand(media, stored), delimiters)
 
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
         """Whether the row's own text holds control tokens that are encoded as plain text."""

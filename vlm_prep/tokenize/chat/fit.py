@@ -92,8 +92,8 @@ def _require_empty_strings(messages: Sequence[Message], tools: Tools, template: 
     if not same:
         raise Reject(
             RejectReason.PROCESSOR_ERROR,
-            f"message {empty[0]} is empty: the processor gives its chat template an empty list in its place, and the "
-            "template takes text only",
+            f"message {empty[0] + 1} is empty: the processor gives its chat template an empty list in its place, and "
+            "the template takes text only",
         )
 
 
@@ -105,8 +105,8 @@ def _require_names_in_ids(messages: Sequence[Message]) -> None:
             if name not in (identity or ""):
                 raise Reject(
                     RejectReason.TEMPLATE_DROPS_CONTENT,
-                    f"message {index}: the chat template writes a call's id in place of its function's name, and the "
-                    f"id {identity!r} does not hold {name!r}; give ids such as 'functions.{name}:0'",
+                    f"message {index + 1}: the chat template writes a call's id in place of its function's name, and "
+                    f"the id {identity!r} does not hold {name!r}; give ids such as 'functions.{name}:0'",
                 )
 
 

@@ -118,13 +118,13 @@ def _dropped(piece: Piece, messages: Sequence[Message]) -> Reject:
     words = repr(piece.text if len(piece.text) <= _SHOWN else piece.text[:_SHOWN] + "...")
     return Reject(
         RejectReason.TEMPLATE_DROPS_CONTENT,
-        f"the chat template leaves out {what} of message {piece.message} "
+        f"the chat template leaves out {what} of message {piece.message + 1} "
         f"(role {messages[piece.message]['role']!r}), or a part of it: {words}",
     )
 
 
 def _rewritten(lost: Sequence[int]) -> Reject:
-    which = ", ".join(str(index) for index in lost)
+    which = ", ".join(str(index + 1) for index in lost)
     return Reject(
         RejectReason.REWRITTEN_HISTORY,
         f"the chat template writes message {which} differently once others follow (it may drop reasoning): "

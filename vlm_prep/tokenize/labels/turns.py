@@ -249,6 +249,6 @@ def undecidable(index: int) -> Reject:
     """Return the reject of a row whose mask cannot be told."""
     return Reject(
         RejectReason.LABELS_UNDECIDABLE,
-        f"message {index} does not appear as the data has it in what the chat template writes, so its mask cannot be "
-        "decided",
+        f"message {index + 1} does not appear as the data has it in what the chat template writes, so its mask cannot "
+        "be decided",
     )
