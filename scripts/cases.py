@@ -55,7 +55,7 @@ def outcomes(file: Path, processor: str, settings: dict[str, Any]) -> dict[str, 
                 return {"whole file": {"outcome": type(error).__name__, "why": str(error)}}
         return {
             **_rejects(out),
-            **_written(out, processor),
+            **_written(out, processor, config.processor),
             **({"notes": {"outcome": "said", "why": said}} if said else {}),
         }
 
