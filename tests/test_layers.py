@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -104,6 +106,65 @@ def test_a_module_says_what_it_holds(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_is_short_enough_to_read(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 350
+
+
+def texts_of(tree: ast.AST) -> Iterator[str]:
+    """Yield the docstrings of a module: of itself, of what it defines, and under attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
+def names_in(tree: ast.AST) -> set[str]:
+    """Return what a module defines, assigns, takes as arguments or imports."""
+    found = {each.arg for each in ast.walk(tree) if isinstance(each, ast.arg)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+@cache
+def defined() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Return {module or package: the names in it} and {class: the names in its module}, by bare names."""
+    modules: dict[str, set[str]] = {}
+    classes: dict[str, set[str]] = {}
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        names = names_in(tree)
+        packages = path.parent.relative_to(ROOT.parent).parts
+        for name in {*packages, path.stem} - {"__init__"}:
+            modules.setdefault(name, set()).update(names, {path.stem}, packages)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, set()).update(names)
+    return modules, classes
+
+
+FILES_OF_OTHERS = {"json", "html", "parquet", "arrow", "bin", "yaml", "toml", "md", "txt"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_a_docstring_names_exists(path: Path) -> None:
+    """Files (`name.py`), names of modules (`module.name`) and of classes (`Class.name`) of this package."""
+    modules, classes = defined()
+    text = "\n".join(texts_of(ast.parse(path.read_text())))
+    named = re.findall(r"\b([a-z_]\w*)\.py\b", text)
+    files = {each.stem for folder in ("vlm_prep", "scripts", "tests") for each in (ROOT.parent / folder).rglob("*.py")}
+    unknown = {f"{name}.py" for name in named if name not in files}
+    for dotted in re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(\))?`", text):
+        owner, _, name = dotted.rpartition(".")
+        owner = owner.rpartition(".")[2]
+        known = modules.get(owner) or classes.get(owner)
+        if known is not None and name not in known and name not in FILES_OF_OTHERS | {"py"}:
+            unknown.add(dotted)
+    assert unknown == set()
 
 
 def test_a_module_name_stands_once() -> None:

@@ -1,7 +1,7 @@
 """The output folder while it is being made.
 
-    OUT/_work/plan.json           the run that owns the folder, see plan.py
-    OUT/_work/lock                who is writing, see lock.py; for a run in parts see parts.py
+    OUT/_work/plan.json           the run that owns the folder, see ownership.py
+    OUT/_work/lock                who is writing, see lock.py; for a run in parts see array_parts.py
     OUT/_work/shards/             whole shards of finished tasks
     OUT/_work/done/<task>.json    the record of a finished task, written after its shards
     OUT/_work/poison/<row>.json   a row that ends the worker that does it, written before its task is done again

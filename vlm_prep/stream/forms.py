@@ -2,7 +2,7 @@
 
 The forms (`Mask`) are ways to say where documents end; an attention implementation reads some and passes over the
 others in silence, which trains documents that see each other. So the collater is told what the model runs, and refuses
-what that does not read. What each implementation of transformers 5.23 reads (masking_utils.py, integrations/):
+what that does not read. What each implementation of transformers 5.23 reads (`masking_utils`, integrations/):
 
     sdpa             4-D masks; or, without a mask and a cache, positions that restart
     eager            positions: it adds a mask to its scores, and a bool one would add 1
