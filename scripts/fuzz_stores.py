@@ -16,10 +16,10 @@ from fuzz_target import STORES, files_of, target
 
 from vlm_prep.core.errors import VlmPrepError
 from vlm_prep.core.fingerprint import digest_file
-from vlm_prep.engine.ownership import read_plan
+from vlm_prep.engine.claim import take_over
+from vlm_prep.engine.ownership import RunPlan, read_plan
 from vlm_prep.engine.publish import publish_staged, staging
 from vlm_prep.engine.tasks import Task
-from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.heads import head_digests
 from vlm_prep.shards.layout import read_origin, read_rejects
 from vlm_prep.shards.manifest import parse_manifest, read_manifest, sealed, write_manifest
@@ -133,7 +133,7 @@ def notes(data: bytes, folder: Path) -> None:
     with contextlib.suppress(VlmPrepError):
         read_plan(folder / "run")
     (work / "plan.json").write_bytes(_PLAN)
-    workspace = Workspace(folder / "run", "xxh3:0", stage="ingest")
+    workspace = take_over(folder / "run", RunPlan(stage="ingest", fingerprint="xxh3:0", identity={}))
     try:
         with contextlib.suppress(VlmPrepError):
             workspace.poison()

@@ -273,8 +273,8 @@ def test_what_is_done_while_a_run_checks_its_beginning_counts_only_if_that_does_
         name="ingest",
         identity={"stage": "ingest"},
         tasks=split_rows(640, 256),
-        prepare=lambda: job,
-        describe=lambda records: pytest.fail("the run goes on"),
+        job=job,
+        describe=lambda records, splits: pytest.fail("the run goes on"),
         again={},
         begin=Assignment(task=split_rows(640, 64)[0], folder=out, method="check_start"),
     )

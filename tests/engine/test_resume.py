@@ -24,9 +24,10 @@ from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine import lock
 from vlm_prep.engine.array_parts import Part
+from vlm_prep.engine.claim import take_over
+from vlm_prep.engine.ownership import RunPlan
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.tasks import Record, Task
-from vlm_prep.engine.workspace import Workspace
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
@@ -494,8 +495,10 @@ def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     """An output folder that a live process is writing."""
     out = tmp_path / "out"
     code = (
-        "import sys, time; from pathlib import Path; from vlm_prep.engine.workspace import Workspace\n"
-        f"Workspace(Path({str(out)!r}), 'xxh3:0', stage='ingest'); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from vlm_prep.engine.claim import take_over; "
+        "from vlm_prep.engine.ownership import RunPlan\n"
+        f"take_over(Path({str(out)!r}), RunPlan(stage='ingest', fingerprint='xxh3:0', identity={{}}))\n"
+        "print('held', flush=True); time.sleep(60)"
     )
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
@@ -573,7 +576,7 @@ def test_a_lock_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_whose_folder_was_taken_over_commits_nothing_more(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "out", "xxh3:0", stage="ingest")
+    workspace = take_over(tmp_path / "out", RunPlan(stage="ingest", fingerprint="xxh3:0", identity={}))
     theirs = json.dumps({"host": "elsewhere", "pid": 1})
     (workspace.work / "lock").write_text(theirs)
     with pytest.raises(OutputError, match="was taken over by another run"):

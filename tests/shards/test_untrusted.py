@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 
 from vlm_prep.core.errors import OutputError, StoreError
-from vlm_prep.engine.ownership import read_plan
+from vlm_prep.engine.claim import take_over
+from vlm_prep.engine.ownership import RunPlan, read_plan
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.engine.tasks import Record
-from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.manifest import Manifest, read_manifest, sealed
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.shard_info import ShardInfo
@@ -345,7 +345,7 @@ def test_a_damaged_plan_is_named(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["../../../x.arrow", "/etc/passwd", "task-1-1.exe"])
 def test_a_record_that_names_another_file_moves_nothing(tmp_path: Path, name: str) -> None:
-    workspace = Workspace(tmp_path / "out", "xxh3:0", stage="ingest")
+    workspace = take_over(tmp_path / "out", RunPlan(stage="ingest", fingerprint="xxh3:0", identity={}))
     shard = {"name": name, "rows": 0, "tokens": 0, "bytes": 0, "xxh3": "xxh3:" + "0" * 32, "batches": []}
     record = {"task": 0, "split": "train", "shards": [shard], "rejects": [], "counts": {}, "facts": {}, "poison": []}
     (workspace.done / "task-000000.json").write_bytes(orjson.dumps(record))
@@ -362,7 +362,7 @@ def test_a_record_that_names_another_file_moves_nothing(tmp_path: Path, name: st
 def test_a_damaged_lock_does_not_stop_a_run(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "out" / "_work").mkdir(parents=True)
     (tmp_path / "out" / "_work" / "lock").write_bytes(content)
-    Workspace(tmp_path / "out", "xxh3:0", stage="ingest").release()
+    take_over(tmp_path / "out", RunPlan(stage="ingest", fingerprint="xxh3:0", identity={})).release()
 
 
 def test_a_fifo_in_place_of_a_shard_is_no_shard(store: Path) -> None:

@@ -21,14 +21,13 @@ from vlm_prep.cli.place import (
     local,
 )
 from vlm_prep.core.fields import Flag
-from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.run_settings import FinishConfig
 from vlm_prep.core.settings import TrustRemoteCode
 from vlm_prep.core.stored_settings import Group, must_name_the_processor, stored_settings
 from vlm_prep.engine.array_parts import must_be_complete
-from vlm_prep.engine.ownership import RunPlan, read_plan
+from vlm_prep.engine.claim import take_over
+from vlm_prep.engine.ownership import RunPlan, plan_of, read_plan
 from vlm_prep.engine.stage import RunOptions
-from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
 from vlm_prep.shards.object_store import store_path
@@ -57,7 +56,7 @@ def command(
     if (out / MANIFEST).exists() or not (out / WORK).is_dir():
         manifest = read_manifest(out)
         # a kill between the manifest and the end leaves the work folder behind; this removes it
-        Workspace(out, digest_json(manifest.identity), stage=manifest.stage, say=run.say).release()
+        take_over(out, plan_of(manifest), say=run.say).release()
         run.say(f"{out} is complete already: nothing to do")
         options.show_store(out, as_json)
         return

@@ -3,6 +3,7 @@
     tasks.py      a task is a range of rows; what a worker does with it and reports
     workspace.py  the output folder while it is being made: plan, commit records, finishing
     ownership.py  which run owns it
+    claim.py      how a run, a part of one or a retry gets it
     array_parts.py  a run that several machines do in parts
     lock.py       one writer for a folder
     stage.py      a stage from tasks to manifest: the steps that ingest, tokenize and pack share

@@ -10,8 +10,8 @@ import orjson
 
 from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import OutputError
-from vlm_prep.core.fingerprint import changes
-from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
+from vlm_prep.core.fingerprint import changes, digest_json
+from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest
 
 PLAN = "plan.json"
 MOST_CHANGES = 12
@@ -57,6 +57,11 @@ class RunPlan:
             f"{folder} holds another run; what differs:{differs}",
             "choose another `out`, or give `fresh` to discard it and start over",
         )
+
+
+def plan_of(manifest: Manifest) -> RunPlan:
+    """Return the plan of the run that made a finished store."""
+    return RunPlan(stage=manifest.stage, fingerprint=digest_json(manifest.identity), identity=manifest.identity)
 
 
 def read_plan(folder: Path) -> RunPlan:

@@ -19,8 +19,9 @@ from typing import Any
 from vlm_prep.core.errors import InputError, OutputError
 from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.core.records import Rejected
+from vlm_prep.engine.claim import open_finished, reopen
 from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.ownership import MOST_CHANGES, read_plan
+from vlm_prep.engine.ownership import MOST_CHANGES, plan_of, read_plan
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender, sum_counts, sum_datasets
@@ -133,11 +134,9 @@ def run_retry(retry: Retry, options: RunOptions, job: Job, amend: Amend) -> Mani
         VlmPrepError: from the rows.
     """
     plan = {"retry": retry.round, "of": retry.manifest.fingerprint, "rows": sorted(retry.numbers.values())}
-    workspace = Workspace(
-        retry.folder, digest_json(retry.manifest.identity), stage=retry.manifest.stage, say=options.say, keep=True
-    )
+    workspace = open_finished(retry.folder, plan_of(retry.manifest), say=options.say)
     try:
-        workspace.reopen(plan)
+        reopen(workspace, plan)
         records = _records(retry, workspace, options, job, amend)
         workspace.publish()
         workspace.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.made_here import marked
 from vlm_prep.core.records import Rejected
 from vlm_prep.engine.array_parts import Part
+from vlm_prep.engine.claim import join, reopen, take_over
 from vlm_prep.engine.events import Events
 from vlm_prep.engine.local import Executor, Limits, local_executor
+from vlm_prep.engine.ownership import RunPlan
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.repair import lost_shards, put_back
 from vlm_prep.engine.run_options import RunOptions as RunOptions
 from vlm_prep.engine.run_options import Say as Say
 from vlm_prep.engine.tasks import Assignment, Job, Poison, Record, Task
-from vlm_prep.engine.workspace import Describe, Workspace
+from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.earlier import EARLIER, Earlier
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.shard_info import ShardInfo
@@ -38,10 +41,9 @@ class Stage:
     """All that the output depends on; its digest is the run's fingerprint."""
     tasks: Sequence[Task]
     """All of them."""
-    prepare: Callable[[], Job]
-    """Makes the job ready in this process; only called when there is work."""
-    describe: Callable[[Sequence[Record]], Describe]
-    """Makes the manifest from the records and the final shards."""
+    job: Job
+    describe: Callable[[Sequence[Record], dict[str, list[ShardInfo]]], tuple[Manifest, str]]
+    """Returns the manifest and the text of the data card for the records and the final shards."""
     again: dict[str, Any]
     """Where the input is, for `vlm-prep finish`, `retry` and `why`."""
     settings: str = ""
@@ -81,18 +83,17 @@ _TOLD = ("rows_in", "rows_written", "rows_rejected", "tokens", "rejects")
 
 
 def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
-    fingerprint, identity, again = digest_json(stage.identity), stage.identity, marked(stage.again)
-    workspace = Workspace(
-        options.out,
-        fingerprint,
+    plan = RunPlan(
         stage=stage.name,
-        identity=identity,
-        fresh=options.fresh,
-        part=options.part,
+        fingerprint=digest_json(stage.identity),
+        identity=stage.identity,
         tasks=len(stage.tasks),
-        again=again,
-        say=options.say,
+        again=marked(stage.again),
     )
+    if options.part is None:
+        workspace = take_over(options.out, plan, fresh=options.fresh, say=options.say)
+    else:
+        workspace = join(options.out, plan, options.part, say=options.say)
     try:
         if options.part is not None:
             _run_part(stage, workspace, options, options.part)
@@ -100,10 +101,20 @@ def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
         if workspace.finished:
             return _look_after(stage, workspace, options)
         records = _run(stage, stage.tasks, workspace, options, stage.check)
-        identified = {"fingerprint": fingerprint, "identity": identity, **_history(records, workspace.poison())}
-        describe = _identified(stage.describe(records), identified, stage.earlier)
-        before = replace(records[0], rejects=(*stage.earlier.rejects, *records[0].rejects))
-        return workspace.finish([before, *records[1:]], describe, again, stage.settings)
+        poison = workspace.poison()
+        manifest, card = stage.describe(records, workspace.place_shards(records))
+        accounts = {EARLIER: list(stage.earlier.accounts)} if stage.earlier.accounts else {}
+        manifest = replace(
+            manifest,
+            totals={**manifest.totals, **accounts},
+            fingerprint=plan.fingerprint,
+            identity=plan.identity,
+            # how the shards were made, so that a lost one can be made again
+            tasks=[len(record.shards) for record in records],
+            poison=[asdict(each) for each in poison],
+        )
+        rejects = chain(stage.earlier.rejects, *(record.rejects for record in records))
+        return workspace.finish(manifest, card, rejects, plan.again, stage.settings)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",
@@ -134,12 +145,12 @@ def _look_after(stage: Stage, workspace: Workspace, options: RunOptions) -> Mani
         options.say(f"{options.out} is complete already: nothing to do")
         return manifest
     options.say(f"making {len(lost)} missing or damaged shard(s) again: {', '.join(sorted(lost))}")
-    workspace.reopen()
+    reopen(workspace)
     redone = {maker.task.index: maker.task for maker in lost.values()}
     assignments = [Assignment(task=task, folder=workspace.shards) for task in redone.values()]
     total = sum(len(task.numbers) for task in redone.values())
     with (
-        executor_of(stage.prepare(), workspace, options) as executor,
+        executor_of(stage.job, workspace, options) as executor,
         ProgressBar(total, stage.name, show=options.progress) as progress,
     ):
         executor.run(
@@ -157,7 +168,7 @@ def _run(
     check: Callable[[Sequence[Record], Path, Send], Sequence[Poison] | None] | None,
 ) -> list[Record]:
     """Do what is not done of some tasks, until the records know all poison that was met; return them."""
-    executor = executor_of(stage.prepare(), workspace, options)
+    executor = executor_of(stage.job, workspace, options)
     found = workspace.poison()
     pending = workspace.pending([task.without(found) for task in tasks])
     if len(pending) < len(tasks):
@@ -239,22 +250,6 @@ def sender(executor: Executor, folder: Path) -> Send:
         return answers[0]
 
     return send
-
-
-def _history(records: Sequence[Record], poison: Sequence[Poison]) -> dict[str, Any]:
-    """Return what the manifest keeps of how the shards were made, so that a lost one can be made again."""
-    return {"tasks": [len(record.shards) for record in records], "poison": [asdict(each) for each in poison]}
-
-
-def _identified(describe: Describe, identified: dict[str, Any], earlier: Earlier) -> Describe:
-    """Return a describer whose manifest carries the fingerprint, identity, history, and the accounts before it."""
-    accounts = {EARLIER: list(earlier.accounts)} if earlier.accounts else {}
-
-    def describe_identified(splits: dict[str, list[ShardInfo]]) -> tuple[Manifest, str]:
-        manifest, card = describe(splits)
-        return replace(manifest, totals={**manifest.totals, **accounts}, **identified), card
-
-    return describe_identified
 
 
 def sum_counts(records: Iterable[Record], *, rows: int | None = None) -> dict[str, int]:

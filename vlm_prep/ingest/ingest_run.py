@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +31,6 @@ from vlm_prep.engine.stage import (
     sum_datasets,
 )
 from vlm_prep.engine.tasks import NO_ROW, Assignment, Heartbeat, Poison, Record, Task, rows_per_task, split_rows
-from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import STAGE, said_of_outside
 from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, how_read, read_task, sample_row
@@ -163,17 +162,14 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
     rules_of(config)
     identity = ingest_identity(samples, config)
 
-    def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(samples, config, records, splits)
-
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
     job = IngestJob(samples, config)
     stage = Stage(
         name=STAGE,
         identity=identity,
         tasks=tasks,
-        prepare=lambda: job,
-        describe=describe,
+        job=job,
+        describe=partial(_describe, samples, config),
         begin=Assignment(
             task=Task(index=0, start=0, stop=min(_FIRST_ROWS, len(samples))),
             folder=options.out,

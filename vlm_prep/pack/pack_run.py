@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -18,7 +19,6 @@ from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import MediaMode
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
-from vlm_prep.engine.workspace import Describe
 from vlm_prep.pack.choose_rule import Choice, choose_rule
 from vlm_prep.pack.pack_job import STAGE, PackJob
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
@@ -146,16 +146,8 @@ def pack(
         payload=payload,
         trust_remote_code=trust_remote_code,
     )
-
-    def ready() -> PackJob:
-        job.setup()
-        return job
-
-    def describe(records: Sequence[Record]) -> Describe:
-        about = choice.about
-        if payload is not None:
-            about["payload"] = payload
-        return lambda splits: _describe(store, plan, config, options.out, records, splits, about, certify)
+    job.setup()
+    about = choice.about | ({"payload": payload} if payload is not None else {})
 
     def write_plan(records: Sequence[Record], shards: Path, send: Send) -> None:
         write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
@@ -165,8 +157,8 @@ def pack(
         identity=identity,
         tasks=pack_tasks(plan, config),
         again=_again(store),
-        prepare=ready,
-        describe=describe,
+        job=job,
+        describe=partial(_describe, store, plan, config, options.out, about, certify),
         check=write_plan if config.layout == "ranks" else None,
         earlier=earlier_of(parts_of(store)),
         settings=stored_run(STAGE, written_sources(store, options.out), config),
@@ -216,10 +208,10 @@ def _describe(
     plan: Plan,
     config: PackConfig,
     out: Path,
-    records: Sequence[Record],
-    splits: dict[str, list[ShardInfo]],
     about: dict[str, Any],
     certify: Certify | None,
+    records: Sequence[Record],
+    splits: dict[str, list[ShardInfo]],
 ) -> tuple[Manifest, str]:
     totals: dict[str, Any] = sum_counts(records, rows=len(store))
     totals["rejects"] = reject_reasons(records)

@@ -21,7 +21,6 @@ from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.records import Rejected
 from vlm_prep.engine.stage import RunOptions, Stage, run_stage
 from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task
-from vlm_prep.engine.workspace import Describe
 from vlm_prep.shards.earlier import EARLIER, Earlier, rejected_earlier
 from vlm_prep.shards.joined import joined_manifest, must_be_alike, open_stores, repeated_ids
 from vlm_prep.shards.layout import read_rejects
@@ -98,16 +97,13 @@ def merge(folders: Sequence[str | StorePath], options: RunOptions) -> Manifest:
     shards = tuple((Path(str(shard.path)), shard.info) for store in stores for shard in store.shards)
     job = MergeJob(shards)
 
-    def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(whole, splits, len(stores))
-
     manifest = run_stage(
         Stage(
             name=stage,
             identity=_identity(stores),
             tasks=[Task(index=number, start=number, stop=number + 1) for number in range(len(shards))],
-            prepare=lambda: job,
-            describe=describe,
+            job=job,
+            describe=lambda records, splits: _describe(whole, splits, len(stores)),
             again={},
             earlier=_earlier(stores),
         ),

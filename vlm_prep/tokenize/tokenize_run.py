@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from vlm_prep.engine.stage import (
     sum_datasets,
 )
 from vlm_prep.engine.tasks import Assignment, Poison, Record, Task, no_heartbeat, rows_per_task, split_rows
-from vlm_prep.engine.workspace import Describe
 from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.some_samples import earlier_rejects
 from vlm_prep.ingest.source import Samples, how_read
@@ -106,15 +106,12 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         checked[:] = [compared]
         return refused
 
-    def describe(records: Sequence[Record]) -> Describe:
-        return lambda splits: _describe(samples, config, findings.runtime, records, splits, checked)
-
     stage = Stage(
         name=STAGE,
         identity=identity,
         tasks=tasks,
-        prepare=lambda: job,
-        describe=describe,
+        job=job,
+        describe=partial(_describe, samples, config, findings.runtime, checked),
         begin=Assignment(
             task=startup_task(job), folder=options.out, method="check_start", arguments=(options.max_reject_rate,)
         ),
@@ -263,9 +260,9 @@ def _describe(
     samples: Samples,
     config: TokenizeConfig,
     runtime: ProcessorRecord,
+    added: Sequence[Counter[str]],
     records: Sequence[Record],
     splits: dict[str, list[ShardInfo]],
-    added: Sequence[Counter[str]],
 ) -> tuple[Manifest, str]:
     totals: dict[str, Any] = sum_counts(records, rows=len(samples))
     totals["rejects"] = reject_reasons(records)

@@ -2,7 +2,8 @@
 
 A picture goes to the processor's own resize as the decoder left it, four bytes a pixel, which is the form that torch's
 kernel works in; patches are then cut out of the result in runs of whole patch rows. One megapixel, on one core: 3.5 ms
-and 1.3 ms, where the processor takes 26 ms. Used only where it gives what the processor gives (`encodings.find_encoding`).
+and 1.3 ms, where the processor takes 26 ms. Used where it gives what the
+processor gives (`encodings.find_encoding`).
 """
 
 from __future__ import annotations
