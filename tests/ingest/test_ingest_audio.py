@@ -109,7 +109,7 @@ def test_audio_in_a_cell_is_refused_when_its_file_changed(
 def test_the_command_reads_a_folder_of_speech(kit: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     folder = kit / "data" / "audio_dataset"
     flags = ("--split", "test", "--format", "asr", "--user-prompt", "Transcribe.", "--system-prompt", " ")
-    plan = command("ingest", folder, *flags, "--dry-run")
+    plan = command("ingest", folder, *flags, "--dry-run", "--json")
     assert plan.returncode == 0, plan.stderr
     described = json.loads(plan.stdout)["datasets"][0]
     assert (described["split"], described["user_prompt"], described["rows"]) == ("test", "Transcribe.", 12)

@@ -85,12 +85,21 @@ def _reading(found: Look, file: Path) -> Iterator[str]:
     only = found.datasets[0] if len(found.datasets) == 1 else None
     if only is None or os.path.basename(found.source) != os.path.basename(str(only.get("file", ""))):
         return
+    if found.mapping is not None:
+        yield from _mapping(found.mapping)
+        return
     yield _setting("format", only["format"], "found")
     if only.get("tags"):
         yield _setting("tags", dict(only["tags"]), "found")
     if found.media_dir is not None:
         why = f"guessed: {found.there:,} of {found.missing:,} files that are not beside the data are here"
         yield _setting("media_dir", _beside(found.media_dir, file), why)
+
+
+def _mapping(mapping: dict[str, Any]) -> Iterator[str]:
+    yield "mapping:  # guessed: what the columns are, and who says what; see docs/sources.md, Any table\n"
+    text = yaml.safe_dump(mapping, allow_unicode=True, sort_keys=False, width=10_000)
+    yield from (f"  {line}\n" for line in text.splitlines())
 
 
 def _beside(path: str, file: Path) -> str:

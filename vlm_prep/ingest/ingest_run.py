@@ -86,6 +86,7 @@ class IngestJob:
                     writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
                     counts.update(rows_in=1, rows_written=1, **dict.fromkeys(result.notes, 1))
                     counts.update(_media_counts(result))
+                    counts["characters"] += _characters(result)
             heartbeat(NO_ROW)
             infos = (writer.commit(),) if len(rejects) < len(task.numbers) else ()
         totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
@@ -131,6 +132,11 @@ class IngestJob:
         return with_media(sample, media)
 
 
+def _characters(sample: Sample) -> int:
+    """Return how many characters the messages of a sample have."""
+    return sum(len(part.get("text", "")) for message in sample.messages for part in message["content"])
+
+
 def _media_counts(sample: Sample) -> Counter[str]:
     """Count a sample's media; audio also by its length, in whole milliseconds so that sums do not depend on order."""
     counts: Counter[str] = Counter({note for media in sample.media for note in media.notes})
@@ -138,6 +144,8 @@ def _media_counts(sample: Sample) -> Counter[str]:
         counts[f"{media.kind}s"] += 1
         if media.kind == "audio" and (header := media.header) and header.sampling_rate:
             counts["audio_ms"] += round(1000 * (header.samples or 0) / header.sampling_rate)
+        elif media.kind == "video" and (header := media.header) and header.fps and header.total_frames:
+            counts["video_ms"] += round(1000 * header.total_frames / header.fps)
     return counts
 
 
@@ -224,8 +232,9 @@ def _describe(
     if unread := sum_unread(record.facts.get(UNREAD, {}) for record in records):
         totals[UNREAD] = unread
     for counts in (totals, *totals["datasets"].values()):
-        if "audio_ms" in counts:
-            counts["audio_seconds"] = counts.pop("audio_ms") / 1000
+        for kind in ("audio", "video"):
+            if f"{kind}_ms" in counts:
+                counts[f"{kind}_seconds"] = counts.pop(f"{kind}_ms") / 1000
     manifest = Manifest(
         stage=STAGE,
         config=config.to_json(),

@@ -17,6 +17,9 @@ from typing import Any, Final
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.named_sources import is_placed
 from vlm_prep.core.records import Sample
+from vlm_prep.ingest.mapping.proposal import proposed
+from vlm_prep.ingest.meta import load_source
+from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.ingest.source import Samples, open_samples
 
 ROWS: Final = 256
@@ -50,6 +53,8 @@ class Look:
     """Rows with reasoning."""
     tools: int = 0
     """Rows with tools."""
+    mapping: dict[str, Any] | None = None
+    """A guess at what the columns of a table are, where its rows are no conversations."""
 
 
 def look(source: str) -> Look:
@@ -59,8 +64,8 @@ def look(source: str) -> Look:
         InputError: there is no data in it.
     """
     chosen, others = _data_of(source)
-    samples = open_samples(chosen)
-    found = Look(chosen, others, samples.describe(), len(samples), min(ROWS, len(samples)))
+    samples, mapping = _opened(chosen)
+    found = Look(chosen, others, samples.describe(), len(samples), min(ROWS, len(samples)), mapping=mapping)
     missing: list[str] = []
     for each in samples.read(0, found.seen):
         if not isinstance(each, Sample):
@@ -77,12 +82,29 @@ def look(source: str) -> Look:
     return found
 
 
+def _opened(source: str) -> tuple[Samples, dict[str, Any] | None]:
+    """Open a source; with a proposed mapping where its rows are no conversations."""
+    try:
+        return open_samples(source), None
+    except InputError as error:
+        mapping = None
+        try:
+            specs = load_source(source)
+            row = RowSource.open(specs[0]).first_object() if len(specs) == 1 else None
+            mapping = None if row is None else proposed(row)
+            if mapping is not None:
+                return open_samples(source, mapping=mapping), mapping
+        except InputError:
+            raise error from None  # it says more of the source than what a guess gave
+        raise
+
+
 def _data_of(source: str) -> tuple[str, list[str]]:
     """Return the data to look at, and other data beside it."""
     if is_placed(source) or not os.path.isdir(source):
         return source, []
     try:
-        open_samples(source)
+        _opened(source)
     except InputError as error:
         files = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in _DATA_ENDS and path.is_file())
         if not files:

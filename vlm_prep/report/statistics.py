@@ -135,6 +135,8 @@ def render(stats: dict[str, Any]) -> str:
     if totals.get("audios"):
         seconds = totals.get("audio_seconds")
         lines.append(f"  audio       {totals['audios']:,} files{_duration(seconds)}")
+    if "characters" in totals:
+        lines.append(f"  rows hold   {_held(totals)}")
     if "kinds" in totals:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in totals["kinds"].items())
         media = f"{totals.get('images', 0):,} images, {totals.get('videos', 0):,} videos"
@@ -211,9 +213,19 @@ def _datasets(datasets: dict[str, dict[str, int]]) -> list[str]:
     width = max(len(name) for name in datasets)
     return ["  datasets"] + [
         f"    {name:<{width}}  {counts['rows_written']:,} of {counts['rows_in']:,} rows, "
-        f"{counts.get('tokens', 0):,} tokens"
+        + (_held(counts) if "characters" in counts else f"{counts.get('tokens', 0):,} tokens")
         for name, counts in datasets.items()
     ]
+
+
+def _held(counts: Mapping[str, Any]) -> str:
+    """What ingested rows hold: media with their times, and characters."""
+    media = [
+        f"{counts[kind]:,} {kind}{_duration(counts.get(seconds))}"
+        for kind, seconds in (("images", ""), ("videos", "video_seconds"), ("audios", "audio_seconds"))
+        if counts.get(kind)
+    ]
+    return "; ".join([*media, f"{counts['characters']:,} characters"])
 
 
 def _identity(stats: dict[str, Any]) -> list[str]:

@@ -135,7 +135,7 @@ def _totals(totals: Mapping[str, Any]) -> None:
     datasets = totals.get("datasets", {})
     _must(isinstance(datasets, dict), "totals.datasets", "is no table")
     for name, counts in datasets.items():
-        whole = {key: count for key, count in counts.items() if key != "audio_seconds"}  # the one that is no count
+        whole = {key: count for key, count in counts.items() if not key.endswith("_seconds")}  # they are no counts
         _counts(whole, f"totals.datasets.{name}")
     for number, earlier in enumerate(_list(totals.get("earlier", []), "totals.earlier")):
         _must(isinstance(earlier, dict) and _is_word(earlier["stage"]), f"totals.earlier[{number}]", "has no stage")
