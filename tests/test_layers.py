@@ -103,9 +103,30 @@ def test_a_module_says_what_it_holds(path: Path) -> None:
     assert not text or ast.get_docstring(ast.parse(text))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_is_short_enough_to_read(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 350
+SOURCES = [
+    *MODULES,
+    *(path for folder in ("scripts", "tests") for path in sorted((ROOT.parent / folder).rglob("*.py"))),
+]
+LONG = {
+    "scripts/bench_stream.py",
+    "scripts/soak_commands.py",
+    "tests/engine/test_resume.py",
+    "tests/ingest/test_formats.py",
+    "tests/ingest/test_spellings.py",
+    "tests/omni/test_sound.py",
+    "tests/oracle/test_exact.py",
+    "tests/stream/test_object_store.py",
+    "tests/tokenize/test_label_styles.py",
+    "tests/tokenize/test_labels.py",
+}
+"""Those that wait to be split by topic; none is added."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT.parent)))
+def test_a_file_is_short_enough_to_read(path: Path) -> None:
+    """Of the package, of scripts and of tests."""
+    long = len(path.read_text().splitlines()) > 350
+    assert long == (str(path.relative_to(ROOT.parent)) in LONG)
 
 
 def texts_of(tree: ast.AST) -> Iterator[str]:

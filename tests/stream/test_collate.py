@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batches import DUMMY, IGNORE, TWO, item, with_media
 
-from vlm_prep.core.errors import StoreError
-from vlm_prep.stream import Buffers, DummyMedia, PackedCollate, PadCollate, ShardDataset
-
-IGNORE = -100
-
-
-def item(ids: list[int], labels: list[int], **more: Any) -> dict[str, Any]:
-    """A row of a tokenized store as the dataset gives it."""
-    empty = {"image_grid_thw": torch.empty((0, 3), dtype=torch.int64)}
-    row = {"sample_id": f"demo/{ids[0]}", "input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
-    return {**row, **empty, "n_images": 0, "n_videos": 0, **more}
+from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
 
 
 def pack(ids: list[int], labels: list[int], seq_lens: list[int], positions: Any = None, **more: Any) -> dict[str, Any]:
@@ -31,7 +22,6 @@ def pack(ids: list[int], labels: list[int], seq_lens: list[int], positions: Any 
     return row
 
 
-TWO = [item([1, 2, 3, 4], [IGNORE, 2, 3, 4]), item([5, 6], [IGNORE, 6])]
 PACKS = [pack([1, 2, 3, 4, 5], [IGNORE, 2, 3, IGNORE, 5], [3, 2]), pack([6, 7, 8], [IGNORE, 7, 8], [3])]
 
 
@@ -67,14 +57,6 @@ def test_token_types_mark_pictures_and_videos() -> None:
     collate = PadCollate(9, shift=False, image_token_id=2, video_token_id=6)
     assert collate(TWO)["mm_token_type_ids"].tolist() == [[0, 1, 0, 0], [0, 2, 0, 0]]
     assert "mm_token_type_ids" not in PadCollate(9)(TWO)
-
-
-def with_media() -> list[dict[str, Any]]:
-    grid = torch.tensor([[1, 2, 2]])
-    image = {"image_grid_thw": grid, "n_images": 1, "pixel_values": torch.arange(12.0).reshape(4, 3)}
-    video = {"video_grid_thw": grid, "n_videos": 1, "pixel_values_videos": torch.ones(4, 3)}
-    video["second_per_grid_ts"] = torch.tensor([0.5])
-    return [item([1, 2], [1, 2], **image), item([3, 4], [3, 4]), item([5, 6], [5, 6], **image, **video)]
 
 
 def test_media_are_concatenated_in_order_and_counted() -> None:
@@ -265,9 +247,6 @@ def test_media_of_several_sizes_are_padded_with_zeros() -> None:
     assert PadCollate(9)(rows)["crops"].tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
-DUMMY = DummyMedia(ids=(7,), tensors={"pixel_values": torch.zeros(4, 6), "image_grid_thw": torch.tensor([[1, 2, 2]])})
-
-
 def test_a_batch_of_text_gets_one_stand_in_that_is_masked() -> None:
     for shift in (False, True):
         plain = PadCollate(9, shift=shift, image_token_id=7)(TWO)
@@ -298,77 +277,3 @@ def test_a_stand_in_of_packs_is_in_no_document(mask: Any) -> None:
         assert batch["attention_mask"][0, 3] == 0
     if mask == "varlen":
         assert batch["cu_seq_lens_q"].tolist() == [0, 3, 4, 7, 8]
-
-
-def test_a_batch_with_media_gets_no_stand_in() -> None:
-    batch = PadCollate(9, dummy=DUMMY)(with_media()[:1])
-    assert batch["image_grid_thw"].tolist() == [[1, 2, 2]]
-    assert 7 not in batch["input_ids"]
-
-
-def test_a_batch_without_rows_is_a_placeholder_that_trains_nothing() -> None:
-    padded = PadCollate(9, columns=("input_ids", "labels", "loss_weights"))([])
-    assert (padded["input_ids"].tolist(), padded["attention_mask"].tolist()) == ([[9]], [[1]])
-    assert (padded["labels"].tolist(), padded["loss_weights"].tolist()) == ([[IGNORE]], [[0.0]])
-    packed = PackedCollate(9, mask="varlen", mrope=True)([])
-    assert packed["position_ids"].shape == (3, 1, 2)
-    assert packed["labels"].tolist() == [[IGNORE, IGNORE]]
-    assert packed["cu_seq_lens_q"].tolist() == [0, 2]
-
-
-def test_buffers_are_used_in_turn() -> None:
-    collate = PadCollate(9, buffers=Buffers(reuse=2))
-    rows = [{**row, "crops": np.full((3, 5), index, np.uint8)} for index, row in enumerate(TWO)]
-    batches = [collate(rows), collate(rows[::-1]), collate(rows[:1])]
-    places = [batch["crops"].data_ptr() for batch in batches]
-    assert places[0] == places[2] != places[1]
-    assert batches[1]["crops"][:, 0].tolist() == [1, 1, 1, 0, 0, 0]
-    assert batches[2]["crops"].tolist() == [[0] * 5] * 3
-
-
-def test_fresh_batches_do_not_share_memory() -> None:
-    rows = [{**row, "crops": np.ones((3, 5), np.uint8)} for row in TWO]
-    collate = PadCollate(9)
-    first, second = collate(rows)["crops"], collate(rows)["crops"]
-    first.zero_()
-    assert second.sum() == 30
-
-
-class _Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Rows with a payload."""
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**TWO[index % 2], "crops": np.full((1000, 10), index, np.uint8)}
-
-
-class _ToldShared(PadCollate):
-    """Says in the batch whether the payload already lies in memory shared with the main process."""
-
-    def __call__(self, items: Any) -> Any:
-        batch = super().__call__(items)
-        return {**batch, "was_shared": batch["crops"].is_shared()}
-
-
-def test_workers_lay_payloads_into_shared_memory() -> None:
-    collate = _ToldShared(9, buffers=Buffers(reuse=2))
-    loader = torch.utils.data.DataLoader(_Rows(), batch_size=2, collate_fn=collate, num_workers=1)
-    batches = list(loader)
-    assert all(batch["was_shared"] for batch in batches)
-    assert [batch["crops"][::1000, 0].tolist() for batch in batches] == [[0, 1], [2, 3]]
-
-
-def test_the_stand_in_of_a_store_is_its_processors_smallest_picture(tokenized: Any) -> None:
-    dataset = ShardDataset(tokenized)
-    dummy = DummyMedia.of(dataset.manifest.processor)
-    with_picture = next(item for item in dataset if item["n_images"])
-    assert dummy.tensors["pixel_values"].shape[1] == with_picture["pixel_values"].shape[1]
-    assert dummy.tensors["image_grid_thw"].prod() == len(dummy.tensors["pixel_values"])
-    assert PadCollate.for_store(dataset, dummy=True).dummy is not None
-
-
-def test_a_family_without_grids_has_no_known_stand_in(stores: Any) -> None:
-    with pytest.raises(StoreError, match="smallest picture of none"):
-        PadCollate.for_store(ShardDataset(stores.tokenized(2)), dummy=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -202,11 +202,6 @@ def read_annotation(name: str, hint: Any, default: Any = MISSING, group: type | 
     alone = [each for each in parts if each is not NoneType]
     whole = alone[0] if len(alone) == 1 else Union[tuple(alone)]  # noqa: UP007 - the parts are known at run time
     return Setting(name, whole, len(alone) < len(parts), default, tuple(notes), group)
-
-
-def groups_of(group: type) -> Iterator[type]:
-    """Yield the classes that declare a class's settings, in the order of their settings."""
-    yield from dict.fromkeys(each.group for each in settings_of(group) if each.group is not None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -48,15 +48,6 @@ _REPAIR: Final = "Repair the file, or write it as JSON lines (.jsonl), one row t
 LENIENT_HINT: Final = "`lenient_json=true` reads comments, trailing commas and Python literals."
 
 
-def array_elements(path: str | Path) -> Iterator[Element]:
-    """Yield each element of the array in `path`, as far as it is asked for.
-
-    Raises:
-        InputError: the brackets and commas of the array do not add up; with the line.
-    """
-    return elements(path, "array")
-
-
 def elements(
     path: str | Path, form: TextForm, *, rows_key: str | None = None, lenient: bool = False
 ) -> Iterator[Element]:
@@ -69,7 +60,7 @@ def elements(
         lenient: take comments, trailing commas and single quotes.
 
     Raises:
-        InputError: as `array_elements`; or there is no such key.
+        InputError: the brackets and commas do not add up, with the line; or there is no such key.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         scan = _Scan(data, str(path), lenient)

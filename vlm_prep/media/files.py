@@ -1,5 +1,5 @@
 """The bytes behind a uri (`/a/b.jpg`, `s3://bucket/b.jpg`, `/a/db.lmdb::key` or `/a/rows.parquet::17/audio`, see
-`cells`), and digests that need not read all of them.
+`row_media`), and digests that need not read all of them.
 
 A digest over size, first 64 KiB and last 64 KiB finds a replaced, cut or re-encoded file for the price of the two
 reads that the header and the completeness check need anyway; reading every byte of millions of pictures just to hash

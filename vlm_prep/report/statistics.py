@@ -67,7 +67,7 @@ def collect(folder: str | StorePath) -> dict[str, Any]:
             "level": manifest.processor["level"],
             **manifest.processor["identity"],
         }
-        stats["payload"] = _forms(manifest.processor.get("payload"))
+        stats["payload"] = _encodings(manifest.processor.get("payload"))
     # the lengths of tars would have to be unpacked, those of an object store fetched
     shown = shards and manifest.extra.get("format") != "webdataset" and isinstance(store.folder, Path)
     columns = store.shards[0].schema.names if shown else []
@@ -82,14 +82,14 @@ def collect(folder: str | StorePath) -> dict[str, Any]:
     return stats
 
 
-def _forms(payload: dict[str, Any] | None) -> dict[str, str] | None:
+def _encodings(payload: dict[str, Any] | None) -> dict[str, str] | None:
     """Return how each kind of media is stored as tensors; kind "media" is all of a processor that is needed whole."""
     if payload is None:
         return None
-    forms = {
+    encodings = {
         kind or "media": "as it is" if form["route"] == "exact" else "uint8" for kind, form in payload["forms"].items()
     }
-    return {**forms, **({"audio": payload["audio"]} if "audio" in forms else {})}
+    return {**encodings, **({"audio": payload["audio"]} if "audio" in encodings else {})}
 
 
 def _list_lengths(store: Store, name: str) -> NDArray[np.int64]:

@@ -334,8 +334,3 @@ def _media_count(messages: Sequence[Message]) -> int:
         if isinstance(message["content"], list)
         for part in message["content"]
     )
-
-
-def with_headers(sample: Sample, media: Sequence[Media]) -> Sample:
-    """Return `sample` with probed media."""
-    return replace(sample, media=tuple(media))

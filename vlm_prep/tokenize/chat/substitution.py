@@ -1,7 +1,7 @@
 """Where a text of a conversation stands in the rendered one, by rendering once more with another text in its place.
 
 What differs between the two renders is where it stands. It costs a render for each text, so it serves where marks get
-in a template's way, and the proof, which must not use marks.
+in a template's way, and the proof, which must not use sentinels.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The real side shares with ours only the conversation and the decoded pictures: it renders through the processor's
 apply_chat_template, tokenizes the expanded text with the reference tokenizer, and runs the image processor. Labels are
-found a second way: `second_labels.py` places turns without marks, and tokens come from the reference
+found a second way: `second_labels.py` places turns without sentinels, and tokens come from the reference
 tokenizer's offsets.
 """
 
@@ -44,7 +44,7 @@ class Comparison:
     differences: tuple[str, ...]
     """What differs, a line each; empty when all is equal."""
     labels: bool
-    """Whether the labels were found a second way; not where only marks can decide them."""
+    """Whether the labels were found a second way; not where only sentinels can decide them."""
 
 
 class Oracle:
@@ -174,7 +174,7 @@ class Oracle:
     def _second_labels(
         self, messages: list[Message], tools: Any, row: Row
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-        """Labels and weights by other renders and the tokenizer's own offsets; None where only marks can decide."""
+        """Labels and weights by other renders and the tokenizer's own offsets; None where only sentinels can decide."""
         if self._encoder.writes_control_tokens(messages, tools):
             return None
         found = second_spans(self._encoder.template, messages, tools, self._config)

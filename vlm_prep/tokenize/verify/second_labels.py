@@ -1,4 +1,4 @@
-"""Trained spans found a second way, to prove the first: without marks.
+"""Trained spans found a second way, to prove the first: without sentinels.
 
 A turn's ends come from renders of the conversation's prefixes, with and without the generation prompt. Its pieces
 come from substitution: the conversation is rendered once more with one text replaced by a single character, and what
