@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vlm_prep.core.records import Sample
+from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.row_media import read_cell
 
@@ -75,16 +75,31 @@ def test_prompts_are_not_trained_and_completions_are(tmp_path: Path) -> None:
     assert shape(sample) == trained and sample.unread == {}
 
 
-def test_prompts_that_are_texts_say_how_they_can_be_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]},
+        {"prompt": [{"role": "user", "content": "a"}], "completion": "b"},
+        {"prompt": {"role": "user", "content": "a"}, "completion": {"role": "assistant", "content": "b"}},
+    ],
+)
+def test_prompts_and_completions_may_be_texts(tmp_path: Path, row: dict[str, Any]) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"prompt": "a", "completion": "b"}))
-    with pytest.raises(Exception, match="columns=instruction=prompt"):
-        open_samples(path)
-    columns = {"instruction": "prompt", "output": "completion"}
-    assert shape(samples(path, format="alpaca", columns=columns)[0]) == [
-        ("user", None, ["a"]),
-        ("assistant", None, ["b"]),
-    ]
+    path.write_text(json.dumps(row))
+    (sample,) = samples(path)
+    assert shape(sample) == [("user", None, ["a"]), ("assistant", None, ["b"])]
+    assert sample.strings == (0, 1)
+    assert sample.notes == (("read_completion_text",) if str in map(type, row.values()) else ())
+
+
+@pytest.mark.parametrize("value", [None, 3, True])
+def test_a_prompt_that_is_neither_is_a_reject_with_its_words(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": each, "completion": "b"}) for each in ("a", value)))
+    found = list(open_samples(path).read(0, 2))
+    assert isinstance(found[1], Rejected) and found[1].reason == "bad_type"
+    assert "not a list of messages or a text" in found[1].message
 
 
 def test_structs_filled_up_with_nulls_are_what_was_filled_in(tmp_path: Path) -> None:

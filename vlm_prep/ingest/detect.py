@@ -186,7 +186,7 @@ def _detect_format(spec: DatasetSpec, first: Row) -> Format:
 
     if has("texts") and _are(first["texts"], "user", "assistant"):
         return "texts"
-    if has("prompt") and has("completion") and isinstance(first["prompt"], list):
+    if has("prompt") and has("completion") and isinstance(first["prompt"], list | dict | str):
         return "completion"
     if has(*spec.column_names("instruction")) and has(*spec.column_names("output")):
         return "alpaca"

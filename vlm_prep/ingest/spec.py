@@ -201,6 +201,11 @@ class DatasetSpec:
         own = frozenset(os.path.realpath(path) for path in self.tables)
         return check_roots((str(self.folder), str(self.media_dir)), own)
 
+    @cached_property
+    def media_first(self) -> DatasetSpec:
+        """The same with media that no text asks for before the first user text."""
+        return self if self.missing_tags == "first" else replace(self, missing_tags="first")
+
     def column_names(self, role: str) -> tuple[str, ...]:
         """Return the row keys to look under for a column role, best first."""
         found = self.names_of.get(role)

@@ -26,6 +26,7 @@ NOTES: Final[dict[str, str]] = {
     "read_media_first": "without placeholders, with their media put before the first user text (missing_tags=first)",
     "read_answer_media": "with tags in answers that are media, since there are as many media as tags with them alone",
     "read_untyped_content": "with content as one object, or with parts that are texts or say no type",
+    "read_completion_text": "whose prompt or completion is a text, read as the user's or the assistant's turn",
     "read_json_text": "whose conversation is JSON text in its column",
     "read_skipped_turns": "with turns that their mapping leaves out",
     "read_training_keys": "with training options under another tool's name",

@@ -1,7 +1,8 @@
 """Layouts of hub tables in which the turns stand in pairs, and no text says where the media are: they come first.
 
     texts       the-cauldron, FineVision: images, texts [{user, assistant, source}]
-    completion  TRL's prompt-completion: prompt [messages], completion [messages]; the prompt is not trained
+    completion  TRL's prompt-completion: prompt [messages], completion [messages]; the prompt is not trained. Either may
+                be a text: then it is the user's, or the assistant's
 
 Both are written as messages and read by the rules of `conversation`. Media without a placeholder are put before the
 first user text, as those data sets' own readers do (Idefics' and TRL's `prepare_multimodal_messages`), and counted.
@@ -14,7 +15,6 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
-from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, required_column, shown
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.noticed import Noticed
@@ -41,7 +41,7 @@ def texts_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Notic
             raise Reject(RejectReason.BAD_TYPE, what)
         noticed.leave("text", pair, _READ_OF_A_PAIR)
         turns += ({"role": role, "content": pair[role]} for role in ("user", "assistant"))
-    return build_sample(turns, row, _media_first(spec), _PAIR, place, noticed, ("texts",))
+    return build_sample(turns, row, spec.media_first, _PAIR, place, noticed, ("texts",))
 
 
 def completion_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
@@ -53,7 +53,7 @@ def completion_to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: 
     prompt, completion = (_messages(row, spec, role, noticed) for role in ("prompt", "completion"))
     # TRL trains the completion alone: its completion_only_loss
     turns = [{**turn, "train": False} if isinstance(turn, dict) else turn for turn in prompt]
-    spec = _media_first(spec)
+    spec = spec.media_first
     sample = build_sample(turns + completion, row, spec, dialect_of(spec), place, noticed, ("prompt", "completion"))
     messages = [
         {key: value for key, value in message.items() if key != "train" or message["role"] == "assistant"}
@@ -66,11 +66,10 @@ def _messages(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> list[
     value = required_column(row, spec, role, noticed)
     if isinstance(value, dict):
         return [value]
+    if isinstance(value, str):
+        noticed.note("read_completion_text")
+        speaker = "user_tag" if role == "prompt" else "assistant_tag"
+        return [{spec.tag("role_tag"): spec.tag(speaker), spec.tag("content_tag"): value}]
     if not isinstance(value, list):
-        hint = "`format=alpaca` with `columns=instruction=prompt` and `columns=output=completion` reads texts as a chat"
-        raise Reject(RejectReason.BAD_TYPE, f"the {role} is {excerpt(value)}, not a list of messages; {hint}")
+        raise Reject(RejectReason.BAD_TYPE, f"the {role} is {shown(value)}, not a list of messages or a text")
     return value
-
-
-def _media_first(spec: DatasetSpec) -> DatasetSpec:
-    return spec if spec.missing_tags == "first" else replace(spec, missing_tags="first")
