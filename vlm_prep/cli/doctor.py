@@ -12,6 +12,7 @@ from vlm_prep.core.errors import ExactnessError, InputError
 from vlm_prep.core.fields import IsPath
 from vlm_prep.core.settings import LengthConfig, MediaCheck, PayloadConfig, ProofConfig, TokenizeConfig
 from vlm_prep.processors.audio_limit import audio_limit
+from vlm_prep.processors.left_out import center_crop
 
 _POSITIONS = {
     "mrope": "mRoPE",
@@ -138,6 +139,7 @@ def _findings(encoder: Any) -> dict[str, Any]:
         "reasoning": _REASONING[findings.reasoning_of_earlier_turns],
         "developer role": "rendered" if findings.developer else "unknown to the template: written as a system turn",
         "video sampling": sampling if video is not None else "no video",
+        "pictures": _pictures(adapter),
         "longest audio": _longest_audio(adapter),
         "audio in video": "--audio-in-video" if adapter.interleaves_sound else "no",
         "missing": _missing(adapter) or "nothing: all that its media need is installed",
@@ -147,6 +149,13 @@ def _findings(encoder: Any) -> dict[str, Any]:
 
 
 _NEEDED = {"image": ("PIL",), "video": ("av",), "audio": ("soundfile", "scipy")}
+
+
+def _pictures(adapter: Any) -> str:
+    if "image" not in adapter.kinds:
+        return "no pictures"
+    crop = center_crop(adapter)
+    return f"cropped to {crop[1]}x{crop[0]}: edges are left out" if crop else "whole"
 
 
 def _longest_audio(adapter: Any) -> str:

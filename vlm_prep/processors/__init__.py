@@ -16,6 +16,7 @@
     token_formula.py     a processor's own arithmetic for pictures, where it is proved
     blank_media.py       media of a size that show nothing, or noise
     audio_limit.py       how much of a clip a processor takes
+    left_out.py          what of pictures and videos it leaves out
     expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
     video_sampling.py    other libraries' rules for that
     frames.py            which frames of a video are taken

@@ -27,6 +27,8 @@ _NOTES = {
     "cut_inside": "cut inside a turn to the most tokens of a row",
     "audio_cut": "with a clip cut to what the processor takes",
     "audio_split": "with a clip split into several of what the processor takes",
+    "pictures_cropped": "with a picture of which the processor crops the edges",
+    "frames_capped": "with a video longer than the processor's most frames at its rate: fewer a second are taken",
     "variable_frame_rate": "with a video whose frames are not shown evenly",
     "sound_starts_elsewhere": "with a video whose sound does not start with its pictures (`sound_offset`)",
     "frames_as_video": "with a flat list of frames read as one video",

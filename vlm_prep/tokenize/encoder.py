@@ -22,6 +22,7 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_media import store_media
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion, naming
+from vlm_prep.processors.left_out import noted
 from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byte_position
 from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
@@ -280,7 +281,8 @@ class SampleEncoder:
     def _finish(
         self, sample: Sample, payload: Payload, fitted: Fitted, draft: _Draft, *, number: int, suffix: str
     ) -> Encoded:
-        media = sample.media[: len(draft.expansions)]
+        pairs = zip(sample.media, draft.expansions, strict=False)
+        media = [noted(self.adapter, item, each.frame_indices) for item, each in pairs]
         conversation = {"messages": draft.messages, **({"tools": fitted.tools} if fitted.tools else {})}
         return Encoded(
             sample_id=sample.sample_id + suffix,
