@@ -118,10 +118,10 @@ def many_frames(folder: Path) -> Path:
 
 
 BOMBS: dict[str, tuple[Make, Callable[[Path], str]]] = {
-    "gzip of 10 GB of blanks": (zeros("gz", 10 << 30), rows),
-    "bz2 of 10 GB of blanks": (zeros("bz2", 10 << 30), rows),
-    "xz of 10 GB of blanks": (zeros("xz", 10 << 30), rows),
-    "zstd of 10 GB of blanks": (zeros("zst", 10 << 30), rows),
+    "gzip of 4 GB of blanks": (zeros("gz", 4 << 30), rows),
+    "bz2 of 4 GB of blanks": (zeros("bz2", 4 << 30), rows),
+    "xz of 4 GB of blanks": (zeros("xz", 4 << 30), rows),
+    "zstd of 4 GB of blanks": (zeros("zst", 4 << 30), rows),
     "a line of 1 GB": (long_line, rows),
     "10 million rows": (many_rows, rows),
     "10 million brackets": (deep, rows),

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
+import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
+from PIL import Image
 
 from vlm_prep.cli.run_file import read_run_file
 from vlm_prep.core.errors import InputError, ProcessorError, Reject, StoreError
+from vlm_prep.core.records import Media
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.ingest.source import open_samples
+from vlm_prep.media.animation import probe_animation
+from vlm_prep.media.audio import probe_audio, read_waveform
 from vlm_prep.media.files import read_bytes
+from vlm_prep.media.probe import probe
 from vlm_prep.processors.load import load_processor
-from vlm_prep.stream import State
+from vlm_prep.shards.manifest import sealed
+from vlm_prep.stream import ShardDataset, State
 from vlm_prep.tokenize.chat.template import ChatTemplate
 
 TURNS = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "Noise."}]
@@ -90,3 +101,73 @@ def test_a_template_that_is_no_jinja_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ProcessorError, match="is no Jinja") as caught:
         ChatTemplate(load_processor("builtin:qwen2.5-vl-mini", ProcessorConfig(chat_template=text)))
     assert "\n" not in caught.value.message
+
+
+def refusal(kind: str, path: Path) -> str:
+    with pytest.raises(Reject) as caught:
+        probe(Media(kind=kind, uris=(str(path),)), decode=True)  # type: ignore[arg-type]
+    return f"{caught.value.reason}: {caught.value.message}"
+
+
+@pytest.mark.parametrize("rate", [1, 99, 768_001, 570_433_344, 2**31 - 1])
+def test_a_rate_that_no_recording_has_is_a_reject_before_anything_is_resampled(rate: int, tmp_path: Path) -> None:
+    """An AU file of 103 bytes that states 570 MHz kept a worker until its time limit."""
+    (tmp_path / "a.au").write_bytes(struct.pack(">4sIIIII", b".snd", 24, 400, 3, rate, 1) + bytes(400))
+    assert f"its header states {rate} samples a second" in refusal("audio", tmp_path / "a.au")
+    with pytest.raises(Reject, match="samples a second"):
+        read_waveform((tmp_path / "a.au").read_bytes(), 16_000, "a.au")
+
+
+def test_a_damaged_file_of_sound_prints_no_traceback_of_a_seek(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    buffer, chance = io.BytesIO(), random.Random(0)
+    soundfile.write(buffer, [0.1] * 4000, 8000, format="MP3")
+    for _ in range(150):
+        data = bytearray(buffer.getvalue())
+        for _ in range(8):
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        with contextlib.suppress(Reject):
+            probe_audio(bytes(data[chance.randrange(40) :]), "a.mp3", decode=True)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_animation_whose_frames_grow_or_are_too_large_is_a_reject(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (16, 16), (number * 60, 0, 0)) for number in range(4)]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=100)
+    data = buffer.getvalue()
+    second = data.index(b"\x2c\0\0\0\0", data.index(b"\x2c\0\0\0\0") + 1)
+    taller = data[: second + 7] + struct.pack("<H", 17) + data[second + 9 :]
+    (tmp_path / "a.gif").write_bytes(taller)
+    assert refusal("video", tmp_path / "a.gif").endswith("its frames change their size")
+    with pytest.raises(Reject, match="more than 255 pixels"):
+        probe_animation(data, "a.gif", max_pixels=255)
+
+
+@pytest.mark.parametrize(
+    ("stage", "way", "words"),
+    [
+        ("pack", ("config", "world_size"), "config.world_size is missing"),
+        ("pack", ("splits", "rank_00000"), " packs for rank 0 of 2"),
+        ("tokenize", ("processor", "parts", "image", "outputs"), "processor.parts.image.outputs is missing"),
+    ],
+)
+def test_a_manifest_without_what_readers_need_is_refused(
+    stage: str, way: tuple[str, ...], words: str, tokenized: Path, packed: Path, tmp_path: Path
+) -> None:
+    source = packed if stage == "pack" else tokenized
+    table = orjson.loads((source / "manifest.json").read_bytes())
+    table.pop("checksum")
+    inner = table
+    for key in way[:-1]:
+        inner = inner[key]
+    if way[0] == "splits":
+        del table["splits"]["rank_00000"]
+    else:
+        del inner[way[-1]]
+    store = Path(shutil.copytree(source, tmp_path / "store"))
+    (store / "manifest.json").write_bytes(sealed(table))
+    with pytest.raises(StoreError) as caught:
+        ShardDataset(store)
+    assert words in caught.value.message

@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import MediaHeader
 from vlm_prep.media.files import read_bytes
-from vlm_prep.media.image import to_rgb
+from vlm_prep.media.image import MAX_PIXELS, check_size, to_rgb
 from vlm_prep.media.image_formats import open_picture
 from vlm_prep.media.library_words import plain_words
 
@@ -54,16 +54,24 @@ def frames_of_picture(uri: str, head: bytes, data: bytes | None = None) -> int:
         return 1
 
 
-def probe_animation(data: bytes, uri: str) -> MediaHeader:
+def probe_animation(data: bytes, uri: str, *, max_pixels: int = MAX_PIXELS) -> MediaHeader:
     """Return the header of an animation: its size, frames, mean rate, and times where frames are shown unevenly.
 
+    Args:
+        data: the file.
+        uri: for messages.
+        max_pixels: most of a frame, told before one is decoded.
+
     Raises:
-        Reject: unreadable_video, it does not decode, or is one picture alone.
+        Reject: unreadable_video, it does not decode, or is one picture alone; image_too_large.
     """
     shown = []
     with _opened(data, uri) as picture:
         width, height = picture.size
+        check_size(uri, picture.size, max_pixels)
         for frame in ImageSequence.Iterator(picture):
+            if frame.size != (width, height):
+                raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: its frames change their size")
             frame.load()
             shown.append(float(frame.info.get("duration") or _USUAL_MS) / 1000)
     if len(shown) < 2:
@@ -88,6 +96,8 @@ def read_animation(data: bytes, indices: Sequence[int], uri: str) -> NDArray[np.
                 frames[number] = np.asarray(to_rgb(frame))
     if missing := wanted - frames.keys():
         raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: no frame {min(missing)}")
+    if len({frame.shape for frame in frames.values()}) > 1:
+        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: its frames change their size")
     return np.stack([frames[index] for index in indices])
 
 

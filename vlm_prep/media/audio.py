@@ -37,6 +37,8 @@ _SEEKS_EXACTLY = (*_COUNTED_BY_HEADER, "FLAC")
 _FLOATS = ("FLOAT", "DOUBLE")
 _ESTIMATED = ("MP3", "OGG")
 """Formats whose header may state another number of samples than there are."""
+_LOWEST_RATE, _HIGHEST_RATE = 100, 768_000
+"""Samples a second: of telemetry, and of the fastest converters of sound."""
 LOUDEST = np.float32(2**31)
 """Full scale of the widest integer format, for files that hold integers as floats; full scale is 1 else."""
 _UNKNOWN_FORMAT, _UNKNOWN_CODEC = 1, 4
@@ -56,7 +58,7 @@ def probe_audio(data: bytes, uri: str, *, decode: bool = False) -> MediaHeader:
     """
     soundfile = _soundfile()
     try:
-        info = soundfile.info(io.BytesIO(data))
+        info = soundfile.info(_Seekable(data))
         frames, rate = int(info.frames), int(info.samplerate)
         if decode or info.format not in _COUNTED_BY_HEADER or info.subtype in _FLOATS:
             decoded = _count(data, uri)
@@ -69,9 +71,21 @@ def probe_audio(data: bytes, uri: str, *, decode: bool = False) -> MediaHeader:
         frames, rate = _count_foreign(data, uri)
     if (stated := _stated_size(data)) is not None and stated > len(data):
         raise _unreadable(uri, f"cut short: {len(data)} of at least {stated} bytes")
-    if frames <= 0 or rate <= 0:
+    if frames <= 0:
         raise _unreadable(uri, f"{frames} samples at {rate} Hz")
+    require_rate(rate, uri)
     return MediaHeader(samples=frames, sampling_rate=rate)
+
+
+def require_rate(rate: int, uri: str) -> None:
+    """Reject a rate that no recording has: at 1 Hz a clip becomes 16,000 times as long, and to resample from 570 MHz
+    takes a filter of as many taps.
+
+    Raises:
+        Reject: unreadable_audio.
+    """
+    if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        raise _unreadable(uri, f"its header states {rate} samples a second")
 
 
 def _count(data: bytes, uri: str) -> int:
@@ -93,9 +107,21 @@ def _count_foreign(data: bytes, uri: str) -> tuple[int, int]:
     return total, rate
 
 
+class _Seekable(io.BytesIO):
+    """Bytes that libsndfile reads. Of a damaged file it seeks before the start, and what that raises inside its
+    callback is printed as a traceback; a file on a disk stays where it is."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place, if there is one."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 def _pieces(data: bytes, uri: str) -> Iterator[NDArray[np.float32]]:
     short = False
-    with _soundfile().SoundFile(io.BytesIO(data)) as file:
+    with _soundfile().SoundFile(_Seekable(data)) as file:
         if file.format in _ESTIMATED and file.frames * file.channels <= _AT_ONCE:
             # as `read_waveform` reads it: of a damaged file, reading in pieces gives another number
             file.seek(0)
@@ -164,7 +190,7 @@ def read_waveform(data: bytes, rate: int, uri: str, segment: Segment | None = No
     """
     soundfile = _soundfile()
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(_Seekable(data)) as file:
             found = int(file.samplerate)
             seeks = segment is not None and file.format in _SEEKS_EXACTLY
             # also to 0, as soundfile.read does: the MP3 decoder gives other last bits without
@@ -179,6 +205,7 @@ def read_waveform(data: bytes, rate: int, uri: str, segment: Segment | None = No
         channels = channels[slice(*segment)]
     if segment is not None and len(channels) != segment[1] - segment[0]:
         raise _unreadable(uri, f"no samples {segment[0]} to {segment[1]}")
+    require_rate(found, uri)
     require_sound(channels, uri)
     wave: Waveform = channels.mean(axis=1, dtype=np.float32)
     return wave if found == rate else resample(wave, found, rate)

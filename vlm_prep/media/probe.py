@@ -149,7 +149,9 @@ def _probe_video_file(media: Media, keep_bytes: bool, track: bool, decode: bool,
     else:
         data = b""
         digest = digest_ends(read_ends(uri))
-    header = probe_video(data if path is None else path, uri, decoder=rules.video_decoder, decode=decode)
+    header = probe_video(
+        data if path is None else path, uri, decoder=rules.video_decoder, decode=decode, max_pixels=rules.max_pixels
+    )
     if track:
         media, header = _with_sound(media, header, data if path is None else path, rules)
     header = cut_video(media, header)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.media.audio import Waveform, require_sound, resample
+from vlm_prep.media.audio import Waveform, require_rate, require_sound, resample
 from vlm_prep.media.audio_stream import audio_pieces
 from vlm_prep.media.ffmpeg import open_container
 
@@ -33,6 +33,7 @@ def probe_track(source: str | bytes, uri: str, *, offset: float = 0.0) -> tuple[
     samples = rate = 0
     for chunk, found in _chunks(source, uri):
         samples, rate = samples + len(chunk), found
+        require_rate(rate, uri)
     samples += round(offset * rate)
     return (samples, rate) if samples > 0 else None
 
@@ -54,6 +55,7 @@ def read_track(source: str | bytes, rate: int, uri: str, *, offset: float = 0.0)
     if not chunks:
         raise Reject(RejectReason.UNREADABLE_AUDIO, f"{uri}: has no audio track")
     wave, found = np.concatenate([chunk for chunk, _ in chunks]), chunks[0][1]
+    require_rate(found, uri)
     shift = round(offset * found)
     wave = np.concatenate([np.zeros(max(shift, 0), np.float32), wave[max(-shift, 0) :]])
     return wave if found == rate else resample(wave, found, rate)

@@ -20,9 +20,12 @@ from vlm_prep.media.ffmpeg import require_whole
 from vlm_prep.media.files import read_bytes
 from vlm_prep.media.frames_decord import probe_by_decord, read_by_decord
 from vlm_prep.media.frames_pyav import probe_by_pyav, read_by_pyav
+from vlm_prep.media.image import MAX_PIXELS
 
 
-def probe_video(source: str | bytes, uri: str, *, decoder: VideoDecoder = "pyav", decode: bool = False) -> MediaHeader:
+def probe_video(
+    source: str | bytes, uri: str, *, decoder: VideoDecoder = "pyav", decode: bool = False, max_pixels: int = MAX_PIXELS
+) -> MediaHeader:
     """Return height and width in pixels, the number of frames, frames per second, and what reads them.
 
     Args:
@@ -30,13 +33,14 @@ def probe_video(source: str | bytes, uri: str, *, decoder: VideoDecoder = "pyav"
         uri: for messages.
         decoder: what reads video files; an animation is read by Pillow.
         decode: decode all frames, to find damage between them.
+        max_pixels: most of a frame of an animation.
 
     Raises:
         Reject: unreadable_video.
     """
     require_whole(source, uri, RejectReason.UNREADABLE_VIDEO)
     if is_animation(_head(source, uri)):
-        return probe_animation(_content(source), uri)
+        return probe_animation(_content(source), uri, max_pixels=max_pixels)
     if decoder == "pyav":
         return probe_by_pyav(source, uri, decode=decode)
     header = probe_by_decord(source, uri)

@@ -68,6 +68,7 @@ def check_manifest(data: Mapping[str, Any]) -> None:
     _extra(data.get("extra", {}))
     _processor(data.get("processor", {}), needed=data["stage"] in ("tokenize", "pack"))
     if data["stage"] == "pack":
+        _must("world_size" in data.get("config", {}), "config.world_size", "is missing")
         _must(data["extra"]["layout"] in ("ranks", "index"), "extra.layout", "is none")
         _must(data["extra"]["layout"] == "ranks" or "source" in data["extra"], "extra.source", "is missing")
 
@@ -177,6 +178,9 @@ def _processor(processor: Mapping[str, Any], *, needed: bool) -> None:
         _must(isinstance(part, dict) and _is_word(part.get("part_class", "none")), where, "names no class")
         for key in ("config", "kwargs", "outputs"):
             _must(isinstance(part.get(key, {}), dict), f"{where}.{key}", "is no table")
+        _must(not needed or "outputs" in part, f"{where}.outputs", "is missing")
+        for made in part.get("outputs", {}).values():
+            _must(isinstance(made, list) and len(made) == 2 and isinstance(made[0], str), f"{where}.outputs", "is none")
     for key, (types, what) in _TYPES_OF_PROCESSOR.items():
         found = processor.get(key)
         _must(found is None or type(found) in types, f"processor.{key}", f"is no {what}")

@@ -117,6 +117,10 @@ class RankPacks:
             for rank in range(self._world)
         ]
         self._length = sum(len(store) for store in self._ranks)
+        for rank, store in enumerate(self._ranks):
+            if len(store) != len(range(rank, self._length, self._world)):
+                what = f"{len(store)} of {self._length} packs for rank {rank} of {self._world}"
+                raise StoreError(f"{folder}: its manifest says {what}", "pack again")
         self.places = _places(self._ranks, self._world)
 
     def __len__(self) -> int:
