@@ -71,11 +71,11 @@ def test_limits_end_with_the_block() -> None:
     import resource
     import signal
 
-    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM)
+    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)
     with bounded("it"):
         assert resource.getrlimit(resource.RLIMIT_AS) != before[0]
-    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM)) == before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)) == before
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
@@ -112,3 +112,19 @@ def test_arguments_take_effect(processors: Path, name: str, args: dict[str, Any]
 def test_arguments_that_cannot_be_are_refused(processors: Path, name: str, args: dict[str, Any]) -> None:
     with pytest.raises(ProcessorError):
         load_processor(str(processors / name), ProcessorConfig(processor_args=args))
+
+
+def test_a_process_that_was_stopped_meanwhile_is_not_at_fault() -> None:
+    """A minute of SIGSTOP, as batch systems send, counted as the template's."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with bounded("it", seconds=0.3):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    os.waitpid(child, os.WUNTRACED)
+    time.sleep(0.6)
+    os.kill(child, signal.SIGCONT)
+    assert os.waitpid(child, 0)[1] == 0

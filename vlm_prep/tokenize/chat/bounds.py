@@ -16,6 +16,7 @@ from types import FrameType
 from vlm_prep.core.errors import ProcessorError
 
 SECONDS = 20.0
+"""Of this process's own work, so that a process that was stopped, or waits for a busy machine, is not at fault."""
 MORE_BYTES = 1 << 30
 """Beyond what the process has mapped already."""
 
@@ -35,20 +36,20 @@ def bounded(what: str, seconds: float = SECONDS, more_bytes: int = MORE_BYTES) -
     """
     hint = "a conversation of two short turns should take neither; look for endless loops in it"
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGALRM, _stop) if main else None
+    before = signal.signal(signal.SIGPROF, _stop) if main else None
     try:
         if main:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
         with _at_most(more_bytes):
             yield
     except _OutOfTime:
-        raise ProcessorError(f"{what} was not done after {seconds:g} seconds", hint) from None
+        raise ProcessorError(f"{what} was not done after {seconds:g} seconds of work", hint) from None
     except (MemoryError, OverflowError) as error:
         raise ProcessorError(f"{what} took more than {more_bytes >> 20} MiB of memory", hint) from error
     finally:
         if main:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
