@@ -17,12 +17,15 @@ from vlm_prep.cli.main import main
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.made_here import is_ours, key_file, marked
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.shards.layout import write_origin
 from vlm_prep.shards.manifest import sealed
+from vlm_prep.stream import ShardDataset
 from vlm_prep.tokenize.tokenize_run import tokenize
 from vlm_prep.tokenize.verify.store import check_store
 
@@ -266,3 +269,35 @@ def test_the_key_is_the_users_alone_and_notes_without_one_are_not_marked(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     assert marked({"source": {}}) == {"source": {}}
     assert not is_ours(note)
+
+
+# ---- whose code makes tensors ----
+
+
+def test_code_of_a_place_that_only_a_store_names_does_not_run_in_training(
+    tmp_path: Path, theirs: Path, mark: Path, options: Options
+) -> None:
+    samples = open_samples(builtin_data(), datasets=["photo_talk"])
+    out = tmp_path / "out"
+    tokenize(samples, str(theirs), TokenizeConfig(trust_remote_code=True), options(out, max_reject_rate=1.0))
+    table = json.loads((out / "manifest.json").read_bytes())
+    table.pop("checksum")
+    if table["processor"]["whole"] is None:  # its parts are transformers' own: as if they were not
+        config = {**TokenizeConfig(trust_remote_code=True).processor.to_json()}
+        table["processor"]["whole"] = {"name": str(theirs), "config": config, "placeholders": {}}
+        (out / "manifest.json").write_bytes(sealed(table))
+    mark.unlink()
+    ShardDataset(out, trust_remote_code=True)  # one's own
+    write_origin(out, {"source": {"path": "/elsewhere"}, "processor": str(theirs)})
+    for line in (lambda: ShardDataset(out, trust_remote_code=True), lambda: pack_with_code(out, tmp_path, options)):
+        with pytest.raises(StoreError, match="whose code would run") as caught:
+            line()
+        assert "`processor`" in str(caught.value.hint)
+    assert not mark.exists()
+    ShardDataset(out, trust_remote_code=True, processor=str(theirs))
+    assert pack_with_code(out, tmp_path, options, processor=str(theirs))
+
+
+def pack_with_code(store: Path, folder: Path, options: Options, **more: Any) -> Any:
+    config = PackConfig(pack_length=1024)
+    return pack(store, config, options(folder / "packs", max_reject_rate=1.0), trust_remote_code=True, **more)

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_doc import Doc
 
 from vlm_prep.cli import flags, options
-from vlm_prep.cli.place import CacheBytes, CacheDir, Work, cache_of, place_for
+from vlm_prep.cli.place import CacheBytes, CacheDir, ProcessorNow, Work, cache_of, place_for
 from vlm_prep.core.fields import IsPath, Positional
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.run_settings import RunConfig
@@ -26,6 +26,7 @@ def command(
         list[str] | None, Positional(), IsPath(), Doc("Further stores of the same processor and settings.")
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
+    processor: ProcessorNow = None,
     cache_dir: CacheDir = None,
     cache_bytes: CacheBytes = None,
     dry_run: Annotated[bool, Doc("Plan and show the fill; write nothing.")] = False,
@@ -33,7 +34,7 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Pack documents into sequences of exact length, per rank, with positions."""
-    todo = work(source, config, run, sources, trust_remote_code, cache_dir, cache_bytes, quiet)
+    todo = work(source, config, run, sources, trust_remote_code, processor, cache_dir, cache_bytes, quiet)
     if dry_run:
         options.show_facts(todo.preview(), as_json)
     else:
@@ -46,6 +47,7 @@ def work(
     run: RunConfig,
     sources: list[str] | None,
     trust_remote_code: bool,
+    processor: str | None,
     cache_dir: Path | None,
     cache_bytes: str | None,
     quiet: bool,
@@ -62,6 +64,6 @@ def work(
     return Work(
         place=place,
         say=how.say,
-        run=lambda: pack(stores, config, how, trust_remote_code=trust_remote_code),
+        run=lambda: pack(stores, config, how, trust_remote_code=trust_remote_code, processor=processor),
         preview=lambda: dry_run(stores, config),
     )

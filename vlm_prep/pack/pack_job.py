@@ -22,6 +22,7 @@ from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan
 from vlm_prep.processors.payload.maker import PayloadMaker, raise_media
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import is_exact
+from vlm_prep.shards.code_place import from_named_place
 from vlm_prep.shards.joined import folder_of, open_joined
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
@@ -57,6 +58,7 @@ class PackJob:
         media: the payload to raise media to, or None.
         payload: how media become tensors, for "pixels".
         trust_remote_code: for a processor that comes with code, for "pixels".
+        processor: its place, where the caller names it.
     """
 
     preload: ClassVar[tuple[str, ...]] = (__name__,)
@@ -69,6 +71,7 @@ class PackJob:
     media: MediaMode | None = None
     payload: dict[str, Any] | None = None
     trust_remote_code: bool = False
+    processor: str | None = None
     _store: Store = field(init=False, repr=False)
     _maker: PayloadMaker | None = field(init=False, repr=False, default=None)
 
@@ -83,8 +86,9 @@ class PackJob:
             "media",
             "payload",
             "trust_remote_code",
+            "processor",
         )
-        return {name: getattr(self, name) for name in (*names, "trust_remote_code")}
+        return {name: getattr(self, name) for name in names}
 
     def before_fork(self) -> dict[str, str]:
         """See `engine.tasks.Job`; nothing."""
@@ -95,7 +99,13 @@ class PackJob:
         self._store = open_joined(self.sources, stage="tokenize")
         if self.media == "pixels" and self.payload is not None:
             one_thread()
-            runtime: ProcessorRecord = {**self._store.manifest.processor, "payload": self.payload}
+            record = from_named_place(
+                self._store.folder,
+                self._store.manifest.processor,
+                self.processor,
+                trust_remote_code=self.trust_remote_code,
+            )
+            runtime: ProcessorRecord = {**record, "payload": self.payload}
             maker = PixelMaker(runtime, trust_remote_code=self.trust_remote_code)
             self._maker = PayloadMaker(maker, self.payload, [tensor["name"] for tensor in self._tensors])
 

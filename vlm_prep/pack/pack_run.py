@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -24,6 +25,7 @@ from vlm_prep.pack.pack_job import STAGE, PackJob
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.shards.code_place import from_named_place, is_own
 from vlm_prep.shards.earlier import earlier_of
 from vlm_prep.shards.joined import SOURCES, JoinedStore, must_be_alike, open_stores, parts_of, written_sources
 from vlm_prep.shards.layout import PLAN_FILE
@@ -96,6 +98,7 @@ def pack(
     options: RunOptions,
     *,
     trust_remote_code: bool = False,
+    processor: str | None = None,
 ) -> Manifest | None:
     """Pack the tokenized store `source`, or several that were made alike, into `options.out`.
 
@@ -112,6 +115,7 @@ def pack(
         config: settings that shape the output.
         options: how to run.
         trust_remote_code: run the Python code of a processor that comes with some, to make its tensors.
+        processor: the place of that processor; needed if the store was not made here by this user.
 
     Returns:
         The manifest of the packed store; None where only a part of the run was asked for.
@@ -126,6 +130,10 @@ def pack(
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
     store = _source(source)
+    for part in parts_of(store):
+        record = from_named_place(part.folder, part.manifest.processor, processor, trust_remote_code=trust_remote_code)
+        part.manifest = replace(part.manifest, processor=record)
+    store.manifest = replace(store.manifest, processor=parts_of(store)[0].manifest.processor)
     choice = choose_rule(store, config, trust_remote_code=trust_remote_code)
     for note in choice.notes:
         options.say(note)
@@ -145,6 +153,7 @@ def pack(
         media=media,
         payload=payload,
         trust_remote_code=trust_remote_code,
+        processor=processor,
     )
     job.setup()
     about = choice.about | ({"payload": payload} if payload is not None else {})
@@ -156,7 +165,7 @@ def pack(
         name=STAGE,
         identity=identity,
         tasks=pack_tasks(plan, config),
-        again=_again(store),
+        again=_again(store, processor),
         job=job,
         describe=partial(_describe, store, plan, config, options.out, about, certify),
         check=write_plan if config.layout == "ranks" else None,
@@ -245,9 +254,13 @@ def _describe(
     return manifest, card
 
 
-def _again(store: Store) -> dict[str, Any]:
+def _again(store: Store, processor: str | None) -> dict[str, Any]:
     places = [str(absolute(part.folder)) for part in parts_of(store)]
-    return {"source": places[0], **({SOURCES: places} if len(places) > 1 else {})}
+    note = {"source": places[0], **({SOURCES: places} if len(places) > 1 else {})}
+    whole = store.manifest.processor["whole"]
+    if whole and (processor or all(is_own(part.folder, str(whole["name"])) for part in parts_of(store))):
+        note["processor"] = str(whole["name"])  # whose code may run is not taken on from a store of somebody else
+    return note
 
 
 def _source(source: str | StorePath | Sequence[str | StorePath]) -> Store:

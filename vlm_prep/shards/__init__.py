@@ -14,6 +14,7 @@ manifest_rules.py  what must hold of a manifest before it is used
 layout.py    the files around the shards that make the folder open with `datasets`
 object_store.py  where a store is: a folder or an object store
 cache.py     shards of object stores in a local folder, bounded by bytes
+code_place.py  whose code makes a store's tensors
 transfer.py  finished stores to an object store and back
 mapped.py    how much of a store is held ready in a process
 earlier.py   what was rejected by the stages before

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
 from vlm_prep.shards.cache import shard_cache
+from vlm_prep.shards.code_place import from_named_place
 from vlm_prep.shards.object_store import absolute, store_path
 from vlm_prep.stream.cache_size import check_cache
 from vlm_prep.stream.order import EpochOrder, Order, Remainder, steps_left
@@ -84,6 +85,7 @@ class ShardDataset(Dataset[Item]):
             `dataset[i]` always raises.
         max_bad: skips of this rank's run before one raises after all.
         trust_remote_code: run the Python code of a processor that comes with some, if the store was made so.
+        processor: the place of that processor; needed if the store was not made here by this user.
         cache_dir: of fetched shards, on a local disk; all processes of a machine share it. None takes a default.
         cache_bytes: most bytes in it, see `window`; None takes 64 GiB.
 
@@ -109,6 +111,7 @@ class ShardDataset(Dataset[Item]):
         on_bad: OnBad = "raise",
         max_bad: int = 100,
         trust_remote_code: bool = False,
+        processor: str | None = None,
         cache_dir: str | Path | None = None,
         cache_bytes: int | None = None,
     ) -> None:
@@ -123,7 +126,9 @@ class ShardDataset(Dataset[Item]):
         self._max_rows = max_rows
         self._rows, self._order = self._open(verify=verify)
         check_cache(self._rows, self._cache, world_size, shuffle=shuffle)
-        runtime = self._rows.manifest.processor
+        runtime = from_named_place(
+            self.path, self._rows.manifest.processor, processor, trust_remote_code=trust_remote_code
+        )
         self._stored = {tensor["name"] for tensor in runtime.get("tensors", ())}
         self._make, self._find = tensor_makers(runtime, pixels, trust_remote_code=trust_remote_code)
         self.cursor = Cursor(epoch)

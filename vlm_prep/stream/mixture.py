@@ -30,6 +30,7 @@ class MixOptions(TypedDict, total=False):
     on_bad: OnBad
     max_bad: int
     trust_remote_code: bool
+    processor: str | None
     cache_dir: str | Path | None
     cache_bytes: int | None
 
