@@ -46,7 +46,13 @@ OTHER_PARTS = {
 }
 """Classes of parts that transformers pairs with no model of the processor's."""
 LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+SIDE_336 = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
 PARTS: dict[str, dict[str, Any]] = {
+    "AyaVisionProcessor": {"image_processor": {"size": {"height": 364, "width": 364}}},
+    "InternVLProcessor": {"image_processor": {"size": {"height": 448, "width": 448}}},
+    "LlavaNextProcessor": {"image_processor": SIDE_336},
+    "Qwen3OmniMoeProcessor": {"image_processor": {"patch_size": 16}},
+    "Qwen3VLProcessor": {"image_processor": {"patch_size": 16}},
     "Ernie4_5_VLMoeProcessor": {"video_processor": {"draw_on_frames": False}},
     "PaliGemmaProcessor": {"image_processor": {"image_seq_length": 256}},
 }

@@ -49,7 +49,7 @@ def token_ids(data: Mapping[str, Any]) -> set[int]:
     """Return the token ids that a config's JSON names, its parts' included."""
     found: set[int] = set()
     for name, value in data.items():
-        if name in _LABELS:
+        if name in _LABELS or not isinstance(name, str):
             continue
         if isinstance(value, Mapping):
             found |= token_ids(value)
@@ -92,7 +92,9 @@ def _shrunk(
     for name, value in data.items():
         if name in _LABELS:
             continue
-        if name == "per_layer_config" and isinstance(value, Mapping):
+        if not isinstance(name, str):
+            made[name] = value
+        elif name == "per_layer_config" and isinstance(value, Mapping):
             of_layer = {int(layer): settings for layer, settings in value.items()}
             kept_of = [(place, of_layer[layer]) for place, layer in enumerate(kept or ()) if layer in of_layer]
             made[name] = {place: _shrunk(each, places, vocabulary, widths) for place, each in kept_of}
@@ -143,6 +145,8 @@ def _list(name: str, value: list[Any], kept: Sequence[int] | None) -> list[Any]:
             return [place for place, layer in enumerate(kept or ()) if layer in value]
         return list(range(min(len(value), count)))
     if kept is not None and len(value) > max(kept, default=0) and len(value) >= len(kept):
+        if _INNER.match(name):
+            return [INNER] * len(kept)
         return [value[layer] for layer in kept] if _by_layer(name) else value
     return value
 
@@ -172,7 +176,7 @@ def _fit_rotary(made: dict[str, Any]) -> None:
     """Make mRoPE's sections sum up to what the small heads rotate."""
     for key in ("rope_parameters", "rope_scaling"):
         rope = made.get(key)
-        if isinstance(rope, dict) and "vocab_size" in made:
+        if rope and isinstance(rope, dict) and "vocab_size" in made:
             width = made.get("head_dim") or HIDDEN // HEADS
             factor = rope.get("partial_rotary_factor") or made.get("partial_rotary_factor") or 1.0
             rope["mrope_section"] = _sections(rope.get("mrope_section") or (16, 24, 24), int(width * factor) // 2)

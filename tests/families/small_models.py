@@ -1,0 +1,57 @@
+"""The model that each class of the zoo belongs to, made to fit its small processor.
+
+transformers' default config of the model, with the processor's token ids, and what its parts' defaults need beside that
+(sides of pictures, mel bins): a processor and a config of defaults are not always made for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlm_prep.certify.certificate import default_config, take_ids
+from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.backbone import config_json
+from vlm_prep.processors.model_config import config_of
+
+MELS = {"audio_config": {"num_mel_bins": 80}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "AudioFlamingo3Processor": MELS,
+    "AyaVisionProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
+    "Gemma3Processor": {"vision_config": {"image_size": 224, "patch_size": 14}},
+    "GlmAsrProcessor": MELS,
+    "Idefics3Processor": {"vision_config": {"image_size": 364, "patch_size": 14}},
+    "Lfm3VlProcessor": {"vision_config": {"patch_size": 14}},
+    "Llama4Processor": {"vision_config": {"image_size": 336}},
+    "LlavaProcessor": {"vision_config": {"image_size": 224, "patch_size": 14}},
+    "MiniCPMOcrProcessor": {"vision_config": {"patch_size": 14}},
+    "MiniCPMV4_6Processor": {"vision_config": {"patch_size": 14}},
+    "MiniCPMV4_7Processor": {"vision_config": {"patch_size": 14}},
+    "MusicFlamingoProcessor": MELS,
+    "Ovis2Processor": {"vision_config": {"image_size": 384, "patch_size": 14}},
+    "Qwen2AudioProcessor": MELS,
+    "Qwen2_5OmniProcessor": {"thinker_config": MELS},
+    "Qwen3OmniMoeProcessor": {"thinker_config": MELS},
+    "SmolVLMProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
+    "VideoLlama3Processor": {"vision_config": {"patch_size": 14}},
+}
+"""{class: settings of its model, by part}."""
+
+
+def merged(data: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's JSON with other settings."""
+    made = dict(data)
+    for name, value in more.items():
+        old = made.get(name)
+        made[name] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return made
+
+
+def model_of(name: str, adapter: Adapter) -> Any:
+    """The config of a class's model."""
+    config = default_config(adapter.hf)
+    more = SETTINGS.get(name)
+    if more is not None:
+        config = config_of(merged(config_json(config), more))
+    take_ids(config, adapter)
+    return config
