@@ -22,7 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "GlmAsrProcessor": MELS,
     "Idefics3Processor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Lfm3VlProcessor": {"vision_config": {"patch_size": 14}},
-    "Llama4Processor": {"vision_config": {"image_size": 336}},
+    "Llama4Processor": {"vision_config": {"image_size": 336, "hidden_size": 1408}},
     "LlavaProcessor": {"vision_config": {"image_size": 224, "patch_size": 14}},
     "MiniCPMOcrProcessor": {"vision_config": {"patch_size": 14}},
     "MiniCPMV4_6Processor": {"vision_config": {"patch_size": 14}},

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.payload.stored import StoredPayload, store_tensor
 from vlm_prep.stream import PackedCollate, PadCollate
 
@@ -56,7 +57,7 @@ def test_pixels_of_a_half_type_are_cast_where_it_is_asked() -> None:
 def test_sound_is_not_batched_with_strangers_pictures_where_a_model_reads_it_by_them() -> None:
     ids = {"input_ids": np.arange(3), "labels": np.arange(3)}
     seen, heard = {"sample_id": "a", **ids, "n_images": 1}, {"sample_id": "b", **ids, "n_audios": 1}
-    collate = PadCollate(0, kinds_apart=True)
+    collate = PadCollate(0, apart=Backbone(kinds_apart=True))
     for fine in ([seen, seen], [heard], [{**seen, "n_audios": 1}]):
         assert len(collate(fine)["input_ids"]) == len(fine)
     with pytest.raises(ValueError, match="a has pictures and b has sound"):

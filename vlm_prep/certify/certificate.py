@@ -129,6 +129,8 @@ def certify_processor(encoder: SampleEncoder, config: Any = None) -> Certificate
         groups = [rows]
         if backbone.kinds_apart:
             groups = [[row for row in rows if kind not in _kinds(row)] for kind in ("audio", "image")]
+        if backbone.pictures_or_videos:
+            groups = [[row for row in rows if kind not in _kinds(row)] for kind in ("video", "image")]
         by_group = []
         for number, group in enumerate(groups):
             place = Path(folder) / f"group{number}"

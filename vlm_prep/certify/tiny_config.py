@@ -38,6 +38,8 @@ _AT_MOST: Mapping[str, int] = {
     "moe_k": 2, "top_k_experts": 2, "sliding_window": WINDOW, "attention_chunk_size": WINDOW, "n_shared_experts": 1,
     "num_nextn_predict_layers": 0,
 }  # fmt: skip
+_MULTIPLES = ("intermediate_size", "projector_hidden_size", "projector_input_dim", "projector_output_dim")
+"""Of a tower whose width they are a multiple of: some join neighbours, and what takes them is as wide."""
 _WIDE = 256
 _WIDTHS = ("_channel", "_channels", "_dim", "_dims", "_size", "_width", "_features")
 _TOKEN = re.compile(r"(token_id|token_ids|token_index|token_indices|_tokens?_ids?|bos_id|eos_id)$")
@@ -88,7 +90,7 @@ def _shrunk(
 ) -> dict[str, Any]:
     made: dict[str, Any] = {}
     kept = _kept_layers(data)
-    heads = next((value for name, value in data.items() if _HEADS.match(name) and isinstance(value, int)), 0)
+    heads = next((value for name, value in data.items() if isinstance(value, int) and _HEADS.match(str(name))), 0)
     for name, value in data.items():
         if name in _LABELS:
             continue
@@ -113,6 +115,12 @@ def _shrunk(
             made[name] = HEADS if value == heads else min(2, value)
         else:
             made[name] = _size(name, value, kept, widths)
+    own = data.get("hidden_size")
+    if type(own) is int and "vocab_size" not in data:
+        for name in _MULTIPLES:
+            value = data.get(name)
+            if type(value) is int and value % own == 0:
+                made[name] = HIDDEN * (value // own)
     if "head_dim" in made and "vocab_size" not in made:
         made["head_dim"] = HIDDEN // HEADS
     if "qk_rope_head_dim" in made and "head_dim" in made:
@@ -127,6 +135,8 @@ def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[i
         return value
     if _LAYERS.match(name):
         return len(kept) if kept is not None else 2
+    if name.endswith(("layer_id", "layer_idx")):  # behind which something is put in
+        return min(value, (len(kept) if kept is not None else 2) - 1)
     if name in _FIXED:
         return _FIXED[name]
     if name in _AT_MOST:
@@ -157,7 +167,7 @@ def _by_layer(name: str) -> bool:
 
 def _kept_layers(data: Mapping[str, Any]) -> list[int] | None:
     """Which layers stay: the first two of each kind, at least two; None where a config has no layers."""
-    count = next((value for name, value in data.items() if _LAYERS.match(name) and isinstance(value, int)), None)
+    count = next((v for name, v in data.items() if isinstance(v, int) and _LAYERS.match(str(name))), None)
     if count is None:
         return None
     kinds: Iterable[Any] = data.get("layer_types") or data.get("layers_block_type") or ["layer"] * count

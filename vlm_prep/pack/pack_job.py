@@ -18,7 +18,7 @@ from vlm_prep.core.settings import MediaMode, ShardFormat, TarMedia
 from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.model_rule import Rule
-from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan
+from vlm_prep.pack.pack_plan import KINDS_APART, PLAN_SPLIT, Plan
 from vlm_prep.processors.payload.maker import PayloadMaker, raise_media
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import is_exact
@@ -233,7 +233,12 @@ class PackJob:
     def _too_long(self, index: int, name: str) -> Rejected:
         row = self._store.row(index)
         length = len(row["input_ids"])
-        if name == "tokens":
+        reason = RejectReason.LONGER_THAN_PACK
+        if name == KINDS_APART:
+            reason = RejectReason.UNSUPPORTED_MEDIA
+            message = "it has kinds of media, alone or with what it is kept together with, that the model cannot read "
+            message += "in one batch"
+        elif name == "tokens":
             message = f"{length} tokens, a pack holds {self.plan.pack_length}"
         else:
             message = f"more {name.replace('audio_ms', 'audio')} than a pack holds (pack_{name.removesuffix('_ms')})"
@@ -243,7 +248,7 @@ class PackJob:
             source=folder_of(self._store, index).name,
             line=index,
             stage=STAGE,
-            reason=RejectReason.LONGER_THAN_PACK.value,
+            reason=reason.value,
             message=message,
             kept=row.get(KEPT, ""),
         )

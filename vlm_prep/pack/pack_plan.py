@@ -24,11 +24,16 @@ from vlm_prep.pack.cost import read_cost
 from vlm_prep.pack.demands import Demands, demands_of
 from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
 from vlm_prep.pack.units import in_order, units_of
+from vlm_prep.processors.backbone import Backbone
+from vlm_prep.processors.kinds_apart import BOTH, sides_of
 from vlm_prep.shards.reader import Store
 
 Rows = NDArray[np.int64]
 PLAN_SPLIT = "plan"
 """The folder of the plan's shards, where the packs themselves are not written."""
+UNKNOWN = Backbone()
+KINDS_APART = "kinds"
+"""In `Plan.too_long_in`: kinds of media that the model cannot read in one batch."""
 _RANDOM_SEED = 0
 """Of the random deal that the steps are compared with."""
 
@@ -94,8 +99,13 @@ class Plan:
         return range(rank, self.n_packs, self.world_size)
 
 
-def make_plan(store: Store, config: PackConfig) -> Plan:
+def make_plan(store: Store, config: PackConfig, backbone: Backbone = UNKNOWN) -> Plan:
     """Plan the packs of a tokenized store.
+
+    Args:
+        store: the documents.
+        config: settings.
+        backbone: of the model: what it cannot read in one batch is in no pack together.
 
     Raises:
         InputError: `lockstep` is strict and some steps cannot be, or a setting does not fit the store.
@@ -107,8 +117,10 @@ def make_plan(store: Store, config: PackConfig) -> Plan:
     whole: list[Rows] = []
     last: list[Rows] = []
     room, numbers = 0, Counter[str]()
-    too_large = np.flatnonzero((asked.demands > capacities).any(axis=1))
-    for length, members in _by_length(asked.demands, too_large, config):
+    sides = units.joined(sides_of(demands.kinds, backbone))
+    torn = sides == BOTH
+    too_large = np.flatnonzero((asked.demands > capacities).any(axis=1) | torn)
+    for length, members in _by_length(asked.demands, too_large, sides, config):
         part, limits = asked.of(members), [length, *capacities[1:]]
         deal = _deal(part, limits, config)
         packs = [members[pack] for pack in deal.packs]
@@ -131,7 +143,10 @@ def make_plan(store: Store, config: PackConfig) -> Plan:
         tokens=int(demands.tokens[rows].sum()),
         room=room,
         too_long=too_long,
-        too_long_in=[names[int(each)] for each in excess.argmax(axis=1)],
+        too_long_in=[
+            names[int(most)] if each.any() else KINDS_APART
+            for each, most in zip(excess, excess.argmax(axis=1), strict=True)
+        ],
         numbers={
             "lower_bounds": {name: numbers[name] for name in names},
             "steps": {**steps, **{name: numbers[name] for name in ("exchanged", "split", "levelled")}},
@@ -139,14 +154,18 @@ def make_plan(store: Store, config: PackConfig) -> Plan:
     )
 
 
-def _by_length(demands: Rows, too_large: Rows, config: PackConfig) -> Iterator[tuple[int, Rows]]:
-    """Yield each length of packs, the longest first, with the units that are too long for the next shorter one."""
+def _by_length(
+    demands: Rows, too_large: Rows, sides: NDArray[np.uint8], config: PackConfig
+) -> Iterator[tuple[int, Rows]]:
+    """Yield each length of packs, the longest first, with the units that are too long for the next shorter one; those
+    that the model cannot read in one batch apart."""
     fits = np.setdiff1d(np.arange(len(demands)), too_large, assume_unique=True)
     lengths = [0, *sorted(length for length in set(config.shorter_packs or ()) if length < config.pack_length)]
     for shorter, length in reversed(list(pairwise([*lengths, config.pack_length]))):
         members = fits[(demands[fits, 0] > shorter) & (demands[fits, 0] <= length)]
-        if len(members):
-            yield length, members
+        for group in (members[sides[members] != 2], members[sides[members] == 2]):
+            if len(group):
+                yield length, group
 
 
 def _deal(asked: Asked, capacities: Sequence[int], config: PackConfig) -> Deal:

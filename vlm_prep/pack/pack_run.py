@@ -22,7 +22,7 @@ from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, re
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.pack.choose_rule import Choice, choose_rule
 from vlm_prep.pack.pack_job import STAGE, PackJob
-from vlm_prep.pack.pack_plan import PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
+from vlm_prep.pack.pack_plan import KINDS_APART, PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.shards.code_place import from_named_place, is_own
@@ -138,7 +138,7 @@ def pack(
     for note in choice.notes:
         options.say(note)
     certify = _certifier(choice, trust_remote_code=trust_remote_code) if config.certify else None
-    plan = make_plan(store, config)
+    plan = make_plan(store, config, choice.backbone)
     if not plan.n_packs:
         raise InputError(f"{store.folder}: no document fits `pack_length={config.pack_length}`")
     identity = pack_identity(store, config) | choice.identity
@@ -280,8 +280,11 @@ def _source(source: str | StorePath | Sequence[str | StorePath]) -> Store:
 def dry_run(source: str | StorePath | Sequence[str | StorePath], config: PackConfig) -> dict[str, Any]:
     """Plan the packs and return their numbers; write nothing."""
     store = _source(source)
-    choose_rule(store, config)
-    plan = make_plan(store, config)
+    plan = make_plan(store, config, choose_rule(store, config).backbone)
+    apart = plan.too_long_in.count(KINDS_APART)
+    rejected = {RejectReason.LONGER_THAN_PACK: len(plan.too_long) - apart}
+    if apart:
+        rejected[RejectReason.UNSUPPORTED_MEDIA] = apart
     return {
         "documents": len(store),
         "packs": plan.n_packs,
@@ -289,5 +292,5 @@ def dry_run(source: str | StorePath | Sequence[str | StorePath], config: PackCon
         "tokens": plan.tokens,
         "fill": round(plan.fill, 6),
         **plan.numbers,
-        "rejected": {RejectReason.LONGER_THAN_PACK.value: len(plan.too_long)},
+        "rejected": {reason.value: count for reason, count in rejected.items()},
     }

@@ -24,6 +24,7 @@
     stand_in.py          the smallest media that a processor takes
     model_config.py      the model's config, beside the processor or given
     backbone.py          what its layers need for documents that share a sequence
+    kinds_apart.py       kinds of media that a model cannot read in one batch
     model_positions.py   position ids by a model's own function
     payload/             media → stored tensors, and back
 

@@ -42,6 +42,7 @@ _PASSED = "cu_seqlens=kwargs"
 _NEVER_TOLD = {"selective_scan_fn", "mamba_inner_fn"}
 """Mamba-1's, which know of one sequence only."""
 _STATEFUL = re.compile(r"class \w*(?:Rwkv|xLSTM|Mamba|RecurrentBlock|ShortConv|DeltaNet)\w*\(")
+_SHARED_TOKEN = "special_video_mask = input_ids == self.config.image_token_id"
 SEQ_IDX, LENGTHS = "seq_idx", "cu_seq_lens_q"
 
 
@@ -70,6 +71,10 @@ class Backbone:
     encoder_decoder: bool = False
     kinds_apart: bool = False
     """Whether sound is read in another way once the batch has pictures, of whichever row (Phi-4)."""
+    pictures_or_videos: bool = False
+    """Whether a batch may hold pictures or videos, not both: they share a token (GLM-4V)."""
+    loss_reads_mask: bool = False
+    """Whether the loss is taken where a 2-D mask says, so that the model takes no other with labels (Qwen2-Audio)."""
     text_axis: bool = False
     """Whether mRoPE positions may have the plain ones in front, by which the model then tells documents."""
 
@@ -123,6 +128,8 @@ def backbone_of(config: Any) -> Backbone:
         cross_attention=bool(getattr(text, "cross_attention_layers", None)),
         encoder_decoder=bool(config.is_encoder_decoder),
         kinds_apart="audio_projection_mode" in both,
+        pictures_or_videos=_SHARED_TOKEN in both,
+        loss_reads_mask="shift_attention_mask = attention_mask[" in both,
         text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),
     )
 
@@ -134,7 +141,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
 
     reads: set[str] = set()
     state: set[str] = set()
-    blocks, axis, crosses, decoder, apart = False, True, True, True, False
+    blocks, axis, crosses, decoder, apart, shared, loss = False, True, True, True, False, False, False
     own_masks: set[str] = set()
     for name in models:
         config = CONFIG_MAPPING[name]()
@@ -147,6 +154,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         blocks, axis = blocks or found.media_blocks, axis and found.text_axis
         crosses, decoder = crosses and found.cross_attention, decoder and found.encoder_decoder
         apart = apart or found.kinds_apart
+        shared, loss = shared or found.pictures_or_videos, loss or found.loss_reads_mask
         own_masks |= set(found.own_masks)
     return Backbone(
         models=tuple(models),
@@ -157,6 +165,8 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         cross_attention=bool(models) and crosses,
         encoder_decoder=bool(models) and decoder,
         kinds_apart=apart,
+        pictures_or_videos=shared,
+        loss_reads_mask=loss,
         text_axis=bool(models) and axis,
     )
 

@@ -44,6 +44,9 @@ class PartRecord:
     masks: dict[str, tuple[str, str]] = field(default_factory=dict)
     """{mask of a tensor's second dimension: (that tensor, its dtype)}. Some are returned only with several media
     in a row; media of several rows in a batch need them as well."""
+    axes: dict[str, int] = field(default_factory=dict)
+    """{tensor: the dimension along which media are joined}, where it is not the first (MiniCPM-V lays them side by
+    side). A processor that lays pictures so lays the frames of videos so."""
 
     def to_json(self) -> PartFields:
         """Return a JSON-ready dict."""
@@ -107,6 +110,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Par
     types: list[TokenValues] = []
     masks: dict[str, tuple[str, str]] = {}
     kwargs: dict[str, Any] = {}
+    shapes: list[dict[str, tuple[int, ...]]] = []
     fault: Exception | None = None
     worked = False
     setattr(hf, name, watched)
@@ -123,6 +127,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Par
             types.append(read_values(whole))
             masks |= _masks({name: media[name] for name, _ in outputs.values() if name in media})
             kwargs, worked = watched.kwargs, True
+            shapes.append({key: tuple(value.shape) for key, value in media.items() if hasattr(value, "shape")})
     finally:
         setattr(hf, name, part)
     if not worked:
@@ -147,6 +152,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Par
         added=tuple(sorted(added)),
         types=join_values(types),
         masks=masks,
+        axes=_side_by_side(shapes),
     )
 
 
@@ -207,6 +213,16 @@ def _masks(tensors: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         of = next((other for other, shape in shapes.items() if len(shape) > 2 and shape[:2] == shapes[name]), None)
         if of is not None:
             found[name] = (of, str(tensors[name].dtype).removeprefix("torch."))
+    return found
+
+
+def _side_by_side(calls: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, int]:
+    """Return the last dimension of tensors that alone grows from one media to two, as `PartRecord.axes`."""
+    found: dict[str, int] = {}
+    for name, two in calls[0].items() if len(calls) > 1 else ():
+        one = calls[1].get(name, ())
+        if len(one) == len(two) > 2 and one[0] == 1 and one[:-1] == two[:-1] and one[-1] < two[-1]:
+            found |= {name: len(one) - 1, f"{name}_videos": len(one) - 1}
     return found
 
 

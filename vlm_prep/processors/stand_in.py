@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vlm_prep.processors.adapter import Adapter
 
 _SIDES = (56, 112, 224, 448)
-"""Pixels of a picture's sides, tried in turn; some models lose a dimension of a picture of one token."""
+"""Pixels of a picture's sides, tried in turn."""
 _SECONDS = (0.1, 0.5, 1.0, 5.0)
 
 
@@ -31,6 +31,7 @@ def find_stand_in(adapter: Adapter) -> StandIn | None:
     every row has one. A size is a picture's side in pixels, or samples of sound."""
     if adapter.decoder_start() is not None:
         return None
+    single: dict[str, Any] | None = None
     for kind, size in _tried(adapter):
         text = next(text for text, each in adapter.placeholders.items() if each == kind)
         media = _media(kind, size)
@@ -42,8 +43,12 @@ def find_stand_in(adapter: Adapter) -> StandIn | None:
         except Exception:  # processors refuse what is too small in many ways; the next size is larger
             continue
         first, last = adapter.added_around
-        return {"kind": kind, "size": size, "ids": [int(token) for token in ids[len(first) : len(ids) - len(last)]]}
-    return None
+        own = [int(token) for token in ids[len(first) : len(ids) - len(last)]]
+        found = {"kind": kind, "size": size, "ids": own}
+        if sum(token in adapter.run_ids for token in own) > 1:
+            return found
+        single = single or found  # some models lose a dimension of a picture of one token
+    return single
 
 
 def stand_in_tensors(runtime: ProcessorRecord, *, trust_remote_code: bool = False) -> dict[str, torch.Tensor]:

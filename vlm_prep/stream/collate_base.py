@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vlm_prep.processors.backbone import Backbone
+from vlm_prep.processors.kinds_apart import check_apart
 from vlm_prep.processors.payload.join import join, whole_mask
 from vlm_prep.processors.payload.stored import CodedTensor, is_numpys
 from vlm_prep.processors.token_types import TokenValues, values_of
@@ -60,7 +62,9 @@ class Collate:
         token_values: what the processor says of tokens, under its own names, in place of all three; `for_store` knows.
         masks: {mask of a media tensor's second dimension: (that tensor, dtype)}; `for_store` knows. Where several rows
             have the tensor, rows for which the processor left the mask out get a whole one.
-        kinds_apart: rows with sound and rows with pictures are refused in one batch; `for_store` knows.
+        apart: what the model needs, where it cannot read all kinds of media in one batch, see
+            `processors.kinds_apart`; `for_store` knows.
+        axes: {media tensor: the dimension along which media are joined}, where it is not the first; `for_store` knows.
         max_length: pad to it; None pads to the longest row.
         pad_to_multiple_of: round the padded length up to a multiple.
         pixel_dtype: cast floating pixels; None keeps the processor's float32.
@@ -82,7 +86,8 @@ class Collate:
         token_types: Mapping[str, Sequence[int]] | None = None,
         token_values: TokenValues | None = None,
         masks: Mapping[str, Sequence[str]] | None = None,
-        kinds_apart: bool = False,
+        apart: Backbone | None = None,
+        axes: Mapping[str, int] | None = None,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         pixel_dtype: torch.dtype | None = None,
@@ -99,7 +104,7 @@ class Collate:
         if token_values is None:
             token_values = {"mm_token_type_ids": by_value} if by_value else {}
         self.token_values: TokenValues = token_values
-        self.masks, self.kinds_apart = masks or {}, kinds_apart
+        self.masks, self.apart, self.axes = masks or {}, apart, axes or {}
         self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
         self.pixel_dtype = pixel_dtype
         self.token_fill = {"input_ids": pad_token_id, **TOKEN_FILL, **(token_fill or {})}
@@ -176,6 +181,9 @@ class Collate:
         self.buffers.turn()
         batch: Batch = {}
         for name in sorted(parts):
+            if name in self.axes and len(parts[name]) > 1:
+                batch[name] = self._side_by_side(name, parts[name])
+                continue
             rule = shared_rule(parts[name])
             if rule is None:
                 made = [value.restored() if isinstance(value, CodedTensor) else value for value in parts[name]]
@@ -214,6 +222,12 @@ class Collate:
             return values[0]
         return self._laid(name, arrays, wide)
 
+    def _side_by_side(self, name: str, values: list[Any]) -> torch.Tensor:
+        """Media of several rows along another dimension than the first."""
+        made = [value.restored() if isinstance(value, CodedTensor) else torch.as_tensor(value) for value in values]
+        joined = torch.cat(made, self.axes[name])
+        return joined.to(self.pixel_dtype) if self._casts(name, joined.dtype) else joined
+
     def _laid(self, name: str, arrays: Sequence[NDArray[Any]], wide: np.dtype[Any] | None = None) -> torch.Tensor:
         """Lay arrays one after the other into the batch's memory; they differ in their first dimension only."""
         shape, start = (sum(map(len, arrays)), *arrays[0].shape[1:]), 0
@@ -230,8 +244,8 @@ class Collate:
     def _with_media(self, batch: Arrays, items: Sequence[Item]) -> Batch:
         """Add types to the tokens, and return media, the stand-in where there are none, and counts; text alone gets
         none of them."""
-        if self.kinds_apart:
-            _check_kinds(items)
+        if self.apart is not None:
+            check_apart(items, self.apart)
         media = self._media(items)
         row, stand_in = 0, None
         if self.dummy is not None and not media:
@@ -247,19 +261,6 @@ class Collate:
                 media[name] = torch.from_numpy(np.array(numbers, np.int64))
         self._add_types(batch, items, stand_in, row)
         return media
-
-
-def _check_kinds(items: Sequence[Item]) -> None:
-    """Refuse a batch in which a row's sound would be read as if its own pictures stood beside it."""
-    seen = [item for item in items if item.get("n_images")]
-    heard = [item for item in items if item.get("n_audios")]
-    alone = any("seq_lens" in item or not (item.get("n_images") and item.get("n_audios")) for item in (*seen, *heard))
-    if seen and heard and alone:
-        named = [str(item.get("sample_id", item.get("sample_ids"))) for item in (seen[0], heard[0])]
-        raise ValueError(
-            f"{named[0]} has pictures and {named[1]} has sound: this model reads the sound of a whole batch in another "
-            "way once there are pictures in it; give such rows batches (and packs) of their own"
-        )
 
 
 def tensors(arrays: Arrays) -> Batch:
@@ -333,7 +334,8 @@ def store_options(dataset: ShardDataset, options: Mapping[str, Any]) -> dict[str
         "video_token_id": processor["video_token_id"],
         "token_types": processor["token_types"],
         "token_values": processor.get("token_values"),
-        "kinds_apart": bool((processor.get("backbone") or {}).get("kinds_apart")),
+        "apart": dataset.apart,
+        "axes": {name: axis for part in processor["parts"].values() for name, axis in part.get("axes", {}).items()},
         "masks": {name: of for part in processor["parts"].values() for name, of in part.get("masks", {}).items()},
         "columns": dataset.columns,
         **options,

@@ -30,6 +30,8 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from vlm_prep.core.errors import Reject, StoreError
+from vlm_prep.processors.backbone import Backbone
+from vlm_prep.processors.kinds_apart import kinds_of_documents
 from vlm_prep.shards.cache import shard_cache
 from vlm_prep.shards.code_place import from_named_place
 from vlm_prep.shards.object_store import absolute, store_path
@@ -130,6 +132,9 @@ class ShardDataset(Dataset[Item]):
             self.path, self._rows.manifest.processor, processor, trust_remote_code=trust_remote_code
         )
         self._stored = {tensor["name"] for tensor in runtime.get("tensors", ())}
+        found = runtime.get("backbone")
+        backbone = Backbone.from_json(found) if found is not None else Backbone()
+        self.apart = backbone if backbone.kinds_apart or backbone.pictures_or_videos else None
         self._make, self._find = tensor_makers(runtime, pixels, trust_remote_code=trust_remote_code)
         self.cursor = Cursor(epoch)
         self._say_remainder()
@@ -291,6 +296,8 @@ class ShardDataset(Dataset[Item]):
     def _item(self, row: dict[str, Any], made: dict[str, Any]) -> Item:
         """Return the item of a row and the tensors that were made of its media."""
         item: Item = {name: value for name, value in row.items() if isinstance(value, np.ndarray) or name in _NAMES}
+        if self.apart is not None and row.get("media_counts") is not None:
+            item["document_kinds"] = kinds_of_documents(row["media"], row["media_counts"])
         item.pop("media_counts", None)
         media = row.get("media")
         kinds = [struct["kind"] for struct in media] if media else ()

@@ -39,7 +39,8 @@ class DummyMedia:
         names = ("patch_size", "temporal_patch_size", "merge_size")
         grids = {name for name, _ in part["outputs"].values()} if part is not None else set()
         token = processor.get("image_token_id")
-        if token is not None and all(name in settings for name in names):
+        qwen = processor.get("mrope") is not None  # others may lay their patches otherwise (PaddleOCR-VL)
+        if qwen and token is not None and all(name in settings for name in names):
             patch, frames, merge = (int(settings[name]) for name in names)
             if grids <= {"pixel_values", "image_grid_thw"}:
                 return cls(

@@ -83,6 +83,8 @@ def problem(
             f"one 4-D mask would take the place of the model's own ({', '.join(kinds)}), and its config, of which they "
             "could be made, is not known (model=...)"
         )
+    if form in ("sdpa", "document_ids") and backbone.loss_reads_mask:
+        return f"{backbone.name} takes the loss where a 2-D attention_mask says, and no other mask beside labels"
     if form == "positions" and backbone.media_blocks:
         return "of positions the model would open pictures to other documents or in the wrong place"
     if form == "positions" and mrope and not backbone.text_axis and backbone is not UNKNOWN:

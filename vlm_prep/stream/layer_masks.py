@@ -9,6 +9,7 @@ documents to each other (PaliGemma). A document's masks depend on its types and 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ from vlm_prep.processors.model_config import config_of, model_class
 
 if TYPE_CHECKING:
     import torch
+
+_IN_FORWARD = 'mask_kwargs["block_sequence_ids"] = block_sequence_ids'
+"""In a model whose forward opens pictures in all of its layers, and whose function for generation does not (Gemma 4
+Unified of transformers 5.23): what is trained is forward."""
 
 
 class LayerMasks:
@@ -41,7 +46,19 @@ class LayerMasks:
         internals.attention.set("sdpa", config.get_text_config())
         from transformers.masking_utils import create_masks_for_generate
 
-        return getattr(model_class(config), "create_masks_for_generate", create_masks_for_generate), config
+        cls = model_class(config)
+        module = sys.modules[cls.__module__]
+        if _IN_FORWARD in inspect.getsource(module):
+            blocks_of = module.get_block_sequence_ids_for_mask
+
+            def as_forward(*, mm_token_type_ids: Any = None, config: Any, **given: Any) -> Any:
+                text = config.get_text_config()
+                if text.use_bidirectional_attention == "vision" and mm_token_type_ids is not None:
+                    given["block_sequence_ids"] = blocks_of(mm_token_type_ids, device=mm_token_type_ids.device)
+                return create_masks_for_generate(config=text, **given)
+
+            return as_forward, config
+        return getattr(cls, "create_masks_for_generate", create_masks_for_generate), config
 
     def of_document(self, types: Mapping[str, torch.Tensor], length: int) -> dict[str, torch.Tensor | None]:
         """Return {kind of layer: bool (length, length), True where query (row) may attend to key (column)}.

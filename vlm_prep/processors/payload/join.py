@@ -22,8 +22,8 @@ def whole_mask(shape: Sequence[int], dtype: str) -> torch.Tensor:
     return torch.ones(tuple(shape[:2]), dtype=found)
 
 
-def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return tensors one after the other along their first dimension.
+def join(tensors: Sequence[torch.Tensor], axis: int = 0) -> torch.Tensor:
+    """Return tensors one after the other along a dimension, which is the first one but for few processors.
 
     Where the others differ, they are padded with zeros at the end, as transformers' processors pad a batch (the tiles
     of LLaVA-OneVision, the pictures of Pixtral).
@@ -32,6 +32,8 @@ def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
     if len(tensors) == 1:
         return tensors[0]
+    if axis:
+        return torch.cat(list(tensors), axis)
     shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
     if all(list(tensor.shape[1:]) == shape for tensor in tensors):
         return torch.cat(list(tensors))

@@ -66,9 +66,9 @@ class CodedTensor:
         return joined([Stored(array, self.rule) for array in self.arrays])
 
 
-def joined(parts: Sequence[torch.Tensor | Stored]) -> torch.Tensor:
+def joined(parts: Sequence[torch.Tensor | Stored], axis: int = 0) -> torch.Tensor:
     """Return one tensor of parts, as the processor joins them."""
-    return join([part.restored() if isinstance(part, Stored) else part for part in parts])
+    return join([part.restored() if isinstance(part, Stored) else part for part in parts], axis)
 
 
 def coded_tensor(parts: Sequence[torch.Tensor | Stored]) -> CodedTensor | None:

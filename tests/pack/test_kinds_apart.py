@@ -1,0 +1,110 @@
+"""What a model cannot read in one batch is planned into packs of its own, and refused in batches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.pack.pack_plan import KINDS_APART, make_plan
+from vlm_prep.pack.pack_run import dry_run, pack
+from vlm_prep.processors.backbone import Backbone, possible_backbone
+from vlm_prep.processors.kinds_apart import AUDIO, BOTH, IMAGE, VIDEO, check_apart, kinds_of_documents, sides_of
+from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.media_kinds import kinds_of
+from vlm_prep.shards.reader import Store
+from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
+
+Options = Callable[..., RunOptions]
+PHI = Backbone(models=("phi4_multimodal",), kinds_apart=True)
+GLM = Backbone(models=("glm4v",), pictures_or_videos=True)
+ALL = np.arange(8, dtype=np.uint8)
+
+
+def test_sides() -> None:
+    assert sides_of(ALL, Backbone()).tolist() == [0] * 8
+    phi, glm = sides_of(ALL, PHI), sides_of(ALL, GLM)
+    assert (phi[0], phi[VIDEO], phi[IMAGE], phi[IMAGE | AUDIO], phi[AUDIO]) == (0, 0, 1, 1, 2)
+    assert (glm[0], glm[AUDIO], glm[IMAGE], glm[VIDEO], glm[IMAGE | VIDEO]) == (0, 0, 1, 2, BOTH)
+
+
+@pytest.mark.parametrize("model", ["glm4v", "glm46v", "glm4v_moe", "glm_ocr"])
+def test_models_that_share_a_token_are_found(model: str) -> None:
+    assert possible_backbone([model]).pictures_or_videos
+
+
+@pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl", "llava_onevision", "internvl"])
+def test_others_are_not(model: str) -> None:
+    assert not possible_backbone([model]).pictures_or_videos
+
+
+def of_store(tokenized: Path, folder: Path, backbone: Backbone) -> Path:
+    """The built-in store, which has pictures, videos and a row with both, as if it were another model's."""
+    shutil.copytree(tokenized, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["processor"]["backbone"] = replace(backbone, text_axis=True).to_json()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("order", ["best_fit", "source"])
+def test_no_pack_holds_both_sides(tokenized: Path, tmp_path: Path, world_size: int, order: Any) -> None:
+    store = Store(of_store(tokenized, tmp_path / "tok", GLM))
+    orders = {} if order == "best_fit" else {"pack_order": order}
+    plan = make_plan(store, PackConfig(pack_length=2048, world_size=world_size, **orders), GLM)
+    sides = sides_of(kinds_of(store), GLM)
+    for number in range(plan.n_packs):
+        assert len(set(sides[plan.pack(number)].tolist()) - {0}) <= 1
+    assert {1, 2} <= set(sides[plan.rows].tolist())
+    assert sorted([*plan.rows.tolist(), *plan.too_long.tolist()]) == list(range(len(store)))
+    assert sides[plan.too_long].tolist() == [BOTH] and plan.too_long_in == [KINDS_APART]
+
+
+def test_a_row_that_the_model_takes_alone_no_more_is_a_reject(
+    tokenized: Path, options: Options, tmp_path: Path
+) -> None:
+    store = of_store(tokenized, tmp_path / "tok", GLM)
+    config = PackConfig(pack_length=2048)
+    assert dry_run(store, config)["rejected"] == {"longer_than_pack": 0, "unsupported_media": 1}
+    manifest = pack(store, config, options(tmp_path / "packed"))
+    assert manifest is not None
+    assert manifest.totals["rejects"] == {"unsupported_media": 1}
+    (reject,) = read_rejects(tmp_path / "packed")
+    assert "cannot read in one batch" in reject["message"]
+    packs = ShardDataset(tmp_path / "packed", shuffle=False)
+    collate = PackedCollate.for_store(packs)
+    for number in range(len(packs)):
+        assert len(collate([packs[number]])["input_ids"]) == 1
+
+
+def test_batches_of_packs_and_rows_of_both_sides_are_refused(tokenized: Path, options: Options, tmp_path: Path) -> None:
+    store = of_store(tokenized, tmp_path / "tok", GLM)
+    pack(store, PackConfig(pack_length=2048), options(tmp_path / "packed"))
+    for collate, rows in ((PackedCollate, ShardDataset(tmp_path / "packed")), (PadCollate, ShardDataset(store))):
+        kinds = rows.kinds()[[rows.row_number(number) for number in range(len(rows))]].tolist()
+        seen, shown = kinds.index(IMAGE), kinds.index(VIDEO)
+        with pytest.raises(ValueError, match="takes pictures and videos for each other in one batch"):
+            collate.for_store(rows)([rows[seen], rows[shown]])
+
+
+def test_kinds_of_a_packs_documents() -> None:
+    media = [{"kind": "image"}, {"kind": "audio"}, {"kind": "audio"}]
+    assert kinds_of_documents(media, [1, 0, 2]) == (IMAGE, AUDIO)
+    assert kinds_of_documents(media, [2, 0, 1]) == (AUDIO, IMAGE | AUDIO)
+    assert kinds_of_documents([], [0, 0]) == ()
+
+
+def test_documents_that_all_have_pictures_may_have_sound() -> None:
+    fine = {"sample_ids": ["a", "b"], "document_kinds": (IMAGE, IMAGE | AUDIO), "n_images": 2, "n_audios": 1}
+    check_apart([fine], PHI)
+    with pytest.raises(ValueError, match="reads the sound of a whole batch in another way"):
+        check_apart([{**fine, "document_kinds": (AUDIO, IMAGE | AUDIO)}], PHI)
