@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlm_prep.processors.families.nemotron import NemotronParse
+from vlm_prep.processors.families.prompt_answer import NemotronParse
 from vlm_prep.stream import PadCollate
 
 START, BOS = 2, 0

@@ -247,13 +247,17 @@ def _packs(dataset: ShardDataset, items: Sequence[Mapping[str, Any]], folder: Pa
 
 def take_ids(config: Any, adapter: Adapter) -> None:
     """Give a default config the token ids of the processor's own vocabulary."""
+    number = adapter.hf.tokenizer.convert_tokens_to_ids
+    placeholders = {number(text) for text in adapter.placeholders}
+    repeated = adapter.run_ids - placeholders
     of_positions = {name: token for name, token in (adapter.mrope() or {}).items() if name.endswith("_token_id")}
     for part in {id(each): each for each in (config, getattr(config, "thinker_config", config))}.values():
         for name in list(part.to_dict()):
             if name.endswith(("_token_id", "_token_index")):
                 token = _id_of(adapter.hf, name.removesuffix("_id").removesuffix("_index"))
-                if token not in adapter.run_ids and name.startswith("image_token") and len(adapter.run_ids) == 1:
-                    (token,) = adapter.run_ids  # the one that is repeated for a picture, not the one that opens it
+                if name.startswith("image_token") and token not in adapter.run_ids - placeholders:
+                    # the one that is repeated for a picture, not the one that stands for it or opens it
+                    token = next(iter(repeated)) if len(repeated) == 1 else token
                 if token is not None:
                     setattr(part, name, token)
         for name, token in of_positions.items():

@@ -115,6 +115,8 @@ def _shrunk(
             made[name] = HEADS if value == heads else min(2, value)
         else:
             made[name] = _size(name, value, kept, widths)
+    if isinstance(data.get("depths"), list) and "embed_dim" in made:  # of Swin: the width doubles with each stage
+        made["embed_dim"] = HIDDEN >> (len(data["depths"]) - 1)
     own = data.get("hidden_size")
     if type(own) is int and "vocab_size" not in data:
         for name in _MULTIPLES:

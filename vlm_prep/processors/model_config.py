@@ -107,7 +107,10 @@ def model_class(config: Any) -> Any:
     for name in getattr(config, "architectures", None) or ():
         if hasattr(transformers, name) and getattr(transformers, name).config_class is type(config):
             return getattr(transformers, name)
-    for table in ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"):
+    tables = ["IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"]
+    if getattr(config, "is_encoder_decoder", False):
+        tables = [*tables[3:], *tables[:2]]  # not its decoder alone
+    for table in tables:
         mapping = getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING")
         if type(config) in mapping:
             found = mapping[type(config)]

@@ -28,7 +28,7 @@ def of_text(name: str) -> bool:
 
 def read_values(whole: Mapping[str, Any]) -> dict[str, dict[str, list[int]]]:
     """Return which ids have which value in each tensor of types of a processor's output (batch of 1)."""
-    ids = np.asarray(whole["input_ids"]).reshape(-1)
+    ids = np.asarray(whole.get("input_ids", ())).reshape(-1)
     found: dict[str, dict[str, list[int]]] = {}
     for name in sorted(name for name in whole if name.endswith(_TYPES)):
         types = np.asarray(whole[name]).reshape(-1)

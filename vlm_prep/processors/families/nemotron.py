@@ -1,4 +1,4 @@
-"""Nemotron-Omni (pictures, one video, audio) and Nemotron-Parse (one page, prompt and answer, an encoder-decoder)."""
+"""Nemotron-Omni: pictures, one video, audio. Nemotron-Parse is in `prompt_answer`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.records import MediaKind, Message
+from vlm_prep.core.records import MediaKind
 from vlm_prep.processors import internals
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion, Level, Size, Tensor, Video
-from vlm_prep.processors.load import LoadedProcessor
-
-_PARSE_TEMPLATE = """\
-{%- for message in messages -%}
-{%- set said = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join -%}
-{%- if message['role'] == 'assistant' -%}{{ said }}{{ eos_token }}
-{%- else -%}{{ said or '</s><s><predict_bbox><predict_classes><output_markdown>' }}
-{%- endif -%}
-{%- endfor -%}"""
-"""Prompt, answer, end. Nemotron-Parse has no chat template; the prompt for a page without one asks for everything, as
-its model card does."""
 
 
 class NemotronOmni(Adapter):
@@ -82,51 +71,3 @@ class NemotronOmni(Adapter):
         """See `Adapter.check_together`."""
         if kind == "video" and len(media) > 1:
             raise Reject(RejectReason.PROCESSOR_ERROR, f"{len(media)} videos: Nemotron-Omni's processor takes one")
-
-
-class NemotronParse(Adapter):
-    """Nemotron-Parse: the page goes to the encoder, so no token stands for it; prompts are control tokens."""
-
-    family: ClassVar[str] = "nemotron_parse"
-    levels: Mapping[MediaKind, Level] = {"image": "formula"}
-    unplaced: ClassVar[tuple[MediaKind, ...]] = ("image",)
-    prompts_are_tokens: ClassVar[bool] = True
-
-    def __init__(self, loaded: LoadedProcessor) -> None:
-        super().__init__(loaded)
-        if not getattr(self.hf, "chat_template", None):
-            self.hf.chat_template = _PARSE_TEMPLATE
-
-    def find_placeholders(self) -> dict[str, MediaKind]:
-        """See `Adapter.find_placeholders`."""
-        return {}
-
-    def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
-        """See `Adapter.image_inputs`: every page becomes the same size."""
-        return {}
-
-    def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
-        """See `Adapter.replacement`: the text says nothing of the page."""
-        return ""
-
-    def check_together(self, kind: MediaKind, media: Sequence[Expansion]) -> None:
-        """See `Adapter.check_together`."""
-        if len(media) > 1:
-            raise Reject(RejectReason.PROCESSOR_ERROR, f"{len(media)} pictures: Nemotron-Parse takes one page")
-
-    def call(self, messages: Sequence[Message], tools: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See `Adapter.call`."""
-        template = internals.compile_template.get()(self.loaded.chat_template)
-        text = template.render(messages=messages, **self.hf.tokenizer.special_tokens_map)
-        parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-        pages = [part["image"] for part in parts if part["type"] == "image"]
-        made: Mapping[str, Any] = self.hf(images=pages or None, text=[text], return_tensors="pt")
-        return made
-
-    def decoder_start(self) -> int | None:
-        """See `Adapter.decoder_start`: what the model's config says; without one, what its task prompts open with
-        (</s>, as the decoders of mBART's kind do)."""
-        config = self.loaded.model or {}
-        named = (part.get("decoder_start_token_id") for part in (config, config.get("decoder") or {}))
-        stated = next((int(token) for token in named if token is not None), None)
-        return stated if stated is not None else int(self.hf.tokenizer.eos_token_id)

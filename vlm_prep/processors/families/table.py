@@ -12,9 +12,10 @@ from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.families.internvl import InternVL
 from vlm_prep.processors.families.kimi import KimiK25
 from vlm_prep.processors.families.llava import LlavaOnevision
-from vlm_prep.processors.families.nemotron import NemotronOmni, NemotronParse
+from vlm_prep.processors.families.nemotron import NemotronOmni
 from vlm_prep.processors.families.phi4 import Phi4Multimodal
 from vlm_prep.processors.families.pixtral import Pixtral
+from vlm_prep.processors.families.prompt_answer import Donut, NemotronParse, Whisper
 from vlm_prep.processors.families.qwen_omni import Qwen2_5Omni, Qwen3Omni
 from vlm_prep.processors.families.qwen_vl import Qwen2_5VL, Qwen2VL, Qwen3VL
 from vlm_prep.processors.load import LoadedProcessor
@@ -35,6 +36,8 @@ FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
     ("Phi4MultimodalProcessor", Phi4Multimodal),
     ("NemotronH_Omni_Reasoning_V3Processor", NemotronOmni),
     ("NemotronParseProcessor", NemotronParse),
+    ("WhisperProcessor", Whisper),
+    ("DonutProcessor", Donut),
 )
 """(transformers class in the processor's ancestry, adapter); the first match counts."""
 
@@ -97,7 +100,7 @@ def _require_decoder(adapter: Adapter) -> None:
         raise ProcessorError(
             f"{adapter.loaded.name}: its model ({name}) is an encoder-decoder, which takes the question and the answer "
             f"apart; {type(adapter.hf).__name__} is borrowed from a decoder",
-            "vlm-prep prepares such models for Nemotron-Parse alone",
+            "vlm-prep prepares such models for Nemotron-Parse, Whisper and Donut alone",
         )
     if "diffusion" in name:
         raise ProcessorError(
