@@ -29,6 +29,7 @@ class PartFields(TypedDict):
     added: NotRequired[list[str]]
     types: NotRequired[dict[str, dict[str, list[int]]]]
     masks: NotRequired[dict[str, tuple[str, str]]]
+    axes: NotRequired[dict[str, int]]
 
 
 class WholeRecord(TypedDict):

@@ -31,7 +31,7 @@ def find_stand_in(adapter: Adapter) -> StandIn | None:
     every row has one. A size is a picture's side in pixels, or samples of sound."""
     if adapter.decoder_start() is not None:
         return None
-    single: dict[str, Any] | None = None
+    single: StandIn | None = None
     for kind, size in _tried(adapter):
         text = next(text for text, each in adapter.placeholders.items() if each == kind)
         media = _media(kind, size)
@@ -44,7 +44,7 @@ def find_stand_in(adapter: Adapter) -> StandIn | None:
             continue
         first, last = adapter.added_around
         own = [int(token) for token in ids[len(first) : len(ids) - len(last)]]
-        found = {"kind": kind, "size": size, "ids": own}
+        found: StandIn = {"kind": kind, "size": size, "ids": own}
         if sum(token in adapter.run_ids for token in own) > 1:
             return found
         single = single or found  # some models lose a dimension of a picture of one token
