@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -60,7 +61,7 @@ class PixelMaker:
         self._sound = bool(runtime.get("audio_in_video"))
         self._shifted = runtime.get("sound_offset") == "keep"
         self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
-        self._axes = {name: axis for part in self._parts.values() for name, axis in part.get("axes", {}).items()}
+        self._axes = Counter(dict(each for part in self._parts.values() for each in part.get("axes", {}).items()))
         self.payload = StoredPayload(runtime.get("payload"), self.names)
         self._decoders: Mapping[str, str] = runtime.get("decoders", {})
         self._told = not self._decoders
@@ -119,15 +120,14 @@ class PixelMaker:
         Raises:
             Reject: a file is gone, changed or damaged.
         """
-        return {name: joined(parts, self._axes.get(name, 0)) for name, parts in self.parts(media, documents).items()}
+        return {name: joined(parts, self._axes[name]) for name, parts in self.parts(media, documents).items()}
 
     def coded(
         self, media: Sequence[StoredMedia], documents: Sequence[int] | None = None
     ) -> dict[str, torch.Tensor | CodedTensor]:
         """Return what `pixels` does, with stored bytes left as they are where a tensor is wholly made of them."""
         found = self.parts(media, documents)
-        whole = {name: self._coded(name, parts) for name, parts in found.items()}
-        return {name: whole[name] or joined(parts, self._axes.get(name, 0)) for name, parts in found.items()}
+        return {name: coded_tensor(a, self._axes[name]) or joined(a, self._axes[name]) for name, a in found.items()}
 
     def stored(
         self, media: Sequence[StoredMedia], documents: Sequence[int] | None = None
@@ -140,12 +140,10 @@ class PixelMaker:
                 return None
             for name, parts in stored.items():
                 found.setdefault(name, []).extend(parts)
-        coded = {name: self._coded(name, parts) for name, parts in found.items()}
-        whole = {name: tensor for name, tensor in coded.items() if tensor is not None}
-        return whole if len(whole) == len(coded) else None
-
-    def _coded(self, name: str, parts: Sequence[torch.Tensor | Stored]) -> CodedTensor | None:
-        return None if name in self._axes and len(parts) > 1 else coded_tensor(parts)
+        coded = {name: coded_tensor(parts, self._axes[name]) for name, parts in found.items()}
+        return (
+            None if None in coded.values() else {name: tensor for name, tensor in coded.items() if tensor is not None}
+        )
 
     def parts(
         self, media: Sequence[StoredMedia], documents: Sequence[int] | None = None

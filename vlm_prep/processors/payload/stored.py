@@ -71,9 +71,12 @@ def joined(parts: Sequence[torch.Tensor | Stored], axis: int = 0) -> torch.Tenso
     return join([part.restored() if isinstance(part, Stored) else part for part in parts], axis)
 
 
-def coded_tensor(parts: Sequence[torch.Tensor | Stored]) -> CodedTensor | None:
-    """Return parts as one tensor of bytes; None where one has other bytes, none, or another shape."""
+def coded_tensor(parts: Sequence[torch.Tensor | Stored], axis: int = 0) -> CodedTensor | None:
+    """Return parts as one tensor of bytes; None where one has other bytes, none, or another shape, or where several
+    are joined along another dimension than the first."""
     first = parts[0]
+    if axis and len(parts) > 1:
+        return None
     if not isinstance(first, Stored) or first.rule is None:
         return None
     if len(parts) == 1:
