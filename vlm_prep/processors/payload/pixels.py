@@ -171,7 +171,7 @@ class PixelMaker:
         part = self._parts.get(kind)
         masks = part.get("masks", {}) if part is not None else {}
         absent = {name: each for name, each in masks.items() if name not in made and each[0] in made}
-        return {name: [whole_mask(_shape(each), dtype) for each in made[of]] for name, (of, dtype) in absent.items()}
+        return {name: [whole_mask(each.shape, dtype) for each in made[of]] for name, (of, dtype) in absent.items()}
 
     def _grouped(
         self, media: Sequence[StoredMedia], documents: Sequence[int] | None
@@ -326,10 +326,6 @@ def _load_track(struct: StoredMedia, rate: int, shifted: bool) -> Any:
     from vlm_prep.media.decode import load_track
 
     return load_track(struct, rate=rate, shifted=shifted)
-
-
-def _shape(part: torch.Tensor | Stored) -> Sequence[int]:
-    return part.array.shape if isinstance(part, Stored) else part.shape
 
 
 def has_sound(struct: StoredMedia) -> bool:

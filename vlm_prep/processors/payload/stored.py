@@ -33,6 +33,11 @@ class Stored(NamedTuple):
     dtype: str | None = None
     """torch's name of its type where numpy has none: the array holds the bits."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        return self.array.shape
+
     def restored(self) -> torch.Tensor:
         """Return the processor's tensor."""
         import torch
