@@ -17,11 +17,12 @@ from vlm_prep.processors.model_config import config_of
 MELS = {"audio_config": {"num_mel_bins": 80}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "AudioFlamingo3Processor": MELS,
+    "AriaProcessor": {"vision_config": {"image_size": 980, "patch_size": 14}},
     "AyaVisionProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Gemma3Processor": {"vision_config": {"image_size": 224, "patch_size": 14}},
     "GlmAsrProcessor": MELS,
     "Idefics3Processor": {"vision_config": {"image_size": 364, "patch_size": 14}},
-    "Lfm3VlProcessor": {"vision_config": {"patch_size": 14}},
+    "Ernie4_5_VLMoeProcessor": {"text_config": {"rope_parameters": {"mrope_section": [22, 22, 20]}}},
     "Llama4Processor": {"vision_config": {"image_size": 336, "hidden_size": 1408}},
     "LlavaProcessor": {"vision_config": {"image_size": 224, "patch_size": 14}},
     "MiniCPMOcrProcessor": {"vision_config": {"patch_size": 14}},

@@ -47,11 +47,16 @@ OTHER_PARTS = {
 """Classes of parts that transformers pairs with no model of the processor's."""
 LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 SIDE_336 = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+SIDES_448 = {"height": 448, "width": 448}
 PARTS: dict[str, dict[str, Any]] = {
+    "DeepseekVLProcessor": {"image_processor": {"size": {"height": 384, "width": 384}}},
     "AyaVisionProcessor": {"image_processor": {"size": {"height": 364, "width": 364}}},
-    "InternVLProcessor": {"image_processor": {"size": {"height": 448, "width": 448}}},
+    "InternVLProcessor": {"image_processor": {"size": SIDES_448}, "video_processor": {"size": SIDES_448}},
+    "Lfm3VlProcessor": {"image_processor": {"patch_size": 16}},
     "LlavaNextProcessor": {"image_processor": SIDE_336},
-    "Qwen3OmniMoeProcessor": {"image_processor": {"patch_size": 16}},
+    "LlavaNextVideoProcessor": {"image_processor": SIDE_336, "video_processor": SIDE_336},
+    "QianfanOCRProcessor": {"image_processor": {"size": SIDES_448}},
+    "Qwen3OmniMoeProcessor": {"image_processor": {"patch_size": 16}, "video_processor": {"patch_size": 16}},
     "Qwen3VLProcessor": {"image_processor": {"patch_size": 16}},
     "Ernie4_5_VLMoeProcessor": {"video_processor": {"draw_on_frames": False}},
     "PaliGemmaProcessor": {"image_processor": {"image_seq_length": 256}},
@@ -74,6 +79,11 @@ GLM = {
     "image": "<|begin_of_image|><|image|><|end_of_image|>",
     "video": "<|begin_of_video|><|video|><|end_of_video|>",
 }
+OMNI = {
+    "image": "<|vision_bos|><|image|><|vision_eos|>",
+    "video": "<|vision_bos|><|video|><|vision_eos|>",
+    "audio": "<|audio_bos|><|audio|><|audio_eos|>",
+}
 WRITES: dict[str, dict[str, str]] = {
     "Ernie4_5_VLMoeProcessor": {
         "image": "Picture 1:<|image_start|><|image|><|image_end|>",
@@ -84,6 +94,8 @@ WRITES: dict[str, dict[str, str]] = {
     "Glm5NextProcessor": GLM,
     "HunYuanVLProcessor": {"image": "<|image_start|><|image|><|image_end|>"},
     "QianfanOCRProcessor": {"image": "<image>"},
+    "Qwen2_5OmniProcessor": OMNI,
+    "Qwen3OmniMoeProcessor": OMNI,
 }
 """What a class's template writes for a kind of media, where it is not its token alone."""
 

@@ -42,6 +42,7 @@ _MULTIPLES = ("intermediate_size", "projector_hidden_size", "projector_input_dim
 """Of a tower whose width they are a multiple of: some join neighbours, and what takes them is as wide."""
 _WIDE = 256
 _WIDTHS = ("_channel", "_channels", "_dim", "_dims", "_size", "_width", "_features")
+_NO_WIDTHS = ("image_", "patch_", "crop_", "kernel_", "pos_emb_", "window_", "num_", "max_")
 _TOKEN = re.compile(r"(token_id|token_ids|token_index|token_indices|_tokens?_ids?|bos_id|eos_id)$")
 _LABELS = ("id2label", "label2id")
 _VOCABULARY = ("vocab_size", "vocab_size_per_layer_input")
@@ -146,7 +147,7 @@ def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[i
     for pattern, small in ((_INNER, INNER), (_HIDDEN, HIDDEN), (_HEADS, HEADS)):
         if pattern.match(name):
             return small
-    return HIDDEN if value in widths and name.endswith(_WIDTHS) else value
+    return HIDDEN if value in widths and name.endswith(_WIDTHS) and not name.startswith(_NO_WIDTHS) else value
 
 
 def _list(name: str, value: list[Any], kept: Sequence[int] | None) -> list[Any]:
@@ -197,5 +198,5 @@ def _fit_rotary(made: dict[str, Any]) -> None:
 def _sections(sections: Sequence[int], half: int) -> list[int]:
     total = sum(sections)
     small = [max(1, half * section // total) for section in sections]
-    small[0] += half - sum(small)
+    small[-1] += half - sum(small)
     return small
