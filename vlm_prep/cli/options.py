@@ -158,6 +158,11 @@ def origin_in(
         raise StoreError(f"{store}: what it says of its source cannot be read", "make the store again")
     if not (trust_places or is_ours(found)):
         _must_be_said(store, opened, named, source, processor)
+    if opened.get("row_hook"):
+        raise StoreError(
+            f"{store}: its rows went through row_hook {opened['row_hook']!r}; no code is run because a store says so",
+            "run the stage's own command again with it",
+        )
     if source:
         opened = {**opened, "path": settled(source) if is_placed(source) else os.path.abspath(source)}
     path = opened.get("path")

@@ -89,6 +89,7 @@ class RejectReason(StrEnum):
     MISSING_COLUMN = "missing_column"
     UNREAD_KEY = "unread_key"
     NOT_WANTED = "not_wanted"
+    HOOK_ERROR = "hook_error"
     EMPTY_CONVERSATION = "empty_conversation"
     UNKNOWN_ROLE = "unknown_role"
     BAD_TOOL_CALL = "bad_tool_call"

@@ -39,7 +39,7 @@ def stored_run(stage: str, named: Mapping[str, str | None], *groups: Settings) -
         (each, getattr(group, each.name))
         for group in groups
         for each in settings_of(type(group))
-        if each.name != "trust_remote_code"  # that code runs is said anew each time, never by a store
+        if each.name not in ("trust_remote_code", "row_hook")  # that code runs is said anew each time, never by a store
     )
     return sealed_text(run_yaml(head, (*own, *grouped)))
 

@@ -105,6 +105,10 @@ class SourceConfig(Settings):
             "'assistant={caption}': columns in braces; may be repeated."
         ),
     ] = None
+    row_hook: Annotated[
+        str | None,
+        Doc("A function of your own, module:function, that gets each row and gives the row to read, or None."),
+    ] = None
     mix: Annotated[
         dict[str, Any] | None,
         Flag("--mix", example="talks=0.8"),

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
 import orjson
 
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.ingest.json_scan import BOM, elements
 from vlm_prep.ingest.mapping.compiled import compiled
 from vlm_prep.ingest.names import require_distinct_tags
+from vlm_prep.ingest.row_hook import hooked
 from vlm_prep.ingest.sniff import text_form
 from vlm_prep.ingest.spec import (
     ASR_AUDIO_COLUMNS,
@@ -55,7 +56,7 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     """
     if spec.is_mock:
         return replace(spec, format="messages")
-    rows = list(_head_rows(spec))
+    rows = list(_through_hook(spec, _head_rows(spec)))
     if not rows:
         return replace(spec, format=spec.format or ("sharegpt" if spec.mapping is None else "mapping"))
     for role in spec.columns:
@@ -142,6 +143,15 @@ def _refuse_prompts(spec: DatasetSpec, kind: Format) -> None:
                 f"dataset {spec.name!r}: {name} belongs to format asr, and the rows of {spec.file_name} are {kind}",
                 "Leave it out, or read the rows with `format=asr`.",
             )
+
+
+def _through_hook(spec: DatasetSpec, rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows as the user's hook gives them, without those that it leaves out."""
+    for row in rows:
+        try:
+            yield row if spec.row_hook is None else hooked(spec.row_hook, row)
+        except Reject:
+            continue
 
 
 def _head_rows(spec: DatasetSpec) -> Iterator[Row]:

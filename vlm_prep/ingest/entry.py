@@ -67,6 +67,7 @@ class SourceOptions(TypedDict, total=False):
     rows_key: str | None
     mapping: str | Mapping[str, Any] | None
     turns: Sequence[str] | None
+    row_hook: str | None
     mix: Mapping[str, float] | None
     mix_stop: str | None
     mix_seed: int | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Unpack
 
@@ -77,7 +77,7 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
         InputError: a file, name, key or value that is not usable, and what to write in its place.
     """
     given = {name: value for name, value in _options(how).items() if value is not None}
-    datasets = given.pop("datasets", None)
+    datasets, hook = given.pop("datasets", None), given.pop("row_hook", None)
     mix: dict[str, Any] = {name: given.pop(name) for name in ("mix", "mix_stop", "mix_seed") if name in given}
     named = str(path) if is_named(path) or is_remote(path) else None
     place = Path(os.path.abspath(path))
@@ -98,7 +98,10 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
             meta = as_meta(place, meta, _asked(place, meta, datasets))
     asked = _asked(place, meta, datasets)
     mixed = read_mix(str(path), written_mix, mix, asked)
-    specs = [resolve(_spec(place, name, meta[name])) for name in (asked if mixed is None else mixed.names)]
+    specs = [
+        resolve(replace(_spec(place, name, meta[name]), row_hook=hook))
+        for name in (asked if mixed is None else mixed.names)
+    ]
     return Datasets(specs, mixed)
 
 

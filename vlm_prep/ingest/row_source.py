@@ -26,6 +26,7 @@ from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
 from vlm_prep.ingest.kept_columns import kept_of, left_unread
 from vlm_prep.ingest.mock_rows import MockIndex, mock_index
+from vlm_prep.ingest.row_hook import digest_of_hook, hooked
 from vlm_prep.ingest.sampling import copies, occurrences, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
@@ -135,6 +136,8 @@ class RowSource:
             for name in _OPTIONS
             if getattr(spec, name) != getattr(DatasetSpec, name)
         }
+        if spec.row_hook is not None:
+            options["row_hook"] = [spec.row_hook, digest_of_hook(spec.row_hook)]
         if not spec.tables and not spec.is_mock and (form := form_of(spec.file)):
             options["text"] = form
         return {
@@ -205,6 +208,8 @@ class RowSource:
         kept = ""
         try:
             value, notes = read(row)
+            if self.spec.row_hook is not None:
+                value = hooked(self.spec.row_hook, value)
             kept = kept_of(value, self.spec)
             sample = to_sample(value, self.spec, sample_id=self.sample_id(place), source=source, line=line)
         except Reject as reject:

@@ -168,6 +168,8 @@ class DatasetSpec:
     """Take comments, trailing commas, Python literals and raw control characters for JSON."""
     rows_key: str | None = None
     """The key of an object under which its rows stand; a path of keys is written with dots."""
+    row_hook: str | None = None
+    """The user's function that each row goes through, see `ingest.row_hook`."""
     mapping: str | None = None
     """What format mapping makes of a row, as canonical JSON; see `ingest.mapping`."""
 
@@ -244,6 +246,11 @@ class DatasetSpec:
         media = compiled(self.mapping or "").media
         columns = {role: name for role, name in self.columns.items() if role in MEDIA_COLUMN_ALIASES}
         return replace(self, columns=columns | {role: role for role in media}, tags={}, given_tags=frozenset())
+
+    @cached_property
+    def keys_mapped(self) -> frozenset[str]:
+        """All row keys that its mapping reads."""
+        return compiled(self.mapping or "").names | self.mapped.media_keys | {"id"}
 
     @cached_property
     def keys_read(self) -> dict[tuple[str, ...], frozenset[str]]:

@@ -42,7 +42,7 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
     if found.tools is not None:
         made["tools"] = found.tools
     sample = build_sample(found.turns, made, mapped, _DIALECT, place, noticed, ())
-    noticed.leave("row", row, mapping.names | mapped.media_keys | {"id"})
+    noticed.leave("row", row, spec.keys_mapped)
     return sample
 
 

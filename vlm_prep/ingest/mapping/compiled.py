@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import yaml
@@ -45,7 +45,7 @@ class MappedRow:
     notes: set[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TableMapping:
     """How rows become messages."""
 
@@ -58,7 +58,7 @@ class TableMapping:
     columns: Mapping[Path, bool]
     """Paths that are read → whether every row must have them."""
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """The columns that it reads, whole paths among them."""
         return frozenset(name for path in self.columns for name in (path[0], ".".join(path)))
