@@ -23,6 +23,7 @@ _STAGES: dict[str, flags.CommandFunction] = {
     "pack": pack.command,
 }
 _MEANING = {
+    "media": "media",
     "samples.datasets": "input",
     "samples": "input",
     "config": "flag",
@@ -41,6 +42,7 @@ def command(
     context: typer.Context,
     store: Annotated[Local, Doc("A folder made by ingest, tokenize or pack, finished or not.")],
     trust_places: TrustPlaces = False,
+    all_media: Annotated[bool, Doc("Compare the media of all rows. [default: of up to 4,096, evenly spread]")] = False,
     as_json: flags.AsJson = False,
 ) -> None:
     """Say which input, flag, tokenizer or template differs.
@@ -58,7 +60,7 @@ def command(
         now = _identity(stage, context.args)
     else:
         now = _identity_of_origin(folder, stage, then["config"], trust_places)
-    lines = changes(then, now)
+    lines = [*changes(then, now), *_changed_media(folder, stage, all_media)]
     if as_json:
         options.show_json(lines)
     else:
@@ -67,6 +69,17 @@ def command(
         found = f"{len(lines)} difference(s) from the {stage} in {store}"
         terminal.echo(found if lines else f"{store}: nothing changed")
     raise typer.Exit(1 if lines else 0)
+
+
+def _changed_media(folder: Path, stage: str, all_media: bool) -> list[str]:
+    """Return a line for each media of a finished store that is no longer what the store says of it."""
+    from vlm_prep.media.changed_media import MANY, changed_media
+    from vlm_prep.shards.manifest import MANIFEST
+    from vlm_prep.shards.reader import Store
+
+    if stage == "pack" or not (folder / MANIFEST).is_file():
+        return []
+    return [f"media: {line}" for line in changed_media(Store(folder, stage=stage), None if all_media else MANY)]
 
 
 def _meaning(line: str) -> str:

@@ -105,6 +105,15 @@ class SourceConfig(Settings):
             "'assistant={caption}': columns in braces; may be repeated."
         ),
     ] = None
+    download: Annotated[
+        list[str] | None,
+        Flag("--download", metavar="HOST"),
+        Doc(
+            "Fetch media by http(s) from this host, or a pattern (*.example.org; * is any public host); may be "
+            "repeated. [default: such media are rejected]"
+        ),
+    ] = None
+    download_private: Annotated[bool, Doc("Fetch media from addresses of private networks, too.")] = False
     row_hook: Annotated[
         str | None,
         Doc("A function of your own, module:function, that gets each row and gives the row to read, or None."),

@@ -13,6 +13,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.row_json import NotANumber
+from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.row_media import Place, cell_uri
 
 
@@ -36,6 +37,41 @@ class EmbeddedText(str):
 
     def __reduce__(self) -> tuple[type[EmbeddedText], tuple[str, str]]:
         return EmbeddedText, (str(self), self.uri)
+
+
+class AddressText(EmbeddedText):
+    """An address of http(s): as a text it is itself, as a media it is the file that is fetched from there."""
+
+    downloads: Downloads
+
+    def __new__(cls, text: str, downloads: Downloads) -> AddressText:
+        """Mark an address."""
+        marked = str.__new__(cls, text)
+        marked.downloads = downloads
+        return marked
+
+    @property
+    def uri(self) -> str:  # type: ignore[override]
+        """Path of the file, fetched now unless it is there.
+
+        Raises:
+            Reject: it may not be fetched, or cannot be.
+        """
+        return self.downloads.path(str(self))
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:  # type: ignore[override]
+        return str, (str(self),)
+
+
+def mark_addresses(value: Any, downloads: Downloads) -> Any:
+    """Return a row with its addresses of http(s) marked."""
+    if isinstance(value, dict):
+        return {key: mark_addresses(each, downloads) for key, each in value.items()}
+    if isinstance(value, list):
+        return [mark_addresses(each, downloads) for each in value]
+    if isinstance(value, str) and value[:8].lower().startswith(("http://", "https://")):
+        return AddressText(value, downloads)
+    return value
 
 
 def may_embed(data: bytes) -> bool:

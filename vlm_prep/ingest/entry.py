@@ -67,6 +67,8 @@ class SourceOptions(TypedDict, total=False):
     rows_key: str | None
     mapping: str | Mapping[str, Any] | None
     turns: Sequence[str] | None
+    download: Sequence[str] | None
+    download_private: bool | None
     row_hook: str | None
     mix: Mapping[str, float] | None
     mix_stop: str | None

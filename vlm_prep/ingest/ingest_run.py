@@ -35,9 +35,11 @@ from vlm_prep.ingest.row_source import STAGE, said_of_outside
 from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, how_read, read_task, sample_row
 from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread, sum_unread, unread_notes
+from vlm_prep.media.changed_media import said_of_changes
 from vlm_prep.media.probe import probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
-from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.manifest import MANIFEST, Manifest, read_manifest
+from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION, sample_schema
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.writer import ShardWriter
@@ -188,9 +190,12 @@ def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manif
         settings=stored_run(STAGE, {"source": samples.origin.get("path")}, how_read(samples), config),
         numbers=samples.numbers,
     )
+    was_complete = (options.out / MANIFEST).is_file() and not options.fresh
     manifest = run_stage(stage, options)
     if manifest is None:
         return None
+    if was_complete and (said := said_of_changes(Store(options.out, stage=STAGE))):
+        options.say(said)
     for note in (said_of_outside(manifest.totals), *unread_notes(manifest.totals)):
         if note:
             options.say(note)

@@ -41,6 +41,7 @@ from vlm_prep.ingest.presets.preset import preset_of, with_preset
 from vlm_prep.ingest.spec import DatasetSpec, did_you_mean
 from vlm_prep.ingest.splits import Tables
 from vlm_prep.ingest.table_files import metadata_file, split_files
+from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.table_rows import table_kind
 from vlm_prep.media.text_files import plain_name
 
@@ -78,6 +79,8 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
     """
     given = {name: value for name, value in _options(how).items() if value is not None}
     datasets, hook = given.pop("datasets", None), given.pop("row_hook", None)
+    hosts, private = given.pop("download", None), given.pop("download_private", False)
+    downloads = Downloads(tuple(hosts), private) if hosts else None
     mix: dict[str, Any] = {name: given.pop(name) for name in ("mix", "mix_stop", "mix_seed") if name in given}
     named = str(path) if is_named(path) or is_remote(path) else None
     place = Path(os.path.abspath(path))
@@ -99,7 +102,7 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
     asked = _asked(place, meta, datasets)
     mixed = read_mix(str(path), written_mix, mix, asked)
     specs = [
-        resolve(replace(_spec(place, name, meta[name]), row_hook=hook))
+        resolve(replace(_spec(place, name, meta[name]), row_hook=hook, downloads=downloads))
         for name in (asked if mixed is None else mixed.names)
     ]
     return Datasets(specs, mixed)

@@ -21,7 +21,7 @@ from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.embedded import mark, may_embed
+from vlm_prep.ingest.embedded import mark, mark_addresses, may_embed
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
 from vlm_prep.ingest.kept_columns import kept_of, left_unread
@@ -136,6 +136,8 @@ class RowSource:
             for name in _OPTIONS
             if getattr(spec, name) != getattr(DatasetSpec, name)
         }
+        if spec.downloads is not None:
+            options["download"] = list(spec.downloads.hosts)
         if spec.row_hook is not None:
             options["row_hook"] = [spec.row_hook, digest_of_hook(spec.row_hook)]
         if not spec.tables and not spec.is_mock and (form := form_of(spec.file)):
@@ -210,6 +212,8 @@ class RowSource:
             value, notes = read(row)
             if self.spec.row_hook is not None:
                 value = hooked(self.spec.row_hook, value)
+            if self.spec.downloads is not None:
+                value = mark_addresses(value, self.spec.downloads)
             kept = kept_of(value, self.spec)
             sample = to_sample(value, self.spec, sample_id=self.sample_id(place), source=source, line=line)
         except Reject as reject:

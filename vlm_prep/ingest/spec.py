@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args
 from vlm_prep.core.fields import did_you_mean as did_you_mean
 from vlm_prep.core.settings import MissingTags as MissingTags
 from vlm_prep.ingest.mapping.compiled import compiled
+from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.places import Roots, check_roots
 from vlm_prep.media.text_files import utf8_path
 
@@ -168,6 +169,8 @@ class DatasetSpec:
     """Take comments, trailing commas, Python literals and raw control characters for JSON."""
     rows_key: str | None = None
     """The key of an object under which its rows stand; a path of keys is written with dots."""
+    downloads: Downloads | None = None
+    """From where media by http(s) are fetched; None rejects them."""
     row_hook: str | None = None
     """The user's function that each row goes through, see `ingest.row_hook`."""
     mapping: str | None = None

@@ -6,6 +6,8 @@
     row_media.py   media inside the rows of a data file
     places.py  where media really lie, and within which bounds
     archives.py  files inside a zip or tar
+    changed_media.py  media that are no longer what a store says of them
+    downloads.py  media by http(s), from hosts that the user names
     mock_media.py  media that are made when they are read
     rules.py   what a run lets its media be
     files.py   bytes behind a uri, and cheap content digests

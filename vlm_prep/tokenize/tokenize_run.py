@@ -36,10 +36,12 @@ from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.some_samples import earlier_rejects
 from vlm_prep.ingest.source import Samples, how_read
 from vlm_prep.ingest.unread_keys import UNREAD, sum_unread, unread_notes
+from vlm_prep.media.changed_media import said_of_changes
 from vlm_prep.media.rules import rules_of
 from vlm_prep.processors.load import must_be_reachable
 from vlm_prep.shards.layout import read_rejects
-from vlm_prep.shards.manifest import WORK, Manifest, read_manifest
+from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest
+from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
@@ -121,7 +123,10 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         numbers=samples.numbers,
         earlier=earlier_rejects(samples),
     )
+    was_complete = (options.out / MANIFEST).is_file() and not options.fresh
     manifest = run_stage(stage, options)
+    if was_complete and manifest is not None and (said := said_of_changes(Store(options.out, stage=STAGE))):
+        options.say(said)
     if manifest is None:
         return None
     _say_about_overlong_video(manifest, findings, options)

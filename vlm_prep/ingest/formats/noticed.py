@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
+from vlm_prep.ingest.embedded import AddressText, EmbeddedBytes, EmbeddedText
 
 NOTES: Final[dict[str, str]] = {
     "read_other_tags": "whose keys or role names are not those of the first row",
@@ -146,6 +146,6 @@ def looks_like_media(value: Any) -> bool:
         return any(looks_like_media(each) for each in value[:8])
     if isinstance(value, dict):
         return any(looks_like_media(each) for each in list(value.values())[:8])
-    if isinstance(value, EmbeddedBytes | EmbeddedText):
+    if isinstance(value, EmbeddedBytes | EmbeddedText) and not isinstance(value, AddressText):
         return True
     return isinstance(value, str) and len(value) < 4096 and _MEDIA_NAME.search(value) is not None

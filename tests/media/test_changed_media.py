@@ -1,0 +1,58 @@
+"""Media that change after a store was made: `why` names them, and the same command says so instead of nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vlm_prep.core.settings import IngestConfig, TokenizeConfig
+from vlm_prep.ingest.ingest_run import ingest
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.media.changed_media import changed_media
+from vlm_prep.shards.reader import Store
+from vlm_prep.tokenize.tokenize_run import tokenize
+
+PROCESSOR = "builtin:qwen2.5-vl-mini"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    turns = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A cup."}]
+    rows = [{"messages": turns, "images": [f"{number}.png"]} for number in range(4)]
+    for number in range(4):
+        Image.new("RGB", (56, 56), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("stage", ["ingest", "reference", "encoded"])
+def test_what_changed_is_named(
+    stage: str, source: Path, tmp_path: Path, options: Callable[..., Any], command: Callable[..., Any]
+) -> None:
+    out, said = tmp_path / "out", []
+
+    def run() -> None:
+        how = options(out, say=said.append)
+        if stage == "ingest":
+            ingest(open_samples(source), IngestConfig(), how)
+        else:
+            tokenize(open_samples(source), PROCESSOR, TokenizeConfig(media=stage), how)
+
+    run()
+    kind = "ingest" if stage == "ingest" else "tokenize"
+    assert changed_media(Store(out, stage=kind), None) == []
+    Image.new("RGB", (56, 56), (99, 0, 0)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").unlink()
+    found = changed_media(Store(out, stage=kind), None)
+    assert found == [f"{tmp_path / '1.png'}: changed", f"{tmp_path / '2.png'}: missing_file"]
+    said.clear()
+    run()
+    assert any("2 media have changed since the store was made" in line and "1.png" in line for line in said), said
+    done = command("why", out, "--trust-places")
+    assert done.returncode == 1 and "1.png: changed" in done.stdout and "2.png: missing_file" in done.stdout, done

@@ -1,0 +1,132 @@
+"""Media by http: fetched once from hosts that are named, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vlm_prep.core.errors import InputError, Reject
+from vlm_prep.core.settings import IngestConfig
+from vlm_prep.ingest.ingest_run import ingest
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.media import downloads
+from vlm_prep.media.downloads import Downloads
+from vlm_prep.shards.layout import read_rejects
+
+ASKED: list[str] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+    def do_GET(self) -> None:
+        ASKED.append(self.path)
+        data, status, headers = b"", 200, {}
+        if self.path.startswith("/ok"):
+            picture = io.BytesIO()
+            Image.new("RGB", (8, 6)).save(picture, "PNG")
+            data = picture.getvalue()
+        elif self.path == "/moved.png":
+            status, headers = 302, {"Location": "/ok-moved.png"}
+        elif self.path == "/away.png":
+            status, headers = 302, {"Location": "http://169.254.169.254/secret"}
+        elif self.path == "/round.png":
+            status, headers = 302, {"Location": "/round.png"}
+        elif self.path == "/tired.png" and ASKED.count("/tired.png") < 3:
+            status = 503
+        elif self.path == "/tired.png":
+            data = b"rested"
+        else:
+            status = 404
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("VLM_PREP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
+    ASKED.clear()
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{running.server_address[1]}"
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+def test_a_file_is_fetched_once(server: str) -> None:
+    allowed = Downloads(("127.0.0.1",), private=True)
+    first = allowed.path(f"{server}/ok.png")
+    assert allowed.path(f"{server}/ok.png") == first and ASKED == ["/ok.png"]
+    assert Path(first).read_bytes()[:4] == b"\x89PNG"
+    assert Path(allowed.path(f"{server}/moved.png")).read_bytes()[:4] == b"\x89PNG"
+    assert Path(allowed.path(f"{server}/tired.png")).read_bytes() == b"rested" and ASKED.count("/tired.png") == 3
+
+
+@pytest.mark.parametrize(
+    ("hosts", "private", "path", "reason"),
+    [
+        (("example.org",), True, "/ok.png", "unsupported_media"),
+        (("*",), False, "/ok.png", "unsupported_media"),
+        (("127.0.0.1",), True, "/away.png", "unsupported_media"),
+        (("*",), True, "/none.png", "missing_file"),
+        (("*",), True, "/round.png", "unreadable_file"),
+    ],
+)
+def test_what_may_not_or_cannot_be_fetched_is_a_reject(
+    hosts: tuple[str, ...], private: bool, path: str, reason: str, server: str
+) -> None:
+    with pytest.raises(Reject) as found:
+        Downloads(hosts, private).path(server + path)
+    assert found.value.reason == reason
+    assert bool(ASKED) == (hosts != ("example.org",) and private)
+
+
+def test_a_file_that_is_too_large_leaves_nothing(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(downloads, "MOST_BYTES", 10)
+    with pytest.raises(Reject, match="more than 10"):
+        Downloads(("*",), True).path(f"{server}/ok.png")
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_rows_name_pictures_by_address(server: str, tmp_path: Path, options: Callable[..., Any]) -> None:
+    turns = [{"role": "user", "content": f"<image>See {server}/text.png"}, {"role": "assistant", "content": "A cup."}]
+    part = [{"type": "image_url", "image_url": {"url": f"{server}/ok2.png"}}, {"type": "text", "text": "?"}]
+    rows = [
+        {"messages": turns, "images": [f"{server}/ok1.png"]},
+        {"messages": [{"role": "user", "content": part}, turns[1]]},
+        {"messages": turns, "images": [f"{server}/none.png"]},
+        {"messages": turns, "images": ["http://other.example/a.png"]},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = open_samples(path, download=["127.0.0.1"], download_private=True)
+    manifest = ingest(samples, IngestConfig(), options(tmp_path / "out", max_reject_rate=1.0))
+    assert manifest is not None and manifest.totals["rows_written"] == 2
+    assert [each["reason"] for each in read_rejects(tmp_path / "out")] == ["missing_file", "unsupported_media"]
+    assert "/text.png" not in ASKED and ASKED.count("/ok1.png") == 1
+    plain = open_samples(path)
+    assert {row.reason for row in plain.read(0, 4)} == {"unsupported_media"}
+
+
+def test_no_meta_file_opens_the_network(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    (tmp_path / "meta.json").write_text(json.dumps({"a": {"file_name": "rows.jsonl", "download": ["*"]}}))
+    with pytest.raises(InputError, match="unknown key 'download'"):
+        open_samples(tmp_path / "meta.json")

@@ -1,0 +1,171 @@
+"""Media by http(s), where the user names the hosts: `download=images.example.org`.
+
+A file is fetched once into the cache (`$VLM_PREP_CACHE/downloads`, by its address) and read from there. Hosts that are
+not on the list, and addresses of private networks (unless `download_private`), are rejects, after every redirect, too;
+the connection goes to the very address that was looked at, so that a name cannot change between the look and the use.
+A file may have 1 GiB, an answer may take 30 s, and an error that may pass (5xx, 429, a broken line) is tried again.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import http.client
+import ipaddress
+import os
+import socket
+import ssl
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.remote import cache_folder
+
+MOST_BYTES: Final = 1 << 30
+_TIMEOUT: Final = 30.0
+_TRIES: Final = 3
+_REDIRECTS: Final = 5
+_PIECE: Final = 1 << 20
+_MOVED: Final = frozenset((301, 302, 303, 307, 308))
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """What may be fetched.
+
+    Args:
+        hosts: names, or patterns such as `*.example.org`; `*` is any public host.
+        private: whether addresses of private networks are asked, too.
+    """
+
+    hosts: tuple[str, ...]
+    private: bool = False
+
+    def path(self, url: str) -> str:
+        """Return the local path of a file, fetched unless it is there.
+
+        Raises:
+            Reject: unsupported_media, it may not be fetched; missing_file or unreadable_file, it cannot be.
+        """
+        name = os.path.basename(urlsplit(url).path)[-100:].lstrip(".") or "media"
+        target = (
+            cache_folder() / "downloads" / hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()[:32] / name
+        )
+        if not target.exists():
+            self._fetch(url, target)
+        return str(target)
+
+    def _fetch(self, url: str, target: Path) -> None:
+        for attempt in range(_TRIES):
+            try:
+                self._try(url, target)
+            except _MayPassError as error:
+                if attempt + 1 == _TRIES:
+                    raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: {error}, {_TRIES} times") from error
+                time.sleep(0.5 * 2**attempt)
+            else:
+                return
+
+    def _try(self, url: str, target: Path) -> None:
+        asked = url
+        for _ in range(_REDIRECTS + 1):
+            connection, path = self._connect(url)
+            try:
+                connection.request("GET", path, headers={"User-Agent": "vlm-prep", "Accept-Encoding": "identity"})
+                answer = connection.getresponse()
+                if answer.status in _MOVED and (place := answer.headers.get("Location")):
+                    url = urljoin(url, place)
+                    continue
+                _require_found(url, answer.status)
+                _write(asked, answer, target)
+                return
+            except (OSError, http.client.HTTPException) as error:
+                raise _MayPassError(f"{type(error).__name__}: {error}") from error
+            finally:
+                connection.close()
+        raise Reject(RejectReason.UNREADABLE_FILE, f"{asked}: more than {_REDIRECTS} redirects")
+
+    def _connect(self, url: str) -> tuple[http.client.HTTPConnection, str]:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if parts.scheme not in ("http", "https") or not host:
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http")
+        if not any(fnmatch.fnmatchcase(host.lower(), each.lower()) for each in self.hosts):
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: the host {host} is not among `download`")
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise _MayPassError(f"no address of {host}: {error}") from error
+        except ValueError as error:
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: {error}") from error
+        address = str(found[0][4][0])
+        if not self.private and any(
+            not ipaddress.ip_address(str(each[4][0]).split("%")[0]).is_global for each in found
+        ):
+            what = f"{host} is {address}, of a private network (`download_private=true`)"
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: {what}")
+        kind = _Plain if parts.scheme == "http" else _Secure
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if not path.isprintable() or " " in path:
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http")
+        return kind(host, port, address), path
+
+
+class _MayPassError(Exception):
+    """What another try may not meet."""
+
+
+class _Plain(http.client.HTTPConnection):
+    """A connection to the address that was looked at."""
+
+    def __init__(self, host: str, port: int, address: str) -> None:
+        super().__init__(host, port, timeout=_TIMEOUT)
+        self._address = address
+
+    def connect(self) -> None:
+        """Connect to the address, not to what the name means now."""
+        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+
+
+class _Secure(_Plain):
+    """The same with TLS, for the host's name."""
+
+    default_port = 443
+
+    def connect(self) -> None:
+        """Connect, and have the host show that it is the one."""
+        super().connect()
+        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+
+
+def _require_found(url: str, status: int) -> None:
+    if status == 200:
+        return
+    if status == 429 or status >= 500:
+        raise _MayPassError(f"status {status}")
+    reason = RejectReason.MISSING_FILE if status in (404, 410) else RejectReason.UNREADABLE_FILE
+    raise Reject(reason, f"{url}: status {status}")
+
+
+def _write(url: str, answer: http.client.HTTPResponse, target: Path) -> None:
+    stated = answer.headers.get("Content-Length")
+    if stated and stated.isdecimal() and int(stated) > MOST_BYTES:
+        raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: {int(stated):,} bytes, more than {MOST_BYTES:,}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as folder:
+        temporary = Path(folder) / "file"
+        size = 0
+        with open(temporary, "wb") as file:
+            while piece := answer.read(_PIECE):
+                size += len(piece)
+                if size > MOST_BYTES:
+                    raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: more than {MOST_BYTES:,} bytes")
+                file.write(piece)
+        if stated and stated.isdecimal() and size != int(stated):
+            raise _MayPassError(f"{size:,} of {int(stated):,} bytes came")
+        os.replace(temporary, target)
