@@ -34,16 +34,26 @@ class Step:
     state: str = WAITS
     changes: list[str] = field(default_factory=list)
     """What differs from what its folder holds."""
+    update: bool = False
+    """Whether a finished store whose rows alone changed is brought up to them."""
 
     @property
     def out(self) -> str:
         """Where it writes."""
         return str(self.arguments["run"].out)
 
+    @property
+    def updates(self) -> bool:
+        """Whether its store is finished and nothing but its rows changed; media may have, too."""
+        only_rows = all(line.startswith("samples.") for line in self.changes)
+        return self.update and self.stage == "tokenize" and self.state in (CHANGED, DONE) and only_rows
+
     def work(self, quiet: bool) -> Work:
         """Return what is to be done; a store of other settings is made anew."""
         arguments = {name: value for name, value in self.arguments.items() if name not in _SWITCHES}
-        if self.state == CHANGED:
+        if self.updates:
+            arguments["update"] = True
+        elif self.state == CHANGED:
             arguments["run"] = replace(arguments["run"], fresh=True)
         return _WORK[self.stage](**arguments, quiet=quiet)
 
@@ -56,6 +66,9 @@ def run(
         Flag(metavar="KEY=VALUE"),
         Doc("Over a setting of the file, e.g. tokenize.max_length=4096; may be repeated."),
     ] = None,
+    update: Annotated[
+        bool, Doc("Bring a tokenized store whose source changed up to it (`tokenize --update`), in place of anew.")
+    ] = False,
     dry_run: Annotated[bool, Doc("Say what would be done, and why; write nothing.")] = False,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
@@ -65,7 +78,7 @@ def run(
     After a kill the same command continues. A stage whose settings or input changed is made again from the start.
     """
     read = read_run_file(file, set or ())
-    steps = [Step(stage, flags.of_stage(stage, read)) for stage in read.sections]
+    steps = [Step(stage, flags.of_stage(stage, read), update=update) for stage in read.sections]
     _check(read, steps)
     if dry_run:
         _look_at_all(steps)
@@ -76,7 +89,7 @@ def run(
     for step in steps:
         _look_at(step)
         for line in step.changes:
-            say(f"{step.stage}: made again: {line}")
+            say(f"{step.stage}: {'brought up' if step.updates else 'made again'}: {line}")
         say(f"{step.stage}: {step.state}, {step.out}")
         began = time.monotonic()
         todo = step.work(quiet)

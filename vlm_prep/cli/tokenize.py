@@ -21,22 +21,39 @@ def command(
     rows: SourceConfig,
     config: TokenizeConfig,
     run: RunConfig,
+    update: Annotated[
+        bool,
+        Doc(
+            "Bring a finished store in `out` up to its source: rows that were added or changed, media contents "
+            "included, are done, the others stay."
+        ),
+    ] = False,
     dry_run: Annotated[bool, Doc("Load, check and measure the first rows; write nothing.")] = False,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
 ) -> None:
     """Tokenize and label multimodal chats into shards, and prove it against the real processor."""
-    todo = work(source, processor, rows, config, run, quiet)
+    todo = work(source, processor, rows, config, run, quiet, update=update)
     if dry_run:
         options.show_facts(todo.preview(), as_json)
     else:
         todo.do_and_show(as_json)
 
 
-def work(source: str, processor: str, rows: SourceConfig, config: TokenizeConfig, run: RunConfig, quiet: bool) -> Work:
+def work(
+    source: str,
+    processor: str,
+    rows: SourceConfig,
+    config: TokenizeConfig,
+    run: RunConfig,
+    quiet: bool,
+    *,
+    update: bool = False,
+) -> Work:
     """Open the source and return what is to be done."""
     from vlm_prep.ingest.source import open_samples
     from vlm_prep.tokenize.tokenize_run import dry_run, tokenize
+    from vlm_prep.tokenize.update_run import update as update_store
 
     if config.exact_length is not None and source.startswith("mock:") and not re.search(r"(words|tokens)=", source):
         source += f",tokens={config.exact_length}"
@@ -46,6 +63,6 @@ def work(source: str, processor: str, rows: SourceConfig, config: TokenizeConfig
     return Work(
         place=place,
         say=how.say,
-        run=lambda: tokenize(samples, processor, config, how),
+        run=lambda: (update_store if update else tokenize)(samples, processor, config, how),
         preview=lambda: dry_run(samples, processor, config, how),
     )

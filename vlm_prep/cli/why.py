@@ -68,6 +68,10 @@ def command(
             terminal.echo(f"{_meaning(line):<10} {line}")
         found = f"{len(lines)} difference(s) from the {stage} in {store}"
         terminal.echo(found if lines else f"{store}: nothing changed")
+        if stage == "tokenize" and all(line.startswith(("samples.", "media: ")) for line in lines):
+            words = context.args
+            origin = _origin(words) if words else options.origin_of(folder, None, None, trust_places)
+            _say_update(folder, origin, now)
     raise typer.Exit(1 if lines else 0)
 
 
@@ -80,6 +84,27 @@ def _changed_media(folder: Path, stage: str, all_media: bool) -> list[str]:
     if stage == "pack" or not (folder / MANIFEST).is_file():
         return []
     return [f"media: {line}" for line in changed_media(Store(folder, stage=stage), None if all_media else MANY)]
+
+
+def _origin(words: Sequence[str]) -> options.Origin:
+    asked = flags.read(_STAGES["tokenize"], words)
+    return options.Origin(source={"path": asked["source"], **asdict(asked["rows"])}, processor=asked["processor"])
+
+
+def _say_update(folder: Path, origin: options.Origin, now: dict[str, Any]) -> None:
+    """Say what `tokenize --update` would do with a finished store, media that changed included."""
+    from vlm_prep.core.errors import StoreError
+    from vlm_prep.shards.manifest import MANIFEST
+    from vlm_prep.tokenize.update_run import look
+
+    if not (folder / MANIFEST).exists():
+        return
+    try:
+        plan = look(origin.samples(), now, folder).plan
+    except StoreError as error:
+        terminal.echo(f"update     not possible: {error.message}")
+        return
+    terminal.echo(f"update     {'nothing to do' if plan.nothing else plan.said()}")
 
 
 def _meaning(line: str) -> str:

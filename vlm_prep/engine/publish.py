@@ -17,7 +17,16 @@ import orjson
 
 from vlm_prep.core.atomic_files import sync_folder, write_bytes_atomically
 from vlm_prep.core.errors import StoreError
-from vlm_prep.shards.store_names import STAGED_LIST, WORK, StoreName, must_be_plain, store_names
+from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.shards.store_names import (
+    OUTDATED_LIST,
+    STAGED_LIST,
+    WORK,
+    StoreName,
+    is_shard,
+    must_be_plain,
+    store_names,
+)
 
 
 def staging(folder: Path) -> Path:
@@ -25,8 +34,16 @@ def staging(folder: Path) -> Path:
     return folder / WORK / "staged"
 
 
-def decide(folder: Path, names: Sequence[str]) -> None:
-    """Decide that the gathered files `names`, paths in the store, replace those of the store, in this order."""
+def decide(folder: Path, names: Sequence[str], outdated: Sequence[str] = ()) -> None:
+    """Decide that the gathered files replace those of the store.
+
+    Args:
+        folder: the store.
+        names: of the files, paths in the store, in this order.
+        outdated: shards that are deleted when all are in place, if the manifest then names them no more.
+    """
+    if outdated:
+        write_bytes_atomically(folder / OUTDATED_LIST, orjson.dumps(list(outdated)))
     write_bytes_atomically(_list(folder), orjson.dumps(list(names)))
 
 
@@ -47,7 +64,20 @@ def publish_staged(folder: Path) -> None:
             target.parent.mkdir(exist_ok=True)
             os.replace(source, target)
             sync_folder(target.parent)
+    _drop_outdated(folder)
     _list(folder).unlink()
+
+
+def _drop_outdated(folder: Path) -> None:
+    if not (folder / OUTDATED_LIST).exists():
+        return
+    names = _listed(folder / OUTDATED_LIST)
+    must_be_plain(folder, names)
+    needed = {name for name, _ in read_manifest(folder).shards()}
+    for name in names:
+        if name not in needed and is_shard(name.rpartition("/")[2]):
+            (folder / name).unlink(missing_ok=True)
+    (folder / OUTDATED_LIST).unlink()
 
 
 def _listed(path: Path) -> list[StoreName]:

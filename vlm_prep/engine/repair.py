@@ -52,6 +52,8 @@ def lost_shards(
             lost[path] = info
     if not lost:
         return {}
+    if ranges := manifest.extra.get("rows"):  # of an update
+        tasks = [Task(index=index, start=start, stop=stop) for index, (start, stop) in enumerate(ranges)]
     rejected = set(numbers([each["sample_id"] for each in read_rejects(folder)]).values()) if numbers else set()
     makers = _makers(manifest, tasks, rejected)
     if not lost.keys() <= makers.keys():

@@ -244,7 +244,7 @@ def _amended(
         totals=totals,
         splits={**manifest.splits, "train": [*manifest.splits.get("train", []), *new]},
         extra={**manifest.extra, "retries": retries},
-        fingerprint=fingerprint_of(manifest.identity, retries),
+        fingerprint=fingerprint_of(manifest.identity, retries, manifest.extra.get("updated")),
     )
 
 

@@ -114,7 +114,7 @@ def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
             poison=[asdict(each) for each in poison],
         )
         rejects = chain(stage.earlier.rejects, *(record.rejects for record in records))
-        return workspace.finish(manifest, card, rejects, plan.again, stage.settings)
+        return workspace.finish(manifest, card, rejects, marked(stage.again), stage.settings)
     except OSError as error:
         raise OutputError(
             f"{options.out}: {error}",

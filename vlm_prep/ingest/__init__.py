@@ -22,6 +22,7 @@ to read it in:
     mapping/  what the columns of any table are, declared
     formats/  to_sample: one parsed row → Sample, or a Reject
     kept_columns    what travels with a row: its own id, and columns that were asked for
+    row_digests     a digest of each row, for updates
     row_source      RowSource: all of it for one dataset; picks i..j → Sample | Rejected, one for each pick
     interleave, raw_samples  datasets mixed by shares; the rows of all data sets by number
     first_rows      what the first rows give before a run, and whether it should start at all

@@ -10,6 +10,7 @@
     downloads.py  media by http(s), from hosts that the user names
     mock_media.py  media that are made when they are read
     rules.py   what a run lets its media be
+    file_state.py  whether files may have changed, told without reading them
     files.py   bytes behind a uri, and cheap content digests
     lmdb_file.py  values of an LMDB, every number of a page checked
     image.py   a picture's header, its completeness, and its RGB pixels

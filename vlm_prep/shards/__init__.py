@@ -19,6 +19,7 @@ transfer.py  finished stores to an object store and back
 mapped.py    how much of a store is held ready in a process
 earlier.py   what was rejected by the stages before
 joined.py    several stores read as one
+row_ledger.py   what each row of a store was made of, for updates
 store_check.py   is a folder what its manifest says
 reader.py    memory-mapped rows as numpy views
 """

@@ -31,6 +31,7 @@ from vlm_prep.shards.store_names import (
     ORIGIN_FILE,
     REJECTS_FILE,
     ROOT_FILES,
+    ROWS_FILE,
     RUN_FILE,
     SPLIT_FILES,
     STAGED_LIST,
@@ -39,9 +40,11 @@ from vlm_prep.shards.store_names import PLAN_FILE as PLAN_FILE
 from vlm_prep.shards.store_names import is_store_entry as is_store_entry
 
 
-def shard_name(index: int, count: int, suffix: str = ".arrow", retry: int = 0) -> str:
-    """Return `data-00003-of-00032.arrow`, or `data-retry1-00000-of-00001.arrow`, which sorts after all others."""
-    return f"data-{f'retry{retry}-' if retry else ''}{index:05d}-of-{count:05d}{suffix}"
+def shard_name(index: int, count: int, suffix: str = ".arrow", retry: int = 0, update: int = 0) -> str:
+    """Return `data-00003-of-00032.arrow`, or `data-retry1-00000-of-00001.arrow`, which sorts after all others; of an
+    updated store all shards have the number of the update, `data-update2-00003-of-00033.arrow`."""
+    head = f"retry{retry}-" if retry else f"update{update}-" if update else ""
+    return f"data-{head}{index:05d}-of-{count:05d}{suffix}"
 
 
 def write_dataset_files(folder: Path, splits: Mapping[str, list[ShardInfo]], *, card: str, fingerprint: str) -> None:
@@ -111,7 +114,7 @@ def file_digests(folder: Path, splits: Iterable[str]) -> dict[str, dict[str, Any
         folder: the store.
         splits: the folders of its shards.
     """
-    beside = ROOT_FILES - {MANIFEST, ORIGIN_FILE, RUN_FILE}
+    beside = ROOT_FILES - {MANIFEST, ORIGIN_FILE, RUN_FILE, ROWS_FILE}
     names = [*beside, *(f"{split}/{name}" for split in splits for name in SPLIT_FILES)]
     paths = {name: folder / name for name in sorted(names)}
     return {
@@ -141,6 +144,7 @@ def changed_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
             pass  # a store need not say where its rows came from
         except (OSError, ValueError) as error:
             yield f"{folder / name}: {error}"
+    yield from _changed_rows(folder)
     for name, about in manifest.files.items():
         try:
             data = (folder / name).read_bytes()
@@ -149,6 +153,17 @@ def changed_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
             continue
         if len(data) != about["bytes"] or digest_bytes(data) != about["xxh3"]:
             yield f"{folder / name}: was changed since it was written (checksum)"
+
+
+def _changed_rows(folder: StorePath) -> Iterator[str]:
+    """Yield a line where rows.parquet is not as origin.json says; a store that was copied need not have it."""
+    try:
+        data = (folder / ROWS_FILE).read_bytes()
+        said = unsealed((folder / ORIGIN_FILE).read_bytes())[0].get("rows")
+    except (OSError, ValueError):
+        return  # what is wrong with origin.json is said of it
+    if not isinstance(said, dict) or said.get("xxh3") != digest_bytes(data):
+        yield f"{folder / ROWS_FILE}: was changed since it was written (checksum)"
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -155,6 +155,11 @@ def _extra(extra: Mapping[str, Any]) -> None:
         _must(isinstance(extra.get(key, ""), str), f"extra.{key}", "is no text")
     sources = _list(extra.get("sources", []), "extra.sources")
     _must(all(isinstance(each, str) for each in sources), "extra.sources", "are no texts")
+    _count(extra.get("updates", 0), "extra.updates")
+    _must(isinstance(extra.get("updated", ""), str), "extra.updated", "is no text")
+    for pair in _list(extra.get("rows", []), "extra.rows"):
+        start, stop = _batch(pair, "extra.rows")
+        _must(start <= stop, "extra.rows", f"has rows {start} to {stop}")
     for number, retry in enumerate(_list(extra.get("retries", []), "extra.retries")):
         where = f"extra.retries[{number}]"
         _must(isinstance(retry, dict), where, "is no table")

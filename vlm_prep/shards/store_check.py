@@ -131,13 +131,18 @@ def _tokens(shards: list[ShardInfo]) -> int:
     return sum(info.tokens for info in shards)
 
 
-def fingerprint_of(identity: dict[str, Any], retries: list[dict[str, Any]]) -> str:
-    """Return the fingerprint of a store: of its run, and of the rows that retries added to it."""
-    return digest_json(identity) if not retries else digest_json({"run": identity, "retries": retries})
+def fingerprint_of(identity: dict[str, Any], retries: list[dict[str, Any]], updated: str | None = None) -> str:
+    """Return the fingerprint of a store: of its run, of the shards of its last update (media may have changed where its
+    rows did not), and of the rows that retries added to it."""
+    if not retries and updated is None:
+        return digest_json(identity)
+    more = {} if updated is None else {"updated": updated}
+    return digest_json({"run": identity, "retries": retries, **more})
 
 
 def _identity(manifest: Manifest) -> Iterator[str]:
-    if manifest.fingerprint != fingerprint_of(manifest.identity, manifest.extra.get("retries", [])):
+    extra = manifest.extra
+    if manifest.fingerprint != fingerprint_of(manifest.identity, extra.get("retries", []), extra.get("updated")):
         yield "manifest.json: its fingerprint is not that of its identity"
     made = sum(manifest.tasks) + sum(sum(retry["tasks"]) for retry in manifest.extra.get("retries", []))
     if made != len(manifest.shards()):

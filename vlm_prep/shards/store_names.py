@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 WORK = "_work"
 STAGED_LIST = f"{WORK}/staged.json"
 """The files of a finished store that are being replaced, see `engine.publish`."""
+OUTDATED_LIST = f"{WORK}/outdated.json"
+"""The shards that are deleted then."""
 CARD = "README.md"
 DATASET_DICT = "dataset_dict.json"
 REJECTS_FILE = "rejects.parquet"
@@ -30,10 +32,12 @@ ORIGIN_FILE = "origin.json"
 """Where the rows came from: the paths and settings that `vlm-prep retry` and `why` open the source with."""
 RUN_FILE = "run.yaml"
 """The settings that made the store, see `core.run_yaml`; like the origin it has paths and is in no digest."""
+ROWS_FILE = "rows.parquet"
+"""What each row was made of, for updates, see `shards.row_ledger`; like the origin it is of this machine."""
 SPLIT_FILES = ("dataset_info.json", "state.json")
-ROOT_FILES = frozenset((MANIFEST, CARD, DATASET_DICT, REJECTS_FILE, PLAN_FILE, ORIGIN_FILE, RUN_FILE))
+ROOT_FILES = frozenset((MANIFEST, CARD, DATASET_DICT, REJECTS_FILE, PLAN_FILE, ORIGIN_FILE, RUN_FILE, ROWS_FILE))
 _SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_SHARD = re.compile(r"data-(retry[0-9]{1,9}-)?[0-9]{1,9}-of-[0-9]{1,9}\.(arrow|tar)")
+_SHARD = re.compile(r"data-((?:retry|update)[0-9]{1,9}-)?[0-9]{1,9}-of-[0-9]{1,9}\.(arrow|tar)")
 _UNFINISHED = re.compile(r"task-[0-9]{1,9}-[0-9]{1,9}\.(arrow|tar)")
 # cache-*.arrow: what `datasets` leaves beside the shards when a store opened with load_from_disk is mapped
 _BESIDE = re.compile(r"cache-\w+\.arrow")

@@ -3,6 +3,12 @@
 tokenize_run.py  a whole source into a store
 merge_run.py     several stores that were made alike into one
 tokenize_job.py  what a worker does with a range of rows
+run_accounts.py  from the records of tasks to the manifest, and the top-up of the proof
+row_facts.py     what is told of each row, for later updates
+update_plan.py   what an update of a store would do
+update_job.py    rows that are copied, among rows that are done
+update_staging.py  its new files until they replace the old ones
+update_run.py    a store brought up to its source
 recipe.py        what it needs beside rows, made once and inherited by all workers
 before_fork.py   what the forkserver imports and makes
 task_output.py   the shards and counts of a range

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,14 @@ from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.payload.maker import PayloadMaker
 from vlm_prep.shards.reader import ShardReader
-from vlm_prep.shards.schema import KEPT, tokenized_schema
+from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import payload_bytes
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
 from vlm_prep.tokenize.overlong_audio import OverlongClips
 from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, ProcessorFindings, Recipe, findings_of, made_for
+from vlm_prep.tokenize.row_facts import ROWS, CopiedDocument, RowFacts
+from vlm_prep.tokenize.row_facts import row_of as row_of
 from vlm_prep.tokenize.task_output import Tally, TaskWriter
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
 from vlm_prep.tokenize.verify.raw_rows import require_own_words
@@ -114,18 +116,24 @@ class TokenizeJob:
         refused_shapes: dict[Shape, int],
     ) -> tuple[Record, dict[int, Reject]]:
         """Do a task; return its record, and the rows of it that the real processor raised on."""
-        tally = Tally()
+        tally, facts = Tally(), RowFacts(self.samples.data_files)
         blamed: dict[int, Shape] = {}
         tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
         schema = tokenized_schema(tensors, weights=self.config.loss_weights, kept=keeps_columns(self.samples))
         writer = TaskWriter(task.index, shards, schema)
         with writer:
-            for number, result in self.encoded(task, heartbeat, tally.unread, refused):
+            for number, result in self.encoded(task, heartbeat, tally.unread, refused, facts):
                 if isinstance(result, Rejected):
                     tally.reject(result)
+                    facts.rejects(number)
                 else:
                     row = row_of(result)
+                    facts.writes(number, result)
                     chosen = is_chosen(result.sample_id, self.config.verify_fraction)
+                    if isinstance(result, CopiedDocument):  # it was compared when it was written first, or not
+                        tally.checked.update(result.compared)
+                        facts.was_compared(number, result.compared)
+                        chosen = False
                     if self.config.verify_fraction > 0:
                         for shape in shapes_of(result):
                             tally.firsts.setdefault(shape, number)
@@ -141,12 +149,16 @@ class TokenizeJob:
             heartbeat(number)
             row = ShardReader(shards / infos[shard].name, infos[shard]).row(index)
             try:
-                tally.checked.update(check_row(self.oracle, row))
+                compared = check_row(self.oracle, row)
             except Reject as reject:
                 found[number] = reject
                 refused_shapes.setdefault(blamed[number], number)
+            else:
+                tally.checked.update(compared)
+                facts.was_compared(number, compared)
         tally.refused |= refused_shapes
-        return tally.record(task, infos, self._equal), found
+        record = tally.record(task, infos, self._equal)
+        return replace(record, facts={**record.facts, ROWS: facts.to_json(task)}), found
 
     def fault_of(self, task: Task, poison: Poison) -> str | None:
         """See `engine.tasks.Job`; rows can be rejected."""
@@ -163,6 +175,7 @@ class TokenizeJob:
         heartbeat: Heartbeat,
         unread: Unread | None = None,
         refused: Mapping[int, Reject] | None = None,
+        facts: RowFacts | None = None,
         *,
         believing: bool = False,
     ) -> Iterator[tuple[int, Encoded | Rejected]]:
@@ -173,6 +186,7 @@ class TokenizeJob:
             heartbeat: told of each row.
             unread: keys that nobody reads are added to it.
             refused: rows that are known to be rejects; None leaves out comparing the first rows of new shapes.
+            facts: told of each row before its media are read.
             believing: rejects rows of new shapes that the real processor cannot take, see `_believe`.
         """
         for number, item in read_task(self.samples, task, heartbeat, STAGE):
@@ -181,20 +195,31 @@ class TokenizeJob:
                 continue
             if unread is not None:
                 count_unread(unread, item.dataset, item.unread)
+            if facts is not None:
+                facts.begins(number, item)
             try:
                 if refused and number in refused:
                     raise refused[number]
-                sample, payload = self._clips.fitted(*self._probe(item, decode=self._decodes(item)))
-                # all of them, before the first is written: a row is written or rejected
-                documents = [self._with_tensors(encoded) for encoded in self.encoder.documents(sample, payload)]
-                if refused is not None and self.config.verify_fraction > 0:
-                    for encoded in documents:
-                        self._believe(encoded, number, raises=believing)
+                documents = self.stored(number, item)
+                if documents is None:
+                    documents = self._made(item)
+                    if refused is not None and self.config.verify_fraction > 0:
+                        for encoded in documents:
+                            self._believe(encoded, number, raises=believing)
             except Reject as reject:
                 yield number, rejected(item, STAGE, reject)
                 continue
             for encoded in documents:
                 yield number, encoded
+
+    def stored(self, number: int, sample: Sample) -> Sequence[Encoded] | None:
+        """Return the documents of a row that are known already (`UpdateJob`), None where they are to be made."""
+        return None
+
+    def _made(self, item: Sample) -> Sequence[Encoded]:
+        """Return the documents of a row: all of them, before the first is written, for a row is written or rejected."""
+        sample, payload = self._clips.fitted(*self._probe(item, decode=self._decodes(item)))
+        return [self._with_tensors(encoded) for encoded in self.encoder.documents(sample, payload)]
 
     def check_start(self, task: Task, shards: Path, heartbeat: Heartbeat, max_reject_rate: float = 1.0) -> None:
         """Compare the first row of each shape among the first rows, before the long run starts.
@@ -322,18 +347,3 @@ class TokenizeJob:
             if now != known.digests:
                 raise Reject(RejectReason.MEDIA_CHANGED, f"{media.uris[0]} was changed after it was ingested")
         return found, data
-
-
-def row_of(encoded: Encoded) -> dict[str, Any]:
-    """Return the columns of a tokenized store for an encoded sample."""
-    return {
-        "sample_id": encoded.sample_id,
-        "dataset": encoded.dataset,
-        "input_ids": encoded.input_ids,
-        "labels": encoded.labels,
-        **({} if encoded.loss_weights is None else {"loss_weights": encoded.loss_weights}),
-        **encoded.geometry,
-        "media": encoded.media,
-        "conversation": encoded.conversation.decode(),
-        KEPT: encoded.kept,
-    }

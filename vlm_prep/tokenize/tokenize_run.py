@@ -14,7 +14,6 @@ import vlm_prep
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.own_process import as_before
-from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import TokenizeConfig
@@ -26,16 +25,13 @@ from vlm_prep.engine.stage import (
     Send,
     Stage,
     check_reject_rate,
-    reject_reasons,
     run_stage,
-    sum_counts,
-    sum_datasets,
 )
 from vlm_prep.engine.tasks import Assignment, Poison, Record, Task, no_heartbeat, rows_per_task, split_rows
 from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.some_samples import earlier_rejects
 from vlm_prep.ingest.source import Samples, how_read
-from vlm_prep.ingest.unread_keys import UNREAD, sum_unread, unread_notes
+from vlm_prep.ingest.unread_keys import unread_notes
 from vlm_prep.media.changed_media import said_of_changes
 from vlm_prep.media.rules import rules_of
 from vlm_prep.processors.load import must_be_reachable
@@ -43,27 +39,15 @@ from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
-from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
-from vlm_prep.tokenize.task_output import EXTRA_DOCUMENTS
+from vlm_prep.tokenize.row_facts import ROWS, write_ledger
+from vlm_prep.tokenize.run_accounts import CARD, describe_run, shapes_in
 from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
 from vlm_prep.tokenize.verify.choose import LABELS, UNREADABLE, proof
 from vlm_prep.tokenize.verify.refusals import Refusals, top_up
 
 STARTUP_ROWS = 64
-
-_CARD = """# Tokenized by vlm-prep
-
-{rows} rows, {tokens} tokens. Open it with `datasets.load_from_disk(FOLDER)` or `load_dataset(FOLDER)`; for training use
-`vlm_prep.stream.ShardDataset(FOLDER)`.
-
-- `input_ids`, `labels` (unshifted, -100 where nothing is trained), media geometry under the processor's own names
-- `media`: the files, by reference, with their bytes, or as `tensors` that were made of them; where `same_as` is set,
-  the bytes stand with the row `rows_before` rows earlier, as its media number `media`
-- `conversation`: JSON of messages and tools
-- `manifest.json`: settings, accounts, the proof of equality with the processor; `rejects.parquet`: rows not written
-"""
 
 
 @as_before()
@@ -98,7 +82,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
     checked: list[Counter[str]] = []
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
-    refusals = Refusals(tasks)
+    refusals, again = Refusals(tasks), origin_of(samples, processor)
 
     def check(records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
         if refused := refusals.find(records, shards, send):
@@ -106,6 +90,8 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
             return refused
         compared, refused = top_up(config, records, shards, send, Counter())
         checked[:] = [compared]
+        if not refused and (said := write_ledger(samples, identity["samples"], records, options.out)):
+            again[ROWS] = said
         return refused
 
     stage = Stage(
@@ -113,13 +99,13 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         identity=identity,
         tasks=tasks,
         job=job,
-        describe=partial(_describe, samples, config, findings.runtime, checked),
+        describe=partial(describe_run, samples, config, findings.runtime, checked),
         begin=Assignment(
             task=startup_task(job), folder=options.out, method="check_start", arguments=(options.max_reject_rate,)
         ),
         check=check,
-        again=origin_of(samples, processor),
-        settings=_run_file(samples, processor, config),
+        again=again,
+        settings=run_file(samples, processor, config),
         numbers=samples.numbers,
         earlier=earlier_rejects(samples),
     )
@@ -204,7 +190,8 @@ def origin_of(samples: Samples, processor: str) -> dict[str, Any]:
     return {"source": samples.origin, "processor": path}
 
 
-def _run_file(samples: Samples, processor: str, config: TokenizeConfig) -> str:
+def run_file(samples: Samples, processor: str, config: TokenizeConfig) -> str:
+    """Return what the store keeps as run.yaml."""
     named = {"source": samples.origin.get("path"), "processor": origin_of(samples, processor)["processor"]}
     return stored_run(STAGE, named, how_read(samples), config)
 
@@ -240,7 +227,7 @@ def retry_tokenize(
         for record in records:
             kinds.update(record.facts["kinds"])
         done = Counter(before["rows"])
-        shapes = [*before.get("shapes", ()), *_shapes(records)]
+        shapes = [*before.get("shapes", ()), *shapes_in(records)]
         checked = [
             {**before["rows"], LABELS: before["labels_found_twice"], UNREADABLE: before["unreadable"]},
             *(record.facts["checked"] for record in records),
@@ -252,43 +239,9 @@ def retry_tokenize(
             proof=proof(checked, kinds, manifest.processor, config.verify_fraction, shapes),
         )
         totals = added_totals(manifest.totals, records)
-        return amended, _CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
+        return amended, CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
 
     return run_retry(retry, options, job, amend)
-
-
-def _shapes(records: Sequence[Record]) -> list[str]:
-    return [shape for record in records for shape in record.facts.get("shapes", ())]
-
-
-def _describe(
-    samples: Samples,
-    config: TokenizeConfig,
-    runtime: ProcessorRecord,
-    added: Sequence[Counter[str]],
-    records: Sequence[Record],
-    splits: dict[str, list[ShardInfo]],
-) -> tuple[Manifest, str]:
-    totals: dict[str, Any] = sum_counts(records, rows=len(samples))
-    totals["rejects"] = reject_reasons(records)
-    totals["datasets"] = sum_datasets(records)
-    if unread := sum_unread(record.facts.get(UNREAD, {}) for record in records):
-        totals[UNREAD] = unread
-    kinds: Counter[str] = Counter()
-    for record in records:
-        kinds.update(record.facts["kinds"])
-    totals["kinds"] = dict(sorted(kinds.items()))
-    checked = [*(record.facts["checked"] for record in records), *added]
-    manifest = Manifest(
-        stage=STAGE,
-        config=config.to_json(),
-        splits=splits,
-        totals=totals,
-        processor=runtime,
-        proof=proof(checked, kinds, runtime, config.verify_fraction, _shapes(records)),
-        extra={"datasets": samples.describe()},
-    )
-    return manifest, _CARD.format(rows=totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0), tokens=totals["tokens"])
 
 
 @as_before()

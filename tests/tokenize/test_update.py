@@ -1,0 +1,331 @@
+"""An updated store holds, row for row and in order, what one made from scratch holds; only what changed is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm_prep.builtin import builtin_data
+from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.report.differences import differences
+from vlm_prep.shards.layout import read_origin, read_rejects
+from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.shards.reader import Store
+from vlm_prep.shards.row_ledger import read_ledger
+from vlm_prep.shards.store_check import damaged_files, wrong_accounts
+from vlm_prep.stream import ShardDataset
+from vlm_prep.tokenize import tokenize_job
+from vlm_prep.tokenize.tokenize_run import retry_tokenize, tokenize
+from vlm_prep.tokenize.update_run import update
+
+PROCESSOR = "builtin:qwen2.5-vl-mini"
+CONFIG = TokenizeConfig(max_length=1024, verify_fraction=0.005)
+PHOTOS = builtin_data().parent / "photos"
+Options = Callable[..., RunOptions]
+Tree = Callable[[Path], dict[str, str]]
+Rows = list[dict[str, Any]]
+
+
+def row(number: int, photo: str | None = None) -> dict[str, Any]:
+    """A row of text, or of a picture."""
+    user = f"{'<image>' if photo else ''}What is {number}?"
+    turns = [{"role": "user", "content": user}, {"role": "assistant", "content": f"It is {number}."}]
+    return {"id": f"own-{number}", "messages": turns, **({"images": [photo]} if photo else {}), "score": number}
+
+
+def rows_of(numbers: range) -> Rows:
+    """Rows with a picture each fourth, some too long, some without their file, some without an answer."""
+    found = []
+    for number in numbers:
+        made = row(number, f"{number % 5}.jpg" if number % 16 == 0 else None)
+        if number % 97 == 9:
+            made["messages"][1]["content"] = "word " * 2000
+        if number % 89 == 3:
+            made["images"], made["messages"][0]["content"] = ["gone.jpg"], "<image>?"
+        if number % 83 == 5:
+            made["messages"].pop()
+        found.append(made)
+    return found
+
+
+class Source:
+    """A data file with pictures beside it, that changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "rows.jsonl"
+        for number in range(5):
+            shutil.copy(PHOTOS / "coffee.jpg", folder / f"{number}.jpg")
+
+    def write(self, rows: Rows) -> None:
+        self.path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    (tmp_path / "data").mkdir()
+    return Source(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Path]:
+    """530 rows, tokenized: three tasks."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "data").mkdir()
+    made = Source(folder / "data")
+    made.write(rows_of(range(530)))
+    run = RunOptions(out=folder / "out", workers=0, progress=False, say=lambda line: None, max_reject_rate=1.0)
+    tokenize(open_samples(made.path, keep_columns=["score"]), PROCESSOR, CONFIG, run)
+    return made, folder / "out"
+
+
+@pytest.fixture
+def store(first: tuple[Source, Path], tmp_path: Path) -> tuple[Source, Path]:
+    """A copy of them, its source in the same place with the same rows."""
+    made, out = first
+    made.write(rows_of(range(530)))
+    return made, Path(shutil.copytree(out, tmp_path / "store"))
+
+
+def bring_up(source: Source, out: Path, options: Options, **settings: Any) -> list[str]:
+    said: list[str] = []
+    run = options(out, max_reject_rate=1.0, say=said.append, **settings)
+    update(open_samples(source.path, keep_columns=["score"]), PROCESSOR, CONFIG, run)
+    return said
+
+
+def assert_as_from_scratch(source: Source, out: Path, folder: Path, options: Options) -> None:
+    """The updated store has the rows, rejects, accounts and record of one that is made anew."""
+    scratch = folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    samples = open_samples(source.path, keep_columns=["score"])
+    tokenize(samples, PROCESSOR, CONFIG, options(scratch, max_reject_rate=1.0))
+    found = differences(Store(scratch), Store(out))
+    assert found.same, found.to_json()
+    assert read_rejects(out) == read_rejects(scratch)
+    one, other = read_manifest(out), read_manifest(scratch)
+    for name in one.totals.keys() | other.totals.keys():
+        if not name.startswith("media_shared"):  # how often media are shared depends on where shards end
+            assert one.totals.get(name) == other.totals.get(name), name
+    assert one.identity == other.identity
+    assert damaged_files(out, one) + wrong_accounts(out, one) == []
+    ledgers = [read_ledger(each, read_manifest(each), (read_origin(each) or {})["rows"]) for each in (out, scratch)]
+    for name in ("sample_ids", "files", "notes"):
+        assert getattr(ledgers[0], name) == getattr(ledgers[1], name)
+    for name in ("digests", "documents", "states"):
+        assert getattr(ledgers[0], name).tolist() == getattr(ledgers[1], name).tolist()
+    assert not (out / "_work").exists()
+    assert sorted(path.name for path in (out / "train").glob("*.arrow")) == [info.name for _, info in one.shards()]
+    assert len(ShardDataset(out)) == len(Store(scratch))
+
+
+CHANGES: dict[str, Callable[[Rows], Rows]] = {
+    "rows at the end": lambda rows: rows + rows_of(range(1000, 1020)),
+    "a row in front": lambda rows: [row(5000), *rows],
+    "rows in the middle": lambda rows: rows[:300] + rows_of(range(2000, 2030)) + rows[300:],
+    "rows gone": lambda rows: rows[:100] + rows[110:520],
+    "another text": lambda rows: [*rows[:400], row(-1), *rows[401:]],
+    "another order": lambda rows: rows[250:] + rows[:250],
+    "the same row again": lambda rows: rows[:10] + [rows[3]] * 3 + rows[10:],
+    "all others": lambda rows: rows_of(range(3000, 3300)),
+    "scattered": lambda rows: [each if n % 60 else {**each, "score": -n} for n, each in enumerate(rows)],
+    "nothing left but one": lambda rows: rows[5:7],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_rows_that_came_changed_or_went(
+    store: tuple[Source, Path], tmp_path: Path, options: Options, change: str
+) -> None:
+    made, out = store
+    made.write(CHANGES[change](rows_of(range(530))))
+    said = bring_up(made, out, options)
+    assert any("rows added" in line for line in said)
+    assert_as_from_scratch(made, out, tmp_path, options)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    bring_up(made, out, options)  # and once more there is nothing to do
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def done_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The rows that are really tokenized."""
+    names: list[str] = []
+    whole = tokenize_job.TokenizeJob._made
+
+    def noted(self: Any, item: Any) -> Any:
+        names.append(item.sample_id)
+        return whole(self, item)
+
+    monkeypatch.setattr(tokenize_job.TokenizeJob, "_made", noted)
+    return names
+
+
+def test_only_what_changed_is_done_and_shards_stay(
+    store: tuple[Source, Path], tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, out = store
+    inodes = {path.stat().st_ino for path in out.glob("train/*.arrow")}
+    made.write([*rows_of(range(530)), row(9000), row(9001)])
+    done = done_rows(monkeypatch)
+    said = bring_up(made, out, options)
+    assert done == ["rows/530", "rows/531"]
+    assert any("2 rows added, 0 changed, 0 removed: 2 to do, 530 stay" in line for line in said)
+    assert inodes < {path.stat().st_ino for path in out.glob("train/*.arrow")}
+
+
+def test_media_that_changed_are_read_again(
+    store: tuple[Source, Path], tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, out = store
+    fingerprint = read_manifest(out).fingerprint
+    done = done_rows(monkeypatch)
+    os.utime(made.folder / "1.jpg")  # touched: the same bytes
+    said = bring_up(made, out, options)
+    assert done == [] and any("0 changed" in line for line in said)
+    shutil.copy(PHOTOS / "rocket.jpg", made.folder / "2.jpg")
+    try:
+        said = bring_up(made, out, options)
+        assert done and {int(name.removeprefix("rows/")) % 5 for name in done} == {2}
+        assert any(f"{len(done)} changed" in line for line in said), said
+        assert_as_from_scratch(made, out, tmp_path, options)
+        assert read_manifest(out).fingerprint != fingerprint  # packs planned on the old one notice
+    finally:
+        shutil.copy(PHOTOS / "coffee.jpg", made.folder / "2.jpg")
+
+
+def test_files_that_were_missing_are_found(store: tuple[Source, Path], tmp_path: Path, options: Options) -> None:
+    made, out = store
+    missing = [each["sample_id"] for each in read_rejects(out) if each["reason"] == "missing_file"]
+    shutil.copy(PHOTOS / "coffee.jpg", made.folder / "gone.jpg")
+    try:
+        said = bring_up(made, out, options)
+        assert missing and any(f"{len(missing)} changed" in line for line in said), said
+        assert_as_from_scratch(made, out, tmp_path, options)
+    finally:
+        (made.folder / "gone.jpg").unlink()
+
+
+def test_updates_follow_each_other(store: tuple[Source, Path], tmp_path: Path, options: Options) -> None:
+    made, out = store
+    rows = rows_of(range(530))
+    for number in range(2):
+        rows = [*rows[: 200 * number], row(10000 + number), *rows[200 * number : -3]]
+        made.write(rows)
+        bring_up(made, out, options, workers=number)
+    assert read_manifest(out).extra["updates"] == 2
+    assert_as_from_scratch(made, out, tmp_path, options)
+
+
+def test_a_lost_shard_of_an_updated_store_is_made_again(
+    store: tuple[Source, Path], tmp_path: Path, options: Options, tree: Tree
+) -> None:
+    made, out = store
+    made.write([*rows_of(range(530))[:300], row(-5), *rows_of(range(530))[300:]])
+    bring_up(made, out, options)
+    before = tree(out)
+    for name in ("train/" + info.name for _, info in read_manifest(out).shards()):
+        (out / name).unlink()
+        samples = open_samples(made.path, keep_columns=["score"])
+        tokenize(samples, PROCESSOR, CONFIG, options(out, max_reject_rate=1.0))
+        assert tree(out) == before
+
+
+def test_a_store_that_was_retried_is_put_in_order(store: tuple[Source, Path], tmp_path: Path, options: Options) -> None:
+    made, out = store
+    shutil.copy(PHOTOS / "coffee.jpg", made.folder / "gone.jpg")
+    try:
+        samples = open_samples(made.path, keep_columns=["score"])
+        retry_tokenize(samples, PROCESSOR, ["missing_file"], options(out))
+        bring_up(made, out, options)
+        assert_as_from_scratch(made, out, tmp_path, options)
+    finally:
+        (made.folder / "gone.jpg").unlink()
+
+
+def test_other_settings_are_refused_with_what_differs(store: tuple[Source, Path], options: Options) -> None:
+    made, out = store
+    with pytest.raises(OutputError, match="max_length: 1024 then, 512 now"):
+        update(open_samples(made.path), PROCESSOR, TokenizeConfig(max_length=512, verify_fraction=0.005), options(out))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "of another store"])
+def test_a_record_of_rows_that_is_not_the_stores_is_not_believed(
+    store: tuple[Source, Path], tmp_path: Path, options: Options, damage: str
+) -> None:
+    made, out = store
+    record = out / "rows.parquet"
+    if damage == "gone":
+        record.unlink()
+    elif damage == "cut":
+        record.write_bytes(record.read_bytes()[:-7])
+    else:
+        data = Source(tmp_path)
+        data.write(rows_of(range(50)))
+        tokenize(open_samples(data.path), PROCESSOR, CONFIG, options(tmp_path / "other", max_reject_rate=1.0))
+        for name in ("rows.parquet", "origin.json"):
+            shutil.copy(tmp_path / "other" / name, out / name)
+    with pytest.raises(StoreError, match=r"rows.parquet"):
+        bring_up(made, out, options)
+    assert (damage == "cut") == any("rows.parquet" in line for line in damaged_files(out, read_manifest(out)))
+
+
+class Killed(BaseException):
+    """A kill, as far as this process goes."""
+
+
+def test_a_kill_at_any_instant_leaves_the_old_store_or_the_new_one(
+    source: Source, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch, tree: Tree
+) -> None:
+    def files(folder: Path) -> dict[str, str]:
+        return {name: digest for name, digest in tree(folder).items() if not name.startswith("_work")}
+
+    def shown(folder: Path) -> dict[str, str]:
+        """What a reader sees: the manifest, and the shards that it names."""
+        named = {f"train/{info.name}" for _, info in read_manifest(folder).shards()} | {"manifest.json"}
+        return {name: digest for name, digest in tree(folder).items() if name in named}
+
+    old, whole = tmp_path / "old", tmp_path / "whole"
+    rows = [row(number) for number in range(300)]
+    source.write(rows)
+    bring_up(source, old, options)  # there is none: it is made
+    source.write([*rows[:270], row(-5), *rows[275:]])
+    shutil.copytree(old, whole)
+    bring_up(source, whole, options)
+    seen, ended, kill_at = set(), False, 0
+    while not ended:
+        kill_at += 1
+        at = Path(shutil.copytree(old, tmp_path / "killed"))
+        steps = iter(range(1, 10_000))
+        with monkeypatch.context() as patch:
+            for name in ("replace", "rename", "link", "unlink"):
+                patch.setattr(os, name, dying(getattr(os, name), steps, kill_at))
+            try:
+                bring_up(source, at, options)
+                ended = True
+            except Killed:
+                pass
+        same = [name for name, other in (("old", old), ("new", whole)) if shown(at) == shown(other)]
+        assert len(same) == 1
+        seen.update(same)
+        if kill_at % 4 == 0 or "new" in same:
+            bring_up(source, at, options)
+            assert tree(at) == files(whole)
+        shutil.rmtree(at)
+    assert seen == {"old", "new"} and kill_at > 15
+
+
+def dying(real: Callable[..., Any], steps: Iterator[int], kill_at: int) -> Callable[..., Any]:
+    def step(*arguments: Any, **named: Any) -> Any:
+        if next(steps) == kill_at:
+            raise Killed
+        return real(*arguments, **named)
+
+    return step

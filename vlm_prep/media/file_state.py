@@ -1,0 +1,58 @@
+"""In what state media files are, told without reading them: sizes, times and inodes, as `make` and `git` look at files.
+
+A file whose size, time of change of content and of inode, and inode are what they were was not written since: the
+time of the inode's change is the kernel's own and set by no tool. A file whose state differs may still hold the
+same bytes (it was copied or touched); who needs to know reads them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Iterable
+
+import xxhash
+
+from vlm_prep.core.remote import is_remote
+from vlm_prep.media.files import split_uri
+from vlm_prep.shards.row_ledger import NO_FILES, UNKNOWN
+
+_MISSING = b"missing"
+Stats = dict[str, bytes]
+"""What was found of files so far, by path."""
+
+
+def state_of(uris: Iterable[str], own: Collection[str], known: Stats) -> int:
+    """Return a number that stands for the state of files: NO_FILES without any, UNKNOWN where it cannot be told.
+
+    Args:
+        uris: of the media of a row.
+        own: real paths of the source's data files, whose rows are looked at otherwise.
+        known: states that were found, and are found, of paths; an LMDB or a picture of many rows is asked for once.
+    """
+    state: xxhash.xxh3_64 | None = None
+    for uri in uris:
+        if is_remote(uri):
+            return UNKNOWN
+        path = split_uri(uri)[0] if "::" in uri else uri
+        found = known.get(path)
+        if found is None:
+            found = known[path] = _stat(path, own)
+        if found:
+            state = state or xxhash.xxh3_64()
+            state.update(uri.encode(errors="surrogateescape"))
+            state.update(found)
+    return NO_FILES if state is None else (state.intdigest() >> 2) + 1
+
+
+def _stat(path: str, own: Collection[str]) -> bytes:
+    """Return the state of a file; nothing of one that the source's rows lie in."""
+    if own and os.path.realpath(path) in own:
+        return b""
+    try:
+        found = os.stat(path)
+        if os.path.isdir(path):  # an LMDB
+            found = os.stat(os.path.join(path, "data.mdb"))
+    except (OSError, ValueError):
+        return _MISSING
+    return struct.pack("<QqqQ", found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)

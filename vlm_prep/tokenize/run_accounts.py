@@ -1,0 +1,76 @@
+"""What a run of tokenize counted: from the records of its tasks to the manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from vlm_prep.core.processor_record import ProcessorRecord
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.stage import reject_reasons, sum_counts, sum_datasets
+from vlm_prep.engine.tasks import Record
+from vlm_prep.ingest.source import Samples
+from vlm_prep.ingest.unread_keys import UNREAD, sum_unread
+from vlm_prep.shards.manifest import Manifest
+from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.tokenize.task_output import EXTRA_DOCUMENTS
+from vlm_prep.tokenize.tokenize_job import STAGE
+from vlm_prep.tokenize.verify.choose import proof
+
+CARD = """# Tokenized by vlm-prep
+
+{rows} rows, {tokens} tokens. Open it with `datasets.load_from_disk(FOLDER)` or `load_dataset(FOLDER)`; for training use
+`vlm_prep.stream.ShardDataset(FOLDER)`.
+
+- `input_ids`, `labels` (unshifted, -100 where nothing is trained), media geometry under the processor's own names
+- `media`: the files, by reference, with their bytes, or as `tensors` that were made of them; where `same_as` is set,
+  the bytes stand with the row `rows_before` rows earlier, as its media number `media`
+- `conversation`: JSON of messages and tools
+- `manifest.json`: settings, accounts, the proof of equality with the processor; `rejects.parquet`: rows not written
+"""
+
+
+def shapes_in(records: Sequence[Record]) -> list[str]:
+    """Return the shapes of all rows."""
+    return [shape for record in records for shape in record.facts.get("shapes", ())]
+
+
+def describe_run(
+    samples: Samples,
+    config: TokenizeConfig,
+    runtime: ProcessorRecord,
+    added: Sequence[Counter[str]],
+    records: Sequence[Record],
+    splits: dict[str, list[ShardInfo]],
+) -> tuple[Manifest, str]:
+    """Return the manifest of a run, and the text of its data card.
+
+    Args:
+        samples: the source.
+        config: settings.
+        runtime: `processor` of the manifest.
+        added: what was compared beside what the records tell.
+        records: of all tasks.
+        splits: the shards under their final names.
+    """
+    totals: dict[str, Any] = sum_counts(records, rows=len(samples))
+    totals["rejects"] = reject_reasons(records)
+    totals["datasets"] = sum_datasets(records)
+    if unread := sum_unread(record.facts.get(UNREAD, {}) for record in records):
+        totals[UNREAD] = unread
+    kinds: Counter[str] = Counter()
+    for record in records:
+        kinds.update(record.facts["kinds"])
+    totals["kinds"] = dict(sorted(kinds.items()))
+    checked = [*(record.facts["checked"] for record in records), *added]
+    manifest = Manifest(
+        stage=STAGE,
+        config=config.to_json(),
+        splits=splits,
+        totals=totals,
+        processor=runtime,
+        proof=proof(checked, kinds, runtime, config.verify_fraction, shapes_in(records)),
+        extra={"datasets": samples.describe()},
+    )
+    return manifest, CARD.format(rows=totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0), tokens=totals["tokens"])
