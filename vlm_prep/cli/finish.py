@@ -96,11 +96,13 @@ def _finish(plan: RunPlan, run: RunOptions, now: _Now) -> object:
 
     if plan.stage == "pack":
         from vlm_prep.core.pack_settings import PackConfig
+        from vlm_prep.pack.mix_file import is_mix
         from vlm_prep.pack.pack_run import pack
 
         packing = settings(PackConfig)
         places = options.packed_from(run.out, plan.again, now.source, now.trust_places)
-        return pack([store_path(place, now.cache) for place in places], packing, run)
+        stores = [place if is_mix(place) else store_path(place, now.cache) for place in places]
+        return pack(stores, packing, run)
     from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 
     # code first: whoever trusts the places of a store does not yet trust its code

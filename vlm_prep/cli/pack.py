@@ -18,7 +18,10 @@ from vlm_prep.core.settings import TrustRemoteCode
 @flags.command
 def command(
     source: Annotated[
-        str, Positional(), IsPath(), Doc("The output of `vlm-prep tokenize`: a folder, or s3://bucket/prefix.")
+        str,
+        Positional(),
+        IsPath(),
+        Doc("The output of `vlm-prep tokenize`: a folder, s3://..., or a mix file (.yaml)."),
     ],
     config: PackConfig,
     run: RunConfig,
@@ -53,12 +56,14 @@ def work(
     quiet: bool,
 ) -> Work:
     """Return what is to be done."""
+    from vlm_prep.pack.mix_file import is_mix
     from vlm_prep.pack.pack_run import dry_run, pack
     from vlm_prep.shards.object_store import store_path
 
     # a store's own run.yaml names the first among all
     places = [source, *(each for each in sources or () if each != source)]
-    stores = [store_path(place, cache_of(cache_dir, cache_bytes)) for place in places]
+    cache = cache_of(cache_dir, cache_bytes)
+    stores = [place if is_mix(place) else store_path(place, cache) for place in places]
     place = place_for(source, run, ".packed")
     how = options.run_options(place.folder, run, quiet)
     return Work(

@@ -15,6 +15,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag, IsPath, Positional
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.settings import PayloadConfig, ProofConfig, SourceConfig, TokenizeConfig
+from vlm_prep.pack.mix_file import is_mix
 
 MANIFEST = "manifest.json"
 
@@ -43,7 +44,7 @@ def command(
     target = out or Path(f"{Path(what.rstrip('/')).name}.html")
     if not target.parent.is_dir():
         raise InputError(f"`out`: there is no folder {target.parent}")
-    is_store = is_remote(what) or (Path(what) / MANIFEST).exists()
+    is_store = is_mix(what) or is_remote(what) or (Path(what) / MANIFEST).exists()
     if processor is None and not is_store:
         raise InputError(f"{what} is no finished store", "give `processor` to see what would become of a source")
     page = (

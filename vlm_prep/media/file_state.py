@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from functools import lru_cache
 
 import xxhash
 
@@ -22,7 +23,7 @@ Stats = dict[str, bytes]
 """What was found of files so far, by path."""
 
 
-def state_of(uris: Iterable[str], own: Collection[str], known: Stats) -> int:
+def state_of(uris: Iterable[str], own: frozenset[str], known: Stats) -> int:
     """Return a number that stands for the state of files: NO_FILES without any, UNKNOWN where it cannot be told.
 
     Args:
@@ -45,14 +46,20 @@ def state_of(uris: Iterable[str], own: Collection[str], known: Stats) -> int:
     return NO_FILES if state is None else (state.intdigest() >> 2) + 1
 
 
-def _stat(path: str, own: Collection[str]) -> bytes:
+@lru_cache(maxsize=8)
+def _inodes(paths: frozenset[str]) -> frozenset[tuple[int, int]]:
+    """Return the devices and inodes of files, by which a path to them is known without following its links."""
+    return frozenset((found.st_dev, found.st_ino) for found in map(os.stat, filter(os.path.exists, paths)))
+
+
+def _stat(path: str, own: frozenset[str]) -> bytes:
     """Return the state of a file; nothing of one that the source's rows lie in."""
-    if own and os.path.realpath(path) in own:
-        return b""
     try:
         found = os.stat(path)
         if os.path.isdir(path):  # an LMDB
             found = os.stat(os.path.join(path, "data.mdb"))
     except (OSError, ValueError):
         return _MISSING
+    if own and (found.st_dev, found.st_ino) in _inodes(own):
+        return b""
     return struct.pack("<QqqQ", found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)

@@ -3,6 +3,10 @@
     bins.py       exact best-fit-decreasing over document lengths, global over a store
     capacities.py the same with several capacities: tokens, patches, media, documents, audio
     units.py      rows that are packed as one, and packs in the order of the source
+    mix_file.py   which rows of which stores, as a file
+    mix_filter.py expressions over the columns of a store
+    mix_rows.py   a mix resolved to row numbers
+    similar_pictures.py  rows with a picture nearly like an earlier one's
     demands.py    what each row of a store asks of a pack
     cost.py       what a row costs in training
     lockstep.py   packs to steps: the same kinds of media and near-equal cost on all ranks

@@ -6,7 +6,7 @@ Read from list offsets, grids and media headers; no media is opened.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.shards.joined import PickedStore
 from vlm_prep.shards.media_kinds import kinds_in
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import MEDIA_COLUMN
@@ -57,6 +58,9 @@ class Demands:
 
 def demands_of(store: Store) -> Demands:
     """Read what the rows of a store ask for."""
+    if isinstance(store, PickedStore):
+        whole = demands_of(store.base)
+        return Demands(**{each.name: getattr(whole, each.name)[store.index] for each in fields(whole)})
     media, audio_ms, kinds = _media(store)
     return Demands(tokens=store.lengths(), patches=visual_tokens(store), media=media, audio_ms=audio_ms, kinds=kinds)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +26,7 @@ from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
 from vlm_prep.pack.units import in_order, units_of
 from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.kinds_apart import BOTH, sides_of
+from vlm_prep.shards.joined import PickedStore
 from vlm_prep.shards.reader import Store
 
 Rows = NDArray[np.int64]
@@ -100,7 +101,7 @@ class Plan:
 
 
 def make_plan(store: Store, config: PackConfig, backbone: Backbone = UNKNOWN) -> Plan:
-    """Plan the packs of a tokenized store.
+    """Plan the packs of a tokenized store; of a mix its rows are numbered as those of its stores, one after the other.
 
     Args:
         store: the documents.
@@ -135,7 +136,7 @@ def make_plan(store: Store, config: PackConfig, backbone: Backbone = UNKNOWN) ->
     rows = np.concatenate([*packs, np.empty(0, np.int64)]).astype(np.int64)
     too_long = np.sort(units.rows_of(too_large))
     excess = asked.demands[units.of[too_long]] > np.asarray(capacities)
-    return Plan(
+    plan = Plan(
         rows=rows,
         offsets=np.concatenate([[0], np.cumsum([len(pack) for pack in packs])]).astype(np.int64),
         world_size=config.world_size,
@@ -152,6 +153,9 @@ def make_plan(store: Store, config: PackConfig, backbone: Backbone = UNKNOWN) ->
             "steps": {**steps, **{name: numbers[name] for name in ("exchanged", "split", "levelled")}},
         },
     )
+    if isinstance(store, PickedStore):
+        return replace(plan, rows=store.index[plan.rows], too_long=store.index[plan.too_long])
+    return plan
 
 
 def _by_length(

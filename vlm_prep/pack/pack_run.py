@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,13 +22,24 @@ from vlm_prep.core.settings import MediaMode
 from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.pack.choose_rule import Choice, choose_rule
+from vlm_prep.pack.mix_file import is_mix
+from vlm_prep.pack.mix_rows import open_mix
 from vlm_prep.pack.pack_job import STAGE, PackJob
 from vlm_prep.pack.pack_plan import KINDS_APART, PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.shards.code_place import from_named_place, is_own
 from vlm_prep.shards.earlier import earlier_of
-from vlm_prep.shards.joined import SOURCES, JoinedStore, must_be_alike, open_stores, parts_of, written_sources
+from vlm_prep.shards.joined import (
+    MIX_FILE,
+    SOURCES,
+    JoinedStore,
+    PickedStore,
+    must_be_alike,
+    open_stores,
+    parts_of,
+    written_sources,
+)
 from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath, absolute
@@ -170,7 +182,7 @@ def pack(
         describe=partial(_describe, store, plan, config, options.out, about, certify),
         check=write_plan if config.layout == "ranks" else None,
         earlier=earlier_of(parts_of(store)),
-        settings=stored_run(STAGE, written_sources(store, options.out), config),
+        settings=stored_run(STAGE, _named(store, options.out), config),
     )
     manifest = run_stage(stage, options)
     if manifest is None:
@@ -244,7 +256,8 @@ def _describe(
             "plan": plan.numbers,
             "format": config.format,
             **written_sources(store, out),
-            "source_fingerprint": source.fingerprint,
+            **_mixed(store, out),
+            "source_fingerprint": (store.base if isinstance(store, PickedStore) else store).manifest.fingerprint,
         },
     )
     if certify is not None:  # the packs lie in their place by now
@@ -254,9 +267,25 @@ def _describe(
     return manifest, card
 
 
+def _mixed(store: Store, out: Path) -> dict[str, Any]:
+    """Return what the manifest says of the mix that was packed."""
+    if not isinstance(store, PickedStore):
+        return {}
+    return {"mix": store.manifest.extra["mix"], MIX_FILE: os.path.relpath(store.file, out)}
+
+
+def _named(store: Store, out: Path) -> dict[str, Any]:
+    """Return what run.yaml names as source."""
+    if isinstance(store, PickedStore):
+        return {"source": os.path.relpath(store.file, out)}
+    return written_sources(store, out)
+
+
 def _again(store: Store, processor: str | None) -> dict[str, Any]:
     places = [str(absolute(part.folder)) for part in parts_of(store)]
     note = {"source": places[0], **({SOURCES: places} if len(places) > 1 else {})}
+    if isinstance(store, PickedStore):
+        note = {"source": os.path.abspath(store.file)}
     whole = store.manifest.processor["whole"]
     if whole and (processor or all(is_own(part.folder, str(whole["name"])) for part in parts_of(store))):
         note["processor"] = str(whole["name"])  # whose code may run is not taken on from a store of somebody else
@@ -264,10 +293,7 @@ def _again(store: Store, processor: str | None) -> dict[str, Any]:
 
 
 def _source(source: str | StorePath | Sequence[str | StorePath]) -> Store:
-    several = isinstance(source, Sequence) and not isinstance(source, str)
-    parts = open_stores(source if several else [source], stage="tokenize")  # type: ignore[list-item, arg-type]
-    must_be_alike(parts)
-    store = parts[0] if len(parts) == 1 else JoinedStore(parts)
+    store = open_packable(source)
     needed, folder = sum(store.bytes_fetched), store.folder
     if isinstance(folder, RemotePath) and needed > folder.cache.bytes:
         raise InputError(
@@ -275,6 +301,24 @@ def _source(source: str | StorePath | Sequence[str | StorePath]) -> Store:
             "give a larger `cache_bytes`, or `vlm-prep pull` the store into a folder",
         )
     return store
+
+
+def open_packable(source: str | StorePath | Sequence[str | StorePath]) -> Store:
+    """Open what is packed: a tokenized store, several that were made alike, or a mix file.
+
+    Raises:
+        StoreError: a store is unfinished, or they were not made alike, or not with one processor.
+        InputError: a mix is not usable, or stands beside other stores.
+    """
+    places = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
+    mixes = [place for place in places if is_mix(place)]
+    if mixes and len(places) > 1:
+        raise InputError(f"{mixes[0]} is a mix file, and stands beside other stores", "name the stores in the mix file")
+    if mixes:
+        return open_mix(str(mixes[0]))
+    parts = open_stores(places, stage="tokenize")
+    must_be_alike(parts)
+    return parts[0] if len(parts) == 1 else JoinedStore(parts)
 
 
 def dry_run(source: str | StorePath | Sequence[str | StorePath], config: PackConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.shards.joined import PickedStore
 from vlm_prep.shards.reader import Store
 
 Rows = NDArray[np.int64]
@@ -75,7 +76,8 @@ def units_of(store: Store, column: str | None) -> Units:
                 f"it has {', '.join(_plain_columns(shard.schema))}",
             )
         values.extend(shard.column(column).chunks)
-    return _by_value(pa.chunked_array(values) if values else pa.chunked_array([pa.array([], pa.string())]))
+    whole = pa.chunked_array(values) if values else pa.chunked_array([pa.array([], pa.string())])
+    return _by_value(whole.take(pa.array(store.index)) if isinstance(store, PickedStore) else whole)
 
 
 def _by_value(column: pa.ChunkedArray) -> Units:

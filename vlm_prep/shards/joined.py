@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes, digest_json
@@ -19,10 +23,12 @@ from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.mapped import MOST_OPEN, OpenShards
 from vlm_prep.shards.object_store import RemotePath, StorePath, beside, store_path, written_from
-from vlm_prep.shards.reader import Store
+from vlm_prep.shards.reader import ShardReader, Store
 
 SOURCES = "sources"
 """Where the manifest of packs says of which stores they are, if they are of several."""
+MIX_FILE = "mix_file"
+"""Where it says which mix file names their rows, if one does."""
 _SHAPES_NO_ROW = frozenset({"verify_fraction"})
 """Settings that may differ between stores that become one."""
 _MOST_CHANGES = 8
@@ -49,9 +55,48 @@ class JoinedStore(Store):
         self._starts = [0, *accumulate(len(shard) for shard in self.shards)]
 
 
+class PickedStore(Store):
+    """Some rows of several stores, in any order and as often as they are named; nothing is copied.
+
+    Args:
+        base: the stores.
+        index: (rows,) numbers in `base`.
+        manifest: what is said of these rows.
+        file: the mix file that names them.
+    """
+
+    def __init__(self, base: JoinedStore, index: NDArray[np.int64], manifest: Manifest, *, file: Path) -> None:
+        self.base, self.index, self.file = base, index, file
+        self.folder, self.manifest = base.folder, manifest
+        self._verify, self.open_shards, self.shards = False, base.open_shards, base.shards
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def locate(self, index: int) -> tuple[ShardReader, int]:
+        """See `Store.locate`."""
+        if not 0 <= index < len(self.index):
+            raise IndexError(f"{self.file}: row {index} of {len(self)}")
+        return self.base.locate(int(self.index[index]))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """See `Store.rows`."""
+        return (self.row(index) for index in range(len(self)))
+
+    def lengths(self, name: str = "input_ids") -> NDArray[np.int64]:
+        """See `Store.lengths`."""
+        return self.base.lengths(name)[self.index]
+
+
+def of_rows(store: Store, measure: Callable[[Store], NDArray[Any]]) -> NDArray[Any]:
+    """Return what is measured of each row of a store from its columns; of picked rows from those of their stores."""
+    return measure(store.base)[store.index] if isinstance(store, PickedStore) else measure(store)
+
+
 def parts_of(store: Store) -> list[Store]:
     """Return the stores that a store's rows are of."""
-    return store.parts if isinstance(store, JoinedStore) else [store]
+    whole = store.base if isinstance(store, PickedStore) else store
+    return whole.parts if isinstance(whole, JoinedStore) else [whole]
 
 
 def folder_of(store: Store, row: int) -> StorePath:

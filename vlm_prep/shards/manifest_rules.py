@@ -151,7 +151,8 @@ def _config(config: Mapping[str, Any]) -> None:
 
 
 def _extra(extra: Mapping[str, Any]) -> None:
-    for key in ("source", "source_fingerprint", "layout", "format"):
+    _must(isinstance(extra.get("mix", {}), dict), "extra.mix", "is no table")
+    for key in ("mix_file", "source", "source_fingerprint", "layout", "format"):
         _must(isinstance(extra.get(key, ""), str), f"extra.{key}", "is no text")
     sources = _list(extra.get("sources", []), "extra.sources")
     _must(all(isinstance(each, str) for each in sources), "extra.sources", "are no texts")

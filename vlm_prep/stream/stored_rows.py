@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.pack.assemble import assemble_pack
+from vlm_prep.pack.mix_file import is_mix
+from vlm_prep.pack.mix_rows import open_mix
 from vlm_prep.pack.model_rule import stored_rule
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, rank_split
 from vlm_prep.shards.cache import ShardCache
-from vlm_prep.shards.joined import open_sources
+from vlm_prep.shards.joined import of_rows, open_sources
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import open_shards_of
@@ -222,6 +224,49 @@ class IndexPacks:
         return sum(self._plan.bytes_fetched[:count]) + sum(self._source.bytes_fetched)
 
 
+class MixRows:
+    """The rows that a mix file takes of its stores, see `pack.mix_rows`."""
+
+    def __init__(self, path: str, *, verify: bool) -> None:
+        self._store = open_mix(path, verify=verify)
+        self.manifest = self._store.manifest
+        shards = [shard.info for shard in self._store.shards]
+        batches = sum(len(info.batches) for info in shards)
+        self.places = Places.of(len(self._store), group=1, batches=batches, shards=len(shards))
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """See `Rows.row`."""
+        return self._store.row(index, _NOT_TRAINED)
+
+    def made(self, index: int, make: Make) -> Any:
+        """See `Rows.made`."""
+        shard, row = self._store.locate(index)
+        return shard.made(row, make, _NOT_TRAINED)
+
+    def columns(self) -> tuple[str, ...]:
+        """See `Rows.columns`."""
+        return _columns([self._store])
+
+    def lengths(self) -> Numbers:
+        """See `Rows.lengths`."""
+        return self._store.lengths()
+
+    def kinds(self) -> Kinds:
+        """See `Rows.kinds`."""
+        return of_rows(self._store, kinds_of)
+
+    def where(self, index: int) -> str:
+        """See `Rows.where`."""
+        return _place(self._store, index)
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`; the rows of a mix may come from all over its stores."""
+        return sum(self._store.bytes_fetched)
+
+
 def _place(store: Store, index: int) -> str:
     shard, row = store.locate(index)
     return f"{shard.path}, row {row}"
@@ -250,10 +295,10 @@ def names_of(row: dict[str, Any]) -> str:
 
 
 def open_rows(path: str | StorePath, *, verify: bool, cache: ShardCache | None = None) -> Rows:
-    """Open a tokenized or packed store.
+    """Open a tokenized or packed store, or a mix of tokenized ones.
 
     Args:
-        path: a folder, or a place on an object store.
+        path: a folder, a place on an object store, or a mix file.
         verify: see `Store`.
         cache: for shards of an object store.
 
@@ -261,6 +306,8 @@ def open_rows(path: str | StorePath, *, verify: bool, cache: ShardCache | None =
         StoreError: unfinished, damaged, or not a store that can be streamed.
         InputError: the object store could not be asked.
     """
+    if is_mix(path):
+        return MixRows(str(path), verify=verify)
     folder = store_path(path, cache)
     return rows_of(folder, read_manifest(folder), verify=verify, cache=cache)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class RowFacts:
         own: real paths of the source's data files.
     """
 
-    own: Collection[str] = ()
+    own: frozenset[str] = frozenset()
     _known: Stats = field(default_factory=dict)
     _states: dict[int, int] = field(default_factory=dict)
     _documents: Counter[int] = field(default_factory=Counter)
@@ -177,14 +177,25 @@ def _accounts(record: Record) -> dict[str, Any]:
 
 
 def write_ledger(
-    samples: Samples, identity: Mapping[str, Any], records: Sequence[Record], folder: Path
+    samples: Samples,
+    identity: Mapping[str, Any],
+    records: Sequence[Record],
+    folder: Path,
+    digests: NDArray[np.uint8] | None = None,
 ) -> dict[str, Any] | None:
     """Write the record of a store's rows; return what origin.json says of it.
+
+    Args:
+        samples: the source.
+        identity: of the samples when the run began.
+        records: of all tasks.
+        folder: where it is written.
+        digests: of all rows if they are known.
 
     None, and nothing written, where the source cannot tell its rows apart, or is not what it was when the run began: a
     digest would be of another row than the one that was tokenized.
     """
-    digests = row_digests(samples)
+    digests = row_digests(samples) if digests is None else digests
     if digests is None or samples.identity() != identity:
         return None
     ledger = ledger_of(records, digests, sample_ids(samples))

@@ -88,7 +88,14 @@ def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
     states[list(plan.renewed)] = list(plan.renewed.values())
     ledger = replace(ledger, states=states)
     return Update(
-        folder=folder, manifest=manifest, ledger=ledger, plan=plan, rejects=rejects, identity=identity, ids=ids
+        folder=folder,
+        manifest=manifest,
+        ledger=ledger,
+        plan=plan,
+        rejects=rejects,
+        identity=identity,
+        ids=ids,
+        digests=digests,
     )
 
 
@@ -200,10 +207,7 @@ def _records(
 ) -> tuple[list[Record], Counter[str]]:
     """Do the tasks that are not kept; return the records of all, and what was compared beyond them."""
     plan = found.plan
-    for index, task in enumerate(plan.tasks):
-        if index in plan.kept:
-            record = kept_record(found, index, workspace.shards)
-            workspace.commit(task, record)
+    kept = {index: kept_record(found, index, workspace.shards) for index in plan.kept}
     todo = [task for task in plan.tasks if task.index not in plan.kept]
     executor = executor_of(job, workspace, options)
     rows = sum(len(task.numbers) for task in todo)
@@ -213,7 +217,7 @@ def _records(
             knowing = [task.without(workspace.poison()) for task in todo]
             assignments = [Assignment(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
             executor.run(assignments, lambda done, record: workspace.commit(done.task, record), progress)
-            records = workspace.records(plan.tasks)
+            records = [kept.get(task.index) or workspace.records([task])[0] for task in plan.tasks]
             unstage(found, workspace, records)
             send = sender(executor, workspace.shards)
             refused = _refused(found, refusals, records, workspace.shards, send)

@@ -18,6 +18,7 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.publish import decide, staging
 from vlm_prep.engine.tasks import Record
 from vlm_prep.engine.workspace import Workspace
+from vlm_prep.ingest.row_digests import Digests
 from vlm_prep.ingest.some_samples import earlier_rejects
 from vlm_prep.ingest.source import Samples
 from vlm_prep.shards.earlier import EARLIER
@@ -50,6 +51,8 @@ class Update:
     """The store's own."""
     identity: dict[str, Any]
     ids: list[str]
+    digests: Digests
+    """Of the source's rows, with `ids`."""
 
     @property
     def round(self) -> int:
@@ -136,7 +139,7 @@ def stage(
     shards = [info for info, _, _ in moves]
     earlier = earlier_rejects(samples)
     write_rejects(folder, [*earlier.rejects, *(reject for record in records for reject in record.rejects)])
-    said = write_ledger(samples, found.identity["samples"], records, folder)
+    said = write_ledger(samples, found.identity["samples"], records, folder, found.digests)
     if said is None:
         raise StoreError(f"{found.folder}: its source changed while it was updated", "run the same command again")
     origin = {**origin_of(samples, processor), ROWS: said}

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.pack.mix_file import is_mix
+from vlm_prep.pack.mix_rows import mix_text, open_mix
 from vlm_prep.report import statistics
 from vlm_prep.report.view import charts
 from vlm_prep.report.view.page import Page, render
 from vlm_prep.report.view.picked_rows import pick
 from vlm_prep.report.view.shown_rows import Reader, documents_of, shown_row, shown_sample
+from vlm_prep.shards.joined import PickedStore
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
@@ -40,13 +43,13 @@ def view(
         StoreError: unfinished, damaged or no store.
         InputError: a store that holds no rows to show: tars, or an index over another store.
     """
-    store = Store(folder)
+    store = open_mix(str(folder)) if is_mix(folder) else Store(folder)
     manifest = store.manifest
     if manifest.extra.get("format") == "webdataset" or manifest.extra.get("layout") == "index":
         raise InputError(f"{folder} holds no rows that can be shown", "view the tokenized store that it was made of")
     shown, figures, packs = _rows(store, rows, seed, reader or Reader())
-    rejects = read_rejects(store.folder)
-    facts = statistics.render(statistics.collect(folder))
+    rejects = [] if isinstance(store, PickedStore) else read_rejects(store.folder)
+    facts = mix_text(store) if isinstance(store, PickedStore) else statistics.render(statistics.collect(folder))
     return render(
         Page(
             title=title or str(folder),
