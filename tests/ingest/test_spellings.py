@@ -404,3 +404,10 @@ def test_a_message_of_role_and_text_alone_becomes_what_one_with_more_keys_become
 
     message = {"role": role, "content": text}
     assert outcome(message) == outcome({**message, "id": None})
+
+
+def test_a_part_without_a_type_that_holds_two_things_says_both() -> None:
+    row = chat({"role": "user", "content": [{"image": "a.png", "text": "hi"}]}, ANSWER)
+    reason, message = refused(row)
+    assert reason is R.BAD_ROW
+    assert message == "message 1, part 0 has no type, and text ('hi') and image ('a.png'); give each a part of its own"

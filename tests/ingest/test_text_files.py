@@ -313,3 +313,24 @@ def test_a_folder_of_audio_is_read_by_its_metadata(tmp_path: Path, name: str, sp
     (sample,) = samples.read(0, 1)
     assert isinstance(sample, Sample) and sample.media[0].uris == (str(folder / "data" / "a.wav"),)
     assert sample.sample_id == "speech/0" and sample.source == str(Path("speech", split or "", name))
+
+
+def test_rows_cut_out_of_an_array_keep_their_commas(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "q,"}, {"role": "assistant", "content": each}]} for each in "ab"]
+    for name, text in (
+        ("json", ",\n".join(map(json.dumps, rows)) + ","),
+        ("python", ",\n".join(map(repr, rows)) + " , "),
+    ):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(text)
+        with pytest.raises(InputError, match="lenient_json=true"):
+            open_samples(path)
+        found = list(open_samples(path, lenient_json=True).read(0, 2))
+        assert [each.messages[1]["content"][0]["text"] for each in found if isinstance(each, Sample)] == ["a", "b"]
+
+
+def test_a_byte_that_is_not_utf8_is_said_with_its_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"messages": []}\n{"x": "\xb1"}')
+    (reject,) = list(open_samples(path).read(1, 2))
+    assert isinstance(reject, Rejected) and reject.message.startswith("line 2, column 8: not UTF-8: byte 0xb1")

@@ -99,7 +99,8 @@ def _otherwise(data: bytes, error: orjson.JSONDecodeError, lenient: bool) -> tup
     except UnicodeDecodeError as fault:
         line = data.count(b"\n", 0, fault.start) + 1
         hint = "; `encoding` names the file's encoding (gbk, latin-1, ...)"
-        raise RowJsonError(f"not UTF-8: byte {data[fault.start]:#04x}{hint}", line) from fault
+        column = fault.start - data.rfind(b"\n", 0, fault.start)
+        raise RowJsonError(f"not UTF-8: byte {data[fault.start]:#04x}{hint}", line, column) from fault
     try:
         value, notes = _exactly(text)
     except RepeatedKeyError:
@@ -196,6 +197,8 @@ def _leniently(text: str) -> tuple[Any, frozenset[str]] | None:
     Raises:
         RepeatedKeyError: a key stands twice.
     """
+    text = text.rstrip()
+    text = text.removesuffix(",")  # of a row that was cut out of an array
     try:
         value, notes = _exactly(_LENIENT_TOKEN.sub(lambda found: found[1] or " ", text), strict=False)
         return value, notes | {LENIENT}

@@ -73,20 +73,23 @@ def read_parts(
             content.parts += as_text(part)
         elif isinstance(part, dict):
             given = {key: value for key, value in part.items() if value is not None}
-            _read_part(_typed(given, queue), role, content, queue, name)
+            _read_part(_typed(given, queue, name), role, content, queue, name)
         else:
             raise Reject(RejectReason.BAD_TYPE, f"{name} is {shown(part)}, not an object or a text")
     return content
 
 
-def _typed(part: Row, queue: MediaQueue) -> Row:
+def _typed(part: Row, queue: MediaQueue, where: str) -> Row:
     """Return a part with its type, which the only key that holds something tells where none is given."""
     if "type" in part:
         return part
     kinds = [key for key in ("text", *_MEDIA_TYPES) if not is_empty(part.get(key))]
     if not kinds and set(part) == {"text"}:
         kinds = ["text"]
-    if len(kinds) != 1:
+    if len(kinds) > 1:
+        both = " and ".join(f"{key} ({excerpt(part[key])})" for key in kinds)
+        raise _bad(f"{where} has no type, and {both}; give each a part of its own")
+    if not kinds:
         return part
     queue.noticed.note("read_untyped_content")
     return {"type": kinds[0], **part}
