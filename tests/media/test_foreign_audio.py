@@ -37,6 +37,8 @@ def by_ffmpeg(folder: Path, name: str, codec: str, rate: int, container: str | N
     wave = tone(rate=rate)
     with av.open(str(path), "w", format=container) as file:
         stream = file.add_stream(codec, rate=rate, layout="mono")
+        if codec == "wmav2":
+            stream.bit_rate = 64_000  # it has no default
         size = stream.codec_context.frame_size or 1024
         converter = av.AudioResampler(format=stream.codec_context.format.name, layout="mono", rate=rate)
         for start in range(0, len(wave), size):
@@ -110,6 +112,8 @@ FOREIGN = [
     ("a.webm", "libopus", 48000, None),
     ("a.amr", "libopencore_amrnb", 8000, None),
     ("a.ac3", "ac3", 48000, None),
+    ("a.eac3", "eac3", 48000, None),
+    ("a.wma", "wmav2", 44100, None),
     ("alac.m4a", "alac", 16000, None),
     ("a.wav", "aac", 16000, "adts"),
 ]
