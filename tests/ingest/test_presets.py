@@ -193,3 +193,16 @@ def test_a_mix_by_flags_over_a_meta_file_is_the_same_in_pieces(tmp_path: Path) -
     assert whole.count("b/6") + whole.count("a/29") >= 1
     with pytest.raises(InputError, match="Did you mean 'a'"):
         open_samples(tmp_path / "meta.json", mix={"aa": 1})
+
+
+@pytest.mark.parametrize("source", ["preset:tulu3-magicoder=", "mock:rows=70,images=2,size=16-32,words=3-9"])
+def test_a_store_does_not_depend_on_the_number_of_workers(
+    source: str, lookalikes: Path, options: Any, tree: Any, tmp_path: Path
+) -> None:
+    address = source + str(lookalikes) if source.endswith("=") else source
+    for workers in (1, 2):
+        how = options(tmp_path / str(workers), workers=workers, max_reject_rate=1.0)
+        ingest(open_samples(address), IngestConfig(), how)
+    one, two = ({name: each for name, each in tree(tmp_path / str(n)).items() if "." in name} for n in (1, 2))
+    same = [name for name in one if name.endswith((".arrow", ".parquet"))]
+    assert same and all(one[name] == two[name] for name in same)
