@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream docs wheel try-wheel licences bytes fuzz soak bombs steady clean
+.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
 
 # torch first: its CPU build where one can be had, see the script
 $(READY): pyproject.toml configs/constraints.txt
@@ -78,6 +78,15 @@ try-wheel: $(READY)
 
 licences: $(READY)
 	$(BIN)/python scripts/supply_chain.py licences
+
+hashes: $(READY)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python scripts/supply_chain.py hashes
+
+# needs the network: vulnerabilities are asked for, package by package
+audit: $(READY)
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/python scripts/supply_chain.py audit
 
 # every byte of small stores, changed once: about an hour on an idle core
 bytes: $(READY)

@@ -2,6 +2,8 @@
 
 python scripts/supply_chain.py wheel      builds the wheel twice, in two folders, and compares the bytes
 python scripts/supply_chain.py licences   lists the pinned packages that are installed, with version and licence
+python scripts/supply_chain.py hashes     writes configs/constraints-hashed.txt anew, by `uv`, from the index in use
+python scripts/supply_chain.py audit      asks a database of vulnerabilities about the pinned versions, by `pip-audit`
 """
 
 from __future__ import annotations
@@ -19,6 +21,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("vlm_prep", "pyproject.toml", "README.md", "LICENSE")
+CONSTRAINTS, HASHED = ROOT / "configs" / "constraints.txt", ROOT / "configs" / "constraints-hashed.txt"
+_TORCH_CPU = "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
+"""Of torch's CPU build for Python 3.11 on Linux (x86-64), which is not on PyPI."""
+_HEAD = """\
+# The versions of constraints.txt with the digests of their files on PyPI, of torch also of its CPU build:
+# pip install --require-hashes --no-deps --requirement configs/constraints-hashed.txt
+# Made by `make hashes`.
+"""
 EPOCH = "315532800"
 """1980-01-01, the earliest time that a zip file can hold."""
 
@@ -57,7 +67,7 @@ def wheel() -> None:
 
 def pinned() -> dict[str, str]:
     """Return the versions of configs/constraints.txt by package."""
-    lines = (ROOT / "configs" / "constraints.txt").read_text().splitlines()
+    lines = CONSTRAINTS.read_text().splitlines()
     found = (re.match(r"([A-Za-z0-9._-]+)==([^\s;]+)", line) for line in lines)
     return {each[1]: each[2] for each in found if each}
 
@@ -91,11 +101,33 @@ def licences() -> None:
         sys.exit("not as pinned: " + "; ".join(others))
 
 
+def hashes() -> None:
+    """Write the digests of all files of the pinned versions, as the package index states them."""
+    line = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-header"]
+    line += ["--no-annotate", "--no-emit-index-url", "--python-version", "3.11.7", str(CONSTRAINTS)]
+    made = subprocess.run(line, check=True, capture_output=True, text=True).stdout
+    lines = [each for each in made.splitlines() if not each.lstrip().startswith("#")]
+    torch = next(number for number, each in enumerate(lines) if each.startswith("torch=="))
+    lines.insert(torch + 1, f"    --hash={_TORCH_CPU} \\")
+    HASHED.write_text(_HEAD + "\n".join(lines) + "\n")
+
+
+def audit() -> None:
+    """Ask a database of vulnerabilities, which is on the network: pip-audit has none of its own.
+
+    Raises:
+        SystemExit: a version is known to be vulnerable, or the database could not be asked.
+    """
+    line = [sys.executable, "-m", "pip_audit", "--disable-pip", "--require-hashes", "--requirement", str(HASHED)]
+    sys.exit(subprocess.run(line, check=False).returncode)
+
+
 def main() -> None:
     """Do what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("wheel", "licences"))
-    (wheel if parser.parse_args().what == "wheel" else licences)()
+    todo = {"wheel": wheel, "licences": licences, "hashes": hashes, "audit": audit}
+    parser.add_argument("what", choices=tuple(todo))
+    todo[parser.parse_args().what]()
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "supply_chain.py"
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "supply_chain.py"
 
 
 def run(what: str) -> str:
@@ -25,3 +27,17 @@ def test_every_pinned_package_states_its_licence() -> None:
     lines = run("licences").splitlines()
     assert len(lines) > 50
     assert [line for line in lines if line.endswith("not stated")] == []
+
+
+def test_the_hashed_constraints_pin_the_same_versions_and_name_no_index() -> None:
+    hashed = (ROOT / "configs" / "constraints-hashed.txt").read_text()
+    plain = (ROOT / "configs" / "constraints.txt").read_text()
+    pin = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+    found, meant = (
+        {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pin.findall(each)}
+        for each in (hashed, plain)
+    )
+    assert found == meant
+    assert "://" not in hashed and "--index" not in hashed
+    blocks = re.split(r"^(?=[A-Za-z0-9])", hashed, flags=re.MULTILINE)[1:]
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)

@@ -1,9 +1,9 @@
 """Files on object stores, through fsspec: `s3://bucket/key`.
 
-What is not there is the row's matter and comes as FileNotFoundError or PermissionError, as for a file; so is an address
-that can never work, which is a reject. All else (no credentials, no network after the library's own retries) says
-nothing about the row, so it stops the run: rejecting a million rows because a token expired would be losing them in
-silence.
+What is not there, or may not be read by this user, is the row's matter and comes as FileNotFoundError or
+PermissionError, as for a file; so is an address that can never work, which is a reject. All else (no or refused
+credentials, no network after the library's own retries) says nothing about the row, so it stops the run: rejecting a
+million rows because a token expired would be losing them in silence.
 
 An object is written at once or not at all: a PUT, and a multipart upload until it is completed, are invisible.
 """
@@ -28,6 +28,11 @@ _LONGEST_KEY = 1024
 """Bytes, of S3 and Google Cloud Storage."""
 _ADDRESS_ERRORS = ("ParamValidationError", "InvalidEndpointError")
 _ADDRESS_CODES = ("InvalidBucketName", "KeyTooLong", "InvalidURI", "Invalid bucket name")
+_WHO_ASKS = (
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidSecurity"),
+    *("RequestTimeTooSkewed", "AccountProblem", "NotSignedUp", "TokenRefreshRequired", "AuthorizationHeaderMalformed"),
+)
+"""Codes of S3 that refuse who asks, whatever the object: the next row would be refused, too."""
 CACHE_VARIABLE = "VLM_PREP_CACHE"
 CHECK_ACCESS = (
     "check credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ...), AWS_ENDPOINT_URL and the network; what was "
@@ -112,10 +117,24 @@ def _faults_of_object(uri: str) -> Iterator[None]:
             yield
         except IsADirectoryError as error:
             raise Reject(RejectReason.UNREADABLE_FILE, f"{uri}: is a folder, not an object") from error
+        except PermissionError as error:
+            if _code(error) in _WHO_ASKS:
+                raise InputError(f"{uri}: the store could not be asked: {error}", CHECK_ACCESS) from error
+            raise
         except Exception as error:
             if type(error).__name__ in _ADDRESS_ERRORS or any(code in str(error) for code in _ADDRESS_CODES):
                 raise Reject(RejectReason.BAD_MEDIA_ENTRY, f"{uri}: no store takes this address") from error
             raise
+
+
+def _code(error: BaseException | None) -> str:
+    """Return the store's own code of an error; 403 where it sent none, as in its answers to HEAD."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def read_remote(uri: str) -> bytes:
@@ -132,7 +151,12 @@ def read_remote_ends(uri: str, length: int) -> tuple[int, bytes, bytes]:
     require_possible(uri)
     with _faults_of_object(uri):
         file_system, path = filesystem(uri)
-        size = int(file_system.info(path)["size"])
+        try:
+            size = int(file_system.info(path)["size"])
+        except PermissionError as error:
+            if _code(error) == "403":
+                file_system.cat_file(path, start=0, end=1)  # raises the same with a code that says what is refused
+            raise
         if size <= 2 * length:
             data = file_system.cat_file(path) if size else b""
             return size, data[:length], data[length:]
