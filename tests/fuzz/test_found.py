@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import random
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,26 @@ import pytest
 import soundfile
 from PIL import Image
 
+from vlm_prep.builtin import builtin_data
+from vlm_prep.cli import flags, main
 from vlm_prep.cli.run_file import read_run_file
 from vlm_prep.core.errors import InputError, ProcessorError, Reject, StoreError
 from vlm_prep.core.records import Media
-from vlm_prep.core.settings import ProcessorConfig
+from vlm_prep.core.settings import IngestConfig, ProcessorConfig
+from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.animation import probe_animation
 from vlm_prep.media.audio import probe_audio, read_waveform
 from vlm_prep.media.files import read_bytes
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.load import load_processor
+from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import sealed
 from vlm_prep.stream import ShardDataset, State
 from vlm_prep.tokenize.chat.template import ChatTemplate
 
+assert main.COMMANDS  # a command's settings are known once it is made
 TURNS = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "Noise."}]
 TABLE = pa.Table.from_pylist(
     [{"messages": TURNS, "image": {"bytes": b"\x89PNG" * 30, "path": "a.png"}, "n": number} for number in range(20)]
@@ -83,6 +91,15 @@ def test_a_state_that_no_dataset_saved_is_refused(name: str, value: Any) -> None
         return  # any text may be one; another store's is refused by `resume`
     with pytest.raises(StoreError, match=f"not a state of vlm_prep.stream: {name}"):
         State.from_json(state)
+
+
+@pytest.mark.parametrize(
+    "text", ["1: a", "ingest: {2: a}", "tokenize: {null: 1}", "pack: {[1, 2]: 3}", "? {a: 1}\n: 2"]
+)
+def test_a_run_file_whose_names_are_no_texts_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"out: made\n{text}\n")
+    with pytest.raises(InputError):
+        flags.of_stage("ingest", read_run_file(tmp_path / "run.yaml"))
 
 
 @pytest.mark.parametrize("text", ["a: \x00", "a: b\x07\n", "\x1b: 1", "- - -: \x7f", "a: !!python/name:os.system x"])
@@ -171,3 +188,36 @@ def test_a_manifest_without_what_readers_need_is_refused(
     with pytest.raises(StoreError) as caught:
         ShardDataset(store)
     assert words in caught.value.message
+
+
+def test_a_path_with_a_nul_in_a_meta_file_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text(json.dumps({"a": {"file_name": "rows\0.jsonl"}}))
+    with pytest.raises(InputError) as caught:
+        open_samples(tmp_path / "meta.json")
+    assert "\n" not in caught.value.message
+
+
+def test_rejects_hold_the_same_words_whatever_a_decoder_says_of_damaged_files(
+    tmp_path: Path, options: Callable[..., RunOptions]
+) -> None:
+    """Damaged pictures, sounds and clips, in two processes each: clocks, addresses and heap bytes would differ."""
+    chance, rows = random.Random(1), []
+    data = builtin_data().parent
+    buffer = io.BytesIO()
+    soundfile.write(buffer, [0.1] * 4000, 8000, format="MP3")
+    seeds = {"image": (data / "photos" / "coffee.jpg").read_bytes(), "audio": buffer.getvalue()}
+    seeds["video"] = next((data / "clips").iterdir()).read_bytes()
+    for number in range(60):
+        kind = ("image", "audio", "video")[number % 3]
+        whole = bytearray(seeds[kind])
+        for _ in range(20):
+            whole[chance.randrange(min(len(whole), 3000))] ^= 1 << chance.randrange(8)
+        (tmp_path / f"{number}.bin").write_bytes(whole[: chance.choice((len(whole), len(whole) // 2, 40))])
+        turns = [{"role": "user", "content": f"<{kind}>?"}, {"role": "assistant", "content": "A."}]
+        rows.append({"messages": turns, f"{kind}s": [f"{number}.bin"]})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, workers in (("one", 0), ("two", 2)):
+        run = options(tmp_path / name, workers=workers, max_reject_rate=1.0)
+        ingest(open_samples(tmp_path / "rows.jsonl"), IngestConfig(check_media="decode"), run)
+    assert len(read_rejects(tmp_path / "one")) > 30
+    assert (tmp_path / "one" / "rejects.parquet").read_bytes() == (tmp_path / "two" / "rejects.parquet").read_bytes()

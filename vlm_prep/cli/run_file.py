@@ -50,7 +50,7 @@ class RunFile:
     def where(self, keys: Keys) -> str:
         """Return the file and line of a key."""
         line = self.lines.get(keys)
-        return f"`set` {'.'.join(keys)}" if line is None else f"{self.path}:{line}"
+        return f"`set` {'.'.join(map(str, keys))}" if line is None else f"{self.path}:{line}"
 
     def folder(self, keys: Keys) -> Path:
         """Return where a path starts."""
@@ -159,7 +159,7 @@ def settings_in(
         if name in STAGES:
             _check_names(file, (name,), value, {each.name for each in known[name]})
         elif name not in every:
-            raise _unknown(file, (name,), {*every, *STAGES})
+            raise _unknown(file, (str(name),), {*every, *STAGES})
         else:
             found[name] = ((name,), value)
     if file.sections:
@@ -176,7 +176,7 @@ def _check_names(file: RunFile, keys: Keys, value: Any, names: set[str]) -> None
         raise InputError(f"{file.where(keys)}: {keys[-1]}: expected settings below it, found {value!r}")
     for name in value or {}:
         if name not in names:
-            raise _unknown(file, (*keys, name), names)
+            raise _unknown(file, (*keys, str(name)), names)
 
 
 def _check_top(file: RunFile, found: Mapping[str, object], known: Mapping[str, Iterable[Setting]]) -> None:

@@ -163,7 +163,8 @@ def _pull(url: str, folder: Path, say: Say) -> None:
     _must_be_pullable(folder, content, names)
     wanted = [name for name in expected if not _is_there(folder / name, expected[name], there[name])]
     is_new = not (folder / MANIFEST).exists()
-    if wanted or is_new:
+    # a kill between the manifest and the end leaves the work folder behind
+    if wanted or is_new or (folder / WORK).exists():
         with _fetching(folder) as temporary:
             for name in wanted:
                 file_system.get_file(f"{root}/{name}", str(temporary))
