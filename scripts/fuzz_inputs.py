@@ -10,6 +10,8 @@ import gzip
 import io
 import itertools
 import lzma
+import sqlite3
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -157,6 +159,47 @@ def database(data: bytes, folder: Path) -> None:
     for number in (0, 1, 20, 39):
         with contextlib.suppress(Reject):
             media_files.read_bytes(f"{path}::key{number}")
+
+
+def _tars() -> list[bytes]:
+    found = []
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+            for number in range(3):
+                for end, data in (("png", _pictures()[0]), ("json", b'{"text": "A cat."}'), ("txt", b"A cat.")):
+                    member = tarfile.TarInfo(f"{'long/' * 25 if number == 2 else ''}{number:04}.{end}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        found.append(buffer.getvalue())
+    return found
+
+
+@target("rows_tar", _tars)
+def rows_tar(data: bytes, folder: Path) -> None:
+    """Read the rows of a WebDataset tar, and a media in it."""
+    _rows(data, folder, "rows.tar")
+    path = folder / f"{next(_NUMBERS)}.tar"
+    path.write_bytes(data)
+    media_files.read_bytes(f"{path}::0000.png")
+
+
+@functools.cache
+def _databases() -> tuple[bytes, ...]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        with sqlite3.connect(f"{folder}/a.db") as made:
+            made.execute("CREATE TABLE rows (question TEXT, answer TEXT, image BLOB)")
+            made.executemany("INSERT INTO rows VALUES (?, ?, ?)", [("Q?", "A.", _pictures()[0])] * 20)
+        made.close()
+        return ((Path(folder) / "a.db").read_bytes(),)
+
+
+@target("sqlite", _databases)
+def sqlite(data: bytes, folder: Path) -> None:
+    """Read the rows of an SQLite database."""
+    _rows(data, folder, "rows.db")
 
 
 # ---- media ----

@@ -8,7 +8,9 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from vlm_prep.builtin import builtin_data
 from vlm_prep.cli import flags, main
 from vlm_prep.cli.run_file import read_run_file
 from vlm_prep.core.errors import InputError, ProcessorError, Reject, StoreError
-from vlm_prep.core.records import Media
+from vlm_prep.core.records import Media, Rejected
 from vlm_prep.core.settings import IngestConfig, ProcessorConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.ingest_run import ingest
@@ -221,3 +223,26 @@ def test_rejects_hold_the_same_words_whatever_a_decoder_says_of_damaged_files(
         ingest(open_samples(tmp_path / "rows.jsonl"), IngestConfig(check_media="decode"), run)
     assert len(read_rejects(tmp_path / "one")) > 30
     assert (tmp_path / "one" / "rejects.parquet").read_bytes() == (tmp_path / "two" / "rejects.parquet").read_bytes()
+
+
+def test_a_name_in_a_tar_that_is_no_utf8_rejects_its_row_alone(tmp_path: Path) -> None:
+    row = json.dumps({"messages": TURNS[1:] * 2}).replace("assistant", "user", 1).encode()
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in ("1.json", "2.json", "3\udcff.json", "3\udcff.png", "4.json"):
+            member = tarfile.TarInfo(name)
+            member.size = len(row)
+            tar.addfile(member, io.BytesIO(row))
+    samples = open_samples(tmp_path / "a.tar")
+    found = [isinstance(each, Rejected) for each in samples.read(0, len(samples))]
+    assert found == [False, False, True, False]
+
+
+def test_a_database_with_names_that_are_no_utf8_is_one_message(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "a.db") as made:
+        made.execute("CREATE TABLE tableone (question TEXT, answer TEXT)")
+    made.close()
+    data = (tmp_path / "a.db").read_bytes().replace(b"tableone", b"table\xff\xfee")
+    (tmp_path / "a.db").write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        open_samples(tmp_path / "a.db")
+    assert "\n" not in caught.value.message

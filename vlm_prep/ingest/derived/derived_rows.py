@@ -89,7 +89,7 @@ def _written(form: Form, base: Path, files: list[Path]) -> Path:
             temporary = Path(folder) / target.name
             with open(temporary, "wb") as out:
                 for row in form.rows(base, files):
-                    out.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                    out.write(_line(row))
             if not temporary.stat().st_size:
                 raise InputError(f"{base}: holds no rows, as {form.name}", _LAYOUT)
             os.replace(temporary, target)
@@ -98,3 +98,11 @@ def _written(form: Form, base: Path, files: list[Path]) -> Path:
             f"{base}: cannot be read as {form.name}: {error}", "See docs/sources.md for the layout."
         ) from error
     return target
+
+
+def _line(row: object) -> bytes:
+    """Return a row as a line; of one that JSON cannot hold what is wrong, in its place, which is a reject."""
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # file systems and tars take any bytes as a name
+        return orjson.dumps("a name in it is not UTF-8", option=orjson.OPT_APPEND_NEWLINE)

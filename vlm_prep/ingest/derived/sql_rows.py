@@ -55,7 +55,7 @@ def as_parquet(database: Path, table: str | None) -> Path:
                 os.replace(Path(folder) / target.name, target)
         finally:
             connection.close()
-    except (sqlite3.Error, pa.ArrowException, OSError, OverflowError) as error:
+    except (sqlite3.Error, pa.ArrowException, OSError, OverflowError, UnicodeError) as error:
         raise InputError(
             f"{database}: cannot be read as SQLite: {error}", "Close what writes to it, or copy it."
         ) from error
