@@ -109,6 +109,7 @@ SOURCES = [
 ]
 LONG = {
     "scripts/bench_stream.py",
+    "scripts/fuzz_inputs.py",
     "scripts/soak_commands.py",
     "tests/engine/test_resume.py",
     "tests/ingest/test_formats.py",
