@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
@@ -204,3 +205,26 @@ def test_media_that_are_gone_say_so(tmp_path: Path) -> None:
     file = {"uri": str(tmp_path / "gone.png"), "digest": "", "bytes": None}
     found = shown_media({"kind": "image", "files": [file], "height": 4, "width": 4, "tensors": None})
     assert "missing_file" in found["note"]
+
+
+def test_numbers_of_a_store_and_of_a_plan_are_pages_of_charts(
+    tokenized: Path, packed: Path, packed_index: Path, options: Options, tmp_path: Path, browser: Any
+) -> None:
+    from vlm_prep.report.plan.planning import Choices, plan
+    from vlm_prep.report.view.plan_page import plan_page
+    from vlm_prep.report.view.viewing import overview
+
+    samples = open_samples(builtin_data(), datasets=["photo_talk"])
+    choices = Choices(lengths=[512, 2048], budgets=())
+    found = plan(samples, "builtin:qwen2.5-vl-mini", TokenizeConfig(), options(tmp_path / "x"), choices)
+    pages = {
+        **{path.name: overview(path) for path in (tokenized, packed, packed_index)},
+        "plan": plan_page(found, "plan for photos"),
+    }
+    for name, html in pages.items():
+        page = tmp_path / f"{name}.html"
+        page.write_text(html)
+        browser.get(page.as_uri())
+        assert browser.find_element("id", "charts").is_displayed()
+        assert len(browser.find_elements("css selector", "#charts svg")) >= (1 if name == "index" else 3)
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

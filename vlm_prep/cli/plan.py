@@ -53,6 +53,7 @@ def command(
             "or at those of `fraction` and `rows`."
         ),
     ] = None,
+    html: Annotated[Path | None, Doc("Write the plan with charts as a page, too.")] = None,
     budgets: Annotated[bool, Doc("Show pixel budgets; each one looks at the rows again.")] = True,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
@@ -91,6 +92,10 @@ def command(
             size=SampleSize(fraction=fraction, rows=rows),
         ),
     )
+    if html is not None:
+        from vlm_prep.report.view.plan_page import plan_page
+
+        html.write_text(plan_page(found, f"plan for {source}"), encoding="utf-8")
     if as_json:
         options.show_json(found)
     else:

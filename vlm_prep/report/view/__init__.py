@@ -5,6 +5,7 @@
     shown_rows.py   a row as the page shows it: what the model reads, what of it is trained, its media
     charts.py       histograms and bars as SVG
     page.py         all of it as one HTML file; page.css and page.js are laid into it
+    plan_page.py    the plan of a run as a page of charts
     viewing.py      a store, or a source tokenized for it, as a page
 
 Text of the data reaches the page as JSON and is shown by `textContent` alone, under a content security policy that

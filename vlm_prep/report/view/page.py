@@ -45,7 +45,9 @@ def render(page: Page) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     data = {"rows": page.rows, "total": page.total, "rejects": page.rejects, "rejected": page.rejected}
-    tabs = ["rows", *(["packs"] if page.packs else []), "rejects", "charts", "about"]
+    rows = ["rows", *(["packs"] if page.packs else [])] if page.rows else []
+    rejects = ["rejects"] if page.rows or page.rejects else []
+    tabs = [*rows, "charts", *rejects, "about"] if not rows else [*rows, "rejects", "charts", "about"]
     buttons = "".join(
         f'<button role="tab" data-tab="{name}" aria-selected="false">{name.capitalize()}</button>' for name in tabs
     )

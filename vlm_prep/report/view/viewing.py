@@ -65,6 +65,31 @@ def view(
     )
 
 
+def overview(folder: str | StorePath) -> str:
+    """Return the page of a store's numbers: its statistics, charts and rejects, without rows.
+
+    Raises:
+        StoreError: unfinished, damaged or no store.
+    """
+    store = Store(folder)
+    totals, rejects = store.manifest.totals, read_rejects(store.folder)
+    has_lengths = any("input_ids" in shard.schema.names for shard in store.shards[:1] if shard.path.suffix == ".arrow")
+    limit = store.manifest.config.get("pack_length", store.manifest.config.get("max_length"))
+    figures = _figures(store, store.lengths(), limit) if has_lengths else []
+    return render(
+        Page(
+            title=str(folder),
+            about=_about(store, 0),
+            facts=statistics.render(statistics.collect(folder)),
+            rows=[],
+            total=len(store),
+            rejects=rejects[:MOST_REJECTS],
+            rejected=len(rejects),
+            charts=[each for each in (*figures, *_of_totals(totals)) if each],
+        )
+    )
+
+
 def _about(store: Store, shown: int) -> str:
     totals = store.manifest.totals
     return (
