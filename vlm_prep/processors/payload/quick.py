@@ -16,13 +16,14 @@ import numpy as np
 
 from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.stored_media import StoredMedia
-from vlm_prep.processors.payload.encodings import BYTES, Encoding, as_bytes, find_encoding
-from vlm_prep.processors.payload.patches import Patches, patches_for
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.stored import Stored
 
 if TYPE_CHECKING:
     import torch
+
+    from vlm_prep.processors.payload.encodings import Encoding
+    from vlm_prep.processors.payload.patches import Patches
 
 Parts = Mapping[str, "Sequence[torch.Tensor | Stored]"]
 
@@ -54,6 +55,10 @@ class QuickMaker(PixelMaker):
         return made
 
     def _encoding(self, kind: str) -> tuple[Encoding, Patches | None]:
+        # encodings and patches decode: training whose shards hold tensors needs no Pillow
+        from vlm_prep.processors.payload.encodings import find_encoding
+        from vlm_prep.processors.payload.patches import patches_for
+
         if kind not in self._found:
             encoding = find_encoding(self, kind)
             self._found[kind] = encoding, patches_for(self, kind) if encoding.route == "patches" else None
@@ -64,6 +69,8 @@ class QuickMaker(PixelMaker):
 
     def _of_bytes(self, struct: StoredMedia) -> dict[str, np.ndarray[Any, Any]] | None:
         """What the part makes of a picture without its last arithmetic; None if that is no bytes after all."""
+        from vlm_prep.processors.payload.encodings import BYTES, as_bytes
+
         encoding, _ = self._found["image"]
         found = {}
         for name, tensor in self.call("image", [struct], **BYTES).items():
