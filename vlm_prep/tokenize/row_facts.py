@@ -166,14 +166,26 @@ def ledger_of(records: Sequence[Record], digests: NDArray[np.uint8], sample_ids:
         files=joined_lists(lists["files"], rows),
         notes=joined_lists(lists["notes"], rows),
         tasks=tuple(
-            TaskAccounts(rows=len(own), shards=len(record.shards), counts=record.counts, facts=_accounts(record))
-            for own, record in zip(documents, records, strict=True)
+            TaskAccounts(rows=len(own), shards=len(record.shards), counts=record.counts, facts=facts)
+            for own, record, facts in zip(documents, records, _accounts(records), strict=True)
         ),
     )
 
 
-def _accounts(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in record.facts.items() if name != ROWS}
+def _accounts(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The facts of each task without its rows.
+
+    Which rows a worker found equal on its way depends on what else it had done; at the end of a run the first row of
+    each of its shapes was compared, by whomever (`verify.refusals`).
+    """
+    accounts, seen = [], set[str]()
+    for record in records:
+        facts = {name: value for name, value in record.facts.items() if name != ROWS}
+        firsts = facts.get("firsts", {})
+        equal = sorted({number for shape, number in firsts.items() if shape not in seen})
+        seen |= set(firsts)
+        accounts.append({**facts, "equal": equal} if "equal" in facts else facts)
+    return accounts
 
 
 def write_ledger(
