@@ -77,6 +77,7 @@ def store(tmp_path: Path, tokenized: Path, theirs: Path) -> Path:
         config["trust_remote_code"] = True
     manifest["fingerprint"] = digest_json(manifest["identity"])
     (folder / "manifest.json").write_bytes(sealed(manifest))
+    (folder / "rows.parquet").unlink()  # as in a store that was copied: it belongs to its origin
     write_origin(folder, {"source": {"path": str(builtin_data())}, "processor": str(theirs)})
     return folder
 

@@ -84,7 +84,8 @@ def test_repaired_rows_become_new_shards_and_the_accounts_hold(source: Path, sto
     totals = manifest.totals
     assert (totals["rows_in"], totals["rows_written"], totals["rows_rejected"]) == (6, 4, 2)
     assert totals["rejects"] == {"missing_file": 1, "unreadable_image": 1}
-    assert totals["datasets"]["rows"] == {"rows_in": 6, "rows_written": 4, "rows_rejected": 2, "images": 4}
+    counts = {"rows_in": 6, "rows_written": 4, "rows_rejected": 2, "images": 4, "characters": 4 * 13}
+    assert totals["datasets"]["rows"] == counts
     assert manifest.fingerprint != before.fingerprint
     assert {path: path.read_bytes() for path in shards} == shards
     assert not (store / "_work").exists()

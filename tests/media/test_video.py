@@ -140,7 +140,7 @@ def stored(media: Media, *, keep: bool, indices: tuple[int, ...] | None = None) 
     found, data = probe(media, keep_bytes=keep)
     header = found.header
     assert header is not None
-    return store_media(media, data, frame_indices=indices, fps=header.fps)
+    return store_media(found, data, frame_indices=indices, fps=header.fps)
 
 
 @pytest.mark.parametrize("keep", [False, True], ids=["reference", "encoded"])

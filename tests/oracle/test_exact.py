@@ -23,7 +23,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from vlm_prep.core.errors import ExactnessError
+from vlm_prep.core.errors import ExactnessError, RejectRateError
 from vlm_prep.core.records import Media
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
@@ -32,6 +32,7 @@ from vlm_prep.media.probe import probe
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.tokenize_run import tokenize
@@ -450,31 +451,46 @@ def wrong_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PixelMaker, "call", call)
 
 
+def one_page(kit: Path, folder: Path) -> Path:
+    """A data file of one row, a question about a page."""
+    messages = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A page."}]
+    row = {"messages": messages, "images": [str(kit / "data" / "images" / "page.png")]}
+    (folder / "some.jsonl").write_text(json.dumps(row))
+    return folder / "some.jsonl"
+
+
 @pytest.mark.parametrize(
     ("field", "inject"),
     [
         ("image_grid_thw", wrong_grid),
         ("input_ids", wrong_ids),
-        ("labels", wrong_labels),
         ("pixel_values", wrong_pixels),
     ],
-    ids=["grid", "ids", "labels", "pixels"],
+    ids=["grid", "ids", "pixels"],
 )
 def test_a_wrong_tensor_stops_the_run_and_is_named(
     kit: Path, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch, field: str, inject: Any
 ) -> None:
-    data = tmp_path / "some.jsonl"
-    data.write_text(
-        json.dumps(
-            {
-                "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A page."}],
-                "images": [str(kit / "data" / "images" / "page.png")],
-            }
-        )
-    )
+    data = one_page(kit, tmp_path)
     inject(monkeypatch)
     with pytest.raises(ExactnessError) as caught:
         tokenize(open_samples(data), "builtin:qwen2.5-vl-mini", TokenizeConfig(), options(tmp_path / "out"))
     assert "some/0" in caught.value.message
     assert field in caught.value.message
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_labels_that_two_ways_find_otherwise_reject_the_row(
+    kit: Path, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong_labels(monkeypatch)
+    with pytest.raises(RejectRateError):
+        tokenize(
+            open_samples(one_page(kit, tmp_path)),
+            "builtin:qwen2.5-vl-mini",
+            TokenizeConfig(),
+            options(tmp_path / "out"),
+        )
+    (reject,) = read_rejects(tmp_path / "out")
+    assert (reject["sample_id"], reject["reason"]) == ("some/0", "labels_undecidable")
+    assert "labels" in reject["message"]

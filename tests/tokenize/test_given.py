@@ -88,7 +88,7 @@ def test_limits_end_with_the_block() -> None:
         {"size": {"shortest_edge": 3136, "longest_edge": 200704}},
         {"max_pixels": 200704},
         {"do_resize": False},
-        {"image_mean": [0.5, 0.5, 0.5]},
+        {"image_mean": [0.4, 0.5, 0.6]},
     ],
 )
 def test_arguments_take_effect(processors: Path, name: str, args: dict[str, Any]) -> None:

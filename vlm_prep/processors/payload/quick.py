@@ -60,7 +60,15 @@ class QuickMaker(PixelMaker):
         from vlm_prep.processors.payload.patches import patches_for
 
         if kind not in self._found:
-            encoding = find_encoding(self, kind)
+            import torch
+
+            # the noise is large enough for threads, and a process forked from one that had some would wait for them
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                encoding = find_encoding(self, kind)
+            finally:
+                torch.set_num_threads(threads)
             self._found[kind] = encoding, patches_for(self, kind) if encoding.route == "patches" else None
         return self._found[kind]
 

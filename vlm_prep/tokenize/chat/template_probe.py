@@ -250,8 +250,9 @@ class _Probe:
             text = self._render(messages, tools)
         except Reject:
             return False
-        # a template that prints a list as Python or as JSON would show the sentinel inside of that
-        return _SENTINEL in text and not any(quoted in text for quoted in ("'type'", '"type"'))
+        # a template that prints a list as Python or as JSON would show the sentinel inside of that; tools are JSON
+        printed = tools is None and any(quoted in text for quoted in ("'type'", '"type"'))
+        return _SENTINEL in text and not printed
 
     def _end_token(self, tail: str, middle: str) -> str:
         """A tail up to and including its first special token, and those right behind it that end other turns, too."""
