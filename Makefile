@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
+.PHONY: demo test test-fast test-cluster test-trainers lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
 
 # torch first: its CPU build where one can be had, see the script
 $(READY): pyproject.toml configs/constraints.txt
@@ -35,6 +35,11 @@ test-cluster: $(READY)
 	$(BIN)/pip install --quiet --constraint configs/constraints.txt --editable '.[dev,cluster-dev]'
 	$(BIN)/pytest tests/engine/test_ray.py tests/shards/test_remote.py tests/stream/test_object_store.py \
 		tests/cli/test_object_store.py
+
+# other trainers' real packages, each in an environment of its own that reads this one's torch
+test-trainers: $(READY)
+	$(BIN)/python scripts/trainer_env.py llamafactory megatron-core ms-swift nemo-automodel
+	$(BIN)/pytest tests/trainers/test_real_trainers.py
 
 lint: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests

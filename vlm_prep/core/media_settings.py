@@ -13,6 +13,15 @@ from vlm_prep.core.fields import Flag, IsPath, Later, Settings
 MultiFrame = Literal["first", "video", "reject"]
 VideoDecoder = Literal["pyav", "decord"]
 CheckMedia = Literal["header", "decode"]
+MediaSharing = Literal["shard", "none"]
+ShareMedia = Annotated[
+    MediaSharing,
+    Later(),
+    Doc(
+        "A media that several rows of a shard have: stored once, with the first of them, which readers of vlm-prep "
+        "follow; or with every row (none), for libraries that shuffle and select rows themselves."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from annotated_doc import Doc
 from annotated_types import Ge, Gt
 
 from vlm_prep.core.fields import Flag, IsPath, Later, Settings
+from vlm_prep.core.media_settings import ShareMedia
 from vlm_prep.core.settings import AudioForm, MediaMode, ShardFormat, TarMedia
 
 Layout = Literal["ranks", "index"]
@@ -105,6 +106,7 @@ class PackConfig(Settings):
         Doc("Raise media to the files' bytes or the processor's tensors. [default: as tokenized]"),
     ] = None
     audio: AudioForm = "waveform"
+    share_media: ShareMedia = "shard"
     tar_media: Annotated[TarMedia, Doc("In tars: a pack's media files as one field, or a field each.")] = "joined"
     certify: Annotated[
         bool,

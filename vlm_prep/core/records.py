@@ -148,6 +148,8 @@ class Encoded:
     """(length,) weight of each token's loss, 0 where nothing is trained; None unless the run stores weights."""
     document: int = 1
     """Which of its row's documents it is, from 1: a row gives several with rewritten_history="split"."""
+    structural_tokens: int = 0
+    """Trained tokens that would not be with label_convention="ours"."""
     notes: tuple[str, ...] = ()
     """What was done to the row that its statistics should count, e.g. `tools_as_text`."""
     geometry: dict[str, NDArray[Any]] = field(default_factory=dict)

@@ -16,7 +16,9 @@ from annotated_types import Ge, Gt, Le
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings
+from vlm_prep.core.label_convention import Convention
 from vlm_prep.core.media_settings import MediaCheck as MediaCheck
+from vlm_prep.core.media_settings import ShareMedia
 
 Overlong = Literal["drop", "truncate", "cut", "error"]
 MediaMode = Literal["reference", "encoded", "pixels"]
@@ -183,6 +185,7 @@ class PayloadConfig(Settings):
         MediaMode, Doc("Store references to media files, the files' bytes, or the processor's tensors (pixels).")
     ] = "encoded"
     audio: AudioForm = "waveform"
+    share_media: ShareMedia = "shard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +199,7 @@ class LabelConfig(Settings):
         Doc("Train all assistant turns, the last one, or all text; train: false on a message or part always masks it."),
     ] = "assistant"
     train_end: Annotated[TrainEnd, Doc("The token that ends a turn: train all, the last turn's, or none.")] = "all"
+    label_convention: Convention = "ours"
     train_reasoning: Annotated[
         bool, Doc("Train reasoning (reasoning_content, or <think>...</think> at the start of an answer), or mask it.")
     ] = True

@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 from vlm_prep.core.errors import ExactnessError, Reject, RejectReason, StoreError
+from vlm_prep.core.media_settings import MediaSharing
 from vlm_prep.core.own_process import one_thread
 from vlm_prep.core.processor_record import ProcessorRecord, TensorRecord
 from vlm_prep.core.records import Rejected
@@ -68,6 +69,7 @@ class PackJob:
     write_plan: bool
     format: ShardFormat = "arrow"
     tar_media: TarMedia = "joined"
+    share_media: MediaSharing = "shard"
     media: MediaMode | None = None
     payload: dict[str, Any] | None = None
     trust_remote_code: bool = False
@@ -83,6 +85,7 @@ class PackJob:
             "write_plan",
             "format",
             "tar_media",
+            "share_media",
             "media",
             "payload",
             "trust_remote_code",
@@ -154,7 +157,7 @@ class PackJob:
         schema = packed_schema(
             self._tensors, positions=self._positions, weights=LOSS_WEIGHTS in names, kept=KEPT in names
         )
-        return ShardWriter(path.with_suffix(".arrow"), schema)
+        return ShardWriter(path.with_suffix(".arrow"), schema, share=self.share_media == "shard")
 
     @property
     def _positions(self) -> str:

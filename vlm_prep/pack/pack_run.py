@@ -59,7 +59,8 @@ _CARD = """# Packed by vlm-prep
 `vlm_prep.stream.ShardDataset(FOLDER, rank=..., world_size=...)`.
 
 - a row is a pack: `input_ids`, `labels` (unshifted), `position_ids`, `seq_lens` (documents), media and their geometry;
-  a media with `same_as` has its bytes with the row `rows_before` rows earlier, as its media number `media`
+  a media with `same_as` has its bytes with the row `rows_before` rows earlier, as its media number `media`; shuffle
+  and select with `ShardDataset`, or pack with `--share-media none`
 - `plan.parquet`: which documents of the tokenized store are in which pack
 """
 
@@ -162,6 +163,7 @@ def pack(
         write_plan=config.layout == "index",
         format=config.format,
         tar_media=config.tar_media,
+        share_media=config.share_media,
         media=media,
         payload=payload,
         trust_remote_code=trust_remote_code,

@@ -134,6 +134,8 @@ def render(stats: dict[str, Any]) -> str:
     if "tokens" in totals:
         trained = f", {totals['trained_tokens']:,} trained" if "trained_tokens" in totals else ""
         lines.append(f"  tokens      {totals['tokens']:,}{trained}")
+    if totals.get("structural_tokens"):
+        lines.append(f"  convention  {totals['structural_tokens']:,} of the trained would not be by our own convention")
     if totals.get("audios"):
         seconds = totals.get("audio_seconds")
         lines.append(f"  audio       {totals['audios']:,} files{_duration(seconds)}")

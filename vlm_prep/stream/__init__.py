@@ -18,6 +18,7 @@
     buffers.py   memory for a batch's large tensors
     collate_base.py  what both collaters share
     collate.py   PadCollate and PackedCollate
+    tar_items.py  samples of tars → items, for webdataset's own loader
     restore.py   stored bytes → pixel tensors, on the device
 
 Nothing here loads a tokenizer or a model; transformers' image processor is imported when pixels are wanted.
@@ -32,6 +33,7 @@ from vlm_prep.stream.mixture import MixedDataset
 from vlm_prep.stream.restore import to_pixel_values
 from vlm_prep.stream.run_state import State
 from vlm_prep.stream.sampler import ShardSampler
+from vlm_prep.stream.tar_items import TarItems
 
 __all__ = [
     "Buffers",
@@ -42,6 +44,7 @@ __all__ = [
     "ShardDataset",
     "ShardSampler",
     "State",
+    "TarItems",
     "TokenBudget",
     "to_pixel_values",
 ]

@@ -16,6 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, ProcessorError, Reject, RejectReason
+from vlm_prep.core.label_convention import LabelConvention
 from vlm_prep.core.records import Encoded, Media, Message, Sample
 from vlm_prep.core.settings import ControlTokens as ControlMode
 from vlm_prep.core.settings import TokenizeConfig
@@ -23,6 +24,7 @@ from vlm_prep.core.stored_media import store_media
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion, naming
 from vlm_prep.processors.left_out import noted
+from vlm_prep.tokenize.beginnings import cuts, media_of
 from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byte_position
 from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
@@ -61,6 +63,7 @@ class _Draft:
     without a limit of the length."""
     expansions: tuple[Expansion, ...]
     notes: tuple[str, ...] = ()
+    structural: int = 0
 
 
 class SampleEncoder:
@@ -106,7 +109,7 @@ class SampleEncoder:
         notes = (*fitted.notes, *empty_answers(messages, wanted, self.config.empty_answers))
         fitted = replace(fitted, notes=notes)
         documents = self._reader.documents(messages, tools, wanted)
-        drafts = [self._draft(_media_of(sample, each.messages, len(messages)), each) for each in documents]
+        drafts = [self._draft(media_of(sample, each.messages, len(messages)), each) for each in documents]
         drafts = self._fitting(sample, tools, drafts)
         drafts = [draft for draft in drafts if np.any(draft.labels != IGNORE)]
         if not drafts:
@@ -184,17 +187,25 @@ class SampleEncoder:
         inside = [(start, next(found)) for start in found]
         made = self.label(tokens, spans, inside, placed.runs)
         weights = made.weights if self.config.loss_weights else None
-        return _Draft(document.messages, made.ids, made.labels, weights, turn_ends, expansions)
+        draft = _Draft(document.messages, made.ids, made.labels, weights, turn_ends, expansions)
+        if self.config.label_convention != "ours":
+            ours = self.label(tokens, self.tokens(document, placed, "ours")[1], inside, placed.runs)
+            draft = replace(draft, structural=int(np.count_nonzero(made.labels != ours.labels)))
+        return draft
 
-    def tokens(self, document: Document, placed: Placed | None = None) -> tuple[Tokens, list[Weighted], dict[int, int]]:
+    def tokens(
+        self, document: Document, placed: Placed | None = None, convention: LabelConvention | None = None
+    ) -> tuple[Tokens, list[Weighted], dict[int, int]]:
         """Return the tokens of a rendered document, the trained spans in bytes, and where its turns end in tokens.
 
         Args:
             document: the document.
             placed: its text with the placeholders replaced, if they are.
+            convention: of structural tokens, in place of the config's.
         """
         text, turns = document.rendered.text, document.turns
-        spans = weigh(text, turns, document.view, self.template.findings, self.config, document.rendered.places)
+        known = document.view, self.template.findings, self.config, document.rendered.places
+        spans = weigh(text, turns, *known, convention)
         positions = [position for start, end, _ in spans for position in (start, end)]
         if self.config.most_tokens is not None:
             positions += [turn.end for turn in turns.values()]
@@ -267,13 +278,13 @@ class SampleEncoder:
     def _shortened(self, sample: Sample, tools: Tools, draft: _Draft) -> list[_Draft]:
         """Cut whole turns off the end until the row fits; nothing where that leaves nothing to train."""
         limit = self.config.max_length or 0
-        for index in _cuts(draft.messages, limit, draft.turn_ends):
+        for index in cuts(draft.messages, limit, draft.turn_ends):
             kept = draft.messages[: index + 1]
             wanted = trained_messages(kept, self.config.train_on)
             document = self._reader.read(kept, tools, wanted)
             if len(document.turns) < len(wanted):
                 continue
-            shorter = self._draft(_media_of(sample, kept, -1), document)
+            shorter = self._draft(media_of(sample, kept, -1), document)
             if len(shorter.ids) <= limit and np.any(shorter.labels != IGNORE):
                 return [shorter]
         return []
@@ -291,6 +302,7 @@ class SampleEncoder:
             labels=draft.labels,
             loss_weights=draft.weights,
             document=number,
+            structural_tokens=draft.structural,
             notes=(
                 *sample.notes,
                 *fitted.notes,
@@ -313,26 +325,3 @@ class SampleEncoder:
             rows = [each.geometry[tensor.name] for each in expansions if tensor.name in each.geometry]
             tensors[tensor.name] = np.concatenate(rows) if rows else np.empty((0, *tensor.shape), tensor.dtype)
         return tensors
-
-
-def _cuts(messages: Sequence[Message], limit: int, turn_ends: dict[int, int]) -> list[int]:
-    """Assistant messages after which the conversation may be cut, longest first.
-
-    Those whose end lies past the limit even before placeholders are expanded are left out.
-    """
-    answers = [index for index, message in enumerate(messages[:-1]) if message["role"] == "assistant"]
-    return [index for index in reversed(answers) if turn_ends.get(index, 0) <= limit]
-
-
-def _media_of(sample: Sample, messages: Sequence[Message], whole: int) -> tuple[Media, ...]:
-    """The media of a beginning of the conversation; all of them, so that none is lost unseen, for the whole one."""
-    return sample.media if len(messages) == whole else sample.media[: _media_count(messages)]
-
-
-def _media_count(messages: Sequence[Message]) -> int:
-    return sum(
-        part.get("type") in ("image", "video", "audio")
-        for message in messages
-        if isinstance(message["content"], list)
-        for part in message["content"]
-    )

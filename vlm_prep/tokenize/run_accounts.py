@@ -25,7 +25,8 @@ CARD = """# Tokenized by vlm-prep
 
 - `input_ids`, `labels` (unshifted, -100 where nothing is trained), media geometry under the processor's own names
 - `media`: the files, by reference, with their bytes, or as `tensors` that were made of them; where `same_as` is set,
-  the bytes stand with the row `rows_before` rows earlier, as its media number `media`
+  the bytes stand with the row `rows_before` rows earlier, as its media number `media`: shuffle and select with
+  `ShardDataset`, or tokenize with `--share-media none`
 - `conversation`: JSON of messages and tools
 - `manifest.json`: settings, accounts, the proof of equality with the processor; `rejects.parquet`: rows not written
 """

@@ -26,8 +26,8 @@ EXTRA_DOCUMENTS = "extra_documents"
 class TaskWriter:
     """The shards of one task: a new one each 256 MiB."""
 
-    def __init__(self, task: int, folder: Path, schema: Any) -> None:
-        self._task, self._folder, self._schema = task, folder, schema
+    def __init__(self, task: int, folder: Path, schema: Any, *, share: bool = True) -> None:
+        self._task, self._folder, self._schema, self._share = task, folder, schema, share
         self._writer: ShardWriter | None = None
         self._rows = 0
         self._infos: list[ShardInfo] = []
@@ -45,7 +45,7 @@ class TaskWriter:
         """Write a row; return (shard number in the task, row in it)."""
         if self._writer is None:
             name = f"task-{self._task:06d}-{len(self._infos):03d}.arrow"
-            self._writer, self._rows = ShardWriter(self._folder / name, self._schema), 0
+            self._writer, self._rows = ShardWriter(self._folder / name, self._schema, share=self._share), 0
         a_token = 8 if encoded.loss_weights is None else 12
         size = a_token * len(encoded.input_ids) + len(encoded.conversation) + 256
         self._writer.write(row, size=size, tokens=len(encoded.input_ids))
@@ -104,6 +104,7 @@ class Tally:
             counts["tokens"] += tokens
             counts["trained_tokens"] += trained
             counts.update({"images": 0, "videos": 0, **kinds})
+        self.count(structural_tokens=encoded.structural_tokens)
         exact = sum(is_exact(item["tensors"]) for item in encoded.media)
         self.count(media_exact=exact)
         kind = media_kind(row["media"])

@@ -120,7 +120,7 @@ class TokenizeJob:
         blamed: dict[int, Shape] = {}
         tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
         schema = tokenized_schema(tensors, weights=self.config.loss_weights, kept=keeps_columns(self.samples))
-        writer = TaskWriter(task.index, shards, schema)
+        writer = TaskWriter(task.index, shards, schema, share=self.config.share_media == "shard")
         with writer:
             for number, result in self.encoded(task, heartbeat, tally.unread, refused, facts):
                 if isinstance(result, Rejected):

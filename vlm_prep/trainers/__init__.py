@@ -4,6 +4,8 @@
     trl_sft.py     what TRL's SFTTrainer is told besides
     automodel.py   NeMo Automodel's collate functions
     ranks.py          `vlm-prep check-trainer`: batches of every rank
+    exporting.py       a store as another trainer's files, whole or not there
+    export_formats.py  those files, form by form
     batch_check.py    one of them, and what a tiny model does with it
 
 No trainer is imported here: its class comes from the caller, who has it installed.

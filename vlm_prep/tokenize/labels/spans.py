@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.label_convention import LabelConvention
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import TokenizeConfig, TrainOn
 from vlm_prep.tokenize.chat.sentinels import TextPlace, says_something
 from vlm_prep.tokenize.chat.template_probe import TemplateFindings
+from vlm_prep.tokenize.labels.conventions import Weighted as Weighted
+from vlm_prep.tokenize.labels.conventions import apply_convention
 from vlm_prep.tokenize.labels.turns import Turn, undecidable
 
-Weighted = tuple[int, int, float]
-"""Start, end, and the weight of what lies between; half open."""
 OPTIONS = ("train", "weight")
 PARTS = "text_parts"
 """Key of a message whose parts were joined to one string and hold options: the parts as they were."""
@@ -66,6 +67,7 @@ def weigh(
     findings: TemplateFindings,
     config: TokenizeConfig,
     others: Sequence[TextPlace] | None = None,
+    convention: LabelConvention | None = None,
 ) -> list[Weighted]:
     """Return the character spans that are trained, in order, apart from each other.
 
@@ -76,6 +78,7 @@ def weigh(
         findings: of the template.
         config: which kinds of text are trained.
         others: where the texts of all messages are, for train_on="all".
+        convention: of structural tokens, in place of the config's.
 
     Raises:
         Reject: labels_undecidable.
@@ -84,10 +87,12 @@ def weigh(
     closing = max(turns, default=-1)
     for index in sorted(turns):
         with_end = config.train_end == "all" or (config.train_end == "last" and index == closing)
-        spans += _turn_spans(text, turns[index], messages[index], findings, config, with_end=with_end)
+        own = _turn_spans(text, turns[index], messages[index], findings, config, with_end=with_end)
+        whose, weight = convention or config.label_convention, weight_of(messages[index])
+        spans += apply_convention(own, text, turns[index], weight, findings, whose, with_end=with_end)
     if config.train_on == "all":
         spans = _all_spans(text, turns, spans, messages, others)
-    return [span for span in spans if span[2] > 0 and span[1] > span[0]]
+    return sorted(span for span in spans if span[2] > 0 and span[1] > span[0])
 
 
 def _turn_spans(

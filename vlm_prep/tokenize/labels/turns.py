@@ -45,6 +45,8 @@ class Turn:
     """Behind what ends the turn; `said` where nothing does."""
     pieces: tuple[TextPlace, ...] | None
     """The turn's texts, reasoning and calls in order; None where only its ends are known."""
+    generated: Span | None = None
+    """What the template marks as generated around it, if it does."""
 
 
 def find_turns(
@@ -151,8 +153,10 @@ class _ByPieces:
         floor, header = self.floor(turn.message), self._findings.header
         position = self._text.rfind(header, floor, turn.start) if header.strip() else -1
         floor = position + len(header) if position >= 0 else floor
-        starts = [max(start, floor) for start, end in generated if start < turn.start <= end]
-        return replace(turn, start=min([*starts, turn.start]))
+        around = [(start, end) for start, end in generated if start < turn.start <= end]
+        starts = [max(start, floor) for start, _ in around]
+        marks = around or [(start, end) for start, end in generated if start == turn.start]
+        return replace(turn, start=min([*starts, turn.start]), generated=marks[0] if marks else None)
 
     def _ends(self, message: Message, last: TextPlace, limit: int) -> Span | None:
         turn_end, content = self._findings.turn_end, message["content"]

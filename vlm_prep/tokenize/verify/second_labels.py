@@ -25,6 +25,8 @@ def second_spans(
     template: ChatTemplate, messages: list[Message], tools: Tools, config: TokenizeConfig
 ) -> tuple[str, list[Weighted]] | None:
     """Return the rendered text and its trained spans in characters, or None where this way does not tell."""
+    if config.label_convention == "trl" and template.findings.generation:
+        return None  # what the template's marks say is all that there is
     try:
         text = template.render(messages, tools)
         turns = {}

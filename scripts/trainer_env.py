@@ -1,0 +1,61 @@
+"""An environment with one trainer's real package, beside this one's torch and transformers: `make test-trainers`.
+
+    python scripts/trainer_env.py llamafactory     # makes .venv-trainers-llamafactory
+
+What the trainer needs and this environment has not is installed there, pinned and without its own dependencies, which
+would bring CUDA builds of gigabytes; all else is read from this environment by a .pth file. Where a trainer asks for
+older versions (LLaMA-Factory: transformers <= 5.6) the tests say so to it in its own words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+NEEDS = {
+    "llamafactory": ("llamafactory==0.9.5", "peft==0.18.1", "omegaconf==2.3.0", "antlr4-python3-runtime==4.9.3",
+                     "einops==0.8.1", "tyro==0.8.14", "docstring-parser==0.17.0", "shtab==1.7.2"),
+    "ms-swift": ("ms-swift==4.6.0", "modelscope==1.31.0", "peft==0.18.1", "addict==2.4.0", "json-repair==0.53.0",
+                 "sortedcontainers==2.4.0", "einops==0.8.1", "simplejson==3.20.2", "binpacking==1.5.2",
+                 "dacite==1.9.2"),
+    "megatron-core": ("megatron-core==0.16.1",),
+    "nemo-automodel": ("nemo-automodel==0.7.0",),
+}  # fmt: skip
+"""{trainer: its package and what else it imports in the code that is tried}"""
+ABSENT = {"llamafactory": ("torchaudio",)}
+"""Imported for audio alone, in builds that load beside CUDA only: empty modules, which fail where they are used."""
+
+
+def environment(trainer: str, root: Path) -> Path:
+    """Make the environment unless it is there, and return its python."""
+    folder = root / f".venv-trainers-{trainer}"
+    python, ready = folder / "bin" / "python", folder / ".ready"
+    wanted = "\n".join(NEEDS[trainer])
+    if ready.exists() and ready.read_text() == wanted:
+        return python
+    venv.create(folder, with_pip=False, clear=True)
+    site = next((folder / "lib").glob("python*")) / "site-packages"
+    (site / "base.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
+    subprocess.run([*pip, *NEEDS[trainer]], check=True)
+    for name in ABSENT.get(trainer, ()):
+        (site / name).mkdir()
+        (site / name / "__init__.py").write_text(f'"""{name} is not installed here."""\n')
+    ready.write_text(wanted)
+    return python
+
+
+def main() -> None:
+    """Make environments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trainer", nargs="+", choices=sorted(NEEDS))
+    for trainer in parser.parse_args().trainer:
+        print(environment(trainer, Path(__file__).parents[1]))
+
+
+if __name__ == "__main__":
+    main()

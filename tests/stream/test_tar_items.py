@@ -1,0 +1,83 @@
+"""Tars by webdataset's own loader give the items, and train the batches, that Arrow shards of the same packs do."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.pack.pack_run import pack
+from vlm_prep.stream import PackedCollate, ShardDataset, TarItems
+
+webdataset = pytest.importorskip("webdataset")
+
+
+def tars(folder: Path, rank: str = "*") -> list[str]:
+    return sorted(str(path) for path in folder.glob(f"rank_{rank}/*.tar"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"tar_media": "separate"}, {"media": "pixels"}])
+@pytest.mark.parametrize("decoded", [False, True])
+def test_items_are_those_of_arrow_shards(
+    tokenized: Path, packed: Path, options: Any, tmp_path: Path, settings: dict[str, Any], decoded: bool
+) -> None:
+    out = tmp_path / "tars"
+    pack(tokenized, PackConfig(pack_length=2048, world_size=2, format="webdataset", **settings), options(out))
+    items = pickle.loads(pickle.dumps(TarItems(out)))  # as a loader's worker gets it
+    rows = webdataset.WebDataset(tars(out), shardshuffle=False)
+    rows = rows.decode(only=["npy", "json"]) if decoded else rows
+    found = {tuple(item["sample_ids"]): item for item in rows.map(items)}
+    expected = list(ShardDataset(packed, shuffle=False))
+    assert len(found) == len(expected)
+    for ours in expected:
+        theirs = found[tuple(ours["sample_ids"])]
+        assert theirs.keys() >= ours.keys()
+        for name, value in ours.items():
+            if hasattr(value, "shape"):
+                assert np.array_equal(np.asarray(theirs[name]), np.asarray(value)), name
+            else:
+                assert list(theirs[name]) == list(value) if name == "sample_ids" else theirs[name] == value
+
+
+def test_two_nodes_with_workers_read_each_its_ranks_packs(
+    tokenized: Path, packed: Path, options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tars"
+    pack(tokenized, PackConfig(pack_length=2048, world_size=2, format="webdataset"), options(out))
+    items, plain = TarItems(out), ShardDataset(packed, shuffle=False)
+    expected = PackedCollate.for_store(plain, mask="sdpa")
+    by_rank = [ShardDataset(packed, rank=rank, world_size=2, shuffle=False) for rank in range(2)]
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        rows = webdataset.WebDataset(tars(out), shardshuffle=False, nodesplitter=webdataset.split_by_node).map(items)
+        loader = DataLoader(rows, batch_size=1, num_workers=1, collate_fn=items.collate(mask="sdpa"))
+        batches = list(loader)
+        assert len(batches) == len(by_rank[rank])
+        for batch, item in zip(batches, by_rank[rank], strict=True):
+            made = expected([item])
+            assert batch.keys() == made.keys()
+            assert all(torch.equal(batch[name], made[name]) for name in made if isinstance(made[name], torch.Tensor))
+
+
+def test_what_is_no_sample_of_the_tars_is_said(tokenized: Path, packed: Path, options: Any, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds Arrow shards"):
+        TarItems(packed)
+    out = tmp_path / "tars"
+    pack(tokenized, PackConfig(pack_length=2048, format="webdataset"), options(out))
+    items = TarItems(out)
+    samples = list(webdataset.WebDataset(tars(out), shardshuffle=False))
+    sample = next(each for each in samples if each["media.bin"])
+    for changed, words in (
+        ({**sample, "media.bin": sample["media.bin"][:-1]}, "not its file's bytes"),
+        ({name: value for name, value in sample.items() if name != "json"}, "KeyError"),
+    ):
+        with pytest.raises(StoreError, match=words):
+            items(changed)

@@ -1,0 +1,133 @@
+"""From a sample of a tar (`pack --format webdataset`) to an item that collaters take, for webdataset's own loader.
+
+    items = TarItems("out/tars")
+    rows = webdataset.WebDataset(urls, nodesplitter=webdataset.split_by_node).map(items)
+    loader = DataLoader(rows, batch_size=1, num_workers=2, collate_fn=items.collate(model=model))
+
+The item is the one that ShardDataset makes of the same pack in an Arrow shard, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from vlm_prep.core.errors import StoreError
+from vlm_prep.processors.backbone import Backbone
+from vlm_prep.processors.kinds_apart import kinds_of_documents
+from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.stream.collate import PackedCollate, PackedOptions
+from vlm_prep.stream.restore import tensor_makers
+
+_KINDS = (("n_images", "image"), ("n_videos", "video"), ("n_audios", "audio"))
+
+
+class TarItems:
+    """Decodes samples as webdataset yields them: raw, or with its own decoders of .npy and .json.
+
+    Args:
+        store: the folder of the tars, whose manifest says how pixels are made.
+        pixels: make pixel tensors of media; False leaves them out.
+        trust_remote_code: run the Python code of a processor that comes with some.
+
+    Raises:
+        StoreError: it is no finished store of tars.
+    """
+
+    columns = ("input_ids", "labels", "position_ids", "seq_lens")
+
+    def __init__(self, store: str | Path, *, pixels: bool = True, trust_remote_code: bool = False) -> None:
+        self.manifest = read_manifest(store, stage="pack")
+        if self.manifest.extra.get("format") != "webdataset":
+            raise StoreError(f"{store} holds Arrow shards", "read them with ShardDataset")
+        found = self.manifest.processor.get("backbone")
+        backbone = Backbone.from_json(found) if found is not None else Backbone()
+        self.apart = backbone if backbone.kinds_apart or backbone.pictures_or_videos else None
+        self._store, self._pixels, self._trust = store, pixels, trust_remote_code
+        self._open()
+
+    def _open(self) -> None:
+        self._make, _ = tensor_makers(self.manifest.processor, self._pixels, trust_remote_code=self._trust)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_make"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def collate(self, **options: Unpack[PackedOptions]) -> PackedCollate:
+        """Return the collater of the store, see `PackedCollate.for_store`."""
+        return PackedCollate.for_store(self, **options)  # type: ignore[arg-type]
+
+    def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the item of a sample.
+
+        Raises:
+            StoreError: fields are missing, or the media do not give the tensors that the ids were made for.
+        """
+        where = f"{self._store}: pack {sample.get('__key__')}"
+        try:
+            about = sample["json"]
+            about = orjson.loads(about) if isinstance(about, bytes) else about
+            row = {name[: -len(".npy")]: _array(value) for name, value in sample.items() if name.endswith(".npy")}
+            media = [_with_bytes(each, sample, first) for each, first in _numbered(orjson.loads(about["media"]))]
+            item: dict[str, Any] = {
+                name: value.reshape(-1, 3) if name.endswith("_thw") else value for name, value in row.items()
+            }
+            item |= {"sample_ids": about["sample_ids"], "input_ids": row["input_ids"]}
+        except (KeyError, ValueError, TypeError) as error:
+            raise StoreError(f"{where}: {type(error).__name__}: {error}", "is it a sample of these tars?") from error
+        counts = item.pop("media_counts", None)
+        if self.apart is not None and counts is not None:
+            item["document_kinds"] = kinds_of_documents(media, counts)
+        kinds = [each["kind"] for each in media]
+        item |= {name: kinds.count(kind) for name, kind in _KINDS}
+        made = dict(self._make(media, counts) or {}) if self._make is not None and media else {}
+        for name in made.keys() & item.keys():
+            if not np.array_equal(made.pop(name), item[name]):
+                raise StoreError(f"{where}: its media give another {name} than the store says", "the tar was changed")
+        return {**item, **made}
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.load(io.BytesIO(value), allow_pickle=False) if isinstance(value, bytes) else np.asarray(value)
+
+
+def _numbered(media: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Each media with the number of its first file among the pack's."""
+    found, number = [], 0
+    for each in media:
+        found.append((each, number))
+        number += len(each["files"]) + len(each.get("tensors", ()))
+    return found
+
+
+def _with_bytes(media: dict[str, Any], sample: Mapping[str, Any], first: int) -> dict[str, Any]:
+    """A media as a shard holds it, its bytes out of `media.bin`, or out of fields of their own."""
+    joined = sample.get("media.bin")
+    alone = (
+        {int(name.split(".")[1]): value for name, value in sample.items() if name.startswith("media.")}
+        if (joined is None)
+        else {}
+    )
+
+    def content(place: Mapping[str, Any], number: int) -> bytes:
+        data = alone[number] if joined is None else joined[place["offset"] : place["offset"] + place["size"]]
+        if not isinstance(data, bytes) or len(data) != place["size"]:
+            raise ValueError(f"media {number} is not its file's bytes: leave media fields undecoded")
+        return data
+
+    places = enumerate(media["files"], first)
+    files = [{"uri": f["uri"], "digest": f["digest"], "bytes": content(f, n) or None} for n, f in places]
+    tensors = [
+        {**each, "data": np.frombuffer(content(each, number), np.uint8)}
+        for number, each in enumerate(media.get("tensors", ()), first + len(files))
+    ]
+    return {**media, "files": files, "tensors": tensors or None, "same_as": None}

@@ -1,0 +1,194 @@
+"""The forms that other trainers read; each writes all rows of a store into an empty folder and returns how many.
+
+What is stored is what is written: ids and labels are the store's, and a media with each row that has it. Where a
+trainer's own loader would make something else of a file, what it should make is written: a picture that its EXIF data
+turns is stored upright, as PNG, since LLaMA-Factory reads pictures as they lie.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.media.image import load_rgb
+from vlm_prep.shards.reader import Store
+from vlm_prep.shards.writer import ShardWriter
+
+_ORIENTATION = 0x0112
+_ROWS = 64
+"""In a record batch of pictures, of about 16 MiB."""
+_FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_EXAMPLE = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("attention_mask", pa.list_(pa.int8())),
+        ("labels", pa.list_(pa.int32())),
+        ("images", pa.list_(_FILE)),
+        ("videos", pa.list_(pa.string())),
+        ("audios", pa.list_(pa.string())),
+    ]
+)
+_CHAT = pa.schema(
+    [
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("images", pa.list_(_FILE)),
+        ("lengths", pa.list_(pa.int64())),
+    ]
+)
+
+
+def parquet(store: Store, folder: Path) -> int:
+    """Write `train-00000-of-00002.parquet` ..., a file for each shard, with the store's own columns."""
+    for number, shard in enumerate(store.shards):
+        name = f"train-{number:05d}-of-{len(store.shards):05d}"
+        stream = folder / f"{name}.arrow"
+        with ShardWriter(stream, shard.schema, share=False) as writer:
+            for row in (shard.row(index) for index in range(len(shard))):
+                writer.write(row, size=8 * len(row["input_ids"]), tokens=len(row["input_ids"]))
+            writer.commit()
+        with pa.memory_map(str(stream)) as source, pa.ipc.open_stream(source) as batches:
+            kind = {"compression": "zstd", "write_statistics": False}
+            with pq.ParquetWriter(folder / f"{name}.parquet", batches.schema, **kind) as file:
+                for batch in batches:
+                    file.write_batch(batch)
+        stream.unlink()
+    return len(store)
+
+
+def llamafactory(store: Store, folder: Path) -> int:
+    """Write what `tokenized_path` names: ids, labels and pictures as LLaMA-Factory saves them itself."""
+    (folder / "train").mkdir()
+    (folder / "dataset_dict.json").write_bytes(orjson.dumps({"splits": ["train"]}))
+    return _dataset(folder / "train", _EXAMPLE, _examples(store), store.manifest.fingerprint)
+
+
+def _examples(store: Store) -> Iterator[dict[str, Any]]:
+    for row in store.rows():
+        ids = row["input_ids"]
+        yield {
+            "input_ids": ids,
+            "attention_mask": np.ones(len(ids), np.int8),
+            "labels": row["labels"],
+            "images": _pictures(row, "LLaMA-Factory"),
+            "videos": None,
+            "audios": None,
+        }
+
+
+def ms_swift(store: Store, folder: Path) -> int:
+    """Write what `--cached_dataset` names: chats, pictures and lengths; ms-swift renders and tokenizes them again."""
+    return _dataset(folder, _CHAT, _chats(store), store.manifest.fingerprint)
+
+
+def _chats(store: Store) -> Iterator[dict[str, Any]]:
+    for row in store.rows():
+        chat = json.loads(row["conversation"])
+        if chat.get("tools") or any(message.get("tool_calls") for message in chat["messages"]):
+            raise InputError(f"{row['sample_id']} has tools, which this form of chats has no place for", "leave it out")
+        messages = [{"role": each["role"], "content": _plain(each["content"])} for each in chat["messages"]]
+        yield {"messages": messages, "images": _pictures(row, "ms-swift"), "lengths": [len(row["input_ids"])]}
+
+
+def _plain(content: str | Sequence[Mapping[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] if "text" in part else f"<{part['type']}>" for part in content)
+
+
+def megatron_indexed(store: Store, folder: Path) -> int:
+    """Write `tokens.bin/.idx` and `labels.bin/.idx`, int32, a document for each row, as Megatron's IndexedDataset."""
+    for name, column in (("tokens", "input_ids"), ("labels", "labels")):
+        lengths: list[int] = []
+        with open(folder / f"{name}.bin", "wb") as file:
+            for row in store.rows():
+                if row["media"]:
+                    raise InputError(
+                        f"{_name(row)} has media; an indexed dataset holds tokens alone", "train it by another way"
+                    )
+                file.write(np.ascontiguousarray(row[column], np.int32).tobytes())
+                lengths.append(len(row[column]))
+        (folder / f"{name}.idx").write_bytes(_index(np.array(lengths, np.int64)))
+    return len(store)
+
+
+def _index(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> bytes:
+    """The index of megatron.core.datasets.indexed_dataset, version 1: int32 has the code 4."""
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)[:-1]]) * 4 if len(lengths) else lengths
+    documents = np.arange(len(lengths) + 1, dtype=np.int64)
+    head = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 4, len(lengths), len(documents))
+    return head + lengths.astype(np.int32).tobytes() + starts.tobytes() + documents.tobytes()
+
+
+def _dataset(folder: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]], fingerprint: str) -> int:
+    """Write rows as `datasets.load_from_disk` reads them."""
+    name, count, held = "data-00000-of-00001.arrow", 0, list[dict[str, Any]]()
+    with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        for row in rows:
+            held.append(row)
+            if len(held) == _ROWS:
+                stream.write_batch(_batch(held, schema))
+                count, held = count + len(held), []
+        if held:
+            stream.write_batch(_batch(held, schema))
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name}],
+        "_fingerprint": fingerprint.removeprefix("xxh3:")[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": "train",
+    }
+    (folder / "state.json").write_bytes(orjson.dumps(state))
+    (folder / "dataset_info.json").write_bytes(b"{}")
+    return count + len(held)
+
+
+def _batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.array([row[field.name] for row in rows], field.type) for field in schema], schema=schema
+    )
+
+
+def _pictures(row: Mapping[str, Any], trainer: str) -> list[dict[str, Any]]:
+    """A row's pictures, upright, with the name that they had."""
+    found = []
+    for media in row["media"]:
+        if media["kind"] != "image":
+            raise InputError(
+                f"{row['sample_id']} has {media['kind']}: of media {trainer} would choose frames or rates itself, and "
+                "ids would not fit them",
+                "leave such rows out, or train them over the store (docs/trainers.md)",
+            )
+        (file,) = media["files"]
+        if file["bytes"] is None:
+            raise InputError(
+                f"{row['sample_id']}: the store holds no bytes of {file['uri']}", "tokenize with `media=encoded`"
+            )
+        found.append({"bytes": _upright(bytes(file["bytes"]), file["uri"]), "path": None})
+    return found
+
+
+def _upright(data: bytes, uri: str) -> bytes:
+    with Image.open(io.BytesIO(data)) as picture:
+        turned = picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    if not turned:
+        return data
+    made = io.BytesIO()
+    load_rgb(data, uri).save(made, "PNG")
+    return made.getvalue()
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row.get("sample_id", row.get("sample_ids")))
