@@ -288,9 +288,7 @@ def _dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-class CollateOptions(TypedDict, total=False):
-    """Arguments of `Collate` that the collaters share; `dummy=True` of `for_store` takes the store's."""
-
+class _SharedOptions(TypedDict, total=False):
     image_token_id: int | None
     video_token_id: int | None
     token_types: Mapping[str, Sequence[int]] | None
@@ -300,28 +298,22 @@ class CollateOptions(TypedDict, total=False):
     pixel_dtype: torch.dtype | None
     token_fill: Mapping[str, float] | None
     counts: bool
-    dummy: DummyMedia | None
     buffers: Buffers | None
     columns: Sequence[str]
 
 
-class StoreOptions(TypedDict, total=False):
+class CollateOptions(_SharedOptions, total=False):
+    """Arguments of `Collate` that the collaters share; `dummy=True` of `for_store` takes the store's."""
+
+    dummy: DummyMedia | None
+
+
+class StoreOptions(_SharedOptions, total=False):
     """What `for_store` takes of any collater in place of what the store says."""
 
     pad_token_id: int
     shift: bool
-    image_token_id: int | None
-    video_token_id: int | None
-    token_types: Mapping[str, Sequence[int]] | None
-    token_values: TokenValues | None
-    max_length: int | None
-    pad_to_multiple_of: int | None
-    pixel_dtype: torch.dtype | None
-    token_fill: Mapping[str, float] | None
-    counts: bool
     dummy: DummyMedia | bool | None
-    buffers: Buffers | None
-    columns: Sequence[str]
 
 
 def store_options(dataset: ShardDataset, options: Mapping[str, Any]) -> dict[str, Any]:

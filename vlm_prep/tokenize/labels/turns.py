@@ -3,12 +3,10 @@
 Two ways, both by structure:
 
 - by pieces: the places of the turn's texts, reasoning and calls, as sentinels showed them (`template.render_marked`).
-The
-  turn begins with its first piece, or, where something else comes first (a think tag, a call's opening, a picture),
+  The turn begins with its first piece, or, where something else comes first (a think tag, a call's opening, a picture),
   behind the header that the template wrote before it. It ends with the turn end that must follow its last piece.
 - by prefixes, where sentinels show nothing: the conversation rendered up to the message with the generation prompt, and
-up
-  to and including it; the first must be a prefix of the second and the second of the whole (prefix stability).
+  up to and including it; the first must be a prefix of the second and the second of the whole (prefix stability).
 
 A turn that neither way finds whole has no place: the template dropped or rewrote something of it.
 """
