@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.records import Encoded, Message, Rejected
 from vlm_prep.tokenize.chat.tool_text import Tools
+from vlm_prep.tokenize.coordinates import PlacedChar
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.answers import EMPTY_ANSWERS
 from vlm_prep.tokenize.labels.masks import mask_tokens
@@ -129,7 +130,7 @@ def trained_by_role(
     trained = mask_tokens(tokens, [(start, end) for start, end, _ in spans]) & ~encoder.is_media(tokens.ids)
 
     def covers(start: int, end: int) -> NDArray[np.bool_]:
-        first, last = encoder.in_bytes(whole, [start, end])
+        first, last = encoder.in_bytes(whole, [PlacedChar(start), PlacedChar(end)])
         return mask_tokens(tokens, [(first, last)])
 
     roles = np.full(len(tokens.ids), TEMPLATE, object)

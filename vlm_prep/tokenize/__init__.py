@@ -18,6 +18,7 @@ chat/            the chat template: a row rendered, and where each of its texts 
 text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
 cut_rows.py      rows cut to a number of tokens inside a turn
 overlong_audio.py  clips that are longer than the processor takes
+coordinates.py   the coordinates of a text, a type for each
 placeholders.py  placeholders → the tokens of their media
 labels/          which tokens are trained
 verify/          the comparison with the real processor

@@ -29,11 +29,12 @@ from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byt
 from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.chat.tool_text import Tools
+from vlm_prep.tokenize.coordinates import ByteSpan, PlacedChar, RenderedChar, TextByte
 from vlm_prep.tokenize.cut_rows import CUT, require_cuttable, require_length
 from vlm_prep.tokenize.labels.answers import empty_answers, require_written_media
 from vlm_prep.tokenize.labels.documents import Document, DocumentReader
 from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, tokens_inside, weigh_tokens
-from vlm_prep.tokenize.labels.spans import Weighted, reject_weights, trained_messages, uses_weights, weigh
+from vlm_prep.tokenize.labels.spans import reject_weights, trained_messages, uses_weights, weigh
 from vlm_prep.tokenize.placeholders import IGNORE, Placed, Placer, find_tokens, repeat_runs
 from vlm_prep.tokenize.text import TextEncoder, Tokens
 
@@ -142,7 +143,9 @@ class SampleEncoder:
         found[find_tokens(ids, self.adapter.run_ids)] = True
         return found
 
-    def in_bytes(self, document: Document, positions: Sequence[int], placed: Placed | None = None) -> list[int]:
+    def in_bytes(
+        self, document: Document, positions: Sequence[PlacedChar], placed: Placed | None = None
+    ) -> list[TextByte]:
         """Return character positions of a document's text as byte positions of what is encoded."""
         text = document.rendered.text if placed is None else placed.text
         if document.delimiters is not None:
@@ -195,7 +198,7 @@ class SampleEncoder:
 
     def tokens(
         self, document: Document, placed: Placed | None = None, convention: LabelConvention | None = None
-    ) -> tuple[Tokens, list[Weighted], dict[int, int]]:
+    ) -> tuple[Tokens, list[ByteSpan], dict[int, int]]:
         """Return the tokens of a rendered document, the trained spans in bytes, and where its turns end in tokens.
 
         Args:
@@ -206,11 +209,11 @@ class SampleEncoder:
         text, turns = document.rendered.text, document.turns
         known = document.view, self.template.findings, self.config, document.rendered.places
         spans = weigh(text, turns, *known, convention)
-        positions = [position for start, end, _ in spans for position in (start, end)]
+        rendered = [position for start, end, _ in spans for position in (start, end)]
         if self.config.most_tokens is not None:
-            positions += [turn.end for turn in turns.values()]
-        if placed is not None:
-            text, positions = placed.text, [placed.move(position) for position in positions]
+            rendered += [RenderedChar(turn.end) for turn in turns.values()]
+        placed_text = Placed(text) if placed is None else placed
+        text, positions = placed_text.text, [placed_text.move(position) for position in rendered]
         delimiters = document.delimiters
         tokens = self.text.encode(text) if delimiters is None else self._control.encode(self.text, text, delimiters)
         edges = iter(self.in_bytes(document, positions, placed))
@@ -219,7 +222,11 @@ class SampleEncoder:
         return tokens, in_text, dict(zip(turns, ends, strict=bool(ends)))
 
     def label(
-        self, tokens: Tokens, spans: Sequence[Weighted], inside: Sequence[tuple[int, int]], runs: Sequence[int]
+        self,
+        tokens: Tokens,
+        spans: Sequence[ByteSpan],
+        inside: Sequence[tuple[TextByte, TextByte]],
+        runs: Sequence[int],
     ) -> Labelled:
         """Return the whole row: tokens labelled, what the tokenizer puts around them, and all runs repeated.
 

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
 from vlm_prep.processors.expansion import Expansion
+from vlm_prep.tokenize.coordinates import PlacedChar, RenderedChar
 
 IGNORE = -100
-Span = tuple[int, int]
+Span = tuple[PlacedChar, PlacedChar]
 _READ_AS_MARK = "\U000f0000"
 """What transformers reads as its mark before a placeholder that the data wrote (`processing_utils._UNMARKED`)."""
 
@@ -44,10 +45,10 @@ class Placed:
     edges: tuple[tuple[int, int], ...] = ()
     """(end of a placeholder in the rendered text, how far what follows it was moved), in order."""
 
-    def move(self, position: int) -> int:
+    def move(self, position: RenderedChar) -> PlacedChar:
         """Return where a position of the rendered text, outside of placeholders, is now."""
         before = bisect_right(self.edges, position, key=itemgetter(0))
-        return position + (self.edges[before - 1][1] if before else 0)
+        return PlacedChar(position + (self.edges[before - 1][1] if before else 0))
 
 
 class Placer:
@@ -127,7 +128,7 @@ class Placer:
             else:
                 start, written = start + len(header), prefix
             pieces += (text[last:start], written)
-            inside.append((start + grown, start + grown + len(written)))
+            inside.append((PlacedChar(start + grown), PlacedChar(start + grown + len(written))))
             grown += len(written) - (end - start)
             edges.append((end, grown))
             last = end

@@ -26,6 +26,7 @@ from vlm_prep.core.records import Message
 from vlm_prep.core.settings import ControlTokens as Mode
 from vlm_prep.tokenize.chat.sentinels import free_codes
 from vlm_prep.tokenize.chat.template import ChatTemplate
+from vlm_prep.tokenize.coordinates import PlacedChar, TextByte
 from vlm_prep.tokenize.text import TextEncoder, Tokens
 
 if TYPE_CHECKING:
@@ -135,9 +136,9 @@ def without_delimiters(text: str, delimiters: Delimiters) -> str:
     return text.replace(delimiters[0], "").replace(delimiters[1], "")
 
 
-def byte_position(text: str, position: int, delimiters: Delimiters) -> int:
+def byte_position(text: str, position: PlacedChar, delimiters: Delimiters) -> TextByte:
     """Return a character position of marked text as a byte position of the text without delimiters."""
-    return len(without_delimiters(text[:position], delimiters).encode())
+    return TextByte(len(without_delimiters(text[:position], delimiters).encode()))
 
 
 @lru_cache(maxsize=8)

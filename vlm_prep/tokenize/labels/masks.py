@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.tokenize.labels.spans import Weighted
+from vlm_prep.tokenize.coordinates import ByteSpan, PlacedChar, TextByte
 from vlm_prep.tokenize.text import Tokens, byte_positions
 
 
-def in_bytes(text: str, positions: Sequence[int]) -> list[int]:
+def in_bytes(text: str, positions: Sequence[PlacedChar]) -> list[TextByte]:
     """Return character positions as UTF-8 byte positions."""
     if text.isascii() or not positions:
-        return list(positions)
+        return [TextByte(position) for position in positions]
     to_bytes = byte_positions(text)
-    return [int(to_bytes[position]) for position in positions]
+    return [TextByte(int(to_bytes[position])) for position in positions]
 
 
-def mask_tokens(tokens: Tokens, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+def mask_tokens(tokens: Tokens, spans: Sequence[tuple[TextByte, TextByte]]) -> NDArray[np.bool_]:
     """Return which tokens overlap a span."""
     trained = np.zeros(len(tokens.ids), np.bool_)
     for start, end in spans:
@@ -28,7 +28,7 @@ def mask_tokens(tokens: Tokens, spans: Sequence[tuple[int, int]]) -> NDArray[np.
     return trained
 
 
-def weigh_tokens(tokens: Tokens, spans: Sequence[Weighted]) -> NDArray[np.float32]:
+def weigh_tokens(tokens: Tokens, spans: Sequence[ByteSpan]) -> NDArray[np.float32]:
     """Return the weight of each token: the largest of the spans it overlaps."""
     weights = np.zeros(len(tokens.ids), np.float32)
     for start, end, weight in spans:
@@ -38,12 +38,12 @@ def weigh_tokens(tokens: Tokens, spans: Sequence[Weighted]) -> NDArray[np.float3
     return weights
 
 
-def _overlapping(tokens: Tokens, start: int, end: int) -> slice:
+def _overlapping(tokens: Tokens, start: TextByte, end: TextByte) -> slice:
     first = int(np.searchsorted(tokens.ends, start, side="right"))
     return slice(first, int(np.searchsorted(tokens.starts, end, side="left")))
 
 
-def tokens_inside(tokens: Tokens, spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+def tokens_inside(tokens: Tokens, spans: Sequence[tuple[TextByte, TextByte]]) -> NDArray[np.bool_]:
     """Return which tokens lie wholly within a span: what was put in for media, which is never trained."""
     inside = np.zeros(len(tokens.ids), np.bool_)
     for start, end in spans:

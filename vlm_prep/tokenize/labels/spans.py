@@ -16,8 +16,8 @@ from vlm_prep.core.records import Message
 from vlm_prep.core.settings import TokenizeConfig, TrainOn
 from vlm_prep.tokenize.chat.sentinels import TextPlace, says_something
 from vlm_prep.tokenize.chat.template_probe import TemplateFindings
-from vlm_prep.tokenize.labels.conventions import Weighted as Weighted
-from vlm_prep.tokenize.labels.conventions import apply_convention
+from vlm_prep.tokenize.coordinates import RenderedChar, RenderedSpan
+from vlm_prep.tokenize.labels.conventions import Weighted, apply_convention
 from vlm_prep.tokenize.labels.turns import Turn, undecidable
 
 OPTIONS = ("train", "weight")
@@ -68,7 +68,7 @@ def weigh(
     config: TokenizeConfig,
     others: Sequence[TextPlace] | None = None,
     convention: LabelConvention | None = None,
-) -> list[Weighted]:
+) -> list[RenderedSpan]:
     """Return the character spans that are trained, in order, apart from each other.
 
     Args:
@@ -92,7 +92,9 @@ def weigh(
         spans += apply_convention(own, text, turns[index], weight, findings, whose, with_end=with_end)
     if config.train_on == "all":
         spans = _all_spans(text, turns, spans, messages, others)
-    return sorted(span for span in spans if span[2] > 0 and span[1] > span[0])
+    return sorted(
+        (RenderedChar(start), RenderedChar(end), weight) for start, end, weight in spans if weight > 0 and end > start
+    )
 
 
 def _turn_spans(

@@ -26,6 +26,7 @@ from vlm_prep.processors.expansion import SOUND, as_reject
 from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.token_types import values_of
+from vlm_prep.tokenize.coordinates import ByteSpan
 from vlm_prep.tokenize.cut_rows import cut_as
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes
@@ -187,9 +188,9 @@ class Oracle:
         tokens = self._encoder.text.encode_by_offsets(placed.text)
         positions = [placed.move(position) for start, end, _ in spans for position in (start, end)]
         edges = iter(in_bytes(placed.text, [*positions, *(edge for span in placed.inside for edge in span)]))
-        spans = [(next(edges), next(edges), weight) for _, _, weight in spans]
+        in_text: list[ByteSpan] = [(next(edges), next(edges), weight) for _, _, weight in spans]
         inside = [(start, next(edges)) for start in edges]
-        made = self._encoder.label(tokens, spans, inside, placed.runs)
+        made = self._encoder.label(tokens, in_text, inside, placed.runs)
         length = len(row["input_ids"])  # of a row that was cut less than all
         return made.labels[:length], made.weights[:length]
 

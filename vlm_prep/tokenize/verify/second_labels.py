@@ -17,13 +17,14 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.tokenize.chat.sentinels import TextPlace, pieces_of
 from vlm_prep.tokenize.chat.substitution import place_by_substitution
 from vlm_prep.tokenize.chat.template import ChatTemplate
-from vlm_prep.tokenize.labels.spans import Weighted, trained_messages, weigh
+from vlm_prep.tokenize.coordinates import RenderedSpan
+from vlm_prep.tokenize.labels.spans import trained_messages, weigh
 from vlm_prep.tokenize.labels.turns import Tools, Turn, turn_by_prefix
 
 
 def second_spans(
     template: ChatTemplate, messages: list[Message], tools: Tools, config: TokenizeConfig
-) -> tuple[str, list[Weighted]] | None:
+) -> tuple[str, list[RenderedSpan]] | None:
     """Return the rendered text and its trained spans in characters, or None where this way does not tell."""
     if config.label_convention == "trl" and template.findings.generation:
         return None  # what the template's marks say is all that there is
