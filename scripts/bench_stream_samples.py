@@ -48,8 +48,9 @@ def samples(kit: Path, count: int, plain: int, mds: Callable[[Path], str]) -> No
     for mode in MODES:
         dataset = ShardDataset(stores[mode], max_rows=plain)
         _line(f"ours, --media {mode}", *_rate(partial(_loaded, dataset)), rate)
-    coded = ShardDataset(stores["pixels"], pixels="bytes", max_rows=plain)
-    _line("ours, --media pixels, for the device", *_rate(partial(_loaded, coded)), rate)
+    for mode in MODES:
+        coded = ShardDataset(stores[mode], pixels="bytes", max_rows=plain)
+        _line(f"ours, --media {mode}, for the device", *_rate(partial(_loaded, coded)), rate)
     encoded, bytes_ = stores["encoded"], stores["pixels"]
     pixels = PixelMaker(ShardDataset(encoded).manifest.processor)
     collate = PadCollate.for_store(ShardDataset(encoded))

@@ -127,7 +127,8 @@ def test_a_store_goes_to_s3_and_comes_back(bucket: str, tokenized: Path, tmp_pat
     push(tokenized, f"{bucket}/tok/", lines.append)
     assert lines[1] == f"{bucket}/tok is complete"
     pull(f"{bucket}/tok", tmp_path / "tok", lines.append)
-    assert tree(tmp_path / "tok") == tree(tokenized)
+    # what each row was made of speaks of this machine's files, and stays here
+    assert tree(tmp_path / "tok") == {name: file for name, file in tree(tokenized).items() if name != "rows.parquet"}
     Store(tmp_path / "tok", verify=True)
 
 

@@ -31,6 +31,7 @@ from vlm_prep.shards.manifest import Manifest, parse_manifest, read_manifest
 from vlm_prep.shards.store_names import (
     MANIFEST,
     ORIGIN_FILE,
+    ROWS_FILE,
     RUN_FILE,
     WORK,
     StoreName,
@@ -80,10 +81,13 @@ def _push(folder: Path, url: str, say: Say) -> None:
 
 
 def _names(folder: Path) -> list[StoreName]:
-    """Return the files of a store, by their path in it; what else lies there (`datasets`' caches) is left out."""
+    """Return the files of a store, by their path in it.
+
+    What else lies there (`datasets`' caches) is left out, and so is rows.parquet, which speaks of this machine's files.
+    """
     paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if not path.is_dir() or path.is_symlink()]
     names = [path.relative_to(folder).as_posix() for path in paths]
-    found = store_names([name for name in names if is_store_name(name)], folder)
+    found = store_names([name for name in names if is_store_name(name) and name != ROWS_FILE], folder)
     must_be_plain(folder, found)  # a link would send a file from elsewhere
     return found
 
