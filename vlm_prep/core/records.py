@@ -46,6 +46,9 @@ class MediaHeader:
     are of the part alone."""
     decoder: str | None = None
     """What reads a video file's frames; its numbers of frames are these."""
+    own_size: tuple[int, int] | None = None
+    """Height and width of the file's upright pictures, where these are scaled to the height and width above before a
+    processor is given them (`tokenize.rescue`)."""
     digests: tuple[str, ...] = ()
     """One content digest for each uri, see `media.files.digest_ends`."""
 
@@ -158,5 +161,7 @@ class Encoded:
     """As a shard holds them, see `core.stored_media`."""
     kept: str = ""
     """See `Sample.kept`."""
+    rescue: str = ""
+    """JSON of what was done to a row that was too long, see `tokenize.rescue`; empty where nothing was."""
     conversation: bytes = b""
     """JSON of messages and tools as rendered, keys in the row's own order (templates print schemas as they come)."""

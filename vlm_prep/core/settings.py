@@ -17,10 +17,11 @@ from annotated_types import Ge, Gt, Le
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings
 from vlm_prep.core.label_convention import Convention
+from vlm_prep.core.length_settings import LengthConfig as LengthConfig
+from vlm_prep.core.length_settings import OverlongAudio as OverlongAudio
 from vlm_prep.core.media_settings import MediaCheck as MediaCheck
 from vlm_prep.core.media_settings import ShareMedia
 
-Overlong = Literal["drop", "truncate", "cut", "error"]
 MediaMode = Literal["reference", "encoded", "pixels"]
 MissingTags = Literal["reject", "first"]
 MixStop = Literal["all_exhausted", "first_exhausted"]
@@ -31,7 +32,6 @@ RewrittenHistory = Literal["reject", "split", "mask"]
 ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
 EmptyAnswers = Literal["keep", "reject"]
-OverlongAudio = Literal["reject", "cut", "split"]
 VideoTimes = Literal["frames", "rate"]
 SoundOffset = Literal["ignore", "keep"]
 ShardFormat = Literal["arrow", "webdataset"]
@@ -131,48 +131,6 @@ class SourceConfig(Settings):
     ] = None
     mix_seed: Annotated[int | None, Doc("Seed of a mix. [default: 42]")] = None
     limit: Annotated[int | None, Ge(1), Doc("Only the first N rows.")] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LengthConfig(Settings):
-    """How long a row may be."""
-
-    title: ClassVar[str] = "Length"
-
-    max_length: Annotated[int | None, Ge(1), Doc("Most tokens in a row. [default: no limit]")] = None
-    overlong: Annotated[
-        Overlong,
-        Doc(
-            "Longer rows: reject, cut whole turns off the end (truncate), cut inside a turn but never inside a media "
-            "(cut), or stop (error)."
-        ),
-    ] = "drop"
-    exact_length: Annotated[
-        int | None,
-        Ge(1),
-        Later(),
-        Doc("Every row has exactly N tokens: longer ones are cut, shorter ones rejected; for runs that measure."),
-    ] = None
-    overlong_audio: Annotated[
-        OverlongAudio, Later(), Doc("Clips longer than the processor takes: reject, cut, or split into several.")
-    ] = "reject"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.exact_length is not None and self.max_length not in (None, self.exact_length):
-            raise InputError(
-                f"`exact_length={self.exact_length}` and `max_length={self.max_length}` differ", "leave one out"
-            )
-
-    @property
-    def most_tokens(self) -> int | None:
-        """Most tokens of a row."""
-        return self.max_length if self.exact_length is None else self.exact_length
-
-    @property
-    def cuts(self) -> bool:
-        """Whether a longer row is cut inside a turn."""
-        return self.exact_length is not None or self.overlong == "cut"
 
 
 @dataclass(frozen=True, kw_only=True)

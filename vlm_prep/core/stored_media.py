@@ -34,6 +34,7 @@ def stored_media(
     times: Sequence[float] | None = None,
     decoder: str | None = None,
     tensors: Sequence[Mapping[str, Any]] | None = None,
+    scaled: bool = False,
 ) -> dict[str, Any]:
     """Return a media as a shard holds it: what the runtime needs to make the processor's pixels again.
 
@@ -54,6 +55,7 @@ def stored_media(
         times: seconds of the frames that were taken, where the processor is given them and not a rate.
         decoder: what a video file's frames are read with.
         tensors: what payload `pixels` stores of it, see `maker.PayloadMaker`; None in the other payloads.
+        scaled: whether its pictures are scaled to height and width before the processor is given them.
     """
     contents = data if data is not None else (None,) * len(uris)
     return {
@@ -75,6 +77,7 @@ def stored_media(
         "segment": list(segment) if segment is not None else None,
         "times": list(times) if times is not None else None,
         "decoder": decoder,
+        "scaled": scaled or None,
     }
 
 
@@ -110,6 +113,7 @@ def store_media(
         segment=header.segment,
         times=times,
         decoder=header.decoder,
+        scaled=header.own_size is not None,
     )
 
 

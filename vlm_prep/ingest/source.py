@@ -198,7 +198,7 @@ def _media(item: dict[str, Any]) -> Media:
         pair = header.get("segment")
         times = header.get("times")
         lists = {"digests": tuple(header["digests"]), "segment": pair and tuple(pair), "times": times and tuple(times)}
-        header = MediaHeader(**{**header, **lists})
+        header = MediaHeader(**{**header, **lists, "own_size": None})
     indices = item["frame_indices"]
     return Media(
         **{

@@ -16,7 +16,7 @@ from PIL import Image
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.media.audio import Waveform, read_waveform, resampled_length
 from vlm_prep.media.files import digest_ends, digest_matches, is_of_ends, local_path, read_bytes, read_ends
-from vlm_prep.media.image import load_rgb, load_rgbx
+from vlm_prep.media.image import four_bytes, load_rgb, load_rgbx
 from vlm_prep.media.track import read_track, sound_offset
 from vlm_prep.media.video import read_frames
 
@@ -39,7 +39,7 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
     """
     files = struct["files"]
     if struct["kind"] == "image":
-        return load_rgb(file_bytes(files[0]), files[0]["uri"])
+        return _scaled(load_rgb(file_bytes(files[0]), files[0]["uri"]), struct)
     if struct["kind"] == "audio":
         if rate is None:
             raise ValueError("audio needs the rate of the model")
@@ -47,11 +47,21 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
         _require_length(wave, struct, rate)
         return wave
     if struct["frame_list"]:
-        pictures = [np.asarray(load_rgb(file_bytes(file), file["uri"])) for file in files]
+        pictures = [np.asarray(_scaled(load_rgb(file_bytes(file), file["uri"]), struct)) for file in files]
         return np.stack([pictures[index] for index in struct["frame_indices"]])
     start, _ = _segment(struct) or (0, 0)
     indices = [start + int(index) for index in struct["frame_indices"]]
-    return read_frames(_video_source(files[0]), indices, files[0]["uri"], struct.get("decoder"))
+    frames = read_frames(_video_source(files[0]), indices, files[0]["uri"], struct.get("decoder"))
+    if not struct.get("scaled"):
+        return frames
+    return np.stack([np.asarray(_scaled(Image.fromarray(frame), struct)) for frame in frames])
+
+
+def _scaled(picture: Image.Image, struct: Mapping[str, Any]) -> Image.Image:
+    """A picture in the size that the processor is given it in, scaled as qwen_vl_utils scales pictures."""
+    if not struct.get("scaled"):
+        return picture
+    return picture.resize((int(struct["width"]), int(struct["height"])), Image.Resampling.BICUBIC)
 
 
 def _require_length(wave: Waveform, struct: Mapping[str, Any], rate: int) -> None:
@@ -74,6 +84,8 @@ def load_rgbx_media(struct: Mapping[str, Any], buffer: NDArray[np.uint8] | None 
         Reject: the file is gone, was changed since preparation, or does not decode.
     """
     file = struct["files"][0]
+    if struct.get("scaled"):
+        return four_bytes(_scaled(load_rgb(file_bytes(file), file["uri"]), struct))
     return load_rgbx(file_bytes(file), file["uri"], buffer=buffer)
 
 

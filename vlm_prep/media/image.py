@@ -193,7 +193,7 @@ def load_rgbx(data: bytes, uri: str = "image", *, buffer: NDArray[np.uint8] | No
         picture = _whole(data, uri)
         plain = picture.format == "JPEG" and picture.mode == "RGB" and _turned(picture) is None
         found = decode_rgbx(data, picture.size, buffer) if plain else None
-        return found if found is not None else _four_bytes(_decoded(picture))
+        return found if found is not None else four_bytes(_decoded(picture))
 
 
 @contextlib.contextmanager
@@ -227,7 +227,7 @@ def _turned(picture: Image.Image) -> Image.Transpose | None:
     return _UPRIGHT.get(orientation)
 
 
-def _four_bytes(picture: Image.Image) -> NDArray[np.uint8]:
+def four_bytes(picture: Image.Image) -> NDArray[np.uint8]:
     """Return a picture as (height, width, 4)."""
     try:
         data = pa.array(picture).values.to_numpy()  # as Pillow holds it

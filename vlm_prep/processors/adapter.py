@@ -244,6 +244,11 @@ class Adapter(ABC):
         return self._part_records[kind]
 
     @property
+    def side_multiple(self) -> int:
+        """A picture whose sides are multiples of it is not resized by the processor, within its bounds."""
+        return 1
+
+    @property
     def level(self) -> str:
         """The levels in words."""
         levels = {kind: self.levels.get(kind, "by size") for kind in self.kinds}

@@ -21,7 +21,10 @@ from vlm_prep.shards.reader import Store
 
 Name = tuple[str, int]
 """A row's sample_id, and how many rows of this name stand before it."""
-_OF_MEDIA = ("kind", "height", "width", "frame_list", "frame_indices", "fps", "total_frames", "samples", "segment")
+_OF_MEDIA = (
+    *("kind", "height", "width", "scaled", "frame_list", "frame_indices", "fps", "total_frames", "samples"),
+    "segment",
+)
 _NOT_COMPARED = frozenset({"sample_id", "source", "line"})
 
 

@@ -13,7 +13,7 @@ from vlm_prep.report.found_rows import Found
 from vlm_prep.report.labels_text import coloured, runs_json, runs_of_row
 from vlm_prep.report.token_runs import IGNORE, media_name
 from vlm_prep.report.view.shown_rows import Reader, messages_of
-from vlm_prep.shards.schema import KEPT
+from vlm_prep.shards.schema import KEPT, RESCUE
 
 _SHOWN_APART = {"sample_id", "dataset", "source", "line", "input_ids", "labels", "media", "conversation", KEPT}
 _MOST_NUMBERS = 48
@@ -25,8 +25,7 @@ def facts_of(found: Found) -> dict[str, Any]:
     row = found.row
     facts: dict[str, Any] = {"sample_id": row["sample_id"], **found.where}
     facts |= {name: row[name] for name in ("dataset", "source", "line") if row.get(name)}
-    if row.get(KEPT):
-        facts[KEPT] = orjson.loads(row[KEPT])
+    facts |= {name: orjson.loads(row[name]) for name in (KEPT, RESCUE) if row.get(name)}
     if "input_ids" in row:
         labels = np.asarray(row["labels"])
         facts |= {"tokens": len(row["input_ids"]), "trained": int((labels != IGNORE).sum())}
@@ -57,10 +56,10 @@ def _media(struct: Mapping[str, Any]) -> dict[str, Any]:
             value = value.tolist()
         if value:
             found[name] = value
-    for name in ("segment", "times", "decoder"):
+    for name in ("segment", "times", "decoder", "scaled"):
         value = struct.get(name)
         if value is not None:
-            found[name] = value if isinstance(value, str) else np.asarray(value).tolist()
+            found[name] = value if isinstance(value, str | bool) else np.asarray(value).tolist()
     if struct.get("tensors"):
         found["tensors"] = {str(each["name"]): list(map(int, each["shape"])) for each in struct["tensors"]}
     return found

@@ -33,6 +33,10 @@ _NOTES = {
     "sound_starts_elsewhere": "with a video whose sound does not start with its pictures (`sound_offset`)",
     "frames_as_video": "with a flat list of frames read as one video",
     "empty_answers": "with an answer that says nothing, of which the end token alone is trained (`empty_answers`)",
+    "rescued_pixels": "rescued with pictures or frames scaled down (`overlong=rescue`)",
+    "rescued_frames": "rescued with fewer frames of their videos",
+    "rescued_documents": "rescued as several documents",
+    "rescued_turns": "rescued without some of their turns",
     "tools_as_text": "with tools or tool calls written as text, since the chat template does not know them",
     "developer_as_system": "with developer turns written as system turns, since the chat template does not know them",
 }
@@ -123,7 +127,12 @@ def render(stats: dict[str, Any]) -> str:
     ]
     if totals.get("extra_documents"):
         documents = totals["rows_written"] + totals["extra_documents"]
-        lines.append(f"  documents   {documents:,}: rows with a rewritten history gave several")
+        lines.append(f"  documents   {documents:,}: some rows gave several")
+    if totals.get("rescued_rows"):
+        lines.append(
+            f"  rescued     {totals['rescued_rows']:,} rows: of {totals['rescued_from_tokens']:,} tokens "
+            f"{totals['rescued_to_tokens']:,} are left"
+        )
     for name, what in (_NOTES | NOTES).items():
         if totals.get(name):
             lines.append(f"  note        {totals[name]:,} rows {what}")

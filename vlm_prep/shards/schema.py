@@ -53,13 +53,15 @@ MEDIA = pa.list_(
             ("segment", pa.list_(pa.int64())),
             ("times", pa.list_(pa.float64())),
             ("decoder", pa.string()),
+            ("scaled", pa.bool_()),
         ]
     )
 )
 """Of a media of which only a part is meant, `segment` is its first sample or frame in the file and the one behind its
 last; `frame_indices` and the counts are of the part. `times` are the seconds at which frames are shown, where the
-processor was given these and not a rate; `decoder` is what frames of a video file were read with (null: decord). The
-last three came after the first stores of this version, which lack them."""
+processor was given these and not a rate; `decoder` is what frames of a video file were read with (null: decord);
+`scaled` says that pictures are scaled to height and width before the processor is given them (null: they have them).
+The last four came after the first stores of this version, which lack them."""
 
 MEDIA_COLUMN = "media"
 """The column of type MEDIA; an ingested store has one of that name with JSON text."""
@@ -142,13 +144,20 @@ KEPT = "kept"
 too. Only where a source has such columns."""
 
 
-def tokenized_schema(tensors: Sequence[Mapping[str, Any]], *, weights: bool = False, kept: bool = False) -> pa.Schema:
+RESCUE = "rescue"
+"""Column of what was done to a row that was too long, as JSON text (`tokenize.rescue`); only with that policy."""
+
+
+def tokenized_schema(
+    tensors: Sequence[Mapping[str, Any]], *, weights: bool = False, kept: bool = False, rescue: bool = False
+) -> pa.Schema:
     """Return the schema of a tokenized store.
 
     Args:
         tensors: {name, dtype, shape} of the tensors that the family stores.
         weights: whether each token's weight is stored.
         kept: whether columns of the source travel with the rows.
+        rescue: whether rows that are too long are rescued.
     """
     fields = [
         pa.field("sample_id", pa.string()),
@@ -160,6 +169,7 @@ def tokenized_schema(tensors: Sequence[Mapping[str, Any]], *, weights: bool = Fa
         pa.field("media", MEDIA),
         pa.field("conversation", pa.string()),
         *([pa.field(KEPT, pa.string())] if kept else []),
+        *([pa.field(RESCUE, pa.string())] if rescue else []),
     ]
     return pa.schema(fields)
 

@@ -16,6 +16,9 @@ beginnings.py    beginnings of a conversation, and their media
 encoder.py       one sample through all of it: render, encode, expand, label, cut to length
 chat/            the chat template: a row rendered, and where each of its texts landed
 text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
+rescue.py        rows that are too long made shorter, step by step
+rescue_measures.py  what its steps do
+drafts.py        a sample after encoding, before its length is judged
 cut_rows.py      rows cut to a number of tokens inside a turn
 overlong_audio.py  clips that are longer than the processor takes
 coordinates.py   the coordinates of a text, a type for each

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vlm_prep.core.records import Media, Message, Sample
 
@@ -23,8 +24,13 @@ def media_of(sample: Sample, messages: Sequence[Message], whole: int) -> tuple[M
 
 def _media_count(messages: Sequence[Message]) -> int:
     return sum(
-        part.get("type") in ("image", "video", "audio")
+        is_media_part(part)
         for message in messages
         if isinstance(message["content"], list)
         for part in message["content"]
     )
+
+
+def is_media_part(part: Mapping[str, Any]) -> bool:
+    """Whether a part of a message's content stands for a media."""
+    return part.get("type") in ("image", "video", "audio")

@@ -8,7 +8,7 @@ where the full processor takes 50 ms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,45 +26,22 @@ from vlm_prep.processors.expansion import Expansion, naming
 from vlm_prep.processors.left_out import noted
 from vlm_prep.tokenize.beginnings import cuts, media_of
 from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byte_position
-from vlm_prep.tokenize.chat.fit import Fitted, fit_to_template
+from vlm_prep.tokenize.chat.fit import fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.chat.tool_text import Tools
 from vlm_prep.tokenize.coordinates import ByteSpan, PlacedChar, RenderedChar, TextByte
 from vlm_prep.tokenize.cut_rows import CUT, require_cuttable, require_length
+from vlm_prep.tokenize.drafts import Draft, Drafted, Labelled
 from vlm_prep.tokenize.labels.answers import empty_answers, require_written_media
 from vlm_prep.tokenize.labels.documents import Document, DocumentReader
 from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, tokens_inside, weigh_tokens
 from vlm_prep.tokenize.labels.spans import reject_weights, trained_messages, uses_weights, weigh
 from vlm_prep.tokenize.placeholders import IGNORE, Placed, Placer, find_tokens, repeat_runs
+from vlm_prep.tokenize.rescue import Piece, Rescue
 from vlm_prep.tokenize.text import TextEncoder, Tokens
 
 VIDEO_FRAMES = "video frames"
 Payload = tuple[tuple[bytes, ...] | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """Ids with what is trained of them."""
-
-    ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
-    weights: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A document after encoding, before the length is judged."""
-
-    messages: list[Message]
-    ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
-    weights: NDArray[np.float32] | None
-    turn_ends: dict[int, int]
-    """Token position after each trained message's end, by message index, before placeholders are expanded; empty
-    without a limit of the length."""
-    expansions: tuple[Expansion, ...]
-    notes: tuple[str, ...] = ()
-    structural: int = 0
 
 
 class SampleEncoder:
@@ -85,6 +62,7 @@ class SampleEncoder:
         self._reader = DocumentReader(self.template, self._control, config.rewritten_history)
         self._added = tuple(np.asarray(ids, np.int32) for ids in adapter.added_around)
         self._placer = Placer(adapter.placeholders, adapter.unplaced, self._prefix())
+        self._rescue = Rescue(adapter, config, self._drafted)
 
     def encode(self, sample: Sample, payload: Payload) -> Encoded:
         """Encode a sample that becomes one document, see `documents`."""
@@ -102,6 +80,23 @@ class SampleEncoder:
             Reject: the row cannot be written, with the reason.
             InputError: an overlong row under overlong="error".
         """
+        drafted = self._drafted(sample)
+        if self.config.overlong == "rescue" and drafted.length > (self.config.max_length or 0):
+            pieces = self._rescue.pieces(sample, drafted)
+        else:
+            pieces = [Piece(replace(drafted, drafts=self._fitting(sample, drafted)))]
+        found = [(piece, draft) for piece in pieces for draft in piece.drafted.drafts if draft.trains]
+        if not found:
+            raise Reject(RejectReason.NO_SUPERVISED_TOKENS, "no token of this row would be trained")
+        for _, draft in found:
+            require_length(len(draft.ids), self.config)
+        return tuple(
+            self._finish(piece, payload, draft, number=number, suffix="" if len(found) == 1 else f"~{number}")
+            for number, (piece, draft) in enumerate(found, start=1)
+        )
+
+    def _drafted(self, sample: Sample) -> Drafted:
+        """Encode a sample whatever its length."""
         fitted = fit_to_template(sample.messages, sample.tools, self.template, self.config, sample.strings)
         messages, tools = fitted.messages, fitted.tools
         if not self.config.loss_weights and uses_weights(messages):
@@ -111,17 +106,7 @@ class SampleEncoder:
         fitted = replace(fitted, notes=notes)
         documents = self._reader.documents(messages, tools, wanted)
         drafts = [self._draft(media_of(sample, each.messages, len(messages)), each) for each in documents]
-        drafts = self._fitting(sample, tools, drafts)
-        drafts = [draft for draft in drafts if np.any(draft.labels != IGNORE)]
-        if not drafts:
-            raise Reject(RejectReason.NO_SUPERVISED_TOKENS, "no token of this row would be trained")
-        for draft in drafts:
-            require_length(len(draft.ids), self.config)
-        whole = len(drafts) == 1
-        return tuple(
-            self._finish(sample, payload, fitted, draft, number=number, suffix="" if whole else f"~{number}")
-            for number, draft in enumerate(drafts, start=1)
-        )
+        return Drafted(sample, fitted, drafts)
 
     def _prefix(self) -> tuple[str, str] | None:
         if not self.config.thinking_prefix:
@@ -177,7 +162,7 @@ class SampleEncoder:
         """The tokens that the data's own text cannot write."""
         return self._control.tokens
 
-    def _draft(self, media: Sequence[Media], document: Document) -> _Draft:
+    def _draft(self, media: Sequence[Media], document: Document) -> Draft:
         try:
             placed, expansions = self.place(document.rendered.text, media, delimiters=document.delimiters)
         except Reject as reject:
@@ -190,7 +175,7 @@ class SampleEncoder:
         inside = [(start, next(found)) for start in found]
         made = self.label(tokens, spans, inside, placed.runs)
         weights = made.weights if self.config.loss_weights else None
-        draft = _Draft(document.messages, made.ids, made.labels, weights, turn_ends, expansions)
+        draft = Draft(document.messages, made.ids, made.labels, weights, turn_ends, expansions)
         if self.config.label_convention != "ours":
             ours = self.label(tokens, self.tokens(document, placed, "ours")[1], inside, placed.runs)
             draft = replace(draft, structural=int(np.count_nonzero(made.labels != ours.labels)))
@@ -251,9 +236,9 @@ class SampleEncoder:
             return Labelled(ids, labels, weights)
         return Labelled(np.repeat(ids, repeats), np.repeat(labels, repeats), np.repeat(weights, repeats))
 
-    def _fitting(self, sample: Sample, tools: Tools, drafts: list[_Draft]) -> list[_Draft]:
+    def _fitting(self, sample: Sample, drafted: Drafted) -> list[Draft]:
         """Apply the overlong policy; drafts are beginnings of one conversation, the shortest first."""
-        limit = self.config.most_tokens
+        limit, drafts, tools = self.config.most_tokens, drafted.drafts, drafted.fitted.tools
         if limit is None or all(len(draft.ids) <= limit for draft in drafts):
             return drafts
         if self.config.cuts:
@@ -263,7 +248,7 @@ class SampleEncoder:
         if self.config.overlong == "error":
             raise InputError(
                 f"{sample.sample_id}: {length} tokens, more than `max_length={limit}`",
-                "raise `max_length`, or choose `overlong` drop or truncate",
+                "raise `max_length`, or choose another `overlong`",
             )
         if self.config.overlong == "truncate":
             kept = [draft for draft in drafts if len(draft.ids) <= limit] or self._shortened(sample, tools, drafts[0])
@@ -275,14 +260,14 @@ class SampleEncoder:
             hint = f"; it holds {frames} {VIDEO_FRAMES}, --fps and --max-frames take fewer"
         raise Reject(RejectReason.OVERLONG, f"{length} tokens, --max-length is {limit}{hint}")
 
-    def _cut(self, draft: _Draft, limit: int) -> _Draft:
+    def _cut(self, draft: Draft, limit: int) -> Draft:
         if len(draft.ids) <= limit:
             return draft
         require_cuttable(self.is_media(draft.ids), limit)
         weights = None if draft.weights is None else draft.weights[:limit]
         return replace(draft, ids=draft.ids[:limit], labels=draft.labels[:limit], weights=weights, notes=(CUT,))
 
-    def _shortened(self, sample: Sample, tools: Tools, draft: _Draft) -> list[_Draft]:
+    def _shortened(self, sample: Sample, tools: Tools, draft: Draft) -> list[Draft]:
         """Cut whole turns off the end until the row fits; nothing where that leaves nothing to train."""
         limit = self.config.max_length or 0
         for index in cuts(draft.messages, limit, draft.turn_ends):
@@ -296,9 +281,8 @@ class SampleEncoder:
                 return [shorter]
         return []
 
-    def _finish(
-        self, sample: Sample, payload: Payload, fitted: Fitted, draft: _Draft, *, number: int, suffix: str
-    ) -> Encoded:
+    def _finish(self, piece: Piece, payload: Payload, draft: Draft, *, number: int, suffix: str) -> Encoded:
+        sample, fitted = piece.drafted.sample, piece.drafted.fitted
         pairs = zip(sample.media, draft.expansions, strict=False)
         media = [noted(self.adapter, item, each.frame_indices) for item, each in pairs]
         conversation = {"messages": draft.messages, **({"tools": fitted.tools} if fitted.tools else {})}
@@ -313,6 +297,7 @@ class SampleEncoder:
             notes=(
                 *sample.notes,
                 *fitted.notes,
+                *piece.notes,
                 *draft.notes,
                 *dict.fromkeys(note for each in media for note in each.notes),
             ),
@@ -322,6 +307,7 @@ class SampleEncoder:
                 for item, data, each in zip(media, payload, draft.expansions, strict=False)
             ),
             kept=sample.kept,
+            rescue=piece.rescue,
             # in the row's own key order: templates print tool schemas as they come
             conversation=orjson.dumps(conversation),
         )

@@ -23,7 +23,7 @@ from vlm_prep.ingest.source import Samples
 from vlm_prep.media.file_state import Stats, state_of
 from vlm_prep.media.places import READ_OTHERWISE
 from vlm_prep.shards.row_ledger import COMPARED, NO_FILES, UNKNOWN, RowLedger, TaskAccounts, joined_lists
-from vlm_prep.shards.schema import KEPT
+from vlm_prep.shards.schema import KEPT, RESCUE
 from vlm_prep.tokenize.verify.choose import LABELS, UNREADABLE
 
 ROWS = "rows"
@@ -54,6 +54,7 @@ def row_of(encoded: Encoded) -> dict[str, Any]:
         "media": encoded.media,
         "conversation": encoded.conversation.decode(),
         KEPT: encoded.kept,
+        RESCUE: encoded.rescue,
     }
 
 

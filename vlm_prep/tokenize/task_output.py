@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+import pyarrow as pa
 
 from vlm_prep.core.records import Encoded, Rejected
+from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.ingest.unread_keys import UNREAD, Unread
+from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.payload.stored import is_exact
+from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.writer import SHARD_BYTES, ShardWriter
 from vlm_prep.tokenize.placeholders import IGNORE
@@ -21,6 +27,12 @@ from vlm_prep.tokenize.verify.shapes import Shape
 
 EXTRA_DOCUMENTS = "extra_documents"
 """Count of the documents that rows gave beyond one each."""
+
+
+def schema_for(adapter: Adapter, config: TokenizeConfig, *, kept: bool) -> pa.Schema:
+    """Return the schema of a run's shards; `kept` says whether columns of the source travel with the rows."""
+    tensors = [asdict(tensor) for tensor in adapter.geometry]
+    return tokenized_schema(tensors, weights=config.loss_weights, kept=kept, rescue=config.overlong == "rescue")
 
 
 class TaskWriter:
@@ -105,6 +117,9 @@ class Tally:
             counts["trained_tokens"] += trained
             counts.update({"images": 0, "videos": 0, **kinds})
         self.count(structural_tokens=encoded.structural_tokens)
+        if encoded.rescue and encoded.document == 1:
+            was, now = orjson.loads(encoded.rescue)["tokens"]
+            self.count(rescued_rows=1, rescued_from_tokens=was, rescued_to_tokens=now)
         exact = sum(is_exact(item["tensors"]) for item in encoded.media)
         self.count(media_exact=exact)
         kind = media_kind(row["media"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,6 @@ from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.payload.maker import PayloadMaker
 from vlm_prep.shards.reader import ShardReader
-from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import payload_bytes
 from vlm_prep.tokenize.encoder import Payload, SampleEncoder
@@ -33,7 +32,7 @@ from vlm_prep.tokenize.overlong_audio import OverlongClips
 from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, ProcessorFindings, Recipe, findings_of, made_for
 from vlm_prep.tokenize.row_facts import ROWS, CopiedDocument, RowFacts
 from vlm_prep.tokenize.row_facts import row_of as row_of
-from vlm_prep.tokenize.task_output import Tally, TaskWriter
+from vlm_prep.tokenize.task_output import Tally, TaskWriter, schema_for
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
 from vlm_prep.tokenize.verify.raw_rows import require_own_words
 from vlm_prep.tokenize.verify.real_processor import Oracle
@@ -118,8 +117,7 @@ class TokenizeJob:
         """Do a task; return its record, and the rows of it that the real processor raised on."""
         tally, facts = Tally(), RowFacts(self.samples.data_files)
         blamed: dict[int, Shape] = {}
-        tensors = [asdict(tensor) for tensor in self.encoder.adapter.geometry]
-        schema = tokenized_schema(tensors, weights=self.config.loss_weights, kept=keeps_columns(self.samples))
+        schema = schema_for(self.encoder.adapter, self.config, kept=keeps_columns(self.samples))
         writer = TaskWriter(task.index, shards, schema, share=self.config.share_media == "shard")
         with writer:
             for number, result in self.encoded(task, heartbeat, tally.unread, refused, facts):

@@ -13,7 +13,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Encoded, Sample
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_ledger import COMPARED
-from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS
+from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS, RESCUE
 from vlm_prep.tokenize.row_facts import CopiedDocument
 from vlm_prep.tokenize.tokenize_job import TokenizeJob
 from vlm_prep.tokenize.verify.choose import LABELS, UNREADABLE, media_kind
@@ -87,6 +87,7 @@ class UpdateJob(TokenizeJob):
                 notes=known.notes if place == 0 else (),
                 media=tuple(row["media"]),
                 kept=sample.kept,
+                rescue=row.get(RESCUE, ""),
                 conversation=row["conversation"].encode(),
                 row=row,
                 compared=compared,

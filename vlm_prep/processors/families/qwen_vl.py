@@ -29,6 +29,11 @@ class Qwen2VL(Adapter):
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID)
 
+    @property
+    def side_multiple(self) -> int:
+        """See `Adapter.side_multiple`."""
+        return int(self._setting("image", "patch_size")) * int(self._setting("image", "merge_size"))
+
     def image_inputs(self, sizes: tuple[Size, ...]) -> Mapping[str, Any]:
         """See `Adapter.image_inputs`."""
         return {"image_grid_thw": np.asarray([self._image_grid(*size) for size in sizes])}

@@ -125,6 +125,7 @@ class _Recent:
             struct["fps"],
             None if struct.get("segment") is None else tuple(int(place) for place in struct["segment"]),
             None if struct.get("times") is None else tuple(float(time) for time in struct["times"]),
+            (int(struct["height"]), int(struct["width"])) if struct.get("scaled") else None,
         )
         if key in self._made:
             self._made.move_to_end(key)

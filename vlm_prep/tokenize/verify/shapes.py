@@ -73,6 +73,8 @@ def _size(item: StoredMedia) -> str:
         if small
         else f"{_half((item['width'] * item['height']) ** 0.5):02d}px{across:+d}"
     )
+    if item.get("scaled"):
+        size += " scaled"
     if item["kind"] == "image":
         return size
     frames = len(item["frame_indices"] or ())
