@@ -38,8 +38,8 @@ test-cluster: $(READY)
 
 # other trainers' real packages, each in an environment of its own that reads this one's torch
 test-trainers: $(READY)
-	$(BIN)/python scripts/trainer_env.py llamafactory megatron-core ms-swift nemo-automodel
-	$(BIN)/pytest tests/trainers/test_real_trainers.py
+	$(BIN)/python scripts/trainer_env.py llamafactory megatron-core ms-swift nemo-automodel readers
+	$(BIN)/pytest tests/trainers/test_real_trainers.py tests/compat/test_reordered.py
 
 lint: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests

@@ -24,6 +24,7 @@ NEEDS = {
                  "dacite==1.9.2"),
     "megatron-core": ("megatron-core==0.16.1",),
     "nemo-automodel": ("nemo-automodel==0.7.0",),
+    "readers": ("polars==2.1.0", "polars-runtime-32==2.1.0", "duckdb==2.0.1"),
 }  # fmt: skip
 """{trainer: its package and what else it imports in the code that is tried}"""
 ABSENT = {"llamafactory": ("torchaudio",)}

@@ -122,7 +122,8 @@ def test_the_same_picture_of_many_rows_is_stored_once(tmp_path: Path, kit: Path)
     source.write_bytes(orjson.dumps(rows))
     for media in ("encoded", "pixels"):
         out = tmp_path / media
-        tokenize(open_samples(str(source)), PROCESSOR, TokenizeConfig(media=media, verify_fraction=1.0), options(out))
+        config = TokenizeConfig(media=media, share_media="shard", verify_fraction=1.0)
+        tokenize(open_samples(str(source)), PROCESSOR, config, options(out))
         store = Store(out)
         assert store.manifest.totals["media_shared"] == 4
         size = sum(info.bytes for _, info in store.manifest.shards())

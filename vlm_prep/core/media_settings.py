@@ -18,8 +18,9 @@ ShareMedia = Annotated[
     MediaSharing,
     Later(),
     Doc(
-        "A media that several rows of a shard have: stored once, with the first of them, which readers of vlm-prep "
-        "follow; or with every row (none), for libraries that shuffle and select rows themselves."
+        "A media that several rows of a shard have: stored with each of them (none), so that any library may shuffle "
+        "and select rows; or once (shard), with the first of them, which readers of vlm-prep follow and `datasets`, "
+        "polars or a trainer's own loader do not. `stats` says what that would save."
     ),
 ]
 

@@ -106,7 +106,7 @@ class PackConfig(Settings):
         Doc("Raise media to the files' bytes or the processor's tensors. [default: as tokenized]"),
     ] = None
     audio: AudioForm = "waveform"
-    share_media: ShareMedia = "shard"
+    share_media: ShareMedia = "none"
     tar_media: Annotated[TarMedia, Doc("In tars: a pack's media files as one field, or a field each.")] = "joined"
     certify: Annotated[
         bool,

@@ -143,7 +143,7 @@ class PayloadConfig(Settings):
         MediaMode, Doc("Store references to media files, the files' bytes, or the processor's tensors (pixels).")
     ] = "encoded"
     audio: AudioForm = "waveform"
-    share_media: ShareMedia = "shard"
+    share_media: ShareMedia = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

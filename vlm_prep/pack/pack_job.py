@@ -69,7 +69,7 @@ class PackJob:
     write_plan: bool
     format: ShardFormat = "arrow"
     tar_media: TarMedia = "joined"
-    share_media: MediaSharing = "shard"
+    share_media: MediaSharing = "none"
     media: MediaMode | None = None
     payload: dict[str, Any] | None = None
     trust_remote_code: bool = False
@@ -132,8 +132,8 @@ class PackJob:
                     documents, tokens, position = documents + len(pack["seq_lens"]), tokens + length, position + 1
                 heartbeat(NO_ROW)
                 infos.append(writer.commit())
-                if isinstance(writer, ShardWriter) and writer.shared.media:
-                    media.update(media_shared=writer.shared.media, media_shared_bytes=writer.shared.bytes)
+                if isinstance(writer, ShardWriter):
+                    media.update(writer.shared.counts())
         counts = {
             "rows_in": documents,
             "rows_written": documents,

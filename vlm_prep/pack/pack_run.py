@@ -46,6 +46,7 @@ from vlm_prep.shards.object_store import RemotePath, StorePath, absolute
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.shared import card_warning
 
 TOKENS_PER_TASK = 8 << 20
 Certify = Callable[[Path, Manifest], dict[str, Any]]
@@ -55,12 +56,10 @@ _CERTIFIER = "vlm_prep.certify.store_packs"
 
 _CARD = """# Packed by vlm-prep
 
-{packs} packs of up to {length} tokens for {world} rank(s), fill {fill:.2%}. For training use
+{shared}{packs} packs of up to {length} tokens for {world} rank(s), fill {fill:.2%}. For training use
 `vlm_prep.stream.ShardDataset(FOLDER, rank=..., world_size=...)`.
 
-- a row is a pack: `input_ids`, `labels` (unshifted), `position_ids`, `seq_lens` (documents), media and their geometry;
-  a media with `same_as` has its bytes with the row `rows_before` rows earlier, as its media number `media`; shuffle
-  and select with `ShardDataset`, or pack with `--share-media none`
+- a row is a pack: `input_ids`, `labels` (unshifted), `position_ids`, `seq_lens` (documents), media and their geometry
 - `plan.parquet`: which documents of the tokenized store are in which pack
 """
 
@@ -265,7 +264,13 @@ def _describe(
     if certify is not None:  # the packs lie in their place by now
         manifest.extra["certificate"] = certify(out, manifest)
     text = _TAR_CARD if config.format == "webdataset" else _CARD
-    card = text.format(packs=plan.n_packs, length=plan.pack_length, world=plan.world_size, fill=plan.fill)
+    card = text.format(
+        packs=plan.n_packs,
+        length=plan.pack_length,
+        world=plan.world_size,
+        fill=plan.fill,
+        shared=card_warning(totals),
+    )
     return manifest, card
 
 

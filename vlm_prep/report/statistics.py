@@ -200,7 +200,16 @@ def _payload(stats: dict[str, Any], totals: dict[str, Any]) -> list[str]:
         lines.append(f"  pixels      stored: {named}{exact}")
     if totals.get("media_shared"):
         saved = _size(totals["media_shared_bytes"])
-        lines.append(f"  shared      {totals['media_shared']:,} media are stored with an earlier row, {saved} less")
+        lines.append(
+            f"  shared      {totals['media_shared']:,} media are stored with an earlier row alone, {saved} less; "
+            "libraries other than vlm-prep do not follow that (see the store's README.md)"
+        )
+    if totals.get("media_repeated"):
+        spent = _size(totals["media_repeated_bytes"])
+        lines.append(
+            f"  repeated    {totals['media_repeated']:,} media are stored again with later rows, {spent}; "
+            "`--share-media shard` stores each once"
+        )
     return lines
 
 

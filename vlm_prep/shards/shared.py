@@ -1,4 +1,4 @@
-"""A media that many rows of a shard have is stored once, with the first of them; see `schema`.
+"""With `share_media=shard` a media that many rows of a shard have is stored once, with the first of them; see `schema`.
 
 The group is the shard: rows of a shard are written by one task and read from one map, so that nothing needs to be known
 of other shards, neither by the writer nor by a reader.
@@ -13,6 +13,19 @@ import xxhash
 
 from vlm_prep.core.stored_media import StoredMedia
 
+_WARNING = """**Of {media:,} media the bytes stand with an earlier row of their shard** (`--share-media shard`).
+`ShardDataset` and `ShardReader` follow that; other libraries see null `bytes` and `tensors` there, and `same_as` set.
+Before they shuffle or select rows, the bytes are those of
+`rows[i - same_as["rows_before"]]["media"][same_as["media"]]`; afterwards, of stores that hold files, those of any media
+whose file has the same `digest`. Made with `--share-media none`, each row has its own.
+
+"""
+
+
+def card_warning(totals: Mapping[str, Any]) -> str:
+    """Return what the data card of a store says first where rows lack media that others have; else nothing."""
+    return _WARNING.format(media=totals["media_shared"]) if totals.get("media_shared") else ""
+
 
 def payload_bytes(struct: StoredMedia) -> int:
     """Return how many bytes a shard holds of a media: of its files and of its tensors."""
@@ -20,14 +33,24 @@ def payload_bytes(struct: StoredMedia) -> int:
 
 
 class SharedMedia:
-    """The media of one shard that is being written."""
+    """The media of one shard that is being written.
 
-    def __init__(self) -> None:
+    Args:
+        share: store a media once; else it is only counted how often that could be.
+    """
+
+    def __init__(self, *, share: bool) -> None:
+        self._share = share
         self._first: dict[bytes, tuple[int, int]] = {}
         self.media = 0
-        """Media that were stored with an earlier row."""
+        """Media that an earlier row has too."""
         self.bytes = 0
-        """What they would have taken."""
+        """What they take where they are not shared."""
+
+    def counts(self) -> dict[str, int]:
+        """Return what the accounts say of them."""
+        what = "shared" if self._share else "repeated"
+        return {f"media_{what}": self.media, f"media_{what}_bytes": self.bytes} if self.media else {}
 
     def share(self, row: int, media: Sequence[StoredMedia]) -> list[StoredMedia]:
         """Return a row's media without the bytes that the shard holds already.
@@ -47,6 +70,8 @@ class SharedMedia:
             return struct
         self.media += 1
         self.bytes += size
+        if not self._share:
+            return struct
         files = [{**file, "bytes": None} for file in struct["files"]]
         same_as = {"rows_before": place[0] - first[0], "media": first[1]}
         return {**struct, "files": files, "tensors": None, "same_as": same_as}

@@ -139,7 +139,7 @@ class ShardWriter:
         share: store a media that several rows have once, see `shared`.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, share: bool = True) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, *, share: bool = False) -> None:
         self.path = path
         self._temporary = path.with_name(f"{path.name}.{process_mark()}.tmp")
         self._schema = schema
@@ -148,7 +148,7 @@ class ShardWriter:
         self._rows: list[Row] = []
         self._number = 0
         self._has_media = has_media(schema)
-        self.shared, self._share = SharedMedia(), share
+        self.shared = SharedMedia(share=share)
         self._pending_bytes = 0
         self._batches: list[tuple[int, int]] = []
         self._tokens = 0
@@ -176,8 +176,7 @@ class ShardWriter:
             tokens: tokens in the row, for the manifest.
         """
         if self._has_media:
-            if self._share:
-                row = {**row, MEDIA_COLUMN: self.shared.share(self._number, row[MEDIA_COLUMN])}
+            row = {**row, MEDIA_COLUMN: self.shared.share(self._number, row[MEDIA_COLUMN])}
             size += sum(payload_bytes(struct) for struct in row[MEDIA_COLUMN])
         self._rows.append(row)
         self._number += 1

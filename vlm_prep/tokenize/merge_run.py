@@ -29,10 +29,11 @@ from vlm_prep.shards.object_store import RemotePath, StorePath
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.shared import card_warning
 
 _CARD = """# Merged by vlm-prep
 
-{rows} rows of {stores} stores made with the same settings, shards as they were.
+{shared}{rows} rows of {stores} stores made with the same settings, shards as they were.
 """
 
 
@@ -144,7 +145,7 @@ def _describe(whole: Manifest, splits: dict[str, list[ShardInfo]], stores: int) 
     totals = {name: value for name, value in whole.totals.items() if name != EARLIER}
     extra = {name: value for name, value in whole.extra.items() if name != "retries"}
     manifest = replace(whole, splits=splits, totals=totals, extra=extra)
-    return manifest, _CARD.format(rows=totals["rows_written"], stores=stores)
+    return manifest, _CARD.format(rows=totals["rows_written"], stores=stores, shared=card_warning(totals))
 
 
 def _say_repeated(store: Store, say: Callable[[str], None]) -> None:

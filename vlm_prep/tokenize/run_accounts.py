@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_prep.core.processor_record import ProcessorRecord
@@ -14,19 +14,18 @@ from vlm_prep.ingest.source import Samples
 from vlm_prep.ingest.unread_keys import UNREAD, sum_unread
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.shared import card_warning
 from vlm_prep.tokenize.task_output import EXTRA_DOCUMENTS
 from vlm_prep.tokenize.tokenize_job import STAGE
 from vlm_prep.tokenize.verify.choose import proof
 
-CARD = """# Tokenized by vlm-prep
+_CARD = """# Tokenized by vlm-prep
 
-{rows} rows, {tokens} tokens. Open it with `datasets.load_from_disk(FOLDER)` or `load_dataset(FOLDER)`; for training use
-`vlm_prep.stream.ShardDataset(FOLDER)`.
+{shared}{rows} rows, {tokens} tokens. Open it with `datasets.load_from_disk(FOLDER)` or `load_dataset(FOLDER)`; for
+training use `vlm_prep.stream.ShardDataset(FOLDER)`.
 
 - `input_ids`, `labels` (unshifted, -100 where nothing is trained), media geometry under the processor's own names
-- `media`: the files, by reference, with their bytes, or as `tensors` that were made of them; where `same_as` is set,
-  the bytes stand with the row `rows_before` rows earlier, as its media number `media`: shuffle and select with
-  `ShardDataset`, or tokenize with `--share-media none`
+- `media`: the files, by reference, with their bytes, or as `tensors` that were made of them
 - `conversation`: JSON of messages and tools
 - `manifest.json`: settings, accounts, the proof of equality with the processor; `rejects.parquet`: rows not written
 """
@@ -74,4 +73,10 @@ def describe_run(
         proof=proof(checked, kinds, runtime, config.verify_fraction, shapes_in(records)),
         extra={"datasets": samples.describe()},
     )
-    return manifest, CARD.format(rows=totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0), tokens=totals["tokens"])
+    return manifest, data_card(totals)
+
+
+def data_card(totals: Mapping[str, Any]) -> str:
+    """Return the text of a store's data card."""
+    rows = totals["rows_written"] + totals.get(EXTRA_DOCUMENTS, 0)
+    return _CARD.format(rows=rows, tokens=totals["tokens"], shared=card_warning(totals))

@@ -38,13 +38,13 @@ def schema_for(adapter: Adapter, config: TokenizeConfig, *, kept: bool) -> pa.Sc
 class TaskWriter:
     """The shards of one task: a new one each 256 MiB."""
 
-    def __init__(self, task: int, folder: Path, schema: Any, *, share: bool = True) -> None:
+    def __init__(self, task: int, folder: Path, schema: Any, *, share: bool = False) -> None:
         self._task, self._folder, self._schema, self._share = task, folder, schema, share
         self._writer: ShardWriter | None = None
         self._rows = 0
         self._infos: list[ShardInfo] = []
-        self.shared_media = self.shared_bytes = 0
-        """Media that stand with an earlier row of their shard, and what they would have taken."""
+        self.shared: Counter[str] = Counter()
+        """What the accounts say of media that several rows of a shard have."""
 
     def __enter__(self) -> TaskWriter:
         return self
@@ -69,8 +69,7 @@ class TaskWriter:
 
     def _commit(self, writer: ShardWriter) -> None:
         self._infos.append(writer.commit())
-        self.shared_media += writer.shared.media
-        self.shared_bytes += writer.shared.bytes
+        self.shared.update(writer.shared.counts())
         self._writer = None
 
     def close(self) -> list[ShardInfo]:

@@ -141,7 +141,7 @@ class TokenizeJob:
                     tally.wrote(result, row, (number, *writer.write(row, result)), chosen=chosen)
             heartbeat(NO_ROW)
             infos = writer.close()
-        tally.count(media_shared=writer.shared_media, media_shared_bytes=writer.shared_bytes)
+        tally.count(**writer.shared)
         found: dict[int, Reject] = {}
         for number, shard, index in tally.chosen:
             heartbeat(number)

@@ -42,7 +42,7 @@ from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.row_facts import ROWS, write_ledger
-from vlm_prep.tokenize.run_accounts import CARD, describe_run, shapes_in
+from vlm_prep.tokenize.run_accounts import data_card, describe_run, shapes_in
 from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
 from vlm_prep.tokenize.verify.choose import LABELS, UNREADABLE, proof
 from vlm_prep.tokenize.verify.refusals import Refusals, top_up
@@ -239,7 +239,7 @@ def retry_tokenize(
             proof=proof(checked, kinds, manifest.processor, config.verify_fraction, shapes),
         )
         totals = added_totals(manifest.totals, records)
-        return amended, CARD.format(rows=totals["rows_written"], tokens=totals["tokens"])
+        return amended, data_card(totals)
 
     return run_retry(retry, options, job, amend)
 
