@@ -30,6 +30,7 @@ class PartFields(TypedDict):
     types: NotRequired[dict[str, dict[str, list[int]]]]
     masks: NotRequired[dict[str, tuple[str, str]]]
     axes: NotRequired[dict[str, int]]
+    trims: NotRequired[dict[str, str]]
 
 
 class WholeRecord(TypedDict):

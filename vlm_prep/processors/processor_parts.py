@@ -48,6 +48,10 @@ class PartRecord:
     """{tensor: the dimension along which media are joined}, where it is not the first (MiniCPM-V lays them side by
     side). A processor that lays pictures so lays the frames of videos so."""
 
+    trims: dict[str, str] = field(default_factory=dict)
+    """{tensor: the mask of its last dimension}, where the model reads what the mask keeps and nothing else, so that a
+    batch need not reach further than its longest media."""
+
     def to_json(self) -> PartFields:
         """Return a JSON-ready dict."""
         return cast(PartFields, asdict(self))

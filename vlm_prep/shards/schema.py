@@ -31,7 +31,8 @@ TENSOR = pa.struct(
         ("data", pa.binary()),
     ]
 )
-"""A tensor of payload `pixels`, in C order: the processor's own, or, `coded`, uint8 to make it of (`payload.uint8`)."""
+"""A tensor of payload `pixels`, in C order: the processor's own, or, `coded`, uint8 to make it of (`payload.uint8`).
+A shape that ends in a number below zero is of a tensor stored without repeats at its end, see `payload.stored`."""
 PLACE = pa.struct([("rows_before", pa.int32()), ("media", pa.int32())])
 """A media of an earlier row of the same shard: how many rows before, and which of that row's media. A distance, so that
 it holds too where a library has joined shards."""

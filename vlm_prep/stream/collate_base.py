@@ -75,6 +75,8 @@ class Collate:
             fills `max_length` the batch grows by it.
         buffers: where media tensors are laid, see `buffers`.
         columns: the store's columns, for placeholders; `for_store` gives them.
+        trims: {media tensor: its mask}, where the model reads what the mask keeps alone: batches end with their longest
+            media, not with the processor's padding. `for_store` knows; {} keeps the processor's tensors.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Collate:
         dummy: DummyMedia | None = None,
         buffers: Buffers | None = None,
         columns: Sequence[str] = ("input_ids", "labels"),
+        trims: Mapping[str, str] | None = None,
     ) -> None:
         self.pad_token_id = pad_token_id
         single = {"image": image_token_id, "video": video_token_id}
@@ -104,7 +107,7 @@ class Collate:
         if token_values is None:
             token_values = {"mm_token_type_ids": by_value} if by_value else {}
         self.token_values: TokenValues = token_values
-        self.masks, self.apart, self.axes = masks or {}, apart, axes or {}
+        self.masks, self.apart, self.axes, self.trims = masks or {}, apart, axes or {}, trims or {}
         self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
         self.pixel_dtype = pixel_dtype
         self.token_fill = {"input_ids": pad_token_id, **TOKEN_FILL, **(token_fill or {})}
@@ -171,7 +174,7 @@ class Collate:
     def _media(self, items: Sequence[Item]) -> Batch:
         """Media tensors of all items, concatenated in order; none if no item has any."""
         parts: dict[str, list[Any]] = {}
-        for item in self._masked(items) if self.masks else items:
+        for item in self._trimmed(self._masked(items) if self.masks else items):
             for name, value in item.items():
                 if name not in self._not_media and isinstance(value, _TENSORS) and value.shape[0]:
                     if name in parts:
@@ -202,6 +205,16 @@ class Collate:
             for item in having if len(having) > 1 else ():
                 item.setdefault(name, whole_mask(item[of].shape, dtype))
         return made
+
+    def _trimmed(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items with tensors that reach as far as the longest mask, as views."""
+        for name, mask in self.trims.items():
+            ends = [int(item[mask].any(0).nonzero().max()) + 1 for item in items if mask in item and item[mask].any()]
+            items = [
+                item | {key: item[key][..., : max(ends)] for key in (name, mask)} if ends and mask in item else item
+                for item in items
+            ]
+        return items
 
     def _joined(self, name: str, values: list[Any]) -> torch.Tensor:
         if any(isinstance(value, torch.Tensor) and not is_numpys(value) for value in values):
@@ -254,7 +267,7 @@ class Collate:
             stand_in = slice(first, first + len(self.dummy.ids))
             batch["input_ids"][row, stand_in] = self.dummy.ids
             media = {name: tensor.clone() for name, tensor in self.dummy.tensors.items()}
-            media = {name: self._joined(name, [tensor]) for name, tensor in media.items()}
+            media = {name: self._joined(name, [tensor]) for name, tensor in self._trimmed([media])[0].items()}
         for name, key in _COUNTS if self.counts else ():
             numbers = [item.get(key, 0) for item in items]
             if any(numbers):
@@ -300,6 +313,7 @@ class _SharedOptions(TypedDict, total=False):
     counts: bool
     buffers: Buffers | None
     columns: Sequence[str]
+    trims: Mapping[str, str] | None
 
 
 class CollateOptions(_SharedOptions, total=False):
@@ -329,6 +343,7 @@ def store_options(dataset: ShardDataset, options: Mapping[str, Any]) -> dict[str
         "apart": dataset.apart,
         "axes": {name: axis for part in processor["parts"].values() for name, axis in part.get("axes", {}).items()},
         "masks": {name: of for part in processor["parts"].values() for name, of in part.get("masks", {}).items()},
+        "trims": {name: mask for part in processor["parts"].values() for name, mask in part.get("trims", {}).items()},
         "columns": dataset.columns,
         **options,
     }

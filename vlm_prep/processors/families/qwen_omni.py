@@ -28,8 +28,11 @@ class Qwen2_5Omni(Qwen2VL):  # noqa: N801 - the model's name
     needs_time: ClassVar[bool] = True
 
     def part_record(self, kind: MediaKind) -> PartRecord:
-        """See `Adapter.part_record`. The rate of a call is that of a row's videos."""
+        """See `Adapter.part_record`. The rate of a call is that of a row's videos; of a spectrogram of five minutes the
+        thinker takes the frames that the mask keeps, before it computes anything."""
         found = super().part_record(kind)
+        if kind == "audio":
+            found = replace(found, trims={"input_features": "feature_attention_mask"})
         return replace(found, kwargs={name: value for name, value in found.kwargs.items() if name != "fps"})
 
     def rate(self, metadata: Any) -> float:

@@ -2,10 +2,15 @@
 
 The tensors of media that a processor treats together stand with the first of them; the others have an empty list. A
 media with null was not made into tensors: its file is decoded when it is read.
+
+A tensor whose columns along the last dimension repeat up to its end (a spectrogram that its processor pads to five
+minutes, and its mask) is stored without the repeats: its shape ends in a further number below zero, -n, and its data
+are the first n columns, the last of which stands for the rest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 WAVEFORM = "waveform"
 """Sound as it goes into the feature extractor: float32 (samples,), or int16, which is 32768 times it."""
 _FULL_SCALE = np.float32(32768)
+_LARGEST = 1 << 28
+"""Bytes of a tensor with its repeats; more is no processor's padding."""
 
 
 class Stored(NamedTuple):
@@ -155,12 +162,31 @@ def array_of(tensor: Mapping[str, Any]) -> NDArray[Any]:
     shape, data, dtype = tensor["shape"], tensor["data"], tensor["dtype"]
     if dtype != "uint8" or not isinstance(data, np.ndarray):
         data = np.frombuffer(data, dtype if dtype in np.sctypeDict else _bits(dtype))
+    # numpy takes a tuple in a third of the time that it takes for an array
+    sizes = tuple(shape.tolist() if isinstance(shape, np.ndarray) else shape)
     try:
-        # numpy takes a tuple in a third of the time that it takes for an array
-        array: NDArray[Any] = data.reshape(tuple(shape.tolist() if isinstance(shape, np.ndarray) else shape))
+        array: NDArray[Any] = _repeated(data, sizes) if sizes and sizes[-1] < 0 else data.reshape(sizes)
     except ValueError as error:
         raise StoreError(f"{tensor['name']}: {error}", "`vlm-prep verify` looks at the whole store") from error
     return array
+
+
+def _repeated(data: NDArray[Any], sizes: Sequence[int]) -> NDArray[Any]:
+    """Return a tensor whose last columns repeat."""
+    *leading, whole, kept = sizes
+    columns = data.reshape((*leading, -kept))
+    if whole < -kept or math.prod((*leading, whole)) * data.itemsize > _LARGEST:
+        raise ValueError(f"a shape of {tuple(sizes)}")
+    return np.concatenate([columns, np.repeat(columns[..., -1:], whole + kept, axis=-1)], axis=-1)
+
+
+def _without_repeats(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a tensor without the columns at its end that repeat the one before them."""
+    if array.ndim < 2 or array.shape[-1] < 2 or not np.array_equal(array[..., -1], array[..., -2]):
+        return array
+    differs = (array != array[..., -1:]).reshape(-1, array.shape[-1]).any(axis=0)
+    kept = int(differs.nonzero()[0][-1]) + 2 if differs.any() else 1
+    return np.ascontiguousarray(array[..., :kept])
 
 
 def stored_waveform(struct: StoredMedia) -> NDArray[np.float32] | None:
@@ -215,10 +241,11 @@ def store_array(name: str, array: NDArray[Any], *, coded: bool = False) -> dict[
     flat = np.ascontiguousarray(array)
     if flat.dtype.kind == "f" and not np.isfinite(flat).all():
         raise Reject(RejectReason.PROCESSOR_ERROR, f"{name}: the processor makes values that are not finite")
+    kept = flat if coded else _without_repeats(flat)
     return {
         "name": name,
         "dtype": str(flat.dtype),
-        "shape": list(flat.shape),
+        "shape": [*flat.shape, *([-kept.shape[-1]] if kept is not flat else [])],
         "coded": coded,
-        "data": flat.reshape(-1).view(np.uint8),
+        "data": kept.reshape(-1).view(np.uint8),
     }
