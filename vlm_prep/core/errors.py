@@ -127,6 +127,8 @@ class RejectReason(StrEnum):
     OVERLONG = "overlong"
     TOO_SHORT = "too_short"
     LONGER_THAN_PACK = "longer_than_pack"
+    BAD_BOX = "bad_box"
+    BOX_OUTSIDE = "box_outside"
     PROCESSOR_ERROR = "processor_error"
     PAYLOAD_TOO_LARGE = "payload_too_large"
     WORKER_CRASHED = "worker_crashed"

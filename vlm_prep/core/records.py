@@ -163,5 +163,7 @@ class Encoded:
     """See `Sample.kept`."""
     rescue: str = ""
     """JSON of what was done to a row that was too long, see `tokenize.rescue`; empty where nothing was."""
+    boxes: str = ""
+    """JSON of its boxes and points, see `tokenize.boxes`; empty where no rule was declared or it has none."""
     conversation: bytes = b""
     """JSON of messages and tools as rendered, keys in the row's own order (templates print schemas as they come)."""

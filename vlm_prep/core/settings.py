@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 
+from vlm_prep.core.box_settings import BoxConfig as BoxConfig
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings
 from vlm_prep.core.label_convention import Convention
@@ -295,7 +296,7 @@ class ProofConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizeConfig(ProofConfig, ProcessorConfig, MediaCheck, LabelConfig, PayloadConfig, LengthConfig):
+class TokenizeConfig(ProofConfig, BoxConfig, ProcessorConfig, MediaCheck, LabelConfig, PayloadConfig, LengthConfig):
     """Settings of `tokenize` that shape its output; of a base class further to the right they come first."""
 
 

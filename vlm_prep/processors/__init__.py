@@ -20,6 +20,7 @@
     expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
     video_sampling.py    other libraries' rules for that
     frames.py            which frames of a video are taken
+    box_conventions.py   in which numbers a family's models give boxes
     runtime.py           what the runtime needs to know of a family
     stand_in.py          the smallest media that a processor takes
     model_config.py      the model's config, beside the processor or given

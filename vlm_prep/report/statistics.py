@@ -33,6 +33,8 @@ _NOTES = {
     "sound_starts_elsewhere": "with a video whose sound does not start with its pictures (`sound_offset`)",
     "frames_as_video": "with a flat list of frames read as one video",
     "empty_answers": "with an answer that says nothing, of which the end token alone is trained (`empty_answers`)",
+    "boxes": "with boxes or points, written as the models give them",
+    "boxes_clipped": "with boxes or points outside of their picture, clipped to it",
     "rescued_pixels": "rescued with pictures or frames scaled down (`overlong=rescue`)",
     "rescued_frames": "rescued with fewer frames of their videos",
     "rescued_documents": "rescued as several documents",

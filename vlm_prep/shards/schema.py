@@ -149,8 +149,18 @@ RESCUE = "rescue"
 """Column of what was done to a row that was too long, as JSON text (`tokenize.rescue`); only with that policy."""
 
 
+BOXES = "boxes"
+"""Column of a row's boxes and points as JSON text, for each its media and its coordinates from 0 to 1; only where a
+rule for them was declared."""
+
+
 def tokenized_schema(
-    tensors: Sequence[Mapping[str, Any]], *, weights: bool = False, kept: bool = False, rescue: bool = False
+    tensors: Sequence[Mapping[str, Any]],
+    *,
+    weights: bool = False,
+    kept: bool = False,
+    rescue: bool = False,
+    boxes: bool = False,
 ) -> pa.Schema:
     """Return the schema of a tokenized store.
 
@@ -159,6 +169,7 @@ def tokenized_schema(
         weights: whether each token's weight is stored.
         kept: whether columns of the source travel with the rows.
         rescue: whether rows that are too long are rescued.
+        boxes: whether boxes and points are read.
     """
     fields = [
         pa.field("sample_id", pa.string()),
@@ -171,6 +182,7 @@ def tokenized_schema(
         pa.field("conversation", pa.string()),
         *([pa.field(KEPT, pa.string())] if kept else []),
         *([pa.field(RESCUE, pa.string())] if rescue else []),
+        *([pa.field(BOXES, pa.string())] if boxes else []),
     ]
     return pa.schema(fields)
 

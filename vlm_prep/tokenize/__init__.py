@@ -16,6 +16,7 @@ beginnings.py    beginnings of a conversation, and their media
 encoder.py       one sample through all of it: render, encode, expand, label, cut to length
 chat/            the chat template: a row rendered, and where each of its texts landed
 text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
+boxes.py         boxes and points, read by a declared rule and written as the models give them
 rescue.py        rows that are too long made shorter, step by step
 rescue_measures.py  what its steps do
 drafts.py        a sample after encoding, before its length is judged

@@ -50,6 +50,8 @@ class Drafted:
     sample: Sample
     fitted: Fitted
     drafts: list[Draft]
+    boxes: str = ""
+    """See `Encoded.boxes`."""
 
     @property
     def length(self) -> int:

@@ -25,6 +25,7 @@ from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion, naming
 from vlm_prep.processors.left_out import noted
 from vlm_prep.tokenize.beginnings import cuts, media_of
+from vlm_prep.tokenize.boxes import Boxes
 from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters, byte_position
 from vlm_prep.tokenize.chat.fit import fit_to_template
 from vlm_prep.tokenize.chat.template import ChatTemplate
@@ -62,6 +63,7 @@ class SampleEncoder:
         self._reader = DocumentReader(self.template, self._control, config.rewritten_history)
         self._added = tuple(np.asarray(ids, np.int32) for ids in adapter.added_around)
         self._placer = Placer(adapter.placeholders, adapter.unplaced, self._prefix())
+        self._boxes = Boxes(adapter, config)
         self._rescue = Rescue(adapter, config, self._drafted)
 
     def encode(self, sample: Sample, payload: Payload) -> Encoded:
@@ -80,6 +82,7 @@ class SampleEncoder:
             Reject: the row cannot be written, with the reason.
             InputError: an overlong row under overlong="error".
         """
+        sample = self._boxes.read(sample)
         drafted = self._drafted(sample)
         if self.config.overlong == "rescue" and drafted.length > (self.config.max_length or 0):
             pieces = self._rescue.pieces(sample, drafted)
@@ -97,6 +100,7 @@ class SampleEncoder:
 
     def _drafted(self, sample: Sample) -> Drafted:
         """Encode a sample whatever its length."""
+        sample, boxes = self._boxes.written(sample)
         fitted = fit_to_template(sample.messages, sample.tools, self.template, self.config, sample.strings)
         messages, tools = fitted.messages, fitted.tools
         if not self.config.loss_weights and uses_weights(messages):
@@ -106,7 +110,7 @@ class SampleEncoder:
         fitted = replace(fitted, notes=notes)
         documents = self._reader.documents(messages, tools, wanted)
         drafts = [self._draft(media_of(sample, each.messages, len(messages)), each) for each in documents]
-        return Drafted(sample, fitted, drafts)
+        return Drafted(sample, fitted, drafts, boxes)
 
     def _prefix(self) -> tuple[str, str] | None:
         if not self.config.thinking_prefix:
@@ -308,6 +312,7 @@ class SampleEncoder:
             ),
             kept=sample.kept,
             rescue=piece.rescue,
+            boxes=piece.drafted.boxes,
             # in the row's own key order: templates print tool schemas as they come
             conversation=orjson.dumps(conversation),
         )

@@ -23,7 +23,7 @@ from vlm_prep.ingest.source import Samples
 from vlm_prep.media.file_state import Stats, state_of
 from vlm_prep.media.places import READ_OTHERWISE
 from vlm_prep.shards.row_ledger import COMPARED, NO_FILES, UNKNOWN, RowLedger, TaskAccounts, joined_lists
-from vlm_prep.shards.schema import KEPT, RESCUE
+from vlm_prep.shards.schema import BOXES, KEPT, RESCUE
 from vlm_prep.tokenize.verify.choose import LABELS, UNREADABLE
 
 ROWS = "rows"
@@ -55,6 +55,7 @@ def row_of(encoded: Encoded) -> dict[str, Any]:
         "conversation": encoded.conversation.decode(),
         KEPT: encoded.kept,
         RESCUE: encoded.rescue,
+        BOXES: encoded.boxes,
     }
 
 

@@ -32,7 +32,13 @@ EXTRA_DOCUMENTS = "extra_documents"
 def schema_for(adapter: Adapter, config: TokenizeConfig, *, kept: bool) -> pa.Schema:
     """Return the schema of a run's shards; `kept` says whether columns of the source travel with the rows."""
     tensors = [asdict(tensor) for tensor in adapter.geometry]
-    return tokenized_schema(tensors, weights=config.loss_weights, kept=kept, rescue=config.overlong == "rescue")
+    return tokenized_schema(
+        tensors,
+        weights=config.loss_weights,
+        kept=kept,
+        rescue=config.overlong == "rescue",
+        boxes=config.boxes is not None,
+    )
 
 
 class TaskWriter:

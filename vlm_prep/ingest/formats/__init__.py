@@ -45,6 +45,10 @@ _CONVERT = {
 }
 
 
+_BOXES = frozenset(("objects",))
+"""Columns of boxes that tokenize reads where they travel with their rows, see `tokenize.boxes`."""
+
+
 def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, line: int) -> Sample:
     """Turn a parsed row into a Sample by the rules of the dataset's format.
 
@@ -54,5 +58,8 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
     if not isinstance(row, dict):
         raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object")
     fields: dict[str, Any] = row
-    place, noticed = RowPlace(sample_id=sample_id, source=source, line=line), Noticed(frozenset(spec.ignore_keys))
+    place, noticed = (
+        RowPlace(sample_id=sample_id, source=source, line=line),
+        Noticed(frozenset(spec.ignore_keys) | _BOXES.intersection(spec.kept)),
+    )
     return _CONVERT[spec.format or "sharegpt"](fields, spec, place, noticed)

@@ -121,7 +121,12 @@ class Noticed:
             return
         texts = (part.get("text", "") for message in messages for part in message["content"])
         if tag := next((found[0] for text in texts if (found := _GROUNDING.search(text))), None):
-            raise unread_key("the row", "objects", row["objects"], f"was to take the place of {tag} in the text")
+            raise unread_key(
+                "the row",
+                "objects",
+                row["objects"],
+                f"was to take the place of {tag} in the text (`keep_columns=objects` with `boxes` puts it there)",
+            )
 
 
 def unread_key(where: str, key: str, value: Any, meaning: str) -> Reject:

@@ -45,6 +45,11 @@ def _rows(plan: Mapping[str, Any]) -> list[str]:
     documents = "" if plan["documents"] == plan["written"] else f", as {words.number(plan['documents'])} documents"
     lines.append(f"  written    {words.range(plan['written'])} rows{documents}")
     lines += _rejects(plan)
+    if plan["boxes_seen"]:
+        lines += [
+            f"  boxes      {plan['boxes_seen']:,} of the rows looked at have answers that look like boxes or points,",
+            "             which are trained as they stand: --boxes says what their numbers are (docs/boxes.md)",
+        ]
     lines.append(f"  tokens     {words.number(plan['tokens'])}, {words.number(plan['trained_tokens'])} trained")
     return lines
 

@@ -111,6 +111,7 @@ def plan(
         "rejects_by_media": {each.media: found.rejects(number) for number, each in modes},
         "budgets": {"own": own, "note": note, "tried": [found.of_budget(budget) for budget in budgets]},
         "packs_note": found.packs_note,
+        "boxes_seen": 0 if config.boxes is not None else surveys[0].boxes,
         "time": found.times(startup, options.workers or 1),
     }
 

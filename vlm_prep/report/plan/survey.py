@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Record, Task
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.shards.reader import ShardReader
+from vlm_prep.tokenize.boxes import looks_like_boxes
 from vlm_prep.tokenize.placeholders import IGNORE
 from vlm_prep.tokenize.tokenize_job import TokenizeJob
 from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND, media_kind
@@ -80,6 +82,8 @@ class Survey:
     """Bytes of the shards that are no row's: schemas, heads of batches."""
     shared: int = 0
     """Bytes that were not written because a row before in the same shard holds them."""
+    boxes: int = 0
+    """Documents with answers that look like boxes."""
     rejects: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     """Documents of each kind of media, as `tokenize` counts them."""
@@ -124,6 +128,7 @@ def merged(surveys: Iterable[Survey]) -> Survey:
     for each in found:
         whole.rejects.update(each.rejects)
         whole.kinds.update(each.kinds)
+        whole.boxes += each.boxes
         whole.tokenizing.add(each.tokenizing)
         whole.cold.add(each.cold)
         whole.setup.add(each.setup)
@@ -245,6 +250,15 @@ def _compare_more(job: TokenizeJob, record: Record, folder: Path, heartbeat: Hea
     heartbeat(NO_ROW)
 
 
+def _shows_boxes(conversation: str) -> bool:
+    """Whether an answer of a stored conversation holds what looks like boxes or points."""
+    if "box" not in conversation and "point" not in conversation:
+        return False
+    said = (each["content"] for each in orjson.loads(conversation)["messages"] if each["role"] == "assistant")
+    texts = (part.get("text", "") for each in said for part in (each if isinstance(each, list) else [{"text": each}]))
+    return any(looks_like_boxes(str(text)) for text in texts)
+
+
 def _measure(record: Record, folder: Path, found: Survey) -> None:
     """Read back what was written of the rows."""
     found.rejects.update(reject.reason for reject in record.rejects)
@@ -261,6 +275,7 @@ def _measure(record: Record, folder: Path, found: Survey) -> None:
             lengths += batch.column("input_ids").value_lengths().to_pylist()
             ends = np.concatenate([[0], np.cumsum(labels.flatten().to_numpy(zero_copy_only=False) != IGNORE)])
             trained += np.diff(ends[labels.offsets.to_numpy() - labels.offsets[0].as_py()]).tolist()
+            found.boxes += sum(map(_shows_boxes, batch.column("conversation").to_pylist()))
             sizes += [batch.slice(row, 1).nbytes for row in range(batch.num_rows)]
         reader.close()
     rows = [name.rpartition("~")[0] if "/" not in name.rpartition("~")[2] else name for name in names]

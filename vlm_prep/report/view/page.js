@@ -79,6 +79,7 @@ function show(at) {
   const row = shown[at];
   box.append(make("h2", row.id), make("p", `${row.dataset ? row.dataset + " · " : ""}row ${number(row.row)}${row.pack === undefined ? "" : " · pack " + row.pack}`, "dim"));
   if (row.kept) box.append(make("p", row.kept, "dim"));
+  if (row.rescue) box.append(make("p", row.rescue, "rescue"));
   if (row.parts) box.append(parts(row));
   if (row.media.length) {
     const media = make("div", null, "media");
@@ -120,9 +121,22 @@ function image(source, about) {
   found.src = source; found.alt = about; found.loading = "lazy";
   return found;
 }
+function boxed(picture, shapes) {
+  const box = make("div", null, "boxed");
+  box.append(picture);
+  shapes.forEach(([left, top, right, bottom], at) => {
+    const shape = make("i", null, right === undefined ? "point" : "box");
+    shape.style.left = 100 * left + "%"; shape.style.top = 100 * top + "%";
+    if (right !== undefined) { shape.style.width = 100 * (right - left) + "%"; shape.style.height = 100 * (bottom - top) + "%"; }
+    shape.style.borderColor = `hsl(${(47 * at + 130) % 360} 90% 45%)`;
+    shape.title = `${right === undefined ? "point" : "box"} ${at + 1}`;
+    box.append(shape);
+  });
+  return box;
+}
 function figure(media, place) {
   const box = make("figure");
-  if (media.picture) box.append(image(media.picture, media.name));
+  if (media.picture) box.append(boxed(image(media.picture, media.name), media.boxes || []));
   if (media.frames) {
     const strip = make("div", null, "strip");
     media.frames.forEach((frame, at) => {
@@ -165,15 +179,20 @@ function rejects() {
   body.replaceChildren();
   const found = data.rejects.filter((each) => (!reason || each.reason === reason) &&
     (!words || `${each.sample_id} ${each.source} ${each.message} ${each.kept || ""}`.toLowerCase().includes(words)));
+  if ($("reject-order").value) found.sort((a, b) => (a.over ?? Infinity) - (b.over ?? Infinity));
   $("reject-count").textContent = `${number(found.length)} of ${number(data.rejected)} rejected rows`;
   for (const each of found.slice(0, 2000)) {
     const line = make("tr");
     const said = each.kept ? `${each.message} ${each.kept}` : each.message;
-    for (const value of [each.sample_id, `${each.stage} ${each.reason}`, `${each.source}:${each.line}`, said]) line.append(make("td", value));
+    const over = each.over === undefined ? "" : ` (${number(each.over)} too many)`;
+    for (const value of [each.sample_id, `${each.stage} ${each.reason}${over}`, `${each.source}:${each.line}`, said]) line.append(make("td", value));
+    const media = make("div", null, "thumbs");
+    for (const one of each.media || []) media.append(one.picture ? image(one.picture, one.name) : make("small", one.note, "dim"));
+    line.lastChild.append(media);
     body.append(line);
   }
 }
-$("reason").addEventListener("change", rejects);
+for (const id of ["reason", "reject-order"]) $(id).addEventListener("change", rejects);
 $("reject-search").addEventListener("input", rejects);
 rejects();
 filter();

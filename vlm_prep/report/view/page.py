@@ -83,6 +83,8 @@ def render(page: Page) -> str:
 <section id="packs" class="plain"><div class="wide">{page.packs}</div></section>
 <section id="rejects" class="plain">
 <p><select id="reason" aria-label="reason"></select>
+<select id="reject-order" aria-label="order"><option value="">store order</option>
+<option value="over">nearest to the limit</option></select>
 <input type="search" id="reject-search" placeholder="search" aria-label="search rejects">
 <small id="reject-count"></small></p>
 <div class="wide"><table><thead><tr><th>row</th><th>reason</th><th>file:line</th><th>message</th></tr></thead>

@@ -68,6 +68,11 @@ def _times(indices: Sequence[int], fps: float | None) -> list[str]:
     return [f"{index / fps:.2f} s" if fps else f"frame {index}" for index in indices]
 
 
+def thumbnail(picture: Image.Image) -> str:
+    """Return a small picture as a data URL."""
+    return _jpeg(picture, FRAME_SIDE)
+
+
 def _jpeg(picture: Image.Image, side: int) -> str:
     small = picture.convert("RGB")
     small.thumbnail((side, side))

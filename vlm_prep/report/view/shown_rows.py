@@ -12,7 +12,7 @@ import orjson
 from vlm_prep.report.labels_text import runs_of_row
 from vlm_prep.report.token_runs import IGNORE, Run
 from vlm_prep.report.view.shown_media import shown_media
-from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS
+from vlm_prep.shards.schema import BOXES, KEPT, LOSS_WEIGHTS, RESCUE
 
 Row = Mapping[str, Any]
 
@@ -30,11 +30,15 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
     ids, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
     trained = labels != IGNORE
     media = [shown_media(each) for each in row["media"]]
+    for place, shape in orjson.loads(row.get(BOXES) or "[]"):
+        if place < len(media):  # of a talk that was cut, the pictures that were left
+            media[place].setdefault("boxes", []).append(shape)
     in_media = np.isin(ids, list(reader.media_ids))
     found: dict[str, Any] = {
         "id": row["sample_id"],
         "dataset": row.get("dataset", ""),
         "kept": row.get(KEPT) or "",
+        "rescue": _rescue(row.get(RESCUE)),
         "tokens": len(ids),
         "trained": int(trained.sum()),
         "kind": "+".join(sorted({each["kind"] for each in media})) or "text",
@@ -50,6 +54,13 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
     elif row.get("conversation"):
         found["messages"] = messages_of(row["conversation"])
     return found
+
+
+def _rescue(record: str | None) -> str:
+    """What was done to a row that was too long, in words."""
+    found = orjson.loads(record or "{}")
+    steps = ", ".join(f"{name} {was:,} → {now:,}" for name, (was, now) in found.items())
+    return f"rescued: {steps}" if steps else ""
 
 
 def shown_sample(row: Row) -> dict[str, Any]:

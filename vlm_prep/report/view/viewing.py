@@ -15,6 +15,7 @@ from vlm_prep.report import statistics
 from vlm_prep.report.view import charts
 from vlm_prep.report.view.page import Page, render
 from vlm_prep.report.view.picked_rows import pick
+from vlm_prep.report.view.shown_rejects import shown_rejects
 from vlm_prep.report.view.shown_rows import Reader, documents_of, shown_row, shown_sample
 from vlm_prep.shards.joined import PickedStore
 from vlm_prep.shards.layout import read_rejects
@@ -57,7 +58,7 @@ def view(
             facts=facts,
             rows=shown,
             total=len(store),
-            rejects=rejects[:MOST_REJECTS],
+            rejects=shown_rejects(store, rejects[:MOST_REJECTS], rows),
             rejected=len(rejects),
             charts=[each for each in (*figures, *_of_totals(manifest.totals)) if each],
             packs=packs,
@@ -83,7 +84,7 @@ def overview(folder: str | StorePath) -> str:
             facts=statistics.render(statistics.collect(folder)),
             rows=[],
             total=len(store),
-            rejects=rejects[:MOST_REJECTS],
+            rejects=shown_rejects(store, rejects[:MOST_REJECTS], 0),
             rejected=len(rejects),
             charts=[each for each in (*figures, *_of_totals(totals)) if each],
         )
