@@ -29,7 +29,7 @@ from vlm_prep.engine.claim import take_over
 from vlm_prep.engine.ownership import RunPlan, plan_of, read_plan
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.shards.cache import ShardCache
-from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest
+from vlm_prep.shards.manifest import MANIFEST, WORK, must_hold_rows, read_manifest
 from vlm_prep.shards.object_store import store_path
 
 
@@ -63,6 +63,7 @@ def command(
     must_name_the_processor(trust_remote_code, processor, store)
     must_be_complete(out)
     plan = read_plan(out)
+    must_hold_rows(out, plan.stage)
     place = Place(folder=out)
     cache = cache_of(cache_dir, cache_bytes)
     now = _Now(

@@ -29,12 +29,13 @@ def command(
 ) -> None:
     """Do rows again that were rejected for a reason; what succeeds is added to the store as new shards."""
     from vlm_prep.engine.retry_rejects import settle
-    from vlm_prep.shards.manifest import read_manifest
+    from vlm_prep.shards.manifest import must_hold_rows, read_manifest
 
     folder = local(store)
     run = options.run_options(folder, workers, quiet)
     manifest = read_manifest(folder)
     stage = manifest.stage
+    must_hold_rows(store, stage)
     if stage == "pack":
         raise InputError(f"{store}: nothing can be repaired in packs", "retry the tokenized store, then pack it again")
     must_name_the_processor(trust_remote_code, processor, store)

@@ -53,9 +53,11 @@ def command(
     """
     from vlm_prep.core.fingerprint import changes
     from vlm_prep.engine.ownership import read_run
+    from vlm_prep.shards.manifest import must_hold_rows
 
     folder = local(store)
     stage, then = read_run(folder)
+    must_hold_rows(folder, stage)
     if context.args:
         now = _identity(stage, context.args)
     else:

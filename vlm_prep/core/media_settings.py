@@ -46,6 +46,15 @@ class MediaCheck(Settings):
             "and it is said how many rows leave their data file's folder and the media folder]"
         ),
     ] = None
+    media_store: Annotated[
+        list[str] | None,
+        IsPath(),
+        Later(),
+        Doc(
+            "Take media files from this store of `vlm-prep gather`, by the paths that they had; may be repeated. With "
+            "`media=reference` the rows refer to it, and no bytes are copied. [default: from the files]"
+        ),
+    ] = None
     multi_frame: Annotated[
         MultiFrame, Later(), Doc("Pictures of several frames (GIF, WebP, PNG, TIFF): the first, as a video, or reject.")
     ] = "first"

@@ -11,6 +11,7 @@ to read it in:
     presets/  well-known datasets by name
     derived/  tars, folders, databases and other tools' descriptions as rows
     hub_sets, splits  datasets of the hub; which files and rows a split is
+    gather/   media files by content in shards, each once
     row_hook  a function of the user between a row and its reading
     mock_rows  rows that are made up
     meta      load_source: a meta JSON, a data file or a folder → [DatasetSpec], or an InputError that says what to fix

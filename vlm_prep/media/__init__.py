@@ -7,6 +7,7 @@
     places.py  where media really lie, and within which bounds
     archives.py  files inside a zip or tar
     changed_media.py  media that are no longer what a store says of them
+    gathered.py  media stores: files by content, which rows of any store refer to
     downloads.py  media by http(s), from hosts that the user names
     mock_media.py  media that are made when they are read
     rules.py   what a run lets its media be

@@ -25,6 +25,9 @@ from vlm_prep.media.row_media import read_cell, rows_kind
 
 END_BYTES = 64 << 10
 SEPARATOR = "::"
+MEDIA_STORES = "VLM_PREP_MEDIA_STORES"
+"""Variable of the environment: folders of media stores (`media.gathered`) that lie elsewhere than when rows were made
+to refer to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +152,24 @@ def _os_reject(uri: str, error: OSError | ValueError) -> Reject:
 def _read_key(path: str, key: str) -> bytes:
     if path == MADE:
         return make_media(path + key)
+    path = _moved(path)
     if not os.path.exists(path):
         raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB, archive or data file")
     if (archive := archive_kind(path)) is not None:
         return read_member(path, archive, key)
     kind = rows_kind(path)
     return _read_lmdb(path, key) if kind is None else read_cell(path, kind, key)
+
+
+def _moved(path: str) -> str:
+    """Return where a shard of a media store lies on this machine; a digest beside each uri says whether it is that."""
+    places = os.environ.get(MEDIA_STORES)
+    if not places or os.path.exists(path):
+        return path
+    name = os.path.join(*path.split(os.sep)[-2:])
+    return next(
+        (found for place in places.split(os.pathsep) if os.path.exists(found := os.path.join(place, name))), path
+    )
 
 
 def _read_lmdb(path: str, key: str) -> bytes:

@@ -15,6 +15,7 @@ from vlm_prep.core.records import Media, MediaHeader, Sample
 from vlm_prep.media.animation import frames_of_picture
 from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, read_ends
+from vlm_prep.media.gathered import OF_GATHERED, STALE
 from vlm_prep.media.image import check_decodes, probe_image
 from vlm_prep.media.places import located
 from vlm_prep.media.rules import MediaRules
@@ -55,7 +56,7 @@ def probe(
         Reject: the file is missing, empty, damaged, too large, of another kind, or its duration is out of bounds.
         InputError: `track`, and what reads it is not installed.
     """
-    media = located(media, rules.roots)
+    media = found_media(media, rules)
     if media.kind == "audio":
         return _probe_audio_file(media, keep_bytes, decode)
     if media.kind == "video" and not media.frame_list:
@@ -85,6 +86,32 @@ def probe(
     )
     data = tuple(each.data for each in pictures if each.data is not None) if keep_bytes else None
     return replace(media, header=header), data
+
+
+def found_media(media: Media, rules: MediaRules) -> Media:
+    """Return a media with the uris it is read by: of a media store that has its files, else where they lie.
+
+    Raises:
+        Reject: as `places.located`.
+    """
+    if not rules.gathered.folders:
+        return located(media, rules.roots)
+    media = _gathered(media, rules)
+    return media if OF_GATHERED in media.notes else _gathered(located(media, rules.roots), rules)
+
+
+def _gathered(media: Media, rules: MediaRules) -> Media:
+    """Return a media as the run's media stores have it; as it is where they lack one of its files."""
+    found = [rules.gathered.place(uri) for uri in media.uris]
+    notes = {note for _, note in found if note is not None}
+    if STALE in notes and STALE not in media.notes:
+        media = replace(media, notes=(*media.notes, STALE))
+    if notes != {OF_GATHERED} or any(note is None for _, note in found):
+        return media
+    uris = tuple(uri for uri, _ in found)
+    for uri in (*media.uris, *uris):
+        rules.roots.require(uri)
+    return replace(media, uris=uris, notes=(*media.notes, OF_GATHERED))
 
 
 def with_media(sample: Sample, media: Sequence[Media]) -> Sample:

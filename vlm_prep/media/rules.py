@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vlm_prep.core.media_settings import MediaCheck, MultiFrame, VideoDecoder
 from vlm_prep.core.settings import SoundOffset
+from vlm_prep.media.gathered import NOTHING_GATHERED, Gathered, open_gathered
 from vlm_prep.media.image import MAX_PIXELS
 from vlm_prep.media.image_formats import IMAGE_FORMATS, check_formats
 from vlm_prep.media.places import ANYWHERE, Roots, check_roots
@@ -27,6 +28,8 @@ class MediaRules:
     """What reads video files."""
     sound_offset: SoundOffset = "ignore"
     """Whether a video's sound stands where it is heard."""
+    gathered: Gathered = NOTHING_GATHERED
+    """Media stores that have files of the source."""
 
 
 def rules_of(config: MediaCheck, own: frozenset[str] = frozenset()) -> MediaRules:
@@ -38,11 +41,14 @@ def rules_of(config: MediaCheck, own: frozenset[str] = frozenset()) -> MediaRule
 
     Raises:
         InputError: a format that does not exist or is never opened.
+        StoreError: a media store that is none.
     """
+    gathered = open_gathered(config.media_store)
     return MediaRules(
         max_pixels=config.max_image_pixels,
         formats=check_formats(config.image_formats),
-        roots=check_roots(config.media_root, own),
+        roots=check_roots(config.media_root, own | gathered.files),
         multi_frame=config.multi_frame,
         video_decoder=config.video_decoder,
+        gathered=gathered,
     )

@@ -17,10 +17,13 @@ from vlm_prep.core.remote import is_remote
 from vlm_prep.ingest.formats.noticed import NOTES
 from vlm_prep.ingest.unread_keys import UNREAD, unread_lines
 from vlm_prep.shards.earlier import EARLIER
+from vlm_prep.shards.manifest import GATHERED, read_manifest
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
 
 _NOTES = {
+    "media_of_stores": "with media read from a media store",
+    "media_stores_outdated": "with a file that has another size than in the media store: the file itself was read",
     "paths_read_otherwise": "with media found under another reading of their path (%20, backslashes, case, ...)",
     "media_outside": "with media outside of their data file's folder and media folder",
     "first_frames": "with a picture of several frames, of which the first was taken (--multi-frame)",
@@ -56,7 +59,7 @@ def collect(folder: str | StorePath) -> dict[str, Any]:
     Raises:
         StoreError: unfinished, damaged or no store.
     """
-    store = Store(folder)
+    store = Store(folder, manifest=read_manifest(folder))
     manifest = store.manifest
     shards = [shard.info for shard in store.shards]
     stats: dict[str, Any] = {
@@ -116,8 +119,8 @@ def _quantiles(values: NDArray[np.int64]) -> dict[str, float]:
 def render(stats: dict[str, Any]) -> str:
     """Return the statistics as text for a terminal."""
     totals = stats["totals"]
-    lines = [f"{stats['folder']}: output of {stats['stage']}, {stats['shards']} shard(s), {_size(stats['bytes'])}"]
-    what = "documents" if stats["stage"] == "pack" else "rows"
+    lines = [f"{stats['folder']}: output of {stats['stage']}, {stats['shards']} shard(s), {byte_words(stats['bytes'])}"]
+    what = {"pack": "documents", GATHERED: "media"}.get(stats["stage"], "rows")
     lines.append(
         f"  {what:<11} {totals['rows_in']:,} in = {totals['rows_written']:,} written "
         f"+ {totals['rows_rejected']:,} rejected{_reasons(totals.get('rejects', {}))}"
@@ -127,6 +130,9 @@ def render(stats: dict[str, Any]) -> str:
         f"+ {each['rows_rejected']:,} rejected{_reasons(each['rejects'])}"
         for each in totals.get(EARLIER, ())
     ]
+    if stats["stage"] == GATHERED:
+        held = byte_words(totals.get("media_bytes", 0))
+        lines.append(f"  contents    {totals.get('contents', 0):,} of {totals.get('files', 0):,} files, {held}")
     if totals.get("extra_documents"):
         documents = totals["rows_written"] + totals["extra_documents"]
         lines.append(f"  documents   {documents:,}: some rows gave several")
@@ -201,13 +207,13 @@ def _payload(stats: dict[str, Any], totals: dict[str, Any]) -> list[str]:
         exact = f"; {totals['media_exact']:,} media not in uint8" if totals.get("media_exact") else ""
         lines.append(f"  pixels      stored: {named}{exact}")
     if totals.get("media_shared"):
-        saved = _size(totals["media_shared_bytes"])
+        saved = byte_words(totals["media_shared_bytes"])
         lines.append(
             f"  shared      {totals['media_shared']:,} media are stored with an earlier row alone, {saved} less; "
             "libraries other than vlm-prep do not follow that (see the store's README.md)"
         )
     if totals.get("media_repeated"):
-        spent = _size(totals["media_repeated_bytes"])
+        spent = byte_words(totals["media_repeated_bytes"])
         lines.append(
             f"  repeated    {totals['media_repeated']:,} media are stored again with later rows, {spent}; "
             "`--share-media shard` stores each once"
@@ -294,7 +300,8 @@ def packs_certificate_lines(certificate: Mapping[str, Any]) -> Iterator[str]:
         yield f"  note          {note}"
 
 
-def _size(count: int) -> str:
+def byte_words(count: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:

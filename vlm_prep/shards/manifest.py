@@ -27,7 +27,9 @@ from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_names import MANIFEST, WORK, StoreName
 
-__all__ = ["MANIFEST", "WORK", "Manifest", "read_manifest", "read_stage", "write_manifest"]
+__all__ = ["GATHERED", "MANIFEST", "WORK", "Manifest", "read_manifest", "read_stage", "write_manifest"]
+GATHERED = "gather"
+"""The stage of a media store, which holds files' contents and no rows of a source."""
 _NO_SUM = "0" * 32
 _FORM = b'{\n  "'
 """How what was written here begins."""
@@ -39,7 +41,7 @@ class Manifest:
     """The contents of manifest.json."""
 
     stage: str
-    """"ingest", "tokenize" or "pack"."""
+    """"ingest", "tokenize", "pack" or "gather"."""
     config: dict[str, Any]
     """The settings that shaped the output."""
     splits: dict[str, list[ShardInfo]]
@@ -155,6 +157,19 @@ def read_manifest(folder: str | StorePath, *, stage: str | None = None) -> Manif
             f"give a folder made by `vlm-prep {stage}`",
         )
     return manifest
+
+
+def must_hold_rows(folder: str | StorePath, stage: str) -> None:
+    """Refuse a media store where rows of a source are asked for.
+
+    Raises:
+        StoreError: it is one.
+    """
+    if stage == GATHERED:
+        raise StoreError(
+            f"{folder} is a media store: it holds files' contents, and no rows",
+            "rows that refer to it are made with `media_store`; `vlm-prep gather` again completes it",
+        )
 
 
 def parse_manifest(content: bytes, folder: StorePath | str) -> Manifest:

@@ -32,7 +32,7 @@ from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.columns import ColumnReaders, reader_makers
 from vlm_prep.shards.heads import checked_head, must_be_valid, read_schema
 from vlm_prep.shards.layout import must_be_unchanged
-from vlm_prep.shards.manifest import Manifest, read_manifest
+from vlm_prep.shards.manifest import Manifest, must_hold_rows, read_manifest
 from vlm_prep.shards.mapped import OpenShards, open_shards_of
 from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
@@ -281,6 +281,8 @@ class Store:
     ) -> None:
         self.folder = store_path(folder)
         self.manifest: Manifest = manifest or read_manifest(self.folder, stage=stage)
+        if stage is None and manifest is None:
+            must_hold_rows(self.folder, self.manifest.stage)
         self.open_shards = open_shards_of(self.folder, self.manifest) if open_shards is None else open_shards
         self._verify = verify
         self.shards = [

@@ -19,7 +19,7 @@ from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.ingest.unread_keys import Unread, count_unread
 from vlm_prep.media.files import digest_ends, ends_of
-from vlm_prep.media.probe import Probed, probe, with_media
+from vlm_prep.media.probe import Probed, found_media, probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.load import LoadedProcessor, load_processor
@@ -332,7 +332,8 @@ class TokenizeJob:
         track = config.audio_in_video and media.kind == "video"
         known = media.header
         if known is not None and not keep and not decode and not track:
-            return media, None  # probed by ingest
+            # probed by ingest
+            return (found_media(media, self._rules) if self._rules.gathered.folders else media), None
         found, data = probe(
             media,
             keep_bytes=keep,
