@@ -39,10 +39,8 @@ from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import resolve
 
-FEW_ROWS = 32
-"""In a record batch (of 16 MiB) whose rows are made together."""
+FEW_ROWS = 32  # in a record batch (of 16 MiB) whose rows are made together
 MAKE_AGAIN = "run the command that made the store again: it makes this shard again"
-Row = dict[str, Any]
 DELETE_FIRST = "delete it and run the command that made the store again: it makes this shard again"
 
 
@@ -182,7 +180,7 @@ class ShardReader:
             found[MEDIA_COLUMN] = resolve(index, found[MEDIA_COLUMN], self._media)
         return found
 
-    def made(self, index: int, make: Callable[[Callable[[], Row]], Any], without: Collection[str] = ()) -> Any:
+    def made(self, index: int, make: Callable[[Callable[[], dict[str, Any]]], Any], without: Collection[str] = ()) -> Any:
         """Return what `make` makes of row `index`; None in a record batch of many rows.
 
         A batch of few, large rows is read at once: the copying of megabytes between two rows puts the reading of each
@@ -349,4 +347,4 @@ class Store:
     def lengths(self, name: str = "input_ids") -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the entries of a list column in every row (by default its tokens), from the list offsets alone."""
         parts = [chunk.value_lengths().to_numpy() for shard in self.shards for chunk in shard.column(name).chunks]
-        return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
