@@ -180,7 +180,7 @@ class ShardReader:
             found[MEDIA_COLUMN] = resolve(index, found[MEDIA_COLUMN], self._media)
         return found
 
-    def made(self, index: int, make: Callable[[Callable[[], dict[str, Any]]], Any], without: Collection[str] = ()) -> Any:
+    def made(self, index: int, make: Callable[[Callable[[], Any]], Any], without: Collection[str] = ()) -> Any:
         """Return what `make` makes of row `index`; None in a record batch of many rows.
 
         A batch of few, large rows is read at once: the copying of megabytes between two rows puts the reading of each
