@@ -206,7 +206,7 @@ def kill_rounds(base: Path, kills: int, stages: list[str], chance: random.Random
 def poison_rounds(base: Path, rounds: int, chance: random.Random, tally: Tally) -> None:
     """Ingest rows that crash, hang, bloat; with kills; for each number of workers."""
     sys.path.insert(0, str(PLANTED))
-    import poison_media  # type: ignore[import-not-found]
+    import poison_media
 
     folder = base / "poison"
     folder.mkdir()

@@ -462,7 +462,7 @@ def object_store(folder: Path, wanted: bool) -> Iterator[str | None]:
         yield None
         return
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    from s3 import running  # type: ignore[import-not-found]
+    from s3 import running
 
     folder.mkdir()
     with running(folder) as server:

@@ -85,8 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _processors_loaded_once() -> Iterator[None]:
     """Runs in this process take a processor from memory while neither its files nor its settings change: tests run
     hundreds of times with the same few, and a large vocabulary takes seconds to load and 200 MB to hold."""
-    load = recipe.load_processor
-
+    load = load_processor
     kept: dict[object, LoadedProcessor] = {}
 
     def load_once(name: str, config: ProcessorConfig) -> LoadedProcessor:
@@ -98,18 +97,17 @@ def _processors_loaded_once() -> Iterator[None]:
             kept[key] = load(name, config)
         return kept[key]
 
-    recipe.load_processor = load_once
-    yield
-    recipe.load_processor = load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "load_processor", load_once)
+        yield
 
 
 @pytest.fixture(scope="module")
 def gigatoken() -> Iterator[None]:
     """Runs in this process use gigatoken for any number of rows, as long runs do."""
-    before = tokenize_job.FEW_ROWS
-    tokenize_job.FEW_ROWS = 0
-    yield
-    tokenize_job.FEW_ROWS = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenize_job, "FEW_ROWS", 0)
+        yield
 
 
 def _options(out: Path, **settings: Any) -> RunOptions:

@@ -72,7 +72,7 @@ def running_hub(sets: dict[str, Path]) -> Iterator[Hub]:
 
         def _api(self, name: str, rest: list[str], body: bool) -> None:
             files, commit = hub.files(name), hub.commit(name)
-            entries = [
+            entries: list[dict[str, Any]] = [
                 {"type": "file", "path": path, "oid": digest[:40], "size": (hub.sets[name] / path).stat().st_size}
                 for path, digest in sorted(files.items())
             ]
@@ -93,8 +93,8 @@ def running_hub(sets: dict[str, Path]) -> Iterator[Hub]:
                 wanted = parse_qs(self.rfile_body.decode()).get("paths", [])
                 if not wanted:
                     wanted = json.loads(self.rfile_body or b"{}").get("paths", [])
-                folders = {str(parent) for each in entries for parent in Path(each["path"]).parents}
-                dirs = [{"type": "directory", "path": each, "oid": "0" * 40} for each in wanted if each in folders]
+                parents = {str(parent) for each in entries for parent in Path(each["path"]).parents}
+                dirs = [{"type": "directory", "path": each, "oid": "0" * 40} for each in wanted if each in parents]
                 return self._json([*dirs, *(each for each in entries if each["path"] in wanted)], body)
             return self._send(404, b"{}", body, {"X-Error-Code": "EntryNotFound"})
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from vlm_prep.shards.manifest import read_manifest
 
 
 def as_trained(item: dict[str, Any]) -> dict[str, Any]:
@@ -27,3 +30,10 @@ def plain_media(media: Any) -> Any:
     if isinstance(media, Mapping):
         return {name: plain_media(value) for name, value in media.items()}
     return [plain_media(value) for value in media] if isinstance(media, list | tuple) else media
+
+
+def mrope_of(store: Path) -> dict[str, Any]:
+    """How a store's positions are counted."""
+    found = read_manifest(store).processor["mrope"]
+    assert found is not None
+    return found

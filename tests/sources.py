@@ -45,5 +45,8 @@ class Rows:
     def data_files(self) -> frozenset[str]:
         return frozenset()
 
+    def first_rows(self) -> list[dict[str, Any]]:
+        return []
+
     def describe(self) -> list[dict[str, Any]]:
         return [{"name": "rows", "rows": len(self.samples)}]

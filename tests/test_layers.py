@@ -41,8 +41,8 @@ def name_of(path: Path) -> str:
 def imports(tree: ast.AST) -> Iterator[str]:
     """Yield the vlm_prep packages that are imported, also inside functions, except for type checkers."""
     if isinstance(tree, ast.If) and ast.unparse(tree.test).endswith("TYPE_CHECKING"):
-        for node in tree.orelse:
-            yield from imports(node)
+        for other in tree.orelse:
+            yield from imports(other)
         return
     if isinstance(tree, ast.Import):
         names = [alias.name for alias in tree.names]

@@ -53,7 +53,7 @@ assert vp.pack.function.__name__ == "pack" and vp.ingest.function.__name__ == "i
 def examples_of(name: str) -> Any:
     module, attribute = vp._EXPORTS[name]
     found = importlib.import_module(f"vlm_prep.{module}")
-    return found.function if attribute is None else getattr(found, attribute)  # type: ignore[attr-defined]
+    return found.function if attribute is None else getattr(found, attribute)
 
 
 def test_every_example_is_true(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ SEVERAL = {("plan", "max_pixels"), ("labels", "limit")}
 """Options of a command's own: plan shows several budgets, labels has another default."""
 
 
-def options_of(name: str) -> dict[str, object]:
+def options_of(name: str) -> dict[str, tuple[object, str]]:
     """Return {flag: (default, help)} of a command, as Typer has them."""
     command = typer.main.get_command(main.app).commands[name]  # type: ignore[attr-defined]
     return {flag: (each.default, each.help) for each in command.params for flag in each.opts}

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from vlm_prep.cli import main as cli
 from vlm_prep.cli.main import app
+from vlm_prep.core.errors import VlmPrepError
 from vlm_prep.core.visible import excerpt, visible, visible_json
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -51,7 +52,7 @@ def run() -> Run:
         result = CliRunner().invoke(app, [str(each) for each in arguments])
         error = result.exception
         shown = result.output
-        if isinstance(error, cli.VlmPrepError):
+        if isinstance(error, VlmPrepError):
             shown += visible(str(error), lines=True)
         elif error is not None and not isinstance(error, SystemExit):
             raise error

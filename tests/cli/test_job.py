@@ -53,7 +53,7 @@ def job(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
             main.main()
         assert ended.value.code == status
         told = capsys.readouterr()
-        return json.loads(told.out) if told.out else [{"error": told.err}]  # type: ignore[no-any-return]
+        return json.loads(told.out) if told.out else [{"error": told.err}]
 
     return run
 

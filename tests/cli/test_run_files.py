@@ -191,8 +191,8 @@ def test_a_store_holds_the_file_that_makes_it_again(
         more = ("--pack-length", 1024) if stage == "pack" else ("--limit", 3)
         given = tmp_path / "a" if source == "a" else source
         assert call(monkeypatch, stage, given, *more, "--workers", 1, "--out", tmp_path / f"{stage}1", "-q") == 0
-        line = (stage, "--config", tmp_path / f"{stage}1" / "run.yaml", "--out", tmp_path / f"{stage}2", "--workers", 1)
-        assert call(monkeypatch, *line, "-q") == 0
+        config, out = tmp_path / f"{stage}1" / "run.yaml", tmp_path / f"{stage}2"
+        assert call(monkeypatch, stage, "--config", config, "--out", out, "--workers", 1, "-q") == 0
         assert tree(tmp_path / f"{stage}1") == tree(tmp_path / f"{stage}2")
     capsys.readouterr()
     assert "trust_remote_code" not in (tmp_path / "a" / "run.yaml").read_text()

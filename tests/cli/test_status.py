@@ -24,7 +24,8 @@ def test_a_running_stage_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     seen: list[dict[str, Any]] = []
-    out, said = tmp_path / "out", []
+    out = tmp_path / "out"
+    said: list[str] = []
 
     def say(line: str) -> None:
         said.append(line)

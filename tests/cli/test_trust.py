@@ -149,10 +149,10 @@ def test_the_library_takes_no_trust_from_a_store(store: Path, theirs: Path, mark
 def test_a_store_names_no_other_class_than_a_processors_part(tokenized: Path, name: str) -> None:
     from vlm_prep.shards.manifest import read_manifest
 
-    runtime: dict[str, Any] = read_manifest(tokenized).processor
-    parts = {"image": {**runtime["parts"]["image"], "part_class": name}}
+    runtime = read_manifest(tokenized).processor
+    runtime["parts"]["image"]["part_class"] = name
     with pytest.raises(StoreError, match="has no image, video or audio processor"):
-        PixelMaker({**runtime, "parts": parts}).part("image")
+        PixelMaker(runtime).part("image")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,12 @@ def test_the_places_of_a_store_from_elsewhere_are_shown_and_not_opened(
 ) -> None:
     os.mkfifo(tmp_path / "rows.jsonl")  # whoever opens it waits for ever
     store = foreign(plain, source={"path": str(tmp_path / "rows.jsonl"), "media_dir": "/etc"}, processor="/nowhere")
-    lines = {"retry": [store, "--reason", "overlong"], "why": [store], "finish": [unfinished(store)]}
+    lines: dict[str, list[object]]
+    lines = {
+        "retry": [store, "--reason", "overlong"],
+        "why": [store],
+        "finish": [unfinished(store)],
+    }
     assert run(monkeypatch, command, *lines[command]) == 2
     errors = capsys.readouterr().err
     for said in ("was not made here by you", str(tmp_path / "rows.jsonl"), "/etc", "/nowhere", "--trust-places"):

@@ -143,13 +143,14 @@ def test_the_accounts_name_every_row(store: Path) -> None:
 
 def test_ingest_rejects_what_it_can_see_and_tokenize_the_rest(source: Path, tmp_path: Path, options: Options) -> None:
     anyway = {"max_reject_rate": 1.0}
-    first = ingest(open_samples(source), IngestConfig(), options(tmp_path / "samples", **anyway)).totals
-    second = tokenize(
+    ingest(open_samples(source), IngestConfig(), options(tmp_path / "samples", **anyway))
+    tokenize(
         open_samples(tmp_path / "samples"),
         PROCESSOR,
         TokenizeConfig(max_length=1024, fps=2.0),
         options(tmp_path / "tok", **anyway),
-    ).totals
+    )
+    first, second = (read_manifest(tmp_path / name).totals for name in ("samples", "tok"))
     late = sum(stage == "tokenize" for _, stage, _ in BAD.values())
     assert first["rows_rejected"] == len(BAD) - late
     assert second["rows_in"] == first["rows_written"]
@@ -167,6 +168,7 @@ def test_the_accounts_hold_for_each_dataset(source: Path, tmp_path: Path, option
     manifest = ingest(
         open_samples(tmp_path / "meta.json"), IngestConfig(), options(tmp_path / "out", max_reject_rate=1.0)
     )
+    assert manifest
     found = manifest.totals["datasets"]
     assert {name: counts["rows_in"] for name, counts in found.items()} == {"bad": 2 * len(BAD), "photo": 50, "text": 2}
     written = Counter(row["dataset"] for row in Store(tmp_path / "out").rows())
@@ -177,7 +179,8 @@ def test_the_accounts_hold_for_each_dataset(source: Path, tmp_path: Path, option
 
 
 def test_pack_counts_every_document(store: Path, tmp_path: Path, options: Options) -> None:
-    totals = pack(store, PackConfig(pack_length=1024), options(tmp_path / "packed", max_reject_rate=1.0)).totals
+    pack(store, PackConfig(pack_length=1024), options(tmp_path / "packed", max_reject_rate=1.0))
+    totals = read_manifest(tmp_path / "packed").totals
     assert (totals["rows_in"], totals["rows_written"]) == (len(BAD), len(BAD))
 
 

@@ -126,7 +126,8 @@ def test_the_reader_refuses_a_flipped_bit_with_verify(store: Path) -> None:
 def test_the_same_command_makes_exactly_the_lost_shards_again(
     store: Path, whole: Path, many_rows: Path, options: Options, tree: Tree, damage: Damage
 ) -> None:
-    names, lines = damage(store), []
+    names = damage(store)
+    lines: list[str] = []
     kept = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file() and path.name not in names}
     tokenize(open_samples(many_rows), PROCESSOR, CONFIG, options(store, say=lines.append))
     assert any(line.startswith(f"making {len(names)} ") for line in lines)

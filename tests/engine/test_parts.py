@@ -194,7 +194,8 @@ def test_a_part_of_a_finished_store_has_nothing_to_do(
 ) -> None:
     part(1, 1)
     command("finish", tmp_path / "out")
-    before, lines = tree(tmp_path / "out"), []
+    before = tree(tmp_path / "out")
+    lines: list[str] = []
     part(1, 1, say=lines.append)
     assert lines == [f"{tmp_path / 'out'} is complete already: nothing to do"]
     assert "complete already" in command("finish", tmp_path / "out").stderr

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,10 @@ def killed_ingest(source: Path, out: Path, when: Callable[[], bool]) -> None:
     run.wait()
 
 
+def has_files(folder: Path, number: int) -> bool:
+    return len(list(folder.glob("*.json"))) >= number
+
+
 def test_what_was_found_is_not_met_again_after_a_kill(
     tmp_path: Path, planted: Any, monkeypatch: pytest.MonkeyPatch, options: Options, tree: Tree
 ) -> None:
@@ -143,7 +148,7 @@ def test_what_was_found_is_not_met_again_after_a_kill(
     assert Counter(met.read_text().split()) == dict.fromkeys(QUICK, 2)
     met.unlink()
     for number in (1, 2):
-        killed_ingest(source, tmp_path / "out", lambda number=number: len(list(found.glob("*.json"))) >= number)
+        killed_ingest(source, tmp_path / "out", partial(has_files, found, number))
     known = {int(path.stem.removeprefix("row-")) for path in found.glob("*.json")}
     assert known
     met.unlink()

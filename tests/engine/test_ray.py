@@ -100,7 +100,8 @@ def test_a_node_and_a_worker_that_are_lost_cost_nothing_and_poison_costs_its_row
     class_of = {"poisoned": poison_media.PoisonedIngestJob, "slow": poison_media.SlowPoisonedIngestJob}
     (tmp_path / "data").mkdir()
     source = rows(tmp_path / "data", 1300, poison_media.write_poison(tmp_path / "data", "crash"))  # six tasks
-    out, lines = tmp_path / "out", []
+    out = tmp_path / "out"
+    lines: list[str] = []
     killed: list[str] = []
 
     def lose() -> None:

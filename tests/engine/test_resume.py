@@ -195,7 +195,8 @@ def test_a_command_killed_at_random_instants_ends_like_an_undisturbed_one(
 def test_a_tokenize_with_workers_killed_in_the_middle_continues(
     tmp_path: Path, many_rows: Path, options: Options, tree: Tree
 ) -> None:
-    out, lines = tmp_path / "killed", []
+    out = tmp_path / "killed"
+    lines: list[str] = []
     line = [VLM_PREP, "tokenize", str(many_rows), "--processor", PROCESSOR, "--fps", "2"]
     line += ["--out", str(out), "--workers", "2", "--quiet"]
     run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -351,7 +352,10 @@ def test_a_finishing_that_stopped_between_two_renames_is_completed(
     tmp_path: Path, many_rows: Path, options: Options, tree: Tree
 ) -> None:
     samples, config = open_samples(many_rows), TokenizeConfig(media="reference", fps=2.0)
-    run = lambda out: tokenize(samples, PROCESSOR, config, options(out))  # noqa: E731
+
+    def run(out: Path) -> None:
+        tokenize(samples, PROCESSOR, config, options(out))
+
     # the plan and what the first rows are; shard and record of 3 tasks; rows.parquet; then the final names of which 2
     # are given
     assert killed_at(11, "after", run, tmp_path / "out")
@@ -380,7 +384,8 @@ def test_a_committed_shard_that_was_cut_since_is_found(tmp_path: Path, many_rows
 
 
 def test_a_finished_run_is_not_done_again(tmp_path: Path, options: Options) -> None:
-    out, lines = tmp_path / "out", []
+    out = tmp_path / "out"
+    lines: list[str] = []
     ingest(open_samples(builtin_data()), IngestConfig(), options(out))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     ingest(open_samples(builtin_data()), IngestConfig(), options(out, say=lines.append))
@@ -560,7 +565,8 @@ def test_the_lock_of_another_host_is_refused(tmp_path: Path, options: Options) -
 
 
 def test_the_lock_of_another_host_without_a_sign_of_life_is_taken_over(tmp_path: Path, options: Options) -> None:
-    out, lines = tmp_path / "out", []
+    out = tmp_path / "out"
+    lines: list[str] = []
     killed_ingest(out, options, 3)
     (out / "_work" / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     os.utime(out / "_work" / "lock", (0, time.time() - lock.STALE_SECONDS - 1))

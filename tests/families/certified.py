@@ -1,16 +1,15 @@
 """What the certificate says of a class of the zoo, in words that do not change from run to run.
 
-`python tests/families/certified.py` writes the table of docs/families.md anew.
+`PYTHONPATH=tests python -m families.certified` writes the table of docs/families.md anew.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from small_models import model_of
-from zoo import build
+from families.small_models import model_of
+from families.zoo import build
 
 from vlm_prep.certify.certificate import Certificate, certify_processor
 from vlm_prep.core.settings import TokenizeConfig
@@ -95,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

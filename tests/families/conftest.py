@@ -9,21 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import zoo
-from build import BUILT, build
+from families import zoo
+from families.build import BUILT, build
+from families.rows import REMOTE, Adapters, Made
 
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
-
-REMOTE = ("kimi_vl", "nemotron_parse")
-"""Processors of the kit whose code comes with them."""
-Adapters = Callable[[str], Adapter]
-Made = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What becomes of rows with a class's processor: exact rows, rejects with a reason, or a sentence; nothing else.
 
-`python tests/families/outcomes.py` writes the table of all classes anew (`processors/families/checked.py`).
+`PYTHONPATH=tests python -m families.outcomes` writes the table of all classes anew (`processors/families/checked.py`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import soundfile
+from families.zoo import build, chat_classes
 from PIL import Image
 from sources import Rows
-from zoo import build, chat_classes
 
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.records import Media, Message, Rejected, Sample
@@ -95,7 +95,7 @@ def outcome(name: str, folder: Path) -> tuple[Checked, list[str]]:
                 rejected.append(row.sample_id)
         elif lines := job.oracle.compare(row_of(result)).differences:
             wrong += [f"{row.sample_id}: {line}" for line in lines]
-    levels = {kind: str(adapter.levels.get(kind, "by size")) for kind in adapter.kinds}
+    levels: dict[str, str] = {kind: str(adapter.levels.get(kind, "by size")) for kind in adapter.kinds}
     found = Checked(family=adapter.family, levels=levels, rejects=tuple(rejected))
     return found, wrong
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Adapters
+from families.rows import Adapters
 
 from vlm_prep.certify.certificate import Certificate, certify_processor, take_ids
 from vlm_prep.core.settings import TokenizeConfig

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from build import USER_TEMPLATE, tokenizer
+from families.build import USER_TEMPLATE, tokenizer
+from families.rows import picture, row
 from sources import Rows
-from test_rows import picture, row
 
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.settings import TokenizeConfig

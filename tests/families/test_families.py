@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import REMOTE, Adapters
+from families.rows import REMOTE, Adapters
 from items import as_trained
 from PIL import Image, ImageOps
 from scipy.signal import resample_poly
@@ -254,8 +254,9 @@ def test_every_streamed_tensor_is_the_processors(adapters: Adapters, stores: Any
 @each_family
 def test_pixels_are_stored_as_bytes_wherever_that_loses_nothing(stores: Any, name: str) -> None:
     store = Store(stores(name, media="pixels"))
-    forms = store.manifest.processor["payload"]["forms"]
-    routes = {kind: form["route"] for kind, form in forms.items() if kind != "audio"}
+    payload = store.manifest.processor["payload"]
+    assert payload is not None
+    routes = {kind: form["route"] for kind, form in payload["forms"].items() if kind != "audio"}
     assert ("exact" in routes.values()) == (name in RESIZED_IN_FLOAT), routes
     for row in store.rows():
         for struct in row["media"]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families.zoo import make
 from PIL import Image
-from zoo import make
 
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Adapters
+from families.rows import Adapters
 from PIL import Image
 
 from vlm_prep.core.errors import ProcessorError, StoreError
@@ -121,7 +121,7 @@ def test_a_size_gives_fewer_tokens_and_one_that_changes_nothing_is_refused(
     assert 0 < (ids == image).sum() <= 50_176 // 28**2
     own = dict(load_processor(str(folders(name))).hf.image_processor.size)
     # Omni's videos have another size than its pictures, which this changes
-    same = [] if name == "qwen2_5_omni" else [{"size": own}]
+    same: list[dict[str, Any]] = [] if name == "qwen2_5_omni" else [{"size": own}]
     for args in (*same, {"do_resize": True}, {"patch_size": 14}):
         with pytest.raises(ProcessorError, match="changes nothing"):
             load_processor(str(folders(name)), ProcessorConfig(processor_args=args))
@@ -204,8 +204,8 @@ def test_readers_of_files_make_what_the_part_makes(name: str, adapters: Any, kit
     runtime = describe_processor(adapters(name))
     for picture in ("coffee.png", "grace_hopper.jpg", "china_exif6.jpg"):
         data = (kit / "data" / "images" / picture).read_bytes()
-        kept = {"uris": (picture,), "digests": (digest_bytes(data),), "data": (data,)}
-        media = [stored_media(kind="image", height=1, width=1, **kept)]
+        digests = (digest_bytes(data),)
+        media = [stored_media(kind="image", height=1, width=1, uris=(picture,), digests=digests, data=(data,))]
         theirs, ours = PixelMaker(runtime).pixels(media), QuickMaker(runtime).pixels(media)
         assert ours.keys() == theirs.keys()
         for tensor, made in theirs.items():

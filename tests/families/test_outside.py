@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from conftest import Made
+from families.rows import Made, picture, row
 from sources import Rows
-from test_rows import picture, row
 from typer.testing import CliRunner
 
 from vlm_prep.cli.main import app
@@ -106,7 +106,7 @@ def test_doctor_says_in_one_sentence_what_serves_no_chat(made: Made, name: str) 
 
 
 def test_doctor_turns_whatever_is_raised_into_a_sentence(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlm_prep.tokenize.encoder.ChatTemplate", lambda *_: {}["a fault"])
+    monkeypatch.setattr("vlm_prep.tokenize.encoder.ChatTemplate", Mock(side_effect=KeyError("a fault")))
     result = CliRunner().invoke(app, ["doctor", "--processor", str(made("LlavaProcessor"))])
     assert isinstance(result.exception, ProcessorError)
     assert "LlavaProcessor is not understood: KeyError" in result.exception.message

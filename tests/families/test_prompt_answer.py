@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from build import tokenizer
+from families.build import tokenizer
 from PIL import Image
 from sources import Rows
 

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import Adapters, Made
+from families.rows import Adapters, Made, picture, row
 from PIL import Image
 from sources import Rows
 
 from vlm_prep.core.errors import ExactnessError
-from vlm_prep.core.records import Encoded, Media, Message, Rejected, Sample
+from vlm_prep.core.records import Encoded, Media, Rejected, Sample
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.tasks import Task, no_heartbeat
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.load import load_processor
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
-
-
-def row(name: str, *media: Media) -> Sample:
-    content = [{"type": item.kind} for item in media] + [{"type": "text", "text": "What is this?"}]
-    messages: list[Message] = [
-        {"role": "user", "content": content},
-        {"role": "assistant", "content": [{"type": "text", "text": "A test."}]},
-    ]
-    return Sample(sample_id=name, dataset="rows", source="rows", line=1, messages=messages, media=media)
 
 
 def job_of(folder: Path, *samples: Sample, fraction: float = 1e-9) -> TokenizeJob:
@@ -45,10 +37,6 @@ def reasons(job: TokenizeJob, *, compared: bool) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def data(kit: Path) -> Path:
     return kit / "data"
-
-
-def picture(data: Path, name: str) -> Media:
-    return Media(kind="image", uris=(str(data / "images" / name),))
 
 
 def video(data: Path, name: str, *frames: int) -> Media:
@@ -113,11 +101,10 @@ def test_the_first_row_of_each_shape_is_compared_before_it_is_written(
     samples = [row(f"{n}", picture(data, "coffee.png")) for n in range(4)]
     samples.insert(2, row("pair", picture(data, "coffee.png"), picture(data, "camera.png")))
     job = job_of(made("LlavaProcessor"), *samples)
-    compared: list[str] = []
-    compare = job.oracle.compare
-    monkeypatch.setattr(job.oracle, "compare", lambda found: compared.append(found["sample_id"]) or compare(found))
+    compare = Mock(side_effect=job.oracle.compare)
+    monkeypatch.setattr(job.oracle, "compare", compare)
     assert set(reasons(job, compared=True).values()) == {""}
-    assert compared == ["0", "pair"]
+    assert [call.args[0]["sample_id"] for call in compare.call_args_list] == ["0", "pair"]
 
 
 def test_a_wrong_level_stops_at_the_first_row_of_a_shape_that_shows_it(

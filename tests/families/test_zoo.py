@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import transformers
-from outcomes import outcome
-from zoo import chat_classes
+from families.outcomes import outcome
+from families.zoo import chat_classes
 
 from vlm_prep.processors.families.checked import TRANSFORMERS, checked, markdown
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from certified import FORMS, certificate, line, stated
+from families.certified import FORMS, certificate, line, stated
 
 STATED = stated()
 SLOW = {"AriaProcessor", "Idefics3Processor", "SmolVLMProcessor", "UnlimitedOcrProcessor"}
-"""Those of thousands of tokens a picture, which `python tests/families/certified.py` certifies alone."""
+"""Those of thousands of tokens a picture, which `PYTHONPATH=tests python -m families.certified` certifies alone."""
 
 
 def test_the_table_has_many_classes() -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
-from build import tokenizer
+from families.build import tokenizer
 
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
@@ -100,7 +101,7 @@ WRITES: dict[str, dict[str, str]] = {
 """What a class's template writes for a kind of media, where it is not its token alone."""
 
 
-def chat_classes() -> dict[str, tuple[str, type]]:
+def chat_classes() -> dict[str, tuple[str, Any]]:
     """{class: (folder of transformers.models, class)} of all that write media into a text or render a chat."""
     ensure_torchvision()
     import transformers
@@ -145,8 +146,8 @@ def make(name: str) -> Any:
     if name in NOT_BUILT:
         raise LookupError(NOT_BUILT[name])
     folder, cls = chat_classes()[name]
-    source = inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
-    defaults = inspect.signature(cls.__init__).parameters
+    source = inspect.getsource(sys.modules[cls.__module__])
+    defaults = inspect.signature(cls).parameters
     named = {a or b for a, b in NAMED.findall(source)} - NOT_TOKENS
     tokens = {each: f"<|{each.removesuffix('_token')}|>" for each in sorted(named)}
     tokens |= TOKENS.get(name, {})

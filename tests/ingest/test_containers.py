@@ -54,6 +54,7 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
 def written(source: str | Path, out: Path, options: Callable[..., Any], **how: Any) -> tuple[list[Sample], list[Any]]:
     """Ingest a source with its media; return its samples and its rejects."""
     manifest = ingest(open_samples(source, **how), IngestConfig(), options(out, max_reject_rate=1.0))
+    assert manifest
     totals = manifest.totals
     assert totals["rows_in"] == totals["rows_written"] + totals["rows_rejected"]
     samples = open_samples(out)

@@ -151,5 +151,6 @@ def test_not_a_number_in_a_table_is_missing_where_media_are_meant_and_no_argumen
     nan = float("nan")
     assert samples(parquet(tmp_path / "a.parquet", [{"messages": messages, "image": nan, "score": nan}]))[0].media == ()
     call = {"function": {"name": "f", "arguments": {"a": nan}}}
-    rows = [{"messages": [messages[0], {**messages[1], "tool_calls": [call]}]}, {"messages": messages}]
+    called: list[Any] = [messages[0], {**messages[1], "tool_calls": [call]}]
+    rows = [{"messages": called}, {"messages": messages}]
     assert samples(parquet(tmp_path / "b.parquet", rows))[0].reason == "bad_type"

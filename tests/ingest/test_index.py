@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-import vlm_prep.ingest
+import vlm_prep
 from vlm_prep.core.errors import InputError
 from vlm_prep.ingest import index
 from vlm_prep.ingest.index import build_index, read_row
 
-REPO = Path(vlm_prep.ingest.__file__).parents[2]
+REPO = Path(vlm_prep.__file__).parents[1]
 KIT = REPO.parent / "shared" / "kit" / "data"
 BOM = b"\xef\xbb\xbf"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import vlm_prep.ingest
+import vlm_prep
 from vlm_prep.core.errors import InputError
 from vlm_prep.ingest import load_source
 
-KIT = Path(vlm_prep.ingest.__file__).parents[3] / "shared" / "kit" / "data"
+KIT = Path(vlm_prep.__file__).parents[2] / "shared" / "kit" / "data"
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 FROM_VALUE = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
 ALPACA = {"instruction": "hi", "input": "", "output": "hello"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.source import open_samples
 
-WORDS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="<>"), min_size=1, max_size=12).filter(
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>"), min_size=1, max_size=12).filter(
     str.strip
 )
 ROLES = {"user": ("user", "human", "User", "HUMAN"), "assistant": ("assistant", "gpt", "GPT", "bot", "model")}
@@ -38,7 +38,10 @@ def meanings(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
     """A row that says it, in words of one tool or another."""
-    pick = lambda *values: draw(st.sampled_from(values))  # noqa: E731
+
+    def pick(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
     structured, system_column = draw(st.booleans()), draw(st.booleans())
     role_key, content_key = pick(("role", "content"), ("from", "value"), ("from", "content"))
     files: dict[str, list[Any]] = {"image": [], "video": []}

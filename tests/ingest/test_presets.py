@@ -52,6 +52,7 @@ def test_lookalikes_are_ingested_whole(name: str, lookalikes: Path, options: Any
     folder, rows, rejected = LOOKALIKES[name]
     samples = open_samples(f"preset:{name}={lookalikes / folder}")
     manifest = ingest(samples, IngestConfig(), options(tmp_path / "out", max_reject_rate=1.0))
+    assert manifest
     totals = manifest.totals
     assert (totals["rows_in"], totals["rows_rejected"]) == (rows, rejected)
     assert totals["rows_in"] == totals["rows_written"] + totals["rows_rejected"]

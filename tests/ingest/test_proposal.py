@@ -15,7 +15,7 @@ from vlm_prep.ingest.look import look
 from vlm_prep.ingest.mapping.proposal import proposed
 from vlm_prep.ingest.source import open_samples
 
-SETS = {
+SETS: dict[str, list[tuple[str, list[str] | None]]] = {
     "rdr": [("user", ["<image>", "Describe this image."]), ("assistant", None)],
     "medpix": [("user", ["<image>", "What abnormality is visible (0)?"]), ("assistant", ["Subdural hematoma."])],
     "shopify": [("user", ["<image>", "Describe this image."]), ("assistant", ["Home > Mugs"])],

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-import vlm_prep.ingest
+import vlm_prep
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.ingest import RowSource, load_source
 
-KIT = Path(vlm_prep.ingest.__file__).parents[3] / "shared" / "kit" / "data"
+KIT = Path(vlm_prep.__file__).parents[2] / "shared" / "kit" / "data"
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 
 

@@ -123,8 +123,8 @@ def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
 
 
 def test_media_inside_a_compressed_file_is_found_again(tmp_path: Path) -> None:
-    row = {"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "b"}]}
-    row["images"] = ["data:image/png;base64,aGFsbG8="]  # type: ignore[assignment, list-item]
+    turns = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "b"}]
+    row = {"messages": turns, "images": ["data:image/png;base64,aGFsbG8="]}
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress((LINES + json.dumps(row)).encode()))
     samples = open_samples(path)
@@ -197,7 +197,7 @@ def test_colons_and_quotes_in_texts_are_no_keys(text: str) -> None:
 
 
 def test_equal_values_under_one_key_are_one() -> None:
-    assert parse_row(b'{"a": [1], "a": [1]}') == ({"a": [1]}, {"read_repeated_keys"})
+    assert parse_row(b'{"a": [1], "a": [1]}') == ({"a": [1]}, frozenset({"read_repeated_keys"}))
 
 
 def test_numbers_are_what_they_are() -> None:
@@ -308,8 +308,7 @@ def test_a_folder_of_audio_is_read_by_its_metadata(tmp_path: Path, name: str, sp
     row = {"file_name": "data/a.wav", "transcription": "Hello."}
     text = json.dumps(row) if name.endswith("l") else "file_name,transcription\ndata/a.wav,Hello.\n"
     (folder / name).write_text(text)
-    options = {"split": split} if split == "test" else {}
-    samples = open_samples(tmp_path / "speech", format="asr", **options)
+    samples = open_samples(tmp_path / "speech", format="asr", split="test" if split == "test" else None)
     (sample,) = samples.read(0, 1)
     assert isinstance(sample, Sample) and sample.media[0].uris == (str(folder / "data" / "a.wav"),)
     assert sample.sample_id == "speech/0" and sample.source == str(Path("speech", split or "", name))

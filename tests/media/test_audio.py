@@ -106,7 +106,8 @@ def test_channels_are_averaged_in_float32() -> None:
 def test_the_resampled_length_is_that_of_the_resampled_wave(source: int, target: int, samples: int) -> None:
     wave = np.linspace(-1, 1, samples, dtype=np.float32)
     found = resample(wave, source, target)
-    assert (len(found), found.dtype) == (resampled_length(samples, source, target), np.float32)
+    assert len(found) == resampled_length(samples, source, target)
+    assert found.dtype == np.float32
 
 
 def test_a_tone_keeps_its_pitch_at_another_rate() -> None:
@@ -207,11 +208,11 @@ def test_bounds_of_duration_are_inclusive(tmp_path: Path, bounds: dict[str, floa
 def test_a_probed_file_is_loaded_as_its_wave_and_refused_when_it_changed(tmp_path: Path, keep: bool) -> None:
     media, data = probe(written(tmp_path), keep_bytes=keep)
     struct = store_media(media, data)
-    assert len(load_media(struct, rate=8000)) == 8000
+    assert np.asarray(load_media(struct, rate=8000)).shape == (8000,)
     path = Path(media.uris[0])
     path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
     if keep:
-        assert len(load_media(struct, rate=8000)) == 8000
+        assert np.asarray(load_media(struct, rate=8000)).shape == (8000,)
         return
     with pytest.raises(Reject) as caught:
         load_media(struct, rate=8000)

@@ -20,7 +20,7 @@ from vlm_prep.media.files import ends_of, read_bytes, read_ends, split_uri
 from vlm_prep.media.row_media import cell_uri
 from vlm_prep.media.table_rows import open_table, read_row, read_scalar, table_kind
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {
         "audio": {"bytes": bytes([n]) * (n + 1), "path": f"{n}.wav"},
         "images": [b"a%d" % n, b"b%d" % n],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vlm_prep.core.settings import IngestConfig, TokenizeConfig
+from vlm_prep.core.settings import IngestConfig, MediaMode, TokenizeConfig
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.changed_media import changed_media
@@ -31,21 +31,22 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("stage", ["ingest", "reference", "encoded"])
+@pytest.mark.parametrize("payload", [None, "reference", "encoded"])
 def test_what_changed_is_named(
-    stage: str, source: Path, tmp_path: Path, options: Callable[..., Any], command: Callable[..., Any]
+    payload: MediaMode | None, source: Path, tmp_path: Path, options: Callable[..., Any], command: Callable[..., Any]
 ) -> None:
-    out, said = tmp_path / "out", []
+    out = tmp_path / "out"
+    said: list[str] = []
 
     def run() -> None:
         how = options(out, say=said.append)
-        if stage == "ingest":
+        if payload is None:
             ingest(open_samples(source), IngestConfig(), how)
         else:
-            tokenize(open_samples(source), PROCESSOR, TokenizeConfig(media=stage), how)
+            tokenize(open_samples(source), PROCESSOR, TokenizeConfig(media=payload), how)
 
     run()
-    kind = "ingest" if stage == "ingest" else "tokenize"
+    kind = "ingest" if payload is None else "tokenize"
     assert changed_media(Store(out, stage=kind), None) == []
     Image.new("RGB", (56, 56), (99, 0, 0)).save(tmp_path / "1.png")
     (tmp_path / "2.png").unlink()

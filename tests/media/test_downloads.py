@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("VLM_PREP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     ASKED.clear()
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=running.serve_forever, daemon=True)
@@ -122,7 +123,7 @@ def test_rows_name_pictures_by_address(server: str, tmp_path: Path, options: Cal
     assert [each["reason"] for each in read_rejects(tmp_path / "out")] == ["missing_file", "unsupported_media"]
     assert "/text.png" not in ASKED and ASKED.count("/ok1.png") == 1
     plain = open_samples(path)
-    assert {row.reason for row in plain.read(0, 4)} == {"unsupported_media"}
+    assert {getattr(row, "reason", None) for row in plain.read(0, 4)} == {"unsupported_media"}
 
 
 def test_no_meta_file_opens_the_network(tmp_path: Path) -> None:

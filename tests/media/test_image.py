@@ -110,7 +110,8 @@ def test_all_orientations_show_the_upright_picture(kit: Path, orientation: int) 
     folder = kit / "data" / "images" / "pillow"
     upright = load_rgb((folder / "hopper.jpg").read_bytes())
     shown = np.asarray(load_rgb((folder / f"hopper_orientation_{orientation}.jpg").read_bytes()), np.int16)
-    ways = {None: upright, **{way: upright.transpose(way) for way in Image.Transpose}}
+    ways: dict[Image.Transpose | None, Image.Image] = {way: upright.transpose(way) for way in Image.Transpose}
+    ways[None] = upright
     # they were compressed anew after turning, so the nearest of the eight is looked for
     distance = {way: np.abs(shown - np.asarray(picture, np.int16)).mean() for way, picture in ways.items()}
     assert min(distance, key=lambda way: distance[way]) is None

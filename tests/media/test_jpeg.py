@@ -129,8 +129,8 @@ def test_damage_ends_as_it_does_with_pillow() -> None:
         data[draws.integers(len(data))] = draws.integers(256)
         changed.append(bytes(data))
     ends = {"pixels": 0, "reject": 0}
-    for data in [*cut, *zeros, *changed]:
-        expected, found = outcome(load_rgb, data), outcome(load_rgbx, data)
+    for damaged in [*cut, *zeros, *changed]:
+        expected, found = outcome(load_rgb, damaged), outcome(load_rgbx, damaged)
         assert found == expected
         ends["pixels" if isinstance(expected, bytes) else "reject"] += 1
     assert ends["pixels"] > 50

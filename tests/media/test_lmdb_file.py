@@ -12,7 +12,7 @@ import pytest
 from vlm_prep.media.lmdb_file import LmdbFile
 
 
-def fill(path: Path, rounds: int, **settings: object) -> dict[bytes, bytes]:
+def fill(path: Path, rounds: int, **settings: bool) -> dict[bytes, bytes]:
     """Write, overwrite and delete keys of random lengths in several transactions; return what is left."""
     chance, kept = random.Random(rounds), {}
     with lmdb.open(str(path), subdir=False, map_size=1 << 28, **settings) as made:

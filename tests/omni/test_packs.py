@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from items import as_trained
+from items import as_trained, mrope_of
 
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import TokenizeConfig
@@ -35,6 +35,7 @@ def store(
     out: Path = tmp_path_factory.mktemp(request.param) / "tok"
     config = TokenizeConfig(media="reference", verify_fraction=1.0)
     manifest = tokenize(samples, str(folders / request.param), config, options(out))
+    assert manifest
     assert sum(manifest.proof["rows"].values()) == len(samples)
     return out
 
@@ -48,7 +49,7 @@ def packed(store: Path, options: Options) -> Path:
 
 
 def test_positions_are_those_of_the_real_model(store: Path, packed: Path, thinker: Callable[[Mrope], Any]) -> None:
-    rule = Mrope(**read_manifest(packed).processor["mrope"])
+    rule = Mrope(**mrope_of(packed))
     model = thinker(rule)
     dataset = ShardDataset(store, shuffle=False)
     documents = {item["sample_id"]: as_trained(item) for item in map(dataset.__getitem__, range(len(dataset)))}
@@ -106,11 +107,10 @@ def test_the_cost_of_a_row_counts_its_audio(store: Path) -> None:
 
 
 def test_the_rate_may_be_another_and_positions_plain(store: Path, options: Options, tmp_path: Path) -> None:
-    runtimes = {}
     for name, settings in {"fast": {"tokens_per_second": 50.0}, "plain": {"positions": "plain"}}.items():
         config = PackConfig(pack_length=1500, **settings)  # type: ignore[arg-type]
-        runtimes[name] = pack(store, config, options(tmp_path / name, max_reject_rate=1.0)).processor
-    assert runtimes["fast"]["mrope"]["tokens_per_second"] == 50
-    assert runtimes["plain"]["mrope"] is None
+        pack(store, config, options(tmp_path / name, max_reject_rate=1.0))
+    assert mrope_of(tmp_path / "fast")["tokens_per_second"] == 50
+    assert read_manifest(tmp_path / "plain").processor["mrope"] is None
     first = Store(tmp_path / "plain").row(0)
     assert first["position_ids"].tolist() == [i for length in first["seq_lens"] for i in range(length)]

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from items import as_trained
+from items import as_trained, mrope_of
 from PIL import Image
 from scipy.signal import resample_poly
 
@@ -94,7 +94,14 @@ def decoded(media: Media, rate: int) -> Any:
     return np.stack([pictures[index] for index in media.frame_indices or ()])
 
 
-def sound_of(container: Any, rate: int) -> np.ndarray:
+def header_of(video: Media) -> tuple[int, float]:
+    """Its frames, and their number a second."""
+    header = probe(video)[0].header
+    assert header is not None and header.total_frames is not None and header.fps is not None
+    return header.total_frames, header.fps
+
+
+def sound_of(container: Any, rate: int) -> Any:
     """The sound of a file, its channels averaged, at `rate`."""
     frames = list(container.decode(audio=0))
     wave = np.concatenate([samples_of(frame) for frame in frames], axis=1).mean(axis=0, dtype=np.float32)
@@ -102,7 +109,7 @@ def sound_of(container: Any, rate: int) -> np.ndarray:
     return wave if found == rate else resample_poly(wave, rate, found).astype(np.float32)
 
 
-def samples_of(frame: Any) -> np.ndarray:
+def samples_of(frame: Any) -> Any:
     """float32 (channels, samples)"""
     values = frame.to_ndarray()
     if not frame.format.is_planar:
@@ -122,7 +129,7 @@ def test_ids_and_features_are_those_of_a_call_written_by_hand(
     cards, silent, coffee, bunny, kennedy = sample.media
     with av.open(bunny.uris[0]) as container:
         track = sound_of(container, 16_000)
-    metadata = [probe(video)[0].header for video in (silent, bunny)]
+    metadata = [header_of(video) for video in (silent, bunny)]
     made = hf(
         text=[hf.apply_chat_template(sample.messages, tokenize=False)],
         images=[decoded(coffee, 16_000)],
@@ -134,10 +141,10 @@ def test_ids_and_features_are_those_of_a_call_written_by_hand(
         return_tensors="pt",
         videos_kwargs={
             "do_sample_frames": False,
-            "fps": metadata[1].fps / 8,  # one for the whole call: that of the video with sound, every eighth frame
+            "fps": metadata[1][1] / 8,  # one for the whole call: that of the video with sound, every eighth frame
             "video_metadata": [
-                {"total_num_frames": head.total_frames, "fps": head.fps, "frames_indices": list(video.frame_indices)}
-                for head, video in zip(metadata, (silent, bunny), strict=True)
+                {"total_num_frames": frames, "fps": fps, "frames_indices": list(video.frame_indices)}
+                for (frames, fps), video in zip(metadata, (silent, bunny), strict=True)
             ],
         },
     )
@@ -150,14 +157,14 @@ def test_ids_and_features_are_those_of_a_call_written_by_hand(
         "video_grid_thw",
     ):
         assert torch.equal(item[name], made[name]), name
-    seconds = [2 * step / head.fps for step, head in zip((20, 8), metadata, strict=True)]
+    seconds = [2 * step / fps for step, (_, fps) in zip((20, 8), metadata, strict=True)]
     assert torch.equal(item["video_second_per_grid"], torch.tensor(seconds, dtype=torch.float32))
     assert float(item["video_second_per_grid"][1]) == float(made["video_second_per_grid"][1])
     assert len(item["input_features"]) == 3
 
 
 def test_sound_stands_among_the_frames(store: Path, rows: dict[str, dict[str, Any]]) -> None:
-    rule = read_manifest(store).processor["mrope"]
+    rule = mrope_of(store)
     ids = rows["sound"]["input_ids"]
     starts = np.flatnonzero(ids == rule["vision_start_token_id"])
     assert ids[starts + 1].tolist() == [rule["audio_start_token_id"]]
@@ -175,7 +182,7 @@ def test_positions_in_packs_are_those_of_the_real_model(
 ) -> None:
     out = store.with_name("packed")
     pack(store, PackConfig(pack_length=2600), options(out))
-    rule = Mrope(**read_manifest(out).processor["mrope"])
+    rule = Mrope(**mrope_of(out))
     model, compared = thinker(rule), set()
     for each in Store(out).rows():
         parts = np.split(each["position_ids"], np.cumsum(each["seq_lens"])[:-1], axis=1)
@@ -231,7 +238,7 @@ def test_without_the_setting_videos_are_silent(
     one = replace(sounding, samples=tuple(s for s in sounding.samples if s.sample_id == "sound"))
     tokenize(one, str(folders / family), replace(CONFIG, audio_in_video=False), options(tmp_path / "out"))
     row = Store(tmp_path / "out").row(0)
-    audio = read_manifest(store).processor["mrope"]["audio_token_id"]
+    audio = mrope_of(store)["audio_token_id"]
     assert not np.any(row["input_ids"] == audio)
     assert row["media"][0]["samples"] is None
     assert read_manifest(store).fingerprint != read_manifest(tmp_path / "out").fingerprint

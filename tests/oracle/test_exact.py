@@ -35,6 +35,7 @@ from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
+from vlm_prep.tokenize.labels.spans import weigh
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 pytestmark = pytest.mark.usefixtures("gigatoken")
@@ -122,7 +123,7 @@ def lmdb_frames(kit: Path, number: int) -> tuple[list[str], list[Image.Image]]:
     with tempfile.TemporaryDirectory() as copy:
         shutil.copy(folder / "images.lmdb" / "data.mdb", copy)
         with lmdb.open(copy, readonly=True, lock=False) as environment, environment.begin() as reader:
-            contents = [bytes(reader.get(name.partition("::")[2].encode())) for name in names]
+            contents = [reader.get(name.partition("::")[2].encode(), b"") for name in names]
     pictures = [picture(io.BytesIO(content)) for content in contents]
     return [str(folder / name) for name in names], pictures
 
@@ -231,6 +232,7 @@ def run(
                 TokenizeConfig(verify_fraction=1.0),
                 options(folder / "out", max_reject_rate=1.0),
             )
+            assert manifest
             rows = {row["sample_id"]: row for row in Store(folder / "out").rows()}
             by_name = {case: rows.get(f"rows/{number}") for number, case in enumerate(all_cases)}
             made[name] = Run(
@@ -326,6 +328,7 @@ def test_a_picture_that_the_processor_refuses_is_rejected(
         TokenizeConfig(verify_fraction=1.0),
         options(tmp_path / "out", max_reject_rate=1.0),
     )
+    assert manifest
     assert manifest.totals["rejects"] == {"aspect_ratio": 1}
     assert manifest.totals["rows_written"] == 1
 
@@ -349,6 +352,7 @@ def test_a_template_whose_prompt_opens_a_think_block_is_not_taken_for_an_error(
     turns = [{"role": role, "content": text} for role, text in (("user", "A?"), ("assistant", "a"))]
     data.write_text(json.dumps({"messages": turns * 2}) + "\n" + json.dumps({"messages": turns}) + "\n")
     manifest = tokenize(open_samples(data), str(folder), TokenizeConfig(verify_fraction=1.0), options(tmp_path / "out"))
+    assert manifest
     assert manifest.totals["rows_written"] == 2
     assert manifest.totals["trained_tokens"] == 6
 
@@ -431,7 +435,7 @@ def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 def wrong_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     from vlm_prep.tokenize import encoder
 
-    right = encoder.weigh
+    right = weigh
 
     def spans(*arguments: Any) -> Any:
         *others, (start, end, weight) = right(*arguments)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from vlm_prep.certify.tiny_model import TinyModel
+from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.pack.model_rule import ModelRule, model_with_positions
 from vlm_prep.processors.backbone import config_json
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
@@ -21,10 +22,14 @@ MODELS = (
 )  # fmt: skip
 NOT_RUN = ("hunyuan_vl", "qwen4_exp")
 """Models that transformers' default config of them does not build."""
-RUNTIME = {
-    "tensors": [{"name": "image_grid_thw", "dtype": "int64"}],
-    "token_types": {"image": [IMAGE], "video": [VIDEO]},
-}
+RUNTIME = cast(
+    ProcessorRecord,
+    {
+        "tensors": [{"name": "image_grid_thw", "dtype": "int64"}],
+        "token_types": {"image": [IMAGE], "video": [VIDEO]},
+    },
+)
+"""What positions need of a processor's record."""
 
 
 def config_of(name: str) -> Any:
@@ -81,7 +86,8 @@ def test_positions_are_those_of_a_model_with_layers(name: str) -> None:
 
 def pixels(config: Any, name: str, patches: int) -> torch.Tensor:
     vision = config.vision_config
-    side, channels = vision.patch_size, getattr(vision, "in_channels", None) or getattr(vision, "num_channels", 3)
+    side: int = vision.patch_size
+    channels: int = getattr(vision, "in_channels", 0) or getattr(vision, "num_channels", 3)
     draws = torch.Generator().manual_seed(0)
     if name == "paddleocr_vl":
         return torch.randn(patches, channels, side, side, generator=draws)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from items import plain_media
+from items import mrope_of, plain_media
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.pack_settings import PackConfig
@@ -78,12 +78,13 @@ def test_positions_restart_in_each_document(packs: list[dict[str, Any]]) -> None
 def test_positions_are_those_of_each_document_alone(
     packed: Path, packs: list[dict[str, Any]], documents: dict[str, dict[str, Any]]
 ) -> None:
-    rule = Mrope(**read_manifest(packed).processor["mrope"])
+    rule = Mrope(**mrope_of(packed))
     for each in packs:
         cuts = np.cumsum(each["seq_lens"])[:-1]
         for name, found in zip(each["sample_ids"], np.split(each["position_ids"], cuts, axis=1), strict=True):
             document = documents[name]
-            wanted = mrope_positions(document["input_ids"], *(document[tensor] for tensor in GEOMETRY), rule)
+            image, video, seconds = (document[tensor] for tensor in GEOMETRY)
+            wanted = mrope_positions(document["input_ids"], image, video, seconds, rule)
             np.testing.assert_array_equal(found, wanted)
 
 
@@ -112,6 +113,7 @@ def test_visual_tokens_are_those_of_the_grids(tokenized: Path) -> None:
 def test_ranks_share_the_packs_in_turn(tokenized: Path, tmp_path: Path, options: Options, world_size: int) -> None:
     config = PackConfig(pack_length=2048, world_size=world_size)
     manifest = pack(tokenized, config, options(tmp_path / "out"))
+    assert manifest
     store = Store(tmp_path / "out")
     assert sum(manifest.totals["packs_by_rank"]) == len(store) == manifest.totals["packs"]
     assert max(manifest.totals["packs_by_rank"]) - min(manifest.totals["packs_by_rank"]) <= 1
@@ -150,7 +152,8 @@ def test_documents_longer_than_a_pack_are_rejected(
     tokenized: Path, tmp_path: Path, options: Options, documents: dict[str, dict[str, Any]], layout: Any
 ) -> None:
     config = PackConfig(pack_length=500, layout=layout)
-    totals = pack(tokenized, config, options(tmp_path / "out", max_reject_rate=1.0)).totals
+    pack(tokenized, config, options(tmp_path / "out", max_reject_rate=1.0))
+    totals = read_manifest(tmp_path / "out").totals
     rejects = read_rejects(tmp_path / "out")
     longer = {name for name, row in documents.items() if len(row["input_ids"]) > 500}
     assert longer
@@ -164,7 +167,8 @@ def test_a_document_of_exactly_the_pack_length_is_packed(
     tokenized: Path, tmp_path: Path, options: Options, documents: dict[str, dict[str, Any]]
 ) -> None:
     longest = max(len(row["input_ids"]) for row in documents.values())
-    totals = pack(tokenized, PackConfig(pack_length=longest), options(tmp_path / "out")).totals
+    pack(tokenized, PackConfig(pack_length=longest), options(tmp_path / "out"))
+    totals = read_manifest(tmp_path / "out").totals
     assert totals["rows_rejected"] == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 IMAGE, VIDEO = 901, 902
 Scheme = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
-CLASSES: dict[Scheme, str] = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
-SCHEMES = tuple(CLASSES)
+CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 
 @cache

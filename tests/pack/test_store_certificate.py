@@ -114,9 +114,10 @@ def test_the_next_form_is_taken_where_one_did_not_pass(certified: Path) -> None:
     packs = ShardDataset(certified)
     certificate = json.loads(json.dumps(packs.manifest.extra["certificate"]))
     next(each for each in certificate["findings"] if each["form"] == "sdpa")["verdict"] = "different"
-    assert PackedCollate.for_store(packs, certificate=certificate).mask == "positions"
+    instead: dict[str, Any] = {"certificate": certificate}
+    assert PackedCollate.for_store(packs, **instead).mask == "positions"
     with pytest.raises(InputError) as error:
-        PackedCollate.for_store(packs, mask="sdpa", certificate=certificate)
+        PackedCollate.for_store(packs, mask="sdpa", **instead)
     assert error.value.hint == "use mask='positions'"
 
 

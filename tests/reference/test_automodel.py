@@ -24,6 +24,7 @@ from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
+from vlm_prep.stream.forms import Mask
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 ensure_torchvision()
@@ -83,7 +84,7 @@ def test_packed_batches_are_those_of_neat_packing(store: Path, options: Any, tmp
     ours = collate(items)
     for name in ("input_ids", "labels", "position_ids", "attention_mask"):
         assert torch.equal(expected[name], ours[name]), name
-    forms = {
+    forms: dict[Mask, Any] = {
         "document_ids": (
             collate_fns.neat_packed_vlm_collater(packs, materialize_4d_mask=False),
             ("attention_mask",),

@@ -56,6 +56,7 @@ def must_equal_a_run(
     for media in get_args(MediaMode):
         run = options(folder / media, max_reject_rate=1.0)
         made = tokenize(samples, processor, TokenizeConfig(**{**vars(config), "media": media}), run)
+        assert made
         totals = made.totals
         assert known(found["disk"][media]) == shard_bytes(made)
         rejects = found["rejects_by_media"][media]
@@ -68,12 +69,15 @@ def must_equal_a_run(
         out = folder / f"{length}"
         limited = TokenizeConfig(**{**vars(config), "max_length": length})
         made = tokenize(samples, processor, limited, options(out, max_reject_rate=1.0))
+        assert made
         assert known(each["too_long"]) == made.totals["rejects"].get("overlong", 0)
         assert known(each["tokens"]) == made.totals["tokens"]
         disk = each["disk"]["encoded"]
         assert disk["low"] * 0.99 <= shard_bytes(made) <= disk["high"] * 1.01
         assert found["shared_bytes_seen"]["encoded"] or disk["high"] <= disk["low"] * 1.01 + 4096
-        packs = pack(out, PackConfig(pack_length=length, layout="index"), options(folder / f"{length}p")).totals
+        packed = pack(out, PackConfig(pack_length=length, layout="index"), options(folder / f"{length}p"))
+        assert packed
+        packs = packed.totals
         assert (known(each["packs"]), each["fill"]) == (packs["packs"], packs["fill"])
 
 
@@ -113,6 +117,7 @@ def test_a_pixel_budget_is_what_a_run_with_that_setting_makes(
     (tried,) = whole["budgets"]["tried"]
     config = TokenizeConfig(fps=2.0, max_pixels=200_704)
     made = tokenize(open_samples(builtin_data()), PROCESSOR, config, options(tmp_path / "out"))
+    assert made
     assert known(tried["tokens"]) == made.totals["tokens"] < known(whole["tokens"])
     assert known(tried["disk"]["encoded"]) == shard_bytes(made)
 

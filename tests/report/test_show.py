@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -45,7 +46,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         lines.append(json.dumps({"id": 100 + number, "messages": turns, "images": [picture]}))
     source = folder / "rows.jsonl"
     source.write_text("\n".join(lines) + "\n")
-    run = {"workers": 0, "progress": False, "say": lambda line: None, "max_reject_rate": 1.0}
+    run: dict[str, Any] = {"workers": 0, "progress": False, "say": lambda line: None, "max_reject_rate": 1.0}
     found = {name: folder / name for name in ("tok", "ranks", "index")}
     tokenize(open_samples(source), PROCESSOR, TokenizeConfig(), RunOptions(out=found["tok"], **run))
     for layout in ("ranks", "index"):

@@ -85,8 +85,8 @@ def test_rows_and_media_on_s3_give_the_rows_of_the_same_files(
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     server.files.put_file(str(tmp_path / "rows.jsonl"), f"{bucket}/data/rows.jsonl")
     server.files.put_file(str(FOLDER / "photos" / "chelsea.jpg"), f"{bucket}/data/photos/chelsea.jpg")
-    media = {"media_dir": f"{bucket}/data/photos"} if written == "media_dir" else {}
-    samples = open_samples(f"{bucket}/data/rows.jsonl", **media)
+    photos = f"{bucket}/data/photos" if written == "media_dir" else None
+    samples = open_samples(f"{bucket}/data/rows.jsonl", media_dir=photos)
     ingest(samples, IngestConfig(), options(tmp_path / "out", max_reject_rate=1.0))
     (sample,) = open_samples(tmp_path / "out").read(0, 1)
     assert sample.media[0].uris == (f"{bucket}/data/photos/chelsea.jpg",)  # type: ignore[union-attr]

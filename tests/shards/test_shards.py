@@ -15,6 +15,7 @@ from items import plain_media
 
 from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.core.processor_record import TensorRecord
 from vlm_prep.shards.layout import is_store_entry
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import ShardReader, Store
@@ -22,7 +23,7 @@ from vlm_prep.shards.schema import packed_schema, plan_schema, sample_schema, to
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.writer import BATCH_BYTES, ShardWriter
 
-TENSORS = [
+TENSORS: list[TensorRecord] = [
     {"name": "image_grid_thw", "kind": "image", "dtype": "int64", "shape": [3]},
     {"name": "video_grid_thw", "kind": "video", "dtype": "int64", "shape": [3]},
     {"name": "second_per_grid_ts", "kind": "video", "dtype": "float32", "shape": []},

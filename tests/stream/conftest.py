@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from vlm_prep.core.processor_record import ProcessorRecord, TensorRecord
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.shards.layout import shard_name
 from vlm_prep.shards.manifest import Manifest, write_manifest
@@ -22,7 +23,7 @@ from vlm_prep.shards.writer import ShardWriter
 
 KIT = Path(__file__).resolve().parents[3] / "shared" / "kit"
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
-TENSORS = [
+TENSORS: list[TensorRecord] = [
     {"name": "image_grid_thw", "kind": "image", "dtype": "int64", "shape": [3]},
     {"name": "video_grid_thw", "kind": "video", "dtype": "int64", "shape": [3]},
     {"name": "second_per_grid_ts", "kind": "video", "dtype": "float32", "shape": []},
@@ -136,7 +137,7 @@ class Stores:
             config=config or {},
             splits=splits,
             totals={},
-            processor=runtime,
+            processor=cast(ProcessorRecord, runtime),
             extra=extra or {},
         )
         write_manifest(self.folder / name, manifest)

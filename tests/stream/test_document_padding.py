@@ -13,6 +13,7 @@ from vlm_prep.processors.backbone import backbone_of
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.stream import PackedCollate
 from vlm_prep.stream.document_padding import boundaries, pad_documents
+from vlm_prep.stream.forms import Mask
 
 LENGTHS = (7, 8, 2)
 
@@ -49,23 +50,23 @@ def test_the_documents_compute_what_they_compute_without(name: str, shift: bool)
     ensure_torchvision()
     import transformers
 
-    kinds: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "qwen2": {},
         "qwen3_5_text": {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
                          "linear_value_head_dim": 16},
         "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
-    }[name]  # fmt: skip
+    }  # fmt: skip
     sizes = {"vocab_size": 200, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "head_dim": 16,
              "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip
-    config = transformers.CONFIG_MAPPING[name](**sizes, **kinds)
+    config = transformers.CONFIG_MAPPING[name](**sizes, **kinds[name])
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
 
-    def run(multiple: int, form: str | None, attention: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(multiple: int, form: Mask | None, attention: str) -> tuple[torch.Tensor, torch.Tensor]:
         collate = PackedCollate(
             0, mask=form, backbone=backbone_of(model.config), attention=attention, shift=shift,
             document_multiple=multiple,
-        )  # type: ignore[arg-type] # fmt: skip
+        )  # fmt: skip
         batch = collate([pack_of()])
         seq_lens = batch.pop("seq_lens")
         assert [each.tolist() for each in seq_lens] == [list(LENGTHS)]

@@ -57,7 +57,8 @@ def test_pixels_of_a_half_type_are_cast_where_it_is_asked() -> None:
 def test_sound_is_not_batched_with_strangers_pictures_where_a_model_reads_it_by_them() -> None:
     ids = {"input_ids": np.arange(3), "labels": np.arange(3)}
     seen, heard = {"sample_id": "a", **ids, "n_images": 1}, {"sample_id": "b", **ids, "n_audios": 1}
-    collate = PadCollate(0, apart=Backbone(kinds_apart=True))
+    of_store: dict[str, Any] = {"apart": Backbone(kinds_apart=True)}
+    collate = PadCollate(0, **of_store)
     for fine in ([seen, seen], [heard], [{**seen, "n_audios": 1}]):
         assert len(collate(fine)["input_ids"]) == len(fine)
     with pytest.raises(ValueError, match="a has pictures and b has sound"):
@@ -67,6 +68,7 @@ def test_sound_is_not_batched_with_strangers_pictures_where_a_model_reads_it_by_
 def test_a_mask_that_is_left_out_of_a_row_is_made_beside_others() -> None:
     ids = {"input_ids": np.arange(3), "labels": np.arange(3)}
     rows = [{"sample_id": str(n), **ids, "sound": torch.ones(1, steps, 2)} for n, steps in enumerate((2, 4))]
-    collate = PadCollate(0, masks={"sound_mask": ("sound", "bool")})
+    of_store: dict[str, Any] = {"masks": {"sound_mask": ("sound", "bool")}}
+    collate = PadCollate(0, **of_store)
     assert collate(rows)["sound_mask"].tolist() == [[True, True, False, False], [True] * 4]
     assert "sound_mask" not in collate(rows[:1])

@@ -163,7 +163,7 @@ def test_files_are_read_as_bytes_past_the_part_and_become_its_floats(
     media = [picture(kit / "data" / "images" / name) for name in PICTURES]
     part = PixelMaker(describe_processor(adapter)).pixels(media)
     dataset = open_row(stores, make_sample, adapter, media, image_grid_thw=part["image_grid_thw"])
-    coded = ShardDataset(dataset.path, pixels="bytes")
+    coded = ShardDataset(str(dataset.path), pixels="bytes")
     assert torch.equal(dataset[0]["pixel_values"], part["pixel_values"])  # and looks at noise
     item = coded[0]
     assert isinstance(item["pixel_values"], CodedTensor)

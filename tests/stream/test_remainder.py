@@ -67,17 +67,18 @@ def test_rows_drawn_together_are_those_drawn_alone(
 def test_a_loop_that_counts_its_batches_hears_that_the_epoch_begins_again(
     stores: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset = ShardDataset(stores.tokenized(4))
+    path = stores.tokenized(4)
+    dataset = ShardDataset(path)
     loader = loader_for(DataLoader, dataset, 0)
     for _ in range(2):
         batches = iter(loader)
         first = [next(batches), next(batches)]
-    assert first == [whole_epoch(dataset.path)[:2], whole_epoch(dataset.path)[2:]]
+    assert first == [whole_epoch(path)[:2], whole_epoch(path)[2:]]
     assert "epoch 0 begins again" in caplog.text
     caplog.clear()
     dataset.set_epoch(1)
     batches = iter(loader)
-    assert [next(batches), next(batches)] == [whole_epoch(dataset.path, 1)[:2], whole_epoch(dataset.path, 1)[2:]]
+    assert [next(batches), next(batches)] == [whole_epoch(path, 1)[:2], whole_epoch(path, 1)[2:]]
     next(batches, None)
     assert len(list(loader)) == 2
     assert dataset.epoch == 2

@@ -38,10 +38,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @functools.cache
     def store(media: Any, *, packed: bool = False) -> Path:
         if packed:
-            out = root / f"{media}.packs"
-            pack(store(media), PackConfig(pack_length=2048), options(out))
-            return out
-        out = root / media
+            packs = root / f"{media}.packs"
+            pack(store(media), PackConfig(pack_length=2048), options(packs))
+            return packs
+        out: Path = root / media
         tokenize(open_samples(str(META)), PROCESSOR, TokenizeConfig(media=media, fps=2.0), options(out))
         return out
 
@@ -109,7 +109,7 @@ def test_the_device_gives_the_same_bits(stores: Any) -> None:
 
 
 def test_the_same_picture_of_many_rows_is_stored_once(tmp_path: Path, kit: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": f"<image>Question {n}?"}, {"role": "assistant", "content": "Yes."}]}
         for n in range(6)
     ]

@@ -208,7 +208,7 @@ def test_a_row_of_a_damaged_shard_raises_with_its_place(stores: Any, workers: in
 def damaged(stores: Any, make_sample: Any) -> Path:
     """20 rows of which 3, 8 and 9 say that they have media of an unknown kind."""
     empty = dict.fromkeys(field.name for field in MEDIA.value_type)
-    media = {**empty, "kind": "smell", "files": [], "frame_list": False}
+    media: dict[str, Any] = {**empty, "kind": "smell", "files": [], "frame_list": False}
     rows = [make_sample(number, media=[media] if number in (3, 8, 9) else []) for number in range(20)]
     return Path(stores.tokenized(rows))
 

@@ -17,7 +17,8 @@ from vlm_prep.core.records import Encoded, Media, Sample
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import LoadedProcessor, load_processor
-from vlm_prep.tokenize.encoder import IGNORE, SampleEncoder
+from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.placeholders import IGNORE
 from vlm_prep.tokenize.tokenize_job import row_of
 from vlm_prep.tokenize.verify.real_processor import Oracle
 

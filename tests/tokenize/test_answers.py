@@ -15,7 +15,7 @@ from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media
 from vlm_prep.media.probe import probe
 from vlm_prep.report.audit import Audit
-from vlm_prep.tokenize.encoder import IGNORE
+from vlm_prep.tokenize.placeholders import IGNORE
 from vlm_prep.tokenize.tokenize_job import row_of
 from vlm_prep.tokenize.verify.real_processor import Oracle
 

@@ -48,7 +48,7 @@ def kit_texts(kit: Path) -> list[str]:
 def random_texts(number: int) -> list[str]:
     """Texts of characters from all planes, white space, marks and pieces of control tokens."""
     choose = random.Random(0)
-    pieces = [
+    pieces: list[str] = [
         *" \t\n\r\u00a0\u2003\u200b\ufeff\u2028",
         *"abcXYZ019'\"{}<>|_-.,!?",
         "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<tool_call>", "<|im_", "end|>", "'s", "'LL", "\n\n", "   ",

@@ -18,6 +18,7 @@ from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
+from vlm_prep.tokenize.coordinates import PlacedChar
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens
 from vlm_prep.tokenize.placeholders import IGNORE
@@ -59,7 +60,7 @@ def trained(encoder: SampleEncoder, messages: list[dict[str, Any]]) -> str:
     text, spans = found
     tokens = encoder.text.encode_by_offsets(text)
     assert tokens.ids.tolist() == encoded.input_ids.tolist()
-    places = in_bytes(text, [place for start, end, _ in spans for place in (start, end)])
+    places = in_bytes(text, [PlacedChar(place) for start, end, _ in spans for place in (start, end)])
     assert np.array_equal(mask_tokens(tokens, list(zip(places[::2], places[1::2], strict=True))), ours)
     return str(encoder.adapter.hf.tokenizer.decode(encoded.input_ids[ours]))
 

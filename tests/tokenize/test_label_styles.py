@@ -18,7 +18,7 @@ from chat_styles import STYLES
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media
 from vlm_prep.media.probe import probe
-from vlm_prep.tokenize.encoder import IGNORE
+from vlm_prep.tokenize.placeholders import IGNORE
 
 Styled = Callable[..., Any]
 Turns = list[dict[str, Any]]

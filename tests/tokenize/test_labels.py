@@ -19,7 +19,7 @@ from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media, Sample
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.probe import probe
-from vlm_prep.tokenize.encoder import IGNORE
+from vlm_prep.tokenize.placeholders import IGNORE
 
 NAMES = ("qwen2_5_vl", "qwen3_vl", "builtin")
 END = "<|im_end|>"

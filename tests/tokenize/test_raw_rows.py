@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vlm_prep.core.errors import ExactnessError
+from vlm_prep.core.records import Sample
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.ingest.source import open_samples
@@ -17,7 +18,7 @@ from vlm_prep.tokenize.tokenize_run import tokenize
 from vlm_prep.tokenize.verify.raw_rows import plain_messages
 
 PARTS = [{"type": "text", "text": "Hi"}, {"type": "text", "text": " there"}]
-PLAIN = [
+PLAIN: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " Hello. "}]},
     {"messages": [{"role": "user", "content": PARTS}, {"role": "assistant", "content": "Hello."}], "id": "7"},
     {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},
@@ -70,6 +71,7 @@ def test_words_that_are_lost_in_reading_stop_the_run(
 
     def careless(self: RowSource, start: int, stop: int) -> Any:
         for sample in read(self, start, stop):
+            assert isinstance(sample, Sample)
             messages = json.loads(json.dumps(sample.messages).replace(lost, ""))
             yield replace(sample, messages=messages)
 

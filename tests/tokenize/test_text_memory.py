@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,9 +25,8 @@ def test_it_is_made_again_when_the_process_has_grown_and_gives_the_same_ids(
     loaded: Callable[[str], LoadedProcessor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gigatoken = pytest.importorskip("gigatoken")
-    made = []
-    build = gigatoken.Tokenizer
-    monkeypatch.setattr(gigatoken, "Tokenizer", lambda tokenizer: made.append(1) or build(tokenizer))
+    made = Mock(side_effect=gigatoken.Tokenizer)
+    monkeypatch.setattr(gigatoken, "Tokenizer", made)
     monkeypatch.setattr(module, "LOOK_AFTER", 1)
     monkeypatch.setattr(module, "MOST_GROWTH", -1)
     tokenizer = loaded("builtin").hf.tokenizer
@@ -43,9 +43,8 @@ def test_it_is_kept_while_the_process_does_not_grow(
     loaded: Callable[[str], LoadedProcessor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gigatoken = pytest.importorskip("gigatoken")
-    made = []
-    build = gigatoken.Tokenizer
-    monkeypatch.setattr(gigatoken, "Tokenizer", lambda tokenizer: made.append(1) or build(tokenizer))
+    made = Mock(side_effect=gigatoken.Tokenizer)
+    monkeypatch.setattr(gigatoken, "Tokenizer", made)
     monkeypatch.setattr(module, "LOOK_AFTER", 1)
     encoder = TextEncoder(loaded("builtin").hf.tokenizer)
     for _ in range(5):

@@ -16,7 +16,8 @@ from vlm_prep.ingest.source import open_samples
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.report.statistics import collect, render
-from vlm_prep.tokenize.encoder import IGNORE, SampleEncoder
+from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.placeholders import IGNORE
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -97,7 +98,7 @@ def test_the_difference_is_counted(options: Any, tmp_path: Path) -> None:
     totals = {}
     for convention in ("ours", "llamafactory"):
         out = tmp_path / convention
-        config = TokenizeConfig(label_convention=convention, verify_fraction=1.0)  # type: ignore[arg-type]
+        config = TokenizeConfig(label_convention=convention, verify_fraction=1.0)
         manifest = tokenize(samples, PROCESSOR, config, options(out))
         assert manifest is not None
         totals[convention] = manifest.totals

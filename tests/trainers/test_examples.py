@@ -71,13 +71,13 @@ def test_the_hugging_face_trainer_resumes_to_the_same_losses(
 ) -> None:
     pytest.importorskip("accelerate")
     module, seen = example("hf_trainer"), []
-    collated = hf_trainer.PadCollate.__call__
+    collated = PadCollate.__call__
 
     def recorded(self: Any, items: Any) -> Any:
         seen.append([item["sample_id"] for item in items])
         return collated(self, items)
 
-    monkeypatch.setattr(hf_trainer.PadCollate, "__call__", recorded)
+    monkeypatch.setattr(PadCollate, "__call__", recorded)
     # four rows: two steps an epoch, of three rows and of one
     losses = module.train(store, tmp_path, steps=6, batch=3)
     batches = seen.copy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.image import load_rgb
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.tokenize_run import tokenize
-from vlm_prep.trainers import exporting
+from vlm_prep.trainers import export_formats
 from vlm_prep.trainers.exporting import export
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -80,7 +81,7 @@ def test_llamafactorys_rows_open_with_datasets_upright(photos: Path, tmp_path: P
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    upright = exporting.formats._upright((tmp_path / "turned.jpg").read_bytes(), "turned.jpg")
+    upright = export_formats._upright((tmp_path / "turned.jpg").read_bytes(), "turned.jpg")
     (tmp_path / "upright").write_bytes(upright)
     assert Image.open(tmp_path / "upright").size == (56, 112)
 
@@ -125,12 +126,12 @@ def test_packs_and_places_that_are_taken_are_refused(
 def test_a_killed_export_leaves_no_destination_and_its_rest_goes_with_the_next(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Any
 ) -> None:
-    monkeypatch.setattr(exporting.shutil, "rmtree", lambda *_, **__: None)  # as after kill -9
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as after kill -9
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting.os, "rename", killed)
+    monkeypatch.setattr(os, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
         export(photos, "llamafactory", tmp_path / "out")
     monkeypatch.undo()

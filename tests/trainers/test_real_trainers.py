@@ -106,7 +106,7 @@ def case(options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         rows = []
         for row in Store(store).rows():
             messages = json.loads(row["conversation"])["messages"]
-            paths = []
+            paths: list[str] = []
             for media in row["media"]:
                 # upright, which LLaMA-Factory's own reader does not make them
                 path = tmp_path / f"{row['sample_id'].replace('/', '-')}-{len(paths)}.png"

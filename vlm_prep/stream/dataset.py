@@ -20,7 +20,7 @@ exact, for any world size and the same number of workers; for another number giv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -216,6 +216,9 @@ class ShardDataset(Dataset[Item]):
     def __len__(self) -> int:
         """Items of this rank that are left in the epoch."""
         return steps_left(self.n_rows, self.cursor.start, self.world_size, self._remainder)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
 
     def position(self, index: int) -> int:
         """Return the position in the epoch of item `index` of this rank."""

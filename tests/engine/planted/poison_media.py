@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from vlm_prep.core.errors import ExactnessError
+from vlm_prep.engine.tasks import Task
 from vlm_prep.ingest.ingest_run import IngestJob
 from vlm_prep.pack.pack_job import PackJob
 from vlm_prep.report.plan.survey import SurveyJob
@@ -41,7 +43,7 @@ def spin() -> None:
 
 
 def grow() -> None:
-    taken = []
+    taken: list[np.ndarray[Any, Any]] = []
     while len(taken) < 100:
         taken.append(np.ones(8 << 20))  # 64 MiB, written to
 
@@ -63,6 +65,7 @@ class PoisonFile(ImageFile.ImageFile):
     format = "POISON"
 
     def _open(self) -> None:
+        assert self.fp is not None
         kind, log = self.fp.read().split()[1:]
         with open(log.decode(), "a") as file:
             file.write(f"{kind.decode()}\n")
@@ -155,9 +158,9 @@ class PoisonedSurveyJob(SurveyJob):
 class DoubtfulIngestJob(IngestJob):
     """Begins with a check that fails once another worker has finished a task."""
 
-    def check_start(self, task: Any, folder: Path, heartbeat: Any) -> None:
+    def check_start(self, task: Task, shards: Path, heartbeat: Callable[[int], None], max_reject_rate: float) -> None:
         for _ in range(6000):
-            if any(folder.glob("_work/shards/*.arrow")):
+            if any(shards.glob("_work/shards/*.arrow")):
                 time.sleep(0.3)  # its record has reached the run
                 raise ExactnessError("a row differs", "report it")
             time.sleep(0.01)

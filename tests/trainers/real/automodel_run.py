@@ -49,7 +49,7 @@ for step in range(20):
     logits = model(**kept).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     losses.append(loss.item())
 Path(out).write_text(json.dumps({**told, "raw_losses": losses}))
