@@ -50,9 +50,12 @@ SLOW = (
     "shards/test_transfer.py",
     "shards/test_untrusted.py",
     "stream/test_object_store.py",
+    "stream/test_object_store_faults.py",
     "stream/test_pixels.py",
     "stream/test_resume.py",
     "tokenize/test_label_kit.py",
+    "tokenize/test_label_parts.py",
+    "tokenize/test_label_reasoning.py",
     "tokenize/test_label_styles.py",
     "tokenize/test_payload.py",
 )

@@ -111,14 +111,6 @@ LONG = {
     "scripts/bench_stream.py",
     "scripts/fuzz_inputs.py",
     "scripts/soak_commands.py",
-    "tests/engine/test_resume.py",
-    "tests/ingest/test_formats.py",
-    "tests/ingest/test_spellings.py",
-    "tests/omni/test_sound.py",
-    "tests/oracle/test_exact.py",
-    "tests/stream/test_object_store.py",
-    "tests/tokenize/test_label_styles.py",
-    "tests/tokenize/test_labels.py",
 }
 """Those that wait to be split by topic; none is added."""
 

@@ -12,37 +12,25 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import av
 import lmdb
 import numpy as np
 import pytest
 import torch
+from oracle.cases import NAMES, Load, Options, clip
 from PIL import Image, ImageOps
 
-from vlm_prep.core.errors import ExactnessError, RejectRateError
-from vlm_prep.core.records import Media
 from vlm_prep.core.settings import TokenizeConfig
-from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.media.probe import probe
-from vlm_prep.processors.families.table import adapter_for
-from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.payload.pixels import PixelMaker
-from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.labels.spans import weigh
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 pytestmark = pytest.mark.usefixtures("gigatoken")
-
-Load = Callable[[str], LoadedProcessor]
-Options = Callable[..., RunOptions]
-NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "builtin")
 Row = dict[str, Any]
 
 
@@ -63,14 +51,6 @@ def picture(path: Path | io.BytesIO) -> Image.Image:
             white = Image.new("RGBA", upright.size, "white")
             return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
         return upright.convert("RGB")
-
-
-def clip(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """All frames of a video, and what transformers wants to know of it."""
-    with av.open(str(path)) as file:
-        stream = file.streams.best("video")
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(stream)])
-        return frames, {"total_num_frames": len(frames), "fps": float(stream.average_rate)}
 
 
 @dataclass
@@ -355,146 +335,3 @@ def test_a_template_whose_prompt_opens_a_think_block_is_not_taken_for_an_error(
     assert manifest
     assert manifest.totals["rows_written"] == 2
     assert manifest.totals["trained_tokens"] == 6
-
-
-# --- frame sampling -----
-
-
-@pytest.mark.parametrize("clip_name", ["h265_video.mp4", "carphone_pristine.mp4", "transparent.webm"])
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "settings",
-    [{"fps": 1}, {"fps": 2}, {"fps": 0.5}, {"fps": 24}, {"fps": 2, "min_frames": 8}, {"fps": 10, "max_frames": 7}],
-    ids=str,
-)
-def test_our_frames_are_those_that_the_processor_samples(
-    kit: Path,
-    loaded: Load,
-    monkeypatch: pytest.MonkeyPatch,
-    clip_name: str,
-    name: str,
-    settings: dict[str, Any],
-) -> None:
-    path = kit / "data" / "videos" / clip_name
-    processor = loaded(name)
-    video = processor.hf.video_processor
-    for key, value in {**settings, "do_sample_frames": True, "num_frames": None}.items():
-        monkeypatch.setattr(video, key, value)
-    media, _ = probe(Media(kind="video", uris=(str(path),)))
-    ours = adapter_for(processor).expand([media])[0]
-    frames, metadata = clip(path)
-    # sampling and grids do not look at pixels
-    small = np.zeros((len(frames), *frames.shape[1:]), np.uint8)
-    real = video(videos=[small], video_metadata=[metadata], return_metadata=True, return_tensors="pt")
-    assert list(ours.frame_indices or ()) == [int(index) for index in real["video_metadata"][0].frames_indices]
-    assert list(ours.geometry["video_grid_thw"][0]) == real["video_grid_thw"][0].tolist()
-
-
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
-def test_a_clip_of_one_frame_is_a_reject_where_the_processor_fails(
-    loaded: Load, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    from vlm_prep.core.errors import Reject
-    from vlm_prep.core.records import MediaHeader
-
-    processor = loaded(name)
-    monkeypatch.setattr(processor.hf.video_processor, "fps", 2)
-    monkeypatch.setattr(processor.hf.video_processor, "do_sample_frames", True)
-    header = MediaHeader(height=64, width=64, total_frames=1, fps=25.0, digests=("",))
-    media = Media(kind="video", uris=("one.mp4",), header=header)
-    with pytest.raises(Reject) as caught:
-        adapter_for(processor).expand([media])[0]
-    assert caught.value.reason.value == "processor_error"
-
-
-# --- an error of ours is caught -----
-
-
-def wrong_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlm_prep.processors.families.qwen_vl import Qwen2VL
-
-    right = Qwen2VL._image_grid
-    # the same number of tokens, lying down instead of standing
-    monkeypatch.setattr(Qwen2VL, "_image_grid", lambda self, h, w: right(self, w, h))
-
-
-def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlm_prep.tokenize.text import TextEncoder, Tokens
-
-    right = TextEncoder.encode
-
-    def encode(self: TextEncoder, text: str) -> Tokens:
-        tokens = right(self, text)
-        ids = tokens.ids.copy()
-        ids[-3] += 1
-        return replace(tokens, ids=ids)
-
-    monkeypatch.setattr(TextEncoder, "encode", encode)
-
-
-def wrong_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlm_prep.tokenize import encoder
-
-    right = weigh
-
-    def spans(*arguments: Any) -> Any:
-        *others, (start, end, weight) = right(*arguments)
-        return [*others, (start, end - len("<|im_end|>"), weight)]
-
-    monkeypatch.setattr(encoder, "weigh", spans)
-
-
-def wrong_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = PixelMaker.call
-
-    def call(self: PixelMaker, kind: str, structs: Any, **settings: Any) -> Any:
-        made = right(self, kind, structs, **settings)
-        made["pixel_values"][0, 0] += 1e-6
-        return made
-
-    monkeypatch.setattr(PixelMaker, "call", call)
-
-
-def one_page(kit: Path, folder: Path) -> Path:
-    """A data file of one row, a question about a page."""
-    messages = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A page."}]
-    row = {"messages": messages, "images": [str(kit / "data" / "images" / "page.png")]}
-    (folder / "some.jsonl").write_text(json.dumps(row))
-    return folder / "some.jsonl"
-
-
-@pytest.mark.parametrize(
-    ("field", "inject"),
-    [
-        ("image_grid_thw", wrong_grid),
-        ("input_ids", wrong_ids),
-        ("pixel_values", wrong_pixels),
-    ],
-    ids=["grid", "ids", "pixels"],
-)
-def test_a_wrong_tensor_stops_the_run_and_is_named(
-    kit: Path, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch, field: str, inject: Any
-) -> None:
-    data = one_page(kit, tmp_path)
-    inject(monkeypatch)
-    with pytest.raises(ExactnessError) as caught:
-        tokenize(open_samples(data), "builtin:qwen2.5-vl-mini", TokenizeConfig(), options(tmp_path / "out"))
-    assert "some/0" in caught.value.message
-    assert field in caught.value.message
-    assert not (tmp_path / "out" / "manifest.json").exists()
-
-
-def test_labels_that_two_ways_find_otherwise_reject_the_row(
-    kit: Path, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong_labels(monkeypatch)
-    with pytest.raises(RejectRateError):
-        tokenize(
-            open_samples(one_page(kit, tmp_path)),
-            "builtin:qwen2.5-vl-mini",
-            TokenizeConfig(),
-            options(tmp_path / "out"),
-        )
-    (reject,) = read_rejects(tmp_path / "out")
-    assert (reject["sample_id"], reject["reason"]) == ("some/0", "labels_undecidable")
-    assert "labels" in reject["message"]

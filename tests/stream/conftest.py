@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import pyarrow as pa
 import pytest
+from stream.cached import Sent
 
 from vlm_prep.core.processor_record import ProcessorRecord, TensorRecord
 from vlm_prep.pack.assemble import assemble_pack
@@ -19,6 +20,7 @@ from vlm_prep.shards.layout import shard_name
 from vlm_prep.shards.manifest import Manifest, write_manifest
 from vlm_prep.shards.schema import packed_schema, plan_schema, tokenized_schema
 from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.transfer import push
 from vlm_prep.shards.writer import ShardWriter
 
 KIT = Path(__file__).resolve().parents[3] / "shared" / "kit"
@@ -175,3 +177,20 @@ def processors_dir(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, str(kit / "processors" / "assemble.py"), str(out), *FAMILIES]
     subprocess.run(command, check=True, capture_output=True)
     return out
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "shards"
+
+
+@pytest.fixture
+def sent(stores: Any, bucket: str) -> Sent:
+    """`sent(rows, shards=...)`: a tokenized store in a folder, and on the object store."""
+
+    def send(rows: Any, **settings: Any) -> tuple[Path, str]:
+        path = stores.tokenized(rows, **settings)
+        push(path, f"{bucket}/{path.name}", print)
+        return path, f"{bucket}/{path.name}"
+
+    return send

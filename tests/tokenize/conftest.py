@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tokenizers import AddedToken
 
 from vlm_prep.core.records import Encoded, Media, Sample
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.media.probe import probe
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.tokenize.encoder import SampleEncoder
@@ -121,3 +123,10 @@ def styled() -> Callable[..., StyledBench]:
         return StyledBench(found, SampleEncoder(adapter_for(found), TokenizeConfig(**config)))
 
     return make
+
+
+@pytest.fixture
+def picture() -> Media:
+    """A small picture, probed."""
+    folder = Path(__file__).resolve().parents[2] / "vlm_prep" / "builtin" / "data"
+    return probe(Media(kind="image", uris=(str(next(iter(sorted(folder.rglob("*.jpg"))))),)))[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from turns import assistant, user
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Sample
@@ -63,14 +64,6 @@ def trained(encoder: SampleEncoder, messages: list[dict[str, Any]]) -> str:
     places = in_bytes(text, [PlacedChar(place) for start, end, _ in spans for place in (start, end)])
     assert np.array_equal(mask_tokens(tokens, list(zip(places[::2], places[1::2], strict=True))), ours)
     return str(encoder.adapter.hf.tokenizer.decode(encoded.input_ids[ours]))
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str, **keys: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": text, **keys}
 
 
 TWO = [user("A?"), assistant("no"), user("no cat?"), assistant("42")]

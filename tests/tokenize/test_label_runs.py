@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from chat_styles import STYLES
+from turns import assistant, user
 
 from vlm_prep.builtin import builtin_processor
 from vlm_prep.cli.main import main
@@ -32,14 +33,6 @@ PLAIN = "builtin:qwen2.5-vl-mini"
 
 def silent(rows: int, tokens: int, rejects: int) -> None:
     """Nobody watches."""
-
-
-def user(text: str, **keys: Any) -> dict[str, Any]:
-    return {"role": "user", "content": text, **keys}
-
-
-def assistant(text: Any, **keys: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": text, **keys}
 
 
 def write(path: Path, rows: list[list[dict[str, Any]]]) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from chat_styles import JOIN, PLAIN, Style
+from turns import assistant, system, user
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.settings import TokenizeConfig
@@ -47,18 +48,6 @@ ENDS: dict[str, tuple[str, str]] = {
     "nothing": ("", ""),
     "a blank": ("", ""),
 }
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
-
-
-def system(text: str) -> dict[str, Any]:
-    return {"role": "system", "content": text}
 
 
 ANSWERS = {

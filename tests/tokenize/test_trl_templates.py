@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 import pytest
 from chat_styles import Style
+from turns import assistant, user
 
 from vlm_prep.core.errors import Reject
 
@@ -30,14 +31,6 @@ TOKEN = re.compile(
 """What a template writes that its model's vocabulary has as a token; `eos_token` comes from the built-in tokenizer."""
 CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"n": 1}}}
 RESULT = {"role": "tool", "content": "4", "tool_call_id": "call00001", "name": "f"}
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str, **keys: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": text, **keys}
 
 
 ROWS: dict[str, list[dict[str, Any]]] = {
