@@ -35,47 +35,12 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
 
 import numpy as np
 import torch
+from bench_stream_stores import OUT, PATCH, ROW, pixel_store, raw_store, tiny_store
 
-from vlm_prep.core.processor_record import ProcessorRecord
-from vlm_prep.core.stored_media import stored_media
-from vlm_prep.processors.payload.stored import store_array
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
-from vlm_prep.shards.layout import shard_name
-from vlm_prep.shards.manifest import Manifest, write_manifest
-from vlm_prep.shards.schema import tokenized_schema
-from vlm_prep.shards.writer import ShardWriter
 from vlm_prep.stream import Buffers, PadCollate, ShardDataset
 
-OUT = Path("out/bench/stream")
-ROW = 3_000_000
 BATCH = 16
-PATCH = 600
-_CODING = {
-    "steps": [["sub", [127.5]], ["div", [127.5]]],
-    "channel_axis": None,
-    "channel_size": None,
-    "repeats": [3, 2],
-    "dtype": "float32",
-}
-PROCESSOR: ProcessorRecord = {
-    "family": "raw",
-    "level": "formula",
-    "pad_token_id": 0,
-    "image_token_id": None,
-    "video_token_id": None,
-    "token_types": {},
-    "decoder_start_token_id": None,
-    "mrope": None,
-    "whole": None,
-    "identity": {},
-    "parts": {
-        "image": {"part_class": "none", "config": {}, "kwargs": {}, "outputs": {"pixel_values": ("pixel_values", 0)}}
-    },
-    "interleaved": False,
-    "tensors": [],
-    "sampling_rate": None,
-    "payload": {"forms": {"image": {"route": "bytes", "alone": True, "codings": {"pixel_values": _CODING}}}},
-}
 Pass = Callable[[], int]
 """Reads everything once and returns bytes (or samples) read."""
 
@@ -157,66 +122,6 @@ def _speed(read: Pass) -> float:
     start = time.process_time()
     count = read()
     return count / (time.process_time() - start) / 1e9
-
-
-def raw_store(rows: int) -> Path:
-    """Return a store of `rows` rows of 3 MB, made once, written as any other."""
-    import pyarrow as pa
-
-    folder = OUT / f"raw-{rows}"
-    if (folder / "manifest.json").exists():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "train").mkdir(parents=True)
-    schema = pa.schema(
-        [
-            ("sample_id", pa.string()),
-            ("input_ids", pa.list_(pa.int32())),
-            ("labels", pa.list_(pa.int32())),
-            ("pixel_bytes", pa.list_(pa.uint8())),
-        ]
-    )
-    draws, infos, per_shard = np.random.default_rng(1), [], 64
-    ids = np.arange(4, dtype=np.int32)
-    count = -(-rows // per_shard)
-    for shard in range(count):
-        with ShardWriter(folder / "train" / shard_name(shard, count), schema) as writer:
-            for number in range(shard * per_shard, min(rows, (shard + 1) * per_shard)):
-                data = draws.integers(0, 256, ROW, np.uint8)
-                row = {"sample_id": f"raw/{number}", "input_ids": ids, "labels": ids, "pixel_bytes": data}
-                writer.write(row, size=ROW, tokens=4)
-            infos.append(writer.commit())
-    manifest = Manifest(
-        stage="tokenize", config={}, splits={"train": infos}, totals={}, processor=PROCESSOR, fingerprint=f"raw {rows}"
-    )
-    write_manifest(folder, manifest)
-    return folder
-
-
-def pixel_store(rows: int) -> Path:
-    """Return a store whose rows have one picture each, of 3 MB in payload `pixels`, made once."""
-    folder = OUT / f"pixels-{rows}"
-    if (folder / "manifest.json").exists():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "train").mkdir(parents=True)
-    draws, infos, per_shard = np.random.default_rng(1), [], 64
-    ids = np.arange(4, dtype=np.int32)
-    count = -(-rows // per_shard)
-    for shard in range(count):
-        with ShardWriter(folder / "train" / shard_name(shard, count), tokenized_schema([])) as writer:
-            for number in range(shard * per_shard, min(rows, (shard + 1) * per_shard)):
-                pixels = draws.integers(0, 256, (ROW // PATCH, PATCH), np.uint8)
-                tensors = (store_array("pixel_values", pixels, coded=True),)
-                media = stored_media(kind="image", uris=("",), digests=("",), height=1, width=1, tensors=tensors)
-                row = {"sample_id": f"raw/{number}", "dataset": "raw", "input_ids": ids, "labels": ids}
-                writer.write({**row, "media": [media], "conversation": ""}, size=64, tokens=4)
-            infos.append(writer.commit())
-    manifest = Manifest(
-        stage="tokenize", config={}, splits={"train": infos}, totals={}, processor=PROCESSOR, fingerprint=f"px {rows}"
-    )
-    write_manifest(folder, manifest)
-    return folder
 
 
 def ours_rows(rows: int) -> Pass:
@@ -347,34 +252,6 @@ def opening(shards: int) -> None:
         times.append((opened - start, time.perf_counter() - opened))
     best, first = min(times)
     print(f"opening {shards:,} shards: {best:.2f} s, then {first * 1000:.0f} ms to the first 8 rows")
-
-
-def tiny_store(shards: int) -> Path:
-    """Return a store of shards of 4 rows, made once by the shard writer, fsync aside (it would take minutes)."""
-    import pyarrow as pa
-
-    folder = OUT / f"tiny-{shards}"
-    if (folder / "manifest.json").exists():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "train").mkdir(parents=True)
-    kept, os.fsync = os.fsync, lambda fd: None
-    schema = pa.schema(
-        [("sample_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))]
-    )
-    infos = []
-    for shard in range(shards):
-        with ShardWriter(folder / "train" / shard_name(shard, shards), schema) as writer:
-            for number in range(4 * shard, 4 * shard + 4):
-                ids = np.arange(4, dtype=np.int32) + number
-                writer.write({"sample_id": f"tiny/{number}", "input_ids": ids, "labels": ids}, size=64, tokens=4)
-            infos.append(writer.commit())
-    os.fsync = kept
-    manifest = Manifest(
-        stage="tokenize", config={}, splits={"train": infos}, totals={}, processor=PROCESSOR, fingerprint="tiny"
-    )
-    write_manifest(folder, manifest)
-    return folder
 
 
 if __name__ == "__main__":

@@ -108,7 +108,6 @@ SOURCES = [
     *(path for folder in ("scripts", "tests") for path in sorted((ROOT.parent / folder).rglob("*.py"))),
 ]
 LONG = {
-    "scripts/bench_stream.py",
     "scripts/fuzz_inputs.py",
     "scripts/soak_commands.py",
 }
