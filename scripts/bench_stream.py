@@ -38,6 +38,7 @@ import torch
 from bench_stream_stores import OUT, PATCH, ROW, pixel_store, raw_store, tiny_store
 
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+from vlm_prep.shards.reader import Store
 from vlm_prep.stream import Buffers, PadCollate, ShardDataset
 
 BATCH = 16
@@ -210,7 +211,7 @@ def webdataset_rows(store: Path, rows: int) -> Pass:
         partial = folder.with_name("partial-tar")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        for index, shard in enumerate(ShardDataset(store, pixels=False)._rows._store.shards):  # type: ignore[attr-defined]
+        for index, shard in enumerate(Store(store).shards):
             with tarfile.open(partial / f"{index:06d}.tar", "w") as tar:
                 for number in range(len(shard)):
                     member = tarfile.TarInfo(f"{index:06d}{number:06d}.bin")

@@ -111,7 +111,7 @@ def test_record_batches_begun_long_ago_are_let_go(pictures: Path, monkeypatch: p
     whole = good(pictures)
     monkeypatch.setattr(mapped, "MOST_READ", 2)
     dataset = ShardDataset(pictures, shuffle=False, pixels="bytes")
-    shards = dataset._rows._store.shards  # type: ignore[attr-defined]
+    shards = dataset._rows._stores[0].shards  # type: ignore[attr-defined]
     for _ in range(2):
         for place, number in enumerate(number for number in range(12) if number != 7):
             assert plain(dataset[number]) == whole[place]

@@ -24,11 +24,7 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Read raw chats of any supported format into one store of samples, with media headers probed."""
-    todo = work(source, rows, config, run, quiet)
-    if dry_run:
-        options.show_facts(todo.preview(), as_json)
-    else:
-        todo.do_and_show(as_json)
+    work(source, rows, config, run, quiet).do_and_show(as_json, dry_run=dry_run)
 
 
 def work(source: str, rows: SourceConfig, config: IngestConfig, run: RunConfig, quiet: bool) -> Work:

@@ -105,10 +105,7 @@ def _audit(encoder: Any, results: Any, as_json: bool) -> None:
     found = Audit(encoder)
     for result in results:
         found.add(result)
-    if as_json:
-        options.show_json(found.to_json())
-    else:
-        terminal.echo(found.render())
+    options.show(found.to_json(), lambda _: found.render(), as_json)
     if not found.sound:
         raise typer.Exit(FOUND)
 

@@ -200,22 +200,23 @@ def show_json(value: Any) -> None:
     terminal.echo_json(visible_json(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()))
 
 
+def show(value: Any, text: Callable[[Any], str], as_json: bool) -> None:
+    """Print a value as JSON, or as the text that is made of it."""
+    if as_json:
+        show_json(value)
+    else:
+        terminal.echo(text(value))
+
+
 def show_facts(facts: Any, as_json: bool) -> None:
     """Print what would be done, as lines or as JSON."""
     from vlm_prep.report.facts_text import facts_text
 
-    if as_json:
-        show_json(facts)
-    else:
-        terminal.echo(facts_text(facts))
+    show(facts, facts_text, as_json)
 
 
 def show_store(folder: str | Path, as_json: bool) -> None:
     """Print a store's statistics."""
     from vlm_prep.report import statistics as stats
 
-    found = stats.collect(folder)
-    if as_json:
-        show_json(found)
-    else:
-        terminal.echo(stats.render(found))
+    show(stats.collect(folder), stats.render, as_json)

@@ -37,11 +37,9 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Pack documents into sequences of exact length, per rank, with positions."""
-    todo = work(source, config, run, sources, trust_remote_code, processor, cache_dir, cache_bytes, quiet)
-    if dry_run:
-        options.show_facts(todo.preview(), as_json)
-    else:
-        todo.do_and_show(as_json)
+    work(source, config, run, sources, trust_remote_code, processor, cache_dir, cache_bytes, quiet).do_and_show(
+        as_json, dry_run=dry_run
+    )
 
 
 def work(

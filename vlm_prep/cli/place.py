@@ -119,8 +119,12 @@ class Work:
         self._push()
         return True
 
-    def do_and_show(self, as_json: bool) -> None:
-        """Do it and show the statistics of its output, also when it is complete with too many rejects."""
+    def do_and_show(self, as_json: bool, *, dry_run: bool = False) -> None:
+        """Do it and show the statistics of its output, also when it is complete with too many rejects; or show what
+        would be done."""
+        if dry_run:
+            options.show_facts(self.preview(), as_json)
+            return
         try:
             if not self.do():
                 return

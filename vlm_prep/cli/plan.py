@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 
-from vlm_prep.cli import flags, options, terminal
+from vlm_prep.cli import flags, options
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.run_settings import WorkerConfig
 from vlm_prep.core.settings import LengthConfig, SourceConfig, TokenizeConfig
@@ -76,27 +76,13 @@ def command(
 
         size = SampleSize(fraction=1.0 if fraction is None and rows is None else fraction, rows=rows)
         told = preflight(samples, processor, config, how, sorted(set(max_length or ())), size, rows_file)
-        if as_json:
-            options.show_json(told)
-        else:
-            terminal.echo(preflight_text(told))
+        options.show(told, preflight_text, as_json)
         return
-    found = plan(
-        samples,
-        processor,
-        config,
-        how,
-        Choices(
-            lengths=sorted(set(max_length or LENGTHS)),
-            budgets=max_pixels if budgets else (),
-            size=SampleSize(fraction=fraction, rows=rows),
-        ),
-    )
+    lengths, size = sorted(set(max_length or LENGTHS)), SampleSize(fraction=fraction, rows=rows)
+    choices = Choices(lengths=lengths, budgets=max_pixels if budgets else (), size=size)
+    found = plan(samples, processor, config, how, choices)
     if html is not None:
         from vlm_prep.report.view.plan_page import plan_page
 
         html.write_text(plan_page(found, f"plan for {source}"), encoding="utf-8")
-    if as_json:
-        options.show_json(found)
-    else:
-        terminal.echo(render(found))
+    options.show(found, render, as_json)

@@ -33,11 +33,7 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Tokenize and label multimodal chats into shards, and prove it against the real processor."""
-    todo = work(source, processor, rows, config, run, quiet, update=update)
-    if dry_run:
-        options.show_facts(todo.preview(), as_json)
-    else:
-        todo.do_and_show(as_json)
+    work(source, processor, rows, config, run, quiet, update=update).do_and_show(as_json, dry_run=dry_run)
 
 
 def work(

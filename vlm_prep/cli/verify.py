@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_doc import Doc
 from annotated_types import Ge, Le
@@ -13,6 +13,10 @@ from vlm_prep.core.errors import ExactnessError, StoreError
 from vlm_prep.core.fields import Flag, IsPath
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.settings import TrustRemoteCode
+
+if TYPE_CHECKING:
+    from vlm_prep.certify.store_packs import PacksCertificate
+    from vlm_prep.tokenize.verify.store import Findings
 
 
 @flags.command
@@ -39,40 +43,57 @@ def command(
     quiet: flags.Quiet = False,
 ) -> None:
     """Check every shard's checksum, the accounts, and rows against the real processor; fail on a difference."""
+    found = _compared(store, processor, fraction, trust_remote_code, quiet)
+    certificate = _certified(store, model, trust_remote_code) if packs and not found.damaged else None
+    told = found.to_json() | ({"certificate": certificate.to_json()} if certificate is not None else {})
+    options.show(told, lambda _: _text(store, found, certificate), as_json)
+    _judge(store, processor, found, certificate)
+    if not as_json:
+        terminal.echo("  sound")
+
+
+def _compared(store: str, processor: str | None, fraction: float, trust_remote_code: bool, quiet: bool) -> Findings:
     from vlm_prep.engine.progress import ProgressBar
     from vlm_prep.shards.manifest import read_manifest
     from vlm_prep.tokenize.verify.store import check_store
 
     rows = read_manifest(store).totals.get("rows_written", 0)
     with ProgressBar(rows if processor else 0, "verify", show=False if quiet or not processor else None) as progress:
-        found = check_store(store, processor, fraction, progress, trust_remote_code=trust_remote_code)
-    certificate = None
-    if packs and not found.damaged:
-        from vlm_prep.certify.store_packs import certify_packs
-        from vlm_prep.processors.model_config import read_config
+        return check_store(store, processor, fraction, progress, trust_remote_code=trust_remote_code)
 
-        data = read_config(model) if model is not None else None
-        certificate = certify_packs(store, model=data, trust_remote_code=trust_remote_code)
-    if as_json:
-        more = {"certificate": certificate.to_json()} if certificate is not None else {}
-        options.show_json({**found.to_json(), **more})
-    else:
-        terminal.echo(f"{store}: {found.shards} shard(s), {found.rows:,} rows")
-        for line in found.damaged:
-            terminal.echo(f"  damaged    {line}")
-        for line in found.identity:
-            terminal.echo(f"  processor  {line}")
-        if found.kinds:
-            terminal.echo(f"  {'kind':<14}{'rows':>10}{'checked':>10}{'differing':>10}")
-        for kind, counts in found.kinds.items():
-            terminal.echo(f"  {kind:<14}{counts['rows']:>10,}{counts['checked']:>10,}{counts['differing']:>10,}")
-        for line in found.differences:
-            terminal.echo(f"  differs    {line}")
-        if certificate is not None:
-            from vlm_prep.report.statistics import packs_certificate_lines
 
-            for line in packs_certificate_lines(certificate.to_json()):
-                terminal.echo(f"  {line}")
+def _certified(store: str, model: str | None, trust_remote_code: bool) -> PacksCertificate:
+    from vlm_prep.certify.store_packs import certify_packs
+    from vlm_prep.processors.model_config import read_config
+
+    data = read_config(model) if model is not None else None
+    return certify_packs(store, model=data, trust_remote_code=trust_remote_code)
+
+
+def _text(store: str, found: Findings, certificate: PacksCertificate | None) -> str:
+    from vlm_prep.report.statistics import packs_certificate_lines
+
+    lines = [
+        *(f"damaged    {line}" for line in found.damaged),
+        *(f"processor  {line}" for line in found.identity),
+        *([f"{'kind':<14}{'rows':>10}{'checked':>10}{'differing':>10}"] if found.kinds else []),
+        *(
+            f"{kind:<14}{counts['rows']:>10,}{counts['checked']:>10,}{counts['differing']:>10,}"
+            for kind, counts in found.kinds.items()
+        ),
+        *(f"differs    {line}" for line in found.differences),
+        *(packs_certificate_lines(certificate.to_json()) if certificate is not None else []),
+    ]
+    return "\n  ".join([f"{store}: {found.shards} shard(s), {found.rows:,} rows", *lines])
+
+
+def _judge(store: str, processor: str | None, found: Findings, certificate: PacksCertificate | None) -> None:
+    """Raise what is wrong with a store.
+
+    Raises:
+        StoreError: shards are damaged.
+        ExactnessError: rows, or packs, differ.
+    """
     if found.damaged:
         raise StoreError(
             f"{store} is damaged",
@@ -88,5 +109,3 @@ def command(
             f"{store}: a tiny {certificate.model} does not compute on packs what it does on their documents alone",
             "do not train it in the forms that differ; see docs/training.md",
         )
-    if not as_json:
-        terminal.echo("  sound")

@@ -31,8 +31,8 @@ from vlm_prep.shards.schema import BOXES, KEPT, RESCUE
 from vlm_prep.stream.order import Numbers, Places
 
 _NOT_TRAINED = ("conversation", "dataset", KEPT, RESCUE, BOXES)
-Make = Callable[[Callable[[], dict[str, Any]]], Any]
 """Columns that no batch holds; reading their text would cost more than a row's tokens."""
+Make = Callable[[Callable[[], dict[str, Any]]], Any]
 
 
 class Rows(Protocol):
@@ -66,105 +66,107 @@ class Rows(Protocol):
         """Return the bytes, at most, of the object store's shards from which this machine reads in so many rounds."""
 
 
-class SampleRows:
-    """The rows of a tokenized store."""
+class _InTurn:
+    """Rows that lie in stores in turn: row n is row n // stores of store n % stores. One store has all."""
 
-    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool) -> None:
-        self._store = Store(folder, manifest=manifest, verify=verify)
-        self.manifest = manifest
-        self.places = _places([self._store], 1)
-
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def row(self, index: int) -> dict[str, Any]:
-        """See `Rows.row`."""
-        return self._store.row(index, _NOT_TRAINED)
-
-    def made(self, index: int, make: Make) -> Any:
-        """See `Rows.made`."""
-        shard, row = self._store.locate(index)
-        return shard.made(row, make, _NOT_TRAINED)
-
-    def columns(self) -> tuple[str, ...]:
-        """See `Rows.columns`."""
-        return _columns([self._store])
-
-    def lengths(self) -> Numbers:
-        """See `Rows.lengths`."""
-        return self._store.lengths()
-
-    def kinds(self) -> Kinds:
-        """See `Rows.kinds`."""
-        return kinds_of(self._store)
-
-    def where(self, index: int) -> str:
-        """See `Rows.where`."""
-        return _place(self._store, index)
-
-    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
-        """See `Rows.fetched`."""
-        return sum(self._store.bytes_fetched[: _shards(self.places, rounds, shuffle)])
-
-
-class RankPacks:
-    """Packs of a store with a folder for each planned rank: pack p is row p // ranks of rank p % ranks."""
-
-    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool) -> None:
-        self.manifest = manifest
-        self._world = int(manifest.config["world_size"])
-        opened = open_shards_of(folder, manifest)
-        self._ranks = [
-            Store(folder, split=rank_split(rank), verify=verify, manifest=manifest, open_shards=opened)
-            for rank in range(self._world)
-        ]
-        self._length = sum(len(store) for store in self._ranks)
-        for rank, store in enumerate(self._ranks):
-            if len(store) != len(range(rank, self._length, self._world)):
-                what = f"{len(store)} of {self._length} packs for rank {rank} of {self._world}"
-                raise StoreError(f"{folder}: its manifest says {what}", "pack again")
-        self.places = _places(self._ranks, self._world)
+    def __init__(self, manifest: Manifest, stores: Sequence[Store]) -> None:
+        self.manifest, self._stores = manifest, stores
+        self._length = sum(len(store) for store in stores)
+        self.places = _places(stores, len(stores))
 
     def __len__(self) -> int:
         return self._length
 
+    def _at(self, index: int) -> tuple[Store, int]:
+        row, store = divmod(index, len(self._stores))
+        return self._stores[store], row
+
     def row(self, index: int) -> dict[str, Any]:
         """See `Rows.row`."""
-        return self._ranks[index % self._world].row(index // self._world, _NOT_TRAINED)
+        store, row = self._at(index)
+        return store.row(row, _NOT_TRAINED)
 
     def made(self, index: int, make: Make) -> Any:
         """See `Rows.made`."""
-        shard, row = self._ranks[index % self._world].locate(index // self._world)
+        store, place = self._at(index)
+        shard, row = store.locate(place)
         return shard.made(row, make, _NOT_TRAINED)
 
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""
-        return _columns(self._ranks)
+        return _columns(self._stores)
 
     def lengths(self) -> Numbers:
         """See `Rows.lengths`."""
-        lengths = np.zeros(self._length, np.int64)
-        for rank, store in enumerate(self._ranks):
-            lengths[rank :: self._world] = store.lengths()
-        return lengths
+        return self._in_turn([store.lengths() for store in self._stores])
 
     def kinds(self) -> Kinds:
         """See `Rows.kinds`."""
-        kinds = np.zeros(self._length, np.uint8)
-        for rank, store in enumerate(self._ranks):
-            kinds[rank :: self._world] = kinds_of(store)
-        return kinds
+        return self._in_turn([kinds_of(store) for store in self._stores])
+
+    def _in_turn(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        if len(values) == 1:
+            return values[0]
+        joined = np.zeros(self._length, values[0].dtype)
+        for number, each in enumerate(values):
+            joined[number :: len(values)] = each
+        return joined
 
     def where(self, index: int) -> str:
         """See `Rows.where`."""
-        return _place(self._ranks[index % self._world], index // self._world)
+        return _place(*self._at(index))
+
+
+class SampleRows(_InTurn):
+    """The rows of a tokenized store."""
+
+    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool) -> None:
+        super().__init__(manifest, [Store(folder, manifest=manifest, verify=verify)])
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`."""
+        return sum(self._stores[0].bytes_fetched[: _shards(self.places, rounds, shuffle)])
+
+
+class RankPacks(_InTurn):
+    """Packs of a store with a folder for each planned rank: pack p is row p // ranks of rank p % ranks."""
+
+    def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool) -> None:
+        world = int(manifest.config["world_size"])
+        opened = open_shards_of(folder, manifest)
+        ranks = [
+            Store(folder, split=rank_split(rank), verify=verify, manifest=manifest, open_shards=opened)
+            for rank in range(world)
+        ]
+        super().__init__(manifest, ranks)
+        for rank, store in enumerate(ranks):
+            if len(store) != len(range(rank, self._length, world)):
+                what = f"{len(store)} of {self._length} packs for rank {rank} of {world}"
+                raise StoreError(f"{folder}: its manifest says {what}", "pack again")
 
     def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
         """See `Rows.fetched`; rank r of any world reads the folders r, r + world_size, ... modulo their number."""
-        count = _shards(self.places, rounds, shuffle)
-        each = sorted((sum(store.bytes_fetched[:count]) for store in self._ranks), reverse=True)
+        count, planned = _shards(self.places, rounds, shuffle), len(self._stores)
+        each = sorted((sum(store.bytes_fetched[:count]) for store in self._stores), reverse=True)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
-        return sum(each[: here * (self._world // math.gcd(self._world, world_size))])
+        return sum(each[: here * (planned // math.gcd(planned, world_size))])
+
+
+class MixRows(_InTurn):
+    """The rows that a mix file takes of its stores, see `pack.mix_rows`."""
+
+    def __init__(self, path: str, *, verify: bool) -> None:
+        store = open_mix(path, verify=verify)
+        super().__init__(store.manifest, [store])
+        self._store = store
+
+    def kinds(self) -> Kinds:
+        """See `Rows.kinds`."""
+        return of_rows(self._store, kinds_of)
+
+    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
+        """See `Rows.fetched`; the rows of a mix may come from all over its stores."""
+        return sum(self._store.bytes_fetched)
 
 
 class IndexPacks:
@@ -224,49 +226,6 @@ class IndexPacks:
         return sum(self._plan.bytes_fetched[:count]) + sum(self._source.bytes_fetched)
 
 
-class MixRows:
-    """The rows that a mix file takes of its stores, see `pack.mix_rows`."""
-
-    def __init__(self, path: str, *, verify: bool) -> None:
-        self._store = open_mix(path, verify=verify)
-        self.manifest = self._store.manifest
-        shards = [shard.info for shard in self._store.shards]
-        batches = sum(len(info.batches) for info in shards)
-        self.places = Places.of(len(self._store), group=1, batches=batches, shards=len(shards))
-
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def row(self, index: int) -> dict[str, Any]:
-        """See `Rows.row`."""
-        return self._store.row(index, _NOT_TRAINED)
-
-    def made(self, index: int, make: Make) -> Any:
-        """See `Rows.made`."""
-        shard, row = self._store.locate(index)
-        return shard.made(row, make, _NOT_TRAINED)
-
-    def columns(self) -> tuple[str, ...]:
-        """See `Rows.columns`."""
-        return _columns([self._store])
-
-    def lengths(self) -> Numbers:
-        """See `Rows.lengths`."""
-        return self._store.lengths()
-
-    def kinds(self) -> Kinds:
-        """See `Rows.kinds`."""
-        return of_rows(self._store, kinds_of)
-
-    def where(self, index: int) -> str:
-        """See `Rows.where`."""
-        return _place(self._store, index)
-
-    def fetched(self, rounds: int, world_size: int, *, shuffle: bool) -> int:
-        """See `Rows.fetched`; the rows of a mix may come from all over its stores."""
-        return sum(self._store.bytes_fetched)
-
-
 def _place(store: Store, index: int) -> str:
     shard, row = store.locate(index)
     return f"{shard.path}, row {row}"
@@ -279,7 +238,7 @@ def _columns(stores: Sequence[Store]) -> tuple[str, ...]:
 
 def _places(stores: Sequence[Store], group: int) -> Places:
     shards = [shard.info for store in stores for shard in store.shards]
-    rows = sum(info.rows for info in shards)
+    rows = sum(len(store) for store in stores)
     return Places.of(rows, group=group, batches=sum(len(info.batches) for info in shards), shards=len(shards))
 
 
