@@ -34,6 +34,11 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LAYERED = [path for path in MODULES if path.parent != ROOT]
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -61,12 +66,12 @@ def imports(tree: ast.AST) -> Iterator[str]:
 def test_a_package_imports_only_packages_before_it(path: Path) -> None:
     layer = path.relative_to(ROOT).parts[0]
     allowed = {*ORDER[: ORDER.index(layer) + 1], "__version__"}
-    assert set(imports(ast.parse(path.read_text()))) <= allowed
+    assert set(imports(tree_of(path))) <= allowed
 
 
 @pytest.mark.parametrize("path", LAYERED, ids=name_of)
 def test_imports_are_absolute(path: Path) -> None:
-    nodes = ast.walk(ast.parse(path.read_text()))
+    nodes = ast.walk(tree_of(path))
     assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes)
 
 
@@ -86,7 +91,7 @@ def test_no_imports_go_in_a_circle() -> None:
     """Also not inside functions or for type checkers. The root, which imports its exports lazily, is left out."""
     paths = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in LAYERED}
     paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
-    imported = {name: imported_modules(ast.parse(path.read_text()), set(paths)) for name, path in paths.items()}
+    imported = {name: imported_modules(tree_of(path), set(paths)) for name, path in paths.items()}
     try:
         list(TopologicalSorter(imported).static_order())
     except CycleError as error:
@@ -99,8 +104,7 @@ def test_every_package_has_a_place_in_the_order() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_says_what_it_holds(path: Path) -> None:
-    text = path.read_text()
-    assert not text or ast.get_docstring(ast.parse(text))
+    assert not tree_of(path).body or ast.get_docstring(tree_of(path))
 
 
 SOURCES = [
@@ -149,7 +153,7 @@ def defined() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     modules: dict[str, set[str]] = {}
     classes: dict[str, set[str]] = {}
     for path in MODULES:
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         names = names_in(tree)
         packages = path.parent.relative_to(ROOT.parent).parts
         for name in {*packages, path.stem} - {"__init__"}:
@@ -167,9 +171,9 @@ FILES_OF_OTHERS = {"json", "html", "parquet", "arrow", "bin", "yaml", "toml", "m
 def test_what_a_docstring_names_exists(path: Path) -> None:
     """Files (`name.py`), names of modules (`module.name`) and of classes (`Class.name`) of this package."""
     modules, classes = defined()
-    text = "\n".join(texts_of(ast.parse(path.read_text())))
+    text = "\n".join(texts_of(tree_of(path)))
     named = re.findall(r"\b([a-z_]\w*)\.py\b", text)
-    files = {each.stem for folder in ("vlm_prep", "scripts", "tests") for each in (ROOT.parent / folder).rglob("*.py")}
+    files = {each.stem for each in SOURCES}
     unknown = {f"{name}.py" for name in named if name not in files}
     for dotted in re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(\))?`", text):
         owner, _, name = dotted.rpartition(".")
@@ -190,7 +194,8 @@ def test_a_module_name_stands_once() -> None:
     "path", [path for path in MODULES if path.name == "__init__.py" and path.parent != ROOT], ids=name_of
 )
 def test_a_package_map_names_every_module(path: Path) -> None:
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    """Commands (`cli/`) are named as they are called."""
+    text = ast.get_docstring(tree_of(path)) or ""
     modules = {each.stem for each in path.parent.glob("*.py")} - {"__init__"}
-    if path.parent.name not in {"cli", "core", "formats"}:
+    if path.parent.name not in {"cli"}:
         assert {name for name in modules if name not in text} == set()
