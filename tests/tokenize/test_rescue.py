@@ -114,7 +114,10 @@ def test_frames_go_evenly_and_pixels_come_back(kit: Path, run: Run) -> None:
                rescue_min_frames=floor, rescue_min_pixels=3000).row(0)  # fmt: skip
     assert said(both)["frames"][1] >= floor and said(both)["pixels"][1] < said(both)["pixels"][0]
     assert len(both["input_ids"]) <= len(frames["input_ids"]) // 2
-    assert load_media(both["media"][0]).shape[1:3] == (both["media"][0]["height"], both["media"][0]["width"])
+    assert np.asarray(load_media(both["media"][0])).shape[1:3] == (
+        both["media"][0]["height"],
+        both["media"][0]["width"],
+    )
 
 
 def test_a_talk_is_split_with_what_it_refers_to(kit: Path, run: Run) -> None:
@@ -165,7 +168,7 @@ def test_only_the_last_answer_is_trained_where_that_was_asked(kit: Path, run: Ru
 def test_the_same_again_and_by_update(kit: Path, run: Run, tree: Any, options: Any, tmp_path: Path) -> None:
     picture = str(kit / "data" / "images" / "flower.jpg")
     rows = [talk(picture, 6), talk(picture, 1), talk(picture, 5)]
-    config = {"max_length": 400, "rescue_min_pixels": 90_000}
+    config: dict[str, Any] = {"max_length": 400, "rescue_min_pixels": 90_000}
     one, two = run(rows, "one", **config), run(rows, "two", **config)
     assert tree(one.folder / "train") == tree(two.folder / "train")
     old = run(rows[:2], "old", **config)
@@ -180,7 +183,13 @@ def test_the_same_again_and_by_update(kit: Path, run: Run, tree: Any, options: A
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for wrong in ({"rescue": "pixels,crop"}, {"rescue": "turns,turns"}, {"exact_length": 5}, {"max_length": None}):
+    wrongs: list[dict[str, Any]] = [
+        {"rescue": "pixels,crop"},
+        {"rescue": "turns,turns"},
+        {"exact_length": 5},
+        {"max_length": None},
+    ]
+    for wrong in wrongs:
         with pytest.raises(InputError):
             TokenizeConfig(**{"overlong": "rescue", "max_length": 5, **wrong})
 

@@ -1,6 +1,7 @@
 """The `vlm-prep` command: thin Typer commands that parse, call the library and show the result.
 
-A command is in the file of its name, but for `run` (job.py), `mix` (mixes.py), `push` and `pull` (push_pull.py). Beside them:
+A command is in the file of its name, but for `run` (job.py), `mix` (mixes.py), `push` and `pull` (push_pull.py).
+Beside them:
 
     main.py            the root: commands, and errors without a traceback
     flags.py           settings as options of a command; takes.py, typer_options.py, the two halves of it
