@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,9 @@ def test_speech_takes_what_it_lasts_and_trains_the_same(
     for folder, collater in ((out, PadCollate), (tmp_path / "packed", PackedCollate)):
         rows = ShardDataset(folder, shuffle=False)
         items = [rows[0]] * (2 if collater is PadCollate else 1)
-        trimmed, padded = (collater.for_store(rows, counts=False, **more)(items) for more in ({}, {"trims": {}}))
+        untrimmed: dict[str, Any] = {"trims": {}}
+        trimmed = collater.for_store(rows, counts=False)(items)
+        padded = collater.for_store(rows, counts=False, **untrimmed)(items)
         longest = int(padded["feature_attention_mask"].sum(1).max())
         assert trimmed["input_features"].shape[-1] == trimmed["feature_attention_mask"].shape[-1] == longest < 2000
         assert torch.equal(trimmed["input_features"], padded["input_features"][..., :longest])
