@@ -79,7 +79,7 @@ def test_each_rule_of_the_data_gives_the_same_numbers_of_the_resized_picture(run
 
 
 def test_other_forms_and_other_numbers(run: Run) -> None:
-    rows = [
+    rows: list[tuple[str, dict[str, Any]]] = [
         ("<box>(125,150),(250,300)</box>", {}),
         ("<box>[[125, 150, 250, 300], [0, 0, 1, 1]]</box>", {}),
         ('{"point_2d": [125, 150]}', {}),
@@ -129,7 +129,7 @@ def test_a_rescue_scales_them_with_the_picture(run: Run) -> None:
 
 
 def test_boxes_outside_are_rejected_or_clipped(run: Run) -> None:
-    rows = [
+    rows: list[tuple[str, dict[str, Any]]] = [
         ('{"bbox_2d": [400, 100, 520, 200]}', {}),
         ('{"bbox_2d": [200, 100, 100, 200]}', {}),
         ('{"bbox_2d": [1, 2, 3]}', {}),
@@ -160,6 +160,7 @@ def test_a_box_that_could_be_of_two_pictures_is_no_guess(run: Run) -> None:
 
 
 def test_the_page_draws_them_and_shows_rejected_pictures(run: Run) -> None:
+    rows: list[tuple[str, dict[str, Any]]]
     rows = [('{"bbox_2d": [125, 150, 250, 300]}', {}), ('{"point_2d": [900, 1]}', {}), ("word " * 400, {})]
     store = run(rows, boxes="absolute", max_length=400)
     page = view(store.folder, rows=5, seed=0)

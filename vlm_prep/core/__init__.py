@@ -7,7 +7,7 @@ errors.py            what can go wrong, and the reasons of rejects
 
 fields.py            what a setting is
 settings.py          the settings of a run; those of parts of it: media_settings.py, label_convention.py,
-                     length_settings.py, pack_settings.py
+                     length_settings.py, box_settings.py, pack_settings.py
 run_settings.py      where and how it runs
 run_yaml.py          settings as a file
 stored_settings.py   settings that a store says
