@@ -119,7 +119,7 @@ def test_rows_that_refer_to_a_media_store_are_those_of_the_files(ingested: Path,
     assert len(Store(again)) == 6
 
 
-def batch_of(folder: Path) -> np.ndarray:  # type: ignore[type-arg]
+def batch_of(folder: Path) -> np.ndarray:
     rows = ShardDataset(str(folder), pixels=True)
     batch = PadCollate.for_store(rows)([rows[number] for number in range(len(rows))])
     return np.asarray(batch["pixel_values"])
