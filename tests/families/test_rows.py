@@ -12,13 +12,13 @@ from families.rows import Adapters, Made, picture, row
 from PIL import Image
 from sources import Rows
 
-from vlm_prep.core.errors import ExactnessError
 from vlm_prep.core.records import Encoded, Media, Rejected, Sample
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.tasks import Task, no_heartbeat
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.load import load_processor
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
+from vlm_prep.tokenize.verify.asking import ASKED
 
 
 def job_of(folder: Path, *samples: Sample, fraction: float = 1e-9) -> TokenizeJob:
@@ -107,15 +107,17 @@ def test_the_first_row_of_each_shape_is_compared_before_it_is_written(
     assert [call.args[0]["sample_id"] for call in compare.call_args_list] == ["0", "pair"]
 
 
-def test_a_wrong_level_stops_at_the_first_row_of_a_shape_that_shows_it(
-    made: Made, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_a_level_is_wrong_the_whole_processor_is_asked_for_the_row(made: Made, data: Path) -> None:
     samples = [row("one", picture(data, "coffee.png")), row("two", *[picture(data, "coffee.png")] * 2)]
     job = job_of(made("MiniCPMV4_6Processor"), *samples)
     adapter = job.encoder.adapter
     adapter.levels, adapter.look_at_each_other = {"image": "by size"}, False  # what a random sample had believed
-    with pytest.raises(ExactnessError, match="two differs"):
-        reasons(job, compared=True)
+    task = Task(index=0, start=0, stop=len(samples))
+    results = [each for _, each in job.encoded(task, no_heartbeat, refused={}, believing=True)]
+    for result, notes in zip(results, [(), (ASKED,)], strict=True):
+        assert isinstance(result, Encoded), result
+        assert result.notes == notes
+        assert job.oracle.compare(row_of(result)).differences == ()
 
 
 def test_a_row_that_only_the_real_processor_refuses_is_a_reject(

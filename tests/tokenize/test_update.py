@@ -160,9 +160,9 @@ def done_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     whole = tokenize_job.TokenizeJob._made
 
-    def noted(self: Any, item: Any) -> Any:
+    def noted(self: Any, item: Any, **options: Any) -> Any:
         names.append(item.sample_id)
-        return whole(self, item)
+        return whole(self, item, **options)
 
     monkeypatch.setattr(tokenize_job.TokenizeJob, "_made", noted)
     return names

@@ -130,6 +130,7 @@ class RejectReason(StrEnum):
     BAD_BOX = "bad_box"
     BOX_OUTSIDE = "box_outside"
     PROCESSOR_ERROR = "processor_error"
+    PROCESSOR_DIFFERS = "processor_differs"
     PAYLOAD_TOO_LARGE = "payload_too_large"
     WORKER_CRASHED = "worker_crashed"
     TIMEOUT = "timeout"

@@ -25,7 +25,7 @@ from vlm_prep.engine.ownership import MOST_CHANGES, plan_of, read_plan
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender, sum_counts, sum_datasets
-from vlm_prep.engine.tasks import Assignment, Job, Record, Task, rows_per_task, tasks_of
+from vlm_prep.engine.tasks import Assignment, Job, Poison, Record, Task, rows_per_task, tasks_of
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.earlier import rejected_earlier
 from vlm_prep.shards.layout import (
@@ -40,6 +40,8 @@ from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_check import fingerprint_of
 from vlm_prep.shards.store_names import REJECTS_FILE
 
+Check = Callable[[Sequence[Record], Path, Send], Sequence[Poison]]
+"""Returns rows among those that were done again which must be done otherwise, see `Stage.check`."""
 Amend = Callable[[Manifest, Sequence[Record], Path, Send], tuple[Manifest, str]]
 """Makes what only the stage knows of the new manifest and the text of the data card."""
 
@@ -126,7 +128,9 @@ def open_retry(
     return Retry(folder=folder, manifest=manifest, rejects=rejects, reasons=tuple(reasons), numbers=number(wanted))
 
 
-def run_retry(retry: Retry, options: RunOptions, job: Job, amend: Amend) -> Manifest:
+def run_retry(
+    retry: Retry, options: RunOptions, job: Job, amend: Amend, check: Check = lambda records, shards, send: ()
+) -> Manifest:
     """Do the rows again and return the store's new manifest.
 
     Raises:
@@ -137,7 +141,7 @@ def run_retry(retry: Retry, options: RunOptions, job: Job, amend: Amend) -> Mani
     workspace = open_finished(retry.folder, plan_of(retry.manifest), say=options.say)
     try:
         reopen(workspace, plan)
-        records = _records(retry, workspace, options, job, amend)
+        records = _records(retry, workspace, options, job, amend, check)
         workspace.publish()
         workspace.close()
         written = sum(record.counts["rows_written"] for record in records)
@@ -154,7 +158,9 @@ def run_retry(retry: Retry, options: RunOptions, job: Job, amend: Amend) -> Mani
         workspace.release()
 
 
-def _records(retry: Retry, workspace: Workspace, options: RunOptions, job: Job, amend: Amend) -> list[Record]:
+def _records(
+    retry: Retry, workspace: Workspace, options: RunOptions, job: Job, amend: Amend, check: Check
+) -> list[Record]:
     tasks = retry.tasks()
     with (
         executor_of(job, workspace, options) as executor,
@@ -167,9 +173,13 @@ def _records(retry: Retry, workspace: Workspace, options: RunOptions, job: Job, 
             records = workspace.records(tasks)
             # staged again after a kill: shards that were moved there already come back first
             _unstage(retry, workspace, records)
-            manifest, card = amend(retry.manifest, records, workspace.shards, sender(executor, workspace.shards))
+            send = sender(executor, workspace.shards)
+            for poison in check(records, workspace.shards, send):
+                workspace.add_poison(poison)
             if not workspace.pending([task.without(workspace.poison()) for task in tasks]):
                 break
+        # with the workers, which compare rows
+        manifest, card = amend(retry.manifest, records, workspace.shards, send)
     if any(record.counts["rows_written"] for record in records):
         _stage(retry, workspace, records, manifest, card)
     return records

@@ -12,6 +12,7 @@
     token_types.py       what a processor says of each token beside its id
     adapter.py           what tokenizing asks of any family
     families/            one module a family, and the table of them
+    placeholder_texts.py what a chat template writes for a media
     row_call.py          one call of the whole processor with a row's media
     token_formula.py     a processor's own arithmetic for pictures, where it is proved
     blank_media.py       media of a size that show nothing, or noise

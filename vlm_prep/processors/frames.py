@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -10,6 +10,7 @@ from vlm_prep.core.records import Media, MediaHeader
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.core.stored_media import StoredMedia, store_media
 from vlm_prep.media.decode import load_media
+from vlm_prep.processors.blank_media import Place
 from vlm_prep.processors.video_sampling import frames_by_rule, keyframes_of
 
 
@@ -108,22 +109,27 @@ def video_metadata(
     )
 
 
-def load_probed(
-    media: Media,
-    indices: tuple[int, ...] | None,
-    fps: float | None,
-    rate: int | None,
-    struct: StoredMedia | None = None,
-) -> Any:
-    """Return a probed media decoded, as a processor is given it.
+def load_row(
+    media: Sequence[Media],
+    places: Sequence[Place],
+    stored: Sequence[StoredMedia] = (),
+    rate: int | None = None,
+    wanted: Sequence[bool] | None = None,
+) -> list[Any]:
+    """Return the probed media of a row decoded, as a processor is given them; None for those that are not wanted.
 
     Args:
-        media: with its header.
-        indices: the frames of a video.
-        fps: the rate of its timestamps.
+        media: with their headers.
+        places: what is known of each, with the frames of videos.
+        stored: structs of a shard that they were made from, where there are any.
         rate: samples a second of waveforms.
-        struct: of a shard that it was made from, where there is one.
+        wanted: which to decode; None for all.
     """
-    if struct is None:
-        struct = store_media(media, frame_indices=indices, fps=fps)
-    return load_media(struct, rate=rate)
+    found: list[Any] = []
+    for number, (item, (_, _, indices, fps)) in enumerate(zip(media, places, strict=True)):
+        if wanted is not None and not wanted[number]:
+            found.append(None)
+        else:
+            struct = stored[number] if stored else store_media(item, frame_indices=indices, fps=fps)
+            found.append(load_media(struct, rate=rate))
+    return found

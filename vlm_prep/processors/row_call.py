@@ -108,6 +108,21 @@ class RowCall:
                         return RowAnswer(tuple(texts), around, made)
         raise ProcessorError(f"{self._name}: what its placeholders become cannot be told from the ids that it returns")
 
+    def replacements(
+        self, text: str, media: Sequence[tuple[MediaKind, Any]], options: Mapping[str, Any]
+    ) -> list[str] | None:
+        """Return what the placeholders of a text become, in its order; None where the processor does not say so.
+
+        Args:
+            text: with one placeholder for each media.
+            media: (kind, decoded media), in order.
+            options: further arguments of the call.
+        """
+        captured: list[list[str]] = []
+        with _capturing(self._hf, captured):
+            self._hf(text=[text], **self.arguments(media, options))
+        return captured[0] if len(captured) == 1 and len(captured[0]) == len(media) else None
+
     def arguments(self, media: Sequence[tuple[MediaKind, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call beside the text."""
         call: dict[str, Any] = {"return_tensors": "pt"}

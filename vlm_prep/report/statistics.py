@@ -27,6 +27,7 @@ _NOTES = {
     "paths_read_otherwise": "with media found under another reading of their path (%20, backslashes, case, ...)",
     "media_outside": "with media outside of their data file's folder and media folder",
     "first_frames": "with a picture of several frames, of which the first was taken (--multi-frame)",
+    "rows_asked_whole": "made by asking the whole processor for each",
     "cut_inside": "cut inside a turn to the most tokens of a row",
     "audio_cut": "with a clip cut to what the processor takes",
     "audio_split": "with a clip split into several of what the processor takes",

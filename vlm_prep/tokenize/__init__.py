@@ -13,6 +13,7 @@ recipe.py        what it needs beside rows, made once and inherited by all worke
 before_fork.py   what the forkserver imports and makes
 task_output.py   the shards and counts of a range
 beginnings.py    beginnings of a conversation, and their media
+probe_rows.py    the media of a row: headers, and the bytes that are kept
 encoder.py       one sample through all of it: render, encode, expand, label, cut to length
 chat/            the chat template: a row rendered, and where each of its texts landed
 text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_media import store_media
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion, naming
+from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.left_out import noted
 from vlm_prep.tokenize.beginnings import cuts, media_of
 from vlm_prep.tokenize.boxes import Boxes
@@ -52,10 +54,11 @@ class SampleEncoder:
         adapter: the model family.
         config: settings.
         fast: whether gigatoken may be used.
+        asks: whether the whole processor is asked for each row, see `Generic.expand_asking`.
     """
 
-    def __init__(self, adapter: Adapter, config: TokenizeConfig, *, fast: bool = True) -> None:
-        self.adapter, self.config = adapter, config
+    def __init__(self, adapter: Adapter, config: TokenizeConfig, *, fast: bool = True, asks: bool = False) -> None:
+        self.adapter, self.config, self._asks = adapter, config, asks
         self.template = ChatTemplate(adapter.loaded)
         self.text = TextEncoder(adapter.hf.tokenizer, fast=fast)
         mode: ControlMode = "allow" if adapter.prompts_are_tokens else config.control_tokens
@@ -65,6 +68,11 @@ class SampleEncoder:
         self._placer = Placer(adapter.placeholders, adapter.unplaced, self._prefix())
         self._boxes = Boxes(adapter, config)
         self._rescue = Rescue(adapter, config, self._drafted)
+
+    @cached_property
+    def asking(self) -> SampleEncoder:
+        """Return an encoder like this one that asks."""
+        return SampleEncoder(self.adapter, self.config, fast=False, asks=True)
 
     def encode(self, sample: Sample, payload: Payload) -> Encoded:
         """Encode a sample that becomes one document, see `documents`."""
@@ -155,7 +163,12 @@ class SampleEncoder:
         """
         self.adapter.check_kinds(media)
         with naming(media):
-            return self._placer.place(text, media, lambda: self.adapter.expand(media, stored), delimiters)
+            return self._placer.place(text, media, lambda: self._expand(text, media, stored), delimiters)
+
+    def _expand(self, text: str, media: Sequence[Media], stored: Sequence[Mapping[str, Any]]) -> tuple[Expansion, ...]:
+        if self._asks and isinstance(self.adapter, Generic):
+            return self.adapter.expand_asking(text, media, stored)
+        return self.adapter.expand(media, stored)
 
     def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
         """Whether the row's own text holds control tokens that are encoded as plain text."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.records import Encoded, Media, Rejected, Sample, rejected
+from vlm_prep.core.records import Encoded, Rejected, Sample, rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_media import without_files
 from vlm_prep.engine.stage import check_first_rows
@@ -18,21 +18,20 @@ from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task, no_he
 from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, read_task
 from vlm_prep.ingest.unread_keys import Unread, count_unread
-from vlm_prep.media.files import digest_ends, ends_of
-from vlm_prep.media.probe import Probed, found_media, probe, with_media
-from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.processors.expansion import as_reject
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.processors.payload.maker import PayloadMaker
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import payload_bytes
-from vlm_prep.tokenize.encoder import Payload, SampleEncoder
+from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.overlong_audio import OverlongClips
+from vlm_prep.tokenize.probe_rows import RowProbe
 from vlm_prep.tokenize.recipe import FEW_ROWS, VARIABLE, ProcessorFindings, Recipe, findings_of, made_for
 from vlm_prep.tokenize.row_facts import ROWS, CopiedDocument, RowFacts
 from vlm_prep.tokenize.row_facts import row_of as row_of
 from vlm_prep.tokenize.task_output import Tally, TaskWriter, schema_for
+from vlm_prep.tokenize.verify.asking import DIFFERS, Asking, asked_of
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
 from vlm_prep.tokenize.verify.raw_rows import require_own_words
 from vlm_prep.tokenize.verify.real_processor import Oracle
@@ -187,6 +186,7 @@ class TokenizeJob:
             facts: told of each row before its media are read.
             believing: rejects rows of new shapes that the real processor cannot take, see `_believe`.
         """
+        task, asked = asked_of(task, refused)
         for number, item in read_task(self.samples, task, heartbeat, STAGE):
             if isinstance(item, Rejected):
                 yield number, item
@@ -196,14 +196,15 @@ class TokenizeJob:
             if facts is not None:
                 facts.begins(number, item)
             try:
-                if refused and number in refused:
+                if refused and number in refused and number not in asked:
                     raise refused[number]
-                documents = self.stored(number, item)
+                documents = None if number in asked else self.stored(number, item)
                 if documents is None:
-                    documents = self._made(item)
-                    if refused is not None and self.config.verify_fraction > 0:
-                        for encoded in documents:
-                            self._believe(encoded, number, raises=believing)
+                    documents = self._made(item, asking=number in asked)
+                    if number in asked:
+                        self._equal.add(number)
+                    elif refused is not None and self.config.verify_fraction > 0:
+                        documents = self._believed_or_asked(item, documents, number, raises=believing)
             except Reject as reject:
                 yield number, rejected(item, STAGE, reject)
                 continue
@@ -214,10 +215,29 @@ class TokenizeJob:
         """Return the documents of a row that are known already (`UpdateJob`), None where they are to be made."""
         return None
 
-    def _made(self, item: Sample) -> Sequence[Encoded]:
+    def _made(self, item: Sample, *, asking: bool = False) -> Sequence[Encoded]:
         """Return the documents of a row: all of them, before the first is written, for a row is written or rejected."""
-        sample, payload = self._clips.fitted(*self._probe(item, decode=self._decodes(item)))
-        return [self._with_tensors(encoded) for encoded in self.encoder.documents(sample, payload)]
+        sample, payload = self._clips.fitted(*self._media.probed(item))
+        encoder = self._asking.encoder if asking else self.encoder
+        made = [self._with_tensors(encoded) for encoded in encoder.documents(sample, payload)]
+        return [self._asking.settled(encoded) for encoded in made] if asking else made
+
+    @cached_property
+    def _asking(self) -> Asking:
+        return Asking(self.encoder, self.oracle)
+
+    def _believed_or_asked(
+        self, item: Sample, documents: Sequence[Encoded], number: int, *, raises: bool
+    ) -> Sequence[Encoded]:
+        """Return documents that `_believe` believes, or those that the processor was asked for in their place."""
+        try:
+            for encoded in documents:
+                self._believe(encoded, number, raises=raises)
+        except Reject as reject:
+            if reject.reason is not DIFFERS:
+                raise
+            return self._made(item, asking=True)
+        return documents
 
     def check_start(self, task: Task, shards: Path, heartbeat: Heartbeat, max_reject_rate: float = 1.0) -> None:
         """Compare the first row of each shape among the first rows, before the long run starts.
@@ -306,43 +326,10 @@ class TokenizeJob:
             )
         return encoded
 
-    def _decodes(self, sample: Sample) -> bool:
-        """Whether the sample's pictures are decoded: rows that will be compared are, so damage inside is a reject."""
-        if self.config.media == "pixels":
-            return False  # all media are decoded, to make their tensors
-        return self.config.check_media == "decode" or is_chosen(sample.sample_id, self.config.verify_fraction)
-
-    def _probe(self, sample: Sample, *, decode: bool) -> tuple[Sample, Payload]:
-        probed = [self._probe_media(media, decode=decode) for media in sample.media]
-        if not probed:
-            return sample, ()
-        return with_media(sample, [media for media, _ in probed]), tuple(data for _, data in probed)
-
     @cached_property
     def _clips(self) -> OverlongClips:
         return OverlongClips(self.encoder.adapter, self.config.overlong_audio)
 
     @cached_property
-    def _rules(self) -> MediaRules:
-        return replace(rules_of(self.config, self.samples.data_files), sound_offset=self.config.sound_offset)
-
-    def _probe_media(self, media: Media, *, decode: bool) -> Probed:
-        config = self.config
-        keep = config.media != "reference"
-        track = config.audio_in_video and media.kind == "video"
-        known = media.header
-        if known is not None and not keep and not decode and not track:
-            # probed by ingest
-            return (found_media(media, self._rules) if self._rules.gathered.folders else media), None
-        found, data = probe(
-            media,
-            keep_bytes=keep,
-            decode=decode,
-            track=track,
-            rules=self._rules,
-        )
-        if known is not None and data is not None:
-            now = tuple(digest_ends(ends_of(content)) for content in data)
-            if now != known.digests:
-                raise Reject(RejectReason.MEDIA_CHANGED, f"{media.uris[0]} was changed after it was ingested")
-        return found, data
+    def _media(self) -> RowProbe:
+        return RowProbe(self.config, self.samples.data_files)

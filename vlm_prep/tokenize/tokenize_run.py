@@ -44,8 +44,9 @@ from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.row_facts import ROWS, write_ledger
 from vlm_prep.tokenize.run_accounts import data_card, describe_run, shapes_in
 from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
-from vlm_prep.tokenize.verify.choose import LABELS, UNREADABLE, proof
-from vlm_prep.tokenize.verify.refusals import Refusals, top_up
+from vlm_prep.tokenize.verify.asking import ASKED
+from vlm_prep.tokenize.verify.choose import LABELS, REFUSED, UNREADABLE, proof
+from vlm_prep.tokenize.verify.refusals import Refusals, said_of, top_up
 
 STARTUP_ROWS = 64
 
@@ -85,11 +86,13 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
     refusals, again = Refusals(tasks), origin_of(samples, processor)
 
     def check(records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
-        if refused := refusals.find(records, shards, send):
-            options.say(f"note: the processor cannot take {len(refused)} rows more: their tasks are done without them")
-            return refused
-        compared, refused = top_up(config, records, shards, send, Counter())
-        checked[:] = [compared]
+        refused = refusals.find(records, shards, send)
+        if not refused:
+            compared, refused = top_up(config, records, shards, send, Counter())
+            refused = refusals.spread(refused, records, send)
+            checked[:] = [compared]
+        if refused:
+            options.say(said_of(refused))
         if not refused and (said := write_ledger(samples, identity["samples"], records, options.out)):
             again[ROWS] = said
         return refused
@@ -115,6 +118,11 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         options.say(said)
     if manifest is None:
         return None
+    if asked := manifest.totals.get(ASKED):
+        options.say(
+            f"note: {asked} rows were made by asking the whole processor for each, since of such rows it makes other "
+            "tokens or tensors than the calls showed by which we learned its ways: they are equal to its output"
+        )
     _say_about_overlong_video(manifest, findings, options)
     for note in (said_of_outside(manifest.totals), *unread_notes(manifest.totals)):
         if note:
@@ -220,18 +228,32 @@ def retry_tokenize(
     config = stored_settings(TokenizeConfig, stored, options.out, trust_remote_code=trust_remote_code)
     job, identity, _ = begin(samples, processor, config, options)
     retry = open_retry(options.out, reasons, identity, samples.numbers)
+    before = {reject.sample_id: reject.reason for reject in retry.rejects}
+    suspects = frozenset(number for name, number in retry.numbers.items() if before[name] in REFUSED)
+    refusals, compared = Refusals(retry.tasks(), suspects), Counter[str]()
+
+    def check(records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
+        refused = refusals.find(records, shards, send)
+        if not refused:
+            done = Counter(retry.manifest.proof["rows"])
+            added, refused = top_up(config, records, shards, send, done)
+            refused = refusals.spread(refused, records, send)
+            compared.clear()
+            compared.update(added)
+        if refused:
+            options.say(said_of(refused))
+        return refused
 
     def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:
         before = manifest.proof
         kinds = Counter(manifest.totals["kinds"])
         for record in records:
             kinds.update(record.facts["kinds"])
-        done = Counter(before["rows"])
         shapes = [*before.get("shapes", ()), *shapes_in(records)]
         checked = [
             {**before["rows"], LABELS: before["labels_found_twice"], UNREADABLE: before["unreadable"]},
             *(record.facts["checked"] for record in records),
-            top_up(config, records, shards, send, done)[0],
+            compared,
         ]
         amended = replace(
             manifest,
@@ -241,7 +263,7 @@ def retry_tokenize(
         totals = added_totals(manifest.totals, records)
         return amended, data_card(totals)
 
-    return run_retry(retry, options, job, amend)
+    return run_retry(retry, options, job, amend, check)
 
 
 @as_before()

@@ -223,6 +223,7 @@ def _records(
             refused = _refused(found, refusals, records, workspace.shards, send)
             if not refused:
                 checked, refused = top_up(config, records, workspace.shards, send, Counter())
+                refused = refusals.spread(refused, records, send)
             for poison in refused:
                 workspace.add_poison(poison)
             if not workspace.pending([task.without(workspace.poison()) for task in todo]):

@@ -28,16 +28,16 @@ from vlm_prep.core.records import Media, MediaHeader, MediaKind
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.blank_media import TINY, Place, Show, described, drawn, place_of, size_of
 from vlm_prep.processors.expansion import Expansion, Level, as_reject, said
-from vlm_prep.processors.frames import load_probed, video_metadata
+from vlm_prep.processors.frames import load_row, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions, positions_of
+from vlm_prep.processors.placeholder_texts import written_for
 from vlm_prep.processors.processor_parts import part_of
 from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
 from vlm_prep.processors.runs import Run
 from vlm_prep.processors.token_formula import TokenFormula, find_formula
 from vlm_prep.processors.token_types import of_each_token
 
-_SENTINEL = "vlmprepsentinel"
 _TRIED = ((64, 96), (224, 224), (333, 777))
 """(height, width) of pictures that are tried out."""
 _LARGE = (1600, 1200)
@@ -107,26 +107,11 @@ class Generic(Adapter):
         return found
 
     def _candidates(self, kind: MediaKind) -> list[Written]:
-        """What the chat template may write for a media part: the processor's token, another token, a text."""
-        part = {"type": "text", "text": _SENTINEL}
-        content = [part, {"type": kind}, part]
         try:
-            text = self.hf.apply_chat_template(
-                [{"role": "user", "content": content}], chat_template=self.loaded.chat_template, tokenize=False
-            )
+            return written_for(self.loaded, kind)
         except Exception as error:  # templates raise whatever their expressions raise
             self.refusals[kind] = f"its chat template refuses it: {said(error)}"
             return []
-        pieces = str(text).split(_SENTINEL)
-        between = pieces[1] if len(pieces) > 2 else ""
-        own = getattr(self.hf, f"{kind}_token", None)
-        known = sorted((token for token in self.hf.tokenizer.get_added_vocab() if token in between), key=len)
-        tokens = [str(own) if own is not None else "", *reversed(known), between.strip()]
-        return [
-            Written(token, *between.split(token, 1))
-            for token in dict.fromkeys(tokens)
-            if token and between.count(token) == 1
-        ]
 
     def _why_not(self, kind: MediaKind, written: Written) -> str | None:
         """Why a call with one media and this placeholder does not work; None if it does."""
@@ -212,14 +197,39 @@ class Generic(Adapter):
         if self._is_each_alone(places):
             return tuple(self._alone(place) for place in places)
         real = [self.levels[place[0]] == "full" for place in places]
-        structs: list[Mapping[str, Any] | None] = [*stored] if stored else [None] * len(media)
-        loaded = [
-            load_probed(item, place[2], place[3], self.sampling_rate, struct) if is_real else None
-            for item, place, struct, is_real in zip(media, places, structs, real, strict=True)
-        ]
+        loaded = load_row(media, places, stored, self.sampling_rate, real)
         with as_reject("the processor cannot take this row's media"):
             answer = self._ask(places, loaded)
         return tuple(self._made(text, place) for text, place in zip(answer.texts, places, strict=True))
+
+    def expand_asking(
+        self, text: str, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[Expansion, ...]:
+        """Return what `expand` does, found by one call with the row's own text and media: for rows of which the
+        answer to other calls is not the processor's.
+
+        Args:
+            text: the rendered conversation.
+            media: see `expand`.
+            stored: see `expand`.
+        """
+        if not media:
+            return ()
+        places = [self._place(item) for item in media]
+        loaded = load_row(media, places, stored, self.sampling_rate)
+        with as_reject("the processor cannot take this row"):
+            texts = self._texts_in(text, places, loaded) or self._ask(places, loaded).texts
+        return tuple(self._made(each, place) for each, place in zip(texts, places, strict=True))
+
+    def _texts_in(self, text: str, places: Sequence[Place], loaded: Sequence[Any]) -> Sequence[str] | None:
+        """What the processor puts into a row's own text, where it says so; of one kind, so that it is in order."""
+        if len({place[0] for place in places}) > 1:
+            return None
+        return self._call.replacements(
+            text,
+            [(place[0], each) for place, each in zip(places, loaded, strict=True)],
+            self.call_options(_metadata(places)),
+        )
 
     def _is_each_alone(self, places: Sequence[Place]) -> bool:
         kinds = {place[0] for place in places}
@@ -251,8 +261,8 @@ class Generic(Adapter):
             (place[0], self._shown(place, show or "blank") if show is None or isinstance(show, str) else show)
             for place, show in zip(places, shown, strict=True)
         ]
-        metadata = [video_metadata(place[1], place[3], place[2]) for place in places if place[0] == "video"]
-        return self._call([self.written[place[0]] for place in places], media, self.call_options(metadata), separators)
+        options = self.call_options(_metadata(places))
+        return self._call([self.written[place[0]] for place in places], media, options, separators)
 
     def _shown(self, place: Place, show: Any) -> Any:
         return drawn(place, show, self.audio_samples(place[1]) if place[0] == "audio" else 0)
@@ -332,3 +342,7 @@ class Generic(Adapter):
     def _rate_of(hf: Any) -> int | None:
         part = part_of(hf, "audio")
         return int(getattr(part[1], "sampling_rate", 16_000)) if part is not None else None
+
+
+def _metadata(places: Sequence[Place]) -> list[Any]:
+    return [video_metadata(place[1], place[3], place[2]) for place in places if place[0] == "video"]

@@ -161,5 +161,11 @@ def raise_media(media: Sequence[StoredMedia], mode: MediaMode, maker: PayloadMak
         raise ValueError(f"media are not raised to {mode}")
     return [
         {**struct, "files": [{**file, "bytes": None} for file in struct["files"]], "tensors": tensors}
-        for struct, tensors in zip(media, maker.tensors(media), strict=True)
+        for struct, tensors in zip(media, _held(media) or maker.tensors(media), strict=True)
     ]
+
+
+def _held(media: Sequence[StoredMedia]) -> list[Any] | None:
+    """The tensors that media are stored with, which the parts might not make again."""
+    held = [struct.get("tensors") for struct in media]
+    return None if any(tensors is None for tensors in held) else held

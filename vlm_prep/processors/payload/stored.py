@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason, StoreError
+from vlm_prep.core.records import MediaKind
 from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.processors.payload.join import join
 from vlm_prep.processors.payload.uint8 import Uint8Rule
@@ -115,6 +116,7 @@ class StoredPayload:
             for name, rule in encoding["codings"].items()
         }
         self._names = names
+        self._known = {name for kind in get_args(MediaKind) for name in names(kind) or ()}
 
     def stored(self, kind: str, structs: Sequence[StoredMedia]) -> dict[str, list[Stored]] | None:
         """Return the tensors of media that the processor treats together, by name; None if there are none stored.
@@ -130,7 +132,8 @@ class StoredPayload:
                 return None
             for tensor in tensors:
                 name = tensor["name"]
-                if name != WAVEFORM and (wanted is None or name in wanted):
+                # what no part is known to make belongs to the media that it stands with
+                if name != WAVEFORM and (wanted is None or name in wanted or name not in self._known):
                     stored = self._open(kind, name, tensor)
                     if name in found:
                         found[name].append(stored)

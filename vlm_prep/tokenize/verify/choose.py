@@ -24,9 +24,14 @@ SHAPES_PER_KIND = 8
 _SEED = 0x766C6D
 LABELS = "labels:twice"
 UNREADABLE = "media:unreadable"
-REFUSED = (RejectReason.PROCESSOR_ERROR, RejectReason.ASPECT_RATIO, RejectReason.LABELS_UNDECIDABLE)
-"""Reasons of rows that the real processor raises on, or whose mask is not certain; others are media that do not
-decode."""
+REFUSED = (
+    RejectReason.PROCESSOR_ERROR,
+    RejectReason.PROCESSOR_DIFFERS,
+    RejectReason.ASPECT_RATIO,
+    RejectReason.LABELS_UNDECIDABLE,
+)
+"""Reasons of rows that the real processor raises on or makes otherwise, or whose mask is not certain; others are media
+that do not decode."""
 
 
 def is_chosen(sample_id: str, fraction: float) -> bool:
@@ -53,8 +58,9 @@ def check_row(oracle: Oracle, row: Row) -> Counter[str]:
 
     Raises:
         ExactnessError: it differs, with the differences.
-        Reject: the real processor cannot take the row; labels_undecidable, when its labels come out otherwise when they
-            are found a second way.
+        Reject: the real processor cannot take the row; processor_differs, when it makes another of it and the family is
+            the generic one (`asking`); labels_undecidable, when its labels come out otherwise when they are found a
+            second way.
     """
     try:
         compared = oracle.compare(row)
@@ -69,6 +75,11 @@ def check_row(oracle: Oracle, row: Row) -> Counter[str]:
             f"its labels, found in two ways, differ ({'; '.join(compared.differences)})",
         )
     if compared.differences:
+        if oracle.may_ask:
+            raise Reject(
+                RejectReason.PROCESSOR_DIFFERS,
+                f"the real processor makes another row of it: {'; '.join(compared.differences)}",
+            )
         lines = "\n  ".join(compared.differences)
         raise ExactnessError(
             f"{row['sample_id']} differs from the real processor:\n  {lines}",

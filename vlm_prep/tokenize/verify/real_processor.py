@@ -23,11 +23,13 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_media import probed_media
 from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.expansion import SOUND, as_reject
+from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.token_types import values_of
-from vlm_prep.tokenize.coordinates import ByteSpan
+from vlm_prep.tokenize.coordinates import ByteSpan, RenderedSpan
 from vlm_prep.tokenize.cut_rows import cut_as
+from vlm_prep.tokenize.drafts import Labelled
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes
 from vlm_prep.tokenize.placeholders import IGNORE
@@ -62,6 +64,8 @@ class Oracle:
         self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
         self._runtime: ProcessorRecord = {**describe_processor(self._adapter), "payload": payload}
         self._pixels = PixelMaker(self._runtime, whole=self._hf)
+        self.may_ask = isinstance(self._adapter, Generic)
+        """Whether rows that differ may be made by asking the whole processor, see `asking`."""
 
     def compare(self, row: Row) -> Comparison:
         """Compare a stored row with the real processor's output.
@@ -182,17 +186,29 @@ class Oracle:
         if found is None:
             return None
         text, spans = found
-        media = [probed_media(stored) for stored in row["media"]]
-        # the ids are known to be equal here, so what we put in is the processor's
-        placed, _ = self._encoder.place(text, media, row["media"])
-        tokens = self._encoder.text.encode_by_offsets(placed.text)
-        positions = [placed.move(position) for start, end, _ in spans for position in (start, end)]
-        edges = iter(in_bytes(placed.text, [*positions, *(edge for span in placed.inside for edge in span)]))
-        in_text: list[ByteSpan] = [(next(edges), next(edges), weight) for _, _, weight in spans]
-        inside = [(start, next(edges)) for start in edges]
-        made = self._encoder.label(tokens, in_text, inside, placed.runs)
         length = len(row["input_ids"])  # of a row that was cut less than all
-        return made.labels[:length], made.weights[:length]
+        # the ids are known to be equal here, so what we put in is the processor's; or it was asked for this row
+        try:
+            made = _labelled(self._encoder, text, spans, row)
+        except Reject:
+            if not self.may_ask:
+                raise
+            made = None
+        if self.may_ask and (made is None or not np.array_equal(made.ids[:length], row["input_ids"])):
+            made = _labelled(self._encoder.asking, text, spans, row)
+        return None if made is None else (made.labels[:length], made.weights[:length])
+
+
+def _labelled(encoder: SampleEncoder, text: str, spans: Sequence[RenderedSpan], row: Row) -> Labelled:
+    """A stored row's rendered text, its media put in, with its trained spans, whole."""
+    media = [probed_media(stored) for stored in row["media"]]
+    placed, _ = encoder.place(text, media, row["media"])
+    tokens = encoder.text.encode_by_offsets(placed.text)
+    positions = [placed.move(position) for start, end, _ in spans for position in (start, end)]
+    edges = iter(in_bytes(placed.text, [*positions, *(edge for span in placed.inside for edge in span)]))
+    in_text: list[ByteSpan] = [(next(edges), next(edges), weight) for _, _, weight in spans]
+    inside = [(start, next(edges)) for start in edges]
+    return encoder.label(tokens, in_text, inside, placed.runs)
 
 
 def _with_media(messages: Sequence[Message], loaded: Sequence[Any], sounds: Sequence[Any]) -> list[Message]:

@@ -1,18 +1,20 @@
-"""Rows that the real processor cannot take, found in the same way whatever the workers, their order and kills.
+"""Rows that the real processor cannot take or makes otherwise, the same whatever the workers, their order and kills.
 
 Compared are rows that follow from the source alone: the share that is chosen by hash, by each task, and over the whole
 run the first row of each shape. Where the processor refuses one, every row of the shape to blame is compared, in all
-tasks, and those that it refuses are rejected: as poison, so that their tasks are done again without them. A row that is
-refused alone among others of its shape, and is not compared, is not found (`verify_fraction=1` compares all).
+tasks, and those that it refuses are noted as poison, so that their tasks are done again without them; or with them,
+where it makes another row and is asked for it (`asking`). A row that is refused alone among others of its shape, and is
+not compared, is not found (`verify_fraction=1` compares all).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vlm_prep.core.errors import RejectReason
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import Send
 from vlm_prep.engine.tasks import Poison, Record, Task
@@ -26,9 +28,11 @@ class Refusals:
 
     Args:
         tasks: of the run, in order.
+        suspects: rows to compare whatever their shapes.
     """
 
     tasks: Sequence[Task]
+    suspects: frozenset[int] = frozenset()
     _compared: set[int] = field(default_factory=set)
     _closed: set[Shape] = field(default_factory=set)
 
@@ -49,7 +53,23 @@ class Refusals:
                 shapes.add(shape)
                 showed.add(number)
             self._compared |= set(numbers)
-        shapes -= self._closed
+        return self._search(records, shapes, showed, send)
+
+    def spread(self, refused: Sequence[Poison], records: Sequence[Record], send: Send) -> list[Poison]:
+        """Return rows that were refused when more were compared, and all others of their shapes that are, too."""
+        shapes: set[Shape] = set()
+        for poison in refused:
+            record = next(each for each in records if poison.row in self.tasks[each.task].numbers)
+            shapes |= {shape for _, shape, _, _ in send("refused_rows", self._task(record, [poison.row]))}
+        showed = {poison.row for poison in refused}
+        found = {poison.row: poison for poison in self._search(records, shapes, showed, send)}
+        return [*found.values(), *(poison for poison in refused if poison.row not in found)]
+
+    def _search(
+        self, records: Sequence[Record], shapes: set[Shape], showed: Container[int], send: Send
+    ) -> list[Poison]:
+        """Compare all rows of some shapes; return those that are refused, and those that showed it last."""
+        shapes = shapes - self._closed
         found: dict[int, Poison] = {}
         for record in records if shapes else ():
             if shapes & {*record.facts.get("shapes", ()), *record.facts.get("refused", ())}:
@@ -59,12 +79,13 @@ class Refusals:
         return sorted(found.values(), key=lambda poison: (poison.row in showed, poison.row))
 
     def _firsts(self, records: Sequence[Record]) -> Iterable[tuple[Record, list[int]]]:
-        """The first rows of the run's shapes that no process has compared, by record."""
+        """The first rows of the run's shapes, and the suspects, that no process has compared, by record."""
         seen: set[Shape] = set()
         for record in records:
             firsts = record.facts.get("firsts", {})
             numbers = {number for shape, number in firsts.items() if shape not in seen}
             seen |= set(firsts)
+            numbers |= self.suspects.intersection(self.tasks[record.task].numbers)
             if left := sorted(numbers - set(record.facts.get("equal", ())) - self._compared):
                 yield record, left
 
@@ -72,6 +93,14 @@ class Refusals:
         task = self.tasks[record.task]
         only = tuple(number for number in numbers or task.numbers if number not in record.poison)
         return replace(task, only=only, poison=())
+
+
+def said_of(refused: Sequence[Poison]) -> str:
+    """Return what to tell the user of rows that were found."""
+    others = sum(poison.reason == RejectReason.PROCESSOR_DIFFERS.value for poison in refused)
+    cannot = f"the processor cannot take {len(refused) - others} rows more" if len(refused) > others else ""
+    makes = f"it makes {others} rows otherwise than we do, and is asked for them" if others else ""
+    return f"note: {'; '.join(each for each in (cannot, makes) if each)}: their tasks are done again"
 
 
 def top_up(
