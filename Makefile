@@ -30,11 +30,10 @@ test-fast: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
-# Ray clusters and an S3 server on this machine; their packages are not in the usual environment
+# Ray clusters on this machine; Ray is not in the usual environment
 test-cluster: $(READY)
 	$(BIN)/pip install --quiet --constraint configs/constraints.txt --editable '.[dev,cluster-dev]'
-	$(BIN)/pytest tests/engine/test_ray.py tests/shards/test_remote.py tests/cli/test_object_store.py \
-		tests/stream/test_object_store.py tests/stream/test_object_store_faults.py
+	$(BIN)/pytest tests/engine/test_ray.py
 
 # other trainers' real packages, each in an environment of its own that reads this one's torch
 test-trainers: $(READY)

@@ -54,7 +54,7 @@ def wait_for_line(log: Path, pattern: str) -> str:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Server]:
     """Start a server, which this process and its children then use; its log is in `folder`."""
-    pytest.importorskip("moto", reason="moto is not installed: pip install 'vlm-prep[cluster-dev]'")
+    pytest.importorskip("moto", reason="moto is not installed: pip install 'vlm-prep[dev]'")
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'vlm-prep[s3]'")
     import fsspec
 

@@ -55,14 +55,14 @@ def shards(tree: dict[str, str]) -> dict[str, str]:
 
 
 def test_packing_in_place_gives_the_bytes_of_packing_the_folder(
-    tok: str, packed: Path, tmp_path: Path, tree: Tree, command: Any, server: Server
+    tok: str, packed: Path, tmp_path: Path, tree: Tree, command: Any, run: Run, server: Server
 ) -> None:
     line = ["pack", tok, "--pack-length", 2048, "--world-size", 2, "--out", tmp_path / "out", "--workers", 2]
     result = command(*line, "--cache-dir", tmp_path / "shards")
     assert result.returncode == 0, result.stderr
     assert shards(tree(tmp_path / "out")) == shards(tree(packed))
     assert read_manifest(tmp_path / "out").extra["source"] == tok
-    assert "nothing changed" in command("why", tmp_path / "out").stdout
+    assert "nothing changed" in run("why", tmp_path / "out")[1]
     assert server.log.read_text().count(f"GET /{tok.removeprefix('s3://')}/train/data-00000") == 1
 
 

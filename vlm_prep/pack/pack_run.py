@@ -142,10 +142,7 @@ def pack(
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
     store = _source(source)
-    for part in parts_of(store):
-        record = from_named_place(part.folder, part.manifest.processor, processor, trust_remote_code=trust_remote_code)
-        part.manifest = replace(part.manifest, processor=record)
-    store.manifest = replace(store.manifest, processor=parts_of(store)[0].manifest.processor)
+    _take_processor(store, processor, trust_remote_code=trust_remote_code)
     choice = choose_rule(store, config, trust_remote_code=trust_remote_code)
     for note in choice.notes:
         options.say(note)
@@ -153,7 +150,6 @@ def pack(
     plan = make_plan(store, config, choice.backbone)
     if not plan.n_packs:
         raise InputError(f"{store.folder}: no document fits `pack_length={config.pack_length}`")
-    identity = pack_identity(store, config) | choice.identity
     media, payload = raised_payload(store, config, trust_remote_code)
     job = PackJob(
         tuple(part.folder for part in parts_of(store)),
@@ -176,7 +172,7 @@ def pack(
 
     stage = Stage(
         name=STAGE,
-        identity=identity,
+        identity=pack_identity(store, config) | choice.identity,
         tasks=pack_tasks(plan, config),
         again=_again(store, processor),
         job=job,
@@ -186,15 +182,22 @@ def pack(
         settings=stored_run(STAGE, _named(store, options.out), config),
     )
     manifest = run_stage(stage, options)
-    if manifest is None:
-        return None
-    check_reject_rate(manifest.totals, options)
+    if manifest is not None:
+        check_reject_rate(manifest.totals, options)
     return manifest
 
 
+def _take_processor(store: Store, processor: str | None, *, trust_remote_code: bool) -> None:
+    """Have a store's records name the place of the processor's code that may run."""
+    for part in parts_of(store):
+        record = from_named_place(part.folder, part.manifest.processor, processor, trust_remote_code=trust_remote_code)
+        part.manifest = replace(part.manifest, processor=record)
+    store.manifest = replace(store.manifest, processor=parts_of(store)[0].manifest.processor)
+
+
 def _certifier(choice: Choice, *, trust_remote_code: bool) -> Certify:
-    made: Certify = importlib.import_module(_CERTIFIER).certifier(choice.model, trust_remote_code=trust_remote_code)
-    return made
+    found = importlib.import_module(_CERTIFIER)
+    return cast(Certify, found.certifier(choice.model, trust_remote_code=trust_remote_code))
 
 
 def pack_identity(store: Store, config: PackConfig) -> dict[str, Any]:
@@ -218,10 +221,9 @@ def pack_tasks(plan: Plan, config: PackConfig) -> list[Task]:
         return tasks
     step = max(1, TOKENS_PER_TASK // config.pack_length)
     for rank in range(config.world_size):
-        count = len(plan.packs_of(rank))
+        count, split = len(plan.packs_of(rank)), rank_split(rank)
         for start in range(0, count, step):
-            stop = min(start + step, count)
-            tasks.append(Task(index=len(tasks), start=start, stop=stop, split=rank_split(rank)))
+            tasks.append(Task(index=len(tasks), start=start, stop=min(start + step, count), split=split))
     return tasks
 
 
