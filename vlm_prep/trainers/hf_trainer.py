@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,6 +108,34 @@ def collater(dataset: ShardDataset, model: Any, options: Mapping[str, Any]) -> F
     return ForModel(PadCollate.for_store(dataset, **known))
 
 
+def check_state(folder: Path, dataset: ShardDataset, state_at: Callable[[int], State]) -> None:
+    """Refuse a checkpoint that is not of this store, seed and size of a step.
+
+    Args:
+        folder: of the checkpoint.
+        dataset: that goes on.
+        state_at: where this run stands after so many steps.
+
+    Raises:
+        InputError: it stands elsewhere, or a trainer over no store saved it.
+    """
+    if not (folder / STATE).exists():
+        raise InputError(
+            f"{folder} has no {STATE}: it was not saved by a trainer over this store",
+            "start from its weights (from_pretrained) instead of resuming",
+        )
+    saved = State.from_json(json.loads((folder / STATE).read_text()))
+    saved.check(dataset.fingerprint, dataset.seed)
+    step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
+    here = state_at(step)
+    if (here.epoch, here.consumed) != (saved.epoch, saved.consumed):
+        raise InputError(
+            f"{folder} stands at row {saved.consumed} of epoch {saved.epoch}; with this run's ranks, batch size and "
+            f"accumulation its step {step} would be row {here.consumed} of epoch {here.epoch}",
+            "resume with the same rows to a step (transformers counts steps, not rows)",
+        )
+
+
 def shard_trainer(base: type[Any], dataset: ShardDataset) -> type[Any]:
     """Return `base` (Trainer, SFTTrainer) with its batches read from `dataset`."""
 
@@ -148,24 +176,8 @@ def shard_trainer(base: type[Any], dataset: ShardDataset) -> type[Any]:
             from transformers.trainer_utils import get_last_checkpoint
 
             found = get_last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint
-            if found is None:
-                return  # the base class says that there is none
-            folder = Path(str(found))
-            if not (folder / STATE).exists():
-                raise InputError(
-                    f"{folder} has no {STATE}: it was not saved by a trainer over this store",
-                    "start from its weights (from_pretrained) instead of resuming",
-                )
-            saved = State.from_json(json.loads((folder / STATE).read_text()))
-            saved.check(dataset.fingerprint, dataset.seed)
-            step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
-            here = self._state_at(step)
-            if (here.epoch, here.consumed) != (saved.epoch, saved.consumed):
-                raise InputError(
-                    f"{folder} stands at row {saved.consumed} of epoch {saved.epoch}; with this run's ranks, batch "
-                    f"size and accumulation its step {step} would be row {here.consumed} of epoch {here.epoch}",
-                    "resume with the same rows to a step (transformers counts steps, not rows)",
-                )
+            if found is not None:  # else the base class says that there is none
+                check_state(Path(str(found)), dataset, self._state_at)
 
         def _state_at(self, step: int) -> State:
             args = self.args
