@@ -20,9 +20,10 @@ from vlm_prep.cli.main import app
 from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.sides import own_name
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.pack.mix_rows import open_mix, own_name
+from vlm_prep.pack.mix_rows import open_mix
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.report.found_rows import all_rows
 from vlm_prep.report.view.viewing import view
@@ -95,6 +96,18 @@ def test_weights_are_shares_of_the_rows(stores: Path) -> None:
     assert Counter(name[0] for name in ids(path)) == {"a": 60, "b": 20}
     path = write(stores, stores=[{"store": "a", "weight": 1}, {"store": "b", "weight": 2}])
     assert Counter(name[0] for name in ids(path)) == {"a": 20, "b": 40}
+
+
+def test_rows_that_another_store_rejected_are_left_out(stores: Path) -> None:
+    run = RunOptions(out=stores / "short", workers=0, progress=False, say=lambda line: None, max_reject_rate=1.0)
+    samples = open_samples(stores / "b.jsonl", keep_columns=["score"])
+    tokenize(samples, PROCESSOR, TokenizeConfig(max_length=100), run)
+    plain = open_mix(write(stores, stores=[{"store": "b"}])).manifest.fingerprint
+    path = write(stores, stores=[{"store": "b", "not_rejected_in": ["short"]}])
+    assert ids(path) == [f"b/{n}" for n in range(0, 20, 2)]  # each second has a picture of more than 100 tokens
+    assert open_mix(path).manifest.fingerprint != plain
+    with pytest.raises(InputError, match="list of stores"):
+        open_mix(write(stores, stores=[{"store": "b", "not_rejected_in": "short"}]))
 
 
 def test_a_draw_depends_on_the_seed_alone(stores: Path) -> None:

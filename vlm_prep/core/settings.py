@@ -132,6 +132,14 @@ class SourceConfig(Settings):
     ] = None
     mix_seed: Annotated[int | None, Doc("Seed of a mix. [default: 42]")] = None
     limit: Annotated[int | None, Ge(1), Doc("Only the first N rows.")] = None
+    split_by: Annotated[
+        str | None,
+        Doc(
+            "Sides of a split by a stable hash of each row's sample_id, e.g. hash:train=0.98,validation=0.02; `take` "
+            "says which one is read."
+        ),
+    ] = None
+    take: Annotated[str | None, Doc("The side of `split_by` that is read.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

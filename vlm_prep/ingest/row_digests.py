@@ -28,7 +28,7 @@ from vlm_prep.ingest.table_files import TableIndex
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_ledger import DIGEST_BYTES
 
-_NOT_READING = ("rows", "picks", "sample_ratio", "limit")
+_NOT_READING = ("rows", "picks", "sample_ratio", "limit", "side")
 """What of a data set's description says nothing of how a row is read."""
 Digests = NDArray[np.uint8]
 

@@ -20,6 +20,7 @@ from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
+from vlm_prep.core.sides import bounds_of, is_between, read_split
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import mark, mark_addresses, may_embed
 from vlm_prep.ingest.formats import to_sample
@@ -35,7 +36,7 @@ from vlm_prep.media.text_files import form_of
 
 STAGE = "ingest"
 _OPTIONS: Final = (
-    *("split", "subset", "commit", "limit", "system_prompt", "user_prompt", "min_duration", "max_duration"),
+    *("split", "subset", "commit", "limit", "side", "system_prompt", "user_prompt", "min_duration", "max_duration"),
     *("missing_tags", "ignore_keys", "kept", "encoding", "lenient_json", "rows_key", "mapping"),
 )
 """What of a spec is described where it is not the default."""
@@ -83,6 +84,17 @@ class RowSource:
         if rows is not None:
             picks = rows[picks]
         return cls(spec, index, picks, copies(len(index), len(picks)) if rows is None else occurrences(picks))
+
+    def on_side(self, split_by: str, take: str) -> RowSource:
+        """Return the source with those of its picks that are on a side of a split, see `core.sides`.
+
+        Raises:
+            InputError: the split cannot be read, or has no such side.
+        """
+        bounds, name = bounds_of(read_split(split_by), take), self.spec.name
+        kept = np.fromiter((is_between(bounds, f"{name}/{row}") for row in self.picks), np.bool_, len(self.picks))
+        spec = replace(self.spec, side=f"{take} of {split_by}")
+        return replace(self, spec=spec, picks=self.picks[kept], repeats=self.repeats[kept])
 
     def __len__(self) -> int:
         return len(self.picks)

@@ -226,7 +226,14 @@ def _is_store(path: StorePath) -> bool:
     return (path / MANIFEST).exists() or (path / WORK).is_dir()
 
 
-def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[SourceOptions]) -> Samples:
+def open_samples(
+    path: str | Path,
+    *,
+    limit: int | None = None,
+    split_by: str | None = None,
+    take: str | None = None,
+    **how: Unpack[SourceOptions],
+) -> Samples:
     """Open a meta JSON, a data file, the folder of a Hugging Face dataset, or the output of `vlm-prep ingest`.
 
     Examples:
@@ -238,7 +245,9 @@ def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[So
 
     Args:
         path: the source.
-        limit: first rows only, of all datasets together.
+        limit: first rows only, of all datasets together, before they are split.
+        split_by: sides of a split by hash, with `take`, the one that is read; see `core.sides`.
+        take: the name of a side.
         how: see `meta.load_source`; all but `datasets` for a data file only, a meta JSON says them in its entries.
 
     Raises:
@@ -246,8 +255,10 @@ def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[So
         StoreError: an ingested store that is not finished.
     """
     folder = store_path(path)
+    if (split_by is None) != (take is None):
+        raise InputError("`split_by` names the sides of a split and `take` the one to read", "give both or neither")
     if not is_named(path) and _is_store(folder):
-        if any(how.values()):
+        if any(how.values()) or split_by:
             raise InputError(
                 f"{path} is ingested already: options that say how to read a source have no meaning for it",
                 "give them to `vlm-prep ingest`",
@@ -263,9 +274,10 @@ def open_samples(path: str | Path, *, limit: int | None = None, **how: Unpack[So
     for spec in found.specs:
         source = RowSource.open(spec, left)
         check_shape(source)
-        sources.append(source)
+        sources.append(source if split_by is None or take is None else source.on_side(split_by, take))
         if left is not None:
             left -= len(source)
+    given |= {} if split_by is None else {"split_by": split_by, "take": take}
     origin = {**where, **always, **given, "limit": limit}
     if found.mix is None:
         return RawSamples(tuple(sources), origin)

@@ -146,6 +146,8 @@ class DatasetSpec:
     """Of a hub set: the commit of its files."""
     limit: int | None = None
     """Most rows that are read of it."""
+    side: str | None = None
+    """Of which side of which split the picks are, see `core.sides`."""
     split: str | None = None
     """Which split of a folder `tables` is."""
     system_prompt: str | None = None

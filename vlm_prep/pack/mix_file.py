@@ -4,6 +4,7 @@
       - store: out/photos            # relative to this file
         weight: 2                    # a share of `rows`; or ratio: 0.5, or count: 10000
         where: tokens < 4096 and kind == "image"
+        not_rejected_in: [out/other] # rows that another store rejected are left out, too
       - store: out/talks
         weight: 1
     rows: 100000                     # of the stores with weights together; default: as many rows as these have
@@ -32,7 +33,7 @@ from vlm_prep.core.remote import is_remote
 
 SUFFIXES: Final = (".yaml", ".yml")
 _KEYS: Final = ("stores", "rows", "seed", "duplicates", "similar_pictures", "split", "take")
-_PART_KEYS: Final = ("store", "weight", "ratio", "count", "where")
+_PART_KEYS: Final = ("store", "weight", "ratio", "count", "where", "not_rejected_in")
 _AMOUNTS: Final = ("weight", "ratio", "count")
 _MOST_BITS: Final = 16
 
@@ -50,6 +51,8 @@ class Part:
     """Rows; more than it has are taken more than once."""
     where: str | None = None
     """See `mix_filter`."""
+    not_rejected_in: tuple[str, ...] = ()
+    """Stores whose rejects are left out, by sample_id."""
 
     def settings(self) -> dict[str, Any]:
         """Return all but its place."""
@@ -134,14 +137,22 @@ def _part(path: Path, number: int, written: Any) -> Part:
     expression = written.get("where")
     if expression is not None and not isinstance(expression, str):
         raise InputError(f"{path}: {where}.where is no text")
-    place = store if is_remote(store) else os.path.normpath(path.parent / os.path.expanduser(store))
+    place = _place(path, store)
+    others = written.get("not_rejected_in") or []
+    if not isinstance(others, list) or not all(isinstance(other, str) and other for other in others):
+        raise InputError(f"{path}: {where}.not_rejected_in: expected a list of stores")
     return Part(
         store=place,
+        not_rejected_in=tuple(_place(path, other) for other in others),
         weight=_number(path, f"{where}.weight", written.get("weight")),
         ratio=_number(path, f"{where}.ratio", written.get("ratio")),
         count=_number(path, f"{where}.count", written.get("count"), whole=True),
         where=expression,
     )
+
+
+def _place(path: Path, store: str) -> str:
+    return store if is_remote(store) else os.path.normpath(path.parent / os.path.expanduser(store))
 
 
 def _known(path: Path, where: str, found: Any, keys: tuple[str, ...]) -> None:

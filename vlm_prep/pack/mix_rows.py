@@ -8,7 +8,6 @@ are in its order, those that are taken more than once pass after pass. Ten milli
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +19,16 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.sides import bounds_of, is_between, own_name
 from vlm_prep.pack.mix_file import MixFile, Part, read_mix
 from vlm_prep.pack.mix_filter import rows_where
 from vlm_prep.shards.joined import JoinedStore, PickedStore, open_stores
+from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.shards.object_store import store_path
 from vlm_prep.shards.reader import Store
 
 Numbers = NDArray[np.int64]
-_OF_ROW = re.compile(r"(?<=[0-9])(#[0-9]+)?(~[0-9]+)?$")
-"""What follows the number of a row: which repeat, which document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,10 @@ def open_mix(path: str | Path, *, verify: bool = False) -> PickedStore:
     stores = open_stores([part.store for part in mix.parts], stage="tokenize", verify=verify)
     base = JoinedStore(stores)
     index, parts = _resolved(mix, base)
-    fingerprint = digest_json({"mix": mix.settings(), "stores": [store.manifest.fingerprint for store in stores]})
+    made_of = {"mix": mix.settings(), "stores": [store.manifest.fingerprint for store in stores]}
+    if others := [read_manifest(store_path(other)).fingerprint for part in mix.parts for other in part.not_rejected_in]:
+        made_of["not_rejected_in"] = others
+    fingerprint = digest_json(made_of)
     totals = {
         **base.manifest.totals,
         "rows_in": len(index),
@@ -79,7 +83,10 @@ def open_mix(path: str | Path, *, verify: bool = False) -> PickedStore:
 
 def _resolved(mix: MixFile, base: JoinedStore) -> tuple[Numbers, list[TakenPart]]:
     begins = np.cumsum([0, *(len(part) for part in base.parts)])
-    filtered = [rows_where(store, part.where) for store, part in zip(base.parts, mix.parts, strict=True)]
+    filtered = [
+        _not_rejected(store, rows_where(store, part.where), part)
+        for store, part in zip(base.parts, mix.parts, strict=True)
+    ]
     left = _unique(mix, base, np.concatenate([rows + begin for rows, begin in zip(filtered, begins, strict=False)]))
     if mix.take is not None:
         left = left[_side(mix, base, left)]
@@ -107,6 +114,15 @@ def _resolved(mix: MixFile, base: JoinedStore) -> tuple[Numbers, list[TakenPart]
     if not len(found):
         raise InputError(f"{mix.path}: takes no rows", "look at its filters: `vlm-prep mix` shows what each leaves")
     return found, parts
+
+
+def _not_rejected(store: Store, rows: Numbers, part: Part) -> Numbers:
+    """Return rows without those that other stores, of another processor or other settings, rejected."""
+    if not part.not_rejected_in:
+        return rows
+    bad = {own_name(str(row["sample_id"])) for other in part.not_rejected_in for row in read_rejects(other)}
+    names = [name for shard in store.shards for name in shard.column("sample_id").to_pylist()]
+    return rows[np.fromiter((own_name(names[row]) not in bad for row in rows.tolist()), np.bool_, len(rows))]
 
 
 def _amounts(mix: MixFile, have: Sequence[int]) -> list[int]:
@@ -180,31 +196,10 @@ def _contents(base: Store, rows: Numbers) -> Iterator[bytes]:
 
 
 def _side(mix: MixFile, base: JoinedStore, rows: Numbers) -> NDArray[np.bool_]:
-    """Return whether each row is on the side of the split that is taken.
-
-    By a hash of its sample_id alone: a row stays on its side whatever is added beside it, and all documents and repeats
-    of a row are on one side.
-    """
-    low, high = bounds_of(mix.split, str(mix.take))
+    """Return whether each row is on the side of the split that is taken, see `core.sides`."""
+    bounds = bounds_of(mix.split, str(mix.take))
     names = np.array([name for shard in base.shards for name in shard.column("sample_id").to_pylist()], object)[rows]
-    hashes = (xxhash.xxh3_64_intdigest(own_name(name).encode()) for name in names)
-    return np.fromiter((low <= value < high for value in hashes), np.bool_, len(rows))
-
-
-def own_name(sample_id: str) -> str:
-    """Return the name of the row that a document, or a repeat, is of."""
-    return _OF_ROW.sub("", sample_id)
-
-
-def bounds_of(split: Sequence[tuple[str, float]], side: str) -> tuple[int, int]:
-    """Return the hashes [low, high) of a side; the last one reaches to the end."""
-    low = 0.0
-    for number, (name, share) in enumerate(split):
-        high = 1.0 if number == len(split) - 1 else low + share
-        if name == side:
-            return round(low * 2**64), round(high * 2**64)
-        low = high
-    raise ValueError(f"no side {side}")
+    return np.fromiter((is_between(bounds, name) for name in names), np.bool_, len(rows))
 
 
 def mix_text(store: PickedStore) -> str:
