@@ -48,6 +48,7 @@ def media(kind: str, *files: bytes | None, **fields: Any) -> dict[str, Any]:
         "segment": None,
         "times": None,
         "decoder": None,
+        "scaled": None,
         **fields,
     }
 

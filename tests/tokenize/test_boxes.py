@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from vlm_prep.core.errors import InputError, ProcessorError
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.report.view.viewing import view
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.reader import Store
@@ -55,6 +57,12 @@ def answers(store: Store) -> list[str]:
         content = json.loads(row["conversation"])["messages"][-1]["content"]
         found.append(content if isinstance(content, str) else "".join(part["text"] for part in content))
     return found
+
+
+def shown(folder: Path) -> Any:
+    """What the page of a store holds."""
+    found = re.search(r'id="data">(.*?)</script>', view(folder, rows=5, seed=0))
+    return json.loads(found[1] if found else "")
 
 
 def numbers(text: str) -> list[float]:
@@ -159,16 +167,17 @@ def test_a_box_that_could_be_of_two_pictures_is_no_guess(run: Run) -> None:
     assert answers(run([row], "c", boxes="thousand", boxes_written="thousand")) == ['{"bbox_2d": [1, 2, 3, 4]}']
 
 
-def test_the_page_draws_them_and_shows_rejected_pictures(run: Run) -> None:
+def test_the_page_draws_them_and_shows_rejected_pictures(run: Run, options: Callable[..., Any]) -> None:
     rows: list[tuple[str, dict[str, Any]]]
     rows = [('{"bbox_2d": [125, 150, 250, 300]}', {}), ('{"point_2d": [900, 1]}', {}), ("word " * 400, {})]
     store = run(rows, boxes="absolute", max_length=400)
-    page = view(store.folder, rows=5, seed=0)
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])  # type: ignore[index]
+    data = shown(store.folder)
     assert [media["boxes"] for media in data["rows"][0]["media"]] == [[[0.25, 0.5, 0.5, 1.0]]]
     outside, overlong = data["rejects"]
     assert outside["reason"] == "box_outside" and outside["media"][0]["picture"].startswith("data:image/jpeg")
     assert overlong["over"] == int(overlong["message"].split()[0]) - 400 > 0
+    pack(store.folder, PackConfig(pack_length=1024), options(store.folder.parent / "packed"))
+    assert shown(store.folder.parent / "packed")["rows"][0]["media"][0]["boxes"] == [[0.25, 0.5, 0.5, 1.0]]
 
 
 def test_settings_and_what_looks_like_boxes() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vlm_prep.pack.model_rule import ModelRule, Rule
 from vlm_prep.pack.omni import omni_positions
 from vlm_prep.pack.positions import OMNI, mrope_positions, plain_positions
-from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS
+from vlm_prep.shards.schema import BESIDE, LOSS_WEIGHTS
 
 Document = Mapping[str, Any]
 
@@ -71,8 +71,9 @@ def assemble_pack(
         "media": [item for document in documents for item in document["media"]],
         "media_counts": np.asarray([len(document["media"]) for document in documents], np.int32),
     }
-    if KEPT in documents[0]:
-        pack[KEPT] = [document[KEPT] for document in documents]
+    for name in BESIDE:
+        if name in documents[0]:
+            pack[name] = [document[name] for document in documents]
     for name in (LOSS_WEIGHTS, *tensors):
         if name in documents[0]:
             pack[name] = np.concatenate([document[name] for document in documents])

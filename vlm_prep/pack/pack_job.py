@@ -27,7 +27,7 @@ from vlm_prep.shards.code_place import from_named_place
 from vlm_prep.shards.joined import folder_of, open_joined
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS, packed_schema, plan_schema
+from vlm_prep.shards.schema import BESIDE, KEPT, LOSS_WEIGHTS, packed_schema, plan_schema
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.tar import TarWriter
 from vlm_prep.shards.writer import SHARD_BYTES, ShardWriter
@@ -154,9 +154,8 @@ class PackJob:
         if self.format == "webdataset":
             return TarWriter(path.with_suffix(".tar"), separate=self.tar_media == "separate")
         names = self._store.shards[0].schema.names
-        schema = packed_schema(
-            self._tensors, positions=self._positions, weights=LOSS_WEIGHTS in names, kept=KEPT in names
-        )
+        beside = [name for name in BESIDE if name in names]
+        schema = packed_schema(self._tensors, positions=self._positions, weights=LOSS_WEIGHTS in names, beside=beside)
         return ShardWriter(path.with_suffix(".arrow"), schema, share=self.share_media == "shard")
 
     @property

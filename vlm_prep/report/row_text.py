@@ -13,9 +13,9 @@ from vlm_prep.report.found_rows import Found
 from vlm_prep.report.labels_text import coloured, runs_json, runs_of_row
 from vlm_prep.report.token_runs import IGNORE, media_name
 from vlm_prep.report.view.shown_rows import Reader, messages_of
-from vlm_prep.shards.schema import BOXES, KEPT, RESCUE
+from vlm_prep.shards.schema import BESIDE
 
-_SHOWN_APART = {"sample_id", "dataset", "source", "line", "input_ids", "labels", "media", "conversation", KEPT}
+_SHOWN_APART = {"sample_id", "dataset", "source", "line", "input_ids", "labels", "media", "conversation", *BESIDE}
 _MOST_NUMBERS = 48
 """Of a tensor that are written out."""
 
@@ -25,7 +25,7 @@ def facts_of(found: Found) -> dict[str, Any]:
     row = found.row
     facts: dict[str, Any] = {"sample_id": row["sample_id"], **found.where}
     facts |= {name: row[name] for name in ("dataset", "source", "line") if row.get(name)}
-    facts |= {name: orjson.loads(row[name]) for name in (KEPT, RESCUE, BOXES) if row.get(name)}
+    facts |= {name: orjson.loads(row[name]) for name in BESIDE if row.get(name)}
     if "input_ids" in row:
         labels = np.asarray(row["labels"])
         facts |= {"tokens": len(row["input_ids"]), "trained": int((labels != IGNORE).sum())}

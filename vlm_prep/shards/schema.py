@@ -153,6 +153,9 @@ BOXES = "boxes"
 """Column of a row's boxes and points as JSON text, for each its media and its coordinates from 0 to 1; only where a
 rule for them was declared."""
 
+BESIDE = (KEPT, RESCUE, BOXES)
+"""Columns for people, of text: none of them is read in training. In packs each is a list, a text for each document."""
+
 
 def tokenized_schema(
     tensors: Sequence[Mapping[str, Any]],
@@ -188,7 +191,7 @@ def tokenized_schema(
 
 
 def packed_schema(
-    tensors: Sequence[Mapping[str, Any]], *, positions: str, weights: bool = False, kept: bool = False
+    tensors: Sequence[Mapping[str, Any]], *, positions: str, weights: bool = False, beside: Sequence[str] = ()
 ) -> pa.Schema:
     """Return the schema of a packed store.
 
@@ -196,7 +199,7 @@ def packed_schema(
         tensors: stored tensors, concatenated over the pack's documents.
         positions: "mrope" for (3, length) positions, "mrope float" for such in float32, "plain" for (length,).
         weights: whether each token's weight is stored.
-        kept: whether columns of the source travel with the documents.
+        beside: of `BESIDE`, the columns of the documents that travel with them.
     """
     position_type = _POSITIONS[positions]
     fields = [
@@ -210,7 +213,7 @@ def packed_schema(
         *tensor_fields(tensors),
         pa.field("media", MEDIA),
         pa.field("media_counts", pa.list_(pa.int32())),
-        *([pa.field(KEPT, pa.list_(pa.string()))] if kept else []),
+        *(pa.field(name, pa.list_(pa.string())) for name in beside),
     ]
     return pa.schema(fields)
 

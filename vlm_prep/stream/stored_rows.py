@@ -27,10 +27,10 @@ from vlm_prep.shards.mapped import open_shards_of
 from vlm_prep.shards.media_kinds import Kinds, kinds_of
 from vlm_prep.shards.object_store import StorePath, store_path
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.schema import BOXES, KEPT, RESCUE
+from vlm_prep.shards.schema import BESIDE
 from vlm_prep.stream.order import Numbers, Places
 
-_NOT_TRAINED = ("conversation", "dataset", KEPT, RESCUE, BOXES)
+_NOT_TRAINED = ("conversation", "dataset", *BESIDE)
 """Columns that no batch holds; reading their text would cost more than a row's tokens."""
 Make = Callable[[Callable[[], dict[str, Any]]], Any]
 

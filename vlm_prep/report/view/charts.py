@@ -63,19 +63,24 @@ def bars(title: str, values: Mapping[str, float], unit: str = "") -> str:
 
 def pack_bars(packs: Sequence[tuple[str, Sequence[int]]], length: int) -> str:
     """Return a bar for each pack, cut at its documents; `length` is a full one."""
-    line = 12
+    line, margin = 12, 40
     drawn = []
     for at, (name, lengths) in enumerate(packs):
-        x = 0.0
+        x = float(margin)
+        about = f"{name.removeprefix('pack ')} · {100 * sum(lengths) / length:.0f} %"
+        drawn.append(f'<text x="{margin - 3}" y="{at * line + 7}" text-anchor="end">{shown(about)}</text>')
         for number, tokens in enumerate(lengths):
-            width = tokens / length * WIDTH
+            width = tokens / length * (WIDTH - margin)
             drawn.append(
                 f'<rect class="doc{number % 2}" x="{x:.2f}" y="{at * line}" width="{max(0.5, width - 0.5):.2f}" '
                 f'height="{line - 2}"><title>{shown(name)}: document {number}, {tokens:,} tokens</title></rect>'
             )
             x += width
     return _figure(
-        "Packs", f"each line a pack of {length:,} tokens, cut at its documents", line * len(packs), "".join(drawn)
+        "Packs",
+        f"each line a pack of {length:,} tokens, how full, cut at its documents",
+        line * len(packs),
+        "".join(drawn),
     )
 
 

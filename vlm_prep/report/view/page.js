@@ -48,7 +48,7 @@ function filter() {
   const order = $("order").value;
   if (order === "longest first") shown.sort((a, b) => b.tokens - a.tokens);
   if (order === "shortest first") shown.sort((a, b) => a.tokens - b.tokens);
-  $("found").textContent = `${number(shown.length)} of ${number(rows.length)} rows shown here, ${number(data.total)} in the store`;
+  $("found").textContent = `${number(shown.length)} of ${number(rows.length)} ${rows.some((row) => row.pack !== undefined) ? `documents shown here, ${number(data.total)} packs` : `rows shown here, ${number(data.total)}`} in the store`;
   $("list").replaceChildren();
   drawn = 0;
   more();

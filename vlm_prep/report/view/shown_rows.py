@@ -12,7 +12,7 @@ import orjson
 from vlm_prep.report.labels_text import runs_of_row
 from vlm_prep.report.token_runs import IGNORE, Run
 from vlm_prep.report.view.shown_media import shown_media
-from vlm_prep.shards.schema import BOXES, KEPT, LOSS_WEIGHTS, RESCUE
+from vlm_prep.shards.schema import BESIDE, BOXES, KEPT, LOSS_WEIGHTS, RESCUE
 
 Row = Mapping[str, Any]
 
@@ -86,7 +86,7 @@ def documents_of(pack: Row) -> Iterator[dict[str, Any]]:
         yield {
             "sample_id": name,
             "media": pack["media"][int(first[number]) : int(first[number + 1])],
-            KEPT: pack[KEPT][number] if KEPT in pack else "",
+            **{each: pack[each][number] for each in BESIDE if each in pack},
             **{each: pack[each][tokens] for each in columns},
         }
 
