@@ -47,10 +47,8 @@ def test_the_sides_are_all_rows_and_stay_when_rows_are_added(tmp_path: Path) -> 
 
 def test_a_side_is_a_source_of_its_own(tmp_path: Path) -> None:
     data = rows(tmp_path / "a.jsonl", 40)
-    found = [
-        open_samples(data, **how)
-        for how in ({}, *({"split_by": SPLIT, "take": side} for side in ("train", "validation")))
-    ]
+    sides = [open_samples(data, split_by=SPLIT, take=side) for side in ("train", "validation")]
+    found = [open_samples(data), *sides]
     assert len({digest_json(samples.identity()) for samples in found}) == 3
     how = how_read(found[2])
     assert (how.split_by, how.take) == (SPLIT, "validation")  # so that `finish` and `retry` open it again
@@ -80,6 +78,6 @@ def test_a_store_of_a_side_is_kept_up_and_agrees_with_a_mix(tmp_path: Path, opti
         ({"split_by": "hash:train=x", "take": "train"}, "expected a rule"),
     ],
 )
-def test_what_is_no_split_is_refused(tmp_path: Path, how: dict[str, str], match: str) -> None:
+def test_what_is_no_split_is_refused(tmp_path: Path, how: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
         open_samples(rows(tmp_path / "a.jsonl", 3), **how)

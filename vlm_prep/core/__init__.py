@@ -14,6 +14,7 @@ stored_settings.py   settings that a store says
 named_sources.py     sources that lie at no path
 
 fingerprint.py       digests of inputs, settings and outputs
+sides.py             sides of a split by a stable hash
 atomic_files.py      files that are absent or whole
 regular_files.py     files that are opened because a row names them
 remote.py            files on object stores
