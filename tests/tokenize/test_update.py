@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from changing_rows import Rows, Source, row, rows_of
 
-from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
@@ -29,44 +29,8 @@ from vlm_prep.tokenize.update_run import update
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 CONFIG = TokenizeConfig(max_length=1024, verify_fraction=0.005)
-PHOTOS = builtin_data().parent / "photos"
 Options = Callable[..., RunOptions]
 Tree = Callable[[Path], dict[str, str]]
-Rows = list[dict[str, Any]]
-
-
-def row(number: int, photo: str | None = None) -> dict[str, Any]:
-    """A row of text, or of a picture."""
-    user = f"{'<image>' if photo else ''}What is {number}?"
-    turns = [{"role": "user", "content": user}, {"role": "assistant", "content": f"It is {number}."}]
-    return {"id": f"own-{number}", "messages": turns, **({"images": [photo]} if photo else {}), "score": number}
-
-
-def rows_of(numbers: range) -> Rows:
-    """Rows with a picture each fourth, some too long, some without their file, some without an answer."""
-    found = []
-    for number in numbers:
-        made = row(number, f"{number % 5}.jpg" if number % 16 == 0 else None)
-        if number % 97 == 9:
-            made["messages"][1]["content"] = "word " * 2000
-        if number % 89 == 3:
-            made["images"], made["messages"][0]["content"] = ["gone.jpg"], "<image>?"
-        if number % 83 == 5:
-            made["messages"].pop()
-        found.append(made)
-    return found
-
-
-class Source:
-    """A data file with pictures beside it, that changes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / "rows.jsonl"
-        for number in range(5):
-            shutil.copy(PHOTOS / "coffee.jpg", folder / f"{number}.jpg")
-
-    def write(self, rows: Rows) -> None:
-        self.path.write_text("".join(json.dumps(each) + "\n" for each in rows))
 
 
 @pytest.fixture
@@ -95,19 +59,23 @@ def store(first: tuple[Source, Path], tmp_path: Path) -> tuple[Source, Path]:
     return made, Path(shutil.copytree(out, tmp_path / "store"))
 
 
-def bring_up(source: Source, out: Path, options: Options, **settings: Any) -> list[str]:
+def bring_up(
+    source: Source, out: Path, options: Options, config: TokenizeConfig = CONFIG, **settings: Any
+) -> list[str]:
     said: list[str] = []
     run = options(out, max_reject_rate=1.0, say=said.append, **settings)
-    update(open_samples(source.path, keep_columns=["score"]), PROCESSOR, CONFIG, run)
+    update(open_samples(source.path, keep_columns=["score"]), PROCESSOR, config, run)
     return said
 
 
-def assert_as_from_scratch(source: Source, out: Path, folder: Path, options: Options) -> None:
+def assert_as_from_scratch(
+    source: Source, out: Path, folder: Path, options: Options, config: TokenizeConfig = CONFIG
+) -> None:
     """The updated store has the rows, rejects, accounts and record of one that is made anew."""
     scratch = folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     samples = open_samples(source.path, keep_columns=["score"])
-    tokenize(samples, PROCESSOR, CONFIG, options(scratch, max_reject_rate=1.0))
+    tokenize(samples, PROCESSOR, config, options(scratch, max_reject_rate=1.0))
     found = differences(Store(scratch), Store(out))
     assert found.same, found.to_json()
     assert read_rejects(out) == read_rejects(scratch)
@@ -166,6 +134,35 @@ def done_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(tokenize_job.TokenizeJob, "_made", noted)
     return names
+
+
+@pytest.mark.parametrize(("limit", "done"), [(4096, 6), (None, 6), (512, 6), (200, 39), (1023, 6)])
+def test_another_limit_does_the_rows_that_it_lets_in_or_keeps_out(
+    store: tuple[Source, Path],
+    tmp_path: Path,
+    options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int | None,
+    done: int,
+) -> None:
+    """Of 530 rows 6 were too long before; those with a picture have more than 200 tokens."""
+    made, out = store
+    names = done_rows(monkeypatch)
+    other = replace(CONFIG, max_length=limit)
+    bring_up(made, out, options, other)
+    assert len(names) == done
+    monkeypatch.undo()
+    assert_as_from_scratch(made, out, tmp_path, options, other)
+    if limit is not None:
+        assert max(Store(out).lengths()) <= limit
+
+
+def test_another_limit_of_rows_that_are_cut_is_refused(
+    store: tuple[Source, Path], tmp_path: Path, options: Options
+) -> None:
+    made, out = store
+    with pytest.raises(OutputError, match="overlong"):
+        bring_up(made, out, options, replace(CONFIG, overlong="truncate", max_length=512))
 
 
 def test_only_what_changed_is_done_and_shards_stay(

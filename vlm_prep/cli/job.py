@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,9 +44,13 @@ class Step:
 
     @property
     def updates(self) -> bool:
-        """Whether its store is finished and nothing but its rows changed; media may have, too."""
-        only_rows = all(line.startswith("samples.") for line in self.changes)
-        return self.update and self.stage == "tokenize" and self.state in (CHANGED, DONE) and only_rows
+        """Whether its store is finished and an update can make good what changed; media may have, too."""
+        if not self.update or self.stage != "tokenize" or self.state not in (CHANGED, DONE):
+            return False
+        from vlm_prep.tokenize.update_run import is_of_rows
+
+        config = asdict(self.arguments["config"])
+        return all(is_of_rows(line, config) for line in self.changes)
 
     def work(self, quiet: bool) -> Work:
         """Return what is to be done; a store of other settings is made anew."""

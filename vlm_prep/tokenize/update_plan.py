@@ -2,7 +2,8 @@
 
 Rows of the source and of the store are matched by digest (`ingest.row_digests`), those that kept their sample_id
 first. A matched row is done again all the same where its media files are not what they were, or where its new
-sample_id is, or the old one was, among those whose pictures are decoded for the comparison. A task of the store
+sample_id is, or the old one was, among those whose pictures are decoded for the comparison, or where another
+`max_length` may let it in or keep it out. A task of the store
 whose rows all stand together and unchanged keeps its shards; between such tasks rows are written anew, the
 unchanged ones as they stand in the store.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import Reject
+from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.engine.tasks import Task, rows_per_task
 from vlm_prep.ingest.row_digests import Digests
 from vlm_prep.media.file_state import Stats, state_of
@@ -96,6 +97,7 @@ def plan_update(
     own: frozenset[str],
     fraction: float,
     reasons: dict[str, str],
+    limits: tuple[int | None, int | None] = (None, None),
 ) -> UpdatePlan:
     """Return what an update does.
 
@@ -107,9 +109,10 @@ def plan_update(
         own: real paths of the source's data files.
         fraction: share of rows that are compared.
         reasons: {sample_id: reason} of the store's rejects.
+        limits: `max_length` of the store, and the one that is asked for.
     """
     matches = _matched(ledger, digests, sample_ids)
-    clean = _Clean(store, ledger, own, reasons)
+    clean = _Clean(store, ledger, own, reasons, limits)
     for row in np.flatnonzero(matches != NEW).tolist():
         old = int(matches[row])
         moved = sample_ids[row] != ledger.sample_ids[old]
@@ -166,7 +169,14 @@ def _matched(ledger: RowLedger, digests: Digests, sample_ids: list[str]) -> NDAr
 class _Clean:
     """Tells whether what a row of the store depends on beside its text is as it was."""
 
-    def __init__(self, store: Store, ledger: RowLedger, own: frozenset[str], reasons: dict[str, str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ledger: RowLedger,
+        own: frozenset[str],
+        reasons: dict[str, str],
+        limits: tuple[int | None, int | None],
+    ) -> None:
         self._store, self._ledger, self._own, self._reasons = store, ledger, own, reasons
         self._known: Stats = {}
         self.renewed: dict[int, int] = {}
@@ -175,11 +185,22 @@ class _Clean:
         self._documents = ledger.documents.tolist()
         self._states: list[int] = ledger.states.tolist()
         self._uris = list(_stored_uris(store)) if any(state != NO_FILES for state in self._states) else []
+        before, now = limits
+        self._other_limit = before != now
+        self._too_long = store.lengths() > now if self._other_limit and now is not None else None
 
     def __call__(self, row: int) -> bool:
+        """Whether a row of the store is as the source and the settings would make it now."""
+        if self._too_long is not None and self._too_long[self._begins[row] : self._begins[row + 1]].any():
+            return False
+        return self._is_as_it_was(row)
+
+    def _is_as_it_was(self, row: int) -> bool:
         if not self._documents[row]:
             reason = self._reasons.get(self._ledger.sample_ids[row])
             if reason is None or reason in _AGAIN:  # None: a retry wrote it
+                return False
+            if self._other_limit and reason == RejectReason.OVERLONG.value:
                 return False
             return self._now(self._ledger.files[row] or ()) == self._states[row]
         if self._states[row] == NO_FILES:

@@ -9,7 +9,7 @@ So a kill at any instant leaves the old store or the new one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,18 @@ from vlm_prep.tokenize.update_staging import Update, kept_record, stage, unstage
 from vlm_prep.tokenize.verify.refusals import Refusals, top_up
 
 
+def is_of_rows(line: str, config: Mapping[str, Any]) -> bool:
+    """Whether an update can make good a difference between two runs, see `fingerprint.changes`.
+
+    Rows that are too long are dropped whatever the limit, so that another one concerns rows by their length alone.
+
+    Args:
+        line: the difference.
+        config: the store's settings.
+    """
+    return line.startswith("samples.") or (line.startswith("config.max_length: ") and config["overlong"] == "drop")
+
+
 def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
     """Find out what an update of the store in `folder` would do.
 
@@ -63,11 +75,12 @@ def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
     beside = [
         {name: value for name, value in each.items() if name != "samples"} for each in (manifest.identity, identity)
     ]
-    if lines := changes(*beside):
+    if lines := [line for line in changes(*beside) if not is_of_rows(line, manifest.config)]:
         differs = "\n    ".join(["", *lines[:MOST_CHANGES]])
         raise OutputError(
             f"{folder} was made with other settings; what differs:{differs}",
-            "an update is for rows; with other settings make the store anew (`fresh`)",
+            "an update is for rows, and for another `max_length` of rows that are dropped; with other settings make the "
+            "store anew (`fresh`)",
         )
     ledger = read_ledger(folder, manifest, (read_origin(folder) or {}).get(ROWS))
     digests = row_digests(samples)
@@ -83,6 +96,7 @@ def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
         own=samples.data_files,
         fraction=manifest.config["verify_fraction"],
         reasons={each.sample_id: each.reason for each in rejects},
+        limits=(manifest.config["max_length"], identity["config"]["max_length"]),
     )
     states = ledger.states.copy()
     states[list(plan.renewed)] = list(plan.renewed.values())
