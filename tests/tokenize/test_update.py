@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from changing_rows import Rows, Source, row, rows_of
+from changing_rows import PHOTOS, Rows, Source, row, rows_of
 
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.settings import TokenizeConfig

@@ -79,8 +79,8 @@ def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
         differs = "\n    ".join(["", *lines[:MOST_CHANGES]])
         raise OutputError(
             f"{folder} was made with other settings; what differs:{differs}",
-            "an update is for rows, and for another `max_length` of rows that are dropped; with other settings make the "
-            "store anew (`fresh`)",
+            "an update is for rows, and for another `max_length` where long rows are dropped; with other settings make "
+            "the store anew (`fresh`)",
         )
     ledger = read_ledger(folder, manifest, (read_origin(folder) or {}).get(ROWS))
     digests = row_digests(samples)
