@@ -249,8 +249,8 @@ def test_a_store_that_was_retried_is_put_in_order(store: tuple[Source, Path], tm
 
 def test_other_settings_are_refused_with_what_differs(store: tuple[Source, Path], options: Options) -> None:
     made, out = store
-    with pytest.raises(OutputError, match="max_length: 1024 then, 512 now"):
-        update(open_samples(made.path), PROCESSOR, TokenizeConfig(max_length=512, verify_fraction=0.005), options(out))
+    with pytest.raises(OutputError, match="train_on: 'assistant' then, 'last' now"):
+        update(open_samples(made.path), PROCESSOR, replace(CONFIG, train_on="last"), options(out))
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "of another store"])
