@@ -76,7 +76,7 @@ def mark_addresses(value: Any, downloads: Downloads) -> Any:
 
 def may_embed(data: bytes) -> bool:
     """Whether a row of JSON text can hold media: few do, and only these are gone through."""
-    return b"data:" in data or b"input_audio" in data
+    return b"data:" in data or b"input_audio" in data or b"media_type" in data
 
 
 def mark(row: Any, path: str, place: Place, *, table: bool = False) -> Any:
@@ -121,11 +121,12 @@ class _Marker:
         return [key for key in value if value[key] is not None] if self.table and pointer else list(value)
 
     def _field(self, key: str, parent: dict[str, Any], pointer: tuple[str | int, ...]) -> Any:
-        if _is_audio_data(key, parent):
+        if _is_base64(key, parent):
             return EmbeddedText(parent[key], cell_uri(self.path, self.place, pointer))
         return self.value(parent[key], pointer)
 
 
-def _is_audio_data(key: str, parent: dict[str, Any]) -> bool:
-    """OpenAI's `{"data": <base64>, "format": "wav"}`."""
-    return key == "data" and isinstance(parent["data"], str) and isinstance(parent.get("format"), str)
+def _is_base64(key: str, parent: dict[str, Any]) -> bool:
+    """OpenAI's `{"data": <base64>, "format": "wav"}`, or Anthropic's with `media_type`."""
+    said = parent.get("format", parent.get("media_type"))
+    return key == "data" and isinstance(parent["data"], str) and isinstance(said, str)

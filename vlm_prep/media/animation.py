@@ -93,7 +93,7 @@ def read_animation(data: bytes, indices: Sequence[int], uri: str) -> NDArray[np.
     with _opened(data, uri) as picture:
         for number, frame in enumerate(ImageSequence.Iterator(picture)):
             if number in wanted:
-                frames[number] = np.asarray(to_rgb(frame))
+                frames[number] = np.asarray(to_rgb(frame, uri))
     if missing := wanted - frames.keys():
         raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: no frame {min(missing)}")
     if len({frame.shape for frame in frames.values()}) > 1:

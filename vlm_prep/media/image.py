@@ -173,7 +173,7 @@ def load_rgb(data: bytes, uri: str = "image") -> Image.Image:
         Reject: unreadable_image or truncated_image.
     """
     with _saying(uri):
-        return _decoded(_whole(data, uri))
+        return _decoded(_whole(data, uri), uri)
 
 
 def load_rgbx(data: bytes, uri: str = "image", *, buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -193,7 +193,7 @@ def load_rgbx(data: bytes, uri: str = "image", *, buffer: NDArray[np.uint8] | No
         picture = _whole(data, uri)
         plain = picture.format == "JPEG" and picture.mode == "RGB" and _turned(picture) is None
         found = decode_rgbx(data, picture.size, buffer) if plain else None
-        return found if found is not None else four_bytes(_decoded(picture))
+        return found if found is not None else four_bytes(_decoded(picture, uri))
 
 
 @contextlib.contextmanager
@@ -215,11 +215,11 @@ def _whole(data: bytes, uri: str) -> Image.Image:
     return picture
 
 
-def _decoded(picture: Image.Image) -> Image.Image:
+def _decoded(picture: Image.Image, uri: str) -> Image.Image:
     picture.load()
     # ImageOps.exif_transpose would also write the EXIF block anew, which fails on odd ones
     method = _turned(picture)
-    return to_rgb(picture.transpose(method) if method is not None else picture)
+    return to_rgb(picture.transpose(method) if method is not None else picture, uri)
 
 
 def _turned(picture: Image.Image) -> Image.Transpose | None:
@@ -252,8 +252,8 @@ def _undecodable(uri: str, error: Exception) -> Reject:
     return Reject(reason, f"{uri}: does not decode: {type(error).__name__}: {plain_words(error)}")
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Return `picture` as 8-bit RGB: transparency laid on white, 16-bit grey scaled to 8 bits.
+def to_rgb(picture: Image.Image, uri: str) -> Image.Image:
+    """Return `picture`, which `uri` names, as 8-bit RGB: transparency laid on white, 16-bit grey scaled to 8 bits.
 
     Raises:
         Reject: unreadable_image for pixels whose range is not known (floating point, 32-bit integers above 65535).
@@ -261,7 +261,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode in _SIXTEEN_BIT or picture.mode in ("I", "F"):
-        return _scaled_grey(picture).convert("RGB")
+        return _scaled_grey(picture, uri).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         coloured = picture.convert("RGBA")
         white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
@@ -269,24 +269,25 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _scaled_grey(picture: Image.Image) -> Image.Image:
+def _scaled_grey(picture: Image.Image, uri: str) -> Image.Image:
     values = np.asarray(picture)
     if picture.mode == "F":
-        return _scaled_floats(picture, values)
+        return _scaled_floats(picture, values, uri)
     if values.size and (values.min() < 0 or values.max() > 65535):
-        raise Reject(RejectReason.UNREADABLE_IMAGE, f"pixels of mode {picture.mode} have no known range; convert them")
+        message = f"{uri}: pixels of mode {picture.mode} beyond 0 to 65535 have no known range; convert them"
+        raise Reject(RejectReason.UNREADABLE_IMAGE, message)
     if picture.mode == "I" and values.max(initial=0) <= 255:
         return Image.fromarray(values.astype(np.uint8))
     wide = values.astype(np.uint32)
     return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _scaled_floats(picture: Image.Image, values: NDArray[np.float32]) -> Image.Image:
+def _scaled_floats(picture: Image.Image, values: NDArray[np.float32], uri: str) -> Image.Image:
     """Grey in floats: from the range that a TIFF declares, or from [0, 1]."""
     tags: Any = getattr(picture, "tag_v2", {})
     least, most = (float(np.asarray(tags.get(tag, usual)).flat[0]) for tag, usual in _RANGE)
     if not (most > least and values.size and values.min() >= least and values.max() <= most):
-        message = f"pixels of mode F are not all in the range {least:g} to {most:g} that is declared or usual"
+        message = f"{uri}: pixels of mode F are not all in the range {least:g} to {most:g} that is declared or usual"
         raise Reject(RejectReason.UNREADABLE_IMAGE, f"{message}; convert them")
     scaled = (values.astype(np.float64) - least) * 255 / (most - least)
     return Image.fromarray(np.floor(scaled + 0.5).astype(np.uint8))

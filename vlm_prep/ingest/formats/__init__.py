@@ -14,6 +14,7 @@ order:
     content_parts content that is a list of typed parts
     media_tags    which media stands where, and that the counts agree
     media_columns the row's media columns
+    named_tags    a media column that says by which tag each media stands
     entries       one entry of a media column → Media
     tool_calls    tool schemas and tool calls
     common        columns of a row, types, and per-message options

@@ -22,7 +22,7 @@ from vlm_prep.core.records import MediaKind
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import TRAINING_KEYS, Row, shown, text, training_options
 from vlm_prep.ingest.formats.entries import CONTENT_KEYS, READ_KEYS, REFERENCE_KEYS, media_from, require_applied
-from vlm_prep.ingest.formats.media_tags import MediaQueue, Part
+from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, split_tags
 from vlm_prep.ingest.formats.noticed import is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, written_calls
 
@@ -51,7 +51,11 @@ class Content:
 
 
 def read_parts(
-    parts: list[Any], role: str, queue: MediaQueue, where: str, as_text: Callable[[str], list[Part]]
+    parts: list[Any],
+    role: str,
+    queue: MediaQueue,
+    where: str,
+    as_text: Callable[[str], list[Part]] = lambda text: [{"type": "text", "text": text}],
 ) -> Content:
     """Return the content that a list of typed parts describes.
 
@@ -73,10 +77,19 @@ def read_parts(
             content.parts += as_text(part)
         elif isinstance(part, dict):
             given = {key: value for key, value in part.items() if value is not None}
-            _read_part(_typed(given, queue, name), role, content, queue, name)
+            _read_part(_with_source(_typed(given, queue, name)), role, content, queue, name)
         else:
             raise Reject(RejectReason.BAD_TYPE, f"{name} is {shown(part)}, not an object or a text")
     return content
+
+
+def _with_source(part: Row) -> Row:
+    """Return a part of media with what Anthropic puts into `source` beside its type."""
+    source = part.get("source")
+    if not isinstance(source, dict) or part.get("type") not in ("image", "video", "audio"):
+        return part
+    inner = {key: value for key, value in source.items() if key not in ("type", "media_type") and value is not None}
+    return {key: value for key, value in part.items() if key != "source"} | inner
 
 
 def _typed(part: Row, queue: MediaQueue, where: str) -> Row:
@@ -111,7 +124,12 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
     elif kind in _TEXT_TYPES:
         _refuse_other(part, _MEDIA_TYPES, where)
         options = training_options(part, where, queue.noticed)
-        content.parts.append({"type": "text", "text": _part_text(part, where), **options})
+        written = _part_text(part, where)
+        if queue.tags_in == "parts" and role != "assistant":
+            content.parts += [{**each, **options} for each in split_tags(written, queue)]
+        else:
+            queue.note_text(written, "answers" if role == "assistant" else "parts")
+            content.parts.append({"type": "text", "text": written, **options})
     else:
         _refuse_other(part, ("text", "content"), where)
         content.parts.append(_media_part(part, _MEDIA_TYPES[kind], queue, where))

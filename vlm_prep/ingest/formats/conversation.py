@@ -17,8 +17,10 @@ from vlm_prep.core.records import Media, Message, Sample
 from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, column, shown, text
+from vlm_prep.ingest.formats.content_parts import read_parts
 from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
+from vlm_prep.ingest.formats.named_tags import by_name
 from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, SEGMENT_KEYS_WITH_MEANING, Noticed
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
@@ -56,6 +58,8 @@ def build_sample(
     if not isinstance(turns, list):
         raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
     noticed.refuse("the row", row, ROW_KEYS_WITH_MEANING)
+    if not spec.media_keys.isdisjoint(row):
+        turns, row = by_name(turns, row, spec, noticed)
     columns, system = media_columns(row, spec, noticed), column(row, spec, "system", noticed)
 
     def read_turns(queue: MediaQueue) -> tuple[MediaQueue, list[Message], list[Message]]:
@@ -64,9 +68,9 @@ def build_sample(
 
     queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed))
     _require_conversation(messages)
-    if queue.fits_with_answers():
-        queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, tags_in_answers=True))
-        noticed.note("read_answer_media")
+    if other := queue.other_reading():
+        queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **other[1]))
+        noticed.note(other[0])
     if spec.missing_tags == "first":
         queue.place_first(messages)
     media = queue.placed()
@@ -118,6 +122,9 @@ def _read_keys(spec: DatasetSpec, read: tuple[str, ...]) -> frozenset[str]:
 def _system_prompt(value: Any, queue: MediaQueue) -> list[Message]:
     if value is None or value == "":
         return []
+    if isinstance(value, list | dict):  # Anthropic's blocks
+        parts = value if isinstance(value, list) else [value]
+        return [{"role": "system", "content": read_parts(parts, "system", queue, "the system column").parts}]
     return [{"role": "system", "content": text_parts("system", text(value, "the system column"), queue)}]
 
 

@@ -4,6 +4,10 @@
 and audios columns. The kinds are counted apart; `Sample.media` has them in the order of their parts. A count that
 differs rejects the row: dropping the surplus would train on a question about a picture that is not there. A null in a
 column is no media; where a placeholder asks for it, the row is rejected (missing_media).
+
+A path between tags (`<img>a.png</img>`, as Qwen-VL and ms-swift write it) is a media of its own, beside the columns.
+Tags in answers and in texts of typed parts are text, since they may be about the tag itself, and `<image>` is no video;
+unless only so there are as many media as tags (`MediaQueue.other_reading`).
 """
 
 from __future__ import annotations
@@ -11,19 +15,24 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
-from vlm_prep.ingest.formats.noticed import Noticed
+from vlm_prep.ingest.formats.entries import media_from
+from vlm_prep.ingest.formats.noticed import MEDIA_NAME, Noticed
 
 Part = dict[str, Any]
+TextPlace = Literal["answers", "parts"]
+"""Where tags are text at first: in the assistant's texts, in texts of typed parts."""
 
 FRAMES_AS_VIDEO = "frames_as_video"
 """Note of a video that its row gives as a flat list of pictures."""
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "heic", "avif", "jxl")
-_TAG = re.compile(r"(<image>|<video>|<audio>)", re.IGNORECASE)
-_KINDS: dict[str, MediaKind] = {"<image>": "image", "<video>": "video", "<audio>": "audio"}
+_INLINE: Final = "|".join(rf"<{tag}>[^<>\n]+{MEDIA_NAME} *</{tag}>" for tag in ("img", "image", "video", "audio"))
+_WITH_PATH = re.compile(_INLINE, re.IGNORECASE)
+_TAG = re.compile(rf"({_INLINE}|<image>|<video>|<audio>)", re.IGNORECASE)
+_KINDS: dict[str, MediaKind] = {"<img>": "image", "<image>": "image", "<video>": "video", "<audio>": "audio"}
 
 
 class MediaQueue:
@@ -35,14 +44,17 @@ class MediaQueue:
         media_dir: Path | str,
         noticed: Noticed,
         *,
-        tags_in_answers: bool = False,
+        tags_in: TextPlace | None = None,
+        image_tag: MediaKind = "image",
     ) -> None:
         self.media_dir, self.noticed = media_dir, noticed
-        self.tags_in_answers = tags_in_answers
-        """Whether tags in an answer are media, too; otherwise they are text, since it may be about the tag itself."""
+        self.tags_in = tags_in
+        """Texts whose tags are media, too."""
+        self.image_tag = image_tag
+        """What `<image>` in a text stands for."""
         self._columns = dict(columns)
         self._asked: dict[MediaKind, int] = {"image": 0, "video": 0, "audio": 0}
-        self._kept: Counter[MediaKind] = Counter()
+        self._kept: dict[TextPlace, Counter[MediaKind]] = {"answers": Counter(), "parts": Counter()}
         self._placed: list[Media | tuple[MediaKind, int]] = []
 
     def place_next(self, kind: MediaKind) -> Part:
@@ -78,17 +90,27 @@ class MediaQueue:
         """Return how many entries of the column were asked for so far."""
         return self._asked[kind]
 
-    def note_text(self, text: str) -> None:
-        """Count the tags of a text that stays text, for the message of a mismatch."""
-        self._kept.update(_KINDS[tag.lower()] for tag in _TAG.findall(text))
+    def note_text(self, text: str, place: TextPlace) -> None:
+        """Count the tags of a text that stays text."""
+        if "<" in text:
+            self._kept[place].update(kind for tag in _TAG.findall(text) if (kind := _KINDS.get(tag.lower())))
 
-    def fits_with_answers(self) -> bool:
-        """Whether there are as many media as placeholders only if the tags in answers are some."""
-        if not self._kept:
-            return False
+    def other_reading(self) -> tuple[str, dict[str, Any]] | None:
+        """Return the one other way to read tags by which there are as many media as placeholders, where there are not:
+        its note, and arguments of a queue."""
         there = {kind: sum(entry is not None for entry in entries) for kind, entries in self._columns.items()}
-        differs = any(self._asked[kind] != count for kind, count in there.items())
-        return differs and all(self._asked[kind] + self._kept[kind] == count for kind, count in there.items())
+        if all(self._asked[kind] == count for kind, count in there.items()):
+            return None
+        notes = {"answers": "read_answer_media", "parts": "read_part_tags"}
+        for place, kept in self._kept.items():
+            if kept and all(self._asked[kind] + kept[kind] == count for kind, count in there.items()):
+                return notes[place], {"tags_in": place}
+        films = self._columns["video"]
+        if there["image"] or self._asked["video"] or self._asked["image"] != there["video"]:
+            return None
+        if any(entry is not None and _is_frame(entry) for entry in films):
+            return None
+        return "read_video_as_image", {"image_tag": "video"}
 
     def placed(self) -> list[Media]:
         """Return the media in the order of their parts: every entry has a placeholder and every placeholder an entry.
@@ -121,9 +143,11 @@ class MediaQueue:
     def _mismatch(self, kinds: list[MediaKind]) -> Reject:
         there = {kind: sum(each is not None for each in self._columns[kind]) for kind in kinds}
         counts = "; ".join(f"{self._asked[kind]} {kind} placeholder(s) for {there[kind]} {kind}(s)" for kind in kinds)
-        kept = self._kept.total()
-        note = f"; {kept} more in assistant turns stay text" if kept else ""
-        if not kept and all(not self._asked[kind] for kind in kinds):
+        answers, parts = (self._kept[place].total() for place in ("answers", "parts"))
+        note = f"; {answers} more in assistant turns stay text" if answers else ""
+        if parts:
+            note += f"; {parts} more in texts of typed parts stay text, where a part of its own says that it is media"
+        if not note and all(not self._asked[kind] for kind in kinds):
             tags = " and ".join(f"<{kind}>" for kind in kinds)
             note = f"; write {tags} where they belong, or let `missing_tags=first` put them before the first user text"
         return Reject(RejectReason.MEDIA_COUNT_MISMATCH, counts + note)
@@ -143,6 +167,11 @@ def _is_frame(media: Media) -> bool:
     return plain and media.uris[0].lower().rpartition(".")[2] in _PICTURES
 
 
+def has_paths(text: str) -> bool:
+    """Return whether a text holds a path between tags."""
+    return _WITH_PATH.search(text) is not None
+
+
 def has_tags(text: str) -> bool:
     """Return whether a text holds a placeholder."""
     return _TAG.search(text) is not None
@@ -155,5 +184,11 @@ def split_tags(text: str, queue: MediaQueue) -> list[Part]:
 
 
 def _piece(piece: str, queue: MediaQueue) -> Part:
-    kind = _KINDS.get(piece.lower())
-    return queue.place_next(kind) if kind else {"type": "text", "text": piece}
+    if kind := _KINDS.get(piece.lower()):
+        return queue.place_next(queue.image_tag if kind == "image" else kind)
+    if _WITH_PATH.fullmatch(piece):
+        tag, _, rest = piece.partition(">")
+        queue.noticed.note("read_path_in_tags")
+        kind, path = _KINDS[f"{tag.lower()}>"], rest.rpartition("<")[0].strip()
+        return queue.place(media_from(path, kind, queue.media_dir, f"{tag}> in the text"))
+    return {"type": "text", "text": piece}

@@ -25,6 +25,10 @@ NOTES: Final[dict[str, str]] = {
     "read_nested_media": "with a list in the list of their media",
     "read_media_first": "without placeholders, with their media put before the first user text (missing_tags=first)",
     "read_answer_media": "with tags in answers that are media, since there are as many media as tags with them alone",
+    "read_part_tags": "with tags in texts of typed parts that are media, since only so each media has one",
+    "read_video_as_image": "whose <image> stands for a video, since they have no picture and as many videos",
+    "read_path_in_tags": "with paths between tags in their texts (<img>a.png</img>)",
+    "read_named_tags": "whose media column names the tag of each media",
     "read_untyped_content": "with content as one object, or with parts that are texts or say no type",
     "read_completion_text": "whose prompt or completion is a text, read as the user's or the assistant's turn",
     "read_json_text": "whose conversation is JSON text in its column",
@@ -68,10 +72,11 @@ MESSAGE_KEYS_WITH_MEANING: Final[dict[str, str]] = {
     ),
 }
 _GROUNDING: Final = re.compile(r"<(?:ref-object|bbox|cls-ref|quad|point|polygon)>")
-_MEDIA_NAME: Final = re.compile(
-    r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic|mp4|mkv|webm|mov|avi|m4v|wav|mp3|flac|ogg|opus|m4a|aac)$",
-    re.IGNORECASE,
+MEDIA_NAME: Final = (
+    r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic|mp4|mkv|webm|mov|avi|m4v|wav|mp3|flac|ogg|opus|m4a|aac)"
 )
+"""How the name of a media file ends."""
+_MEDIA_NAME: Final = re.compile(f"{MEDIA_NAME}$", re.IGNORECASE)
 
 
 @dataclass(slots=True)

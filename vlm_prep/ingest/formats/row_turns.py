@@ -15,7 +15,7 @@ from vlm_prep.core.records import Message
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import REASONING_KEYS, TRAINING_KEYS, Row, reasoning, shown, text, training_options
 from vlm_prep.ingest.formats.content_parts import Content, read_parts
-from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_tags, split_tags
+from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_paths, has_tags, split_tags
 from vlm_prep.ingest.formats.noticed import MESSAGE_KEYS_WITH_MEANING, Noticed, is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, written_calls
 from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
@@ -178,13 +178,15 @@ def _content(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> Any:
 
 
 def _string_parts(role: str, written: str, dialect: Dialect, queue: MediaQueue) -> list[Part]:
-    return text_parts(role, written, queue) if dialect.tags_in_text else [{"type": "text", "text": written}]
+    if dialect.tags_in_text or ("<" in written and has_paths(written)):
+        return text_parts(role, written, queue)
+    return [{"type": "text", "text": written}]
 
 
 def text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
     """Return a text as parts: the tags in it are media, except in an answer."""
-    if role == "assistant" and not queue.tags_in_answers:
-        queue.note_text(written)
+    if role == "assistant" and queue.tags_in != "answers":
+        queue.note_text(written, "answers")
     elif role == "user" or has_tags(written):
         return split_tags(written, queue)
     return [{"type": "text", "text": written}]

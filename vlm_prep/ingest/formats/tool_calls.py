@@ -49,6 +49,8 @@ def message_calls(value: Any, where: str) -> ToolCalls:
     Raises:
         Reject: BAD_TOOL_CALL.
     """
+    if isinstance(value, str):
+        value = _parse(value, RejectReason.BAD_TOOL_CALL, f"{where}: the tool calls")
     if not isinstance(value, list) or not value:
         raise _bad_call(f"{where}: the tool calls are {type_name(value)}, not a list that holds some")
     return [_call(call, f"{where}: tool call {place}") for place, call in enumerate(value)]
@@ -71,7 +73,8 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise _bad_call(f"{where} has no function name")
-    arguments = function.get("arguments")
+    # Llama 3 and Anthropic have names of their own for them
+    arguments = next((function[key] for key in ("arguments", "parameters", "input") if key in function), None)
     if isinstance(arguments, str):
         arguments = _parse(arguments, RejectReason.BAD_TOOL_CALL, f"{where}: arguments")
     if not isinstance(arguments, dict):

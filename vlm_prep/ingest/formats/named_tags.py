@@ -1,0 +1,58 @@
+"""A media column that says by which tag of the text each media stands, as MiniCPM-V's does.
+
+    {"image": {"<image_00>": "a.png", "<image_01>": "b.png"}, "conversations": [... "<image_01> or <image_00>?" ...]}
+
+The tags of prompts become the usual ones and the column a list in their order. Each name must be in a text; a tag that
+is there twice is the same media twice.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import Row
+from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES
+from vlm_prep.ingest.formats.noticed import Noticed
+from vlm_prep.ingest.spec import DatasetSpec
+
+_NAME = re.compile(r"<[^<>]+>")
+
+
+def by_name(turns: list[Any], row: Row, spec: DatasetSpec, noticed: Noticed) -> tuple[list[Any], Row]:
+    """Return the messages and the row with usual tags and lists in place of named ones.
+
+    Raises:
+        Reject: MEDIA_COUNT_MISMATCH, a name that no prompt has.
+    """
+    for kind, role in MEDIA_ROLES.items():
+        for column in spec.media_names[role]:
+            named = row.get(column)
+            if not isinstance(named, dict) or not named or not all(_NAME.fullmatch(str(key)) for key in named):
+                continue
+            asked: list[str] = []
+            turns = [_with_usual_tags(turn, named, f"<{kind}>", asked, spec) for turn in turns]
+            if unused := [tag for tag in named if tag not in asked]:
+                names = ", ".join(map(excerpt, unused))
+                message = f"the column {column!r} gives media for {names}, which no text but an answer has"
+                raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, message)
+            row = {**row, column: [named[tag] for tag in asked]}
+            noticed.note("read_named_tags")
+    return turns, row
+
+
+def _with_usual_tags(turn: Any, named: dict[str, Any], usual: str, asked: list[str], spec: DatasetSpec) -> Any:
+    if not isinstance(turn, dict) or any(spec.roles.get(str(turn.get(key))) == "assistant" for key in spec.role_keys):
+        return turn
+    tags = re.compile("|".join(map(re.escape, named)))
+
+    def said(tag: re.Match[str]) -> str:
+        asked.append(tag[0])
+        return usual
+
+    for key in spec.content_keys:
+        if isinstance(written := turn.get(key), str):
+            turn = {**turn, key: tags.sub(said, written)}
+    return turn
