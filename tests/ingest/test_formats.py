@@ -76,7 +76,7 @@ def test_media_is_in_the_order_of_its_parts_over_both_kinds() -> None:
         ("<image>", {"images": ["a.jpg", "b.jpg"]}, "1 image placeholder(s) for 2 image(s)"),
         ("<image>", {}, "1 image placeholder(s) for 0 image(s)"),
         ("hi", {"images": ["a.jpg"]}, "0 image placeholder(s) for 1 image(s)"),
-        ("<image>", {"videos": ["a.mp4"]}, "0 video placeholder(s) for 1 video(s)"),
+        ("<image>", {"videos": ["a.mp4", "b.mp4"]}, "0 video placeholder(s) for 2 video(s)"),
     ],
 )
 def test_counts_that_differ_are_rejected_with_both(content: str, columns: Any, counts: str) -> None:

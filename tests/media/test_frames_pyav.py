@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -209,9 +209,18 @@ def test_an_animation_is_a_video_by_its_content(tmp_path: Path, kind: str) -> No
         np.testing.assert_array_equal(read, np.stack([picture(32), picture(0)]))
 
 
-def test_one_picture_is_no_video(tmp_path: Path) -> None:
-    Image.fromarray(picture(3)).save(tmp_path / "a.png")
-    assert "one picture" in message(tmp_path / "a.png")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp"])
+def test_one_picture_is_no_video(tmp_path: Path, name: str) -> None:
+    Image.fromarray(picture(3)).save(tmp_path / name)
+    assert "one picture" in message(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "audio"])
+def test_text_in_place_of_media_is_quoted(tmp_path: Path, kind: Literal["image", "video", "audio"]) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_text("version https://git-lfs.github.com/spec/v1\nsize 1234\n")
+    with pytest.raises(Reject, match=r"it is text: 'version https://git-lfs"):
+        probe(Media(kind=kind, uris=(str(path),)))
 
 
 # --- parts -----

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.regular_files import open_regular
-from vlm_prep.media.library_words import plain_words
+from vlm_prep.media.library_words import begins, plain_words
 
 CONTAINERS: Final = (
     *("mov", "matroska", "webm", "avi", "flv", "asf", "mpeg", "mpegts", "mpegvideo", "ogg", "gif", "apng", "rm", "nut"),
@@ -41,7 +41,7 @@ def open_container(source: str | bytes, uri: str, reason: RejectReason, what: st
         InputError: PyAV is not installed.
     """
     av = load_av()
-    require_whole(source, uri, reason)
+    head = require_whole(source, uri, reason)
     try:
         # a file that names files of its own is given nothing to open them with
         options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
@@ -50,7 +50,7 @@ def open_container(source: str | bytes, uri: str, reason: RejectReason, what: st
         with av.open(file, options=options, metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, ValueError) as error:  # ValueError: the rate or the channels change on the way
-        raise Reject(reason, f"{uri}: {what}{plain_words(error)}") from error
+        raise Reject(reason, f"{uri}: {what}{plain_words(error)}{begins(head)}") from error
 
 
 def load_av() -> Any:
@@ -68,8 +68,8 @@ def load_av() -> Any:
     return av
 
 
-def require_whole(source: str | bytes, uri: str, reason: RejectReason) -> None:
-    """Reject an AVI or a Matroska file that is shorter than its header says.
+def require_whole(source: str | bytes, uri: str, reason: RejectReason) -> bytes:
+    """Return a file's first bytes; an AVI or a Matroska file that is shorter than its header says is rejected.
 
     Raises:
         Reject: of `reason`.
@@ -85,6 +85,7 @@ def require_whole(source: str | bytes, uri: str, reason: RejectReason) -> None:
     stated = _stated_size(head)
     if stated is not None and size < stated:
         raise Reject(reason, f"{uri}: cut short, {size} of the {stated} bytes its header states")
+    return head
 
 
 def _stated_size(head: bytes) -> int | None:

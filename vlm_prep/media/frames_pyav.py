@@ -227,7 +227,9 @@ def _index(container: Any, stream: Any, uri: str) -> _Index:
     packets = [packet for packet in container.demux(stream) if packet.size]
     size = container.size
     if stream.frames > len(packets) or any(packet.is_corrupt or _ends(packet) > size for packet in packets):
-        raise _unreadable(uri, f"cut short: {len(packets)} of the {stream.frames} frames its header states")
+        # an AVI may say of a frame that the one before stays; when the others are shown is not kept then
+        why = "cut short or with frames left out" if container.format.name == "avi" else "cut short"
+        raise _unreadable(uri, f"{why}: {len(packets)} of the {stream.frames} frames its header states")
     if not packets:
         raise _unreadable(uri, "no frames")
     hidden = stream.codec_context.name == "vp8"

@@ -24,7 +24,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.media.files import Ends, read_bytes
 from vlm_prep.media.image_formats import open_picture
 from vlm_prep.media.jpeg import decode_rgbx
-from vlm_prep.media.library_words import plain_words
+from vlm_prep.media.library_words import begins, plain_words
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit for a decompression bomb (a quarter of a gigabyte of RGB, rounded by Pillow)."""
@@ -91,7 +91,7 @@ def _opened(
         # a big metadata block (an ICC profile, a TIFF whose directory is at the end) can push the header out of
         # the first 64 KiB; only then is the whole file read
         if data is ends.head:
-            raise _unreadable(uri, error) from error
+            raise _unreadable(uri, error, begins(ends.head)) from error
     data = data or read_bytes(uri)
     try:
         return open_picture(data, uri, formats), data
@@ -125,11 +125,11 @@ def _turned_behind_pixels(data: bytes) -> bool:
     return False
 
 
-def _unreadable(uri: str, error: Exception) -> Reject:
+def _unreadable(uri: str, error: Exception, more: str = "") -> Reject:
     if isinstance(error, Image.DecompressionBombError):
         return Reject(RejectReason.IMAGE_TOO_LARGE, f"{uri}: {error}")
     if isinstance(error, UnidentifiedImageError):
-        return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: not an image that Pillow can identify")
+        return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: not an image that Pillow can identify{more}")
     return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: {type(error).__name__}: {plain_words(error)}")
 
 

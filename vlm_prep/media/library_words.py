@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from vlm_prep.core.visible import excerpt
+
 _LONGEST = 300
 _NOT_OURS = (
     (re.compile(r"\[\d\d:\d\d:\d\d\]\s*"), ""),
@@ -18,6 +20,15 @@ _NOT_OURS = (
     (re.compile(r"/proc/self/fd/\d+"), "the file"),
     (re.compile(r"(?:/tmp|/var/tmp|/dev/shm)/[^\s'\":]+"), "the file"),
 )
+
+
+def begins(head: bytes) -> str:
+    """Return what to add of a file that is text where media was to be: a page of an error, a pointer of Git LFS."""
+    try:
+        text = head[:60].decode().strip()
+    except UnicodeDecodeError:
+        return ""
+    return f"; it is text: {excerpt(text)}" if len(text) > 3 and text.replace("\n", " ").isprintable() else ""
 
 
 def plain_words(error: BaseException | str) -> str:

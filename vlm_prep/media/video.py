@@ -21,6 +21,7 @@ from vlm_prep.media.files import read_bytes
 from vlm_prep.media.frames_decord import probe_by_decord, read_by_decord
 from vlm_prep.media.frames_pyav import probe_by_pyav, read_by_pyav
 from vlm_prep.media.image import MAX_PIXELS
+from vlm_prep.media.image_formats import IMAGE_FORMATS, format_of
 
 
 def probe_video(
@@ -39,10 +40,17 @@ def probe_video(
         Reject: unreadable_video.
     """
     require_whole(source, uri, RejectReason.UNREADABLE_VIDEO)
-    if is_animation(_head(source, uri)):
+    head = _head(source, uri)
+    if is_animation(head):
         return probe_animation(_content(source), uri, max_pixels=max_pixels)
     if decoder == "pyav":
-        return probe_by_pyav(source, uri, decode=decode)
+        try:
+            return probe_by_pyav(source, uri, decode=decode)
+        except Reject as reject:
+            if (kind := format_of(head)) not in IMAGE_FORMATS:
+                raise
+            message = f"{uri}: one picture ({kind}), not a video; give it as an image"
+            raise Reject(RejectReason.UNREADABLE_VIDEO, message) from reject
     header = probe_by_decord(source, uri)
     if decode:
         read_by_decord(source, range(header.total_frames or 0)[-1:], uri)
