@@ -80,10 +80,11 @@ def open_picture(data: bytes, uri: str, formats: Sequence[str] | None = None) ->
 
 def format_of(data: bytes) -> str | None:
     """Return Pillow's name of a format by its first bytes, without opening anything; None where they do not tell."""
+    head = data[:16].ljust(16, b"\0")  # some look further than they are given
     Image.init()
     for name in Image.ID:
         accept: Any = Image.OPEN[name][1]
-        if accept is not None and accept(data[:16]) is True:
+        if accept is not None and accept(head) is True:
             return name
     return None
 
