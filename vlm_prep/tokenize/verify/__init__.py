@@ -1,7 +1,7 @@
 """The comparison with the real processor.
 
 real_processor.py  the real processor on the real media, and what differs
-raw_rows.py        what a raw row of the plainest form says, read a second way
+raw_rows.py        what a raw row of a usual form says, read a second way
 sanitizer.py       transformers' own way with control tokens of the data
 second_labels.py   trained spans found a second way
 shapes.py          rows in groups by what could matter: the first of each is compared before it is written

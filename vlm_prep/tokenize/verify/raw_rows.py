@@ -1,86 +1,227 @@
-"""What a raw row says, read a second way: for rows of the plainest forms, by twenty lines that know no setting.
+"""What a raw row says, read a second way: rows of the usual forms, by some lines that know no setting.
 
-The comparison with the real processor starts from the conversation that was stored; that it is the row's own is seen
-here. Rows of any other form (columns of media, tags in texts, tools, reasoning, options) are not judged.
+The comparison with the real processor starts from the conversation and the media that are stored; that they are the
+row's own is seen here. Judged are messages of texts, with media by tags or parts, with tools as objects, in JSON
+as in tables; rows of any other form (other names, reasoning, options, media that were found otherwise) are not.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from vlm_prep.core.errors import ExactnessError, Reject
 from vlm_prep.core.records import Encoded, Message
 from vlm_prep.ingest.raw_samples import RawSamples
+from vlm_prep.ingest.row_source import OUTSIDE, RowSource
 from vlm_prep.ingest.source import Samples
+from vlm_prep.ingest.table_files import TableIndex
+from vlm_prep.media.probe import FIRST_FRAME, SOUND_OFFSET, VARIABLE_RATE
+from vlm_prep.media.table_rows import read_row
+from vlm_prep.processors.left_out import CROPPED, FRAMES_CAPPED
 from vlm_prep.tokenize.chat.template import ChatTemplate
 
-_KEYS = ({"role", "content"}, {"from", "value"})
-_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-_TAGGED = ("<image", "<video", "<audio", "<think", "<tool")
+_KEYS: Final = ({"role", "content"}, {"from", "value"}, {"role", "content", "tool_calls"})
+_ROLES: Final = {name: name for name in ("user", "assistant", "system", "tool")} | {"human": "user", "gpt": "assistant"}
+_COLUMNS: Final = {f"{kind}{end}": kind for kind in ("image", "video", "audio") for end in ("", "s")}
+_TAG: Final = re.compile("(<image>|<video>|<audio>)")
+_TAGGED: Final = re.compile("<(?:img|image|video|audio|think|tool)", re.IGNORECASE)
+_NO_CHANGE: Final = frozenset((OUTSIDE, FIRST_FRAME, SOUND_OFFSET, VARIABLE_RATE, FRAMES_CAPPED, CROPPED))
+"""Notes of rows whose messages and media are as the row has them."""
 
 
-def plain_messages(raw: str) -> list[Message] | None:
-    """Return the messages of a raw row as `apply_chat_template` would be given them; None for other forms."""
+@dataclass
+class PlainRow:
+    """A row as it says itself."""
+
+    messages: list[Message] = field(default_factory=list)
+    """As `apply_chat_template` would be given them."""
+    media: list[tuple[str, str | None]] = field(default_factory=list)
+    """Kind and path as written, in order; None for bytes in the row."""
+    tools: list[dict[str, Any]] | None = None
+
+
+class _OtherFormError(Exception):
+    """The row is not of a form that is judged."""
+
+
+def plain_row(row: Any) -> PlainRow | None:
+    """Return what a raw row says; None for other forms."""
     try:
-        row = json.loads(raw)
-    except ValueError:
+        return _plain_row(row)
+    except _OtherFormError:
         return None
-    if not isinstance(row, dict) or set(row) - {"id"} not in ({"messages"}, {"conversations"}):
-        return None
-    messages = row.get("messages", row.get("conversations"))
-    if not isinstance(messages, list) or not all(isinstance(each, dict) and set(each) in _KEYS for each in messages):
-        return None
-    said: list[Message] = []
-    for each in messages:
-        role, content = each.get("role", each.get("from")), each.get("content", each.get("value"))
-        if not isinstance(role, str) or role not in _ROLES or not _is_plain(content):
-            return None
-        said.append({"role": _ROLES[role], "content": content})
+
+
+def _plain_row(row: Any) -> PlainRow:
+    _need(isinstance(row, dict))
+    names = row.keys() - {"id", "tools"} - _COLUMNS.keys()
+    _need(names in ({"messages"}, {"conversations"}))
+    turns = row[names.pop()]
+    _need(isinstance(turns, list) and all(isinstance(each, dict) and set(each) in _KEYS for each in turns))
+    said = PlainRow(tools=row.get("tools"))
+    _need(said.tools is None or (isinstance(said.tools, list) and bool(said.tools)))
+    _need(all(isinstance(each, dict) and each.get("type") == "function" for each in said.tools or ()))
+    columns: dict[str, list[str | None]] = {}
+    for name, kind in _COLUMNS.items():
+        if name in row:
+            _need(kind not in columns)
+            columns[kind] = _entries(row[name])
+    for turn in turns:
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        _need(isinstance(role, str) and role in _ROLES)
+        message: Message = {"role": _ROLES[role], "content": _content(content, _ROLES[role], columns, said)}
+        if calls := turn.get("tool_calls"):
+            message["tool_calls"] = _calls(calls)
+        said.messages.append(message)
+    _need(not any(columns.values()))
     return said
 
 
-def _is_plain(content: Any) -> bool:
+def _need(what: bool) -> None:
+    if not what:
+        raise _OtherFormError
+
+
+def _entries(value: Any) -> list[str | None]:
+    """Paths of a media column, None for bytes."""
+    found: list[str | None] = []
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, dict) and isinstance(each.get("bytes"), bytes) and not each.keys() - {"bytes", "path"}:
+            found.append(None)
+            continue
+        path = each["path"] if isinstance(each, dict) and each.keys() == {"path"} else each
+        _need(isinstance(path, str) and bool(path) and not path.startswith("data:"))
+        found.append(path)
+    return found
+
+
+def _content(content: Any, role: str, columns: dict[str, list[str | None]], said: PlainRow) -> Any:
     if isinstance(content, str):
-        return not any(tag in content for tag in _TAGGED)
-    return isinstance(content, list) and all(
-        isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] == "text" and _is_plain(part["text"])
-        for part in content
-    )
+        pieces = [piece for piece in _TAG.split(content) if piece] if columns else [content]
+        _need(not any(_TAGGED.search(piece) for piece in pieces if not _TAG.fullmatch(piece)))
+        if len(pieces) < 2 and not _TAG.search(content):
+            return content
+        _need(role == "user")
+        parts: Any = [
+            {"type": piece[1:-1]} if _TAG.fullmatch(piece) else {"type": "text", "text": piece} for piece in pieces
+        ]
+    else:
+        parts = content
+    _need(isinstance(parts, list) and all(isinstance(part, dict) for part in parts))
+    return [_part(part, columns, said) for part in parts]
+
+
+def _part(part: dict[str, Any], columns: dict[str, list[str | None]], said: PlainRow) -> dict[str, Any]:
+    kind, others = str(part.get("type")), part.keys() - {"type"}
+    if kind == "text":
+        _need(others == {"text"} and isinstance(part["text"], str) and not _TAGGED.search(part["text"]))
+        return part
+    _need(_COLUMNS.get(kind) == kind and others in (set(), {kind}))
+    if others:
+        (path,) = _entries(part[kind]) if not isinstance(part[kind], list) else ("",)
+        _need(path != "")
+    else:
+        _need(bool(columns.get(kind)))
+        path = columns[kind].pop(0)
+    said.media.append((kind, path))
+    return {"type": kind}
+
+
+def _calls(calls: Any) -> list[dict[str, Any]]:
+    _need(isinstance(calls, list))
+    for call in calls:
+        _need(isinstance(call, dict) and call.get("type") == "function" and isinstance(call.get("function"), dict))
+        _need(not call.keys() - {"type", "function", "id"} and call["function"].keys() == {"name", "arguments"})
+        _need(isinstance(call["function"]["arguments"], dict))
+    return list(calls)
+
+
+def _filled(value: Any) -> Any:
+    """A table's value without the keys of structs that the row does not fill."""
+    if isinstance(value, dict):
+        return {key: _filled(each) for key, each in value.items() if each is not None}
+    return [_filled(each) for each in value] if isinstance(value, list) else value
+
+
+def _raw(source: RowSource, place: int) -> Any:
+    if isinstance(source.index, TableIndex):
+        file, row = source.index.place(int(source.picks[place]))
+        return _filled(read_row(source.index.files[file], row))
+    try:
+        return json.loads(source.raw(place))
+    except ValueError:
+        return None
 
 
 def require_own_words(samples: Samples, number: int, encoded: Encoded, template: ChatTemplate) -> None:
-    """Compare a document with its raw row, if that is plain: what the template makes of both.
+    """Compare a document with its raw row, if that is of a usual form: what the template makes of both, and the media.
 
     Raises:
-        ExactnessError: the stored conversation is not what the row says.
+        ExactnessError: the stored conversation or media are not what the row says.
     """
-    if not isinstance(samples, RawSamples) or encoded.media or encoded.notes or not template.findings.strings:
+    if not isinstance(samples, RawSamples) or not _NO_CHANGE.issuperset(encoded.notes):
         return
     source, place = samples.locate(number)
     spec = source.spec
-    if spec.tables or spec.given_tags or spec.given_columns or spec.mapping or spec.encoding or spec.lenient_json:
+    asked = (spec.mapping, spec.encoding, spec.lenient_json, spec.row_hook, spec.system_prompt, spec.user_prompt)
+    if (
+        spec.is_mock
+        or spec.given_tags
+        or spec.given_columns
+        or any(each is not None for each in asked if each is not False)
+    ):
         return
-    if spec.system_prompt is not None or spec.user_prompt is not None:
+    said = plain_row(_raw(source, place))
+    if said is None or not template.findings.strings:
         return
-    said = plain_messages(source.raw(place))
-    if said is None:
-        return
-    stored = json.loads(encoded.conversation)["messages"]
-    beginning = said[: len(stored)]
+    stored = json.loads(encoded.conversation)
+    beginning = said.messages[: len(stored["messages"])]
+    media = said.media[: sum(_media_of(message) for message in beginning)]
     # transformers' processors hand an empty list to the template in place of an empty text
     given = [{**each, "content": each["content"] or []} for each in beginning]
-    if _rendered(template, stored) != (text := _rendered(template, given)) and text is not None:
-        raise ExactnessError(
-            f"{encoded.sample_id}: the conversation that would be stored is not what its row says:\n  "
-            f"stored {json.dumps(stored)[:400]}\n  row    {json.dumps(beginning)[:400]}",
-            "nothing of this run should be trained on; please report it with the row",
-        )
+    text = _rendered(template, given, said.tools)
+    if (text is None or _rendered(template, stored["messages"], stored.get("tools")) == text) and _are(
+        media, encoded, spec
+    ):
+        return
+    row = {"messages": beginning, "media": media}
+    kept = {"messages": stored["messages"], "media": [_uri(each) for each in encoded.media]}
+    raise ExactnessError(
+        f"{encoded.sample_id}: the conversation that would be stored is not what its row says:\n  "
+        f"stored {json.dumps(kept)[:400]}\n  row    {json.dumps(row)[:400]}",
+        "nothing of this run should be trained on; please report it with the row",
+    )
 
 
-def _rendered(template: ChatTemplate, messages: Sequence[Message]) -> str | None:
+def _media_of(message: Message) -> int:
+    content = message["content"]
+    return 0 if isinstance(content, str) else sum(part["type"] != "text" for part in content)
+
+
+def _are(said: Sequence[tuple[str, str | None]], encoded: Encoded, spec: Any) -> bool:
+    """Whether stored media are those that a row names; a path that is not there as written was found otherwise."""
+    if len(said) != len(encoded.media):
+        return False
+    for (kind, path), stored in zip(said, encoded.media, strict=True):
+        if stored["kind"] != kind and stored["decoder"] != "pillow":  # an animation that is read as a video
+            return False
+        there = os.path.join(spec.media_dir, path) if path is not None else ""
+        if os.path.isfile(there) and os.path.realpath(there) != os.path.realpath(_uri(stored)):
+            return False
+    return True
+
+
+def _uri(stored: Mapping[str, Any]) -> str:
+    return str(stored["files"][0]["uri"])
+
+
+def _rendered(template: ChatTemplate, messages: Sequence[Message], tools: Any) -> str | None:
     try:
-        return template.render(messages)
+        return template.render(messages, tools)
     except Reject:
         return None
