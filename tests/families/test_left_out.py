@@ -17,6 +17,7 @@ from vlm_prep.ingest.source import open_samples
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.left_out import center_crop, most_frames
 from vlm_prep.processors.load import load_processor
+from vlm_prep.shards.layout import read_rejects
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 Options = Callable[..., RunOptions]
@@ -52,6 +53,25 @@ def test_pictures_of_which_edges_are_cropped_are_counted(
     assert totals(rows, tmp_path / "llava", tmp_path, options).get("pictures_cropped", 0) == cropped
     adapter = adapter_for(load_processor(str(tmp_path / "llava")))
     assert center_crop(adapter) == ((56, 56) if crop else None)
+
+
+def test_rows_of_which_something_is_left_out_may_be_rejected(
+    folders: Callable[[str], Path], kit: Path, tmp_path: Path, options: Options
+) -> None:
+    clip = str(kit / "data" / "videos" / "bikes.mp4")  # 10 s
+    turns = [{"role": "user", "content": "<video>?"}, ANSWER]
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(json.dumps({"videos": [each], "messages": turns}) for each in (clip, {"path": clip, "fps": 0.5}))
+    )
+    config = TokenizeConfig(fps=2.0, max_frames=8, max_pixels=64 * 32 * 32, left_out="reject")
+    made = options(tmp_path / "out", max_reject_rate=1.0)
+    manifest = tokenize(open_samples(tmp_path / "rows.jsonl"), str(folders("qwen3_vl")), config, made)
+    assert manifest is not None and manifest.totals["rows_written"] == 1
+    (reject,) = read_rejects(tmp_path / "out")
+    assert reject["reason"] == "unsupported_media"
+    assert (
+        reject["message"].startswith(f"{clip}: the processor takes 8 frames of 10") and "left_out" in reject["message"]
+    )
 
 
 def test_videos_with_more_frames_than_the_processor_takes_are_counted(

@@ -33,6 +33,7 @@ RewrittenHistory = Literal["reject", "split", "mask"]
 ControlTokens = Literal["text", "reject", "allow"]
 ToolText = Literal["inline", "reject"]
 EmptyAnswers = Literal["keep", "reject"]
+LeftOut = Literal["keep", "reject"]
 VideoTimes = Literal["frames", "rate"]
 SoundOffset = Literal["ignore", "keep"]
 ShardFormat = Literal["arrow", "webdataset"]
@@ -245,6 +246,14 @@ class ProcessorConfig(Settings):
     video_times: Annotated[
         VideoTimes, Later(), Doc("Times written for a video whose rate varies: its frames' own, or by its mean rate.")
     ] = "frames"
+    left_out: Annotated[
+        LeftOut,
+        Later(),
+        Doc(
+            "Pictures whose edges the processor crops and videos of which it takes fewer frames than its rate asks: "
+            "written as the processor takes them, and counted, or rejected."
+        ),
+    ] = "keep"
     audio_in_video: Annotated[bool, Doc("Interleave videos with their sound (Qwen-Omni).")] = False
     sound_offset: Annotated[
         SoundOffset,

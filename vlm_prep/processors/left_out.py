@@ -1,7 +1,8 @@
 """What of a picture or a video a processor leaves out and says nothing of: cropped edges, frames beyond its most.
 
-Both are the processor's own doing, and the tensors are equal to its own; but who prepares the data should know. Sound
-that it cuts is a reject, see `audio_limit`: there, words are trained that the model never hears.
+Both are the processor's own doing, and the tensors are equal to its own; but who prepares the data should know, and may
+have such rows rejected (`left_out`). Sound that it cuts is a reject, see `audio_limit`: there, words are trained that
+the model never hears.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader
 from vlm_prep.processors.processor_parts import part_of
 
@@ -22,7 +24,11 @@ FRAMES_CAPPED = "frames_capped"
 
 
 def noted(adapter: Adapter, media: Media, taken: tuple[int, ...] | None) -> Media:
-    """Return a probed media with a note of what is left out; `taken` are the frames of a video that are given."""
+    """Return a probed media with a note of what is left out; `taken` are the frames of a video that are given.
+
+    Raises:
+        Reject: unsupported_media, something is, and the run asks for none of it.
+    """
     header, note = media.header, None
     if header is None:
         return media
@@ -30,7 +36,18 @@ def noted(adapter: Adapter, media: Media, taken: tuple[int, ...] | None) -> Medi
         note = CROPPED
     if media.kind == "video" and taken is not None and _is_capped(adapter, media, header, len(taken)):
         note = FRAMES_CAPPED
+    if note is not None and adapter.loaded.config.left_out == "reject":
+        raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{media.uris[0]}: {_told(adapter, header, taken)} (left_out)")
     return media if note is None else replace(media, notes=(*media.notes, note))
+
+
+def _told(adapter: Adapter, header: MediaHeader, taken: tuple[int, ...] | None) -> str:
+    size = f"{header.width}x{header.height}"
+    if taken is None:
+        height, width = center_crop(adapter) or (0, 0)
+        return f"the processor crops the edges of a picture of {size} to {width}x{height}"
+    seconds = (header.total_frames or 0) / (header.fps or 1.0)
+    return f"the processor takes {len(taken)} frames of {seconds:g} s, fewer than its rate asks for; raise max_frames"
 
 
 def center_crop(adapter: Adapter) -> tuple[int, int] | None:
