@@ -98,7 +98,8 @@ class SampleEncoder:
             pieces = [Piece(replace(drafted, drafts=self._fitting(sample, drafted)))]
         found = [(piece, draft) for piece in pieces for draft in piece.drafted.drafts if draft.trains]
         if not found:
-            raise Reject(RejectReason.NO_SUPERVISED_TOKENS, "no token of this row would be trained")
+            message = "no token of this row would be trained (train_on, and what its messages say of training)"
+            raise Reject(RejectReason.NO_SUPERVISED_TOKENS, message)
         for _, draft in found:
             require_length(len(draft.ids), self.config)
         return tuple(

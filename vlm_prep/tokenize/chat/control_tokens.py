@@ -59,7 +59,9 @@ class ControlTokens:
         for text in _texts(messages, tools):
             found = search(text)
             if found is not None and self._mode == "reject":
-                raise Reject(RejectReason.CONTROL_TOKENS, f"the row's own text holds {found.group()!r}")
+                raise Reject(
+                    RejectReason.CONTROL_TOKENS, f"the row's own text holds {found.group()!r} (control_tokens)"
+                )
             if found is not None:
                 return True
         return False
