@@ -19,6 +19,19 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>"
 ROLES = {"user": ("user", "human", "User", "HUMAN"), "assistant": ("assistant", "gpt", "GPT", "bot", "model")}
 NAMES = {"image": ("image", "images", "image_path", "img"), "video": ("video", "videos", "video_path")}
 
+ENDINGS = {"image": "png", "video": "mp4"}
+
+
+def references(kind: str, name: str) -> list[dict[str, Any]]:
+    """Parts that say themselves which file they are."""
+    return [
+        {"type": kind, kind: name},
+        {"type": kind, "path": name},
+        {kind: name},
+        {"type": f"{kind}_url", f"{kind}_url": {"url": name}},
+        {"type": kind, "source": {"type": "url", "url": name}},
+    ]
+
 
 @st.composite
 def meanings(draw: st.DrawFn) -> dict[str, Any]:
@@ -45,7 +58,9 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
     structured, system_column = draw(st.booleans()), draw(st.booleans())
     role_key, content_key = pick(("role", "content"), ("from", "value"), ("from", "content"))
     files: dict[str, list[Any]] = {"image": [], "video": []}
-    messages = []
+    kinds = {kind for turn in meaning["turns"] for kind in turn["media"]}
+    styles = ["column", "column", "paths", "refs", *(["image_tag"] if kinds == {"video"} else []), "named"]
+    style, named, messages = pick(*styles), {}, []
 
     def message(role: str, content: Any, **options: Any) -> None:
         made = {role_key: pick(*ROLES.get(role, (role,))), content_key: content, **options}
@@ -64,20 +79,41 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
     for turn in meaning["turns"]:
         names = []
         for kind in turn["media"]:
-            names.append((kind, f"{kind}{sum(map(len, files.values()))}"))
-            files[kind].append(pick(names[-1][1], {"path": names[-1][1]}, {"path": names[-1][1], "bytes": None}))
-        if structured and draw(st.booleans()):
-            content = [{"type": kind} for kind, _ in names] + [{"type": "text", "text": turn["ask"]}]
+            name = f"{kind}{sum(map(len, files.values()))}.{ENDINGS[kind]}"
+            names.append((kind, name))
+            files[kind].append(pick(name, {"path": name}, {"path": name, "bytes": None}))
+        ask = {"type": "text", "text": turn["ask"]}
+        if style == "refs":
+            content = [pick(*references(kind, name)) for kind, name in names] + [ask]
+        elif style == "paths":
+            tags = [(pick("img", "image") if kind == "image" else kind, name) for kind, name in names]
+            content = "".join(f"<{tag}>{name}</{tag}>" for tag, name in tags) + turn["ask"]
+        elif style == "image_tag":
+            content = "<image>" * len(names) + turn["ask"]
+        elif style == "named":
+            content = turn["ask"]
+            for kind, name in reversed(names):
+                tag = f"<image_{len(named)}>" if kind == "image" else "<video>"
+                named |= {tag: name} if kind == "image" else {}
+                content = tag + content
+        elif structured and draw(st.booleans()):
+            content = [{"type": kind} for kind, _ in names] + [ask]
         else:
             content = "".join(pick(f"<{kind}>", f"<{kind.upper()}>") for kind, _ in names) + turn["ask"]
+            content = pick(content, [{"type": "text", "text": content}]) if structured else content
         message("user", content)
         trained = {} if turn["train"] is None else {
             pick("train", "training", "train_on_turn", "loss"): turn["train"]
         } if draw(st.booleans()) else {pick("loss_mask", "weight", "loss_scale"): int(turn["train"])}  # fmt: skip
         message("assistant", text(turn["say"]), **trained)
     row: dict[str, Any] = {pick("messages", "conversations"): messages}
+    if style in ("paths", "refs"):
+        files = {"image": [], "video": []}
     for kind, entries in files.items():
         name = pick(*NAMES[kind])
+        if style == "named" and kind == "image" and entries:
+            row[name] = named
+            continue
         if not entries:
             row |= pick({}, {name: None}, {name: []}, {name: ""}, {name: [None]})
             continue
@@ -88,7 +124,7 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
         if draw(st.booleans()) and name != NAMES[kind][0]:
             row[NAMES[kind][0]] = entries
     if meaning["system"] is not None and system_column:
-        row[pick("system", "system_prompt")] = meaning["system"]
+        row[pick("system", "system_prompt")] = pick(meaning["system"], [{"type": "text", "text": meaning["system"]}])
     return row
 
 
@@ -98,7 +134,7 @@ def plain(meaning: dict[str, Any]) -> tuple[list[Any], list[str]]:
     if meaning["system"] is not None:
         messages.append({"role": "system", "content": [{"type": "text", "text": meaning["system"]}]})
     for turn in meaning["turns"]:
-        uris += [f"{kind}{len(uris) + place}" for place, kind in enumerate(turn["media"])]
+        uris += [f"{kind}{len(uris) + place}.{ENDINGS[kind]}" for place, kind in enumerate(turn["media"])]
         parts = [{"type": kind} for kind in turn["media"]] + [{"type": "text", "text": turn["ask"]}]
         train = {} if turn["train"] is None else {"train": turn["train"]}
         messages += [

@@ -57,6 +57,7 @@ ROWS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("bad_media_entry", asks("<image>", images=[{"alt": "x"}]), ("'alt'",)),
     ("unsupported_media", asks("<image>", images=["https://x.org/a.png"]), ("https://x.org/a.png", "download")),
     ("missing_file", asks("<image>", images=["b%20c.png"]), ("b%20c.png", "nor as", "b c.png")),
+    ("missing_file", asks("<image>", images=["no\x1b[2J\nline.png"]), ("no\\x1b[2J\\nline.png",)),
     ("missing_key", asks("<image>", images=["a.zip::b.png"]), ("a.zip", "'b.png'")),
     ("unreadable_file", asks("<image>", images=["."]), ("directory",)),
     ("empty_file", asks("<image>", images=["empty.png"]), ("empty.png", "zero bytes")),

@@ -18,6 +18,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from vlm_prep.core.plain_text import settled
+from vlm_prep.core.visible import visible
 
 
 class VlmPrepError(Exception):
@@ -138,10 +139,10 @@ class RejectReason(StrEnum):
 
 
 class Reject(Exception):
-    """A row that is not written, with its reason code and a message for people, the same one each time."""
+    """A row that is not written, with its reason code and a message for people, the same one each time, on one line."""
 
     def __init__(self, reason: RejectReason, message: str) -> None:
-        message = settled(message)
+        message = visible(settled(message))
         super().__init__(message)
         self.reason = reason
         self.message = message

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import Reject, RejectReason, VlmPrepError
 from vlm_prep.core.plain_text import settled
 from vlm_prep.core.records import Media, MediaKind
+from vlm_prep.core.visible import visible
 
 Level = Literal["formula", "by size", "by row", "full"]
 Size = tuple[int, int]
@@ -87,7 +88,7 @@ def naming(media: Sequence[Media]) -> Iterator[None]:
         yield
     except Reject as reject:
         names = list(dict.fromkeys(uri for item in media for uri in item.uris[:1]))
-        if not names or any(settled(name) in reject.message for name in names):
+        if not names or any(visible(settled(name)) in reject.message for name in names):
             raise
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise Reject(reject.reason, f"{', '.join(names[:3])}{more}: {reject.message}") from reject

@@ -47,12 +47,15 @@ def _with_usual_tags(turn: Any, named: dict[str, Any], usual: str, asked: list[s
     if not isinstance(turn, dict) or any(spec.roles.get(str(turn.get(key))) == "assistant" for key in spec.role_keys):
         return turn
     tags = re.compile("|".join(map(re.escape, named)))
+    found: list[str] = []
 
     def said(tag: re.Match[str]) -> str:
-        asked.append(tag[0])
+        found.append(tag[0])
         return usual
 
-    for key in spec.content_keys:
-        if isinstance(written := turn.get(key), str):
-            turn = {**turn, key: tags.sub(said, written)}
+    texts = {key: turn[key] for key in spec.content_keys if isinstance(turn.get(key), str)}
+    for key, written in texts.items():  # two keys say the same, or the row is rejected for it
+        found.clear()
+        turn = {**turn, key: tags.sub(said, written)}
+    asked += found
     return turn
