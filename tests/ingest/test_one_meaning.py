@@ -60,7 +60,8 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
     files: dict[str, list[Any]] = {"image": [], "video": []}
     kinds = {kind for turn in meaning["turns"] for kind in turn["media"]}
     styles = ["column", "column", "paths", "refs", *(["image_tag"] if kinds == {"video"} else []), "named"]
-    style, named, messages = pick(*styles), {}, []
+    style, messages = pick(*styles), []
+    named: dict[str, str] = {}
 
     def message(role: str, content: Any, **options: Any) -> None:
         made = {role_key: pick(*ROLES.get(role, (role,))), content_key: content, **options}

@@ -76,11 +76,14 @@ ROWS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("overlong", chat({"role": "user", "content": "word " * 400}, ANSWER), (" tokens", "--max-length is 300")),
     ("outside_media_root", asks("<image>", images=["../other.png"]), ("other.png", "media_root")),
 ]  # fmt: skip
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "control_tokens": "reject", "empty_answers": "reject", "max_length": 300, "max_image_pixels": 100_000,
 }  # fmt: skip
 ELSEWHERE = {
     "not_wanted": "ingest/test_mapping.py",
+    "bad_box": "tokenize/test_boxes.py",
+    "box_outside": "tokenize/test_boxes.py",
+    "processor_differs": "families/test_asking.py",
     "hook_error": "ingest/test_row_hook.py",
     "unreadable_audio": "media/test_foreign_audio.py",
     "audio_too_short": "ingest/test_asr.py",
@@ -130,7 +133,7 @@ def rejected(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     (folder / "rows.jsonl").write_text("\n".join(lines))
     samples = open_samples(folder / "rows.jsonl")
     options = request.getfixturevalue("options")(folder.parent / "out", max_reject_rate=1.0)
-    config = TokenizeConfig(**CONFIG, media_root=(str(folder),))
+    config = TokenizeConfig(**CONFIG, media_root=[str(folder)])
     tokenize(samples, "builtin:qwen2.5-vl-mini", config, options)
     return {row["line"]: (row["reason"], row["message"]) for row in read_rejects(folder.parent / "out")}
 
