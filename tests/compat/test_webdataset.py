@@ -126,7 +126,8 @@ def abouts(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob("rank_*/*.tar")):
         with tarfile.open(path) as tar:
-            found += [json.load(tar.extractfile(m)) for m in tar if m.name.endswith(".json")]  # type: ignore[arg-type]
+            members = [member for member in tar if member.name.partition(".")[2] == "json"]
+            found += [json.load(tar.extractfile(member)) for member in members]  # type: ignore[arg-type]
     return found
 
 

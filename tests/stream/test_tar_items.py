@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from vlm_prep.core.errors import StoreError
@@ -23,7 +24,9 @@ def tars(folder: Path, rank: str = "*") -> list[str]:
     return sorted(str(path) for path in folder.glob(f"rank_{rank}/*.tar"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"tar_media": "separate"}, {"media": "pixels"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"tar_media": "separate"}, {"media": "pixels"}, {"tar_media": "separate", "media": "pixels"}]
+)
 @pytest.mark.parametrize("decoded", [False, True])
 def test_items_are_those_of_arrow_shards(
     tokenized: Path, packed: Path, options: Any, tmp_path: Path, settings: dict[str, Any], decoded: bool
@@ -50,6 +53,7 @@ def test_two_nodes_with_workers_read_each_its_ranks_packs(
     tokenized: Path, packed: Path, options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "tars"
+    monkeypatch.setattr("vlm_prep.pack.pack_job.SHARD_BYTES", 1)  # a tar for each pack
     pack(tokenized, PackConfig(pack_length=2048, world_size=2, format="webdataset"), options(out))
     items, plain = TarItems(out), ShardDataset(packed, shuffle=False)
     expected = PackedCollate.for_store(plain, mask="sdpa")
@@ -57,14 +61,34 @@ def test_two_nodes_with_workers_read_each_its_ranks_packs(
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "2")
-        rows = webdataset.WebDataset(tars(out), shardshuffle=False, nodesplitter=webdataset.split_by_node).map(items)
-        loader = DataLoader(rows, batch_size=1, num_workers=1, collate_fn=items.collate(mask="sdpa"))
+        assert len(items.urls(rank)) > 2
+        rows = webdataset.WebDataset(items.urls(rank), shardshuffle=False, nodesplitter=None).map(items)
+        loader = DataLoader(rows, batch_size=1, num_workers=2, collate_fn=items.collate(mask="sdpa"))
         batches = list(loader)
-        assert len(batches) == len(by_rank[rank])
+        assert len(batches) == len(by_rank[rank]) >= items.steps
         for batch, item in zip(batches, by_rank[rank], strict=True):
             made = expected([item])
             assert batch.keys() == made.keys()
             assert all(torch.equal(batch[name], made[name]) for name in made if isinstance(made[name], torch.Tensor))
+
+
+def test_stock_decoders_read_every_member(tokenized: Path, options: Any, tmp_path: Path) -> None:
+    """Pictures as pictures, tensors as arrays, and what they are and when frames are shown as JSON."""
+    for media, kind in (("encoded", Image.Image), ("pixels", np.ndarray)):
+        out = tmp_path / media
+        config = PackConfig(pack_length=2048, format="webdataset", tar_media="separate", media=media)
+        pack(tokenized, config, options(out))
+        seen = set()
+        for sample in webdataset.WebDataset(tars(out), shardshuffle=False).decode("pil"):
+            for about in sample["media.json"]:
+                fields = [name for n in about["fields"] for name in sample if name.startswith(f"media.{n}.")]
+                seen.add(about["kind"])
+                if about["kind"] == "image":
+                    assert isinstance(sample[fields[-1]], kind)
+                else:
+                    assert len(about["times"]) == len(about["frame_indices"])
+                    assert about["times"][1] == pytest.approx(about["frame_indices"][1] / about["fps"])
+        assert seen == {"image", "video"}
 
 
 def test_what_is_no_sample_of_the_tars_is_said(tokenized: Path, packed: Path, options: Any, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ libraries ask for decides the form:
 
 - Fields end in .npy and .json, which both decode without pickle; keys have no dot, names fit USTAR's 100 characters.
 - Every row has the same fields, or Hugging Face refuses the tar. Media files are therefore one field, `media.bin`,
-  joined in order; `separate` gives each file a field of its own (`media.0.jpg`) for webdataset's decoders.
+  joined in order; `separate` gives each file a field of its own (`media.0.jpg`), and each tensor one
+  (`media.1.waveform.npy`), for webdataset's decoders, and says in `media.json` what they are and when frames are shown.
 - Empty matrices lose their type in Hugging Face's inference: (n, 3) grids are stored flat, `reshape(-1, 3)`.
 - Nested JSON would be unified into structs across rows: the description of media is JSON text inside the JSON.
 
@@ -103,10 +104,14 @@ def _members(row: Row, separate: bool) -> Iterator[tuple[str, bytes]]:
             yield f"{name}.npy", _npy(value.reshape(-1) if name.endswith("_thw") else value)
     media, files = _described(row["media"])
     if separate:
-        for number, (uri, data) in enumerate(files):
-            yield f"media.{number}.{_extension(uri)}", data
+        for number, (name, content) in enumerate(files):
+            if isinstance(content, np.ndarray):
+                yield f"media.{number}.{name}.npy", _npy(content)
+            else:
+                yield f"media.{number}.{_extension(name, content)}", content
+        yield "media.json", orjson.dumps(_for_decoders(media))
     else:
-        yield "media.bin", b"".join(data for _, data in files)
+        yield "media.bin", b"".join(data.tobytes() if isinstance(data, np.ndarray) else data for _, data in files)
     about = {"pack_id": row["pack_id"], "sample_ids": list(row["sample_ids"]), "media": orjson.dumps(media).decode()}
     yield "json", orjson.dumps(about)
 
@@ -117,9 +122,10 @@ def _npy(array: np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _described(media: Any) -> tuple[list[dict[str, Any]], list[tuple[str, bytes]]]:
-    """Return media without their bytes, each file and tensor with its place in media.bin, and (name, bytes) of all."""
-    described, files, offset = [], [], 0
+def _described(media: Any) -> tuple[list[dict[str, Any]], list[tuple[str, bytes | np.ndarray[Any, Any]]]]:
+    """Return media without their bytes, each file and tensor with its place in media.bin, and (name, content)."""
+    described, offset = list[dict[str, Any]](), 0
+    files: list[tuple[str, bytes | np.ndarray[Any, Any]]] = []
     for item in media:
         places = []
         for file in item["files"]:
@@ -129,21 +135,54 @@ def _described(media: Any) -> tuple[list[dict[str, Any]], list[tuple[str, bytes]
             offset += len(data)
         tensors = []
         for tensor in item["tensors"] or ():
-            data = bytes(tensor["data"])
+            flat = np.frombuffer(tensor["data"], np.uint8)
             about = {name: _plain(tensor[name]) for name in ("name", "dtype", "shape", "coded")}
-            tensors.append({**about, "offset": offset, "size": len(data)})
-            files.append((f"{tensor['name']}.{tensor['dtype']}", data))
-            offset += len(data)
+            tensors.append({**about, "offset": offset, "size": len(flat)})
+            files.append((str(tensor["name"]), _shaped(flat, str(tensor["dtype"]), about["shape"])))
+            offset += len(flat)
         about = {name: _plain(value) for name, value in item.items() if name not in ("files", "tensors", "same_as")}
         described.append({**about, "files": places, **({"tensors": tensors} if tensors else {})})
     return described, files
+
+
+def _shaped(flat: np.ndarray[Any, Any], dtype: str, shape: list[int]) -> np.ndarray[Any, Any]:
+    """Return a stored tensor as it lies (columns that repeat are left out); torch's own types as bytes."""
+    if dtype not in np.sctypeDict:
+        return flat
+    return flat.view(dtype).reshape([*shape[:-2], -shape[-1]] if shape and shape[-1] < 0 else shape)
+
+
+def _for_decoders(media: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what stands in `media.json`: of each media its fields, kind, sizes, and seconds of a video's frames."""
+    found, number = [], 0
+    for item in media:
+        count = len(item["files"]) + len(item.get("tensors", ()))
+        about = {name: value for name, value in item.items() if name not in ("files", "tensors") and value is not None}
+        frames, fps = item.get("frame_indices"), item.get("fps")
+        if frames is not None and fps and "times" not in about:
+            about["times"] = [frame / fps for frame in frames]
+        found.append({"fields": list(range(number, number + count)), **about})
+        number += count
+    return found
 
 
 def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _extension(uri: str) -> str:
-    """Return a media file's own extension, lower case, as both libraries expect it."""
+_HEADS = (
+    *((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"fLaC", "flac")),
+    *((b"OggS", "ogg"), (b"ID3", "mp3"), (b"\x1aE\xdf\xa3", "webm")),
+)
+
+
+def _extension(uri: str, data: bytes) -> str:
+    """Return a media file's own extension, lower case, as webdataset's decoders expect it; told by the first bytes
+    where it has none, as a picture out of a table's cell."""
     suffix = PurePosixPath(uri.rpartition("::")[2]).suffix.lower().lstrip(".")
-    return suffix if suffix.isalnum() else "bin"
+    if suffix.isascii() and suffix.isalnum():
+        return suffix
+    if data[:4] == b"RIFF":
+        return {b"WEBP": "webp", b"AVI ": "avi"}.get(data[8:12], "wav")
+    known = (name for head, name in _HEADS if data.startswith(head))
+    return next(known, "mp4" if data[4:8] == b"ftyp" else "bin")

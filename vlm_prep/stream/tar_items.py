@@ -1,7 +1,7 @@
 """From a sample of a tar (`pack --format webdataset`) to an item that collaters take, for webdataset's own loader.
 
     items = TarItems("out/tars")
-    rows = webdataset.WebDataset(urls, nodesplitter=webdataset.split_by_node).map(items)
+    rows = webdataset.WebDataset(items.urls(rank), nodesplitter=None, shardshuffle=False).map(items)
     loader = DataLoader(rows, batch_size=1, num_workers=2, collate_fn=items.collate(model=model))
 
 The item is the one that ShardDataset makes of the same pack in an Arrow shard, tensor by tensor.
@@ -10,6 +10,7 @@ The item is the one that ShardDataset makes of the same pack in an Arrow shard, 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,12 +20,15 @@ import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import StoreError
+from vlm_prep.pack.pack_plan import rank_split
 from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.kinds_apart import kinds_of_documents
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.stream.collate import PackedCollate, PackedOptions
 from vlm_prep.stream.restore import tensor_makers
 
+_MEDIA_FIELD = re.compile(r"media\.\d+\.")
+_NPY = b"\x93NUMPY"
 _KINDS = (("n_images", "image"), ("n_videos", "video"), ("n_audios", "audio"))
 
 
@@ -61,6 +65,23 @@ class TarItems:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
+
+    def urls(self, rank: int) -> list[str]:
+        """Return the tars of a planned rank, in their order: that rank's packs are in step with those of the others.
+
+        Raises:
+            StoreError: the packs were planned for fewer ranks.
+        """
+        ranks = int(self.manifest.config["world_size"])
+        if not 0 <= rank < ranks:
+            raise StoreError(f"{self._store}: packs for {ranks} ranks, none for rank {rank}", "pack for as many ranks")
+        split = rank_split(rank)
+        return [str(Path(self._store) / split / info.name) for info in self.manifest.splits.get(split, ())]
+
+    @property
+    def steps(self) -> int:
+        """Packs that each rank has: where a rank has one more, an epoch ends before it."""
+        return min(self.manifest.totals["packs_by_rank"])
 
     def collate(self, **options: Unpack[PackedOptions]) -> PackedCollate:
         """Return the collater of the store, see `PackedCollate.for_store`."""
@@ -113,13 +134,15 @@ def _with_bytes(media: dict[str, Any], sample: Mapping[str, Any], first: int) ->
     """A media as a shard holds it, its bytes out of `media.bin`, or out of fields of their own."""
     joined = sample.get("media.bin")
     alone = (
-        {int(name.split(".")[1]): value for name, value in sample.items() if name.startswith("media.")}
-        if (joined is None)
+        {int(name.split(".")[1]): value for name, value in sample.items() if _MEDIA_FIELD.match(name)}
+        if joined is None
         else {}
     )
 
     def content(place: Mapping[str, Any], number: int) -> bytes:
         data = alone[number] if joined is None else joined[place["offset"] : place["offset"] + place["size"]]
+        if isinstance(data, np.ndarray) or (joined is None and isinstance(data, bytes) and data.startswith(_NPY)):
+            data = _array(data).tobytes()
         if not isinstance(data, bytes) or len(data) != place["size"]:
             raise ValueError(f"media {number} is not its file's bytes: leave media fields undecoded")
         return data
