@@ -20,6 +20,7 @@ from vlm_prep.processors.load import load_processor
 from vlm_prep.shards.reader import Store
 from vlm_prep.stream import DummyMedia, PackedCollate, PadCollate, ShardDataset
 from vlm_prep.tokenize.tokenize_run import tokenize
+from vlm_prep.trainers import over_shards
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "trainers"
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -118,6 +119,56 @@ def test_packs_train_as_their_documents_do_alone(
     batches = [{name: value for name, value in collate([item]).items() if name != "seq_lens"} for item in items]
     theirs = [processors_batch(conversations, item["sample_ids"]) for item in items]
     assert train(model(), batches) == pytest.approx(train(model(), theirs), rel=1e-5)
+
+
+def test_the_trainer_trains_our_store_as_it_does_raw_chats(
+    model: Any, store: Path, conversations: Any, options: Any, tmp_path: Path
+) -> None:
+    """The way that is usual without us: the trainer's collator calls the processor on raw chats, in each step."""
+    from transformers import Trainer, TrainingArguments
+
+    names = list(conversations)[:3]
+    tokenize(
+        open_samples(builtin_data().parent / "photo_talk.jsonl", limit=3), PROCESSOR, TokenizeConfig(),
+        options(tmp_path / "tok"),
+    )  # fmt: skip
+    pack(tmp_path / "tok", PackConfig(pack_length=4096), options(tmp_path / "packed"))
+
+    def arguments(size: int) -> Any:
+        return TrainingArguments(
+            output_dir=str(tmp_path / "out"),
+            per_device_train_batch_size=size,
+            max_steps=20,
+            learning_rate=1e-3,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+
+    def losses(trainer: Any) -> list[float]:
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    # every step is the whole data, so the order that each draws does not matter
+    def collator(rows: list[str]) -> dict[str, Any]:
+        return processors_batch(conversations, sorted(rows))
+
+    raw = collator(names)
+    made = PadCollate.for_store(ShardDataset(tmp_path / "tok"), shift=False, counts=False)(
+        list(ShardDataset(tmp_path / "tok", shuffle=False))
+    )
+    for name in ("input_ids", "labels", "attention_mask", "pixel_values", "image_grid_thw"):
+        assert torch.equal(raw[name], made[name]), name
+    expected = losses(Trainer(model=model(), args=arguments(3), train_dataset=names, data_collator=collator))
+    assert len(expected) == 20 and expected[-1] < expected[0]
+    for folder, size in (("tok", 3), ("packed", 1)):
+        found = losses(over_shards(Trainer, tmp_path / folder, model=model(), args=arguments(size)))
+        assert found[0] == pytest.approx(expected[0], rel=1e-5)
+        assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_stand_in_picture_changes_no_loss_and_runs_the_vision_tower(model: Any, tokenized: Path) -> None:
