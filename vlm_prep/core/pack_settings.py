@@ -73,8 +73,9 @@ class PackConfig(Settings):
     cost: Annotated[
         str | None,
         Doc(
-            "What a row costs, so that the ranks of a step get near-equal work, e.g. attention=1.3e-5,vision=0.09 (in "
-            "units of a token). [default: Qwen2.5-VL-7B's]"
+            "What a row costs, so that the ranks of a step get near-equal work: attention=1.3e-5,vision=0.09 (in units "
+            "of a token), a model such as qwen3-vl-8b, or both. [default: counted from the model's config, else "
+            "Qwen2.5-VL-7B's]"
         ),
     ] = None
     layout: Annotated[Layout, Doc("Shards for each rank, or the plan alone (an index) over the tokenized store.")] = (

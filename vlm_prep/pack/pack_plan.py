@@ -8,8 +8,8 @@ same kinds of media and near-equal cost (`lockstep`). The plan depends on the st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -100,20 +100,24 @@ class Plan:
         return range(rank, self.n_packs, self.world_size)
 
 
-def make_plan(store: Store, config: PackConfig, backbone: Backbone = UNKNOWN) -> Plan:
+def make_plan(
+    store: Store, config: PackConfig, backbone: Backbone = UNKNOWN, model: Mapping[str, Any] | None = None
+) -> Plan:
     """Plan the packs of a tokenized store; of a mix its rows are numbered as those of its stores, one after the other.
 
     Args:
         store: the documents.
         config: settings.
         backbone: of the model: what it cannot read in one batch is in no pack together.
+        model: its config.json, where it is known: what a row costs is counted from it.
 
     Raises:
         InputError: `lockstep` is strict and some steps cannot be, or a setting does not fit the store.
     """
     demands, units = demands_of(store), units_of(store, config.keep_together)
     names, limited, capacities = demands.limited(config)
-    cost = read_cost(config.cost).of(demands)
+    coefficients, counted = read_cost(config.cost, model)
+    cost = coefficients.of(demands)
     asked = Asked(demands=units.summed(limited), kinds=units.joined(demands.kinds), cost=units.summed(cost))
     whole: list[Rows] = []
     last: list[Rows] = []
@@ -149,6 +153,7 @@ def make_plan(store: Store, config: PackConfig, backbone: Backbone = UNKNOWN) ->
             for each, most in zip(excess, excess.argmax(axis=1), strict=True)
         ],
         numbers={
+            "cost": {**asdict(coefficients), "of": counted},
             "lower_bounds": {name: numbers[name] for name in names},
             "steps": {**steps, **{name: numbers[name] for name in ("exchanged", "split", "levelled")}},
         },

@@ -147,7 +147,7 @@ def pack(
     for note in choice.notes:
         options.say(note)
     certify = _certifier(choice, trust_remote_code=trust_remote_code) if config.certify else None
-    plan = make_plan(store, config, choice.backbone)
+    plan = make_plan(store, config, choice.backbone, choice.model)
     if not plan.n_packs:
         raise InputError(f"{store.folder}: no document fits `pack_length={config.pack_length}`")
     media, payload = raised_payload(store, config, trust_remote_code)
@@ -333,7 +333,8 @@ def open_packable(source: str | StorePath | Sequence[str | StorePath]) -> Store:
 def dry_run(source: str | StorePath | Sequence[str | StorePath], config: PackConfig) -> dict[str, Any]:
     """Plan the packs and return their numbers; write nothing."""
     store = _source(source)
-    plan = make_plan(store, config, choose_rule(store, config).backbone)
+    choice = choose_rule(store, config)
+    plan = make_plan(store, config, choice.backbone, choice.model)
     apart = plan.too_long_in.count(KINDS_APART)
     rejected = {RejectReason.LONGER_THAN_PACK: len(plan.too_long) - apart}
     if apart:

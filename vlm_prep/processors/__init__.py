@@ -25,6 +25,7 @@
     runtime.py           what the runtime needs to know of a family
     stand_in.py          the smallest media that a processor takes
     model_config.py      the model's config, beside the processor or given
+    model_cost.py        what a token and a patch cost in it
     backbone.py          what its layers need for documents that share a sequence
     kinds_apart.py       kinds of media that a model cannot read in one batch
     model_positions.py   position ids by a model's own function

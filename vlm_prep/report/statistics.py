@@ -177,6 +177,12 @@ def render(stats: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _coefficients(cost: dict[str, Any] | None) -> str:
+    if cost is None:
+        return ""
+    return f"; attention {cost['attention']:.2e}, vision {cost['vision']:.3f} of a token's ({cost['of']})"
+
+
 def _steps(plan: dict[str, Any]) -> list[str]:
     """How near the packs are to the fewest possible, and how alike the packs of a step."""
     if not plan:
@@ -194,7 +200,7 @@ def _steps(plan: dict[str, Any]) -> list[str]:
             spread, other = steps["cost_spread"], random["cost_spread"]
             lines.append(
                 f"  cost        of a step's packs differs by {spread['median']:.1%} in the median, {spread['p99']:.1%} "
-                f"at p99 (a random deal: {other['median']:.1%}, {other['p99']:.1%})"
+                f"at p99 (a random deal: {other['median']:.1%}, {other['p99']:.1%}){_coefficients(plan.get('cost'))}"
             )
     return lines
 
