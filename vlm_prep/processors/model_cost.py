@@ -71,7 +71,8 @@ def _patches(config: Any) -> tuple[float, float]:
         return 1.0, 1 / int(merge) ** 2
     if ratio := getattr(config, "downsample_ratio", None):
         return float(ratio) ** -2, 1.0
-    if tokens := getattr(config, "mm_tokens_per_image", None):
+    tokens = getattr(config, "mm_tokens_per_image", None)
+    if tokens and vision is not None:
         return (int(vision.image_size) // int(vision.patch_size)) ** 2 / int(tokens), 1.0
     return float(getattr(config, "scale_factor", None) or 1) ** 2, 1.0
 

@@ -81,7 +81,7 @@ class TarItems:
     @property
     def steps(self) -> int:
         """Packs that each rank has: where a rank has one more, an epoch ends before it."""
-        return min(self.manifest.totals["packs_by_rank"])
+        return int(min(self.manifest.totals["packs_by_rank"]))
 
     def collate(self, **options: Unpack[PackedOptions]) -> PackedCollate:
         """Return the collater of the store, see `PackedCollate.for_store`."""
