@@ -59,6 +59,22 @@ def test_packs_that_cannot_be_mended_are_counted() -> None:
     assert found.mixed_steps == 1
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_packs_of_a_small_plan_are_evened_out_by_exchanges(seed: int) -> None:
+    """Half the spread, or less, of what sharing each step's documents out by the largest first gives."""
+    spreads = []
+    for most in (0, 64):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vlm_prep.pack.even_out._MOST_EXCHANGES", most)
+            found, tokens, kinds, cost = deal(120, 4, seed=seed, shares=(0.5, 0.5, 0, 0))
+        assert np.array_equal(np.sort(np.concatenate(found.packs)), np.arange(120))
+        assert max(tokens[pack].sum() for pack in found.packs) <= CAPACITY
+        numbers = step_numbers(by_pack(kinds, found.packs, np.bitwise_or), by_pack(cost, found.packs, np.add), 4)
+        spreads.append((numbers["mixed_steps"], numbers["cost_spread"]["p99"]))
+    assert spreads[0][0] == spreads[1][0]
+    assert spreads[1][1] < spreads[0][1] / 2
+
+
 def test_packs_of_a_step_cost_nearly_the_same() -> None:
     found, _, kinds, cost = deal(20_000, 8)
     numbers = step_numbers(by_pack(kinds, found.packs, np.bitwise_or), by_pack(cost, found.packs, np.add), 8)

@@ -10,6 +10,7 @@
     demands.py    what each row of a store asks of a pack
     cost.py       what a row costs in training
     lockstep.py   packs to steps: the same kinds of media and near-equal cost on all ranks
+    even_out.py   documents of a step change places until its packs cost the same
     pack_plan.py  the packs of a store, by rank
     positions.py  position ids per document: mRoPE for the Qwen-VL families, a plain range for the others
     omni.py       the same for Qwen-Omni, whose videos carry sound

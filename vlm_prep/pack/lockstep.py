@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.pack.even_out import Evener
 from vlm_prep.shards.media_kinds import KINDS
 
 Numbers = NDArray[np.int64]
@@ -121,19 +122,26 @@ class Dealer:
         cost = by_pack(self.cost, self._packs, np.add)
         steps = order[: len(order) // world * world].reshape(-1, world)
         spread = 1 - cost[steps].min(axis=1) / cost[steps].max(axis=1)
+        evener = Evener(self.demands, self.capacities, self.kinds, self.cost, _LEVEL / 4)
         for number in np.flatnonzero(spread > _LEVEL)[:_MOST_LEVELLED].tolist():
             step = steps[number]
+            best, packs = float(spread[number]), [self._packs[each] for each in step]
             kinds = int(self._of_pack[step[0]])
-            if (self._of_pack[step] != kinds).any():
-                continue
-            shared = self._share_out(np.concatenate([self._packs[each] for each in step]), kinds)
-            if shared is None:
-                continue
-            costs = by_pack(self.cost, shared, np.add)
-            if 1 - costs.min() / costs.max() < spread[number]:
-                for each, rows in zip(step.tolist(), shared, strict=True):
+            if (self._of_pack[step] == kinds).all():
+                shared = self._share_out(np.concatenate(packs), kinds)
+                if shared is not None and self._spread(shared) < best:
+                    best, packs = self._spread(shared), shared
+            evened = evener.even_out(packs)
+            if self._spread(evened) < best:
+                best, packs = self._spread(evened), evened
+            if best < spread[number]:
+                for each, rows in zip(step.tolist(), packs, strict=True):
                     self._packs[each] = rows
                 self._levelled += 1
+
+    def _spread(self, packs: Sequence[Numbers]) -> float:
+        costs = by_pack(self.cost, packs, np.add)
+        return float(1 - costs.min() / costs.max())
 
     def _share_out(self, rows: Numbers, kinds: int) -> list[Numbers] | None:
         """Return the rows in `world_size` packs with all `kinds` each, of about equal cost; None where that cannot be.
