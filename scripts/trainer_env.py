@@ -24,7 +24,8 @@ NEEDS = {
                  "dacite==1.9.2"),
     "megatron-core": ("megatron-core==0.16.1",),
     "nemo-automodel": ("nemo-automodel==0.7.0",),
-    "readers": ("polars==2.1.0", "polars-runtime-32==2.1.0", "duckdb==2.0.1"),
+    "readers": ("polars==2.1.0", "polars-runtime-32==2.1.0", "duckdb==2.0.1",
+                "pylance==14.0.2", "lance-namespace==0.13.0", "lance-namespace-urllib3-client==0.13.0"),
 }  # fmt: skip
 """{trainer: its package and what else it imports in the code that is tried}"""
 ABSENT = {"llamafactory": ("torchaudio",)}

@@ -139,3 +139,28 @@ def test_a_store_that_shares_says_so_first_and_each_cell_can_be_filled(options: 
     assert all(pointed == (content is None) for _, content, pointed in files)
     by_digest = {digest: content for digest, content, _ in files if content is not None}
     assert sorted(content or str(by_digest[digest]) for digest, content, _ in files) == contents(out)
+
+
+@pytest.mark.parametrize("name", ["tokenized", "packed"])
+def test_lance_holds_every_row_with_its_media(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if not READERS.exists():
+        pytest.skip("Lance is not installed: `make test-trainers`")
+    store = request.getfixturevalue(name)
+    script = (
+        "import sys, json, lance; from vlm_prep.trainers.exporting import export; from pathlib import Path;"
+        "print(export(sys.argv[1], 'lance', Path(sys.argv[2])).rows);"
+        "rows = lance.dataset(sys.argv[2]); taken = rows.take(list(range(rows.count_rows()))[::-1]).to_pylist();"
+        "json.dump([[r['input_ids'], [f['bytes'].hex() for m in r['media'] for f in m['files']]] for r in taken],"
+        " open(sys.argv[3], 'w'))"
+    )
+    line = [str(READERS), "-c", script, str(store), str(tmp_path / "lance"), str(tmp_path / "rows.json")]
+    done = subprocess.run(
+        line, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [row for split in read_manifest(store).splits for row in Store(store, split=split).rows()]
+    assert json.loads((tmp_path / "rows.json").read_bytes())[::-1] == [
+        [row["input_ids"].tolist(), [bytes(file["bytes"]).hex() for item in row["media"] for file in item["files"]]]
+        for row in rows
+    ]
+    assert not list((tmp_path / "lance").glob("*.arrow"))

@@ -113,6 +113,25 @@ def test_a_shard_of_columns_that_no_shard_has_is_refused(tmp_path: Path, kind: p
         ShardReader(path, info)
 
 
+def test_rows_of_an_earlier_version_can_be_written_again(tmp_path: Path) -> None:
+    """Their media lack the fields that came later."""
+    from vlm_prep.shards.reader import ShardReader
+    from vlm_prep.shards.schema import MEDIA
+
+    earlier = pa.schema([("media", pa.list_(pa.struct(list(MEDIA.value_type)[:12])))])
+    item = dict.fromkeys(field.name for field in earlier.field("media").type.value_type)
+    item |= {"kind": "image", "files": [{"uri": "a.png", "digest": "x", "bytes": b"1234"}]}
+    with ShardWriter(tmp_path / "one.arrow", earlier) as writer:
+        writer.write({"media": [item]}, size=1, tokens=0)
+        first = writer.commit()
+    row = ShardReader(tmp_path / "one.arrow", first).row(0)
+    with ShardWriter(tmp_path / "two.arrow", earlier) as writer:
+        writer.write(row, size=1, tokens=0)
+        second = writer.commit()
+    assert bytes(ShardReader(tmp_path / "two.arrow", second).row(0)["media"][0]["files"][0]["bytes"]) == b"1234"
+    assert first.xxh3 == second.xxh3
+
+
 def test_media_that_refer_to_a_row_that_is_not_there_are_an_error(tmp_path: Path) -> None:
     from vlm_prep.shards.reader import ShardReader
     from vlm_prep.shards.schema import MEDIA

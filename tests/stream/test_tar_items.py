@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import MediaMode
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.stream import PackedCollate, ShardDataset, TarItems
 
@@ -74,7 +75,8 @@ def test_two_nodes_with_workers_read_each_its_ranks_packs(
 
 def test_stock_decoders_read_every_member(tokenized: Path, options: Any, tmp_path: Path) -> None:
     """Pictures as pictures, tensors as arrays, and what they are and when frames are shown as JSON."""
-    for media, kind in (("encoded", Image.Image), ("pixels", np.ndarray)):
+    kinds: dict[MediaMode, type] = {"encoded": Image.Image, "pixels": np.ndarray}
+    for media, kind in kinds.items():
         out = tmp_path / media
         config = PackConfig(pack_length=2048, format="webdataset", tar_media="separate", media=media)
         pack(tokenized, config, options(out))

@@ -25,7 +25,7 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.scratch import Scratch
 from vlm_prep.shards.heads import head_digests
-from vlm_prep.shards.schema import MEDIA, MEDIA_COLUMN, has_media
+from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import SharedMedia, payload_bytes
 
@@ -118,8 +118,8 @@ def _column_builder(data_type: pa.DataType, scratch: Scratch) -> Callable[[Seque
     if not pa.types.is_list(data_type):
         return lambda values: pa.array(values, data_type)
     inner = data_type.value_type
-    if data_type == MEDIA:
-        return lambda values: _nested(values, MEDIA, scratch)
+    if pa.types.is_struct(inner):  # media, of this or of an earlier version
+        return lambda values: _nested(values, data_type, scratch)
     if pa.types.is_integer(inner) or pa.types.is_floating(inner):
         return lambda values: _numbers(values, inner)
     if pa.types.is_fixed_size_list(inner):

@@ -7,6 +7,7 @@ turns is stored upright, as PNG, since LLaMA-Factory reads pictures as they lie.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import struct
@@ -50,20 +51,41 @@ _CHAT = pa.schema(
 
 def parquet(store: Store, folder: Path) -> int:
     """Write `train-00000-of-00002.parquet` ..., a file for each shard, with the store's own columns."""
-    for number, shard in enumerate(store.shards):
-        name = f"train-{number:05d}-of-{len(store.shards):05d}"
-        stream = folder / f"{name}.arrow"
-        with ShardWriter(stream, shard.schema, share=False) as writer:
+    for number, batches in enumerate(_whole_rows(store, folder)):
+        name = f"train-{number:05d}-of-{len(store.shards):05d}.parquet"
+        kind = {"compression": "zstd", "write_statistics": False}
+        with pq.ParquetWriter(folder / name, batches.schema, **kind) as file:
+            for batch in batches:
+                file.write_batch(batch)
+    return len(store)
+
+
+def lance(store: Store, folder: Path) -> int:
+    """Write a Lance dataset, with the store's own columns.
+
+    Raises:
+        InputError: Lance is not installed.
+    """
+    try:
+        write = importlib.import_module("lance").write_dataset
+    except ModuleNotFoundError as error:
+        raise InputError("to=lance: Lance is not installed", "pip install pylance, or export to parquet") from error
+    for number, batches in enumerate(_whole_rows(store, folder)):
+        write(batches, str(folder), mode="append" if number else "create")
+    return len(store)
+
+
+def _whole_rows(store: Store, folder: Path) -> Iterator[pa.RecordBatchStreamReader]:
+    """Yield the batches of each shard, media with each row that has them; by way of a file that is removed."""
+    stream = folder / ".rows.arrow"
+    for shard in store.shards:
+        with ShardWriter(stream, shard.schema) as writer:
             for row in (shard.row(index) for index in range(len(shard))):
                 writer.write(row, size=8 * len(row["input_ids"]), tokens=len(row["input_ids"]))
             writer.commit()
         with pa.memory_map(str(stream)) as source, pa.ipc.open_stream(source) as batches:
-            kind = {"compression": "zstd", "write_statistics": False}
-            with pq.ParquetWriter(folder / f"{name}.parquet", batches.schema, **kind) as file:
-                for batch in batches:
-                    file.write_batch(batch)
+            yield batches
         stream.unlink()
-    return len(store)
 
 
 def llamafactory(store: Store, folder: Path) -> int:
