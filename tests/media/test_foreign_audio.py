@@ -16,8 +16,8 @@ from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media
 from vlm_prep.media.audio import probe_audio, read_waveform, resampled_length
 from vlm_prep.media.probe import probe
+from vlm_prep.processors.payload.nested import same_values
 from vlm_prep.processors.payload.stored import store_array
-from vlm_prep.tokenize.verify.real_processor import same_values
 
 RATE = 16000
 

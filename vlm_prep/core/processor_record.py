@@ -31,6 +31,7 @@ class PartFields(TypedDict):
     masks: NotRequired[dict[str, tuple[str, str]]]
     axes: NotRequired[dict[str, int]]
     trims: NotRequired[dict[str, str]]
+    lists: NotRequired[dict[str, str]]
 
 
 class WholeRecord(TypedDict):

@@ -8,6 +8,7 @@ and the model's is taken if they differ.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -79,6 +80,9 @@ def _backbone(runtime: ProcessorRecord, given: dict[str, Any] | None) -> Backbon
 
 def _require_packable(store: Store, runtime: ProcessorRecord, backbone: Backbone) -> None:
     why = backbone.unpackable
+    lists = {name for part in runtime["parts"].values() for name, of in part.get("lists", {}).items() if of == "row"}
+    if lists:
+        why = f"is given {', '.join(sorted(lists))} in a list for each row, which a pack of several documents has not"
     if runtime.get("decoder_start_token_id") is not None:
         why = "is an encoder-decoder, whose encoder takes one document at a time"
     if why is not None:
@@ -97,6 +101,11 @@ def _rule(
     if settings is not None:
         return _family_rule(store, config, runtime, settings, model, trusted)
     positions, name = runtime.get("positions"), runtime["identity"].get("class")
+    if positions == "unknown" and model is None:
+        return None, [
+            f"note: {name} is not a processor of transformers, so its model's positions are not known; the packs get "
+            "plain ones (0..n-1 in each document): check that the model takes them"
+        ]
     data = model if model is not None else _default_config(runtime)
     if data is not None and model_with_positions(data) is not None:
         assumed = (
@@ -115,11 +124,6 @@ def _rule(
             f"{_UNPACKED}, and the model computes them; or, if your model takes plain positions, pack with "
             "`positions=plain`",
         )
-    if positions == "unknown" and model is None:
-        return None, [
-            f"note: {name} is not a processor of transformers, so its model's positions are not known; the packs get "
-            "plain ones (0..n-1 in each document): check that the model takes them"
-        ]
     return None, []
 
 
@@ -136,6 +140,9 @@ def _family_rule(
         if rule.tokens_per_second is None:
             raise InputError(f"`tokens_per_second`: {runtime['family']} does not use it")
         return replace(rule, tokens_per_second=config.tokens_per_second), []
+    if model is not None and config_of(model) is None and "mrope" not in json.dumps(model):
+        name = model.get("model_type")
+        return None, [f"note: the config of {name} says nothing of mRoPE, so its packs get plain positions (0..n-1)"]
     if model is None or rule.scheme in OMNI or config_of(model) is None:
         return rule, []
     if model_with_positions(model) is None:

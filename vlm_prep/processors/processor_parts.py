@@ -19,6 +19,7 @@ from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.processor_record import PartFields
 from vlm_prep.core.records import MediaKind
 from vlm_prep.processors.load import PARTS
+from vlm_prep.processors.payload.nested import Nested, kept
 from vlm_prep.processors.token_types import TokenValues, join_values, of_text, read_values
 
 ARGUMENTS: Mapping[MediaKind, str] = {"image": "images", "video": "videos", "audio": "audio"}
@@ -47,6 +48,9 @@ class PartRecord:
     axes: dict[str, int] = field(default_factory=dict)
     """{tensor: the dimension along which media are joined}, where it is not the first (MiniCPM-V lays them side by
     side). A processor that lays pictures so lays the frames of videos so."""
+    lists: dict[str, str] = field(default_factory=dict)
+    """{tensor that comes in lists: "media" where these have an entry for each media or more, "row" where one for each
+    row, see `payload.nested`}."""
 
     trims: dict[str, str] = field(default_factory=dict)
     """{tensor: the mask of its last dimension}, where the model reads what the mask keeps and nothing else, so that a
@@ -115,6 +119,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Par
     masks: dict[str, tuple[str, str]] = {}
     kwargs: dict[str, Any] = {}
     shapes: list[dict[str, tuple[int, ...]]] = []
+    lists: dict[str, str] = {}
     fault: Exception | None = None
     worked = False
     setattr(hf, name, watched)
@@ -131,6 +136,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Par
             types.append(read_values(whole))
             masks |= _masks({name: media[name] for name, _ in outputs.values() if name in media})
             kwargs, worked = watched.kwargs, True
+            lists = _lists(media, lists)
             shapes.append({key: tuple(value.shape) for key, value in media.items() if hasattr(value, "shape")})
     finally:
         setattr(hf, name, part)
@@ -157,6 +163,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Par
         types=join_values(types),
         masks=masks,
         axes=_side_by_side(shapes),
+        lists=lists,
     )
 
 
@@ -228,6 +235,13 @@ def _side_by_side(calls: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, i
         if len(one) == len(two) > 2 and one[0] == 1 and one[:-1] == two[:-1] and one[-1] < two[-1]:
             found |= {name: len(one) - 1, f"{name}_videos": len(one) - 1}
     return found
+
+
+def _lists(media: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
+    """Return `PartRecord.lists` of what one more call returned."""
+    nested = {name: each for name, value in media.items() if isinstance(each := kept(value), Nested)}
+    a_row = {name for name, each in nested.items() if len(each) == 1 and isinstance(each[0], Nested)}
+    return {**known, **{name: "row" if name in a_row else known.get(name, "media") for name in nested}}
 
 
 def _joined_dimensions(part: Any, whole: Any) -> int | None:

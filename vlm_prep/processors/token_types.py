@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.processors.payload.nested import kept, same_values
+
 TokenValues = Mapping[str, Mapping[str, Sequence[int]]]
 """{name of the tensor: {value, as text for JSON: the ids that have it}}; all other ids have 0. "2@7-8" is the value 2
 between the ids 7 and 8: GLM-4V writes a video's frames with the token of pictures, between tokens of its own."""
@@ -93,6 +95,12 @@ def of_each_token(calls: Sequence[Mapping[str, Any]]) -> list[str]:
     lengths = [np.shape(made["input_ids"])[1] for made in calls]
     names = [name for name in calls[0] if not of_text(name)]
     return [name for name in names if [_second_size(made.get(name)) for made in calls] == lengths]
+
+
+def places_in_text(calls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the tensors of a processor that are others where the same media stands between other texts."""
+    first, *others = [{name: kept(value) for name, value in made.items() if not of_text(name)} for made in calls]
+    return [name for name, value in first.items() if any(not same_values(value, made.get(name)) for made in others)]
 
 
 def _second_size(value: Any) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.kinds_apart import check_apart
 from vlm_prep.processors.payload.join import join, whole_mask
+from vlm_prep.processors.payload.nested import Nested
 from vlm_prep.processors.payload.stored import CodedTensor, is_numpys
 from vlm_prep.processors.token_types import TokenValues, values_of
 from vlm_prep.stream.buffers import Buffers
@@ -47,7 +48,7 @@ _NOT_MEDIA = (
     "n_videos",
     "n_audios",
 )
-_TENSORS = (torch.Tensor, np.ndarray, CodedTensor)
+_TENSORS = (torch.Tensor, np.ndarray, CodedTensor, Nested)
 _COUNTS = tuple((f"n_{kind}s_per_sample", f"n_{kind}s") for kind in ("image", "video", "audio"))
 
 
@@ -177,10 +178,7 @@ class Collate:
         for item in self._trimmed(self._masked(items) if self.masks else items):
             for name, value in item.items():
                 if name not in self._not_media and isinstance(value, _TENSORS) and value.shape[0]:
-                    if name in parts:
-                        parts[name].append(value)
-                    else:
-                        parts[name] = [value]
+                    parts.setdefault(name, []).append(value)
         self.buffers.turn()
         batch: Batch = {}
         for name in sorted(parts):
@@ -216,18 +214,19 @@ class Collate:
             ]
         return items
 
-    def _joined(self, name: str, values: list[Any]) -> torch.Tensor:
+    def _joined(self, name: str, values: list[Any]) -> Any:
+        if any(isinstance(value, Nested) for value in values):
+            return Nested(each for value in values for each in value).each(functools.partial(self._cast, name))
         if any(isinstance(value, torch.Tensor) and not is_numpys(value) for value in values):
-            made = join([value if isinstance(value, torch.Tensor) else torch.from_numpy(value) for value in values])
-            return made.to(self.pixel_dtype) if self._casts(name, made.dtype) else made
+            tensors = [value if isinstance(value, torch.Tensor) else torch.from_numpy(value) for value in values]
+            return self._cast(name, join(tensors))
         arrays = [array_of(value) for value in values]
         shapes = {array.shape[1:] for array in arrays}
         if len({len(shape) for shape in shapes}) > 1:
             raise ValueError(f"{name}: rows of shapes {sorted(shapes)} do not go into one tensor")
         if len(shapes) > 1:
             # pictures of several sizes or tiles: padded with zeros, as transformers' processors pad a batch
-            padded = join([torch.from_numpy(np.array(array)) for array in arrays])
-            return padded.to(self.pixel_dtype) if self._casts(name, padded.dtype) else padded
+            return self._cast(name, join([torch.from_numpy(np.array(array)) for array in arrays]))
         wide = arrays[0].dtype if isinstance(values[0], torch.Tensor) else _wide(arrays[0].dtype)
         if self._casts(name, _dtype(wide)):
             return torch.cat([torch.from_numpy(np.array(array)).to(self.pixel_dtype) for array in arrays])
@@ -238,8 +237,7 @@ class Collate:
     def _side_by_side(self, name: str, values: list[Any]) -> torch.Tensor:
         """Media of several rows along another dimension than the first."""
         made = [value.restored() if isinstance(value, CodedTensor) else torch.as_tensor(value) for value in values]
-        joined = torch.cat(made, self.axes[name])
-        return joined.to(self.pixel_dtype) if self._casts(name, joined.dtype) else joined
+        return self._cast(name, torch.cat(made, self.axes[name]))
 
     def _laid(self, name: str, arrays: Sequence[NDArray[Any]], wide: np.dtype[Any] | None = None) -> torch.Tensor:
         """Lay arrays one after the other into the batch's memory; they differ in their first dimension only."""
@@ -249,6 +247,9 @@ class Collate:
             laid[start : start + len(array)] = array
             start += len(array)
         return joined
+
+    def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.pixel_dtype) if self._casts(name, tensor.dtype) else tensor
 
     def _casts(self, name: str, dtype: torch.dtype) -> bool:
         pixels = "pixel_values" in name and dtype.is_floating_point

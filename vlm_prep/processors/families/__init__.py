@@ -6,5 +6,6 @@ qwen_omni.py  Qwen2.5-Omni and Qwen3-Omni
 llava.py  internvl.py  gemma.py  pixtral.py  kimi.py  phi4.py  nemotron.py
 prompt_answer.py  encoder-decoders: Nemotron-Parse, Whisper, Donut
 generic.py    any other `AutoProcessor`: by size where that is enough, else by row or whole
+not_chats.py  classes that serve no chat, and why
 checked.py    what was seen of each processor class of transformers
 """

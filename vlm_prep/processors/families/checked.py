@@ -75,8 +75,8 @@ ChameleonProcessor | generic | image formula |
 Cohere2VisionProcessor | generic | image by size |
 CohereCompassProcessor | generic | image formula, video by size |
 ColModernVBertProcessor | generic | image by size |
-ColPaliProcessor | image: ValueError: Only one of text or images can be processed at a time
-ColQwen2Processor | image: ValueError: Only one of text or images can be processed at a time
+ColPaliProcessor | it is made for retrieval: it takes texts or pictures, never both
+ColQwen2Processor | it is made for retrieval: it takes texts or pictures, never both
 Cosmos3EdgeProcessor | generic | image formula, video by size |
 CsmProcessor | generic | audio by size |
 DeepseekOcr2Processor | generic | image by size |
@@ -88,7 +88,7 @@ Emu3Processor | generic | image by size |
 Ernie4_5_VLMoeProcessor | generic | image formula, video by size |
 EvollaProcessor | it takes proteins
 Exaone4_5_Processor | generic | image formula, video by size |
-Florence2Processor | image: ValueError: The total number of </image/> tokens in the prompts sh...
+Florence2Processor | its encoder reads picture and prompt, its decoder the answer: two texts
 FunAsrNanoProcessor | its feature extractor needs torchaudio
 FuyuProcessor | image: ValueError: The total number of /SPEAKER/ tokens in the prompts sh...
 Gemma3Processor | gemma3 | image by size |
@@ -100,7 +100,7 @@ Glm4vProcessor | generic | image formula, video by size |
 Glm5NextProcessor | generic | image formula, video by size |
 GlmImageProcessor | writes something of its own behind a text with media it is made for anoth...
 GlmAsrProcessor | generic | audio by size | sounds
-GotOcr2Processor | image: ValueError: Nested images are only supported with `multi_page` set...
+GotOcr2Processor | it takes no pictures as chats hand them over, in a list for each row
 Granite4VisionProcessor | generic | image formula |
 GraniteDoclingProcessor | generic | image by size |
 GraniteSpeechProcessor | its feature extractor needs torchaudio
@@ -126,7 +126,7 @@ MiniCPMOcrProcessor | generic | image by row, video by size |
 MiniCPMV4_6Processor | generic | image by row, video by size |
 MiniCPMV4_7Processor | generic | image by row, video by size |
 MiniMaxM3VLProcessor | generic | image by size, video by size | video, videos, unequal videos, video and pictures
-MllamaProcessor | image: cross_attention_mask has an entry for each token and media, which...
+MllamaProcessor | its cross_attention_mask says of each token which pictures it sees
 Molmo2Processor | generic | image by size, video by size | videos, unequal videos
 MossTranscribeDiarizeProcessor | generic | audio by size |
 MuseGlimmerProcessor | generic | image formula, video by size |
@@ -137,12 +137,12 @@ NemotronH_Omni_Reasoning_V3Processor | built-in family nemotron_omni; its parts 
 NeoMMEProcessor | image: ValueError: NeoMME image inputs contain an invalid or truncated to...
 Ovis2Processor | generic | image by size |
 PaddleOCRVLProcessor | generic | image by size |
-PaliGemmaProcessor | image: labels has an entry for each token and media, which no batch here...
+PaliGemmaProcessor | it takes the answer apart (suffix=), marked by token_type_ids: two texts
 PerceptionLMProcessor | generic | image by row, video by size | unequal videos
 Phi4MultimodalProcessor | phi4_multimodal | image by size, audio formula |
 PI0Processor | puts tokens of image media elsewhere than in place of their placeholder i...
 PixtralProcessor | pixtral | image formula |
-PocketTTSProcessor | audio: ValueError: Every prompt holds the first audio position `</audio_b...
+PocketTTSProcessor | it is made to speak: its prompts hold a voice, its labels are sound
 PPChart2TableProcessor | generic | image by size | text
 QianfanOCRProcessor | generic | image formula |
 Qwen2_5OmniProcessor | qwen2_5_omni | image formula, video formula, audio formula |
@@ -152,7 +152,7 @@ Qwen2VLProcessor | qwen2_vl | image formula, video formula |
 Qwen3ASRProcessor | generic | audio by size | text, sounds
 Qwen3OmniMoeProcessor | qwen3_omni_moe | image formula, video formula, audio formula |
 Qwen3VLProcessor | qwen3_vl | image formula, video formula |
-ShieldGemma2Processor | image: what its placeholders become cannot be told from the ids that it r...
+ShieldGemma2Processor | it classifies pictures with prompts of its own
 SmolVLMProcessor | generic | image by size, video by size | video and pictures
 Step3p7Processor | generic | image by size |
 UnlimitedOcrProcessor | generic | image by size |

@@ -36,7 +36,7 @@ from vlm_prep.processors.processor_parts import part_of
 from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
 from vlm_prep.processors.runs import Run
 from vlm_prep.processors.token_formula import TokenFormula, find_formula
-from vlm_prep.processors.token_types import of_each_token
+from vlm_prep.processors.token_types import of_each_token, places_in_text
 
 _TRIED = ((64, 96), (224, 224), (333, 777))
 """(height, width) of pictures that are tried out."""
@@ -126,6 +126,8 @@ class Generic(Adapter):
             return "what its placeholder becomes depends on the text beside it"
         if lost := of_each_token([each.made for each in (answer, *others)]):
             return f"{', '.join(lost)} has an entry for each token and media, which no batch here holds"
+        if told := places_in_text([each.made for each in (answer, *others)]):
+            return f"{', '.join(told)} depends on where its placeholder stands in the text, which no pack here keeps"
         self._around = self._around or answer.around
         return None
 

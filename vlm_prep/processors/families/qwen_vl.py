@@ -16,6 +16,7 @@ from vlm_prep.core.records import MediaKind
 from vlm_prep.processors import internals
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Level, Size, Tensor, Video
+from vlm_prep.processors.model_positions import Positions
 
 Grid = tuple[int, int, int]
 IMAGE_GRID = Tensor(name="image_grid_thw", kind="image", dtype="int64", shape=(3,))
@@ -44,7 +45,9 @@ class Qwen2VL(Adapter):
         return {"video_grid_thw": np.asarray([self._video_grid(video)]), "video_metadata": [video.metadata]}
 
     def mrope(self) -> dict[str, Any] | None:
-        """See `Adapter.mrope`."""
+        """See `Adapter.mrope`: none where a processor borrows this one's way with pictures alone (dots.ocr)."""
+        if getattr(self.hf, "video_token_id", None) is None:
+            return None
         return {
             "scheme": self.family,
             "image_token_id": int(self.hf.image_token_id),
@@ -52,6 +55,11 @@ class Qwen2VL(Adapter):
             "spatial_merge_size": int(self.hf.image_processor.merge_size),
             "tokens_per_second": None,
         }
+
+    @property
+    def positions(self) -> Positions:
+        """See `Adapter.positions`."""
+        return "unknown" if self.mrope() is None else "mrope"
 
     def _setting(self, kind: MediaKind, name: str) -> Any:
         """A setting of a part: what the processor gives it with each call, else its own."""
@@ -112,7 +120,8 @@ class Qwen2_5VL(Qwen2VL):  # noqa: N801 - the model's name
     def mrope(self) -> dict[str, Any] | None:
         """See `Adapter.mrope`. tokens_per_second is a model setting (vision_config), not the processor's: 2 in all
         published Qwen2.5-VL checkpoints (their config.json); `vlm-prep pack --tokens-per-second` overrides it."""
-        return {**(super().mrope() or {}), "tokens_per_second": 2.0}
+        settings = super().mrope()
+        return None if settings is None else {**settings, "tokens_per_second": 2.0}
 
 
 class Qwen3VL(Qwen2VL):

@@ -13,6 +13,7 @@ from vlm_prep.processors.families.internvl import InternVL
 from vlm_prep.processors.families.kimi import KimiK25
 from vlm_prep.processors.families.llava import LlavaOnevision
 from vlm_prep.processors.families.nemotron import NemotronOmni
+from vlm_prep.processors.families.not_chats import NOT_CHATS
 from vlm_prep.processors.families.phi4 import Phi4Multimodal
 from vlm_prep.processors.families.pixtral import Pixtral
 from vlm_prep.processors.families.prompt_answer import Donut, NemotronParse, Whisper
@@ -86,7 +87,13 @@ def _made(loaded: LoadedProcessor) -> Adapter:
     for name, adapter in FAMILIES:
         if name in ancestry:
             return adapter(loaded)
-    return Generic(loaded)
+    try:
+        return Generic(loaded)
+    except ProcessorError as error:
+        why = next((NOT_CHATS[name] for name in ancestry if name in NOT_CHATS), None)
+        if why is None:
+            raise
+        raise ProcessorError(f"{loaded.name}: {type(loaded.hf).__name__} takes no media in a chat", why) from error
 
 
 def _require_decoder(adapter: Adapter) -> None:

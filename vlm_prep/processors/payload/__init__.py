@@ -6,4 +6,5 @@ uint8.py      float pixels as uint8 and back
 maker.py      makes the stored tensors; patches.py, its fast way for Qwen's patches
 quick.py      the same in training, of media that a store holds as files
 stored.py     stored tensors → the processor's own; join.py, several media in one tensor
+nested.py     tensors in lists, of sizes that do not go into one
 """

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.settings import AudioPayload
 from vlm_prep.processors.payload.join import join
 from vlm_prep.processors.payload.patches import Patches, patches_for
@@ -59,7 +60,17 @@ class Encoding:
 
 
 def describe_payload(maker: PixelMaker, kinds: Sequence[str], audio: AudioPayload) -> dict[str, Any]:
-    """Return how media are stored as tensors, JSON-ready, for a manifest's `processor`."""
+    """Return how media are stored as tensors, JSON-ready, for a manifest's `processor`.
+
+    Raises:
+        ProcessorError: the processor returns tensors in lists.
+    """
+    if maker.lists:
+        raise ProcessorError(
+            f"`media=pixels`: the processor returns {', '.join(sorted(maker.lists))} in lists of tensors, which shards "
+            "do not hold",
+            "`media` reference or encoded: they are made when a row is read",
+        )
     encodings = {kind: find_encoding(maker, kind) for kind in ([""] if maker.needs_whole else kinds)}
     return {"forms": {kind: encoding.to_json() for kind, encoding in encodings.items()}, "audio": audio}
 

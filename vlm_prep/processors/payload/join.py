@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlm_prep.processors.payload.nested import Nested
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +25,8 @@ def whole_mask(shape: Sequence[int], dtype: str) -> torch.Tensor:
 
 
 def join(tensors: Sequence[torch.Tensor], axis: int = 0) -> torch.Tensor:
-    """Return tensors one after the other along a dimension, which is the first one but for few processors.
+    """Return tensors one after the other along a dimension, which is the first one but for few processors; lists of
+    them one after the other.
 
     Where the others differ, they are padded with zeros at the end, as transformers' processors pad a batch (the tiles
     of LLaVA-OneVision, the pictures of Pixtral).
@@ -32,6 +35,8 @@ def join(tensors: Sequence[torch.Tensor], axis: int = 0) -> torch.Tensor:
 
     if len(tensors) == 1:
         return tensors[0]
+    if any(isinstance(each, Nested) for each in tensors):
+        return Nested(one for each in tensors for one in each)  # type: ignore[return-value]
     if axis:
         return torch.cat(list(tensors), axis)
     shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]

@@ -24,6 +24,7 @@ from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.join import whole_mask
+from vlm_prep.processors.payload.nested import kept
 from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
 from vlm_prep.processors.processor_parts import ARGUMENTS
 from vlm_prep.processors.quiet import quiet
@@ -61,6 +62,7 @@ class PixelMaker:
         self._sound = bool(runtime.get("audio_in_video"))
         self._shifted = runtime.get("sound_offset") == "keep"
         self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
+        self.lists = {name: of for part in self._parts.values() for name, of in part.get("lists", {}).items()}
         self._axes = Counter(dict(each for part in self._parts.values() for each in part.get("axes", {}).items()))
         self.payload = StoredPayload(runtime.get("payload"), self.names)
         self._decoders: Mapping[str, str] = runtime.get("decoders", {})
@@ -289,7 +291,7 @@ class PixelMaker:
         if metadata:
             call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": list(metadata)}
         made = hf(**call, return_tensors="pt")
-        return {name: tensor for name, tensor in made.items() if not of_text(name)}
+        return {name: each for name, value in made.items() if not of_text(name) and (each := kept(value)) is not None}
 
     def _full_processor(self, how: Mapping[str, Any]) -> Any:
         if "whole" not in self._made:

@@ -17,6 +17,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.engine.tasks import Task
+from vlm_prep.processors.payload.nested import Nested, kept
 from vlm_prep.processors.payload.stored import store_tensor
 from vlm_prep.processors.token_types import of_text
 from vlm_prep.tokenize.encoder import SampleEncoder
@@ -65,25 +66,23 @@ class Asking:
         noted = replace(encoded, notes=(*encoded.notes, ASKED))
         try:
             check_row(self._oracle, row_of(noted))
+            return noted
         except Reject as reject:
             if reject.reason is not DIFFERS or not encoded.media:
                 raise
-        else:
-            return noted
-        real = self._oracle.real(row_of(noted))
+            differing = reject
+        real = {name: kept(value) for name, value in self._oracle.real(row_of(noted)).items() if not of_text(name)}
+        if any(isinstance(value, Nested) for value in real.values()):
+            raise differing  # no shard holds lists of tensors
         noted = replace(noted, media=self._with_tensors(encoded.media, real))
         check_row(self._oracle, row_of(noted))
         return noted
 
     def _with_tensors(self, media: Sequence[StoredMedia], real: Mapping[str, Any]) -> tuple[StoredMedia, ...]:
         """The media with all that the processor made of them, each tensor with the first of its kind."""
-        import torch
-
         held: list[list[dict[str, Any]]] = [[] for _ in media]
-        for name, value in real.items():
-            if of_text(name):
-                continue
+        for name, value in ((name, value) for name, value in real.items() if value is not None):
             kinds = [kind for kind, names in self._names.items() if name in names]
             places = [place for place, item in enumerate(media) if item["kind"] in kinds]
-            held[places[0] if places else 0].append(store_tensor(name, torch.as_tensor(value)))
+            held[places[0] if places else 0].append(store_tensor(name, value))
         return tuple({**item, "tensors": tensors} for item, tensors in zip(media, held, strict=True))

@@ -24,6 +24,7 @@ from vlm_prep.core.stored_media import probed_media
 from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.expansion import SOUND, as_reject
 from vlm_prep.processors.families.generic import Generic
+from vlm_prep.processors.payload.nested import Nested, kept, same_values, tensors_in
 from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.token_types import values_of
@@ -37,6 +38,7 @@ from vlm_prep.tokenize.verify.sanitizer import sanitizer
 from vlm_prep.tokenize.verify.second_labels import second_spans
 
 Row = Mapping[str, Any]
+_OF_TEXT = ("input_ids", "attention_mask")
 _TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
@@ -144,12 +146,15 @@ class Oracle:
             if len(row[name]):
                 ours[name] = torch.from_numpy(np.asarray(row[name]).astype(dtype))
         ours |= self._of_text(row["input_ids"])
+        real = {name: each for name, value in real.items() if (each := kept(value)) is not None}
+        real.setdefault("attention_mask", ours["attention_mask"])  # of a processor that returns none, and says so: all
         lost, extra = [name for name in real if name not in ours], [name for name in ours if name not in real]
         found = [f"{name}: the processor returns it and the store does not hold it" for name in lost]
         found += [f"{name}: the processor does not return it" for name in extra]
         for name in (name for name in real if name in ours):
-            expected = torch.as_tensor(real[name])
-            if not (expected.dtype == ours[name].dtype and same_values(expected, ours[name])):
+            # ids of 32 bits and a mask of bools are what int64 says
+            expected = real[name].long() if name in _OF_TEXT else real[name]
+            if not same_values(expected, ours[name]):
                 found.append(f"{name}: {_tensor_difference(ours[name], expected)}")
         return found
 
@@ -230,8 +235,9 @@ def _require_finite(real: Mapping[str, Any]) -> None:
     """Refuse features that a model cannot train on. Masks may hold infinities."""
     import torch
 
-    for name, value in real.items():
-        if "mask" not in name and torch.is_tensor(value) and value.is_floating_point():
+    named = ((name, found) for name, each in real.items() if (found := kept(each)) is not None)
+    for name, value in ((name, tensor) for name, found in named for tensor in tensors_in(found)):
+        if "mask" not in name and value.is_floating_point():
             # no tensor of their size is made to look at them: that would cost as much as making them
             ends = torch.stack(torch.aminmax(value)) if value.numel() else value
             if not torch.isfinite(ends).all():
@@ -264,19 +270,17 @@ def _around(tokenizer: Any, ids: NDArray[Any], position: int) -> str:
     return " ".join("·" if token == IGNORE else f"{tokenizer.decode([token])!r}({token})" for token in window)
 
 
-def same_values(real: Any, ours: Any) -> bool:
-    """Whether two tensors are equal bit by bit, NaN being equal to NaN: it is no difference from the processor."""
-    import torch
-
-    if torch.equal(real, ours):
-        return True
-    return bool(
-        real.shape == ours.shape and real.is_floating_point() and ((real == ours) | (real.isnan() & ours.isnan())).all()
-    )
-
-
 def _tensor_difference(ours: Any, real: Any) -> str:
+    if isinstance(ours, Nested) or isinstance(real, Nested):
+        return f"{_said(ours)}, the processor makes {_said(real)}"
     if ours.shape != real.shape or ours.dtype != real.dtype:
         return f"{ours.dtype} {tuple(ours.shape)}, the processor makes {real.dtype} {tuple(real.shape)}"
     gap = (ours - real).abs()
     return f"{int((gap > 0).sum())} of {gap.numel()} values differ, by up to {float(gap.max()):.6g}"
+
+
+def _said(value: Any) -> str:
+    tensors = list(tensors_in(value))
+    more = ", ..." if len(tensors) > 3 else ""
+    shapes = ", ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors[:3])
+    return f"{len(tensors)} tensors in lists ({shapes}{more})" if isinstance(value, Nested) else shapes

@@ -1,0 +1,20 @@
+"""Processor classes of transformers that serve no chat, or none that is one row, and why, in words.
+
+They are tried like any other, so a release that serves them is taken; what they raise when tried says less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_RETRIEVAL = "it is made for retrieval: it takes texts or pictures, never both"
+NOT_CHATS: Mapping[str, str] = {
+    "ColPaliProcessor": _RETRIEVAL,
+    "ColQwen2Processor": _RETRIEVAL,
+    "Florence2Processor": "its encoder reads picture and prompt, its decoder the answer: two texts",
+    "GotOcr2Processor": "it takes no pictures as chats hand them over, in a list for each row",
+    "MllamaProcessor": "its cross_attention_mask says of each token which pictures it sees",
+    "PaliGemmaProcessor": "it takes the answer apart (suffix=), marked by token_type_ids: two texts",
+    "PocketTTSProcessor": "it is made to speak: its prompts hold a voice, its labels are sound",
+    "ShieldGemma2Processor": "it classifies pictures with prompts of its own",
+}
