@@ -29,6 +29,7 @@ from fuzz_target import target
 from PIL import Image
 
 from vlm_prep.builtin import builtin_data
+from vlm_prep.core.bounds import bounded
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media
 from vlm_prep.core.settings import TokenizeConfig
@@ -39,7 +40,6 @@ from vlm_prep.media.probe import probe
 from vlm_prep.media.video import read_frames
 from vlm_prep.processors.chat_template import template_text
 from vlm_prep.processors.load import LoadedProcessor, load_processor
-from vlm_prep.tokenize.chat.bounds import bounded
 from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
 _LINES = ("parts_talk", "photo_talk")

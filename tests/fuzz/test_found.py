@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import sqlite3
 import struct
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.animation import probe_animation
 from vlm_prep.media.audio import probe_audio, read_waveform
 from vlm_prep.media.files import read_bytes
+from vlm_prep.media.places import check_roots
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.load import load_processor
 from vlm_prep.shards.layout import read_rejects
@@ -246,3 +249,63 @@ def test_a_database_with_names_that_are_no_utf8_is_one_message(tmp_path: Path) -
     with pytest.raises(InputError) as caught:
         open_samples(tmp_path / "a.db")
     assert "\n" not in caught.value.message
+
+
+def zips() -> list[bytes]:
+    found = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as file:
+            for number in range(2):
+                file.writestr(f"a/{number}é.png", b"0123456789" * 30)
+        found.append(buffer.getvalue())
+    return found
+
+
+def test_a_member_of_a_damaged_zip_is_read_or_a_reject(tmp_path: Path) -> None:
+    """Names that are no UTF-8, LZMA that is none and an empty name ended a run."""
+    chance, refused = random.Random(3), 0
+    for number in range(600):
+        data = bytearray(chance.choice(zips()))
+        for _ in range(chance.choice((1, 1, 1, 2, 4))):
+            place = chance.randrange(len(data))
+            data[place] = chance.choice((data[place] ^ (1 << chance.randrange(8)), 0, 255, 128))
+        path = tmp_path / f"{number}.zip"
+        path.write_bytes(data)
+        try:
+            read_bytes(f"{path}::a/0é.png")
+        except Reject:
+            refused += 1
+    assert 200 < refused < 600
+
+
+@pytest.mark.parametrize(
+    "place", ["0+99999999999999", "99999999999999999999999+1", "-5+10", "0+-1", "0+9000000000", f"{'9' * 5000}+1"]
+)
+def test_a_row_that_lies_outside_of_its_file_is_a_reject(place: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"image": "data:image/png;base64,AAAA"}\n')
+    assert read_bytes(f"{path}::0+39/image") == b"\0\0\0"
+    with pytest.raises(Reject) as caught:
+        read_bytes(f"{path}::{place}/image")
+    assert caught.value.reason == "missing_key"
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a.jsonl"])
+def test_a_media_in_a_text_that_does_not_unpack_is_a_reject(name: str, tmp_path: Path) -> None:
+    text = b'{"image": "AAAA"}'
+    (tmp_path / name).write_bytes(gzip.compress(text)[:-3] if name == "a.gz" else text.decode().encode("utf-16")[:-1])
+    with pytest.raises(Reject) as caught:
+        read_bytes(f"{tmp_path / name}::0+17/image")
+    assert caught.value.reason == "unreadable_file"
+
+
+def test_an_lmdb_whose_file_is_a_link_lies_where_the_link_leads(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside.mdb"
+    (root / "db").mkdir(parents=True)
+    outside.write_bytes(b"x")
+    (root / "db" / "data.mdb").symlink_to(outside)
+    assert not check_roots([str(root)]).holds(f"{root / 'db'}::key")
+    (root / "db" / "data.mdb").unlink()
+    (root / "db" / "data.mdb").write_bytes(b"x")
+    assert check_roots([str(root)]).holds(f"{root / 'db'}::key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import threading
@@ -31,6 +32,14 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
 
+    def drip(self) -> None:
+        """A byte at a time, for ever: of a header, or of a file without a length."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"\r\n" if "body" in self.path else b"X-Long: "))
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.02)
+
     def do_GET(self) -> None:
         ASKED.append(self.path)
         data, status, headers = b"", 200, {}
@@ -42,6 +51,11 @@ class Handler(BaseHTTPRequestHandler):
             status, headers = 302, {"Location": "/ok-moved.png"}
         elif self.path == "/away.png":
             status, headers = 302, {"Location": "http://169.254.169.254/secret"}
+        elif self.path == "/nowhere.png":
+            status, headers = 302, {"Location": "http://[::1"}
+        elif self.path.startswith("/drip"):
+            self.drip()
+            return
         elif self.path == "/round.png":
             status, headers = 302, {"Location": "/round.png"}
         elif self.path == "/tired.png" and ASKED.count("/tired.png") < 3:
@@ -131,3 +145,28 @@ def test_no_meta_file_opens_the_network(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text(json.dumps({"a": {"file_name": "rows.jsonl", "download": ["*"]}}))
     with pytest.raises(InputError, match="unknown key 'download'"):
         open_samples(tmp_path / "meta.json")
+
+
+@pytest.mark.parametrize("path", ["/drip-header.png", "/drip-body.png"])
+def test_a_host_that_drips_for_ever_is_left(server: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "_LONGEST", 0.3)
+    with pytest.raises(Reject, match="not there after") as caught:
+        Downloads(("127.0.0.1",), private=True).path(server + path)
+    assert caught.value.reason == "unreadable_file"
+
+
+def test_a_redirect_to_no_address_and_an_address_that_is_none_are_rejects(server: str) -> None:
+    fetch = Downloads(("127.0.0.1",), private=True).path
+    for url in (
+        f"{server}/nowhere.png",
+        "http://[::1/a.png",
+        "http://127.0.0.1:99999999/a.png",
+        f"{server}/\ud800.png",
+    ):
+        with pytest.raises(Reject):
+            fetch(url)
+
+
+def test_a_name_that_is_not_ascii_is_asked_for_as_browsers_do(server: str) -> None:
+    path = Downloads(("127.0.0.1",), private=True).path(f"{server}/ok-{'é' * 99}.png")
+    assert Path(path).exists() and ASKED[-1] == f"/ok-{'%C3%A9' * 99}.png"

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from chat_styles import CHATML
 
+from vlm_prep.core.bounds import bounded
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.processors.chat_template import template_text
 from vlm_prep.processors.load import load_processor
-from vlm_prep.tokenize.chat.bounds import bounded
 
 Make = Callable[..., Any]
 NAMED = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}]
@@ -60,7 +60,7 @@ HUGE = "{{- ('x' * 4000000000) -}}" + CHATML
 
 
 def test_a_template_that_does_not_end_is_refused(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlm_prep.tokenize.chat.bounds.bounded.__wrapped__.__defaults__", (0.5, 1 << 30))
+    monkeypatch.setattr("vlm_prep.core.bounds.bounded.__wrapped__.__defaults__", (0.5, 1 << 30))
     with pytest.raises(ProcessorError, match="was not done after"):
         bench("builtin", template=ENDLESS)
 
@@ -74,10 +74,10 @@ def test_limits_end_with_the_block() -> None:
     import resource
     import signal
 
-    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)
+    before = resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGPROF)
     with bounded("it"):
-        assert resource.getrlimit(resource.RLIMIT_AS) != before[0]
-    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)) == before
+        assert resource.getrlimit(resource.RLIMIT_DATA) != before[0]
+    assert (resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGPROF)) == before
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 

@@ -29,6 +29,8 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import IsPath, ReadsFile, Setting, did_you_mean
 from vlm_prep.core.named_sources import is_placed, settled
 from vlm_prep.core.remote import is_remote
+from vlm_prep.core.visible import excerpt
+from vlm_prep.core.yaml_text import YamlFault, read_yaml, read_yaml_nodes
 
 Keys = tuple[str, ...]
 STAGES = {"ingest": "ingested", "tokenize": "tokenized", "pack": "packed"}
@@ -73,7 +75,9 @@ def read_run_file(path: Path | None, sets: Sequence[str] = ()) -> RunFile:
         name, equals, text = each.partition("=")
         keys = tuple(name.split("."))
         if not equals or not all(keys):
-            raise InputError(f"`set` {each!r}: expected key=value", "for example: --set processor_args.do_resize=true")
+            raise InputError(
+                f"`set` {excerpt(each)}: expected key=value", "for example: --set processor_args.do_resize=true"
+            )
         _put(file, keys, _parse(text, each))
     return file
 
@@ -83,23 +87,15 @@ def _read(path: Path) -> RunFile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}", "give a run file: YAML in UTF-8") from error
-    loader = None
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        lines = dict(_lines(path, node))
-        data = loader.construct_document(node) if node is not None else {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = path if mark is None else f"{path}:{mark.line + 1}"
-        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise InputError(f"{where}: no YAML: {problem}", "see docs/jobs.md") from error
-    finally:
-        if loader is not None:
-            loader.dispose()
+        node, data = read_yaml_nodes(text)
+    except YamlFault as fault:
+        where = path if fault.line is None else f"{path}:{fault.line}"
+        raise InputError(f"{where}: no YAML: {fault.problem}", "see docs/jobs.md") from fault
+    data = {} if node is None else data
     if not isinstance(data, dict):
-        raise InputError(f"{path}:1: expected settings as `name: value`, found {data!r}")
-    return RunFile(path, data, lines)
+        raise InputError(f"{path}:1: expected settings as `name: value`, found {excerpt(data)}")
+    return RunFile(path, data, dict(_lines(path, node)))
 
 
 def _lines(path: Path, node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, int]]:
@@ -118,9 +114,9 @@ def _lines(path: Path, node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, int]]
 
 def _parse(text: str, whole: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"`set` {whole!r}: the value is no YAML") from error
+        return read_yaml(text)
+    except YamlFault as fault:
+        raise InputError(f"`set` {excerpt(whole)}: the value is no YAML: {fault.problem}") from fault
 
 
 def _put(file: RunFile, keys: Keys, value: Any) -> None:
@@ -173,7 +169,7 @@ def settings_in(
 
 def _check_names(file: RunFile, keys: Keys, value: Any, names: set[str]) -> None:
     if value is not None and not isinstance(value, dict):
-        raise InputError(f"{file.where(keys)}: {keys[-1]}: expected settings below it, found {value!r}")
+        raise InputError(f"{file.where(keys)}: {keys[-1]}: expected settings below it, found {excerpt(value)}")
     for name in value or {}:
         if name not in names:
             raise _unknown(file, (*keys, str(name)), names)
@@ -194,7 +190,7 @@ def _unknown(file: RunFile, keys: Keys, names: Iterable[str]) -> InputError:
     name = str(keys[-1])
     near = did_you_mean(name.replace("-", "_"), sorted(names)).strip()
     where = f" under {keys[0]}:" if len(keys) > 1 else ""
-    return InputError(f"{file.where(keys)}: no setting is named {name!r}{where}", near or "see docs/settings.md")
+    return InputError(f"{file.where(keys)}: no setting is named {excerpt(name)}{where}", near or "see docs/settings.md")
 
 
 def _flow(file: RunFile, section: str | None, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,9 +237,9 @@ def _value(file: RunFile, keys: Keys, setting: Setting, raw: Any) -> Any:
     except ValidationError as error:
         if setting.choices:
             hint = f"it is one of: {', '.join(setting.choices)}.{did_you_mean(str(raw), setting.choices)}"
-            raise InputError(f"{file.where(keys)}: {setting.name}: no value {raw!r}", hint) from error
+            raise InputError(f"{file.where(keys)}: {setting.name}: no value {excerpt(raw)}", hint) from error
         expected = _WORDS.get(setting.kind, "keys and values" if setting.is_map else "a list")
-        raise InputError(f"{file.where(keys)}: {setting.name}: expected {expected}, found {raw!r}") from error
+        raise InputError(f"{file.where(keys)}: {setting.name}: expected {expected}, found {excerpt(raw)}") from error
     try:
         setting.check(value)
     except InputError as error:
@@ -270,7 +266,7 @@ def _text(file: RunFile, keys: Keys, raw: Any, reads: ReadsFile) -> str:
     if reads.inline and isinstance(raw, dict):
         return str(yaml.safe_dump(raw, allow_unicode=True, sort_keys=False))
     if not isinstance(raw, str):
-        raise InputError(f"{file.where(keys)}: {keys[-1]}: expected the path of a file, found {raw!r}")
+        raise InputError(f"{file.where(keys)}: {keys[-1]}: expected the path of a file, found {excerpt(raw)}")
     try:
         return Path(_path(file, keys, raw)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

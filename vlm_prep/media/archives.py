@@ -6,7 +6,9 @@ plain files (links, devices), encrypted, or larger than 2 GiB are rejects. A com
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -15,7 +17,12 @@ from typing import Final, Literal
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.regular_files import open_descriptor, open_regular
+from vlm_prep.core.tar_members import tar_members
 
+_DAMAGE: Final = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError),
+    *(ValueError, LookupError, OverflowError, struct.error),  # of names, sizes and places that are none
+)
 ArchiveKind = Literal["zip", "tar", "compressed"]
 MOST_BYTES: Final = 2 << 30
 _TAR_MAGIC: Final = slice(257, 262)
@@ -48,7 +55,7 @@ def read_member(path: str, kind: ArchiveKind, name: str) -> bytes:
     where = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     try:
         data = _of_zip(where, name) if kind == "zip" else _of_tar(where, name)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         what = type(error).__name__ if not str(error) else str(error).splitlines()[0][:200]
         raise Reject(RejectReason.UNREADABLE_FILE, f"{path}::{name}: {what}") from error
     except OSError as error:
@@ -78,7 +85,7 @@ def _zip_members(where: _Where) -> dict[str, zipfile.ZipInfo]:
 
 
 def _of_tar(where: _Where, name: str) -> bytes:
-    found = tar_members(where).get(_plain(name))
+    found = _tar_members(where).get(_plain(name))
     if found is None:
         raise Reject(RejectReason.MISSING_KEY, f"{where[0]}: no member {name!r}")
     offset, size = found
@@ -94,7 +101,7 @@ def _of_tar(where: _Where, name: str) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def tar_members(where: _Where) -> dict[str, tuple[int, int]]:
+def _tar_members(where: _Where) -> dict[str, tuple[int, int]]:
     """Return name → (offset, size) of the plain files of a tar, in its order.
 
     Args:
@@ -104,11 +111,10 @@ def tar_members(where: _Where) -> dict[str, tuple[int, int]]:
         tarfile.TarError: it is damaged.
     """
     found: dict[str, tuple[int, int]] = {}
-    with open_regular(where[0]) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for info in archive:
+    with open_regular(where[0]) as file:
+        for _, info in tar_members(file):
             if info.isreg() and not info.issparse():
                 found[_plain(info.name)] = (info.offset_data, info.size)
-            archive.members = []  # type: ignore[attr-defined]  # it would keep them all
     return found
 
 

@@ -69,7 +69,10 @@ def _is_own(uri: str) -> bool:
     if is_made(uri):
         return False
     path, key = split_uri(uri)
-    return key is None or rows_kind(path) is None
+    try:
+        return key is None or rows_kind(path) is None
+    except Reject:
+        return True  # which reading it says
 
 
 def _change(uri: str, digest: str) -> str | None:

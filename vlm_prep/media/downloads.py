@@ -3,32 +3,39 @@
 A file is fetched once into the cache (`$VLM_PREP_CACHE/downloads`, by its address) and read from there. Hosts that are
 not on the list, and addresses of private networks (unless `download_private`), are rejects, after every redirect, too;
 the connection goes to the very address that was looked at, so that a name cannot change between the look and the use.
-A file may have 1 GiB, an answer may take 30 s, and an error that may pass (5xx, 429, a broken line) is tried again.
+A file may have 1 GiB; a host may be silent for 30 s, and has 4 minutes in all, however slowly it drips; an error that
+may pass (5xx, 429, a broken line) is tried again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import http.client
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.remote import cache_folder
 
 MOST_BYTES: Final = 1 << 30
 _TIMEOUT: Final = 30.0
+_LONGEST: Final = 240.0
 _TRIES: Final = 3
 _REDIRECTS: Final = 5
+_ASCII: Final = "".join(map(chr, range(33, 127)))
+_OTHERS: Final = re.compile(r"[^A-Za-z0-9._-]")
 _PIECE: Final = 1 << 20
 _MOVED: Final = frozenset((301, 302, 303, 307, 308))
 
@@ -51,7 +58,11 @@ class Downloads:
         Raises:
             Reject: unsupported_media, it may not be fetched; missing_file or unreadable_file, it cannot be.
         """
-        name = os.path.basename(urlsplit(url).path)[-100:].lstrip(".") or "media"
+        try:
+            name = os.path.basename(urlsplit(url).path)
+        except ValueError as error:
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http: {error}") from error
+        name = _OTHERS.sub("_", name)[-100:].lstrip(".") or "media"
         target = (
             cache_folder() / "downloads" / hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()[:32] / name
         )
@@ -60,20 +71,28 @@ class Downloads:
         return str(target)
 
     def _fetch(self, url: str, target: Path) -> None:
+        end = time.monotonic() + _LONGEST
         for attempt in range(_TRIES):
             try:
-                self._try(url, target)
+                self._try(url, target, end)
+            except (ValueError, UnicodeError) as error:
+                raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http: {error}") from error
             except _MayPassError as error:
+                if time.monotonic() > end:
+                    raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: not there after {_LONGEST:.0f} s") from error
                 if attempt + 1 == _TRIES:
                     raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: {error}, {_TRIES} times") from error
                 time.sleep(0.5 * 2**attempt)
             else:
                 return
 
-    def _try(self, url: str, target: Path) -> None:
+    def _try(self, url: str, target: Path, end: float) -> None:
         asked = url
         for _ in range(_REDIRECTS + 1):
             connection, path = self._connect(url)
+            over = threading.Timer(max(0.0, end - time.monotonic()), connection.end)
+            over.daemon = True
+            over.start()
             try:
                 connection.request("GET", path, headers={"User-Agent": "vlm-prep", "Accept-Encoding": "identity"})
                 answer = connection.getresponse()
@@ -81,15 +100,16 @@ class Downloads:
                     url = urljoin(url, place)
                     continue
                 _require_found(url, answer.status)
-                _write(asked, answer, target)
+                _write(asked, answer, target, connection)
                 return
             except (OSError, http.client.HTTPException) as error:
                 raise _MayPassError(f"{type(error).__name__}: {error}") from error
             finally:
+                over.cancel()
                 connection.close()
         raise Reject(RejectReason.UNREADABLE_FILE, f"{asked}: more than {_REDIRECTS} redirects")
 
-    def _connect(self, url: str) -> tuple[http.client.HTTPConnection, str]:
+    def _connect(self, url: str) -> tuple[_Plain, str]:
         parts = urlsplit(url)
         host = parts.hostname or ""
         if parts.scheme not in ("http", "https") or not host:
@@ -113,7 +133,7 @@ class Downloads:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not path.isprintable() or " " in path:
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http")
-        return kind(host, port, address), path
+        return kind(host, port, address), quote(path, safe=_ASCII)
 
 
 class _MayPassError(Exception):
@@ -126,10 +146,20 @@ class _Plain(http.client.HTTPConnection):
     def __init__(self, host: str, port: int, address: str) -> None:
         super().__init__(host, port, timeout=_TIMEOUT)
         self._address = address
+        self.is_over = False
+
+    def end(self) -> None:
+        """Break the line, whatever is waited for."""
+        self.is_over = True
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
         """Connect to the address, not to what the name means now."""
         self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        if self.is_over:
+            self.end()
 
 
 class _Secure(_Plain):
@@ -152,7 +182,7 @@ def _require_found(url: str, status: int) -> None:
     raise Reject(reason, f"{url}: status {status}")
 
 
-def _write(url: str, answer: http.client.HTTPResponse, target: Path) -> None:
+def _write(url: str, answer: http.client.HTTPResponse, target: Path, connection: _Plain) -> None:
     stated = answer.headers.get("Content-Length")
     if stated and stated.isdecimal() and int(stated) > MOST_BYTES:
         raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: {int(stated):,} bytes, more than {MOST_BYTES:,}")
@@ -166,6 +196,8 @@ def _write(url: str, answer: http.client.HTTPResponse, target: Path) -> None:
                 if size > MOST_BYTES:
                     raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: more than {MOST_BYTES:,} bytes")
                 file.write(piece)
+        if connection.is_over:  # what has no stated length would end here as if it were whole
+            raise _MayPassError("the time is over")
         if stated and stated.isdecimal() and size != int(stated):
             raise _MayPassError(f"{size:,} of {int(stated):,} bytes came")
         os.replace(temporary, target)

@@ -56,6 +56,8 @@ class Roots:
         real = real_path(path)
         if key is not None and real in self.own:
             return True
+        if key is not None and os.path.isdir(path):  # an LMDB, whose file may be a link
+            real = real_path(os.path.join(path, "data.mdb"))
         return any(not is_remote(folder) and _is_below(real, folder) for folder in self.folders)
 
     def require(self, uri: str) -> None:

@@ -40,11 +40,19 @@ def cell_uri(path: str, place: Place, pointer: Sequence[str | int]) -> str:
 
 
 def rows_kind(path: str) -> TableKind | Literal["json"] | None:
-    """Tell a file that holds rows by its first bytes; None for anything else."""
+    """Tell a file that holds rows by its first bytes; None for anything else.
+
+    Raises:
+        Reject: unreadable_file, of a compressed text.
+    """
     kind = table_kind(path)
     if kind is not None or not os.path.isfile(path):
         return kind
-    with open_regular(utf8_path(path)) as file:
+    try:
+        text = utf8_path(path)
+    except InputError as error:
+        raise Reject(RejectReason.UNREADABLE_FILE, error.message) from error
+    with open_regular(text) as file:
         head = file.read(4096).removeprefix(_BOM).lstrip()
     return "json" if head.startswith((b"{", b"[")) else None
 
@@ -78,6 +86,8 @@ def _table_value(path: str, row: str, steps: list[str]) -> Any:
 
 def _json_value(path: str, row: str, steps: list[str]) -> Any:
     start, length = (int(part) for part in row.split("+"))
+    if start < 0 or length < 0:
+        raise IndexError(row)
     value = _parsed(path, start, length)
     for step in steps:
         value = value[int(step) if isinstance(value, list) else step]
@@ -87,6 +97,8 @@ def _json_value(path: str, row: str, steps: list[str]) -> Any:
 def _parsed(path: str, start: int, length: int) -> Any:
     """Return a row's value; the last one is kept, since a row's media are read one after the other."""
     with open_regular(utf8_path(path)) as file:
+        if start + length > os.fstat(file.fileno()).st_size:
+            raise IndexError(start + length)
         data = os.pread(file.fileno(), length, start)
     if _last.get("data") != data:
         _last.update(data=data, value=parse_row(data, lenient=True)[0])

@@ -2,11 +2,13 @@
 
 Ingest reads rows in order, training (payload `reference`) reads single cells anywhere. Both go through one table a file
 and process: a Parquet row group is decoded forward in batches of about 16 MiB and the last batch is kept, so that the
-media of a row just read costs no second decoding; Arrow files are mapped and nothing is copied but the row asked for.
+media of a row just read costs no second decoding; Arrow files are mapped and nothing is copied but the row asked for,
+unless they are compressed: then one record batch is kept.
 A single cell of a Parquet file costs the decoding of its column from the start of its row group: little where writers
 cut groups of some ten MiB, as `datasets` does for media. Where they do not, payload `encoded` (the default) reads each
 group once. A page is the least that Parquet decodes, and writers put up to 1024 rows into one: a group of 300 MB in one
-page took 600 MB, in pages of 8 rows 50 MB. So memory is bounded by the file's row groups, never by the file.
+page took 600 MB, in pages of 8 rows 50 MB. So memory is bounded by the file's row groups, never by the file; and what
+files of some hundred bytes become (a dictionary's one long text, 40,000 times) by `core.bounds`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any, Final, Literal, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlm_prep.core.bounds import TABLE_BYTES, at_most
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.regular_files import open_regular
 from vlm_prep.shards.heads import must_be_valid
@@ -30,6 +33,8 @@ TableKind = Literal["parquet", "arrow"]
 BATCH_BYTES: Final = 16 << 20
 _OPEN_TABLES: Final = 4
 _BUFFER: Final = 4 << 20
+_PROBE: Final = 64
+"""Rows that tell how large rows of a group become."""
 _MAGIC: Final[tuple[tuple[bytes, TableKind], ...]] = (
     (b"PAR1", "parquet"),
     (b"ARROW1", "arrow"),
@@ -111,6 +116,11 @@ def _batch(path: str, row: int, column: str | None) -> tuple[pa.RecordBatch, int
 def _reading(path: str) -> Iterator[None]:
     try:
         yield
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: a batch of its rows takes more than {TABLE_BYTES >> 30} GiB of memory",
+            "Write it with smaller row groups and record batches, or JSON lines (.jsonl).",
+        ) from error
     except (pa.ArrowException, OSError, SystemError, UnicodeDecodeError) as error:
         # SystemError: a length below 0, as pyarrow says it; UnicodeDecodeError: names of columns
         lines = str(error).splitlines() or [type(error).__name__]
@@ -130,7 +140,7 @@ class _ParquetTable:
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         self._names = set(self._file.schema_arrow.names)
         self._starts: list[int] = [0, *accumulate(group.num_rows for group in groups)]
-        self._sizes = [max(1, BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)) for group in groups]
+        self._sizes = [_rows_of(BATCH_BYTES, group.num_rows, group.total_byte_size) for group in groups]
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -148,9 +158,15 @@ class _ParquetTable:
         if walk is None or walk.column != column or walk.group != group or row < walk.start:
             self._walk = None  # its batch is given back before the next one is made
             walk = _Walk(self._file, group, self._starts[group], column, self._sizes[group])
-        walk.seek(row)
+        with at_most():
+            walk.seek(row)
         self._walk = walk
         return walk
+
+
+def _rows_of(size: int, rows: int, of: int) -> int:
+    """How many of `rows` rows that have `of` bytes together have `size` bytes."""
+    return max(1, min(rows, size * rows // max(1, of)))
 
 
 class _Walk:
@@ -160,11 +176,28 @@ class _Walk:
         self.column, self.group = column, group
         self.start = self.stop = start
         self.batch: pa.RecordBatch = None
-        self._batches = file.iter_batches(
-            batch_size=size, row_groups=[group], columns=None if column is None else [column], use_threads=False
+        self._file, self._size, self._batches = file, size, iter(())
+
+    def _begin(self) -> None:
+        """What a row takes is not what it took in the file: a text that many rows share is there once."""
+        size = self._size
+        if size > _PROBE:
+            first = next(self._batches_of(_PROBE), None)
+            size = size if first is None else min(size, _rows_of(BATCH_BYTES, size, first.nbytes * size // _PROBE))
+        self._batches = self._batches_of(size)
+
+    def _batches_of(self, size: int) -> Iterator[pa.RecordBatch]:
+        found: Iterator[pa.RecordBatch] = self._file.iter_batches(
+            batch_size=size,
+            row_groups=[self.group],
+            columns=None if self.column is None else [self.column],
+            use_threads=False,
         )
+        return found
 
     def seek(self, row: int) -> None:
+        if self.batch is None:
+            self._begin()
         while row >= self.stop:
             self.batch = next(self._batches, None)
             if self.batch is None:
@@ -177,21 +210,49 @@ class _ArrowTable:
 
     def __init__(self, path: str) -> None:
         source = pa.memory_map(path)
-        try:
-            reader = pa.ipc.open_file(source)
-            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        except pa.ArrowInvalid:
-            source.seek(0)
-            self._batches = list(pa.ipc.open_stream(source))
-        self._starts = [0, *accumulate(len(batch) for batch in self._batches)]
+        self._reader: pa.RecordBatchFileReader | None = None
+        with at_most():
+            try:
+                self._reader = pa.ipc.open_file(source)
+                self._batches, lengths = self._kept(self._reader)
+            except pa.ArrowInvalid:
+                self._reader = None
+                source.seek(0)
+                self._batches = list(pa.ipc.open_stream(source))
+                lengths = list(map(len, self._batches))
+        self._starts = [0, *accumulate(lengths)]
         self._is_valid: set[int] = set()
+        self._last: tuple[int, pa.RecordBatch] | None = None
+
+    @staticmethod
+    def _kept(reader: pa.RecordBatchFileReader) -> tuple[list[pa.RecordBatch], list[int]]:
+        """Return the batches, none if their buffers are no parts of the file, and their lengths."""
+        batches, lengths, before = [], [], pa.total_allocated_bytes()
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            lengths.append(len(batch))
+            if pa.total_allocated_bytes() - before <= BATCH_BYTES:
+                batches.append(batch)
+            else:
+                batches.clear()
+            del batch  # or two would lie in memory
+        return (batches if len(batches) == len(lengths) else []), lengths
 
     def __len__(self) -> int:
         return self._starts[-1]
 
+    def _at(self, number: int) -> pa.RecordBatch:
+        if self._batches or self._reader is None:
+            return self._batches[number]
+        if self._last is None or self._last[0] != number:
+            self._last = None  # given back before the next one is made
+            with at_most():
+                self._last = number, self._reader.get_batch(number)
+        return self._last[1]
+
     def batch(self, row: int, column: str | None) -> tuple[pa.RecordBatch, int]:
         number = bisect_right(self._starts, row) - 1
-        batch = self._batches[number]
+        batch = self._at(number)
         if number not in self._is_valid:
             must_be_valid(batch)
             self._is_valid.add(number)

@@ -45,7 +45,7 @@ _MARKS: Final = (
 )
 ENDINGS: Final = (".gz", ".zst", ".zstd", ".xz", ".bz2")
 _VERSION: Final = 1
-_MOST_TIMES: Final = 200
+MOST_TIMES: Final = 200
 _ANYWAY: Final = 1 << 30
 """Text may be this many times as large as its file, or have this many bytes: conversations become 3 to 20 times as
 large, a bomb of zeros 1,000 (gzip) to 700,000 times (bz2)."""
@@ -137,8 +137,13 @@ def _as_json_lines(source: Path, delimiter: str, target: Path) -> None:
         out.writelines(json_lines(file, delimiter))
 
 
+def most_bytes(path: str | Path) -> int:
+    """Return how large what is unpacked of a file may be."""
+    return max(_ANYWAY, MOST_TIMES * os.path.getsize(path))
+
+
 def _copy(path: str, form: str | None, encoding: str | None, target: Path) -> None:
-    most = max(_ANYWAY, _MOST_TIMES * os.path.getsize(path))
+    most = most_bytes(path)
     with _opened(path, form) as file, open(target, "wb") as whole:
         out = _Limited(whole, most)
         first = file.read(_CHUNK)
@@ -167,7 +172,7 @@ class _Limited:
         self._left -= len(data)
         if self._left < 0:
             raise OSError(
-                f"its text has more than {self._most:,} bytes, {_MOST_TIMES} times its size: unpack it yourself if it "
+                f"its text has more than {self._most:,} bytes, {MOST_TIMES} times its size: unpack it yourself if it "
                 "is what you mean"
             )
         self._file.write(data)

@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import did_you_mean
 from vlm_prep.core.remote import is_remote
+from vlm_prep.core.visible import excerpt
+from vlm_prep.core.yaml_text import YamlFault, read_yaml
 
 SUFFIXES: Final = (".yaml", ".yml")
 _KEYS: Final = ("stores", "rows", "seed", "duplicates", "similar_pictures", "split", "take")
@@ -99,8 +99,8 @@ def read_mix(path: str | Path) -> MixFile:
     """
     path = Path(path)
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YamlFault) as error:
         raise InputError(f"{path}: cannot be read as a mix file: {error}", "give a file in YAML") from error
     _known(path, "the file", found, _KEYS)
     parts = found.get("stores")
@@ -109,7 +109,7 @@ def read_mix(path: str | Path) -> MixFile:
     split = _split(path, found.get("split"), found.get("take"))
     duplicates = found.get("duplicates", "keep")
     if duplicates not in ("keep", "drop"):
-        raise InputError(f"{path}: duplicates: expected keep or drop, found {duplicates!r}")
+        raise InputError(f"{path}: duplicates: expected keep or drop, found {excerpt(duplicates)}")
     similar = found.get("similar_pictures")
     if similar is not None and not (type(similar) is int and 0 <= similar <= _MOST_BITS):
         raise InputError(f"{path}: similar_pictures: expected a number of bits from 0 to {_MOST_BITS}")
@@ -161,7 +161,7 @@ def _known(path: Path, where: str, found: Any, keys: tuple[str, ...]) -> None:
     for key in found:
         if key not in keys:
             hint = f"it may have: {', '.join(keys)}.{did_you_mean(str(key), keys)}"
-            raise InputError(f"{path}: {where} has an unknown key {key!r}", hint)
+            raise InputError(f"{path}: {where} has an unknown key {excerpt(key)}", hint)
 
 
 def _number(path: Path, where: str, value: Any, *, whole: bool = False) -> Any:
@@ -170,14 +170,14 @@ def _number(path: Path, where: str, value: Any, *, whole: bool = False) -> Any:
     kinds = (int,) if whole else (int, float)
     if type(value) not in kinds or not 0 < value < 1e15:
         raise InputError(
-            f"{path}: {where}: expected a {'whole number' if whole else 'number'} above 0, found {value!r}"
+            f"{path}: {where}: expected a {'whole number' if whole else 'number'} above 0, found {excerpt(value)}"
         )
     return value
 
 
 def _seed(path: Path, value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise InputError(f"{path}: seed: expected a whole number from 0, found {value!r}")
+        raise InputError(f"{path}: seed: expected a whole number from 0, found {excerpt(value)}")
     return value
 
 
@@ -191,5 +191,5 @@ def _split(path: Path, split: Any, take: Any) -> tuple[tuple[str, float], ...]:
     if abs(sum(split.values()) - 1) > 1e-9:
         raise InputError(f"{path}: split: the shares are {sum(split.values()):g} together, expected 1")
     if take not in split:
-        raise InputError(f"{path}: take: expected one of {', '.join(map(str, split))}, found {take!r}")
+        raise InputError(f"{path}: take: expected one of {', '.join(map(str, split))}, found {excerpt(take)}")
     return tuple((str(name), float(share)) for name, share in split.items())

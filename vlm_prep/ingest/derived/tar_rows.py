@@ -24,6 +24,7 @@ import orjson
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.regular_files import open_regular
+from vlm_prep.core.tar_members import tar_members
 from vlm_prep.media.places import natural_order
 
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -84,9 +85,8 @@ def rows(base: Path, tars: list[Path]) -> Iterator[dict[str, Any] | str]:
 def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
     key: str | None = None
     members: dict[str, Any] = {}
-    with open_regular(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for info in archive:
-            archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+    with open_regular(tar) as file:
+        for archive, info in tar_members(file):
             folder, name = os.path.split(info.name)
             if not info.isreg() or name.startswith("."):
                 continue

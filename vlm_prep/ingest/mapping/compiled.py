@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final
 
-import yaml
-
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.visible import excerpt
+from vlm_prep.core.yaml_text import YamlFault, read_yaml
 from vlm_prep.ingest.mapping.pieces import Kind, says_something
 from vlm_prep.ingest.mapping.scope import Path, Scope, parsed
 from vlm_prep.ingest.mapping.turn_rules import Made, Rule, Style, Turn, read_turns
@@ -157,11 +156,10 @@ def read_mapping(text: str, where: str = "mapping") -> dict[str, Any]:
         InputError: it is no YAML of keys and values.
     """
     try:
-        written = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = "" if mark is None else f", line {mark.line + 1}"
-        raise InputError(f"{where}{line}: no YAML: {getattr(error, 'problem', error)}", _EXAMPLE) from error
+        written = read_yaml(text)
+    except YamlFault as fault:
+        line = "" if fault.line is None else f", line {fault.line}"
+        raise InputError(f"{where}{line}: no YAML: {fault.problem}", _EXAMPLE) from fault
     if isinstance(written, dict) and set(written) == {"mapping"}:
         written = written["mapping"]
     if not isinstance(written, dict):

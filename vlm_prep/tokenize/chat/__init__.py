@@ -2,7 +2,6 @@
 
 template.py        rendering, with sentinels that say where each text landed
 sentinels.py       characters around texts that show where a template put them
-bounds.py          limits of time and memory while a template is tried out
 substitution.py    where a text landed, by a render with another in its place
 template_probe.py   what a template supports and how it writes turns, found out with small conversations
 fit.py             a row in the form that the template takes

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from vlm_prep.core.bounds import bounded
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.processors import internals
 from vlm_prep.processors.load import LoadedProcessor
-from vlm_prep.tokenize.chat.bounds import bounded
 from vlm_prep.tokenize.chat.sentinels import (
     Edges,
     Piece,

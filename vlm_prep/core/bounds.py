@@ -1,0 +1,109 @@
+"""Limits of time and memory for what others wrote and this process runs or unpacks itself, before any worker has a row.
+
+A chat template that is tried out may loop for ever; a table of 800 bytes may hold a text of a megabyte 40,000 times.
+Workers have limits of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from vlm_prep.core.errors import ProcessorError
+
+SECONDS = 20.0
+"""Of this process's own work, so that a process that was stopped, or waits for a busy machine, is not at fault."""
+MORE_BYTES = 1 << 30
+"""Beyond what the process has already."""
+TABLE_BYTES = 6 << 30
+"""The same for decoding a batch of a table; one of 16 MiB is asked for, and the least that can be decoded is a page."""
+
+
+class _OutOfTime(BaseException):
+    """No Exception: what a template raises is caught and becomes a row's reject."""
+
+
+@contextmanager
+def bounded(what: str, seconds: float = SECONDS, more_bytes: int = MORE_BYTES) -> Iterator[None]:
+    """Stop what the block does after some time, or when it takes too much memory.
+
+    Time stops the main thread alone, memory is limited on Linux alone.
+
+    Raises:
+        ProcessorError: it was stopped.
+    """
+    hint = "a conversation of two short turns should take neither; look for endless loops in it"
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGPROF, _stop) if main else None
+    try:
+        if main:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+        with at_most(more_bytes):
+            yield
+    except _OutOfTime:
+        raise ProcessorError(f"{what} was not done after {seconds:g} seconds of work", hint) from None
+    except (MemoryError, OverflowError) as error:
+        raise ProcessorError(f"{what} took more than {more_bytes >> 20} MiB of memory", hint) from error
+    finally:
+        if main:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _OutOfTime
+
+
+_lock = threading.Lock()
+_inside: list[tuple[int, int]] = []
+"""The limit that holds outside of the blocks that are being run, once for each."""
+
+
+@contextmanager
+def at_most(more_bytes: int = TABLE_BYTES) -> Iterator[None]:
+    """Let allocations in the block fail beyond `more_bytes` more than the process has; on Linux alone. Blocks of other
+    threads in the meantime go by the first one's limit.
+
+    Raises:
+        MemoryError: one failed (of Arrow its subclass), if the block lets it through.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    with _lock:
+        before = _inside[0] if _inside else resource.getrlimit(resource.RLIMIT_DATA)
+        if not _inside:
+            with open("/proc/self/statm", encoding="ascii") as file:
+                most = int(file.read().split()[5]) * resource.getpagesize() + more_bytes
+            soft = most if before[0] == resource.RLIM_INFINITY else min(most, before[0])
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, before[1]))
+        _inside.append(before)
+    try:
+        yield
+    finally:
+        with _lock:
+            if _inside:
+                _inside.pop()
+            if not _inside:
+                resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _begin_anew() -> None:
+    """In a child of a fork no other thread goes on, nor is the lock anybody's."""
+    global _lock
+    _lock = threading.Lock()
+    if _inside:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, _inside[0])
+        _inside.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
