@@ -1,11 +1,11 @@
 """Change inputs at random and see that each ends as written, a named reject or a refusal: `make fuzz`.
 
 A target reads one kind of input that somebody else wrote: manifests, shards, tars, rejects, notes of the work folder,
-names and listings of a bucket, saved positions (`fuzz_stores.py`); data files, tables, meta files, pictures, sound,
-videos, run files, chat templates (`fuzz_inputs.py`). From real seeds the mutator makes others (flipped, cut, doubled
-and spliced bytes; leaves of JSON replaced by what does not belong there). A traceback, a death by a signal, more than
-20 s, more than 4 GiB, or a file written outside of the target's folder is a fault: its input is kept, and is made again
-from the printed seed.
+names and listings of a bucket, saved positions (`fuzz_stores.py`); data files, tables, meta files, archives, addresses,
+run files, mixes, mappings, chat templates (`fuzz_inputs.py`); pictures, sound and videos (`fuzz_media.py`).
+From real seeds the mutator makes others (flipped, cut, doubled and spliced bytes; leaves of JSON replaced by what does
+not belong there). A traceback, a death by a signal, more than 20 s, more than 4 GiB, or a file written outside of the
+target's folder is a fault: its input is kept, and is made again from the printed seed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_inputs
+import fuzz_media
 import fuzz_stores
 import orjson
 from every_byte import make_stores
@@ -33,7 +34,7 @@ from fuzz_target import STORES, TARGETS, Target
 
 from vlm_prep.core.errors import Reject, VlmPrepError
 
-assert fuzz_inputs and fuzz_stores  # they register their targets
+assert fuzz_inputs and fuzz_media and fuzz_stores  # they register their targets
 SECONDS = 20
 MEMORY = 4 << 30
 
@@ -115,17 +116,17 @@ def attempt(each: Target, data: bytes, folder: Path) -> str | None:
     return f"written outside: {strange}" if strange else None
 
 
-def run(each: Target, seed: int, seconds: float, base: Path) -> tuple[int, list[int]]:
-    """Run a target for some time; return how many inputs it was given and the numbers of those with a fault."""
+def run(each: Target, seed: int, seconds: float, most: int, base: Path) -> tuple[int, list[int]]:
+    """Run a target for so long, or on so many inputs; return how many it was given and the numbers of faulty ones."""
     counter, faults = mmap.mmap(-1, 8), []
     seeds, over, number = each.seeds(), time.monotonic() + seconds, 0
-    while time.monotonic() < over:
+    while time.monotonic() < over and number < most:
         child = os.fork()
         if child == 0:
             size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            while time.monotonic() < over:
+            while time.monotonic() < over and number < most:
                 counter[:] = number.to_bytes(8, "little")
                 data = mutated(seeds, random.Random(f"{each.name} {seed} {number}"))
                 if fault := attempt(each, data, base / "sandbox" / "a" / "b"):
@@ -150,20 +151,32 @@ def main() -> None:
     """Run the targets in turn and print a table; fail on a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="of all targets together")
+    parser.add_argument("--inputs", type=float, help="in place of minutes: so many times a target's own small number")
+    parser.add_argument("--part", default="1/1", help="2/4: the second of four parts of the targets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", help="only these, with commas between them")
     parser.add_argument("--folder", type=Path, default=Path("out/fuzz"))
     given = parser.parse_args()
     shutil.rmtree(given.folder, ignore_errors=True)
     base = given.folder.absolute()
-    STORES.update(make_stores(base / "stores"))
-    chosen = [each for each in TARGETS.values() if not given.targets or each.name in given.targets.split(",")]
-    seconds = 60 * given.minutes / len(chosen)
-    found = [(each.name, *run(each, given.seed, seconds, base)) for each in chosen]
-    print(f"{'target':<12}{'inputs':>10}{'faults':>8}")
-    for name, count, faults in found:
-        print(f"{name:<12}{count:>10,}{len(faults):>8}")
-    if any(faults for _, _, faults in found):
+    part, parts = map(int, given.part.split("/"))
+    wanted = given.targets.split(",") if given.targets else list(TARGETS)
+    chosen = [each for each in TARGETS.values() if each.name in wanted][part - 1 :: parts]
+    if any(each.check.__module__ == fuzz_stores.__name__ for each in chosen):
+        STORES.update(make_stores(base / "stores"))
+    base.mkdir(parents=True, exist_ok=True)
+    seconds = float("inf") if given.inputs else 60 * given.minutes / len(chosen)
+    found = []
+    for each in chosen:
+        most = round(given.inputs * each.few) if given.inputs else sys.maxsize
+        begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+        number, faults = run(each, given.seed, seconds, most, base)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found.append((each.name, number, faults, ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime))
+    print(f"{'target':<12}{'inputs':>10}{'faults':>8}{'s, CPU':>10}")
+    for name, count, faults, cpu in found:
+        print(f"{name:<12}{count:>10,}{len(faults):>8}{cpu:>10.1f}")
+    if any(faults for _, _, faults, _ in found):
         sys.exit(f"faults: their inputs are in {given.folder}")
 
 

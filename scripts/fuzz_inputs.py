@@ -1,4 +1,4 @@
-"""Targets of `fuzz.py`: what users and crawlers wrote: rows, tables, media, run files, chat templates."""
+"""Targets of `fuzz.py`: what users and crawlers wrote: rows, tables, archives, settings, chat templates."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ import itertools
 import lzma
 import sqlite3
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import av
 import lmdb
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
+from fuzz_media import pictures
 from fuzz_target import target
-from PIL import Image
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.bounds import bounded
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media
+from vlm_prep.core.remote import is_remote
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.ingest.mapping.compiled import canonical, compiled
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media import files as media_files
-from vlm_prep.media.audio import read_waveform
+from vlm_prep.media.places import check_roots, located
 from vlm_prep.media.probe import probe
-from vlm_prep.media.video import read_frames
+from vlm_prep.pack.mix_file import read_mix
 from vlm_prep.processors.chat_template import template_text
 from vlm_prep.processors.load import LoadedProcessor, load_processor
 from vlm_prep.tokenize.tokenize_job import TokenizeJob
@@ -46,7 +44,6 @@ _LINES = ("parts_talk", "photo_talk")
 _PROCESSOR = "builtin:qwen2.5-vl-mini"
 _NUMBERS = itertools.count()
 """For names that are new each time: what a file holds is remembered by its name, size and time."""
-_WAVE = (np.sin(np.arange(800) / 8) / 2).astype(np.float32)
 
 
 def _rows(data: bytes, folder: Path, name: str) -> None:
@@ -97,7 +94,7 @@ def packed_text(data: bytes, folder: Path) -> None:
 
 def _table() -> pa.Table:
     turns = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "Noise."}]
-    image = {"bytes": _pictures()[0], "path": "a.png"}
+    image = {"bytes": pictures()[0], "path": "a.png"}
     return pa.Table.from_pylist([{"messages": turns, "image": image, "n": number} for number in range(20)])
 
 
@@ -167,7 +164,7 @@ def _tars() -> list[bytes]:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
             for number in range(3):
-                for end, data in (("png", _pictures()[0]), ("json", b'{"text": "A cat."}'), ("txt", b"A cat.")):
+                for end, data in (("png", pictures()[0]), ("json", b'{"text": "A cat."}'), ("txt", b"A cat.")):
                     member = tarfile.TarInfo(f"{'long/' * 25 if number == 2 else ''}{number:04}.{end}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -191,7 +188,7 @@ def _databases() -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory() as folder:
         with sqlite3.connect(f"{folder}/a.db") as made:
             made.execute("CREATE TABLE rows (question TEXT, answer TEXT, image BLOB)")
-            made.executemany("INSERT INTO rows VALUES (?, ?, ?)", [("Q?", "A.", _pictures()[0])] * 20)
+            made.executemany("INSERT INTO rows VALUES (?, ?, ?)", [("Q?", "A.", pictures()[0])] * 20)
         made.close()
         return ((Path(folder) / "a.db").read_bytes(),)
 
@@ -202,125 +199,44 @@ def sqlite(data: bytes, folder: Path) -> None:
     _rows(data, folder, "rows.db")
 
 
-# ---- media ----
-
-
-def _twice(look: Callable[[], object]) -> None:
-    """A reject is part of a store: its words must be the same each time."""
-    said = []
-    for _ in range(2):
-        try:
-            look()
-            said.append("")
-        except Reject as reject:
-            said.append(f"{reject.reason}: {reject.message}")
-    if said[0] != said[1]:
-        raise AssertionError(f"two different rejects: {said}")
-
-
-def _pictures() -> list[bytes]:
+def _zips() -> list[bytes]:
     found = []
-    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         buffer = io.BytesIO()
-        Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)).save(buffer, kind)
+        with zipfile.ZipFile(buffer, "w", method) as made:
+            for number in range(3):
+                made.writestr(f"a/{number}é.png", pictures()[0])
         found.append(buffer.getvalue())
     return found
 
 
-@target("picture", _pictures)
-def picture(data: bytes, folder: Path) -> None:
-    """Probe and decode a picture."""
-    path = folder / "picture"
+@target("zip", _zips)
+def archive(data: bytes, folder: Path) -> None:
+    """Read media of a zip."""
+    path = folder / f"{next(_NUMBERS)}.zip"
     path.write_bytes(data)
-    for decode in (False, True):
-        _twice(lambda decode=decode: probe(Media(kind="image", uris=(str(path),)), decode=decode))  # type: ignore[misc]
+    for number in range(3):
+        with contextlib.suppress(Reject):
+            media_files.read_bytes(f"{path}::a/{number}é.png")
 
 
-def _streams(kinds: Sequence[tuple[str, str, str]], make: Callable[[Any, str, str], None]) -> Iterator[bytes]:
-    """Yield a file for each (container, codec, pixel or sample format) that this FFmpeg writes."""
-    for container, codec, form in kinds:
-        buffer = io.BytesIO()
-        try:
-            with av.open(buffer, "w", format=container) as out:
-                make(out, codec, form)
-        except (av.FFmpegError, ValueError):
-            continue
-        yield buffer.getvalue()
+_ADDRESSES = (
+    *(b"rows.jsonl::0+39/image", b"rows.jsonl::5120+377/messages/0/content/1/image_url/url", b"a.tar::x/1.png"),
+    *(b"a.zip::../x", b"http://[::1]:80/a.png?b=c", b"s3://bucket/a%20b.png", b"file:///etc/passwd", b"../../x"),
+    *(b"data:image/png;base64,AAAA", b"rows.parquet::17/images/0", b"db.lmdb::key", b"hf://datasets/a/b", b"a\\b.png"),
+)
 
 
-def _write_frames(out: Any, codec: str, form: str) -> None:
-    stream = out.add_stream(codec, rate=8)
-    stream.width = stream.height = 32
-    stream.pix_fmt = form
-    for number in range(8):
-        picture = np.full((32, 32, 3), number * 30, np.uint8)
-        out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-    out.mux(stream.encode(None))
-
-
-def _write_sound(out: Any, codec: str, form: str) -> None:
-    stream = out.add_stream(codec, rate=48000, layout="mono", format=form)
-    for number in range(4):
-        wave = _WAVE.reshape(1, -1) if form.endswith("p") or form.startswith("flt") else None
-        samples = wave if wave is not None else (_WAVE.reshape(1, -1) * 32767).astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=form, layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 48000, number * len(_WAVE), Fraction(1, 48000)
-        out.mux(stream.encode(frame))
-    out.mux(stream.encode(None))
-
-
-def _sounds() -> list[bytes]:
-    found = []
-    forms = (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None))
-    more = (("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("W64", "PCM_16"), ("WAV", "IMA_ADPCM"))
-    for kind, subtype in (*forms, *more):
-        buffer = io.BytesIO()
-        soundfile.write(buffer, _WAVE, 8000, subtype, format=kind)
-        found.append(buffer.getvalue())
-    kinds = (("ipod", "aac", "fltp"), ("adts", "aac", "fltp"), ("matroska", "libopus", "flt"), ("asf", "wmav2", "fltp"))
-    return [*found, *_streams(kinds, _write_sound)]
-
-
-@target("sound", _sounds)
-def sound(data: bytes, folder: Path) -> None:
-    """Probe and decode a file of sound."""
-    path = folder / "sound"
-    path.write_bytes(data)
-    media = Media(kind="audio", uris=(str(path),))
-    for decode in (False, True):
-        _twice(lambda decode=decode: probe(media, decode=decode))  # type: ignore[misc]
-    wave = read_waveform(data, 16000, str(path))
-    if not np.isfinite(wave).all():
-        raise AssertionError("samples that are not finite")
-
-
-def _animation(kind: Literal["GIF", "WEBP", "PNG"]) -> bytes:
-    buffer = io.BytesIO()
-    frames = [Image.new("RGB", (16, 16), (number * 60, 0, 0)) for number in range(4)]
-    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=100)
-    return buffer.getvalue()
-
-
-def _clips() -> list[bytes]:
-    kinds = (
-        *(("mp4", "libx264", "yuv420p"), ("mp4", "mpeg4", "yuv420p"), ("webm", "libvpx", "yuv420p")),
-        *(("matroska", "mpeg4", "yuv420p"), ("avi", "mpeg4", "yuv420p"), ("mpegts", "mpeg2video", "yuv420p")),
-        *(("mov", "mjpeg", "yuvj420p"), ("webm", "libvpx-vp9", "yuv420p"), ("flv", "flv1", "yuv420p")),
-    )
-    return [*_streams(kinds, _write_frames), *(_animation(kind) for kind in ("GIF", "WEBP", "PNG"))]
-
-
-@target("clip", _clips)
-def clip(data: bytes, folder: Path) -> None:
-    """Probe and decode a video."""
-    path = folder / "clip"
-    path.write_bytes(data)
-    media = Media(kind="video", uris=(str(path),))
-    _twice(lambda: probe(media, decode=True, track=True))
-    header = probe(media)[0].header
-    if header is not None and header.total_frames:
-        last = header.total_frames - 1
-        _twice(lambda: read_frames(str(path), sorted({0, last // 2, last}), str(path), header.decoder))
+@target("address", lambda: _ADDRESSES)
+def address(data: bytes, folder: Path) -> None:
+    """Look for a media at an address, which no network is asked about."""
+    (folder / "rows.jsonl").write_bytes(b'{"image": "data:image/png;base64,AAAA"}\n')
+    text = data.decode("utf-8", "surrogateescape")
+    if is_remote(text) or not text.isprintable():
+        return  # a message shows what does not print when it is printed
+    uri = text if text.startswith("/") else f"{folder}/{text}"
+    media = located(Media(kind="image", uris=(uri,)), check_roots([str(folder)]))
+    probe(media, decode=True)
 
 
 # ---- settings ----
@@ -351,6 +267,31 @@ def run_file(data: bytes, folder: Path) -> None:
     found = read_run_file(path)
     for stage in STAGES:
         flags.of_stage(stage, found)
+
+
+_MIX = b"stores:\n  - store: a\n    weight: 2\n    where: tokens < 4096\n  - {store: b, ratio: 0.5}\nrows: 9\ntake: x\n"
+_ALIASES = b"a: &a {x: 1}\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: {<<: *a, y: [*c, *c]}\nstores: *c\nturns: *b\n"
+
+
+@target("mix_file", lambda: [_MIX, _ALIASES])
+def mix_file(data: bytes, folder: Path) -> None:
+    """Read a mix file."""
+    (folder / "mix.yaml").write_bytes(data)
+    read_mix(folder / "mix.yaml")
+
+
+_MAPPING = b'{images: photo, strip: true, turns: [{user: [image, "What is {it}?"]}, {assistant: "{caption}"}]}'
+
+
+@target("mapping", lambda: [_MAPPING, _ALIASES])
+def mapping(data: bytes, folder: Path) -> None:
+    """Read a mapping, and a row with it."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return  # the setting is a text
+    row = {"photo": "a.png", "it": ["x", {"y": 1}], "caption": "A."}
+    compiled(canonical(text)).apply(row, "a/0")
 
 
 @functools.cache

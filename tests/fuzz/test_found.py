@@ -264,9 +264,9 @@ def zips() -> list[bytes]:
 
 def test_a_member_of_a_damaged_zip_is_read_or_a_reject(tmp_path: Path) -> None:
     """Names that are no UTF-8, LZMA that is none and an empty name ended a run."""
-    chance, refused = random.Random(3), 0
-    for number in range(600):
-        data = bytearray(chance.choice(zips()))
+    chance, refused, whole = random.Random(3), 0, zips()
+    for number in range(400):
+        data = bytearray(chance.choice(whole))
         for _ in range(chance.choice((1, 1, 1, 2, 4))):
             place = chance.randrange(len(data))
             data[place] = chance.choice((data[place] ^ (1 << chance.randrange(8)), 0, 255, 128))
@@ -276,7 +276,7 @@ def test_a_member_of_a_damaged_zip_is_read_or_a_reject(tmp_path: Path) -> None:
             read_bytes(f"{path}::a/0é.png")
         except Reject:
             refused += 1
-    assert 200 < refused < 600
+    assert 100 < refused < 400
 
 
 @pytest.mark.parametrize(

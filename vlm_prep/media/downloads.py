@@ -146,18 +146,22 @@ class _Plain(http.client.HTTPConnection):
     def __init__(self, host: str, port: int, address: str) -> None:
         super().__init__(host, port, timeout=_TIMEOUT)
         self._address = address
+        self._line: socket.socket | None = None  # `sock` is taken away once the file has no stated length
         self.is_over = False
 
     def end(self) -> None:
         """Break the line, whatever is waited for."""
         self.is_over = True
-        if self.sock is not None:
+        if self._line is not None:
             with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                self._line.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
         """Connect to the address, not to what the name means now."""
-        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        self._have(socket.create_connection((self._address, self.port), self.timeout))
+
+    def _have(self, line: socket.socket) -> None:
+        self.sock = self._line = line
         if self.is_over:
             self.end()
 
@@ -170,7 +174,10 @@ class _Secure(_Plain):
     def connect(self) -> None:
         """Connect, and have the host show that it is the one."""
         super().connect()
-        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        context = ssl.create_default_context()
+        line = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+        self._have(line)
+        line.do_handshake()
 
 
 def _require_found(url: str, status: int) -> None:
