@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("vlm_prep", "pyproject.toml", "README.md", "LICENSE")
@@ -116,10 +118,30 @@ def audit() -> None:
     """Ask a database of vulnerabilities, which is on the network: pip-audit has none of its own.
 
     Raises:
-        SystemExit: a version is known to be vulnerable, or the database could not be asked.
+        SystemExit: a version is known to be vulnerable, or the database could not be asked about one.
     """
     line = [sys.executable, "-m", "pip_audit", "--disable-pip", "--require-hashes", "--requirement", str(HASHED)]
-    sys.exit(subprocess.run(line, check=False).returncode)
+    ended = subprocess.run([*line, "--format", "json"], check=False, capture_output=True, text=True)
+    try:
+        found = json.loads(ended.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        lines = ended.stderr.strip().splitlines() or ["it said nothing"]
+        sys.exit(f"not audited: pip-audit failed: {lines[-1]}")
+    if wrong := audited(found):
+        sys.exit(wrong)
+    print(f"{len(found)} versions, none known to be vulnerable")
+
+
+def audited(found: list[dict[str, Any]]) -> str:
+    """Return in one sentence what is wrong by pip-audit's report; nothing where each version was looked up and is
+    sound. By itself it calls versions that it does not find "no known vulnerabilities"."""
+    bad = [f"{each['name']} {each['version']} ({one['id']})" for each in found for one in each.get("vulns", ())]
+    skipped = [each["name"] for each in found if "skip_reason" in each]
+    if bad:
+        return f"known to be vulnerable: {', '.join(bad)}"
+    if skipped or not found:
+        return f"not audited: {len(skipped)} of {len(found)} versions are unknown to the database that is reached here"
+    return ""
 
 
 def main() -> None:

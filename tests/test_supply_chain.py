@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from supply_chain import audited
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "supply_chain.py"
 
@@ -41,3 +44,12 @@ def test_the_hashed_constraints_pin_the_same_versions_and_name_no_index() -> Non
     assert "://" not in hashed and "--index" not in hashed
     blocks = re.split(r"^(?=[A-Za-z0-9])", hashed, flags=re.MULTILINE)[1:]
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+
+
+def test_versions_that_could_not_be_looked_up_are_no_sound_ones() -> None:
+    """pip-audit says "No known vulnerabilities found" where its index knows none of the packages."""
+    sound = {"name": "a", "version": "1", "vulns": []}
+    assert audited([sound]) == ""
+    assert audited([sound, {"name": "b", "skip_reason": "not found"}]).startswith("not audited: 1 of 2")
+    assert audited([]).startswith("not audited")
+    assert "a 1 (CVE-1)" in audited([{**sound, "vulns": [{"id": "CVE-1"}]}])

@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from vlm_prep.cli.run_file import read_run_file
-from vlm_prep.core import bounds
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.yaml_text import YamlFault, read_yaml
 from vlm_prep.ingest.derived import sql_rows
@@ -115,7 +114,7 @@ def test_a_batch_that_no_memory_holds_is_refused(
     pa.set_memory_pool(pa.system_memory_pool())  # which gives back what was freed: else it would be used again
     request.addfinalizer(lambda: pa.set_memory_pool(usual))
     bomb(tmp_path / "a.parquet", table_rows._PROBE, 1500)
-    monkeypatch.setattr(bounds.at_most.__wrapped__, "__defaults__", (100 << 20,))
+    monkeypatch.setattr("vlm_prep.core.bounds.at_most.__wrapped__.__defaults__", (100 << 20,))
     with pytest.raises(InputError, match="takes more than 6 GiB of memory"):
         list(open_samples(tmp_path / "a.parquet").read(0, 100))
     table_rows._tables.clear()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
+from deaths import deaths
 from fsspec.implementations.local import LocalFileSystem
 
 from vlm_prep.core.errors import OutputError, StoreError
@@ -22,51 +21,6 @@ Tree = Callable[[Path], dict[str, str]]
 
 def silent(line: str) -> None:
     """The tests look at files."""
-
-
-def killed(number: int, when: str, work: Callable[[], object], place: object, names: tuple[str, ...]) -> bool:
-    """Run `work` in a forked process that kills itself before, after or in the middle of its n-th call of `names`."""
-    child = os.fork()
-    if child == 0:
-        seen = 0
-
-        def dying(real: Callable[..., object]) -> Callable[..., object]:
-            def call(*arguments: object, **settings: object) -> object:
-                nonlocal seen
-                seen += 1
-                if seen == number and when == "before":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                try:
-                    return real(*arguments, **settings)
-                finally:
-                    if seen == number and when == "in":
-                        os.truncate(str(arguments[-1]), os.path.getsize(str(arguments[-1])) // 2)
-                    if seen == number:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            return call
-
-        for name in names:
-            setattr(place, name, dying(getattr(place, name)))
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def deaths(
-    work: Callable[[Path], object], base: Path, when: str, place: object, names: tuple[str, ...]
-) -> Iterator[Path]:
-    """Yield a target for each call, killed at it and not done again yet."""
-    number, out = 1, base / "1"
-    while killed(number, when, partial(work, out), place, names):
-        yield out
-        number += 1
-        out = base / f"{number}"
 
 
 @pytest.fixture(autouse=True)
