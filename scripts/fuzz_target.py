@@ -40,7 +40,7 @@ FEW = {
     "listing": 1000,
     "bucket": 1000,
     "rejects": 1200,
-    "state": 1200,
+    "state": 60,
 }
 """By target; of others 600."""
 TARGETS: dict[str, Target] = {}
