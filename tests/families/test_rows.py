@@ -30,7 +30,7 @@ def job_of(folder: Path, *samples: Sample, fraction: float = 1e-9) -> TokenizeJo
 
 def reasons(job: TokenizeJob, *, compared: bool) -> dict[str, str]:
     task = Task(index=0, start=0, stop=len(job.samples))
-    results = job.encoded(task, no_heartbeat, refused={} if compared else None, believing=True)
+    results = job.encoded(task, no_heartbeat, compare=compared, believing=True)
     return {each.sample_id: each.reason if isinstance(each, Rejected) else "" for _, each in results}
 
 
@@ -113,7 +113,7 @@ def test_where_a_level_is_wrong_the_whole_processor_is_asked_for_the_row(made: M
     adapter = job.encoder.adapter
     adapter.levels, adapter.look_at_each_other = {"image": "by size"}, False  # what a random sample had believed
     task = Task(index=0, start=0, stop=len(samples))
-    results = [each for _, each in job.encoded(task, no_heartbeat, refused={}, believing=True)]
+    results = [each for _, each in job.encoded(task, no_heartbeat, compare=True, believing=True)]
     for result, notes in zip(results, [(), (ASKED,)], strict=True):
         assert isinstance(result, Encoded), result
         assert result.notes == notes
@@ -149,7 +149,7 @@ def test_a_refused_row_of_the_compared_share_is_left_out_of_the_shard(
     record = job.run(Task(index=0, start=0, stop=3), tmp_path, no_heartbeat)
     assert [(each.sample_id, each.reason) for each in record.rejects] == [("1", "processor_error")]
     assert sum(info.rows for info in record.shards) == record.counts["rows_written"] == 2
-    assert len(list(tmp_path.iterdir())) == len(record.shards)
+    assert len(list(tmp_path.glob("*.arrow"))) == len(record.shards)
 
 
 def test_a_kind_that_the_processor_does_not_take_is_named(made: Made, data: Path, tmp_path: Path) -> None:

@@ -86,11 +86,10 @@ class TaskWriter:
 
 
 class Tally:
-    """Counts of one task, and which of its rows are to be compared."""
+    """Counts of one task, and which of its rows may be compared later."""
 
     def __init__(self) -> None:
         self.rejects: list[Rejected] = []
-        self.chosen: list[tuple[int, int, int]] = []
         self._counts: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0, tokens=0, trained_tokens=0)
         self._datasets: dict[str, Counter[str]] = {}
         self._kinds: Counter[str] = Counter()
@@ -108,9 +107,9 @@ class Tally:
         for counts in (self._counts, self._dataset(rejected.dataset)):
             counts.update(rows_in=1, rows_rejected=1)
 
-    def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int, int], *, chosen: bool) -> None:
+    def wrote(self, encoded: Encoded, row: dict[str, Any], place: tuple[int, int, int], *, spare: bool) -> None:
         """Count a document that was written, and with a row's first one the row; `place` is the row's number, the
-        document's shard in the task, and its row there."""
+        document's shard in the task, and its row there; a `spare` one may be compared at the end of the run."""
         tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
         kinds = Counter(f"{item['kind']}s" for item in encoded.media)
         for counts in (self._counts, self._dataset(encoded.dataset)):
@@ -129,10 +128,8 @@ class Tally:
         self.count(media_exact=exact)
         kind = media_kind(row["media"])
         self._kinds[kind] += 1
-        if chosen:
-            self.chosen.append(place)
-        elif len(spare := self._spare.setdefault(kind, [])) < ROWS_PER_KIND:
-            spare.append(list(place))
+        if spare and len(known := self._spare.setdefault(kind, [])) < ROWS_PER_KIND:
+            known.append(list(place))
 
     def count(self, **numbers: int) -> None:
         """Add to the counts, of what there is any."""

@@ -33,11 +33,13 @@ from vlm_prep.tokenize.row_facts import row_of as row_of
 from vlm_prep.tokenize.task_output import Tally, TaskWriter, schema_for
 from vlm_prep.tokenize.verify.asking import DIFFERS, Asking, asked_of
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
+from vlm_prep.tokenize.verify.claimed import ClaimedShapes, TaskComparisons
 from vlm_prep.tokenize.verify.raw_rows import require_own_words
 from vlm_prep.tokenize.verify.real_processor import Oracle
 from vlm_prep.tokenize.verify.shapes import Shape, blamed_shape, shapes_of
 
 STAGE = "tokenize"
+STARTUP_ROWS = 64
 MOST_BYTES = (1 << 31) - (64 << 20)
 """Of a row's media: a column of Arrow's binary holds 2 GiB a record batch, and one may hold 16 MiB of other rows."""
 
@@ -92,8 +94,11 @@ class TokenizeJob:
         """Return what the run must know of the processor; an assignment, so that the run itself need not load it."""
         return findings_of(self.encoder, self.payload)
 
-    def run(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Record:
-        """See `engine.tasks.Job`."""
+    def run(self, task: Task, shards: Path, heartbeat: Heartbeat, max_reject_rate: float | None = None) -> Record:
+        """See `engine.tasks.Job`; with `max_reject_rate`, `check_start` goes before."""
+        if max_reject_rate is not None:
+            first = replace(task, stop=min(task.stop, task.start + STARTUP_ROWS))
+            self.check_start(first, ClaimedShapes(shards), heartbeat, max_reject_rate)
         refused: dict[int, Reject] = {}
         shapes: dict[Shape, int] = {}
         while True:
@@ -115,7 +120,7 @@ class TokenizeJob:
     ) -> tuple[Record, dict[int, Reject]]:
         """Do a task; return its record, and the rows of it that the real processor raised on."""
         tally, facts = Tally(), RowFacts(self.samples.data_files)
-        blamed: dict[int, Shape] = {}
+        compared = TaskComparisons(ClaimedShapes(shards), self._believed)
         schema = schema_for(self.encoder.adapter, self.config, kept=keeps_columns(self.samples))
         writer = TaskWriter(task.index, shards, schema, share=self.config.share_media == "shard")
         with writer:
@@ -123,38 +128,34 @@ class TokenizeJob:
                 if isinstance(result, Rejected):
                     tally.reject(result)
                     facts.rejects(number)
-                else:
-                    row = row_of(result)
-                    facts.writes(number, result)
-                    chosen = is_chosen(result.sample_id, self.config.verify_fraction)
-                    if isinstance(result, CopiedDocument):  # it was compared when it was written first, or not
-                        tally.checked.update(result.compared)
-                        facts.was_compared(number, result.compared)
-                        chosen = False
-                    if self.config.verify_fraction > 0:
-                        for shape in shapes_of(result):
-                            tally.firsts.setdefault(shape, number)
-                        if chosen:
-                            blamed[number] = blamed_shape(result)
-                            require_own_words(self.samples, number, result, self.encoder.template)
-                    tally.wrote(result, row, (number, *writer.write(row, result)), chosen=chosen)
+                    continue
+                row = row_of(result)
+                facts.writes(number, result)
+                place = number, *writer.write(row, result)
+                chosen = is_chosen(result.sample_id, self.config.verify_fraction)
+                if self.config.verify_fraction > 0:
+                    for shape in shapes_of(result):
+                        tally.firsts.setdefault(shape, number)
+                if isinstance(result, CopiedDocument):  # it was compared when it was written first, or not
+                    tally.checked.update(result.compared)
+                    facts.was_compared(number, result.compared)
+                    chosen = False
+                elif self.config.verify_fraction > 0 and compared.takes(place, result, tally.firsts, chosen=chosen):
+                    require_own_words(self.samples, number, result, self.encoder.template)
+                tally.wrote(result, row, place, spare=not chosen)
             heartbeat(NO_ROW)
             infos = writer.close()
         tally.count(**writer.shared)
         found: dict[int, Reject] = {}
-        for number, shard, index in tally.chosen:
-            heartbeat(number)
-            row = ShardReader(shards / infos[shard].name, infos[shard]).row(index)
-            try:
-                compared = check_row(self.oracle, row)
-            except Reject as reject:
-                found[number] = reject
-                refused_shapes.setdefault(blamed[number], number)
+        for number, shape, counts in compared.compare(self.oracle, shards, infos, heartbeat):
+            if isinstance(counts, Reject):
+                found[number] = counts
+                refused_shapes.setdefault(shape, number)
             else:
-                tally.checked.update(compared)
-                facts.was_compared(number, compared)
+                tally.checked.update(counts)
+                facts.was_compared(number, counts)
         tally.refused |= refused_shapes
-        record = tally.record(task, infos, self._equal)
+        record = tally.record(task, infos, compared.equal(self._equal))
         return replace(record, facts={**record.facts, ROWS: facts.to_json(task)}), found
 
     def fault_of(self, task: Task, poison: Poison) -> str | None:
@@ -174,7 +175,9 @@ class TokenizeJob:
         refused: Mapping[int, Reject] | None = None,
         facts: RowFacts | None = None,
         *,
+        compare: bool = False,
         believing: bool = False,
+        claims: ClaimedShapes | None = None,
     ) -> Iterator[tuple[int, Encoded | Rejected]]:
         """Yield (number, output) for each output of each row of a task, see `results`.
 
@@ -182,9 +185,11 @@ class TokenizeJob:
             task: the rows.
             heartbeat: told of each row.
             unread: keys that nobody reads are added to it.
-            refused: rows that are known to be rejects; None leaves out comparing the first rows of new shapes.
+            refused: rows that are known to be rejects.
             facts: told of each row before its media are read.
-            believing: rejects rows of new shapes that the real processor cannot take, see `_believe`.
+            compare: compares the first rows of new shapes at once, see `_believe`.
+            believing: rejects those that the real processor cannot take.
+            claims: told of those.
         """
         task, asked = asked_of(task, refused)
         for number, item in read_task(self.samples, task, heartbeat, STAGE):
@@ -203,8 +208,8 @@ class TokenizeJob:
                     documents = self._made(item, asking=number in asked)
                     if number in asked:
                         self._equal.add(number)
-                    elif refused is not None and self.config.verify_fraction > 0:
-                        documents = self._believed_or_asked(item, documents, number, raises=believing)
+                    elif compare and self.config.verify_fraction > 0:
+                        documents = self._believed_or_asked(item, documents, number, claims, raises=believing)
             except Reject as reject:
                 yield number, rejected(item, STAGE, reject)
                 continue
@@ -227,38 +232,35 @@ class TokenizeJob:
         return Asking(self.encoder, self.oracle)
 
     def _believed_or_asked(
-        self, item: Sample, documents: Sequence[Encoded], number: int, *, raises: bool
+        self, item: Sample, documents: Sequence[Encoded], number: int, claims: ClaimedShapes | None, *, raises: bool
     ) -> Sequence[Encoded]:
         """Return documents that `_believe` believes, or those that the processor was asked for in their place."""
         try:
             for encoded in documents:
-                self._believe(encoded, number, raises=raises)
+                self._believe(encoded, number, claims, raises=raises)
         except Reject as reject:
             if reject.reason is not DIFFERS:
                 raise
             return self._made(item, asking=True)
         return documents
 
-    def check_start(self, task: Task, shards: Path, heartbeat: Heartbeat, max_reject_rate: float = 1.0) -> None:
-        """Compare the first row of each shape among the first rows, before the long run starts.
+    def check_start(self, task: Task, shards: Path | ClaimedShapes, heartbeat: Heartbeat, limit: float = 1.0) -> None:
+        """Compare the first row of each shape among the first rows, before a long run.
 
         Raises:
             ExactnessError: a row differs from the real processor's output.
             RejectRateError: most of the first rows are rejected for one reason.
         """
-        results = self.encoded(task, heartbeat, refused={}, believing=True)
-        check_first_rows((result for _, result in results), max_reject_rate)
+        claims = shards if isinstance(shards, ClaimedShapes) else None
+        results = self.encoded(task, heartbeat, compare=True, believing=True, claims=claims)
+        check_first_rows((result for _, result in results), limit)
 
     def refused_rows(
         self, task: Task, shards: Path, heartbeat: Heartbeat, shapes: Container[Shape] | None = None
     ) -> list[tuple[int, Shape, RejectReason, str]]:
         """Return the rows of a task that the real processor cannot take, each with the shape to blame and why.
 
-        Args:
-            task: the rows.
-            shards: nothing is written.
-            heartbeat: told of each row.
-            shapes: only rows with these to blame are compared.
+        With `shapes`, only rows with these to blame are compared.
 
         Raises:
             ExactnessError: a row differs from the real processor's output.
@@ -272,11 +274,8 @@ class TokenizeJob:
                     found.append((number, blamed_shape(result), reject.reason, reject.message))
         return found
 
-    def _believe(self, encoded: Encoded, number: int, *, raises: bool) -> None:
+    def _believe(self, encoded: Encoded, number: int, claims: ClaimedShapes | None, *, raises: bool) -> None:
         """Compare a document whose shape this process has not compared yet, so that a run which must stop stops early.
-
-        Which rows are these depends on the process, so what is written may not: rows that the real processor cannot
-        take are found among rows that depend on the source alone, see `verify.refusals`.
 
         Raises:
             ExactnessError: it differs from the real processor's output.
@@ -285,6 +284,8 @@ class TokenizeJob:
         shapes = {*shapes_of(encoded)}
         if shapes <= self._believed:
             return
+        if claims is not None:
+            claims.claim(number, shapes - self._believed)
         try:
             compared = check_row(self.oracle, row_of(encoded))
             require_own_words(self.samples, number, encoded, self.encoder.template)

@@ -43,12 +43,10 @@ from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.row_facts import ROWS, write_ledger
 from vlm_prep.tokenize.run_accounts import data_card, describe_run, shapes_in
-from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
+from vlm_prep.tokenize.tokenize_job import STAGE, STARTUP_ROWS, TokenizeJob
 from vlm_prep.tokenize.verify.asking import ASKED
 from vlm_prep.tokenize.verify.choose import LABELS, REFUSED, UNREADABLE, proof
 from vlm_prep.tokenize.verify.refusals import Refusals, said_of, top_up
-
-STARTUP_ROWS = 64
 
 
 @as_before()
@@ -106,6 +104,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         begin=Assignment(
             task=startup_task(job), folder=options.out, method="check_start", arguments=(options.max_reject_rate,)
         ),
+        begins_in_run=True,
         check=check,
         again=again,
         settings=run_file(samples, processor, config),

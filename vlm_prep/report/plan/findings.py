@@ -13,7 +13,7 @@ from vlm_prep.core.settings import MediaMode, TokenizeConfig
 from vlm_prep.engine.tasks import rows_per_task
 from vlm_prep.report.plan.estimate import Estimate, Population, exactly
 from vlm_prep.report.plan.survey import Clock, Survey
-from vlm_prep.tokenize.tokenize_run import STARTUP_ROWS
+from vlm_prep.tokenize.tokenize_job import STARTUP_ROWS
 from vlm_prep.tokenize.verify.choose import ROWS_PER_KIND, SHAPES_PER_KIND
 
 MODES: tuple[MediaMode, ...] = get_args(MediaMode)

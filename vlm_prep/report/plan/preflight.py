@@ -56,7 +56,7 @@ class PreflightJob(TokenizeJob):
         """
         found: dict[int, Rejected] = {}
         longest: dict[int, tuple[int, str]] = {}
-        for number, result in self.encoded(task, heartbeat, refused={}):
+        for number, result in self.encoded(task, heartbeat, compare=True):
             if isinstance(result, Rejected):
                 found[number] = result
             else:

@@ -1,8 +1,8 @@
 """Which rows are compared with the real processor, and the proof that lands in the manifest.
 
 A row is chosen by a hash of its sample_id, so the choice is the same for any number of workers; on top of that come the
-first rows of each kind of media until eight of the kind were compared (or all there are), and before they are written,
-in each process, the first rows of each shape (`shapes`).
+first rows of each kind of media until eight of the kind were compared (or all there are), and the first rows of each
+shape (`shapes`).
 """
 
 from __future__ import annotations

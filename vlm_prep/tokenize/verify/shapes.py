@@ -3,13 +3,12 @@
 Ids are made from a row's headers and text; that this is right was seen on other rows. Rows are therefore grouped by
 whatever has been known to matter: which kinds of media, how many, in which order, their sizes, frames and seconds,
 whether those of a row are equal, and which roles, tools and kinds of content the conversation has. The first row of
-each shape is compared with the real processor, by each process for itself before it is written (`TokenizeJob`), and
-over the whole run before the store is finished (`refusals`).
+each shape is compared with the real processor, before the task that holds it is committed (`claimed`), and over the
+whole run before the store is finished (`refusals`).
 
 Sizes are in classes (factors of 2 to a side), numbers above 3 too, so that a run has tens of shapes and not as many as
 rows: a data set of photographs has 10 to 30. Small ones, which processors may refuse, are taken exactly. One
-comparison costs what the real processor costs, about 50 ms; each process makes them once, so they are 1 s of a run's
-time for each worker, whatever its length.
+comparison costs what the real processor costs and our own reading, about 70 ms; the workers of a run share them.
 """
 
 from __future__ import annotations
