@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media
-from vlm_prep.media.files import Ends, ends_of, read_ends
+from vlm_prep.media import image
+from vlm_prep.media.files import END_BYTES, Ends, ends_of, read_ends
 from vlm_prep.media.image import load_rgb, probe_image
 from vlm_prep.media.probe import probe
 
@@ -85,6 +86,21 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts(write: Callable[[bytes
     path = write(data[:-12] + chunk + data[-12:])
     assert load_rgb(path.read_bytes()).size == (20, 60)
     assert height_and_width(path) == (60, 20)
+
+
+def test_the_pixels_of_a_large_png_are_not_read_to_learn_its_size(
+    write: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = b"eXIf" + exif.tobytes()[6:]
+    turned = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    data = saved(Image.effect_noise((700, 500), 90), "PNG")
+    assert len(data) > 3 * END_BYTES
+    with monkeypatch.context() as patched:
+        patched.setattr(image, "read_bytes", lambda uri: pytest.fail("it was read"))
+        assert height_and_width(write(data)) == (500, 700)
+    assert height_and_width(write(data[:-12] + turned + data[-12:])) == (700, 500)
 
 
 def test_a_png_is_not_decoded_to_learn_its_size(write: Callable[[bytes], Path]) -> None:

@@ -19,6 +19,7 @@ _KINDS: Final = (
     (stat.S_ISBLK, "a device"),
 )
 _KERNEL: Final = ("/proc/", "/sys/")
+_of_kernel: dict[int, bool] = {}
 
 
 def open_descriptor(path: str | Path) -> int:
@@ -49,5 +50,13 @@ def _require_regular(found: os.stat_result, path: str | Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "no file")
         raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
-    if os.path.realpath(path).startswith(_KERNEL) and not str(path).startswith("/proc/self/fd/"):
+    if not str(path).startswith("/proc/self/fd/") and _is_made_by_kernel(found.st_dev, path):
         raise OSError(errno.EINVAL, "is made by the kernel, not a file", str(path))
+
+
+def _is_made_by_kernel(device: int, path: str | Path) -> bool:
+    """Whether a file lies in one of the kernel's file systems; asked once of each, as following a path takes longer
+    than reading a picture's header."""
+    if device not in _of_kernel:
+        _of_kernel[device] = os.path.realpath(path).startswith(_KERNEL)
+    return _of_kernel[device]

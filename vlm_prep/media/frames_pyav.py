@@ -28,7 +28,7 @@ _SEEKABLE = ("mov", "matroska")
 _PACKED = ("mpeg4", "msmpeg4v3", "msmpeg4v2")
 """Codecs that may put several frames into a packet of AVI."""
 _SKIPS = ("h264", "hevc")
-_WORTH_A_SEEK = 24
+_WORTH_A_SEEK = 12
 """Frames that are left out by going to a key frame, where that is cheaper than decoding them."""
 
 
@@ -68,13 +68,15 @@ def probe_by_pyav(source: str | bytes, uri: str, *, decode: bool = False) -> Med
         index = _index(container, stream, uri)
         rate = stream.average_rate or stream.guessed_rate
         unit = stream.time_base
-    with _open(source, uri) as (container, stream):
-        frame = next(container.decode(stream), None)
-        if frame is None:
-            raise _unreadable(uri, "no frames")
-        height, width = _upright(frame, frame.height, frame.width)
-        if index.by_stamp and (frame.pts != index.stamps[0]):
-            index = _Index(index.stamps, (), False, counted=False)
+        frame = _first_again(container, stream, index)
+    if frame is None:
+        with _open(source, uri) as (container, stream):
+            frame = next(container.decode(stream), None)
+    if frame is None:
+        raise _unreadable(uri, "no frames")
+    height, width = _upright(frame, frame.height, frame.width)
+    if index.by_stamp and (frame.pts != index.stamps[0]):
+        index = _Index(index.stamps, (), False, counted=False)
     stamps = index.stamps
     if decode or not index.counted:
         stamps = _decoded_stamps(source, uri)
@@ -98,6 +100,16 @@ def probe_by_pyav(source: str | bytes, uri: str, *, decode: bool = False) -> Med
         times=None if times is None or _is_even(times, fps) else tuple(times),
         decoder="pyav",
     )
+
+
+def _first_again(container: Any, stream: Any, index: _Index) -> Any:
+    """Return the first frame of a file whose packets were read, where it leads back to it; opening it once more takes
+    longer than that."""
+    if not index.seekable:
+        return None
+    container.seek(index.stamps[0], stream=stream, backward=True, any_frame=False)
+    frame = next(container.decode(stream), None)
+    return frame if frame is not None and frame.pts == index.stamps[0] else None
 
 
 def read_by_pyav(source: str | bytes, indices: Sequence[int], uri: str) -> Frame:
