@@ -10,6 +10,7 @@ settings.py          the settings of a run; those of parts of it: media_settings
                      length_settings.py, box_settings.py, pack_settings.py
 run_settings.py      where and how it runs
 run_yaml.py          settings as a file
+yaml_text.py         YAML of others, counted before it is made
 stored_settings.py   settings that a store says
 named_sources.py     sources that lie at no path
 
@@ -17,6 +18,7 @@ fingerprint.py       digests of inputs, settings and outputs
 sides.py             sides of a split by a stable hash
 atomic_files.py      files that are absent or whole
 regular_files.py     files that are opened because a row names them
+tar_members.py       the members of a tar, forward only
 remote.py            files on object stores
 made_here.py         whether a store was made by this user
 
@@ -24,6 +26,7 @@ row_json.py          a row's text → values, exactly
 plain_text.py        texts of libraries
 visible.py           text of data, safe to show
 scratch.py           memory that is used again
+bounds.py            limits of time and memory for what runs or unpacks before a worker has a row
 own_process.py       what is set for a whole process
 callable_package.py  packages that are functions, too
 """
