@@ -8,9 +8,13 @@ FOLDER takes the made files. One process, CPU time: reading, mapping and checkin
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
+import importlib.util
 import io
 import json
 import os
+import sqlite3
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -45,10 +49,48 @@ def made(folder: Path, count: int) -> dict[str, tuple[str, dict[str, Any]]]:
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
+    rows = list(rows_of(count))
+    (folder / "array.json").write_text(json.dumps(rows))
+    (folder / "packed.jsonl.gz").write_bytes(gzip.compress((folder / "rows.jsonl").read_bytes(), 1))
+    with open(folder / "rows.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(rows[0])
+        writer.writerows([json.dumps(v) if k == "conversations" else v for k, v in row.items()] for row in rows)
+    (folder / "rows.sqlite").unlink(missing_ok=True)
+    with sqlite3.connect(folder / "rows.sqlite") as base:
+        base.execute("CREATE TABLE rows (image TEXT, text TEXT)")
+        base.executemany("INSERT INTO rows VALUES (?, ?)", [(row["image"], row["text"]) for row in rows])
+    with open(folder / "speech.jsonl", "w") as file:
+        for row in rows:
+            said = {"audio_filepath": row["image"].replace(".jpg", ".wav"), "offset": 1.5, "duration": 3.0}
+            file.write(json.dumps(said | {"text": row["text"]}) + "\n")
+    (folder / "libri" / "1" / "2").mkdir(parents=True, exist_ok=True)
+    (folder / "libri" / "1" / "2" / "1-2.trans.txt").write_text(
+        "".join(f"1-2-{n:06d} {ANSWER}\n" for n in range(count))
+    )
+    datasets.Dataset.from_list(rows).save_to_disk(str(folder / "saved"))
+    lance = {}
+    if importlib.util.find_spec("lance"):
+        import lance as written
+
+        written.write_dataset(pa.Table.from_pylist(rows), str(folder / "rows.lance"), mode="overwrite")
+        lance = {
+            name: (str(folder / "rows.lance"), {"turns": TURNS}) for name in ("Lance (first time)", "Lance (then)")
+        }
     mapping = {"media_first": True, "turns": [{"conversation": "conversations"}]}
     return {
         "JSON lines, conversations": (str(folder / "rows.jsonl"), {}),
+        "JSON array": (str(folder / "array.json"), {}),
+        "JSON lines, gz (first time)": (str(folder / "packed.jsonl.gz"), {}),
+        "JSON lines, gz (from the cache)": (str(folder / "packed.jsonl.gz"), {}),
+        "CSV, conversation as JSON text": (str(folder / "rows.csv"), {}),
         "Parquet, conversations": (str(folder / "rows.parquet"), {}),
+        "Arrow (save_to_disk)": (str(folder / "saved"), {}),
+        "SQLite (first time)": (str(folder / "rows.sqlite"), {"turns": TURNS}),
+        "SQLite (from the cache)": (str(folder / "rows.sqlite"), {"turns": TURNS}),
+        "NeMo manifest": (str(folder / "speech.jsonl"), {}),
+        "LibriSpeech": (str(folder / "libri"), {}),
+        **lance,
         "JSON lines, mapping of columns": (str(folder / "rows.jsonl"), {"turns": TURNS}),
         "Parquet, mapping of columns": (str(folder / "rows.parquet"), {"turns": TURNS}),
         "Parquet, mapping of a conversation": (str(folder / "rows.parquet"), {"mapping": mapping}),
@@ -70,7 +112,7 @@ def ours(address: str, options: dict[str, Any]) -> int:
 
 
 def plain(folder: Path, kind: str) -> int:
-    file = {"json": "rows.jsonl", "parquet": "rows.parquet"}[kind]
+    file = {"json": "rows.jsonl", "parquet": "rows.parquet", "csv": "rows.csv"}[kind]
     found = datasets.load_dataset(kind, data_files=str(folder / file), split="train", cache_dir=str(folder / kind))
     return sum(1 for _ in found)
 
@@ -84,7 +126,7 @@ def main() -> None:
     datasets.disable_progress_bars()
     for name, (address, options) in made(given.folder, given.rows).items():
         print(f"{name:<36} {timed(lambda: ours(address, options)):>10,.0f} rows/s")  # noqa: B023
-    for kind in ("json", "parquet"):
+    for kind in ("json", "parquet", "csv"):
         print(f"datasets, {kind:<26} {timed(lambda: plain(given.folder, kind)):>10,.0f} rows/s (prepared and iterated)")  # noqa: B023
         print(f"datasets, {kind:<26} {timed(lambda: plain(given.folder, kind)):>10,.0f} rows/s (prepared before)")  # noqa: B023
 

@@ -89,6 +89,34 @@ def test_a_mismatch_mentions_tags_that_an_assistant_turn_keeps_as_text() -> None
     assert "1 more in assistant turns stay text" in rejected(row)[1]
 
 
+def test_one_picture_for_several_placeholders_by_a_setting() -> None:
+    row = asked("<image> or <IMAGE>?", images=["a.jpg"], videos=[])
+    sample = convert(row, repeated_tags="same")
+    assert uris(sample) == ["/m/a.jpg"] * 2 and sample.notes == ("read_media_again",)
+    assert sample.messages[0]["content"] == [IMAGE, *texts(" or "), IMAGE, *texts("?")]
+    for columns in ({"images": ["a.jpg", "b.jpg"]}, {}):  # three placeholders for two, and for none
+        reason, _ = rejected(asked("<image><image><image>", **columns), repeated_tags="same")
+        assert reason == R.MEDIA_COUNT_MISMATCH
+    assert convert(asked("<image>", images=["a.jpg"]), repeated_tags="same").notes == ()
+
+
+def test_blanks_around_placeholders_and_user_texts_are_stripped_by_a_setting() -> None:
+    turns = [
+        {"role": "user", "content": " <image>\n What? \n<image> "},
+        {"role": "assistant", "content": " this "},
+        {"role": "user", "content": " and?\n"},
+        {"role": "assistant", "content": "that"},
+    ]
+    sample = convert({"messages": turns, "images": ["a.jpg", "b.jpg"]}, tag_blanks="strip")
+    assert [message["content"] for message in sample.messages] == [
+        [IMAGE, *texts("What?"), IMAGE],
+        texts(" this "),
+        texts("and?"),
+        texts("that"),
+    ]
+    assert sample.strings == (1, 2, 3)
+
+
 # ---- roles ----
 
 

@@ -13,8 +13,8 @@ import pytest
 from vlm_prep.cli import options as cli_options
 from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.settings import IngestConfig
+from vlm_prep.core.user_code import load_hook
 from vlm_prep.ingest.ingest_run import ingest, ingest_identity
-from vlm_prep.ingest.row_hook import load_hook
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest

@@ -31,6 +31,26 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kind", ["image", "video", "audio"])
+def test_a_change_amid_a_file_is_seen_where_all_of_it_is_known(
+    kind: str, tmp_path: Path, kit: Path, options: Callable[..., Any]
+) -> None:
+    shown = {"image": "images/motorcycle_left.png", "video": "videos/bigbuckbunny.mp4", "audio": "audio/jfk.flac"}[kind]
+    file = tmp_path / Path(shown).name
+    data = bytearray((kit / "data" / shown).read_bytes())
+    assert len(data) > 2 * (64 << 10) + 1
+    file.write_bytes(data)
+    turns = [{"role": "user", "content": f"<{kind}>What?"}, {"role": "assistant", "content": "A cup."}]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"messages": turns, f"{kind}s": [file.name]}))
+    ingest(open_samples(rows), IngestConfig(), options(tmp_path / "header"))
+    ingest(open_samples(rows), IngestConfig(check_media="full"), options(tmp_path / "full"))
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert changed_media(Store(tmp_path / "header", stage="ingest"), None) == []
+    assert changed_media(Store(tmp_path / "full", stage="ingest"), None) == [f"{file}: changed"]
+
+
 @pytest.mark.parametrize("payload", [None, "reference", "encoded"])
 def test_what_changed_is_named(
     payload: MediaMode | None, source: Path, tmp_path: Path, options: Callable[..., Any], command: Callable[..., Any]

@@ -139,6 +139,32 @@ def test_sharegpt_rows_with_media_become_the_same_conversation(kit: Path) -> Non
             ]
 
 
+TURNS = [
+    " <image>\n What is it? ",
+    "<image>",
+    "\n<IMAGE>a <video> b<image>\n",
+    " plain \n",
+    "a\n<image>\n\nb",
+    "< image >",
+]
+
+
+@pytest.mark.parametrize("text", TURNS)
+def test_blanks_are_stripped_as_there_by_a_setting(text: str, tmp_path: Path) -> None:
+    tags = text.lower()
+    row: dict[str, Any] = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": " a "}]}
+    row |= {"images": ["a.png"] * tags.count("<image>"), "videos": ["a.mp4"] * tags.count("<video>")}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    (spec,) = load_source(tmp_path / "a.jsonl", tag_blanks="strip")
+    expected = datasets.convert_sharegpt_to_conversation(row, media_dir=str(tmp_path))["conversation"]
+    sample = to_sample(row, spec, sample_id="a/0", source="a.json", line=1)
+    for message, other in zip(sample.messages, expected, strict=True):
+        kinds = [part["type"] for part in other["content"]]
+        assert [part["type"] for part in message["content"]] == kinds
+        said = [part["text"] for part in message["content"] if part["type"] == "text"]
+        assert said == [part["text"] for part in other["content"] if part["type"] == "text"]
+
+
 def _int64(values: Any) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values).astype(np.int64))
 

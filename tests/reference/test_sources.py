@@ -6,6 +6,7 @@ Skipped unless it is installed: `pip install --no-deps nemo-automodel==0.7.0`. A
 from __future__ import annotations
 
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from vlm_prep.core.records import Media, Sample
+from vlm_prep.ingest.mapping.pieces import json2token
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.audio import read_waveform
 from vlm_prep.media.files import read_bytes
@@ -88,6 +90,34 @@ def test_cord(lookalikes: Path) -> None:
     assert_same(
         ours(f"preset:cord-v2={lookalikes / 'cord-v2'}"), reference.make_cord_v2_dataset(str(lookalikes / "cord-v2"))
     )
+
+
+def test_one_of_several_truths_of_a_receipt_is_one_of_theirs(tmp_path: Path) -> None:
+    utils = pytest.importorskip("nemo_automodel.components.datasets.vlm.utils")
+    truths: list[Any] = [{"menu": [{"nm": "a", "cnt": 1}, {"nm": None}]}, {"total": {"price": True}}, {"x": []}]
+    rows = [{"image": "a.png", "ground_truth": json.dumps({"gt_parses": truths})} for _ in range(12)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = [content(row)[1]["content"][0]["text"] for row in ours(f"preset:cord-v2={tmp_path / 'a.jsonl'}")]
+    assert set(said) == {utils.json2token(each, sort_json_key=True) for each in truths}
+
+
+def test_json2token_of_any_tree() -> None:
+    utils = pytest.importorskip("nemo_automodel.components.datasets.vlm.utils")
+    draws = random.Random(1)
+
+    def tree(depth: int) -> Any:
+        kind = draws.random()
+        if depth == 0 or kind < 0.4:
+            return draws.choice(["a", "", " x ", 1, -3, 1.5, True, False, None, "<s_b>", "\u65e5"])
+        if kind < 0.6:
+            return [tree(depth - 1) for _ in range(draws.randrange(4))]
+        if kind < 0.66:
+            return {"text_sequence": "t"}
+        return {draws.choice("abX_") + str(draws.randrange(3)): tree(depth - 1) for _ in range(draws.randrange(4))}
+
+    for _ in range(500):
+        value = tree(4)
+        assert json2token(value) == utils.json2token(value, sort_json_key=True)
 
 
 def test_llava_instruct_with_pictures_in_cells_and_with_names_of_files(lookalikes: Path, kit: Path) -> None:

@@ -39,7 +39,7 @@ def command(
     rules = rules_of(config, samples.data_files)
 
     def header_of(media: Media) -> Media:
-        return probe(media, decode=config.check_media == "decode", rules=rules)[0]
+        return probe(media, decode=config.check_media != "header", rules=rules)[0]
 
     def encode() -> list[Any]:
         from vlm_prep.report import labels_text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 from annotated_doc import Doc
@@ -34,11 +35,15 @@ def command(
 ) -> None:
     """Show a row: its place, columns, media and geometry, its text with what is trained, or why it is rejected."""
     from vlm_prep.report import row_text
-    from vlm_prep.report.found_rows import find_rejects, find_rows
+    from vlm_prep.report.found_rows import find_rejects, find_rows, notes_of
     from vlm_prep.shards.reader import Store
 
     opened = Store(store)
-    found = list(find_rows(opened, row))
+    found = [
+        replace(each, where=each.where | ({"notes": ", ".join(notes)} if notes else {}))
+        for each in find_rows(opened, row)
+        for notes in [notes_of(opened, str(each.row["sample_id"]))]
+    ]
     rejects = list(find_rejects(opened, row))
     reader = reader_for(opened, processor, config)
     if as_json:

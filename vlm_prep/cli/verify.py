@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_doc import Doc
 from annotated_types import Ge, Le
@@ -12,7 +12,7 @@ from vlm_prep.cli.place import AnyStore
 from vlm_prep.core.errors import ExactnessError, StoreError
 from vlm_prep.core.fields import Flag, IsPath
 from vlm_prep.core.remote import is_remote
-from vlm_prep.core.settings import TrustRemoteCode
+from vlm_prep.core.settings import TokenHookName, TrustRemoteCode
 
 if TYPE_CHECKING:
     from vlm_prep.certify.store_packs import PacksCertificate
@@ -39,11 +39,13 @@ def command(
     ] = None,
     fraction: Annotated[float, Ge(0.0), Le(1.0), Doc("Share of rows compared with the processor.")] = 1.0,
     trust_remote_code: TrustRemoteCode = False,
+    token_hook: TokenHookName = None,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
 ) -> None:
     """Check every shard's checksum, the accounts, and rows against the real processor; fail on a difference."""
-    found = _compared(store, processor, fraction, trust_remote_code, quiet)
+    code = {"trust_remote_code": trust_remote_code, "token_hook": token_hook}
+    found = _compared(store, processor, fraction, code, quiet)
     certificate = _certified(store, model, trust_remote_code) if packs and not found.damaged else None
     told = found.to_json() | ({"certificate": certificate.to_json()} if certificate is not None else {})
     options.show(told, lambda _: _text(store, found, certificate), as_json)
@@ -52,14 +54,14 @@ def command(
         terminal.echo("  sound")
 
 
-def _compared(store: str, processor: str | None, fraction: float, trust_remote_code: bool, quiet: bool) -> Findings:
+def _compared(store: str, processor: str | None, fraction: float, code: dict[str, Any], quiet: bool) -> Findings:
     from vlm_prep.engine.progress import ProgressBar
     from vlm_prep.shards.manifest import read_manifest
     from vlm_prep.tokenize.verify.store import check_store
 
     rows = read_manifest(store).totals.get("rows_written", 0)
     with ProgressBar(rows if processor else 0, "verify", show=False if quiet or not processor else None) as progress:
-        return check_store(store, processor, fraction, progress, trust_remote_code=trust_remote_code)
+        return check_store(store, processor, fraction, progress, **code)
 
 
 def _certified(store: str, model: str | None, trust_remote_code: bool) -> PacksCertificate:

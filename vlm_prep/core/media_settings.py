@@ -12,7 +12,7 @@ from vlm_prep.core.fields import Flag, IsPath, Later, Settings
 
 MultiFrame = Literal["first", "video", "reject"]
 VideoDecoder = Literal["pyav", "decord"]
-CheckMedia = Literal["header", "decode"]
+CheckMedia = Literal["header", "decode", "full"]
 MediaSharing = Literal["shard", "none"]
 ShareMedia = Annotated[
     MediaSharing,
@@ -32,7 +32,11 @@ class MediaCheck(Settings):
     title: ClassVar[str] = "Checks of media"
 
     check_media: Annotated[
-        CheckMedia, Doc("Read headers and ends of pictures, or decode each one to find inner damage.")
+        CheckMedia,
+        Doc(
+            "Read headers and ends of media; decode each one to find inner damage; or know it by all of its bytes, too "
+            "(full), so that any change of a file is noticed later."
+        ),
     ] = "header"
     max_image_pixels: Annotated[
         int, Ge(1), Le(357_913_940), Doc("Reject larger pictures; Pillow refuses more than the maximum.")

@@ -7,7 +7,8 @@ All are frozen: a stage makes new ones and never edits what it was given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -82,6 +83,30 @@ class Media:
     """Filled by `media.probe`."""
 
 
+def counts_of(media: Iterable[Media]) -> Counter[str]:
+    """Return how many of each kind probed media are, and how long those with a time are, in whole milliseconds."""
+    counts: Counter[str] = Counter()
+    for each in media:
+        counts[f"{each.kind}s"] += 1
+        header = each.header or MediaHeader()
+        rate = header.fps or (each.fps if each.frame_list else None)
+        if each.kind == "audio" and header.sampling_rate:
+            counts["audio_ms"] += round(1000 * (header.samples or 0) / header.sampling_rate)
+        elif each.kind == "video" and rate and header.total_frames:
+            counts["video_ms"] += round(1000 * header.total_frames / rate)
+    return counts
+
+
+def in_seconds(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return counts with times in seconds, which tasks count in milliseconds so that sums do not depend on order."""
+    return {
+        (name.removesuffix("_ms") + "_seconds" if name.endswith("_ms") else name): (
+            count / 1000 if name.endswith("_ms") else count
+        )
+        for name, count in counts.items()
+    }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One conversation with references to its media: what ingest makes."""
@@ -106,6 +131,11 @@ class Sample:
     """JSON of the row's own id and of the columns that travel with it (`keep_columns`); empty where it has none."""
     unread: dict[str, Any] = field(default_factory=dict, compare=False)
     """What of the row nobody reads: its place (`row.score`, `message.id`) → its first value. Not stored."""
+
+
+def characters(sample: Sample) -> int:
+    """Return how many characters the messages of a sample have."""
+    return sum(len(part.get("text", "")) for message in sample.messages for part in message["content"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,9 +11,12 @@ Where a row may hold one of these (its colons are counted, and the keys of its v
 from __future__ import annotations
 
 import ast
+import io
 import json
 import math
 import re
+import tokenize
+from itertools import pairwise
 from typing import Any, Final
 
 import orjson
@@ -209,11 +212,19 @@ def _leniently(text: str) -> tuple[Any, frozenset[str]] | None:
     marks: set[str] = {LENIENT}
     try:
         value = _literal(ast.parse(text.strip(), mode="eval").body, marks)
+        if _joins_texts(text.strip()):
+            return None
     except RepeatedKeyError:
         raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
         return None
     return value, frozenset(marks)
+
+
+def _joins_texts(text: str) -> bool:
+    """Whether two texts stand side by side, which Python joins: it is rather a quote that was doubled ('it''s')."""
+    kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(text).readline)]
+    return any(pair == (tokenize.STRING, tokenize.STRING) for pair in pairwise(kinds))
 
 
 def _literal(node: ast.expr, notes: set[str]) -> Any:

@@ -11,6 +11,9 @@ import yaml
 from vlm_prep.core.fields import ReadsFile, Setting, Settings, read_annotation, settings_of
 from vlm_prep.core.fingerprint import digest_bytes
 
+CODE = frozenset(("trust_remote_code", "row_hook", "token_hook"))
+"""Settings by which code runs: said anew each time, never by a store."""
+
 
 def run_yaml(head: str, values: Iterable[tuple[Setting, Any]]) -> str:
     """Return settings as YAML, a comment over each group; None is left out, as in a run file that does not name it."""
@@ -39,7 +42,7 @@ def stored_run(stage: str, named: Mapping[str, str | None], *groups: Settings) -
         (each, getattr(group, each.name))
         for group in groups
         for each in settings_of(type(group))
-        if each.name not in ("trust_remote_code", "row_hook")  # that code runs is said anew each time, never by a store
+        if each.name not in CODE
     )
     return sealed_text(run_yaml(head, (*own, *grouped)))
 

@@ -25,6 +25,8 @@ from vlm_prep.core.media_settings import ShareMedia
 
 MediaMode = Literal["reference", "encoded", "pixels"]
 MissingTags = Literal["reject", "first"]
+RepeatedTags = Literal["reject", "same"]
+TagBlanks = Literal["keep", "strip"]
 MixStop = Literal["all_exhausted", "first_exhausted"]
 AudioPayload = Literal["waveform", "features"]
 TrainOn = Literal["assistant", "last", "all"]
@@ -40,6 +42,9 @@ ShardFormat = Literal["arrow", "webdataset"]
 TarMedia = Literal["joined", "separate"]
 
 TrustRemoteCode = Annotated[bool, Doc("Run the Python code that comes with the processor.")]
+TokenHookName = Annotated[
+    str | None, Later(), Doc("A function of your own, module:function: gets each row's ids and labels, gives its own.")
+]
 AudioForm = Annotated[AudioPayload, Doc("With media pixels: store audio as waveform or as features.")]
 
 
@@ -80,6 +85,14 @@ class SourceConfig(Settings):
     missing_tags: Annotated[
         MissingTags | None,
         Doc("Media without a placeholder: reject the row, or put them before its first user text. [default: reject]"),
+    ] = None
+    repeated_tags: Annotated[
+        RepeatedTags | None,
+        Doc("Several placeholders for the one media of its kind: reject the row, or take it for each (same)."),
+    ] = None
+    tag_blanks: Annotated[
+        TagBlanks | None,
+        Doc("Blanks around placeholders and at the ends of user texts: keep them, or strip them."),
     ] = None
     ignore_keys: Annotated[
         list[str] | None,
@@ -194,6 +207,7 @@ class LabelConfig(Settings):
     tool_text: Annotated[ToolText, Doc("Tools for a template that ignores them: write them as text, or reject.")] = (
         "inline"
     )
+    token_hook: TokenHookName = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

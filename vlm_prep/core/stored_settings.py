@@ -16,7 +16,12 @@ Group = TypeVar("Group", bound=Settings)
 
 
 def stored_settings(
-    kind: type[Group], stored: Mapping[str, Any], where: object, *, trust_remote_code: bool = False
+    kind: type[Group],
+    stored: Mapping[str, Any],
+    where: object,
+    *,
+    trust_remote_code: bool = False,
+    token_hook: str | None = None,
 ) -> Group:
     """Return the settings of a kind that a store was made with.
 
@@ -25,6 +30,7 @@ def stored_settings(
         stored: what the store says.
         where: the store.
         trust_remote_code: whether the user says that code of the processor may run.
+        token_hook: the hook that the user says may run.
 
     Raises:
         StoreError: they are none of this kind, or they need code and the user does not say so.
@@ -35,6 +41,16 @@ def stored_settings(
         raise StoreError(f"{where}: its settings cannot be read: {error}", "make the store again") from error
     if not trust_remote_code:
         must_not_need_code(made, where)
+    named = getattr(made, "token_hook", None)
+    if named != token_hook:
+        raise StoreError(
+            f"{where}: its rows went through token_hook {named!r}; no code is run because a store says so"
+            if named
+            else f"{where}: its rows went through no token_hook",
+            "`vlm-prep verify` takes `token_hook`; for all else run the stage's own command again with it"
+            if named
+            else "leave `token_hook` out",
+        )
     return made
 
 

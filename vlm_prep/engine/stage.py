@@ -12,7 +12,7 @@ from typing import Any
 from vlm_prep.core.errors import OutputError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.made_here import marked
-from vlm_prep.core.records import Rejected
+from vlm_prep.core.records import Rejected, in_seconds
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.claim import join, reopen, take_over
 from vlm_prep.engine.events import Events
@@ -258,8 +258,8 @@ def sender(executor: Executor, folder: Path) -> Send:
     return send
 
 
-def sum_counts(records: Iterable[Record], *, rows: int | None = None) -> dict[str, int]:
-    """Return the counts of all records together, and check that no row is missing.
+def sum_counts(records: Iterable[Record], *, rows: int | None = None) -> dict[str, Any]:
+    """Return the counts of all records together, times in seconds, and check that no row is missing.
 
     Args:
         records: of all tasks.
@@ -279,16 +279,16 @@ def sum_counts(records: Iterable[Record], *, rows: int | None = None) -> dict[st
             "the accounts do not add up",
             "this is a defect of vlm-prep: please report it",
         )
-    return dict(totals)
+    return in_seconds(totals)
 
 
-def sum_datasets(records: Iterable[Record]) -> dict[str, dict[str, int]]:
+def sum_datasets(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     """Return the counts of each dataset."""
     datasets: dict[str, Counter[str]] = {}
     for record in records:
         for name, counts in record.facts["datasets"].items():
             datasets.setdefault(name, Counter()).update(counts)
-    return {name: dict(counts) for name, counts in sorted(datasets.items())}
+    return {name: in_seconds(counts) for name, counts in sorted(datasets.items())}
 
 
 def reject_reasons(records: Iterable[Record]) -> dict[str, int]:

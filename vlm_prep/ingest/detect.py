@@ -40,6 +40,8 @@ Row = dict[str, Any]
 _ASR_AUDIO: Final = ASR_AUDIO_COLUMNS[:4]
 """Columns that are audio by their name alone."""
 
+_QUERY: Final = {"instruction": "query", "output": "response"}
+_QUERY_COLUMNS: Final = frozenset(_QUERY.values())
 _HEAD_ROWS = 64
 _HEAD_TABLE_ROWS = 8
 """Every row of a table has every column."""
@@ -65,6 +67,8 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     if spec.mapping is not None:
         return _resolve_mapping(spec, rows)
     first = rows[0]
+    if spec.format is None and _is_query(spec, first):
+        spec = replace(spec, format="alpaca", columns=_QUERY | spec.columns)
     kind = spec.format or _detect_format(spec, first)
     if kind == "asr":
         return _resolve_asr(spec, rows)
@@ -202,6 +206,12 @@ def _detect_format(spec: DatasetSpec, first: Row) -> Format:
         return "alpaca"
     audio = (spec.columns["audios"],) if "audios" in spec.columns else _ASR_AUDIO
     return "asr" if has(*audio) and has(*spec.column_names("text")) else "sharegpt"
+
+
+def _is_query(spec: DatasetSpec, first: Row) -> bool:
+    """Return whether a row is one of ms-swift's `query` and `response`."""
+    others = {name for role in ("messages", "instruction", "output") for name in spec.column_names(role)}
+    return first.keys() >= _QUERY_COLUMNS and others.isdisjoint(first)
 
 
 def _are(value: object, *keys: str) -> bool:

@@ -35,6 +35,8 @@ class Entry(BaseModel):
     min_duration: float | None = None
     max_duration: float | None = None
     missing_tags: str | None = None
+    repeated_tags: str | None = None
+    tag_blanks: str | None = None
     ignore_keys: list[str] | None = None
     keep_columns: list[str] | None = None
     encoding: str | None = None
@@ -60,6 +62,8 @@ class SourceOptions(TypedDict, total=False):
     min_duration: float | None
     max_duration: float | None
     missing_tags: str | None
+    repeated_tags: str | None
+    tag_blanks: str | None
     ignore_keys: Sequence[str] | None
     keep_columns: Sequence[str] | None
     encoding: str | None

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import vlm_prep
 from vlm_prep.core.errors import InputError, Reject
-from vlm_prep.core.records import Rejected, Sample, rejected
+from vlm_prep.core.records import Rejected, Sample, characters, counts_of, rejected
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.core.stored_settings import stored_settings
@@ -88,7 +88,7 @@ class IngestJob:
                     writer.write(row, size=len(row["conversation"]) + len(row["media"]) + 128, tokens=0)
                     counts.update(rows_in=1, rows_written=1, **dict.fromkeys(result.notes, 1))
                     counts.update(_media_counts(result))
-                    counts["characters"] += _characters(result)
+                    counts["characters"] += characters(result)
             heartbeat(NO_ROW)
             infos = (writer.commit(),) if len(rejects) < len(task.numbers) else ()
         totals: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0)
@@ -127,28 +127,16 @@ class IngestJob:
     def _probe(self, sample: Sample) -> Sample | Rejected:
         try:
             media = tuple(
-                probe(item, decode=self.config.check_media == "decode", rules=self._rules)[0] for item in sample.media
+                probe(item, decode=self.config.check_media != "header", rules=self._rules)[0] for item in sample.media
             )
         except Reject as reject:
             return rejected(sample, STAGE, reject)
         return with_media(sample, media)
 
 
-def _characters(sample: Sample) -> int:
-    """Return how many characters the messages of a sample have."""
-    return sum(len(part.get("text", "")) for message in sample.messages for part in message["content"])
-
-
 def _media_counts(sample: Sample) -> Counter[str]:
-    """Count a sample's media; audio also by its length, in whole milliseconds so that sums do not depend on order."""
-    counts: Counter[str] = Counter({note for media in sample.media for note in media.notes})
-    for media in sample.media:
-        counts[f"{media.kind}s"] += 1
-        if media.kind == "audio" and (header := media.header) and header.sampling_rate:
-            counts["audio_ms"] += round(1000 * (header.samples or 0) / header.sampling_rate)
-        elif media.kind == "video" and (header := media.header) and header.fps and header.total_frames:
-            counts["video_ms"] += round(1000 * header.total_frames / header.fps)
-    return counts
+    """Count a sample's media and their notes."""
+    return Counter({note for media in sample.media for note in media.notes}) + counts_of(sample.media)
 
 
 def ingest(samples: Samples, config: IngestConfig, options: RunOptions) -> Manifest | None:
@@ -236,10 +224,6 @@ def _describe(
     totals["datasets"] = sum_datasets(records)
     if unread := sum_unread(record.facts.get(UNREAD, {}) for record in records):
         totals[UNREAD] = unread
-    for counts in (totals, *totals["datasets"].values()):
-        for kind in ("audio", "video"):
-            if f"{kind}_ms" in counts:
-                counts[f"{kind}_seconds"] = counts.pop(f"{kind}_ms") / 1000
     manifest = Manifest(
         stage=STAGE,
         config=config.to_json(),

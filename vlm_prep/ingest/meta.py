@@ -12,11 +12,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import Any, Final, Unpack, get_args
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.named_sources import is_named, source_stem
 from vlm_prep.core.remote import cached, is_remote
+from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
+from vlm_prep.ingest.derived.axolotl import axolotl_meta
 from vlm_prep.ingest.derived.derived_rows import derived
 from vlm_prep.ingest.derived.other_tools import as_meta, is_dataset_info
 from vlm_prep.ingest.detect import resolve
@@ -27,18 +29,18 @@ from vlm_prep.ingest.mapping.compiled import canonical, of_turns, read_mapping
 from vlm_prep.ingest.meta_file import read_meta
 from vlm_prep.ingest.mock_rows import check_mock
 from vlm_prep.ingest.names import (
+    check_choice,
     check_columns,
     check_durations,
     check_encoding,
     check_format,
     check_mapping,
-    check_missing_tags,
     check_prompt,
     check_ratio,
     check_tags,
 )
 from vlm_prep.ingest.presets.preset import preset_of, with_preset
-from vlm_prep.ingest.spec import DatasetSpec, did_you_mean
+from vlm_prep.ingest.spec import MEDIA_COLUMN_ALIASES, DatasetSpec, did_you_mean
 from vlm_prep.ingest.splits import Tables
 from vlm_prep.ingest.table_files import metadata_file, split_files
 from vlm_prep.media.downloads import Downloads
@@ -85,7 +87,7 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
     named = str(path) if is_named(path) or is_remote(path) else None
     place = Path(os.path.abspath(path))
     preset = None if named is None else preset_of(named)
-    found = None if named or _is_made_of_files(place) else read_meta(place)
+    found = None if named or _is_made_of_files(place) else axolotl_meta(place) or read_meta(place)
     written_mix = _mix_of(found) if found is not None else None if preset is None else preset.mix
     if preset is not None:
         meta = preset.entries(given)
@@ -157,8 +159,12 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
     else:
         entry, file, tables = _files(path, name, entry)
     media_dir = _media_dir(path, file, entry)
-    mapping = _mapping(path, where, entry)
+    columns = check_columns(where, entry.columns or {})
+    media = {role: columns.pop(role) for role in MEDIA_COLUMN_ALIASES if entry.turns is not None and role in columns}
+    mapping = _mapping(path, where, entry, media)
     check_mapping(where, entry.format, mapping)
+    if mapping is not None and entry.tag_blanks is not None:
+        raise InputError(f"{where}: tag_blanks is not for a mapping", "`strip: true` in it says the same.")
     check_durations(where, entry.min_duration, entry.max_duration)
     return DatasetSpec(
         name=name,
@@ -166,7 +172,7 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         file_name=entry.file_name,
         media_dir=media_dir,
         format=check_format(where, entry.format),
-        columns=(columns := check_columns(where, entry.columns or {})),
+        columns=columns,
         given_columns=frozenset(columns),
         tags=(tags := check_tags(where, entry.tags or {})),
         given_tags=frozenset(tags),
@@ -181,7 +187,9 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         user_prompt=check_prompt(where, "user_prompt", entry.user_prompt),
         min_duration=entry.min_duration,
         max_duration=entry.max_duration,
-        missing_tags=check_missing_tags(where, entry.missing_tags),
+        missing_tags=check_choice(where, "missing_tags", entry.missing_tags, get_args(MissingTags)),
+        repeated_tags=check_choice(where, "repeated_tags", entry.repeated_tags, get_args(RepeatedTags)),
+        tag_blanks=check_choice(where, "tag_blanks", entry.tag_blanks, get_args(TagBlanks)),
         ignore_keys=tuple(entry.ignore_keys or ()),
         keep_columns=tuple(entry.keep_columns or ()),
         encoding=check_encoding(where, entry.encoding),
@@ -191,12 +199,12 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
     )
 
 
-def _mapping(path: Path, where: str, entry: Entry) -> str | None:
+def _mapping(path: Path, where: str, entry: Entry, media: Mapping[str, str]) -> str | None:
     """Return the mapping that an entry says, as an object or by the path of a file."""
     if entry.mapping is not None and entry.turns is not None:
         raise InputError(f"{where}: mapping and turns both say what the columns are", "Leave one out.")
     if entry.turns is not None:
-        return of_turns(entry.turns)
+        return of_turns(entry.turns, media)
     if not isinstance(entry.mapping, str):
         return None if entry.mapping is None else canonical(entry.mapping, f"{where}: mapping")
     file = path.parent / entry.mapping

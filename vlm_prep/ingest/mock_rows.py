@@ -165,7 +165,10 @@ def _read(text: str, name: str, value: str) -> Any:
             raise _bad(text, name, value)
         width, height, wide, high = (None if part is None else int(part) for part in found.groups())
         width, height = int(width or 0), height or int(width or 0)
-        return width, wide or width, height, high or wide or height
+        low_width, high_width, low_height, high_height = width, wide or width, height, high or wide or height
+        if high_width < low_width or high_height < low_height:
+            raise _bad(text, name, value)
+        return low_width, high_width, low_height, high_height
     pair = _RANGE.fullmatch(value)
     if pair is None or (pair[2] and name not in ("audio", "words")):
         raise _bad(text, name, value)

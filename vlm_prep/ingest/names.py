@@ -10,7 +10,7 @@ import codecs
 import math
 import re
 from collections.abc import Mapping
-from typing import cast, get_args
+from typing import Any, cast
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.ingest.spec import (
@@ -20,7 +20,6 @@ from vlm_prep.ingest.spec import (
     FORMATS,
     TAG_ALIASES,
     Format,
-    MissingTags,
     did_you_mean,
 )
 
@@ -81,16 +80,15 @@ def require_distinct_tags(where: str, tags: Mapping[str, str]) -> None:
         seen[place] = tag
 
 
-def check_missing_tags(where: str, written: str | None) -> MissingTags:
-    """Return what happens to media without a placeholder.
+def check_choice(where: str, name: str, written: str | None, choices: tuple[str, ...]) -> Any:
+    """Return one of a setting's choices, the first where none is written.
 
     Raises:
-        InputError: it is none of the choices.
+        InputError: it is none of them.
     """
-    choices = get_args(MissingTags)
     if written is not None and written not in choices:
-        raise InputError(f"{where}: missing_tags is {written!r}", f"It is one of {', '.join(choices)}.")
-    return cast(MissingTags, written or choices[0])
+        raise InputError(f"{where}: {name} is {written!r}", f"It is one of {', '.join(choices)}.")
+    return written or choices[0]
 
 
 def check_encoding(where: str, encoding: str | None) -> str | None:

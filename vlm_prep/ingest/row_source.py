@@ -27,7 +27,7 @@ from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
 from vlm_prep.ingest.kept_columns import kept_of, left_unread
 from vlm_prep.ingest.mock_rows import MockIndex, mock_index
-from vlm_prep.ingest.row_hook import digest_of_hook, hooked
+from vlm_prep.ingest.row_hook import hooked, row_hook_digest
 from vlm_prep.ingest.sampling import copies, occurrences, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
@@ -37,7 +37,8 @@ from vlm_prep.media.text_files import form_of
 STAGE = "ingest"
 _OPTIONS: Final = (
     *("split", "subset", "commit", "limit", "side", "system_prompt", "user_prompt", "min_duration", "max_duration"),
-    *("missing_tags", "ignore_keys", "kept", "encoding", "lenient_json", "rows_key", "mapping"),
+    *("missing_tags", "repeated_tags", "tag_blanks", "ignore_keys", "kept"),
+    *("encoding", "lenient_json", "rows_key", "mapping"),
 )
 """What of a spec is described where it is not the default."""
 OUTSIDE = "media_outside"
@@ -151,7 +152,7 @@ class RowSource:
         if spec.downloads is not None:
             options["download"] = list(spec.downloads.hosts)
         if spec.row_hook is not None:
-            options["row_hook"] = [spec.row_hook, digest_of_hook(spec.row_hook)]
+            options["row_hook"] = [spec.row_hook, row_hook_digest(spec.row_hook)]
         if not spec.tables and not spec.is_mock and (form := form_of(spec.file)):
             options["text"] = form
         return {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from vlm_prep.core.fields import did_you_mean as did_you_mean
-from vlm_prep.core.settings import MissingTags as MissingTags
+from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.mapping.compiled import compiled
 from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.places import Roots, check_roots
@@ -159,6 +159,10 @@ class DatasetSpec:
     max_duration: float | None = None
     missing_tags: MissingTags = "reject"
     """A row with media and no placeholder for them: rejected, or with them before its first user text."""
+    repeated_tags: RepeatedTags = "reject"
+    """Several placeholders for the one media of its kind: rejected, or that one for each."""
+    tag_blanks: TagBlanks = "keep"
+    """Whether blanks at the ends of user texts and around their placeholders are a part of them."""
     ignore_keys: tuple[str, ...] = ()
     """Keys of rows, messages, parts and media entries that mean nothing here."""
     keep_columns: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from functools import lru_cache
 import xxhash
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.fingerprint import digest_bytes
+from vlm_prep.core.fingerprint import digest_bytes, digest_file
 from vlm_prep.core.regular_files import open_descriptor, open_regular
 from vlm_prep.core.remote import is_remote, read_remote, read_remote_ends
 from vlm_prep.media.archives import archive_kind, read_member
@@ -135,6 +135,18 @@ def digest_matches(data: bytes, digest: str) -> bool:
     if is_of_ends(digest):
         return digest_ends(ends_of(data)) == digest
     return digest_bytes(data) == digest
+
+
+def digest_whole(uri: str, path: str) -> str:
+    """Return `xxh3:<hex>` over all bytes of a file.
+
+    Raises:
+        Reject: it is gone, or cannot be read.
+    """
+    try:
+        return digest_file(path)
+    except (OSError, ValueError) as error:
+        raise _os_reject(uri, error) from error
 
 
 def is_of_ends(digest: str) -> bool:

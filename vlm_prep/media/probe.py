@@ -14,7 +14,7 @@ from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.records import Media, MediaHeader, Sample
 from vlm_prep.media.animation import frames_of_picture
 from vlm_prep.media.audio import probe_audio
-from vlm_prep.media.files import digest_ends, ends_of, local_path, read_bytes, read_ends
+from vlm_prep.media.files import digest_ends, digest_whole, ends_of, local_path, read_bytes, read_ends
 from vlm_prep.media.gathered import OF_GATHERED, STALE
 from vlm_prep.media.image import check_decodes, probe_image
 from vlm_prep.media.places import located
@@ -58,7 +58,7 @@ def probe(
     """
     media = found_media(media, rules)
     if media.kind == "audio":
-        return _probe_audio_file(media, keep_bytes, decode)
+        return _probe_audio_file(media, keep_bytes, decode, rules)
     if media.kind == "video" and not media.frame_list:
         return _probe_video_file(media, keep_bytes, track, decode, rules)
     pictures = [_probe_picture(uri, keep_bytes, decode, rules) for uri in media.uris]
@@ -139,19 +139,19 @@ class _Picture(NamedTuple):
 
 
 def _probe_picture(uri: str, keep_bytes: bool, decode: bool, rules: MediaRules) -> _Picture:
-    data = read_bytes(uri) if keep_bytes or decode else None
+    data = read_bytes(uri) if keep_bytes or decode or rules.whole else None
     ends = read_ends(uri) if data is None else ends_of(data)
     size = probe_image(uri, ends, data=data, max_pixels=rules.max_pixels, formats=rules.formats)
     if data is not None and decode:
         size = check_decodes(uri, data)
-    digest = digest_bytes(data) if data is not None and keep_bytes else digest_ends(ends)
+    digest = digest_bytes(data) if data is not None and (keep_bytes or rules.whole) else digest_ends(ends)
     return _Picture(size, digest, data if keep_bytes else None, frames_of_picture(uri, ends.head, data))
 
 
-def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool) -> Probed:
+def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool, rules: MediaRules) -> Probed:
     (uri,) = media.uris
     data = read_bytes(uri)
-    digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
+    digest = digest_bytes(data) if keep_bytes or rules.whole else digest_ends(ends_of(data))
     header = replace(cut_audio(media, probe_audio(data, uri, decode=decode)), digests=(digest,))
     _require_duration(media, header)
     return replace(media, header=header), (data,) if keep_bytes else None
@@ -172,10 +172,10 @@ def _probe_video_file(media: Media, keep_bytes: bool, track: bool, decode: bool,
     path = local_path(uri)
     if keep_bytes or path is None:
         data = read_bytes(uri)
-        digest = digest_bytes(data) if keep_bytes else digest_ends(ends_of(data))
+        digest = digest_bytes(data) if keep_bytes or rules.whole else digest_ends(ends_of(data))
     else:
         data = b""
-        digest = digest_ends(read_ends(uri))
+        digest = digest_whole(uri, path) if rules.whole else digest_ends(read_ends(uri))
     header = probe_video(
         data if path is None else path, uri, decoder=rules.video_decoder, decode=decode, max_pixels=rules.max_pixels
     )

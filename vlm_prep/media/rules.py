@@ -26,6 +26,8 @@ class MediaRules:
     """What is done about pictures of several frames."""
     video_decoder: VideoDecoder = "pyav"
     """What reads video files."""
+    whole: bool = False
+    """Whether media whose bytes are not kept are known by all of them, and not by their ends."""
     sound_offset: SoundOffset = "ignore"
     """Whether a video's sound stands where it is heard."""
     gathered: Gathered = NOTHING_GATHERED
@@ -51,4 +53,5 @@ def rules_of(config: MediaCheck, own: frozenset[str] = frozenset()) -> MediaRule
         multi_frame=config.multi_frame,
         video_decoder=config.video_decoder,
         gathered=gathered,
+        whole=config.check_media == "full",
     )

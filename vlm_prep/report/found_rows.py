@@ -21,9 +21,13 @@ from vlm_prep.core.visible import excerpt
 from vlm_prep.pack.pack_plan import rank_split
 from vlm_prep.report.view.shown_rows import documents_of
 from vlm_prep.shards.joined import open_sources
-from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.layout import read_origin, read_rejects
+from vlm_prep.shards.object_store import RemotePath
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.row_ledger import read_ledger
 from vlm_prep.shards.schema import KEPT
+from vlm_prep.shards.store_names import ROWS_FILE
+from vlm_prep.tokenize.row_facts import ROWS
 
 Row = Mapping[str, Any]
 BY_ID = "id:"
@@ -85,6 +89,20 @@ def own_id(kept: str | None) -> str | None:
     """Return the id that a row had in its data file, as text, from its kept columns."""
     found = orjson.loads(kept).get("id") if kept else None
     return None if found is None else str(found)
+
+
+def notes_of(store: Store, sample_id: str) -> list[str]:
+    """Return what was done to a row of a tokenized store that the statistics count, by the store's record of its rows.
+
+    Raises:
+        StoreError: the record is damaged.
+    """
+    folder = store.folder
+    if isinstance(folder, RemotePath) or store.manifest.stage != "tokenize" or not (folder / ROWS_FILE).is_file():
+        return []
+    ledger = read_ledger(folder, store.manifest, (read_origin(folder) or {}).get(ROWS))
+    name = sample_id.partition("~")[0]
+    return (ledger.notes[ledger.sample_ids.index(name)] or []) if name in ledger.sample_ids else []
 
 
 def all_rows(store: Store) -> Iterator[Found]:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_prep.core.records import characters, counts_of
 from vlm_prep.core.remote import is_remote
 from vlm_prep.ingest.formats.noticed import NOTES
+from vlm_prep.ingest.source import sample_from_row
 from vlm_prep.ingest.unread_keys import UNREAD, unread_lines
 from vlm_prep.shards.earlier import EARLIER
 from vlm_prep.shards.manifest import GATHERED, read_manifest
@@ -28,6 +30,7 @@ _NOTES = {
     "media_outside": "with media outside of their data file's folder and media folder",
     "first_frames": "with a picture of several frames, of which the first was taken (--multi-frame)",
     "rows_asked_whole": "made by asking the whole processor for each",
+    "changed_by_token_hook": "of which the token_hook gave others than it got",
     "cut_inside": "cut inside a turn to the most tokens of a row",
     "audio_cut": "with a clip cut to what the processor takes",
     "audio_split": "with a clip split into several of what the processor takes",
@@ -46,6 +49,7 @@ _NOTES = {
     "tools_as_text": "with tools or tool calls written as text, since the chat template does not know them",
     "developer_as_system": "with developer turns written as system turns, since the chat template does not know them",
 }
+_HELD = ("images_per_row", "seconds_per_row", "characters_per_row")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -85,6 +89,8 @@ def collect(folder: str | StorePath) -> dict[str, Any]:
     columns = store.shards[0].schema.names if shown else []
     if "input_ids" in columns:
         stats["length"] = _quantiles(store.lengths())
+    if "conversation" in columns and "input_ids" not in columns:
+        stats |= _held_by_rows(store)
     if "seq_lens" in columns:
         stats["documents_per_pack"] = _quantiles(_list_lengths(store, "seq_lens"))
     if "plan" in manifest.extra:
@@ -92,6 +98,18 @@ def collect(folder: str | StorePath) -> dict[str, Any]:
     if "certificate" in manifest.extra:
         stats["certificate"] = manifest.extra["certificate"]
     return stats
+
+
+def _held_by_rows(store: Store) -> dict[str, Any]:
+    """Return the quantiles over an ingested store's rows of what each holds, of what there is any."""
+    held: dict[str, list[float]] = {name: [] for name in _HELD}
+    for row in store.rows():
+        sample = sample_from_row(row)
+        counts = counts_of(sample.media)
+        seconds = (counts["audio_ms"] + counts["video_ms"]) / 1000
+        for name, value in zip(_HELD, (counts["images"], seconds, characters(sample)), strict=True):
+            held[name].append(value)
+    return {name: _quantiles(np.array(values)) for name, values in held.items() if any(values)}
 
 
 def _encodings(payload: dict[str, Any] | None) -> dict[str, str] | None:
@@ -109,7 +127,7 @@ def _list_lengths(store: Store, name: str) -> NDArray[np.int64]:
     return np.concatenate(chunks).astype(np.int64)
 
 
-def _quantiles(values: NDArray[np.int64]) -> dict[str, float]:
+def _quantiles(values: NDArray[Any]) -> dict[str, float]:
     if not len(values):
         return {}
     found = np.quantile(values, QUANTILES)
@@ -151,14 +169,15 @@ def render(stats: dict[str, Any]) -> str:
         lines += _steps(stats.get("plan", {}))
     if "tokens" in totals:
         trained = f", {totals['trained_tokens']:,} trained" if "trained_tokens" in totals else ""
-        lines.append(f"  tokens      {totals['tokens']:,}{trained}")
+        lines.append(f"  tokens      {_tokens(totals)}{trained}")
     if totals.get("structural_tokens"):
         lines.append(f"  convention  {totals['structural_tokens']:,} of the trained would not be by our own convention")
     if totals.get("audios"):
-        seconds = totals.get("audio_seconds")
-        lines.append(f"  audio       {totals['audios']:,} files{_duration(seconds)}")
+        lines.append(f"  audio       {totals['audios']:,} files{_duration(totals.get('audio_seconds'))}")
+    if totals.get("videos"):
+        lines.append(f"  video       {totals['videos']:,} files{_duration(totals.get('video_seconds'))}")
     if "characters" in totals:
-        lines.append(f"  rows hold   {_held(totals)}")
+        lines.append(f"  rows hold   {'; '.join(_held(totals))}")
     if "kinds" in totals:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in totals["kinds"].items())
         media = f"{totals.get('images', 0):,} images, {totals.get('videos', 0):,} videos"
@@ -167,8 +186,8 @@ def render(stats: dict[str, Any]) -> str:
     if is_remote(stats["folder"]):
         lines.append("  length      not read: the shards are on an object store (`vlm-prep pull` it to see)")
     lines += [
-        f"  {name.replace('_per_pack', '/pack'):<11} {_spread(stats[name])}"
-        for name in ("length", "documents_per_pack")
+        f"  {name.replace('_per_', '/'):<11} {_spread(stats[name])}"
+        for name in ("length", "documents_per_pack", *_HELD)
         if stats.get(name)
     ]
     lines += _datasets(totals.get("datasets", {}))
@@ -241,7 +260,8 @@ def _duration(seconds: float | None) -> str:
 
 def _spread(quantiles: dict[str, float]) -> str:
     named = {"p0": "min", "p50": "median", "p95": "p95", "p100": "max", "mean": "mean"}
-    return ", ".join(f"{label} {quantiles[key]:,.0f}" for key, label in named.items())
+    numbers = ((label, quantiles[key]) for key, label in named.items())
+    return ", ".join(f"{label} {value:,.0f}" if value >= 100 else f"{label} {value:.3g}" for label, value in numbers)
 
 
 def _datasets(datasets: dict[str, dict[str, int]]) -> list[str]:
@@ -249,20 +269,23 @@ def _datasets(datasets: dict[str, dict[str, int]]) -> list[str]:
         return []
     width = max(len(name) for name in datasets)
     return ["  datasets"] + [
-        f"    {name:<{width}}  {counts['rows_written']:,} of {counts['rows_in']:,} rows, "
-        + (_held(counts) if "characters" in counts else f"{counts.get('tokens', 0):,} tokens")
+        f"    {name:<{width}}  {counts['rows_written']:,} of {counts['rows_in']:,} rows, " + "; ".join(_held(counts))
         for name, counts in datasets.items()
     ]
 
 
-def _held(counts: Mapping[str, Any]) -> str:
-    """What ingested rows hold: media with their times, and characters."""
-    media = [
-        f"{counts[kind]:,} {kind}{_duration(counts.get(seconds))}"
-        for kind, seconds in (("images", ""), ("videos", "video_seconds"), ("audios", "audio_seconds"))
-        if counts.get(kind)
-    ]
-    return "; ".join([*media, f"{counts['characters']:,} characters"])
+def _held(counts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the rows of a dataset hold: media with their times, and characters or tokens."""
+    for kind, seconds in (("images", ""), ("videos", "video_seconds"), ("audios", "audio_seconds")):
+        if counts.get(kind):
+            yield f"{counts[kind]:,} {kind}{_duration(counts.get(seconds))}"
+    yield f"{counts['characters']:,} characters" if "characters" in counts else f"{_tokens(counts)} tokens"
+
+
+def _tokens(counts: Mapping[str, Any]) -> str:
+    """Tokens of text and of media apart, where there are both."""
+    tokens, media = counts.get("tokens", 0), counts.get("media_tokens", 0)
+    return f"{tokens:,} ({tokens - media:,} text, {media:,} media)" if media else f"{tokens:,}"
 
 
 def _identity(stats: dict[str, Any]) -> list[str]:
@@ -277,6 +300,10 @@ def _identity(stats: dict[str, Any]) -> list[str]:
     if proof and proof["rows"]:
         rows = ", ".join(f"{count} of {proof['of'].get(kind, count)} {kind}" for kind, count in proof["rows"].items())
         lines.append(f"  proof       {rows} rows equal to {proof['against']}: {', '.join(proof['compared'])}")
+    if proof and "token_hook" in proof:
+        hook = proof["token_hook"]
+        changed = f"{hook['rows_changed']:,} rows changed by token_hook {hook['name']}"
+        lines.append(f"  proof       {changed}, compared behind it; `vlm-prep show` says of each row whether it was")
     if proof and "raised_at_pack" in proof:
         raised = proof["raised_at_pack"]["documents"]
         lines.append(f"  proof       pixels of {raised:,} documents, made when packing, equal to the processor's")

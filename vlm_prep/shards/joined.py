@@ -187,6 +187,8 @@ def joined_proof(proofs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the comparisons of several stores as one: counts added up, the smallest share, the shapes of all."""
     added = ("rows", "of", "labels_found_twice", "unreadable", "different")
     found = {**proofs[0], **summed([{name: proof[name] for name in added if name in proof} for proof in proofs])}
+    if "token_hook" in found:
+        found["token_hook"] = summed([proof["token_hook"] for proof in proofs if "token_hook" in proof])
     fractions = [proof["fraction"] for proof in proofs if "fraction" in proof]
     shapes = sorted({shape for proof in proofs for shape in proof.get("shapes", ())})
     return found | ({"fraction": min(fractions)} if fractions else {}) | ({"shapes": shapes} if shapes else {})
@@ -223,7 +225,9 @@ def must_be_alike(stores: Sequence[Store]) -> None:
 
 
 def _settings(store: Store) -> dict[str, Any]:
-    return {name: value for name, value in store.manifest.config.items() if name not in _SHAPES_NO_ROW}
+    said = {name: value for name, value in store.manifest.config.items() if name not in _SHAPES_NO_ROW}
+    hook = store.manifest.proof.get("token_hook")
+    return {**said, "source of token_hook": hook["source"]} if hook else said
 
 
 def _columns(store: Store) -> dict[str, str]:

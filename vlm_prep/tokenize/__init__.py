@@ -15,6 +15,7 @@ task_output.py   the shards and counts of a range
 beginnings.py    beginnings of a conversation, and their media
 probe_rows.py    the media of a row: headers, and the bytes that are kept
 encoder.py       one sample through all of it: render, encode, expand, label, cut to length
+token_hook.py    a function of the user behind tokenizing, judged
 chat/            the chat template: a row rendered, and where each of its texts landed
 text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
 boxes.py         boxes and points, read by a declared rule and written as the models give them

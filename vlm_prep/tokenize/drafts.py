@@ -21,6 +21,11 @@ class Labelled:
     labels: NDArray[np.int32]
     weights: NDArray[np.float32]
 
+    def equals(self, other: Labelled) -> bool:
+        """Whether both are the same in all."""
+        pairs = ((self.ids, other.ids), (self.labels, other.labels), (self.weights, other.weights))
+        return all(np.array_equal(one, two) for one, two in pairs)
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:

@@ -42,6 +42,7 @@ from vlm_prep.tokenize.labels.spans import reject_weights, trained_messages, use
 from vlm_prep.tokenize.placeholders import IGNORE, Placed, Placer, find_tokens, repeat_runs
 from vlm_prep.tokenize.rescue import Piece, Rescue
 from vlm_prep.tokenize.text import TextEncoder, Tokens
+from vlm_prep.tokenize.token_hook import hook_of, noted_first
 
 VIDEO_FRAMES = "video frames"
 Payload = tuple[tuple[bytes, ...] | None, ...]
@@ -68,6 +69,7 @@ class SampleEncoder:
         self._placer = Placer(adapter.placeholders, adapter.unplaced, self._prefix())
         self._boxes = Boxes(adapter, config)
         self._rescue = Rescue(adapter, config, self._drafted)
+        self.hook = hook_of(config, adapter)
 
     @cached_property
     def asking(self) -> SampleEncoder:
@@ -102,6 +104,7 @@ class SampleEncoder:
             raise Reject(RejectReason.NO_SUPERVISED_TOKENS, message)
         for _, draft in found:
             require_length(len(draft.ids), self.config)
+        found[0] = found[0][0], noted_first([draft for _, draft in found])
         return tuple(
             self._finish(piece, payload, draft, number=number, suffix="" if len(found) == 1 else f"~{number}")
             for number, (piece, draft) in enumerate(found, start=1)
@@ -115,8 +118,7 @@ class SampleEncoder:
         if not self.config.loss_weights and uses_weights(messages):
             raise reject_weights()
         wanted = trained_messages(messages, self.config.train_on)
-        notes = (*fitted.notes, *empty_answers(messages, wanted, self.config.empty_answers))
-        fitted = replace(fitted, notes=notes)
+        fitted = replace(fitted, notes=(*fitted.notes, *empty_answers(messages, wanted, self.config.empty_answers)))
         documents = self._reader.documents(messages, tools, wanted)
         drafts = [self._draft(media_of(sample, each.messages, len(messages)), each) for each in documents]
         return Drafted(sample, fitted, drafts, boxes)
@@ -187,17 +189,25 @@ class SampleEncoder:
             if reject.reason is RejectReason.MEDIA_COUNT_MISMATCH:
                 require_written_media(self.template, document)
             raise
-        tokens, spans, turn_ends = self.tokens(document, placed)
+        made, turn_ends = self.labelled(document, placed)
+        ours = made if self.config.label_convention == "ours" else self.labelled(document, placed, "ours")[0]
+        structural = int(np.count_nonzero(made.labels != ours.labels))
+        notes: tuple[str, ...] = ()
+        if self.hook is not None:
+            made, notes = self.hook.noted(made, self._geometry(expansions), document.messages, document.tools)
+            turn_ends = dict.fromkeys(turn_ends, 0)  # where they are now is not known: each cut is tried
+        weights = made.weights if self.config.loss_weights else None
+        return Draft(document.messages, made.ids, made.labels, weights, turn_ends, expansions, notes, structural)
+
+    def labelled(
+        self, document: Document, placed: Placed, convention: LabelConvention | None = None
+    ) -> tuple[Labelled, dict[int, int]]:
+        """Return a document's ids and what is trained of them, see `label`, and where its turns end, see `tokens`."""
+        tokens, spans, turn_ends = self.tokens(document, placed, convention)
         edges = [position for span in placed.inside for position in span]
         found = iter(self.in_bytes(document, edges, placed))
         inside = [(start, next(found)) for start in found]
-        made = self.label(tokens, spans, inside, placed.runs)
-        weights = made.weights if self.config.loss_weights else None
-        draft = Draft(document.messages, made.ids, made.labels, weights, turn_ends, expansions)
-        if self.config.label_convention != "ours":
-            ours = self.label(tokens, self.tokens(document, placed, "ours")[1], inside, placed.runs)
-            draft = replace(draft, structural=int(np.count_nonzero(made.labels != ours.labels)))
-        return draft
+        return self.label(tokens, spans, inside, placed.runs), turn_ends
 
     def tokens(
         self, document: Document, placed: Placed | None = None, convention: LabelConvention | None = None
@@ -283,7 +293,8 @@ class SampleEncoder:
             return draft
         require_cuttable(self.is_media(draft.ids), limit)
         weights = None if draft.weights is None else draft.weights[:limit]
-        return replace(draft, ids=draft.ids[:limit], labels=draft.labels[:limit], weights=weights, notes=(CUT,))
+        notes = (*draft.notes, CUT)
+        return replace(draft, ids=draft.ids[:limit], labels=draft.labels[:limit], weights=weights, notes=notes)
 
     def _shortened(self, sample: Sample, tools: Tools, draft: Draft) -> list[Draft]:
         """Cut whole turns off the end until the row fits; nothing where that leaves nothing to train."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, Sample
 from vlm_prep.core.settings import TokenizeConfig
-from vlm_prep.media.files import digest_ends, ends_of
+from vlm_prep.media.files import digest_matches
 from vlm_prep.media.probe import Probed, found_media, probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.tokenize.encoder import Payload
@@ -43,7 +43,7 @@ class RowProbe:
         """Whether the sample's pictures are decoded: rows that will be compared are, so damage inside is a reject."""
         if self.config.media == "pixels":
             return False  # all media are decoded, to make their tensors
-        return self.config.check_media == "decode" or is_chosen(sample.sample_id, self.config.verify_fraction)
+        return self.config.check_media != "header" or is_chosen(sample.sample_id, self.config.verify_fraction)
 
     @cached_property
     def _rules(self) -> MediaRules:
@@ -58,8 +58,6 @@ class RowProbe:
             # probed by ingest
             return (found_media(media, self._rules) if self._rules.gathered.folders else media), None
         found, data = probe(media, keep_bytes=keep, decode=decode, track=track, rules=self._rules)
-        if known is not None and data is not None:
-            now = tuple(digest_ends(ends_of(content)) for content in data)
-            if now != known.digests:
-                raise Reject(RejectReason.MEDIA_CHANGED, f"{media.uris[0]} was changed after it was ingested")
+        if known is not None and data is not None and not all(map(digest_matches, data, known.digests)):
+            raise Reject(RejectReason.MEDIA_CHANGED, f"{media.uris[0]} was changed after it was ingested")
         return found, data

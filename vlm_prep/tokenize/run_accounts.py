@@ -16,6 +16,7 @@ from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import card_warning
 from vlm_prep.tokenize.task_output import EXTRA_DOCUMENTS
+from vlm_prep.tokenize.token_hook import CHANGED, digest_of
 from vlm_prep.tokenize.tokenize_job import STAGE
 from vlm_prep.tokenize.verify.choose import proof
 
@@ -64,13 +65,17 @@ def describe_run(
         kinds.update(record.facts["kinds"])
     totals["kinds"] = dict(sorted(kinds.items()))
     checked = [*(record.facts["checked"] for record in records), *added]
+    proved = proof(checked, kinds, runtime, config.verify_fraction, shapes_in(records))
+    if config.token_hook is not None:
+        name, source = digest_of(config.token_hook)
+        proved["token_hook"] = {"name": name, "source": source, "rows_changed": totals.get(CHANGED, 0)}
     manifest = Manifest(
         stage=STAGE,
         config=config.to_json(),
         splits=splits,
         totals=totals,
         processor=runtime,
-        proof=proof(checked, kinds, runtime, config.verify_fraction, shapes_in(records)),
+        proof=proved,
         extra={"datasets": samples.describe()},
     )
     return manifest, data_card(totals)

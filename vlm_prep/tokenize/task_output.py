@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from vlm_prep.core.records import Encoded, Rejected
+from vlm_prep.core.records import Encoded, Rejected, counts_of
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.stored_media import probed_media
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.ingest.unread_keys import UNREAD, Unread
 from vlm_prep.processors.adapter import Adapter
@@ -86,9 +88,14 @@ class TaskWriter:
 
 
 class Tally:
-    """Counts of one task, and which of its rows may be compared later."""
+    """Counts of one task, and which of its rows may be compared later.
 
-    def __init__(self) -> None:
+    Args:
+        is_media: which ids are media tokens.
+    """
+
+    def __init__(self, is_media: Callable[[NDArray[np.int32]], NDArray[np.bool_]]) -> None:
+        self._is_media = is_media
         self.rejects: list[Rejected] = []
         self._counts: Counter[str] = Counter(rows_in=0, rows_written=0, rows_rejected=0, tokens=0, trained_tokens=0)
         self._datasets: dict[str, Counter[str]] = {}
@@ -111,7 +118,8 @@ class Tally:
         """Count a document that was written, and with a row's first one the row; `place` is the row's number, the
         document's shard in the task, and its row there; a `spare` one may be compared at the end of the run."""
         tokens, trained = len(encoded.input_ids), int(np.count_nonzero(encoded.labels != IGNORE))
-        kinds = Counter(f"{item['kind']}s" for item in encoded.media)
+        of_media = int(np.count_nonzero(self._is_media(encoded.input_ids)))
+        kinds = counts_of(map(probed_media, encoded.media))
         for counts in (self._counts, self._dataset(encoded.dataset)):
             if encoded.document == 1:
                 counts.update(rows_in=1, rows_written=1, **dict.fromkeys(encoded.notes, 1))
@@ -119,6 +127,7 @@ class Tally:
                 counts[EXTRA_DOCUMENTS] += 1
             counts["tokens"] += tokens
             counts["trained_tokens"] += trained
+            counts["media_tokens"] += of_media
             counts.update({"images": 0, "videos": 0, **kinds})
         self.count(structural_tokens=encoded.structural_tokens)
         if encoded.rescue and encoded.document == 1:

@@ -119,7 +119,7 @@ class TokenizeJob:
         refused_shapes: dict[Shape, int],
     ) -> tuple[Record, dict[int, Reject]]:
         """Do a task; return its record, and the rows of it that the real processor raised on."""
-        tally, facts = Tally(), RowFacts(self.samples.data_files)
+        tally, facts = Tally(self.encoder.is_media), RowFacts(self.samples.data_files)
         compared = TaskComparisons(ClaimedShapes(shards), self._believed)
         schema = schema_for(self.encoder.adapter, self.config, kept=keeps_columns(self.samples))
         writer = TaskWriter(task.index, shards, schema, share=self.config.share_media == "shard")

@@ -43,6 +43,7 @@ from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.row_facts import ROWS, write_ledger
 from vlm_prep.tokenize.run_accounts import data_card, describe_run, shapes_in
+from vlm_prep.tokenize.token_hook import digest_of
 from vlm_prep.tokenize.tokenize_job import STAGE, STARTUP_ROWS, TokenizeJob
 from vlm_prep.tokenize.verify.asking import ASKED
 from vlm_prep.tokenize.verify.choose import LABELS, REFUSED, UNREADABLE, proof
@@ -165,6 +166,7 @@ def begin(
         "samples": source,
         "config": config.to_json(),
         "processor": findings.identity,
+        **({"token_hook": hook} if (hook := digest_of(config.token_hook)) else {}),
     }
     return job, identity, findings
 

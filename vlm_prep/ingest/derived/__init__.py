@@ -5,7 +5,10 @@
     folder_rows    folders of pictures with texts beside them, or in folders by class
     speech_layouts LibriSpeech, AISHELL, FLEURS and GigaSpeech as they are unpacked
     sql_rows       SQLite tables, as Parquet
+    lance_rows     Lance tables, as Parquet
+    table_copy     where such Parquet lies
     other_tools    descriptions of LLaMA-Factory, as a meta file
+    axolotl        those of axolotl
 
 What is made says only what the source says, with media by paths from its folder, so its digest is that of the content.
 """

@@ -19,6 +19,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.remote import cache_folder
 from vlm_prep.ingest.derived import folder_rows, speech_layouts, sql_rows, tar_rows
+from vlm_prep.ingest.derived.lance_rows import as_parquet, is_lance
 
 _VERSION: Final = 1
 _LAYOUT: Final = "docs/sources.md says what such a folder holds."
@@ -69,6 +70,8 @@ def derived(path: Path, split: str | None) -> Derived | None:
     """
     if (database := sql_rows.split_address(path)) is not None:
         return Derived(sql_rows.as_parquet(*database), database[0].parent, {})
+    if is_lance(path):
+        return Derived(as_parquet(path), path.parent, {})
     for form in FORMS:
         files = form.files(path, split)
         if files:

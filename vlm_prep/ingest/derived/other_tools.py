@@ -1,7 +1,7 @@
 """LLaMA-Factory's dataset_info.json as a meta file: the same sets, columns and tags under our names.
 
 What it says and is not read there (preference data, scripts, other hubs) is an InputError with the set's name, where
-such a set is asked for.
+such a set is asked for. Axolotl's descriptions are in `axolotl`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
     000017.cls 000017.transcript    other files that are texts, under their ending
 
 Rows follow the tars and, in a tar, the files. A range is written with braces (`shard-{000000..000099}.tar`); a folder
-is all its tars (of Energon, too; its own `.nv-meta` is not needed). Where a JSON names media that are files of its row,
-the column keeps its order. A file of an ending that is not known stands under it, so that it is counted as unread.
+is all its tars, or by Energon's `.nv-meta/split.yaml` those of a split. Where a JSON names media that are files of its
+row, the column keeps its order. A file of an ending that is not known stands under it, so that it is counted as unread.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+import yaml
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.fields import did_you_mean
 from vlm_prep.core.regular_files import open_regular
 from vlm_prep.core.tar_members import tar_members
 from vlm_prep.media.places import natural_order
@@ -34,6 +36,7 @@ _MEDIA: Final = {
     **dict.fromkeys(("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"), "audio"),
 }
 _CAPTIONS: Final = ("txt", "cap", "caption", "text", "transcript")
+_SPLITS: Final = Path(".nv-meta", "split.yaml")
 _MOST_TEXT: Final = 64 << 20
 _MOST_FILES: Final = 1_000_000
 
@@ -50,10 +53,38 @@ def files(path: Path, split: str | None) -> list[Path]:
         if missing:
             raise InputError(f"{path}: {len(missing):,} tars of the range are missing, e.g. {missing[0].name}")
         return found
+    if (path / _SPLITS).is_file():
+        return _energon(path, split)
     if path.is_dir():
         below = path / split if split else path
         return sorted(below.glob("*.tar"), key=lambda file: natural_order(file.name)) if below.is_dir() else []
     return [path] if path.suffix.lower() == ".tar" and path.is_file() else []
+
+
+def _energon(path: Path, split: str | None) -> list[Path]:
+    """Return the tars of a split by Energon's own list; its field map and code are not read, rows are as they lie.
+
+    Raises:
+        InputError: the list has no such split, leaves single samples out, or names what is no tar.
+    """
+    where = path / _SPLITS
+    try:
+        said = yaml.safe_load(where.read_text(encoding="utf-8"))
+        parts, left_out = said["split_parts"], list(said.get("exclude") or ())
+        splits = {str(name): [str(each) for each in shards or ()] for name, shards in parts.items()}
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: cannot be read: {error}", "It says split_parts: {train: [shard.tar]}.") from error
+    chosen = split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
+    if chosen not in splits:
+        raise InputError(f"{where}: no split {chosen!r}", f"It has {', '.join(splits)}.{did_you_mean(chosen, splits)}")
+    names = [name for written in splits[chosen] for name in _expanded(written)]
+    if single := [each for each in left_out if not str(each).endswith(".tar")]:
+        raise InputError(f"{where} leaves out single samples, such as {single[0]}", "That is not read; take it out.")
+    found = [path / name for name in names if name not in left_out]
+    bad = [file for file in found if file.suffix.lower() != ".tar" or not file.is_file()]
+    if bad:
+        raise InputError(f"{where}: {bad[0]} is not there, or no tar", "Tars that are not compressed are read.")
+    return found
 
 
 def _expanded(name: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
         Reject: the row has not what the mapping says, or it cannot be used.
     """
     mapping, mapped = compiled(spec.mapping or ""), spec.mapped
-    found = mapping.apply(row, place.sample_id)
+    found = mapping.apply(row, place.sample_id, lenient=spec.lenient_json)
     noticed.notes |= found.notes
     made: Row = {}
     for role, names in mapped.media_names.items():

@@ -54,7 +54,7 @@ def build_sample(
     Raises:
         Reject: any fault of the row.
     """
-    turns = _parsed(turns, noticed)
+    turns = _parsed(turns, noticed, lenient=spec.lenient_json)
     if not isinstance(turns, list):
         raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
     noticed.refuse("the row", row, ROW_KEYS_WITH_MEANING)
@@ -66,10 +66,11 @@ def build_sample(
         lead = _system_prompt(system, queue)
         return queue, lead, [read_turn(turn, dialect, queue, f"message {n}") for n, turn in enumerate(turns, 1)]
 
-    queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed))
+    how: dict[str, Any] = {"repeats": spec.repeated_tags == "same", "strips": spec.tag_blanks == "strip"}
+    queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **how))
     _require_conversation(messages)
     if other := queue.other_reading():
-        queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **other[1]))
+        queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **other[1], **how))
         noticed.note(other[0])
     if spec.missing_tags == "first":
         queue.place_first(messages)
@@ -98,12 +99,12 @@ def build_sample(
     )
 
 
-def _parsed(turns: Any, noticed: Noticed) -> Any:
+def _parsed(turns: Any, noticed: Noticed, *, lenient: bool) -> Any:
     """Return a conversation that is written as JSON text in its column (UniMM-Chat, CSV files)."""
     if not isinstance(turns, str) or not turns.lstrip().startswith("["):
         return turns
     try:
-        found, notes = parse_row(turns.encode())
+        found, notes = parse_row(turns.encode(), lenient=lenient)
     except (RowJsonError, UnicodeEncodeError) as error:
         raise Reject(RejectReason.BAD_JSON, f"the messages are no JSON as text: {error}; {excerpt(turns)}") from error
     noticed.notes |= notes | {"read_json_text"}
@@ -140,9 +141,14 @@ def _strings(messages: list[Message], turns: list[Row], dialect: Dialect) -> tup
         if len(message["content"]) != 1 or not isinstance(text := message["content"][0].get("text"), str):
             continue
         turn = turns[number - added] if number >= added else None
-        if turn is None or any(turn.get(key) == text for key in dialect.content_keys):
+        if turn is None or any(_is_written(turn.get(key), text) for key in dialect.content_keys):
             found.append(number)
     return tuple(found)
+
+
+def _is_written(value: Any, text: str) -> bool:
+    """Whether a plain string became a text, perhaps without the blanks at its ends (`tag_blanks`)."""
+    return isinstance(value, str) and (value == text or value.strip() == text)
 
 
 def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:

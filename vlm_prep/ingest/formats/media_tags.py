@@ -46,12 +46,17 @@ class MediaQueue:
         *,
         tags_in: TextPlace | None = None,
         image_tag: MediaKind = "image",
+        repeats: bool = False,
+        strips: bool = False,
     ) -> None:
         self.media_dir, self.noticed = media_dir, noticed
         self.tags_in = tags_in
         """Texts whose tags are media, too."""
         self.image_tag = image_tag
         """What `<image>` in a text stands for."""
+        self._repeats = repeats
+        self.strips = strips
+        """Whether blanks around tags, and at the ends of user texts, are left out."""
         self._columns = dict(columns)
         self._asked: dict[MediaKind, int] = {"image": 0, "video": 0, "audio": 0}
         self._kept: dict[TextPlace, Counter[MediaKind]] = {"answers": Counter(), "parts": Counter()}
@@ -123,6 +128,10 @@ class MediaQueue:
         columns = {kind: self._balanced(kind, entries) for kind, entries in self._columns.items()}
         if self._asked["video"] == 1:
             columns["video"] = _joined(columns["video"])
+        for kind, entries in columns.items() if self._repeats else ():
+            if len(entries) == 1 and self._asked[kind] > 1:
+                columns[kind] = entries * self._asked[kind]
+                self.noticed.note("read_media_again")
         if wrong := [kind for kind, entries in columns.items() if len(entries) != self._asked[kind]]:
             raise self._mismatch(wrong)
         return [each if isinstance(each, Media) else columns[each[0]][each[1]] for each in self._placed]
@@ -179,7 +188,8 @@ def has_tags(text: str) -> bool:
 
 def split_tags(text: str, queue: MediaQueue) -> list[Part]:
     """Return a text as parts: its tags as media, what is between them verbatim, empty pieces left out."""
-    parts = [_piece(piece, queue) for piece in _TAG.split(text) if piece]
+    pieces = _TAG.split(text)
+    parts = [_piece(piece, queue) for piece in (map(str.strip, pieces) if queue.strips else pieces) if piece]
     return parts or [{"type": "text", "text": ""}]
 
 

@@ -24,6 +24,7 @@ NOTES: Final[dict[str, str]] = {
     "read_empty_media": "with nulls or empty texts among their media, which no placeholder asks for",
     "read_nested_media": "with a list in the list of their media",
     "read_media_first": "without placeholders, with their media put before the first user text (missing_tags=first)",
+    "read_media_again": "with one media for several placeholders (repeated_tags=same)",
     "read_answer_media": "with tags in answers that are media, since there are as many media as tags with them alone",
     "read_part_tags": "with tags in texts of typed parts that are media, since only so each media has one",
     "read_video_as_image": "whose <image> stands for a video, since they have no picture and as many videos",

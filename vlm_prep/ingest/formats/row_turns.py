@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import REASONING_KEYS, TRAINING_KEYS, Row, reasoning, shown, text, training_options
 from vlm_prep.ingest.formats.content_parts import Content, read_parts
+from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_paths, has_tags, split_tags
 from vlm_prep.ingest.formats.noticed import MESSAGE_KEYS_WITH_MEANING, Noticed, is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, written_calls
 from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
+
+_PART_KEYS: Final = frozenset(("offset", "duration"))
+"""What NeMo's message of a sound says of its part of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,9 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
     thought = reasoning(turn, role, where)
     calls = _own_calls(turn, role, where)
     value = _content(turn, dialect, where, noticed)
+    kind = turn["type"] if isinstance(turn.get("type"), str) else None
+    if isinstance(value, str) and kind in MEDIA_ROLES:  # NeMo: a message that is a media
+        value = [{"type": kind, kind: value, **{key: turn[key] for key in _PART_KEYS & turn.keys()}}]
     if role == TOOL_CALL:
         role, content = "assistant", Content(calls=written_calls(value, where))
     elif isinstance(value, list | dict):
@@ -101,7 +108,9 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         key = next(key for key in TRAINING_KEYS if not is_empty(turn.get(key)))
         noticed.unread.setdefault(f"message.{key} of {role} turns", turn[key])
     noticed.refuse(where, turn, MESSAGE_KEYS_WITH_MEANING)
-    noticed.leave("message", turn, _keys_read(dialect.role_keys, dialect.content_keys, role))
+    read = _keys_read(dialect.role_keys, dialect.content_keys, role)
+    typed = kind == "text" or (kind in MEDIA_ROLES and isinstance(value, list))
+    noticed.leave("message", turn, read | {"type", *_PART_KEYS} if typed else read)
     return message | {key: option for key, option in options.items() if option is not None}
 
 
@@ -112,7 +121,8 @@ def _plain_message(turn: Any, dialect: Dialect, queue: MediaQueue) -> Message | 
     role, written = turn.get(dialect.role_keys[0]), turn.get(dialect.content_keys[0])
     if type(role) is not str or type(written) is not str or (known := dialect.plain_roles.get(role)) is None:
         return None
-    parts = _string_parts(known, written, dialect, queue) if "<" in written else [{"type": "text", "text": written}]
+    plain = "<" not in written and not queue.strips
+    parts = [{"type": "text", "text": written}] if plain else _string_parts(known, written, dialect, queue)
     return {"role": known, "content": parts}
 
 

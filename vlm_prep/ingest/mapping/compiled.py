@@ -25,7 +25,7 @@ from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.visible import excerpt
 from vlm_prep.core.yaml_text import YamlFault, read_yaml
 from vlm_prep.ingest.mapping.pieces import Kind, says_something
-from vlm_prep.ingest.mapping.scope import Path, Scope, parsed
+from vlm_prep.ingest.mapping.scope import Path, Scope
 from vlm_prep.ingest.mapping.turn_rules import Made, Rule, Style, Turn, read_turns
 from vlm_prep.ingest.mapping.values import Reader, Value
 
@@ -62,17 +62,18 @@ class TableMapping:
         """The columns that it reads, whole paths among them."""
         return frozenset(name for path in self.columns for name in (path[0], ".".join(path)))
 
-    def apply(self, row: dict[str, Any], draws: str) -> MappedRow:
+    def apply(self, row: dict[str, Any], draws: str, *, lenient: bool = False) -> MappedRow:
         """Return what the mapping makes of a row.
 
         Args:
             row: its columns, media marked.
             draws: what is drawn from: the sample's id.
+            lenient: whether texts in it are read as JSON leniently.
 
         Raises:
             Reject: the row has not what the mapping says.
         """
-        scope, made = Scope(row, draws), Made()
+        scope, made = Scope(row, draws, lenient=lenient), Made()
         for path in self.require:
             if not says_something(scope.get(path)):
                 raise Reject(RejectReason.NOT_WANTED, f"the column {'.'.join(path)!r} says nothing (mapping: require)")
@@ -83,15 +84,14 @@ class TableMapping:
         for rule in self.rules:
             rule(scope, made)
         media = {
-            role: [entry for value in values for entry in _entries(value(scope), role)]
+            role: [entry for value in values for entry in _entries(scope.parsed(value(scope), role))]
             for role, values in self.media.items()
         }
-        tools = None if self.tools is None else parsed(scope.find(self.tools), ".".join(self.tools))
+        tools = None if self.tools is None else scope.parsed(scope.find(self.tools), ".".join(self.tools))
         return MappedRow(made.turns, media, tools, made.notes)
 
 
-def _entries(value: Any, role: str) -> list[Any]:
-    value = parsed(value, role)
+def _entries(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
@@ -187,8 +187,12 @@ def canonical(written: str | Mapping[str, Any], where: str = "mapping") -> str:
     return text
 
 
-def of_turns(turns: list[str]) -> str:
+def of_turns(turns: list[str], media: Mapping[str, str]) -> str:
     """Return the mapping that `role=template` flags say.
+
+    Args:
+        turns: the flags.
+        media: column role → the column of media that is named for it, by a path.
 
     Raises:
         InputError: one says no role.
@@ -199,4 +203,4 @@ def of_turns(turns: list[str]) -> str:
         if not equals:
             raise InputError(f"`turns` {each!r}: expected role=template", 'for example: --turn "assistant={caption}"')
         made.append({role.strip(): template})
-    return canonical({"turns": made}, "`turns`")
+    return canonical({**media, "turns": made}, "`turns`")

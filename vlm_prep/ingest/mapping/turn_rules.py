@@ -20,7 +20,7 @@ from typing import Any, Final
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.mapping.pieces import KINDS, Kind, Pieces, Tag, pieces_of, says_something
-from vlm_prep.ingest.mapping.scope import Absent, Scope, parsed
+from vlm_prep.ingest.mapping.scope import Absent, Scope
 from vlm_prep.ingest.mapping.values import Reader, Value
 
 Turn = dict[str, Any]
@@ -188,7 +188,7 @@ def _each(reader: Reader, written: Mapping[str, Any], style: Style) -> Rule:
         reader.columns.setdefault(path, False)
 
     def each(scope: Scope, made: Made) -> None:
-        lists = [parsed(scope.get(path), ".".join(path)) for path in paths]
+        lists = [scope.parsed(scope.get(path), ".".join(path)) for path in paths]
         for path, value in zip(paths, lists, strict=True):
             if not isinstance(value, list):
                 raise Reject(
@@ -284,7 +284,7 @@ def _conversation(reader: Reader, written: Mapping[str, Any], style: Style) -> R
     name = ".".join(path)
 
     def conversation(scope: Scope, made: Made) -> None:
-        turns = parsed(scope.get(path), name)
+        turns = scope.parsed(scope.get(path), name)
         if not isinstance(turns, list):
             raise Reject(RejectReason.BAD_TYPE, f"{name!r} is {excerpt(turns)}, not a list of turns")
         if most is not None and len(turns) > most:

@@ -5,10 +5,11 @@ r"""What a mapping may say in place of a text.
     {column: gt.answer}                a column, as it is
     {text: "{}"}                       a constant, as it is
     {first: [V, V]}                    the first that says something
-    {choice: [V, V]}                   one of them, drawn for the row
-    {pick: captions}                   one element of a list, drawn for the row
+    {choice: [V, V]}                   one of those that say something, drawn for the row
+    {pick: captions}                   one element of a list, drawn for the row (`{pick: notes.*.text}` of objects)
     {join: [V, V], with: "\n"}         those that say something, with that between them
-    {lines: cells, say: V, by: order}  V of each object of a list, by a key's order, with line ends (or `with`) between
+    {lines: cells, say: V, by: order}  V of each object of a list, by a key's order, with line ends (or `with`) between;
+                                       a text in the list is `{text}`
     {strip: V}                         without blanks at its ends
     {json2token: V}                    an object as tags, in the manner of Donut, see `pieces.json2token`
     {json: V}                          as JSON text
@@ -29,7 +30,7 @@ from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fields import did_you_mean
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.mapping.pieces import Pieces, Tag, json2token, pieces_of, says_something, written_text
-from vlm_prep.ingest.mapping.scope import Absent, Path, Scope, parsed
+from vlm_prep.ingest.mapping.scope import Absent, Path, Scope
 
 _TAG: Final = re.compile(r"(<image>|<video>|<audio>)", re.IGNORECASE)
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -172,14 +173,25 @@ def _first(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
 
 def _choice(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
     values = reader.values(written["choice"], "choice")
-    return lambda scope: values[scope.draw(len(values))](scope)
+
+    def choice(scope: Scope) -> Any:
+        left = list(values)
+        while len(left) > 1:
+            try:
+                if says_something(said := left.pop(scope.draw(len(left)))(scope)):
+                    return said
+            except Absent:
+                continue
+        return left[0](scope)
+
+    return choice
 
 
 def _pick(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
     path = reader.path(written["pick"], required=required)
 
     def pick(scope: Scope) -> Any:
-        elements = parsed(scope.get(path), ".".join(path))
+        elements = scope.parsed(scope.get(path), ".".join(path))
         if not isinstance(elements, list) or not elements:
             raise Reject(RejectReason.BAD_TYPE, f"{'.'.join(path)!r} is {excerpt(elements)}, not a list to pick from")
         return elements[scope.draw(len(elements))]
@@ -232,7 +244,7 @@ def _as_tokens(reader: Reader, written: Mapping[str, Any], required: bool) -> Va
 
     def tokens(scope: Scope) -> str:
         try:
-            return json2token(parsed(value(scope), "what json2token is to write"))
+            return json2token(scope.parsed(value(scope), "what json2token is to write"))
         except RecursionError as error:
             raise Reject(RejectReason.BAD_ROW, "what json2token is to write is nested too deeply") from error
 
@@ -264,9 +276,10 @@ def _lines(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
         raise reader.bad(f"with and by are texts, found {excerpt(between)} and {excerpt(by)}")
 
     def lines(scope: Scope) -> Pieces:
-        elements = parsed(scope.get(path), ".".join(path))
-        if not isinstance(elements, list) or not all(isinstance(each, dict) for each in elements):
+        elements = scope.parsed(scope.get(path), ".".join(path))
+        if not isinstance(elements, list) or not all(isinstance(each, dict | str) for each in elements):
             raise Reject(RejectReason.BAD_TYPE, f"{'.'.join(path)!r} is {excerpt(elements)}, not a list of objects")
+        elements = [{"text": each} if isinstance(each, str) else each for each in elements]
         if by is not None:
             elements = sorted(elements, key=lambda each: _order(each.get(by)))
         found = Pieces()

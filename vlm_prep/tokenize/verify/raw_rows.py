@@ -24,13 +24,14 @@ from vlm_prep.media.probe import FIRST_FRAME, SOUND_OFFSET, VARIABLE_RATE
 from vlm_prep.media.table_rows import read_row
 from vlm_prep.processors.left_out import CROPPED, FRAMES_CAPPED
 from vlm_prep.tokenize.chat.template import ChatTemplate
+from vlm_prep.tokenize.token_hook import CHANGED
 
 _KEYS: Final = ({"role", "content"}, {"from", "value"}, {"role", "content", "tool_calls"})
 _ROLES: Final = {name: name for name in ("user", "assistant", "system", "tool")} | {"human": "user", "gpt": "assistant"}
 _COLUMNS: Final = {f"{kind}{end}": kind for kind in ("image", "video", "audio") for end in ("", "s")}
 _TAG: Final = re.compile("(<image>|<video>|<audio>)")
 _TAGGED: Final = re.compile("<(?:img|image|video|audio|think|tool)", re.IGNORECASE)
-_NO_CHANGE: Final = frozenset((OUTSIDE, FIRST_FRAME, SOUND_OFFSET, VARIABLE_RATE, FRAMES_CAPPED, CROPPED))
+_NO_CHANGE: Final = frozenset((OUTSIDE, FIRST_FRAME, SOUND_OFFSET, VARIABLE_RATE, FRAMES_CAPPED, CROPPED, CHANGED))
 """Notes of rows whose messages and media are as the row has them."""
 
 
@@ -173,6 +174,7 @@ def require_own_words(samples: Samples, number: int, encoded: Encoded, template:
         spec.is_mock
         or spec.given_tags
         or spec.given_columns
+        or (spec.repeated_tags, spec.tag_blanks) != ("reject", "keep")
         or any(each is not None for each in asked if each is not False)
     ):
         return

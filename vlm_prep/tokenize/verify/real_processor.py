@@ -9,7 +9,7 @@ tokenizer's offsets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,9 @@ from vlm_prep.tokenize.cut_rows import cut_as
 from vlm_prep.tokenize.drafts import Labelled
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes
+from vlm_prep.tokenize.labels.spans import trained_messages
 from vlm_prep.tokenize.placeholders import IGNORE
+from vlm_prep.tokenize.token_hook import TokenHook
 from vlm_prep.tokenize.verify.sanitizer import sanitizer
 from vlm_prep.tokenize.verify.second_labels import second_spans
 
@@ -78,7 +80,10 @@ class Oracle:
         """
         conversation = orjson.loads(row["conversation"])
         messages, tools = conversation["messages"], conversation.get("tools")
-        real = cut_as(row, self.real(row), self._config)
+        real = self.real(row)
+        if self._encoder.hook is not None:
+            return self._compare_hooked(self._encoder.hook, row, dict(real), messages, tools)
+        real = cut_as(row, real, self._config)
         found = _differing_ids(self._hf.tokenizer, row["input_ids"], real["input_ids"][0].numpy())
         found += self._differing_tensors(row, real)
         if found:
@@ -87,7 +92,38 @@ class Oracle:
         expected = self._second_labels(messages, tools, row)
         if expected is None:
             return Comparison((), labels=False)
-        return Comparison(tuple(self._differing_labels(row, *expected)), labels=True)
+        length = len(row["input_ids"])  # of a row that was cut less than all
+        return Comparison(tuple(_differing_labels(self._hf.tokenizer, row, expected, length)), labels=True)
+
+    def _compare_hooked(
+        self, hook: TokenHook, row: Row, real: dict[str, Any], messages: list[Message], tools: Any
+    ) -> Comparison:
+        """Compare what a hook makes of the processor's output with what was stored: media are compared as they are, ids
+        and labels behind the hook, which is called on the processor's ids."""
+        whole = real["input_ids"][0].numpy().astype(np.int32)
+        found = self._differing_tensors({**row, "input_ids": whole}, real)
+        expected = self._second_labels(messages, tools, {**row, "input_ids": whole})
+        twice = expected is not None
+        if expected is None:
+            document = self._encoder.read(messages, tools, trained_messages(messages, self._config.train_on))
+            media = [probed_media(stored) for stored in row["media"]]
+            placed, _ = self._encoder.place(document.rendered.text, media, row["media"], document.delimiters)
+            expected, _ = self._encoder.labelled(document, placed)
+        found += _differing_ids(self._hf.tokenizer, expected.ids, whole)
+        if found:
+            return Comparison(tuple(found), labels=False)
+        geometry = {tensor.name: np.asarray(row[tensor.name], tensor.dtype) for tensor in self._adapter.geometry}
+        try:
+            made = hook(replace(expected, ids=whole), geometry, messages, tools)
+        except Reject as reject:
+            return Comparison((f"the row was written, and a second time {reject.message}",), labels=False)
+        length = len(row["input_ids"])
+        cut = self._config.cuts and length == self._config.most_tokens
+        ids = made.ids[:length] if cut else made.ids
+        if found := _differing_ids(self._hf.tokenizer, row["input_ids"], ids):
+            return Comparison((f"the token_hook gives others a second time: {found[0]}",), labels=False)
+        differing = _differing_labels(self._hf.tokenizer, row, made, length)
+        return Comparison(tuple(differing), labels=twice or bool(differing))
 
     def real(self, row: Row) -> Any:
         """Return what the real processor makes of a stored row's conversation and media."""
@@ -168,22 +204,7 @@ class Oracle:
             made[name] = torch.from_numpy(values_of(ids, by_value))[None]
         return made
 
-    def _differing_labels(self, row: Row, expected: NDArray[np.int32], weights: NDArray[np.float32]) -> list[str]:
-        if not np.array_equal(expected, row["labels"]):
-            position = int(np.flatnonzero(expected != row["labels"])[0])
-            return [
-                f"labels: from token {position}: stored {_around(self._hf.tokenizer, row['labels'], position)}, "
-                f"the second way {_around(self._hf.tokenizer, expected, position)}"
-            ]
-        stored = row.get("loss_weights")
-        if stored is None or np.array_equal(weights, stored):
-            return []
-        position = int(np.flatnonzero(weights != stored)[0])
-        return [f"loss_weights: at token {position}: stored {stored[position]}, the second way {weights[position]}"]
-
-    def _second_labels(
-        self, messages: list[Message], tools: Any, row: Row
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+    def _second_labels(self, messages: list[Message], tools: Any, row: Row) -> Labelled | None:
         """Labels and weights by other renders and the tokenizer's own offsets; None where only sentinels can decide."""
         if self._encoder.writes_control_tokens(messages, tools):
             return None
@@ -201,7 +222,7 @@ class Oracle:
             made = None
         if self.may_ask and (made is None or not np.array_equal(made.ids[:length], row["input_ids"])):
             made = _labelled(self._encoder.asking, text, spans, row)
-        return None if made is None else (made.labels[:length], made.weights[:length])
+        return made
 
 
 def _labelled(encoder: SampleEncoder, text: str, spans: Sequence[RenderedSpan], row: Row) -> Labelled:
@@ -252,7 +273,7 @@ def _filled(part: Message, media: Any, sound: Any) -> Message:
     return {**part, part["type"]: media, **({SOUND: sound} if sound is not None else {})}
 
 
-def _differing_ids(tokenizer: Any, ours: NDArray[np.int32], real: NDArray[np.int64]) -> list[str]:
+def _differing_ids(tokenizer: Any, ours: NDArray[np.int32], real: NDArray[Any]) -> list[str]:
     if np.array_equal(ours, real):
         return []
     shared = min(len(ours), len(real))
@@ -262,6 +283,21 @@ def _differing_ids(tokenizer: Any, ours: NDArray[np.int32], real: NDArray[np.int
         f"input_ids: {len(ours)} tokens, the processor makes {len(real)}; they part at token {position}: "
         f"ours {_around(tokenizer, ours, position)}, the processor's {_around(tokenizer, real, position)}"
     ]
+
+
+def _differing_labels(tokenizer: Any, row: Row, expected: Labelled, length: int) -> list[str]:
+    labels, weights = expected.labels[:length], expected.weights[:length]
+    if not np.array_equal(labels, row["labels"]):
+        position = int(np.flatnonzero(labels != row["labels"])[0])
+        return [
+            f"labels: from token {position}: stored {_around(tokenizer, row['labels'], position)}, "
+            f"the second way {_around(tokenizer, labels, position)}"
+        ]
+    stored = row.get("loss_weights")
+    if stored is None or np.array_equal(weights, stored):
+        return []
+    position = int(np.flatnonzero(weights != stored)[0])
+    return [f"loss_weights: at token {position}: stored {stored[position]}, the second way {weights[position]}"]
 
 
 def _around(tokenizer: Any, ids: NDArray[Any], position: int) -> str:

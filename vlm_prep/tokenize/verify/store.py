@@ -54,6 +54,7 @@ def check_store(
     progress: Progress = lambda rows, tokens, rejects: None,
     *,
     trust_remote_code: bool = False,
+    token_hook: str | None = None,
 ) -> Findings:
     """Check the store in `folder`.
 
@@ -68,6 +69,7 @@ def check_store(
         fraction: share of rows to compare, chosen by a hash of their sample_id.
         progress: told of the rows that were looked at.
         trust_remote_code: run the Python code that comes with `processor`, if the store was made with such.
+        token_hook: the hook that the store was made with, which is run again.
 
     Raises:
         StoreError: unfinished, no store, or rows are to be compared and it is not a tokenized one.
@@ -84,7 +86,8 @@ def check_store(
                 f"{folder} holds the output of `{manifest.stage}`",
                 "rows are compared in a tokenized store; without `processor` checksums and accounts are checked",
             )
-        config = stored_settings(TokenizeConfig, manifest.config, folder, trust_remote_code=trust_remote_code)
+        stored, trust = manifest.config, trust_remote_code
+        config = stored_settings(TokenizeConfig, stored, folder, trust_remote_code=trust, token_hook=token_hook)
     found.damaged = [*damaged_files(folder, manifest), *wrong_accounts(folder, manifest)]
     if processor is not None and config is not None and not found.damaged:
         _check_rows(Store(folder), processor, config, fraction, found, progress)
