@@ -112,16 +112,10 @@ bombs: $(READY)
 steady: $(READY)
 	$(BIN)/python scripts/steady.py
 
-# mosaicml-streaming wants older transformers and numpy: it gets an environment of its own, if it installs
-MDS := .venv-mds/bin/python
-$(MDS):
-	$(PYTHON) -m venv .venv-mds
-	.venv-mds/bin/pip install --quiet torch
-	.venv-mds/bin/pip install --quiet mosaicml-streaming pyarrow
-
+# mosaicml-streaming asks for older transformers and numpy: it gets an environment of its own, which reads this torch
 bench-stream: $(READY)
-	-$(MAKE) $(MDS)
-	$(BIN)/python scripts/bench_stream.py --kit $(KIT) --mds-python $(MDS)
+	-$(BIN)/python scripts/trainer_env.py mosaicml-streaming
+	$(BIN)/python scripts/bench_stream.py --kit $(KIT) --mds-python .venv-trainers-mosaicml-streaming/bin/python
 
 clean:
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,8 +12,8 @@
 Rates are per second of this process's CPU time, on one core with all files in the page cache: what else runs on the
 machine takes time on the clock, but is not counted.
 
-mosaicml-streaming wants older transformers and numpy than vlm-prep: give the interpreter of an environment of its own
-as --mds-python, or it is left out, and the output says so.
+mosaicml-streaming asks for older transformers and numpy than vlm-prep: give the interpreter of an environment of its
+own (scripts/trainer_env.py) as --mds-python, or it is left out, and the output says so.
 """
 
 from __future__ import annotations
@@ -79,13 +79,15 @@ def raw_rows(rows: int, passes: int, mds_python: str | None) -> None:
     """Print GB/s of each reader of raw rows."""
     store = raw_store(rows)
     order = np.random.default_rng(0).permutation(rows)
+    # a run has its batches' memory since its first steps, also where it reads rows for the first time
+    again, buffer = Buffers(reuse=1), np.zeros((BATCH, ROW), np.uint8)
     readers: dict[str, Pass] = {
         "plain memory copy": plain_copy(rows, order),
         "bare Arrow memory map": arrow_map(store, order),
-        "bare Arrow memory map, new": lambda: arrow_map(store, order)(),
+        "bare Arrow memory map, new": lambda: arrow_map(store, order, buffer)(),
         "ours, payload pixels": ours_rows(rows),
         "ours, payload pixels, batches": ours_pixels(rows),
-        "ours, payload pixels, batches, new": lambda: ours_pixels(rows)(),
+        "ours, payload pixels, batches, new": lambda: ours_pixels(rows, again)(),
         "ours, a column of bytes, batches": ours(store),
         "HF datasets": hf_datasets(store, order),
         "webdataset": webdataset_rows(store, rows),
@@ -142,10 +144,10 @@ def batched(picks: Iterable[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-def ours_pixels(rows: int) -> Pass:
+def ours_pixels(rows: int, buffers: Buffers | None = None) -> Pass:
     """Read pictures as training on a device does: bytes, laid into the batch's buffer."""
     dataset = ShardDataset(pixel_store(rows), pixels="bytes")
-    collate = PadCollate.for_store(dataset, buffers=Buffers(reuse=1))
+    collate = PadCollate.for_store(dataset, buffers=buffers or Buffers(reuse=1))
     loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH, sampler=dataset.sampler(), collate_fn=collate)
     return lambda: sum(batch["pixel_values_uint8"].numel() for batch in loader)
 
@@ -166,7 +168,7 @@ def plain_copy(rows: int, order: Any) -> Pass:
     return lambda: fill((source[row] for row in order), buffer)
 
 
-def arrow_map(store: Path, order: Any) -> Pass:
+def arrow_map(store: Path, order: Any, buffer: Any = None) -> Pass:
     """Copy rows of record batches that pyarrow alone has mapped."""
     import pyarrow as pa
 
@@ -176,8 +178,8 @@ def arrow_map(store: Path, order: Any) -> Pass:
             column = batch.column("pixel_bytes")
             offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
             parts += [values[start:stop] for start, stop in pairwise(offsets)]
-    buffer = np.zeros((BATCH, ROW), np.uint8)
-    return lambda: fill((parts[row] for row in order), buffer)
+    into = np.zeros((BATCH, ROW), np.uint8) if buffer is None else buffer
+    return lambda: fill((parts[row] for row in order), into)
 
 
 def ours(store: Path) -> Pass:
@@ -231,7 +233,7 @@ def webdataset_rows(store: Path, rows: int) -> Pass:
 def mds(python: str | None, what: str, store: Path) -> str:
     """Return mosaicml-streaming's two figures, measured in its own environment on the same core, or why not."""
     if python is None:
-        return "left out: no --mds-python (it needs transformers<5 and numpy<2.2, vlm-prep newer ones)"
+        return "left out: no --mds-python (scripts/trainer_env.py mosaicml-streaming makes one)"
     script = Path(__file__).with_name("bench_stream_mds.py")
     line = [python, str(script), what, str(store), str(OUT / "mds")]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -30,6 +30,11 @@ NAMES = ("input_ids", "labels", "pixel_values")
 
 def main() -> None:
     """Write the rows once, read them, print."""
+    # beside a torch without CUDA, torchvision imports with our help alone
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+
+    ensure_torchvision()
     what, store, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) / Path(sys.argv[2]).name
     if not (out / "index.json").exists():
         (write if what == "raw" else write_samples)(store, out)

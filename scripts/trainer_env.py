@@ -1,4 +1,5 @@
-"""An environment with one trainer's real package, beside this one's torch and transformers: `make test-trainers`.
+"""An environment with one trainer's real package, beside this one's torch and transformers: `make test-trainers`, and
+for a comparison `make bench-stream`.
 
     python scripts/trainer_env.py llamafactory     # makes .venv-trainers-llamafactory
 
@@ -24,6 +25,8 @@ NEEDS = {
                  "dacite==1.9.2"),
     "megatron-core": ("megatron-core==0.16.1",),
     "nemo-automodel": ("nemo-automodel==0.7.0",),
+    "mosaicml-streaming": ("mosaicml-streaming==0.13.0", "Brotli==1.2.1", "python-snappy==0.7.3", "cramjam==2.14.0",
+                           "zstd==1.5.7.2", "catalogue==2.0.10"),
     "readers": ("polars==2.1.0", "polars-runtime-32==2.1.0", "duckdb==2.0.1",
                 "pylance==14.0.2", "lance-namespace==0.13.0", "lance-namespace-urllib3-client==0.13.0"),
 }  # fmt: skip
