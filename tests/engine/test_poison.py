@@ -281,7 +281,7 @@ def test_what_is_done_while_a_run_checks_its_beginning_counts_only_if_that_does_
         job=job,
         describe=lambda records, splits: pytest.fail("the run goes on"),
         again={},
-        begin=Assignment(task=split_rows(640, 64)[0], folder=out, method="check_start"),
+        begin=Assignment(task=split_rows(640, 64)[0], folder=out, method="check_start", arguments=(1.0,)),
     )
     with pytest.raises(ExactnessError):
         run_stage(stage, options(out, workers=2))
