@@ -178,7 +178,9 @@ _HEADS = (
 
 def _extension(uri: str, data: bytes) -> str:
     """Return a media file's own extension, lower case, as webdataset's decoders expect it; told by the first bytes
-    where it has none, as a picture out of a table's cell."""
+    where it has none, as a picture out of a table's cell. A file whose bytes are not stored is no picture to them."""
+    if not data:
+        return "bin"
     suffix = PurePosixPath(uri.rpartition("::")[2]).suffix.lower().lstrip(".")
     if suffix.isascii() and suffix.isalnum():
         return suffix
