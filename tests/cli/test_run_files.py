@@ -73,7 +73,7 @@ def test_a_flag_comes_before_the_file_and_a_set_before_both(tmp_path: Path) -> N
         ("\n\nmax-length: 5\n", (":3:", "Did you mean 'max_length'")),
         ("max_length: many\n", (":1:", "max_length: expected a whole number, found 'many'")),
         ("max_length: 5.5\n", (":1:", "max_length: expected a whole number, found 5.5")),
-        ("max_length: true\n", (":1:", "expected a whole number, found True")),
+        ("max_length: true\n", (":1:", "expected a whole number, found true")),
         ("train_reasoning: 1\n", (":1:", "train_reasoning: expected true or false, found 1")),
         ("format: 5\n", (":1:", "format: expected text, found 5")),
         ("source: x\ncolumns: talk\n", (":2:", "columns: expected keys and values, found 'talk'")),
