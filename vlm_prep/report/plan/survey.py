@@ -282,6 +282,6 @@ def _measure(record: Record, folder: Path, found: Survey) -> None:
     changes = [before != row for before, row in zip(["", *rows], rows, strict=False)]
     found.documents = np.cumsum(changes, dtype=np.int64) - 1
     found.lengths, found.trained = np.array(lengths, np.int64), np.array(trained, np.int64)
-    on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    on_disk = sum(info.bytes for info in record.shards)
     found.bytes = np.array(sizes, np.float64) * (on_disk / sum(sizes) if sizes else 1)
     found.heads = float(on_disk - sum(sizes))
