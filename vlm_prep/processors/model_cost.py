@@ -58,9 +58,7 @@ def model_cost(data: Mapping[str, Any]) -> dict[str, float] | None:
             patch += size * merged if merges else size * encoded
         else:
             token += size * (_share_of_experts(text) if "experts" in parts else 1.0)
-    heads = int(text.num_attention_heads)
-    width = int(getattr(text, "head_dim", None) or text.hidden_size // heads) * heads
-    return {"attention": width * _full_layers(text) / token, "vision": patch / token}
+    return {"attention": sum(map(_width, _full_layers(text))) / token, "vision": patch / token}
 
 
 def _patches(config: Any) -> tuple[float, float]:
@@ -97,6 +95,13 @@ def _share_of_experts(text: Any) -> float:
     return float(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or many) / many
 
 
-def _full_layers(text: Any) -> int:
-    kinds = getattr(text, "layer_types", None)
-    return sum(kind in ("full_attention", "attention") for kind in kinds) if kinds else int(text.num_hidden_layers)
+def _full_layers(text: Any) -> list[Any]:
+    """Return the config of each layer that attends to all of a row; layers may have widths of their own."""
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * int(text.num_hidden_layers)
+    own = getattr(text, "per_layer_config", None) or [text] * len(kinds)
+    return [layer for layer, kind in zip(own, kinds, strict=True) if kind in ("full_attention", "attention")]
+
+
+def _width(layer: Any) -> int:
+    heads = int(layer.num_attention_heads)
+    return int(getattr(layer, "head_dim", None) or layer.hidden_size // heads) * heads
