@@ -18,11 +18,15 @@ $(READY): pyproject.toml configs/constraints.txt
 demo: $(READY)
 	$(BIN)/vlm-prep demo
 
+# in parts, since a worker keeps the processors and models that its tests have loaded: as one it comes to 12 GB
+LOADING := tests/families tests/tokenize tests/omni tests/oracle
 test: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
 	$(BIN)/ruff format --check vlm_prep scripts tests
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup tests/families
+	$(BIN)/pytest -n 2 --dist loadgroup tests/tokenize tests/omni tests/oracle
+	$(BIN)/pytest -n 2 --dist loadgroup $(LOADING:%=--ignore=%)
 
 # for daily work: without worker processes, the kit's processors, trainers and servers
 test-fast: $(READY)

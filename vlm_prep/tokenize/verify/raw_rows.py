@@ -185,7 +185,7 @@ def require_own_words(samples: Samples, number: int, encoded: Encoded, template:
     beginning = said.messages[: len(stored["messages"])]
     media = said.media[: sum(_media_of(message) for message in beginning)]
     # transformers' processors hand an empty list to the template in place of an empty text
-    given = [{**each, "content": each["content"] or []} for each in beginning]
+    given = [{**each, "content": each["content"] or []} for each in _with_animations(beginning, encoded)]
     text = _rendered(template, given, said.tools)
     if (text is None or _rendered(template, stored["messages"], stored.get("tools")) == text) and _are(
         media, encoded, spec
@@ -200,6 +200,25 @@ def require_own_words(samples: Samples, number: int, encoded: Encoded, template:
     )
 
 
+def _with_animations(messages: Sequence[Message], encoded: Encoded) -> list[Message]:
+    """Return messages with pictures as videos where they are animations that were read as such (`multi_frame`)."""
+    stored = iter(encoded.media)
+    found = []
+    for message in messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [
+                {**part, "type": "video"} if part["type"] != "text" and _is_animation(next(stored, None)) else part
+                for part in content
+            ]
+        found.append({**message, "content": content})
+    return found
+
+
+def _is_animation(stored: Mapping[str, Any] | None) -> bool:
+    return stored is not None and stored["kind"] == "video" and stored["decoder"] == "pillow"
+
+
 def _media_of(message: Message) -> int:
     content = message["content"]
     return 0 if isinstance(content, str) else sum(part["type"] != "text" for part in content)
@@ -210,7 +229,7 @@ def _are(said: Sequence[tuple[str, str | None]], encoded: Encoded, spec: Any) ->
     if len(said) != len(encoded.media):
         return False
     for (kind, path), stored in zip(said, encoded.media, strict=True):
-        if stored["kind"] != kind and stored["decoder"] != "pillow":  # an animation that is read as a video
+        if stored["kind"] != kind and not _is_animation(stored):
             return False
         there = os.path.join(spec.media_dir, path) if path is not None else ""
         if os.path.isfile(there) and os.path.realpath(there) != os.path.realpath(_uri(stored)):
