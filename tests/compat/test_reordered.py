@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,11 @@ Files = dict[str, list[tuple[str, str | None, bool]]]
 
 
 def read(store: Path, folder: Path, *ways: str, python: Path | str = sys.executable) -> Files:
-    """Return (digest in the store, sha256 of the bytes, whether `same_as` is set) of each file, by way."""
+    """Return (digest in the store, sha256 of the bytes, whether `same_as` is set) of each file, by way.
+
+    The store is copied first: `datasets` leaves cache-*.arrow beside the shards that it maps.
+    """
+    store = Path(shutil.copytree(store, folder / "copied", dirs_exist_ok=True))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "PYTHONSAFEPATH": "1"}
     line = [str(python), "-c", READ, str(store), str(folder / "files.json"), *ways]
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
