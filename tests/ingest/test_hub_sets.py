@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,3 +75,100 @@ def test_a_preset_without_a_path_and_a_subset_come_from_the_hub(
 def test_what_is_no_name_of_a_set_is_said_before_the_network_is_asked(name: str) -> None:
     with pytest.raises(InputError, match="hf:owner/name"):
         open_samples(name)
+
+
+def test_what_looks_like_a_set_of_the_hub_is_told_how_it_is_named(tmp_path: Path) -> None:
+    for written in ("HF:me/talks", "https://huggingface.co/datasets/me/talks/tree/main", "me/talks"):
+        with pytest.raises(InputError, match="no such file") as raised:
+            open_samples(written)
+        assert raised.value.hint == "A dataset of the hub is hf:me/talks."
+    with pytest.raises(InputError) as raised:
+        open_samples(tmp_path / "talks")
+    assert "hub" not in str(raised.value.hint)
+
+
+CARD = """---
+configs:
+- config_name: en
+  default: true
+  data_files: [{split: train, path: en/train-*.jsonl}, {split: test, path: en/test.jsonl}]
+- {config_name: fr, data_files: fr/*.jsonl}
+---
+"""
+
+
+def talks(folder: Path, *, mark: str) -> Path:
+    """A set of two configurations; the rows of `en` say `mark`."""
+    for name, count in (("en/train-00000-of-00002", 3), ("en/train-00001-of-00002", 2), ("en/test", 2), ("fr/rows", 4)):
+        said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": f"{mark} {name}"}]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"messages": said}) + "\n" for _ in range(count)))
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+@pytest.fixture
+def read(tmp_path: Path, command: Callable[..., Any]) -> Callable[..., list[str] | str]:
+    """Return what the answers of `hf:me/talks` say, or the message where it is refused."""
+    done = iter(range(100))
+
+    def run(address: str, cache: Path, hub: Hub | None, *words: str) -> list[str] | str:
+        out = tmp_path / f"out-{next(done)}"
+        found = command("ingest", address, *words, "--quiet", "--out", out, env=environment(hub, cache))
+        if found.returncode:
+            assert found.returncode == 2 and "Traceback" not in found.stderr, found.stderr
+            return str(found.stderr)
+        assert found.stderr == ""
+        rows = Store(out).rows()
+        return [json.loads(row["conversation"])["messages"][1]["content"][0]["text"] for row in rows]
+
+    return run
+
+
+def test_without_a_network_a_revision_is_itself_or_nothing(tmp_path: Path, read: Callable[..., Any]) -> None:
+    folder, cache = talks(tmp_path / "talks", mark="first"), tmp_path / "cache"
+    with running_hub({"me/talks": folder}) as hub:
+        first = hub.commit("me/talks")
+        assert len(before := read("hf:me/talks", cache, hub)) == 5
+        talks(folder, mark="second")
+        after = read("hf:me/talks", cache, hub)
+        assert before != after and {each.split()[0] for each in after} == {"second"}
+    assert read("hf:me/talks", cache, None) == after
+    assert read(f"hf:me/talks@{first}", cache, None) == read(f"hf:me/talks@{first[:8]}", cache, None) == before
+    assert first in read("hf:me/talks@v1", cache, None)
+    # a hub that cannot be reached is like none
+    assert read(f"hf:me/talks@{first}", cache, Hub({}, url="http://127.0.0.1:9")) == before
+
+
+def test_without_a_network_the_default_configuration_is_not_another_one(
+    tmp_path: Path, read: Callable[..., Any]
+) -> None:
+    folder, cache = talks(tmp_path / "talks", mark="x"), tmp_path / "cache"
+    with running_hub({"me/talks": folder}) as hub:
+        assert read("hf:me/talks", cache, hub, "--subset", "fr") == ["x fr/rows"] * 4
+    assert read("hf:me/talks", cache, None, "--subset", "fr") == ["x fr/rows"] * 4
+    assert "Load it once" in read("hf:me/talks", cache, None)
+    (cache / "hub").rename(tmp_path / "gone")
+    assert "--subset" in read("hf:me/talks", cache, None)
+
+
+def test_the_files_that_the_hubs_own_client_downloaded_are_read_where_they_are_whole(
+    tmp_path: Path, read: Callable[..., Any]
+) -> None:
+    folder, cache = talks(tmp_path / "talks", mark="x"), tmp_path / "cache"
+    with running_hub({"me/talks": folder}) as hub:
+        whole = read("hf:me/talks", tmp_path / "other", hub)
+        script = "from huggingface_hub import snapshot_download as s; s('me/talks', repo_type='dataset')"
+        subprocess.run([sys.executable, "-c", script], env=environment(hub, cache), check=True, capture_output=True)
+    assert read("hf:me/talks", cache, None) == whole
+    assert read("hf:me/talks", cache, None, "--split", "all") == [*whole, "x en/test", "x en/test"]
+    assert read("hf:me/talks", cache, None, "--subset", "fr") == ["x fr/rows"] * 4
+    shutil.rmtree(cache / "datasets")  # what is prepared is whole
+    next((cache / "hub").rglob("train-00001-of-00002.jsonl")).unlink()
+    assert "1 of the 2 files en/train-...-of-00002.jsonl" in read("hf:me/talks", cache, None)
+
+
+def test_a_split_without_rows_says_how_many_there_are(tmp_path: Path, read: Callable[..., Any]) -> None:
+    folder = talks(tmp_path / "talks", mark="x")
+    with running_hub({"me/talks": folder}) as hub:
+        assert "train 5, test 2" in read("hf:me/talks", tmp_path / "cache", hub, "--split", "train[7:9]")

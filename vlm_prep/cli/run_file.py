@@ -86,7 +86,8 @@ def _read(path: Path) -> RunFile:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}", "give a run file: YAML in UTF-8") from error
+        hint = "give a run file: YAML in UTF-8 (`subset` names the configuration of a dataset)"
+        raise InputError(f"{path}: {error}", hint) from error
     try:
         node, data = read_yaml_nodes(text)
     except YamlFault as fault:

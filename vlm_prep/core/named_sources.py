@@ -10,6 +10,10 @@ from typing import Final
 from vlm_prep.core.remote import is_remote
 
 _NAMED: Final = re.compile(r"(preset|hf|mock):")
+_OF_HUB: Final = re.compile(
+    r"(?:hf:|https?://[^/]+/datasets/)(?P<said>[\w.-]+/[\w.-]+)(?:[/?#@].*)?|(?P<bare>[\w-][\w.-]*/[\w-]+)",
+    re.IGNORECASE,
+)
 
 
 def is_named(source: object) -> bool:
@@ -20,6 +24,14 @@ def is_named(source: object) -> bool:
 def is_placed(source: object) -> bool:
     """Whether a source means the same from every folder: a name, or an address on an object store."""
     return is_named(source) or is_remote(source)
+
+
+def meant_by(source: str) -> str | None:
+    """Return what to write in place of a source that is not there and looks like a set of the hub; None for others."""
+    found = _OF_HUB.fullmatch(source)
+    if found is None or (found["bare"] and os.path.isdir(found["bare"].partition("/")[0])):
+        return None
+    return f"A dataset of the hub is hf:{found['said'] or found['bare']}."
 
 
 def settled(source: str, folder: str | Path = "") -> str:

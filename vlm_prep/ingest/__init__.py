@@ -10,7 +10,7 @@ to read it in:
     meta_file  the meta JSON, told from data
     presets/  well-known datasets by name
     derived/  tars, folders, databases and other tools' descriptions as rows
-    hub_sets, splits  datasets of the hub; which files and rows a split is
+    hub_sets, hub_cache, splits  datasets of the hub, with and without a network; which files and rows a split is
     gather/   media files by content in shards, each once
     row_hook  a function of the user between a row and its reading
     mock_rows  rows that are made up

@@ -1,23 +1,30 @@
 """Datasets of the Hugging Face hub, `hf:owner/name[@revision]`, through the `datasets` library: its cache, its token.
 
-The library downloads a set once and keeps it as Arrow files, which are read like all tables. Without a network its
-cached copy is opened, and `HF_ENDPOINT` names a mirror. The commit of what was read is part of a run's fingerprint.
+The library downloads a set once and keeps it as Arrow files, which are read like all tables. The commit that a revision
+means is asked for first, and is part of a run's fingerprint. Where the hub does not answer, what the caches of this
+machine hold of that commit is opened (`hub_cache`); `HF_ENDPOINT` names a mirror.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.hub_cache import HubCache
 from vlm_prep.ingest.splits import Tables, tables_of
 
 _ADDRESS: Final = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_NO_SET: Final = "Check the name; a gated set needs a token (`hf auth login`, or HF_TOKEN)."
+SECONDS: Final = 10.0
+"""To wait for the hub's first answer."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,8 @@ class HubTables:
 
     folder: Path
     tables: Tables
-    commit: str | None
-    """The commit that the files are of, where the library says it."""
+    commit: str
+    """The commit that the files are of."""
 
 
 def hub_tables(address: str, subset: str | None, split: str | None) -> HubTables:
@@ -44,20 +51,76 @@ def hub_tables(address: str, subset: str | None, split: str | None) -> HubTables
     found = _ADDRESS.fullmatch(address)
     if found is None:
         raise InputError(f"{address}: no dataset of the hub", "Write hf:owner/name, or hf:owner/name@revision.")
-    import datasets
-
-    try:
-        builder = datasets.load_dataset_builder(found["name"], subset, revision=found["revision"])
-        builder.download_and_prepare()
-    except Exception as error:  # of the library, of the hub's client, of the network
-        raise _unreachable(address, error) from error
+    commit = _asked_commit(address, found["name"], found["revision"])
+    if commit is None:
+        cache = HubCache(found["name"])
+        commit = cache.commit(found["revision"])
+        _LOG.info("%s is read from the cache of this machine, commit %s", address, commit)
+        builder = _prepared(address, lambda: cache.builder(commit, subset))
+    else:
+        builder = _prepared(address, lambda: _from_hub(found["name"], subset, found["revision"]))
+        if builder.hash != commit:
+            raise InputError(
+                f"{address}: is commit {commit} on the hub, and `datasets` opened {builder.hash}",
+                f"Start again if the set has just changed; hf:{found['name']}@COMMIT names what is read.",
+            )
     names = {str(name): int(info.num_examples) for name, info in (builder.info.splits or {}).items()}
     if not names:
         raise InputError(f"{address}: has no splits")
     tables = tables_of(address, split, list(names), lambda name: _files(builder, name), names.__getitem__)
-    cache = Path(builder.cache_dir)
-    commit = next((text for text in (builder.hash, *cache.parts) if text and _COMMIT.fullmatch(str(text))), None)
-    return HubTables(cache, tables, commit)
+    return HubTables(Path(builder.cache_dir), tables, commit)
+
+
+def _asked_commit(address: str, name: str, revision: str | None) -> str | None:
+    """Ask the hub which commit a revision is; None where there is no network.
+
+    Raises:
+        InputError: the hub answers that there is no such set or revision, or that this user may not read it.
+    """
+    import datasets
+    from huggingface_hub import HfApi, constants
+
+    if datasets.config.HF_HUB_OFFLINE:
+        return None
+    _LOG.info("asking %s for the dataset %s", constants.ENDPOINT, name)
+    try:
+        info = HfApi().dataset_info(name, revision=revision, timeout=SECONDS)
+    except Exception as error:  # requests' or httpx's, by the version of huggingface_hub: no route, no name, a proxy
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+        if status < 500:
+            raise _unreachable(address, error) from error
+        _LOG.info("%s does not answer: %s", constants.ENDPOINT, (str(error).strip().splitlines() or [""])[0][:200])
+        return None
+    return str(info.sha)
+
+
+def _from_hub(name: str, subset: str | None, revision: str | None) -> Any:
+    import datasets
+
+    # a folder of this name in the working directory is not what is meant
+    builder = datasets.load_dataset_builder(
+        f"hf://datasets/{name}" if os.path.exists(name) else name, subset, revision=revision
+    )
+    builder.download_and_prepare()
+    return builder
+
+
+def _prepared(address: str, load: Callable[[], Any]) -> Any:
+    import datasets
+    import huggingface_hub.utils
+
+    shown = [each for each in (datasets.utils, huggingface_hub.utils) if not each.are_progress_bars_disabled()]
+    for library in () if sys.stderr.isatty() else shown:
+        library.disable_progress_bars()
+    try:
+        return load()
+    except InputError:
+        raise
+    except Exception as error:  # of the library, of the hub's client, of the network
+        raise _unreachable(address, error) from error
+    finally:
+        for library in shown:
+            library.enable_progress_bars()
 
 
 def _files(builder: Any, split: str) -> Sequence[Path]:
@@ -68,9 +131,9 @@ def _files(builder: Any, split: str) -> Sequence[Path]:
 def _unreachable(address: str, error: Exception) -> InputError:
     said = " ".join(str(error).split())[:400]
     hints = {
-        "DatasetNotFoundError": "Check the name; a gated set needs a token (`hf auth login`, or HF_TOKEN).",
+        **dict.fromkeys(("DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError"), _NO_SET),
+        "RevisionNotFoundError": "A revision is a branch, a tag or a commit.",
         "ConnectionError": "Check the network; HF_ENDPOINT names a mirror. What was loaded once is in its cache.",
-        "OfflineModeIsEnabled": "The set is in no cache (HF_HUB_OFFLINE): load it once with a network.",
     }
     hint = hints.get(type(error).__name__, "`subset` names a configuration, `split` a split.")
     return InputError(f"{address}: {type(error).__name__}: {said}", hint)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Unpack, get_args
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.named_sources import is_named, source_stem
+from vlm_prep.core.named_sources import is_named, meant_by, source_stem
 from vlm_prep.core.remote import cached, is_remote
 from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.derived.axolotl import axolotl_meta
@@ -86,6 +86,8 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
     mix: dict[str, Any] = {name: given.pop(name) for name in ("mix", "mix_stop", "mix_seed") if name in given}
     named = str(path) if is_named(path) or is_remote(path) else None
     place = Path(os.path.abspath(path))
+    if named is None and not place.exists() and (meant := meant_by(str(path))):
+        raise InputError(f"{path}: no such file", meant)
     preset = None if named is None else preset_of(named)
     found = None if named or _is_made_of_files(place) else axolotl_meta(place) or read_meta(place)
     written_mix = _mix_of(found) if found is not None else None if preset is None else preset.mix

@@ -11,6 +11,8 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.ingest.spec import did_you_mean
 
 DEFAULT_SPLIT: Final = "train"
+ALL: Final = "all"
+"""Means every split, one after the other, where none has this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,17 @@ def tables_of(
     wanted = split or (names[0] if len(names) == 1 else DEFAULT_SPLIT)
     if wanted in names:
         return Tables(wanted, tuple(files(wanted)))
-    if split is None or not set("[+") & set(split):
+    if split is None or (split != ALL and not set("[+") & set(split)):
         raise no_split(where, names, split)
-    parts = _parts(where, split, {name: count(name) for name in names})
+    counts = {name: count(name) for name in names}
+    parts = _parts(where, "+".join(names) if split == ALL else split, counts)
+    if not any(start < stop for _, start, stop in parts):
+        held = ", ".join(f"{name} {number:,}" for name, number in counts.items())
+        raise InputError(f"{where}: split {split!r} has no rows", f"Rows there are: {held}.")
     starts: dict[str, int] = {}
     found: list[Path] = []
     for name in dict.fromkeys(name for name, _, _ in parts):
-        starts[name] = sum(map(count, starts))
+        starts[name] = sum(map(counts.__getitem__, starts))
         found += files(name)
     rows = tuple((starts[name] + start, starts[name] + stop) for name, start, stop in parts)
     return Tables(split, tuple(found), rows)
