@@ -116,6 +116,10 @@ FOREIGN = [
     ("a.wma", "wmav2", 44100, None),
     ("alac.m4a", "alac", 16000, None),
     ("a.wav", "aac", 16000, "adts"),
+    ("mp2.wav", "mp2", 48000, None),
+    ("ac3.wav", "ac3", 48000, None),
+    ("g722.wav", "g722", 16000, None),
+    ("mp3.wav", "libmp3lame", 44100, None),
 ]
 
 
@@ -176,3 +180,13 @@ def test_titles_in_any_encoding_do_not_matter(tmp_path: Path) -> None:
     data = bytearray(by_ffmpeg(tmp_path, "a.m4a", "aac", 16000))
     data[data.index(b"Lavf") : data.index(b"Lavf") + 2] = b"\x9f\xff"
     assert probe_audio(bytes(data), "a").samples
+
+
+def test_mp3_in_a_wav_is_as_long_as_it_decodes_also_in_parts(tmp_path: Path) -> None:
+    """Its header states no number of samples: libsndfile takes one from the size."""
+    data = by_ffmpeg(tmp_path, "a.wav", "libmp3lame", 44100)
+    assert soundfile.info(io.BytesIO(data)).subtype == "MPEG_LAYER_III"
+    header, whole = probe_audio(data, "a"), soundfile.read(io.BytesIO(data), dtype="float32")[0]
+    assert header.samples == len(whole) != soundfile.info(io.BytesIO(data)).frames
+    assert np.array_equal(read_waveform(data, 44100, "a", (10_000, 20_000)), whole[10_000:20_000])
+    rejected(data[: len(data) // 2])

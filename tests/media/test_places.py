@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pyarrow as pa
@@ -61,6 +62,7 @@ def reason(media: Media, rules: MediaRules | None = None) -> tuple[str, str]:
         ("a.png", "a.png\n"),
         ("a.png", " a.png "),
         ("a.png ", "A.png%20"),
+        ("a.png", "\ufeffa.png\u200b "),
         (unicodedata.normalize("NFD", "café/é.png"), unicodedata.normalize("NFC", "café/é.png")),
         (unicodedata.normalize("NFC", "é.png"), unicodedata.normalize("NFD", "é.png")),
         ("UPPER/Ü.PNG", "upper/ü.png"),
@@ -92,6 +94,8 @@ def test_a_missing_file_says_what_was_tried(tmp_path: Path) -> None:
     code, message = reason(Media(kind="image", uris=(f"{tmp_path}/no%20file.png",)))
     assert code == "missing_file"
     assert "no%20file.png: no such file" in message and f"'{tmp_path}/no file.png'" in message
+    once = reason(Media(kind="image", uris=("/host\\none.png",)))[1]
+    assert once.count("'/host/none.png'") == 1
 
 
 def test_a_key_of_an_lmdb_stays_as_it_is_written(tmp_path: Path) -> None:
@@ -125,7 +129,8 @@ def test_numbers_in_names_are_sorted_as_numbers() -> None:
 def test_a_folder_as_a_video_is_its_frames_in_natural_order(tmp_path: Path) -> None:
     for number in (1, 2, 10, 9):
         picture(tmp_path / "clip" / f"{number}.png")
-    (tmp_path / "clip" / ".hidden").touch()
+    for name in (".hidden", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "clip" / name).touch()
     media, _ = probe(Media(kind="video", uris=(f"{tmp_path}/clip",)))
     assert [os.path.basename(uri) for uri in media.uris] == ["1.png", "2.png", "9.png", "10.png"]
     assert media.frame_list and media.header is not None and media.header.total_frames == 4
@@ -135,6 +140,21 @@ def test_a_folder_without_frames_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "clip" / "inner").mkdir(parents=True)
     assert reason(Media(kind="video", uris=(f"{tmp_path}/clip",)))[0] == "bad_media_entry"
     assert reason(Media(kind="video", uris=(f"{tmp_path}/clip/inner",)))[0] == "bad_media_entry"
+
+
+@pytest.mark.parametrize(
+    ("part", "code"),
+    [
+        ({"frame_indices": (0, 2)}, "bad_frame_indices"),
+        ({"start": 1.0}, "bad_media_entry"),
+        ({"end": 1.0}, "bad_media_entry"),
+    ],
+)
+def test_a_part_of_a_folder_of_frames_is_refused(tmp_path: Path, part: Any, code: str) -> None:
+    for number in range(4):
+        picture(tmp_path / "clip" / f"{number}.png")
+    found, said = reason(Media(kind="video", uris=(f"{tmp_path}/clip",), fps=2.0, **part))
+    assert found == code and "list the frames" in said
 
 
 # --- bounds -----

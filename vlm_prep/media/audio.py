@@ -37,12 +37,16 @@ _SEEKS_EXACTLY = (*_COUNTED_BY_HEADER, "FLAC")
 _FLOATS = ("FLOAT", "DOUBLE")
 _ESTIMATED = ("MP3", "OGG")
 """Formats whose header may state another number of samples than there are."""
+_MPEG = "MPEG_LAYER"
+"""How the names of codecs begin whose length a WAV does not state either."""
 _LOWEST_RATE, _HIGHEST_RATE = 100, 768_000
 """Samples a second: of telemetry, and of the fastest converters of sound."""
 LOUDEST = np.float32(2**31)
 """Full scale of the widest integer format, for files that hold integers as floats; full scale is 1 else."""
 _UNKNOWN_FORMAT, _UNKNOWN_CODEC = 1, 4
 """libsndfile's codes for a format or a codec that it does not read (SF_ERR_*)."""
+_OWN_TAGS = frozenset((0x01, 0x02, 0x03, 0x06, 0x07, 0x11, 0x31, 0x40, 0x55, 0xFFFE))
+"""Codecs of a WAV (`wFormatTag`) that libsndfile reads; of another it says that the `fmt ` chunk is malformed."""
 
 
 def probe_audio(data: bytes, uri: str, *, decode: bool = False) -> MediaHeader:
@@ -60,9 +64,9 @@ def probe_audio(data: bytes, uri: str, *, decode: bool = False) -> MediaHeader:
     try:
         info = soundfile.info(_Seekable(data))
         frames, rate = int(info.frames), int(info.samplerate)
-        if decode or info.format not in _COUNTED_BY_HEADER or info.subtype in _FLOATS:
+        if decode or not _is_counted(info) or info.subtype in _FLOATS:
             decoded = _count(data, uri)
-            if decoded != frames and (info.format not in _ESTIMATED or _states_length(data)):
+            if decoded != frames and (not _is_estimated(info) or _states_length(data)):
                 raise _unreadable(uri, f"cut short: {decoded} of the {frames} samples its header states")
             frames = decoded
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
@@ -75,6 +79,14 @@ def probe_audio(data: bytes, uri: str, *, decode: bool = False) -> MediaHeader:
         raise _unreadable(uri, f"{frames} samples at {rate} Hz")
     require_rate(rate, uri)
     return MediaHeader(samples=frames, sampling_rate=rate)
+
+
+def _is_counted(file: Any) -> bool:
+    return file.format in _COUNTED_BY_HEADER and not file.subtype.startswith(_MPEG)
+
+
+def _is_estimated(file: Any) -> bool:
+    return file.format in _ESTIMATED or file.subtype.startswith(_MPEG)
 
 
 def require_rate(rate: int, uri: str) -> None:
@@ -122,7 +134,7 @@ class _Seekable(io.BytesIO):
 def _pieces(data: bytes, uri: str) -> Iterator[NDArray[np.float32]]:
     short = False
     with _soundfile().SoundFile(_Seekable(data)) as file:
-        if file.format in _ESTIMATED and file.frames * file.channels <= _AT_ONCE:
+        if _is_estimated(file) and file.frames * file.channels <= _AT_ONCE:
             # as `read_waveform` reads it: of a damaged file, reading in pieces gives another number
             file.seek(0)
             yield file.read(dtype="float32", always_2d=True)
@@ -150,7 +162,17 @@ def require_sound(wave: NDArray[np.float32], uri: str) -> None:
 def _is_foreign(error: Exception, data: bytes) -> bool:
     """Whether libsndfile does not know what this is; damage of what it reads is not tried elsewhere."""
     code = getattr(error, "code", None)
-    return code == _UNKNOWN_CODEC or (code == _UNKNOWN_FORMAT and len(data) > 4 and not data.startswith(b"fLaC"))
+    return (
+        code == _UNKNOWN_CODEC
+        or _has_foreign_codec(data)
+        or (code == _UNKNOWN_FORMAT and len(data) > 4 and not data.startswith(b"fLaC"))
+    )
+
+
+def _has_foreign_codec(data: bytes) -> bool:
+    """Whether a WAV holds a codec (MP2, AC-3, G.722, ...) that libsndfile does not read."""
+    chunk = data.find(b"fmt ", 12, 4096) if data[:4] == b"RIFF" and data[8:12] == b"WAVE" else -1
+    return chunk >= 0 and int.from_bytes(data[chunk + 8 : chunk + 10], "little") not in _OWN_TAGS
 
 
 def _stated_size(data: bytes) -> int | None:
@@ -192,7 +214,7 @@ def read_waveform(data: bytes, rate: int, uri: str, segment: Segment | None = No
     try:
         with soundfile.SoundFile(_Seekable(data)) as file:
             found = int(file.samplerate)
-            seeks = segment is not None and file.format in _SEEKS_EXACTLY
+            seeks = segment is not None and file.format in _SEEKS_EXACTLY and not file.subtype.startswith(_MPEG)
             # also to 0, as soundfile.read does: the MP3 decoder gives other last bits without
             file.seek(segment[0] if segment and seeks else 0)
             channels = file.read(segment[1] - segment[0] if segment and seeks else -1, dtype="float32", always_2d=True)

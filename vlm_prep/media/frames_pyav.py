@@ -241,7 +241,8 @@ def _index(container: Any, stream: Any, uri: str) -> _Index:
     if stream.frames > len(packets) or any(packet.is_corrupt or _ends(packet) > size for packet in packets):
         # an AVI may say of a frame that the one before stays; when the others are shown is not kept then
         why = "cut short or with frames left out" if container.format.name == "avi" else "cut short"
-        raise _unreadable(uri, f"{why}: {len(packets)} of the {stream.frames} frames its header states")
+        stated = f" of the {stream.frames} its header states" if stream.frames else ", of which one is not whole"
+        raise _unreadable(uri, f"{why}: {len(packets)} frames{stated}")
     if not packets:
         raise _unreadable(uri, "no frames")
     hidden = stream.codec_context.name == "vp8"

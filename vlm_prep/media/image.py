@@ -305,6 +305,7 @@ def _scaled_floats(picture: Image.Image, values: NDArray[np.float32], uri: str) 
     least, most = (float(np.asarray(tags.get(tag, usual)).flat[0]) for tag, usual in _RANGE)
     if not (most > least and values.size and values.min() >= least and values.max() <= most):
         message = f"{uri}: pixels of mode F are not all in the range {least:g} to {most:g} that is declared or usual"
-        raise Reject(RejectReason.UNREADABLE_IMAGE, f"{message}; convert them")
+        hint = "convert them, or declare it in the TIFF (SMinSampleValue, SMaxSampleValue)"
+        raise Reject(RejectReason.UNREADABLE_IMAGE, f"{message}; {hint}")
     scaled = (values.astype(np.float64) - least) * 255 / (most - least)
     return Image.fromarray(np.floor(scaled + 0.5).astype(np.uint8))

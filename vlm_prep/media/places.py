@@ -28,6 +28,10 @@ from vlm_prep.media.mock_media import is_made
 READ_OTHERWISE = "paths_read_otherwise"
 """Note of a media that was found under another reading of its path."""
 _DIGITS = re.compile(r"([0-9]+)")
+_UNSEEN = "\ufeff\u200b\u200e\u200f"
+"""Marks that are not seen and no blanks: of byte order, of no width, of direction."""
+_SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
+"""What Windows puts into folders of pictures."""
 _LARGEST_FOLDER = 200_000
 _SHOWN = 4
 
@@ -85,10 +89,22 @@ def located(media: Media, roots: Roots) -> Media:
         media = replace(media, uris=uris, notes=(*media.notes, READ_OTHERWISE))
     if media.kind == "video" and not media.frame_list and os.path.isdir(uris[0]):
         roots.require(uris[0])
+        _require_no_part(media)
         media = replace(media, uris=_frames_in(uris[0]), frame_list=True)
     for uri in media.uris:
         roots.require(uri)
     return media
+
+
+def _require_no_part(media: Media) -> None:
+    """Refuse seconds or frame numbers of a folder: its frames have no times, and those wanted are named one by one."""
+    if media.frame_indices is not None:
+        reason, what = RejectReason.BAD_FRAME_INDICES, f"frame_indices {list(media.frame_indices[:8])}"
+    elif (media.start, media.end) != (None, None):
+        reason, what = RejectReason.BAD_MEDIA_ENTRY, "a part in seconds"
+    else:
+        return
+    raise Reject(reason, f"{media.uris[0]}: {what} of a folder of frames; list the frames that are wanted instead")
 
 
 def real_path(path: str) -> str:
@@ -124,7 +140,7 @@ def _located(uri: str) -> str:
             RejectReason.MISSING_FILE,
             f"{uri}: no such file, and {len(found)} others that it may mean: {', '.join(map(repr, found[:_SHOWN]))}",
         )
-    other = [reading for reading in tried if reading != path]
+    other = list(dict.fromkeys(reading for reading in tried if reading != path))
     also = f"; nor as {', '.join(map(repr, other[:_SHOWN]))}" if other else ""
     raise Reject(RejectReason.MISSING_FILE, f"{uri}: no such file{also}")
 
@@ -148,7 +164,7 @@ def _with_slashes(path: str) -> str:
 
 
 def _without_blanks(path: str) -> str:
-    return "/".join(part.strip() for part in path.split("/"))
+    return "/".join(part.strip().strip(_UNSEEN).strip() for part in path.split("/"))
 
 
 def _once(path: str) -> Iterator[str]:
@@ -199,12 +215,12 @@ def _folded(name: str) -> str:
 
 
 def _frames_in(folder: str) -> tuple[str, ...]:
-    """The files of a folder in natural order (2 before 10), hidden ones left out.
+    """The files of a folder in natural order (2 before 10), hidden ones and those of the system left out.
 
     Raises:
         Reject: bad_media_entry, it holds none, or folders.
     """
-    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    names = [each for each in os.listdir(folder) if not each.startswith(".") and each.lower() not in _SYSTEM_FILES]
     inner = [name for name in names if os.path.isdir(os.path.join(folder, name))]
     if inner or not names:
         what = f"folders such as {inner[0]!r}" if inner else "no files"
