@@ -169,11 +169,11 @@ def test_a_row_that_has_not_what_the_mapping_says_is_a_reject(tmp_path: Path, ro
     assert isinstance(first, Sample) and second.reason == reason, second.message
 
 
-def test_columns_that_a_mapping_does_not_read_are_counted_and_seconds_of_a_file_are_refused(tmp_path: Path) -> None:
+def test_columns_that_a_mapping_does_not_read_are_counted_and_seconds_of_its_file_are_applied(tmp_path: Path) -> None:
     mapping: Any = {"audios": "clip", "turns": [{"user": ["audio", "?"]}, {"assistant": "{t}"}]}
     path = rows(tmp_path / "a.jsonl", {"clip": "a.wav", "t": "x", "score": 3}, {"clip": "a.wav", "t": "x", "start": 1})
     first, second = read(path, mapping=mapping)
-    assert first.unread == {"row.score": 3} and second.reason == "unread_key"
+    assert first.unread == {"row.score": 3} and second.unread == {} and second.media[0].start == 1.0
     mapping["audios"] = {"path": "clip", "start": "start", "end": "end"}
     path = rows(tmp_path / "b.jsonl", {"clip": "a.wav", "t": "x", "start": 1, "end": 2.5})
     (found,) = read(path, mapping=mapping)

@@ -83,7 +83,9 @@ def test_objects_reject_the_row_where_the_text_waits_for_them() -> None:
 
 def test_a_part_of_a_video_is_not_the_whole() -> None:
     row = chat({"role": "user", "content": "<video>"}, ANSWER, video="v.mp4")
-    assert refused(row | {"start": 3, "end": 9})[0] == R.UNREAD_KEY
+    (part,) = read(row | {"start": 3, "end": 9}).media
+    assert (part.start, part.end) == (3.0, 9.0)
+    assert refused(row | {"start_frame": 3, "end_frame": 9})[0] == R.UNREAD_KEY
     assert read(row | {"start": 0, "end": None}).media
     assert read(chat(start=3)).unread == {"row.start": 3}
 

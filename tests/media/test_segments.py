@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,3 +143,51 @@ def test_the_kits_frames_are_one_video_however_they_are_given(kit: Path, tmp_pat
     names = [f"{number}.png" for number in range(1, 12)]
     assert all([Path(uri).name for uri in video.uris] == names for video in videos if len(video.uris) == 11)
     assert [video.fps for video in videos if video.fps] == [2.0, 2.0, 2.0]
+
+
+# --- parts that the row itself names -----
+
+
+def test_the_only_file_of_a_row_takes_the_part_that_the_row_names(
+    clips: Path, tmp_path: Path, options: Options
+) -> None:
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        archive.write(clips / "a.wav", "in/a.wav")
+    (tmp_path / "a.wav").symlink_to(clips / "a.wav")
+    turns = [{"role": "user", "content": "<audio>?"}, {"role": "assistant", "content": "ok"}]
+    part = {"offset": 1, "duration": 2}
+    rows: list[dict[str, Any]] = [
+        {"messages": turns, "audio": "a.wav", **part},
+        {"messages": turns, "audios": ["clips.zip::in/a.wav"], "start": 1.0, "end": 3},
+        {"messages": turns, "audio": {"path": "a.wav", "start": 1, "end": 3}, "begin": "1", "end": "3.0"},
+        {"messages": turns, "audio": "a.wav", "duration": 4.0},  # how long a file is, people say
+        {"messages": turns, "audio": "a.wav", "start": 0, "end": None},
+        {"messages": turns, "audio": "a.wav", "start_ms": 1000, "end_ms": 3000},
+        {"messages": turns, "audio": {"path": "a.wav", "start": 1, "end": 4}, **part},
+        {"messages": [{**turns[0], "content": "<audio><audio>?"}, turns[1]], "audios": ["a.wav", "a.wav"], **part},
+    ]
+    samples, rejects = ingested(tmp_path, rows, options)
+    headers = [sample.media[0].header for sample in samples.values()]
+    assert [header and header.segment for header in headers] == [(RATE, 3 * RATE)] * 3 + [None] * 2
+    assert list(rejects.values()) == ["unread_key", "bad_media_entry", "unread_key"]
+
+
+def test_a_manifest_of_files_in_an_archive_or_of_texts_takes_its_parts(
+    clips: Path, tmp_path: Path, options: Options
+) -> None:
+    with tarfile.open(tmp_path / "clips.tar", "w") as archive:
+        archive.add(clips / "a.wav", "in/a.wav")
+    lines = ["audio\tbegin\tend\ttext", "clips.tar::in/a.wav\t1\t3.0\thi", "clips.tar::in/a.wav\t1.0\t\thi"]
+    (tmp_path / "rows.tsv").write_text("\n".join(lines) + "\n")
+    ingest(open_samples(tmp_path / "rows.tsv"), IngestConfig(), options(tmp_path / "out"))
+    samples = open_samples(tmp_path / "out")
+    headers = [each.media[0].header for each in samples.read(0, 2) if isinstance(each, Sample)]
+    assert [header and header.segment for header in headers] == [(RATE, 3 * RATE), (RATE, 11 * RATE)]
+
+
+def test_a_mapped_row_takes_the_part_that_it_names(clips: Path, tmp_path: Path, options: Options) -> None:
+    (tmp_path / "a.wav").symlink_to(clips / "a.wav")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"clip": "a.wav", "start": 1, "duration": 2, "said": "x"}) + "\n")
+    how: Any = {"columns": {"audios": "clip"}, "turns": ["user=<audio>?", "assistant={said}"]}
+    (sample,) = open_samples(tmp_path / "rows.jsonl", **how).read(0, 1)
+    assert isinstance(sample, Sample) and (sample.media[0].start, sample.media[0].end) == (1.0, 3.0)

@@ -16,6 +16,7 @@ order:
     media_columns the row's media columns
     named_tags    a media column that says by which tag each media stands
     entries       one entry of a media column → Media
+    row_parts     the part of a file that the row itself names
     tool_calls    tool schemas and tool calls
     common        columns of a row, types, and per-message options
     noticed       what is noticed on the way: unread keys, other spellings

@@ -14,6 +14,7 @@ from vlm_prep.ingest.formats.common import Row
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES
 from vlm_prep.ingest.formats.noticed import SEGMENT_KEYS_WITH_MEANING, Noticed
+from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS
 from vlm_prep.ingest.formats.row_turns import Dialect
 from vlm_prep.ingest.mapping.compiled import compiled
 from vlm_prep.ingest.mapping.turn_rules import ROLES, Turn
@@ -38,11 +39,14 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
         made |= {role: found.media[role]} if role in found.media else {name: row[name] for name in names if name in row}
     if mapping.shared:
         made = _shared(made, found.turns, mapped)
-    made |= {key: row[key] for key in SEGMENT_KEYS_WITH_MEANING if key in row and key not in mapping.names}
+    made |= {
+        key: row[key] for key in (*SEGMENT_KEYS_WITH_MEANING, "duration") if key in row and key not in mapping.names
+    }
     if found.tools is not None:
         made["tools"] = found.tools
     sample = build_sample(found.turns, made, mapped, _DIALECT, place, noticed, ())
-    noticed.leave("row", row, spec.keys_mapped)
+    parts = any(each.start is not None or each.end is not None for each in sample.media)
+    noticed.leave("row", row, spec.keys_mapped | SEGMENT_KEYS if parts else spec.keys_mapped)
     return sample
 
 

@@ -21,11 +21,11 @@ from vlm_prep.ingest.formats.content_parts import read_parts
 from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.named_tags import by_name
-from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, SEGMENT_KEYS_WITH_MEANING, Noticed
+from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed
+from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
 from vlm_prep.ingest.spec import DatasetSpec
-from vlm_prep.media.files import split_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,7 @@ def build_sample(
     if spec.missing_tags == "first":
         queue.place_first(messages)
     media = queue.placed()
-    if any(each.kind != "image" and split_uri(each.uris[0])[1] is None for each in media):  # not cut from it already
-        noticed.refuse("the row", {key: value for key, value in row.items() if value != 0}, SEGMENT_KEYS_WITH_MEANING)
+    cut = part_of_row(row, media, noticed)
     noticed.refuse_grounding(row, messages)
     if (masked := row.get("mask_history")) is not None and "mask_history" not in noticed.ignored:
         _mask_history(masked, messages, noticed)
@@ -84,7 +83,8 @@ def build_sample(
     messages = _with_lead(lead, messages)
     tools = tool_schemas(column(row, spec, "tools", noticed))
     require_storable(messages, tools, media)
-    noticed.leave("row", row, _read_keys(spec, read))
+    keys = _read_keys(spec, read)
+    noticed.leave("row", row, keys if cut == media else keys | SEGMENT_KEYS)
     return Sample(
         sample_id=place.sample_id,
         dataset=spec.name,
@@ -92,7 +92,7 @@ def build_sample(
         line=place.line,
         messages=messages,
         strings=strings,
-        media=tuple(media),
+        media=tuple(cut),
         tools=tools,
         notes=tuple(sorted(noticed.notes)),
         unread=noticed.unread,

@@ -44,8 +44,17 @@ _SIZE_OPTIONS = (
     "size",
 )
 _CROP_OPTIONS = ("crop", "bbox", "rotate", "start_frame", "end_frame")
-SEGMENT_STARTS: Final = ("offset", "start", "start_time", "begin_time", "audio_start", "video_start")
-SEGMENT_ENDS: Final = ("end", "end_time", "audio_end", "video_end")
+SEGMENT_STARTS: Final = (
+    "offset",
+    "start",
+    "start_time",
+    "begin",
+    "begin_time",
+    "segment_start",
+    "audio_start",
+    "video_start",
+)
+SEGMENT_ENDS: Final = ("end", "end_time", "segment_end", "audio_end", "video_end")
 """Keys of the seconds at which a part of a file begins and ends; `duration` is how long it is."""
 _RATES = ("fps", "sample_fps", "raw_fps")
 READ_KEYS: Final = frozenset(

@@ -43,7 +43,10 @@ NOTES: Final[dict[str, str]] = {
 
 _PREFERENCE = "belongs to preference data, which also says what not to answer"
 _MASK = "says what is trained, in a form that is not read for a whole row"
-_SEGMENT = "takes a part of a video or audio, which is not applied; cut the file first"
+_SEGMENT = (
+    "takes a part of a video or audio; that is applied in seconds (`start` and `end`, `offset` and `duration`) where "
+    "the row has one such file, else put it into the media's own entry"
+)
 ROW_KEYS_WITH_MEANING: Final[dict[str, str]] = {
     **dict.fromkeys(("rejected_response", "rejected_messages", "rejected_images", "rejected", "chosen"), _PREFERENCE),
     **dict.fromkeys(("label", "kto_tag"), "says whether the answer is a good one (KTO), or the class to predict"),
@@ -53,13 +56,14 @@ ROW_KEYS_WITH_MEANING: Final[dict[str, str]] = {
 }
 """Keys of a row that change what it means in LLaMA-Factory, ms-swift, axolotl, TRL or NeMo, and are not applied."""
 SEGMENT_KEYS_WITH_MEANING: Final[dict[str, str]] = {
+    **dict.fromkeys(("start", "end", "start_time", "end_time", "offset", "begin", "begin_time"), _SEGMENT),
+    **dict.fromkeys((f"{end}_{unit}" for unit in ("frame", "ms", "sample") for end in ("start", "end")), _SEGMENT),
     **dict.fromkeys(
-        ("start", "end", "start_time", "end_time", "start_frame", "end_frame", "offset", "begin_time"), _SEGMENT
+        (f"{kind}_{end}" for kind in ("video", "audio", "clip", "segment") for end in ("start", "end")), _SEGMENT
     ),
-    **dict.fromkeys((f"{kind}_{end}" for kind in ("video", "audio", "clip") for end in ("start", "end")), _SEGMENT),
     **dict.fromkeys(("start_timestamp", "end_timestamp"), _SEGMENT),
 }
-"""Likewise, in a row whose video or audio is a file."""
+"""Likewise, in a row whose video or audio is a file, unless they are applied (`row_parts`)."""
 MESSAGE_KEYS_WITH_MEANING: Final[dict[str, str]] = {
     **dict.fromkeys(
         ("mask", "masked", "is_masked"), "says what is masked, and tools disagree on what 1 means; use train"
