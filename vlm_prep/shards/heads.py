@@ -10,6 +10,7 @@ mapped; the bodies are validated by Arrow itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -74,13 +75,28 @@ def read_schema(source: pa.MemoryMappedFile, info: ShardInfo) -> pa.Schema:
         ValueError: it has not.
         pa.ArrowException: the schema cannot be read.
     """
-    if source.size() != info.bytes:
-        raise ValueError(f"{source.size()} bytes, the manifest says {info.bytes}")
+    must_be_whole(source, info)
     if source.read_at(len(_END), max(0, source.size() - len(_END))) != _END:
         raise ValueError("it does not end as a shard does")
     schema = pa.ipc.read_schema(pa.py_buffer(checked_head(source, info, 0)))
     must_be_readable(schema)
     return schema
+
+
+def size_of(source: pa.MemoryMappedFile) -> int:
+    """Return the bytes that a mapped file has now; the map itself knows those that it had."""
+    return os.fstat(source.fileno()).st_size
+
+
+def must_be_whole(source: pa.MemoryMappedFile, info: ShardInfo) -> None:
+    """Make sure that a mapped shard has, and had when it was mapped, the manifest's size.
+
+    Raises:
+        ValueError: it has not.
+    """
+    for size in (source.size(), size_of(source)):
+        if size != info.bytes:
+            raise ValueError(f"{size} bytes, the manifest says {info.bytes}")
 
 
 def must_be_valid(batch: pa.RecordBatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -97,6 +97,11 @@ def parts_of(store: Store) -> list[Store]:
     """Return the stores that a store's rows are of."""
     whole = store.base if isinstance(store, PickedStore) else store
     return whole.parts if isinstance(whole, JoinedStore) else [whole]
+
+
+def opened_by(stores: Iterable[Store]) -> list[OpenShards]:
+    """Return what holds the mapped shards of stores; several may share one."""
+    return list({id(part.open_shards): part.open_shards for store in stores for part in parts_of(store)}.values())
 
 
 def folder_of(store: Store, row: int) -> StorePath:

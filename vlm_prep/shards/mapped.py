@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Protocol
@@ -17,12 +18,20 @@ MOST_READ = 512
 """Record batches of a store whose offsets are held as Python's numbers, several times a shuffle's window of blocks."""
 
 
+LOOK_AGAIN = 0.2
+"""Seconds after which the sizes of mapped files are asked for again: 128 of them take up to 0.2 ms."""
+
+
 class Shard(Protocol):
     """What is held of a shard."""
 
     @property
     def is_evicted(self) -> bool:
         """Whether it is on an object store and in no cache."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the mapped file has another size than when it was mapped."""
 
     def close(self) -> None:
         """Let go of the map."""
@@ -39,6 +48,7 @@ class OpenShards:
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._last: Shard | None = None
         self._read: deque[tuple[Shard, int]] = deque()
+        self._look = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -63,8 +73,20 @@ class OpenShards:
 
     def drop_evicted(self) -> None:
         """Close shards that have left their cache: as long as they are mapped they take the disk's room."""
+        self._close([key for key, shard in self._open.items() if shard.is_evicted])
+
+    def drop_cut(self) -> None:
+        """Close shards whose files were cut since: to touch what is gone ends a process (SIGBUS). Whoever reads such a
+        shard next opens it again, and is told its name and size. Asked for before each batch; mostly it is too early.
+        """
+        now = time.monotonic()
+        if now >= self._look:
+            self._look = now + LOOK_AGAIN
+            self._close([key for key, shard in self._open.items() if shard.is_cut])
+
+    def _close(self, keys: list[int]) -> None:
         self._last = None
-        for key in [key for key, shard in self._open.items() if shard.is_evicted]:
+        for key in keys:
             self._open.pop(key).close()
 
 

@@ -30,7 +30,7 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.columns import ColumnReaders, reader_makers
-from vlm_prep.shards.heads import checked_head, must_be_valid, read_schema
+from vlm_prep.shards.heads import checked_head, must_be_valid, must_be_whole, read_schema, size_of
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, must_hold_rows, read_manifest
 from vlm_prep.shards.mapped import OpenShards, open_shards_of
@@ -84,9 +84,8 @@ class ShardReader:
         if size is None:
             raise StoreError(f"{path}: the manifest names this shard and it is missing", MAKE_AGAIN)
         if size != self.info.bytes:
-            raise StoreError(
-                f"{path}: {size} bytes, the manifest says {self.info.bytes}: the shard is damaged", MAKE_AGAIN
-            )
+            what = f"{size} bytes, the manifest says {self.info.bytes}: the shard is damaged"
+            raise StoreError(f"{path}: {what}", MAKE_AGAIN)
 
     def __len__(self) -> int:
         return self.info.rows
@@ -146,18 +145,16 @@ class ShardReader:
 
     def _read_batch(self, source: pa.MemoryMappedFile, index: int) -> pa.RecordBatch:
         try:
+            must_be_whole(source, self.info)  # where it was cut since it was mapped a read ends the process
             checked_head(source, self.info, index + 1)
             source.seek(self.info.batches[index][0])
             found = pa.ipc.read_record_batch(pa.ipc.read_message(source), self._schema)
             must_be_valid(found)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StoreError(f"{self.path}: record batch {index} is damaged: {error}", self._repair) from error
-        if found.num_rows != self.info.batches[index][1]:
-            raise StoreError(
-                f"{self.path}: record batch {index} has {found.num_rows} rows, the manifest says "
-                f"{self.info.batches[index][1]}: the shard is damaged or another one",
-                self._repair,
-            )
+        if (rows := found.num_rows) != (said := self.info.batches[index][1]):
+            what = f"has {rows} rows, the manifest says {said}: the shard is damaged or another one"
+            raise StoreError(f"{self.path}: record batch {index} {what}", self._repair)
         return found
 
     def row(self, index: int, without: Collection[str] = ()) -> dict[str, Any]:
@@ -236,6 +233,11 @@ class ShardReader:
         """Whether it is on an object store and in no cache."""
         return self._cached is not None and not self._cached.file.exists()
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the mapped file has another size than when it was mapped."""
+        return self._map is not None and size_of(self._map) != self.info.bytes
+
     def verify(self) -> None:
         """Read the whole file (on an object store the object, not its copy) and compare its checksum."""
         remote = isinstance(self.path, RemotePath)
@@ -245,10 +247,8 @@ class ShardReader:
             hint = COPY_AGAIN if remote else MAKE_AGAIN
             raise StoreError(f"{self.path}: the manifest names this shard and it is missing", hint) from error
         if found != self.info.xxh3:
-            raise StoreError(
-                f"{self.path}: checksum {found}, the manifest says {self.info.xxh3}: the shard is damaged",
-                COPY_AGAIN if remote else DELETE_FIRST,
-            )
+            what = f"checksum {found}, the manifest says {self.info.xxh3}: the shard is damaged"
+            raise StoreError(f"{self.path}: {what}", COPY_AGAIN if remote else DELETE_FIRST)
 
 
 class Store:

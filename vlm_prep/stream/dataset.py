@@ -265,6 +265,7 @@ class ShardDataset(Dataset[Item]):
     def __getitems__(self, indices: Sequence[int | Pick]) -> list[Item]:
         """Return the items of a batch, fewer where bad ones are skipped; what torch's loaders call."""
         items = []
+        self._rows.drop_cut()
         for index in indices:
             try:
                 items.append(self[index])

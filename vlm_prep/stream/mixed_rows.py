@@ -49,6 +49,11 @@ class MixedRows:
         part, own = self._find(index)
         return part.made(own, make)
 
+    def drop_cut(self) -> None:
+        """See `Rows.drop_cut`."""
+        for part in self.parts:
+            part.drop_cut()
+
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""
         return self.parts[0].columns()

@@ -20,7 +20,7 @@ from vlm_prep.pack.mix_rows import open_mix
 from vlm_prep.pack.model_rule import stored_rule
 from vlm_prep.pack.pack_plan import PLAN_SPLIT, rank_split
 from vlm_prep.shards.cache import ShardCache
-from vlm_prep.shards.joined import of_rows, open_sources
+from vlm_prep.shards.joined import of_rows, open_sources, opened_by
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, read_manifest
 from vlm_prep.shards.mapped import open_shards_of
@@ -50,6 +50,9 @@ class Rows(Protocol):
     def made(self, index: int, make: Make) -> Any:
         """Return what `make` makes of a row, see `ShardReader.made`; None where rows are not made together."""
 
+    def drop_cut(self) -> None:
+        """Close shards whose files were cut while they were mapped, see `OpenShards.drop_cut`."""
+
     def columns(self) -> tuple[str, ...]:
         """Name the columns of a row."""
 
@@ -72,6 +75,7 @@ class _InTurn:
     def __init__(self, manifest: Manifest, stores: Sequence[Store]) -> None:
         self.manifest, self._stores = manifest, stores
         self._length = sum(len(store) for store in stores)
+        self._opened = opened_by(stores)
         self.places = _places(stores, len(stores))
 
     def __len__(self) -> int:
@@ -91,6 +95,11 @@ class _InTurn:
         store, place = self._at(index)
         shard, row = store.locate(place)
         return shard.made(row, make, _NOT_TRAINED)
+
+    def drop_cut(self) -> None:
+        """See `Rows.drop_cut`."""
+        for opened in self._opened:
+            opened.drop_cut()
 
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""
@@ -181,6 +190,7 @@ class IndexPacks:
         self._plan = Store(folder, split=PLAN_SPLIT, verify=verify, manifest=manifest)
         self.places = _places([self._plan], int(manifest.config["world_size"]))
         self._source = open_sources(folder, manifest, cache, verify=verify)
+        self._opened = opened_by([self._plan, self._source])
         self._rule = stored_rule(manifest.processor)
         self._tensors = [tensor["name"] for tensor in manifest.processor["tensors"]]
 
@@ -196,6 +206,11 @@ class IndexPacks:
     def made(self, index: int, make: Make) -> Any:
         """See `Rows.made`; a pack's documents lie all over the store."""
         return None
+
+    def drop_cut(self) -> None:
+        """See `Rows.drop_cut`."""
+        for opened in self._opened:
+            opened.drop_cut()
 
     def columns(self) -> tuple[str, ...]:
         """See `Rows.columns`."""
