@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.row_json import NotANumber
 from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.row_media import Place, cell_uri
+
+_KINDS: Final = ("format", "media_type", "mime_type", "mimeType")
 
 
 class EmbeddedBytes:
@@ -76,7 +78,7 @@ def mark_addresses(value: Any, downloads: Downloads) -> Any:
 
 def may_embed(data: bytes) -> bool:
     """Whether a row of JSON text can hold media: few do, and only these are gone through."""
-    return b"data:" in data or b"input_audio" in data or b"media_type" in data
+    return b"data:" in data or b"input_audio" in data or b"media_type" in data or b"mime" in data
 
 
 def mark(row: Any, path: str, place: Place, *, table: bool = False) -> Any:
@@ -127,6 +129,6 @@ class _Marker:
 
 
 def _is_base64(key: str, parent: dict[str, Any]) -> bool:
-    """OpenAI's `{"data": <base64>, "format": "wav"}`, or Anthropic's with `media_type`."""
-    said = parent.get("format", parent.get("media_type"))
+    """OpenAI's `{"data": <base64>, "format": "wav"}`, Anthropic's with `media_type`, or Gemini's with `mime_type`."""
+    said = next((parent[name] for name in _KINDS if name in parent), None)
     return key == "data" and isinstance(parent["data"], str) and isinstance(said, str)

@@ -11,6 +11,7 @@ order:
     by_mapping    any table, by a mapping that says what its columns are (`ingest.mapping`)
     conversation  what the first three share: a row's messages, in any of the spellings → Sample
     row_turns     one message
+    usual_turns   messages as the APIs of Anthropic and Gemini write them, before they are read
     content_parts content that is a list of typed parts
     media_tags    which media stands where, and that the counts agree
     media_columns the row's media columns
@@ -32,6 +33,7 @@ from vlm_prep.ingest.formats import alpaca, asr, by_mapping, messages, pairs, sh
 from vlm_prep.ingest.formats.common import shown
 from vlm_prep.ingest.formats.conversation import RowPlace
 from vlm_prep.ingest.formats.noticed import Noticed
+from vlm_prep.ingest.formats.usual_turns import of_gemini
 from vlm_prep.ingest.spec import DatasetSpec
 
 __all__ = ["to_sample"]
@@ -59,7 +61,7 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
     """
     if not isinstance(row, dict):
         raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object")
-    fields: dict[str, Any] = row
+    fields: dict[str, Any] = of_gemini(row)
     place, noticed = (
         RowPlace(sample_id=sample_id, source=source, line=line),
         Noticed(frozenset(spec.ignore_keys) | _BOXES.intersection(spec.kept)),

@@ -6,8 +6,8 @@
     {"type": "reasoning" | "thinking", ...}                        must come first: templates print it first
     {"type": "tool_call" | "tool_calls", ...}                      must come last: templates print it last
 
-A plain text among the parts is a text part, and a part without a type is of the kind of its only filled key. A part of
-another type, or in a place where a template would move it, rejects the row.
+A plain text among the parts is a text part, and a part without a type is of the kind of its only filled key; a null is
+none. A part of another type, or in a place where a template would move it, rejects the row.
 """
 
 from __future__ import annotations
@@ -21,24 +21,35 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import TRAINING_KEYS, Row, shown, text, training_options
-from vlm_prep.ingest.formats.entries import CONTENT_KEYS, READ_KEYS, REFERENCE_KEYS, media_from, require_applied
+from vlm_prep.ingest.formats.entries import (
+    CONTENT_KEYS,
+    READ_KEYS,
+    REFERENCE_KEYS,
+    media_from,
+    require_applied,
+    with_frames,
+)
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, split_tags
 from vlm_prep.ingest.formats.noticed import is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, written_calls
 
-_MEDIA_TYPES: dict[str, MediaKind] = {
+MEDIA_TYPES: dict[str, MediaKind] = {
     "image": "image",
     "image_url": "image",
+    "image_path": "image",
     "input_image": "image",
     "video": "video",
     "video_url": "video",
+    "video_path": "video",
     "audio": "audio",
     "audio_url": "audio",
+    "audio_path": "audio",
     "input_audio": "audio",
 }
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
 _CALL_TYPES = ("tool_call", "tool_calls")
+PART_TYPES = frozenset((*_TEXT_TYPES, *MEDIA_TYPES, *_REASONING_TYPES, *_CALL_TYPES))
 
 
 @dataclass(slots=True)
@@ -72,21 +83,31 @@ def read_parts(
     content = Content()
     for place, part in enumerate(parts):
         name = f"{where}, part {place}"
-        if isinstance(part, str):
+        if part is None or (isinstance(part, dict) and all(value is None for value in part.values())):
+            queue.noticed.note("read_untyped_content")  # a hole in a table's list
+        elif isinstance(part, str):
             queue.noticed.note("read_untyped_content")
             content.parts += as_text(part)
         elif isinstance(part, dict):
             given = {key: value for key, value in part.items() if value is not None}
-            _read_part(_with_source(_typed(given, queue, name)), role, content, queue, name)
+            _read_part(_with_media(_typed(given, queue, name), queue), role, content, queue, name)
         else:
             raise Reject(RejectReason.BAD_TYPE, f"{name} is {shown(part)}, not an object or a text")
     return content
 
 
-def _with_source(part: Row) -> Row:
-    """Return a part of media with what Anthropic puts into `source` beside its type."""
+def _with_media(part: Row, queue: MediaQueue) -> Row:
+    """Return a part of media with what Anthropic puts into `source` beside its type, and a list of one as that one."""
+    kind = part.get("type")
+    if kind in ("image", "image_url", "audio", "audio_url") and isinstance(part.get(kind), list):
+        if len(part[kind]) != 1:
+            return part
+        queue.noticed.note("read_nested_media")
+        return {**part, kind: part[kind][0]}
+    if kind == "video":
+        part = with_frames(part)
     source = part.get("source")
-    if not isinstance(source, dict) or part.get("type") not in ("image", "video", "audio"):
+    if not isinstance(source, dict) or kind not in ("image", "video", "audio"):
         return part
     inner = {key: value for key, value in source.items() if key not in ("type", "media_type") and value is not None}
     return {key: value for key, value in part.items() if key != "source"} | inner
@@ -95,8 +116,12 @@ def _with_source(part: Row) -> Row:
 def _typed(part: Row, queue: MediaQueue, where: str) -> Row:
     """Return a part with its type, which the only key that holds something tells where none is given."""
     if "type" in part:
+        kind = part["type"]
+        if isinstance(kind, str) and kind not in PART_TYPES and kind.lower() in PART_TYPES:
+            queue.noticed.note("read_untyped_content")
+            return {**part, "type": kind.lower()}
         return part
-    kinds = [key for key in ("text", *_MEDIA_TYPES) if not is_empty(part.get(key))]
+    kinds = [key for key in ("text", *MEDIA_TYPES) if not is_empty(part.get(key))]
     if not kinds and set(part) == {"text"}:
         kinds = ["text"]
     if len(kinds) > 1:
@@ -116,13 +141,13 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
         _read_reasoning(part, role, content, where)
     elif kind in _CALL_TYPES:
         _read_calls(part, role, content, where)
-    elif kind not in _TEXT_TYPES and not (isinstance(kind, str) and kind in _MEDIA_TYPES):
+    elif kind not in _TEXT_TYPES and not (isinstance(kind, str) and kind in MEDIA_TYPES):
         what = f"is of the unknown type {excerpt(kind)}" if kind is not None else f"has no type: {excerpt(part)}"
-        raise _bad(f"{where} {what}; known are text, {', '.join((*_MEDIA_TYPES, *_REASONING_TYPES, *_CALL_TYPES))}")
+        raise _bad(f"{where} {what}; known are text, {', '.join((*MEDIA_TYPES, *_REASONING_TYPES, *_CALL_TYPES))}")
     elif content.calls:
         raise _bad(f"{where} follows a tool call; chat templates put tool calls last")
     elif kind in _TEXT_TYPES:
-        _refuse_other(part, _MEDIA_TYPES, where)
+        _refuse_other(part, MEDIA_TYPES, where)
         options = training_options(part, where, queue.noticed)
         written = _part_text(part, where)
         if queue.tags_in == "parts" and role != "assistant":
@@ -132,7 +157,7 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
             content.parts.append({"type": "text", "text": written, **options})
     else:
         _refuse_other(part, ("text", "content"), where)
-        content.parts.append(_media_part(part, _MEDIA_TYPES[kind], queue, where))
+        content.parts.append(_media_part(part, MEDIA_TYPES[kind], queue, where))
     queue.noticed.leave("part", part, _part_keys(str(kind)))
 
 
@@ -146,7 +171,7 @@ def _refuse_other(part: Row, keys: Iterable[str], where: str) -> None:
 def _part_keys(kind: str) -> frozenset[str]:
     if kind in _TEXT_TYPES:
         return frozenset(("type", "text", "value", "content", kind, *TRAINING_KEYS))
-    if kind in _MEDIA_TYPES:
+    if kind in MEDIA_TYPES:
         return READ_KEYS | {"type", "index"}
     return frozenset(("type", "text", "value", "content", kind, "function", "tool_calls", *TRAINING_KEYS))
 

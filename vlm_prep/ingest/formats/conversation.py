@@ -1,9 +1,9 @@
 """A row's messages, however they are spelt → Sample: the path that all formats share.
 
 Each message becomes one message: nothing is merged, reordered or left out, so turn n of the Sample is turn n
-of the row (a system column adds one in front). The last step writes everything as canonical JSON once: what
-cannot be stored (half a surrogate pair, nesting past JSON's limit) is rejected here and not in the middle of
-a shard.
+of the row (a system column adds one in front; a tool's result inside of a message is one of its own). The last step
+writes everything as canonical JSON once: what cannot be stored (half a surrogate pair, nesting past JSON's limit) is
+rejected here and not in the middle of a shard.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed
 from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
+from vlm_prep.ingest.formats.usual_turns import system_parts, usual_turns
 from vlm_prep.ingest.spec import DatasetSpec
 
 
@@ -57,14 +58,16 @@ def build_sample(
     turns = _parsed(turns, noticed, lenient=spec.lenient_json)
     if not isinstance(turns, list):
         raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
+    turns, numbers = usual_turns(turns, dialect, noticed)
     noticed.refuse("the row", row, ROW_KEYS_WITH_MEANING)
     if not spec.media_keys.isdisjoint(row):
         turns, row = by_name(turns, row, spec, noticed)
-    columns, system = media_columns(row, spec, noticed), column(row, spec, "system", noticed)
+    columns, system = media_columns(row, spec, noticed), system_parts(column(row, spec, "system", noticed), noticed)
 
     def read_turns(queue: MediaQueue) -> tuple[MediaQueue, list[Message], list[Message]]:
         lead = _system_prompt(system, queue)
-        return queue, lead, [read_turn(turn, dialect, queue, f"message {n}") for n, turn in enumerate(turns, 1)]
+        named = zip(turns, numbers, strict=True)
+        return queue, lead, [read_turn(turn, dialect, queue, f"message {number}") for turn, number in named]
 
     how: dict[str, Any] = {"repeats": spec.repeated_tags == "same", "strips": spec.tag_blanks == "strip"}
     queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **how))

@@ -31,6 +31,7 @@ from vlm_prep.ingest.formats.common import is_positive_number, type_name
 REFERENCE_KEYS: Final = (
     *("path", "url", "uri", "value"),
     *("image", "video", "audio", "image_url", "video_url", "audio_url", "input_audio"),
+    *("image_path", "video_path", "audio_path"),
 )
 CONTENT_KEYS: Final = ("bytes", "data", "array")
 """Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
@@ -235,7 +236,14 @@ def flat(entry: dict[str, Any]) -> dict[str, Any]:
             given |= {inner: each for inner, each in value.items() if each is not None}
         elif value is not None:
             given[key] = value
-    return given
+    return with_frames(given)
+
+
+def with_frames(given: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with its list of `frames` as the video that they are, unless it names another."""
+    if not isinstance(given.get("frames"), list) or any(key in given for key in (*REFERENCE_KEYS, *CONTENT_KEYS)):
+        return given
+    return {("video" if key == "frames" else key): value for key, value in given.items()}
 
 
 def _reference(given: dict[str, Any], where: str) -> str | list[Any] | EmbeddedBytes:

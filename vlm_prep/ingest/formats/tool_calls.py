@@ -13,6 +13,7 @@ import orjson
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.ingest.formats.common import type_name
 
+_DECLARATIONS = ("functionDeclarations", "function_declarations")
 ToolSchemas = list[dict[str, Any]]
 ToolCalls = list[dict[str, Any]]
 
@@ -29,7 +30,7 @@ def tool_schemas(value: Any) -> ToolSchemas | None:
         return None
     if not isinstance(value, list):
         raise Reject(RejectReason.BAD_TOOLS, f"the tools column is {type_name(value)}, not a list of tools")
-    return [_schema(tool, f"tool {place}") for place, tool in enumerate(value)]
+    return [_schema(tool, f"tool {place}") for place, tool in enumerate(_flat(value))]
 
 
 def written_calls(value: Any, where: str) -> ToolCalls:
@@ -56,6 +57,15 @@ def message_calls(value: Any, where: str) -> ToolCalls:
     return [_call(call, f"{where}: tool call {place}") for place, call in enumerate(value)]
 
 
+def _flat(tools: list[Any]) -> list[Any]:
+    """Tools with each of Gemini's declarations as one."""
+    found: list[Any] = []
+    for tool in tools:
+        said = next((tool[key] for key in _DECLARATIONS if key in tool), None) if isinstance(tool, dict) else None
+        found += said if isinstance(said, list) else [tool]
+    return found
+
+
 def _schema(tool: Any, where: str) -> dict[str, Any]:
     if not isinstance(tool, dict):
         raise Reject(RejectReason.BAD_TOOLS, f"{where} is {type_name(tool)}, not an object")
@@ -65,6 +75,11 @@ def _schema(tool: Any, where: str) -> dict[str, Any]:
         function = {key: value for key, value in tool.items() if (key, value) != ("type", "function")}
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise Reject(RejectReason.BAD_TOOLS, f"{where} has no function name")
+    if "input_schema" in function and "parameters" not in function:  # Anthropic's name of it
+        return {
+            "type": "function",
+            "function": {"parameters" if key == "input_schema" else key: each for key, each in function.items()},
+        }
     # the source's own key order is kept, templates print it
     return tool if wrapped and tool.get("type") == "function" else {"type": "function", "function": function}
 

@@ -1,0 +1,229 @@
+"""Messages as other makers' APIs and tables write them → messages of roles and typed parts, as the other modules read.
+
+    Anthropic   content blocks tool_use (a call) and tool_result (a tool's turn, inside of the user's)
+    Gemini      {"contents": [{"role": "model", "parts": [...]}], "systemInstruction": {"parts": [...]}}
+    tables      content that is a list of typed parts as JSON text, since a column has one type
+
+One message may become several: a tool's result is a turn of its own, where it stands. Content as JSON text is read
+where every message of the row has it, or one that is no answer has a media among its parts; else a text that looks
+like it may be about JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import orjson
+
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import Row
+from vlm_prep.ingest.formats.content_parts import MEDIA_TYPES, PART_TYPES
+from vlm_prep.ingest.formats.noticed import Noticed
+from vlm_prep.ingest.formats.row_turns import Dialect
+
+_USE, _RESULT = "tool_use", "tool_result"
+_RESULT_KEYS: Final = frozenset(("type", "tool_use_id", "content"))
+_SYSTEM: Final = ("systemInstruction", "system_instruction")
+_SNAKE: Final = {
+    "inlineData": "inline_data",
+    "fileData": "file_data",
+    "functionCall": "function_call",
+    "functionResponse": "function_response",
+    "videoMetadata": "video_metadata",
+}
+_OFFSETS: Final = {"startOffset": "start", "start_offset": "start", "endOffset": "end", "end_offset": "end"}
+_PART_KINDS: Final = ("text", "inline_data", "file_data", "function_call", "function_response")
+
+
+def of_gemini(row: Row) -> Row:
+    """Return a row of Gemini's `contents` with the usual names of its columns; any other row as it is."""
+    if "contents" not in row or "messages" in row or not _has_parts(row["contents"]):
+        return row
+    found = {("messages" if key == "contents" else "system" if key in _SYSTEM else key): row[key] for key in row}
+    return found if len(found) == len(row) else row  # named twice: the row's own fault
+
+
+def _has_parts(turns: Any) -> bool:
+    return isinstance(turns, list) and any(isinstance(each, dict) and "parts" in each for each in turns)
+
+
+def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[list[Any], list[int]]:
+    """Return the messages in their usual form, and of each the number of the one it was, from 1.
+
+    Raises:
+        Reject: BAD_ROW, a part that is not known.
+    """
+    numbers = list(range(1, len(turns) + 1))
+    if not any(isinstance(turn, dict) and _is_other(turn, dialect) for turn in turns):
+        return turns, numbers
+    turns = _from_text(turns, dialect, noticed)
+    found: list[Any] = []
+    numbers, called = [], dict[str, str]()
+    for number, turn in enumerate(turns, 1):
+        made = list(_made(turn, dialect, noticed, called, f"message {number}")) if isinstance(turn, dict) else [turn]
+        found += made
+        numbers += [number] * len(made)
+    return found, numbers
+
+
+def system_parts(value: Any, noticed: Noticed) -> Any:
+    """Return a system prompt of Gemini's `parts` as typed parts; any other as it is."""
+    if not isinstance(value, dict) or not isinstance(value.get("parts"), list):
+        return value
+    noticed.note("read_gemini")
+    return [_gemini_part(part, f"the system column, part {n}") for n, part in enumerate(value["parts"])]
+
+
+def _is_other(turn: Row, dialect: Dialect) -> bool:
+    if "parts" in turn:
+        return True
+    for key in dialect.content_keys:
+        value = turn.get(key)
+        if isinstance(value, list):
+            return any(isinstance(part, dict) and part.get("type") in (_USE, _RESULT) for part in value)
+        if isinstance(value, str) and value.startswith("[{"):
+            return True
+    return False
+
+
+def _from_text(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[Any]:
+    """Return the messages with content as JSON text parsed, see this module."""
+    parsed: list[Row | None] = []
+    decides, plain = False, False
+    for turn in turns:
+        made = None
+        for key in dialect.content_keys if isinstance(turn, dict) else ():
+            if (parts := _typed_parts(turn.get(key))) is not None:
+                made = {**(made or turn), key: parts}
+                answers = any(dialect.roles.get(str(turn.get(each))) == "assistant" for each in dialect.role_keys)
+                decides |= not answers and any(part["type"] in MEDIA_TYPES for part in parts)
+            else:
+                plain |= isinstance(turn.get(key), str)
+        parsed.append(made)
+    if not any(parsed) or (plain and not decides):
+        return turns
+    noticed.note("read_json_text")
+    return [turn if made is None else made for turn, made in zip(turns, parsed, strict=True)]
+
+
+def _typed_parts(value: Any) -> list[Row] | None:
+    if not isinstance(value, str) or not value.startswith("[{"):
+        return None
+    try:
+        parts = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+    is_typed = all(isinstance(part, dict) and str(part.get("type")) in PART_TYPES for part in parts)
+    return list(parts) if is_typed else None
+
+
+def _made(turn: Row, dialect: Dialect, noticed: Noticed, called: dict[str, str], where: str) -> Iterator[Row]:
+    """Yield what a message becomes: itself, or its parts and a tool's turn for each result."""
+    if isinstance(turn.get("parts"), list) and not any(turn.get(key) for key in dialect.content_keys):
+        noticed.note("read_gemini")
+        parts: Any = [_gemini_part(part, f"{where}, part {n}") for n, part in enumerate(turn["parts"])]
+        turn = {key: value for key, value in turn.items() if key != "parts"} | {dialect.content_keys[0]: parts}
+    else:
+        parts = next((turn[key] for key in dialect.content_keys if isinstance(turn.get(key), list)), ())
+    blocks = [part for part in parts if isinstance(part, dict) and part.get("type") in (_USE, _RESULT)]
+    if not blocks:
+        yield turn
+        return
+    noticed.note("read_tool_blocks")
+    others = {key: value for key, value in turn.items() if key not in (*dialect.content_keys, *dialect.role_keys)}
+    own = {key: turn[key] for key in dialect.role_keys if key in turn}
+    kept: list[Any] = []
+    for place, part in enumerate(parts):
+        if not isinstance(part, dict) or part.get("type") != _RESULT:
+            kept.append(_call(part, called) if isinstance(part, dict) and part.get("type") == _USE else part)
+            continue
+        if kept:
+            yield {**own, dialect.content_keys[0]: kept, **others}
+            kept, others = [], {}
+        yield _result(part, dialect, noticed, called, f"{where}, part {place}") | others
+        others = {}
+    if kept:
+        yield {**own, dialect.content_keys[0]: kept, **others}
+
+
+def _call(block: Row, called: dict[str, str]) -> Row:
+    if isinstance(block.get("id"), str) and isinstance(block.get("name"), str):
+        called[block["id"]] = block["name"]
+    call = {key: block[key] for key in ("id", "name", "input") if block.get(key) is not None}
+    return {key: value for key, value in block.items() if key not in call} | {"type": "tool_call", "tool_call": call}
+
+
+def _result(block: Row, dialect: Dialect, noticed: Noticed, called: Mapping[str, str], where: str) -> Row:
+    """A tool's turn; that the call failed is no word of it, and said as unread."""
+    noticed.leave("part", {key: value for key, value in block.items() if value is not False}, _RESULT_KEYS | {"name"})
+    asked, content = block.get("tool_use_id"), block.get("content")
+    role = next(name for name, role in dialect.roles.items() if role == "tool")
+    name = block.get("name") or called.get(str(asked))
+    if isinstance(content, dict):
+        raise Reject(RejectReason.BAD_ROW, f"{where}: the content of a tool_result is an object ({excerpt(content)})")
+    said = {"tool_call_id": asked, "name": name}
+    return {
+        dialect.role_keys[0]: role,
+        dialect.content_keys[0]: "" if content is None else content,
+        **{key: value for key, value in said.items() if value is not None},
+    }
+
+
+def _gemini_part(part: Any, where: str) -> Any:
+    """Return one of Gemini's parts as a typed part."""
+    if not isinstance(part, dict):
+        return part
+    given: Row = {_SNAKE.get(str(key), str(key)): value for key, value in part.items() if value is not None}
+    kinds = [kind for kind in _PART_KINDS if kind in given]
+    if len(kinds) != 1:
+        what = " and ".join(kinds) if kinds else f"none of {', '.join(_PART_KINDS)}"
+        raise Reject(RejectReason.BAD_ROW, f"{where} has {what}: {excerpt(part)}")
+    (kind,) = kinds
+    value = given.pop(kind)
+    if kind == "text":
+        thought = given.pop("thought", False) is True
+        return {"type": "reasoning" if thought else "text", "text": value, **given}
+    if not isinstance(value, dict):
+        raise Reject(RejectReason.BAD_TYPE, f"{where}: {kind} is {excerpt(value)}, not an object")
+    if kind == "function_call":
+        call = {"arguments" if key == "args" else key: each for key, each in value.items() if each is not None}
+        return {"type": "tool_call", "tool_call": {"arguments": {}, **call}, **given}
+    if kind == "function_response":
+        names = {"tool_use_id": value.get("id"), "name": value.get("name")}
+        return {"type": _RESULT, "content": _written(value.get("response"), where), **names, **given}
+    return _gemini_media(kind, value, given, where)
+
+
+def _written(response: Any, where: str) -> str:
+    """What a function gave, as chat templates write an object."""
+    if response is None or isinstance(response, str):
+        return response or ""
+    try:
+        return json.dumps(response, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Reject(RejectReason.BAD_TYPE, f"{where}: the response is no JSON: {excerpt(response)}") from error
+
+
+def _gemini_media(kind: str, value: Row, given: Row, where: str) -> Row:
+    mime, uri = value.get("mime_type", value.get("mimeType")), value.get("file_uri", value.get("fileUri"))
+    found = str(mime).partition("/")[0]
+    if found not in ("image", "video", "audio"):
+        message = f"{where}: {kind} has the mime_type {excerpt(mime)}, which is no picture, video or sound"
+        raise Reject(RejectReason.UNSUPPORTED_MEDIA, message)
+    part: Row = {"type": found, **({"data": value.get("data")} if kind == "inline_data" else {"path": uri})}
+    options = given.pop("video_metadata", None)
+    for key, seconds in options.items() if isinstance(options, dict) else ():
+        name = _OFFSETS.get(str(key), str(key))
+        part[name] = _seconds(seconds, f"{where}: {key}") if name in ("start", "end") else seconds
+    return part | given
+
+
+def _seconds(written: Any, what: str) -> float:
+    """`"12.5s"`, as protocol buffers write a duration."""
+    try:
+        return float(str(written).removesuffix("s"))
+    except ValueError as error:
+        raise Reject(RejectReason.BAD_MEDIA_ENTRY, f"{what} is {excerpt(written)}, not seconds as '12.5s'") from error
