@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from oracle.cases import Options
 
 from vlm_prep.core.errors import ExactnessError, RejectRateError
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.payload.patches import Patches
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.tokenize.labels.spans import weigh
 from vlm_prep.tokenize.tokenize_run import tokenize
@@ -58,14 +59,17 @@ def wrong_labels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = PixelMaker.call
+    """One byte of a picture that training is given, as a decoder or a resize of another version would make it."""
+    right = Patches.of_media
 
-    def call(self: PixelMaker, kind: str, structs: Any, **settings: Any) -> Any:
-        made = right(self, kind, structs, **settings)
-        made["pixel_values"][0, 0] += 1e-6
-        return made
+    def of_media(self: Patches, struct: Any) -> Any:
+        made = right(self, struct)
+        return {
+            **made,
+            "pixel_values": np.where(np.arange(made["pixel_values"].shape[-1]) == 7, 0, made["pixel_values"]),
+        }
 
-    monkeypatch.setattr(PixelMaker, "call", call)
+    monkeypatch.setattr(Patches, "of_media", of_media)
 
 
 def one_page(kit: Path, folder: Path) -> Path:

@@ -4,7 +4,8 @@ What makes payload `pixels` makes them here: the picture decoded once, resized b
 patches in uint8 (`patches`), or the part called without its last arithmetic. The floats come of the bytes by the
 processor's last arithmetic (`uint8`), where they are wanted. Whether that gives the processor's own tensors, bit by
 bit, is found out with noise (`encodings`) in each process that reads, by the transformers that is installed there; a
-part for which it does not is called as it is. Proofs never come this way: they call the part.
+part for which it does not is called as it is. Proofs come this way, too: what training will be given is compared with
+what the whole processor makes of the same file.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ Parts = Mapping[str, "Sequence[torch.Tensor | Stored]"]
 
 
 class QuickMaker(PixelMaker):
-    """A `PixelMaker` for readers."""
+    """A `PixelMaker` for readers and for proofs."""
 
-    def __init__(self, runtime: ProcessorRecord, *, trust_remote_code: bool = False) -> None:
-        super().__init__(runtime, trust_remote_code=trust_remote_code)
+    def __init__(self, runtime: ProcessorRecord, *, whole: Any = None, trust_remote_code: bool = False) -> None:
+        super().__init__(runtime, whole=whole, trust_remote_code=trust_remote_code)
         self._found: dict[str, tuple[Encoding, Patches | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:

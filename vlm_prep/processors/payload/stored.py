@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 WAVEFORM = "waveform"
 """Sound as it goes into the feature extractor: float32 (samples,), or int16, which is 32768 times it."""
 _FULL_SCALE = np.float32(32768)
+_PIECE = 1 << 18
+"""Floats that are compared at a time: 1 MiB stays in the processor's cache."""
 _LARGEST = 1 << 28
 """Bytes of a tensor with its repeats; more is no processor's padding."""
 
@@ -77,6 +79,25 @@ class CodedTensor:
     def restored(self) -> torch.Tensor:
         """Return the processor's tensor."""
         return joined([Stored(array, self.rule) for array in self.arrays])
+
+    def equals(self, made: torch.Tensor) -> bool:
+        """Whether `restored` is this tensor, bit by bit; made a piece at a time, for memory that is new costs more than
+        the arithmetic."""
+        import torch
+
+        shape = self.rule.shape(self.shape)
+        if tuple(made.shape) != shape or made.dtype != torch.float32:
+            return False
+        rows = max(1, _PIECE // max(1, math.prod(shape[1:])))
+        piece, start = torch.empty((rows, *shape[1:])), 0
+        for array in self.arrays:
+            for first in range(0, len(array), rows):
+                stored = torch.from_numpy(np.array(array[first : first + rows]))  # torch has no read-only tensors
+                restored = self.rule.restore(stored, out=piece[: len(stored)])
+                if not torch.equal(restored, made[start : start + len(stored)]):
+                    return False
+                start += len(stored)
+        return True
 
 
 def joined(parts: Sequence[torch.Tensor | Stored], axis: int = 0) -> torch.Tensor:

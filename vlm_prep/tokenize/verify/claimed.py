@@ -88,7 +88,7 @@ class TaskComparisons:
         self._claims, self._believed = claims, believed
         self._chosen: list[Place] = []
         self._first: dict[Place, list[Shape]] = {}
-        self._shapes: dict[Place, tuple[Shape, Shape]] = {}
+        self._shapes: dict[Place, tuple[Shape, ...]] = {}
         self._found: dict[Place, bool] = {}
         self._blamed: dict[Place, Shape] = {}
 

@@ -25,7 +25,9 @@ from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.expansion import SOUND, as_reject
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.payload.nested import Nested, kept, same_values, tensors_in
-from vlm_prep.processors.payload.pixels import PixelMaker, has_sound, video_metadata
+from vlm_prep.processors.payload.pixels import has_sound, video_metadata
+from vlm_prep.processors.payload.quick import QuickMaker
+from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.token_types import values_of
 from vlm_prep.tokenize.coordinates import ByteSpan, RenderedSpan
@@ -67,7 +69,7 @@ class Oracle:
         self._encoder, self._config = encoder, config
         self._adapter, self._hf = encoder.adapter, encoder.adapter.hf
         self._runtime: ProcessorRecord = {**describe_processor(self._adapter), "payload": payload}
-        self._pixels = PixelMaker(self._runtime, whole=self._hf)
+        self._pixels = QuickMaker(self._runtime, whole=self._hf)
         self.may_ask = isinstance(self._adapter, Generic)
         """Whether rows that differ may be made by asking the whole processor, see `asking`."""
 
@@ -176,7 +178,7 @@ class Oracle:
         import torch
 
         with as_reject("the processor's parts cannot take this row's media"):
-            ours: dict[str, Any] = dict(self._pixels.pixels(row["media"])) if row["media"] else {}
+            ours: dict[str, Any] = dict(self._pixels.coded(row["media"])) if row["media"] else {}
         stored = {tensor.name: tensor.dtype for tensor in self._adapter.geometry}
         for name, dtype in stored.items():
             if len(row[name]):
@@ -190,8 +192,8 @@ class Oracle:
         for name in (name for name in real if name in ours):
             # ids of 32 bits and a mask of bools are what int64 says
             expected = real[name].long() if name in _OF_TEXT else real[name]
-            if not same_values(expected, ours[name]):
-                found.append(f"{name}: {_tensor_difference(ours[name], expected)}")
+            if difference := _tensor_difference(ours[name], expected):
+                found.append(f"{name}: {difference}")
         return found
 
     def _of_text(self, ids: NDArray[np.int32]) -> dict[str, Any]:
@@ -306,7 +308,13 @@ def _around(tokenizer: Any, ids: NDArray[Any], position: int) -> str:
     return " ".join("·" if token == IGNORE else f"{tokenizer.decode([token])!r}({token})" for token in window)
 
 
-def _tensor_difference(ours: Any, real: Any) -> str:
+def _tensor_difference(ours: Any, real: Any) -> str | None:
+    if isinstance(ours, CodedTensor):
+        if not isinstance(real, Nested) and ours.equals(real):
+            return None
+        ours = ours.restored()
+    elif same_values(real, ours):
+        return None
     if isinstance(ours, Nested) or isinstance(real, Nested):
         return f"{_said(ours)}, the processor makes {_said(real)}"
     if ours.shape != real.shape or ours.dtype != real.dtype:
