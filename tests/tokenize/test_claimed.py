@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from vlm_prep.ingest.source import open_samples
 from vlm_prep.tokenize.tokenize_job import TokenizeJob
 from vlm_prep.tokenize.verify import claimed
 from vlm_prep.tokenize.verify.choose import check_row
-from vlm_prep.tokenize.verify.claimed import ClaimedShapes, TaskComparisons
+from vlm_prep.tokenize.verify.claimed import BEGINNING, ClaimedShapes, TaskComparisons
+from vlm_prep.tokenize.verify.refusals import Refusals
 from vlm_prep.tokenize.verify.shapes import shapes_of
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -44,6 +46,17 @@ def test_notes_that_were_cut_or_never_written_cost_comparisons_and_nothing_else(
     claims.claim(9, ["a"])
     assert claims.falls_to(9, ["a"])
     assert ClaimedShapes(tmp_path / "gone").falls_to(9, ["a"])
+
+
+def test_what_the_beginning_compares_falls_to_nobody_else_until_it_leaves_it(tmp_path: Path) -> None:
+    claims = ClaimedShapes(tmp_path)
+    claims.claim(BEGINNING, ["a", "b"])
+    claims.claim(0, ["a", "b"])
+    assert not claims.falls_to(0, ["a", "b"])
+    claims.leave(BEGINNING, ["a"])
+    claims.claim(5, ["a"])
+    assert claims.falls_to(5, ["a"])
+    assert not claims.falls_to(0, ["b"])
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +95,32 @@ def test_a_second_process_compares_only_shapes_that_no_row_before_has(
     }
     assert all(shapes[name] - known for name in second)
     assert len(second) < len(alone)
+
+
+def test_the_first_task_compares_nothing_that_the_beginning_did(
+    job: TokenizeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = len(job.samples)
+    whole, tasks = Task(index=0, start=0, stop=rows), [Task(index=0, start=0, stop=rows)]
+    job._believed, job._equal, job._unsure = set(), set(), set()
+    equal = job.check_start(replace(whole, stop=rows // 2), tmp_path, no_heartbeat)
+    job._believed, job._equal = set(), set()  # another process
+    record = job.run(whole, tmp_path, no_heartbeat)
+    firsts = set(record.facts["firsts"].values())
+    assert equal
+    assert set(equal) <= firsts
+    assert not set(equal) & set(record.facts["equal"])
+    asked: list[tuple[int, ...] | None] = []
+
+    def send(method: str, task: Task, *arguments: Any) -> list[Any]:
+        asked.append(task.only)
+        return []
+
+    for known in (equal, []):
+        refusals = Refusals(tasks)
+        refusals.knows(known)
+        refusals.find([record], tmp_path, send)
+    assert asked == [tuple(sorted(equal))]  # where the run that began was killed: nothing is taken on trust
 
 
 def test_a_row_is_equal_only_if_all_its_documents_that_matter_were_compared(

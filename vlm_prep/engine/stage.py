@@ -49,9 +49,10 @@ class Stage:
     settings: str = ""
     """Its run.yaml, see `core.run_yaml`."""
     begin: Assignment | None = None
-    """What a worker does first, if there is work; what the others do meanwhile counts once it has not failed."""
-    begins_in_run: bool = False
-    """Whether `run` does that, given its arguments, of the task that holds its rows."""
+    """What a worker does first, if there is work; what the others do meanwhile counts once it has not failed. Its
+    folder is set to that of the shards."""
+    begun: Callable[[Any], None] | None = None
+    """Told what that returned."""
     check: Callable[[Sequence[Record], Path, Send], Sequence[Poison] | None] | None = None
     """Looks at the records and their shards (still in the given folder) before anything is final; what it sends a
     worker to do may find poison, and it may return some; it is then called again with the records without it."""
@@ -190,12 +191,10 @@ def _run(
             assignments = [Assignment(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
             first = begin.pop() if begin else None
             if first is not None:
-                first = replace(first, task=first.task.without(found))
-                if stage.begins_in_run and assignments[0].task.start == first.task.start:
-                    first = assignments[0] = replace(assignments[0], arguments=first.arguments)
-                else:
-                    assignments.insert(0, first)
-            executor.run(assignments, _Commits(workspace, first, options.events), progress)
+                first = replace(first, task=first.task.without(found), folder=workspace.shards)
+                assignments.insert(0, first)
+            commits = _Commits(workspace, first, stage.begun, options.events)
+            executor.run(assignments, commits, progress)
             records = workspace.records(tasks)
             if options.part is None:  # shards get their final names by their number among those of all tasks
                 workspace.recall(records)
@@ -210,13 +209,21 @@ class _Commits:
     """Commits the records of tasks; those that are finished before the run's beginning is, after it: where it fails,
     none of them was."""
 
-    def __init__(self, workspace: Workspace, begin: Assignment | None, events: Events) -> None:
-        self._workspace, self._begin, self._events = workspace, begin, events
+    def __init__(
+        self,
+        workspace: Workspace,
+        begin: Assignment | None,
+        begun: Callable[[Any], None] | None,
+        events: Events,
+    ) -> None:
+        self._workspace, self._begin, self._begun, self._events = workspace, begin, begun, events
         self._held: list[tuple[Task, Record]] = []
 
     def __call__(self, assignment: Assignment, result: Any) -> None:
-        if (begin := self._begin) and (assignment.method, assignment.task.start) == (begin.method, begin.task.start):
+        if self._begin is not None and assignment.method == self._begin.method:
             self._begin = None
+            if self._begun is not None:
+                self._begun(result)
         if isinstance(result, Record):
             self._held.append((assignment.task, result))
         while self._begin is None and self._held:

@@ -13,4 +13,6 @@ if text is not None:
         # whatever it is, a worker meets it again and the user is told; the forkserver passes over ImportError alone
         raise ImportError(f"{type(error).__name__}: {error}") from error
 
-__all__ = ["transformers"]
+from vlm_prep.tokenize import tokenize_job  # noqa: E402 - behind what takes longest
+
+__all__ = ["tokenize_job", "transformers"]

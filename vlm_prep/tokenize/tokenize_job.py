@@ -33,7 +33,7 @@ from vlm_prep.tokenize.row_facts import row_of as row_of
 from vlm_prep.tokenize.task_output import Tally, TaskWriter, schema_for
 from vlm_prep.tokenize.verify.asking import DIFFERS, Asking, asked_of
 from vlm_prep.tokenize.verify.choose import UNREADABLE, check_row, is_chosen
-from vlm_prep.tokenize.verify.claimed import ClaimedShapes, TaskComparisons
+from vlm_prep.tokenize.verify.claimed import BEGINNING, ClaimedShapes, TaskComparisons
 from vlm_prep.tokenize.verify.raw_rows import require_own_words
 from vlm_prep.tokenize.verify.real_processor import Oracle
 from vlm_prep.tokenize.verify.shapes import Shape, blamed_shape, shapes_of
@@ -78,6 +78,7 @@ class TokenizeJob:
         self.payload = made.payload
         self._believed: set[Shape] = set()
         self._equal: set[int] = set()
+        self._unsure: set[int] = set()
 
     @property
     def recipe(self) -> Recipe:
@@ -94,11 +95,8 @@ class TokenizeJob:
         """Return what the run must know of the processor; an assignment, so that the run itself need not load it."""
         return findings_of(self.encoder, self.payload)
 
-    def run(self, task: Task, shards: Path, heartbeat: Heartbeat, max_reject_rate: float | None = None) -> Record:
-        """See `engine.tasks.Job`; with `max_reject_rate`, `check_start` goes before."""
-        if max_reject_rate is not None:
-            first = replace(task, stop=min(task.stop, task.start + STARTUP_ROWS))
-            self.check_start(first, ClaimedShapes(shards), heartbeat, max_reject_rate)
+    def run(self, task: Task, shards: Path, heartbeat: Heartbeat) -> Record:
+        """See `engine.tasks.Job`."""
         refused: dict[int, Reject] = {}
         shapes: dict[Shape, int] = {}
         while True:
@@ -244,16 +242,26 @@ class TokenizeJob:
             return self._made(item, asking=True)
         return documents
 
-    def check_start(self, task: Task, shards: Path | ClaimedShapes, heartbeat: Heartbeat, limit: float = 1.0) -> None:
+    def check_start(self, task: Task, shards: Path | None, heartbeat: Heartbeat, limit: float = 1.0) -> list[int]:
         """Compare the first row of each shape among the first rows, before a long run.
+
+        Args:
+            task: the rows.
+            shards: where the workers of the run write, who are told what is compared here; None tells nobody.
+            heartbeat: told of each row.
+            limit: the share of rows that may be rejected.
+
+        Returns:
+            The rows that were compared and are equal.
 
         Raises:
             ExactnessError: a row differs from the real processor's output.
             RejectRateError: most of the first rows are rejected for one reason.
         """
-        claims = shards if isinstance(shards, ClaimedShapes) else None
+        claims = None if shards is None else ClaimedShapes(shards)
         results = self.encoded(task, heartbeat, compare=True, believing=True, claims=claims)
         check_first_rows((result for _, result in results), limit)
+        return sorted(self._equal - self._unsure)
 
     def refused_rows(
         self, task: Task, shards: Path, heartbeat: Heartbeat, shapes: Container[Shape] | None = None
@@ -285,11 +293,13 @@ class TokenizeJob:
         if shapes <= self._believed:
             return
         if claims is not None:
-            claims.claim(number, shapes - self._believed)
+            claims.claim(BEGINNING, shapes - self._believed)
         try:
             compared = check_row(self.oracle, row_of(encoded))
             require_own_words(self.samples, number, encoded, self.encoder.template)
         except Reject:
+            if claims is not None:
+                claims.leave(BEGINNING, shapes - self._believed)
             if raises:
                 raise
             self._believed |= shapes
@@ -297,6 +307,10 @@ class TokenizeJob:
         if not compared[UNREADABLE]:
             self._believed |= shapes
             self._equal.add(number)
+            return
+        self._unsure.add(number)
+        if claims is not None:
+            claims.leave(BEGINNING, shapes - self._believed)
 
     def check_written(
         self, task: Task, shards: Path, heartbeat: Heartbeat, path: Path, info: ShardInfo, index: int

@@ -105,7 +105,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         begin=Assignment(
             task=startup_task(job), folder=options.out, method="check_start", arguments=(options.max_reject_rate,)
         ),
-        begins_in_run=True,
+        begun=refusals.knows,
         check=check,
         again=again,
         settings=run_file(samples, processor, config),
@@ -275,7 +275,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
         What the run would be: rows, datasets, processor, template findings, and the numbers of the first rows.
     """
     job, identity = prepare(samples, processor, config, options)
-    job.check_start(startup_task(job), options.out, no_heartbeat)
+    job.check_start(startup_task(job), None, no_heartbeat)
     count = min(4 * STARTUP_ROWS, len(samples))
     results = list(job.results(0, count))
     written = [result for result in results if isinstance(result, Encoded)]

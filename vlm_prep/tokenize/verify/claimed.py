@@ -26,6 +26,8 @@ from vlm_prep.tokenize.verify.real_processor import Oracle
 from vlm_prep.tokenize.verify.shapes import Shape, blamed_shape, shapes_of
 
 _FILE = "claimed-shapes"
+BEGINNING = -1
+"""In the place of a row: the shape is compared when the run begins, before all others."""
 Place = tuple[int, int, int]
 """A document of a task: its row's number, its shard in the task, and its row there."""
 
@@ -43,7 +45,14 @@ class ClaimedShapes:
     def claim(self, number: int, shapes: Iterable[Shape]) -> None:
         """Note that a row will be compared for its shapes, where no row before it is noted."""
         first = self._first()
-        lines = [f"{number} {name}\n" for name in map(_name, shapes) if first.get(name, number + 1) > number]
+        self._write(f"{number} {name}" for name in map(_name, shapes) if first.get(name, number + 1) > number)
+
+    def leave(self, number: int, shapes: Iterable[Shape]) -> None:
+        """Note that a row was not compared for its shapes after all: its media do not decode, or it is refused."""
+        self._write(f"{number} {name} not" for name in map(_name, shapes))
+
+    def _write(self, notes: Iterable[str]) -> None:
+        lines = [f"{note}\n" for note in notes]
         if not lines:
             return
         with contextlib.suppress(PermissionError):  # of another user's part of the run
@@ -64,12 +73,15 @@ class ClaimedShapes:
             lines = self._path.read_text(errors="replace").splitlines()
         except OSError:
             return {}
-        found: dict[str, int] = {}
+        found: dict[str, set[int]] = {}
         for line in lines:
-            number, _, name = line.partition(" ")
-            if number.isdecimal() and name:
-                found[name] = min(int(number), found.get(name, int(number)))
-        return found
+            number, _, rest = line.partition(" ")
+            name, _, left = rest.partition(" ")
+            if not number.removeprefix("-").isdecimal() or not name:
+                continue
+            rows = found.setdefault(name, set())
+            (rows.discard if left else rows.add)(int(number))
+        return {name: min(rows) for name, rows in found.items() if rows}
 
 
 def _name(shape: Shape) -> str:

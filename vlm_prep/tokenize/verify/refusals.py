@@ -36,6 +36,10 @@ class Refusals:
     _compared: set[int] = field(default_factory=set)
     _closed: set[Shape] = field(default_factory=set)
 
+    def knows(self, equal: Iterable[int]) -> None:
+        """Take in rows that were compared, and are equal, when the run began."""
+        self._compared.update(equal)
+
     def find(self, records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
         """Return the rows to reject that are not rejected yet.
 
