@@ -19,7 +19,8 @@ from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import InputError, RejectRateError, VlmPrepError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import IngestConfig, MediaMode, TokenizeConfig
-from vlm_prep.engine.stage import RunOptions, sum_counts
+from vlm_prep.engine.accounts import sum_counts
+from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.tasks import Record
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples

@@ -12,8 +12,8 @@ import pytest
 from vlm_prep.core.errors import RejectRateError
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import IngestConfig
+from vlm_prep.engine.accounts import FIRST_REJECTS, check_first_rows
 from vlm_prep.engine.run_options import RunOptions
-from vlm_prep.engine.stage import FIRST_REJECTS, check_first_rows
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 

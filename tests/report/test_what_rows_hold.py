@@ -10,7 +10,7 @@ import numpy as np
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.settings import IngestConfig, TokenizeConfig
-from vlm_prep.engine.stage import sum_counts, sum_datasets
+from vlm_prep.engine.accounts import sum_counts, sum_datasets
 from vlm_prep.engine.tasks import Record
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples

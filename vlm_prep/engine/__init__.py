@@ -7,6 +7,7 @@
     array_parts.py  a run that several machines do in parts
     lock.py       one writer for a folder
     stage.py      a stage from tasks to manifest: the steps that ingest, tokenize and pack share
+    accounts.py   the counts of all tasks together, and when too many rows are lost
     local.py      this machine's workers, and which row ends or hangs one
     worker.py     one worker process
     ray.py        the workers of a Ray cluster

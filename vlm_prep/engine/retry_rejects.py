@@ -19,12 +19,13 @@ from typing import Any
 from vlm_prep.core.errors import InputError, OutputError
 from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.core.records import Rejected
+from vlm_prep.engine.accounts import sum_counts, sum_datasets
 from vlm_prep.engine.claim import open_finished, reopen
 from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.ownership import MOST_CHANGES, plan_of, read_plan
 from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.publish import decide, publish_staged, staging
-from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender, sum_counts, sum_datasets
+from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender
 from vlm_prep.engine.tasks import Assignment, Job, Poison, Record, Task, rows_per_task, tasks_of
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.earlier import rejected_earlier

@@ -18,18 +18,9 @@ from vlm_prep.core.records import Rejected, Sample, characters, counts_of, rejec
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.core.stored_settings import stored_settings
+from vlm_prep.engine.accounts import check_first_rows, check_reject_rate, reject_reasons, sum_counts, sum_datasets
 from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
-from vlm_prep.engine.stage import (
-    RunOptions,
-    Send,
-    Stage,
-    check_first_rows,
-    check_reject_rate,
-    reject_reasons,
-    run_stage,
-    sum_counts,
-    sum_datasets,
-)
+from vlm_prep.engine.stage import RunOptions, Send, Stage, run_stage
 from vlm_prep.engine.tasks import NO_ROW, Assignment, Heartbeat, Poison, Record, Task, rows_per_task, split_rows
 from vlm_prep.ingest.row_source import STAGE, said_of_outside
 from vlm_prep.ingest.some_samples import keeps_columns

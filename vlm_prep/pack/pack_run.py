@@ -19,7 +19,8 @@ from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import MediaMode
-from vlm_prep.engine.stage import RunOptions, Send, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
+from vlm_prep.engine.accounts import check_reject_rate, reject_reasons, sum_counts
+from vlm_prep.engine.stage import RunOptions, Send, Stage, run_stage
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.pack.choose_rule import Choice, choose_rule
 from vlm_prep.pack.mix_file import is_mix

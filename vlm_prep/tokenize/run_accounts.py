@@ -8,7 +8,7 @@ from typing import Any
 
 from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.settings import TokenizeConfig
-from vlm_prep.engine.stage import reject_reasons, sum_counts, sum_datasets
+from vlm_prep.engine.accounts import reject_reasons, sum_counts, sum_datasets
 from vlm_prep.engine.tasks import Record
 from vlm_prep.ingest.source import Samples
 from vlm_prep.ingest.unread_keys import UNREAD, sum_unread

@@ -13,7 +13,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Encoded, Rejected, Sample, rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_media import without_files
-from vlm_prep.engine.stage import check_first_rows
+from vlm_prep.engine.accounts import check_first_rows
 from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task, no_heartbeat
 from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, read_task

@@ -18,15 +18,10 @@ from vlm_prep.core.records import Encoded
 from vlm_prep.core.run_yaml import stored_run
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_settings import stored_settings
+from vlm_prep.engine.accounts import check_reject_rate
 from vlm_prep.engine.local import Limits, ask, start_forkserver
 from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
-from vlm_prep.engine.stage import (
-    RunOptions,
-    Send,
-    Stage,
-    check_reject_rate,
-    run_stage,
-)
+from vlm_prep.engine.stage import RunOptions, Send, Stage, run_stage
 from vlm_prep.engine.tasks import Assignment, Poison, Record, Task, no_heartbeat, rows_per_task, split_rows
 from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.some_samples import earlier_rejects

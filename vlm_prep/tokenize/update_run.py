@@ -19,10 +19,11 @@ from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.core.own_process import as_before
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.accounts import check_reject_rate
 from vlm_prep.engine.claim import open_finished, reopen
 from vlm_prep.engine.ownership import MOST_CHANGES, PLAN, plan_of, read_plan
 from vlm_prep.engine.progress import ProgressBar
-from vlm_prep.engine.stage import RunOptions, Send, check_reject_rate, executor_of, sender
+from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender
 from vlm_prep.engine.tasks import Assignment, Poison, Record
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.ingest.row_digests import row_digests, sample_ids

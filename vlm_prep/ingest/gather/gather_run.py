@@ -21,7 +21,8 @@ import vlm_prep
 from vlm_prep.core.errors import InputError, Reject, RejectReason, VlmPrepError
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.records import Rejected
-from vlm_prep.engine.stage import RunOptions, Stage, check_reject_rate, reject_reasons, run_stage, sum_counts
+from vlm_prep.engine.accounts import check_reject_rate, reject_reasons, sum_counts
+from vlm_prep.engine.stage import RunOptions, Stage, run_stage
 from vlm_prep.engine.tasks import NO_ROW, Heartbeat, Poison, Record, Task, rows_per_task, split_rows
 from vlm_prep.ingest.gather.media_groups import media_groups
 from vlm_prep.media.files import digest_matches, read_bytes
