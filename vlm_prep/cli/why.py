@@ -166,6 +166,7 @@ def _samples_identity(stage: str, origin: options.Origin, config: Any) -> dict[s
 
 
 def _pack_identity(sources: Sequence[str | StorePath], config: PackConfig) -> dict[str, Any]:
-    from vlm_prep.pack.pack_run import open_packable, pack_identity
+    from vlm_prep.pack.pack_run import pack_identity
+    from vlm_prep.pack.pack_source import open_packable
 
     return pack_identity(open_packable(sources), config)

@@ -17,6 +17,7 @@
     model_rule.py the same by a model's own function, without its weights
     choose_rule.py which of these a store's model has, and whether it can be given packs
     assemble.py   documents → one pack's row
+    pack_source.py  what is packed, and what the packed store says of it
     pack_job.py   what a worker does with a range of packs
     pack_run.py   a whole store into packs
 

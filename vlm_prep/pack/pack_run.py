@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,27 +22,21 @@ from vlm_prep.engine.accounts import check_reject_rate, reject_reasons, sum_coun
 from vlm_prep.engine.stage import RunOptions, Send, Stage, run_stage
 from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.pack.choose_rule import Choice, choose_rule
-from vlm_prep.pack.mix_file import is_mix
-from vlm_prep.pack.mix_rows import open_mix
 from vlm_prep.pack.pack_job import STAGE, PackJob
 from vlm_prep.pack.pack_plan import KINDS_APART, PLAN_SPLIT, Plan, make_plan, plan_table, rank_split
+from vlm_prep.pack.pack_source import again, local_source, mixed, named
 from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.pixels import PixelMaker
-from vlm_prep.shards.code_place import from_named_place, is_own
+from vlm_prep.shards.code_place import from_named_place
 from vlm_prep.shards.earlier import earlier_of
 from vlm_prep.shards.joined import (
-    MIX_FILE,
-    SOURCES,
-    JoinedStore,
     PickedStore,
-    must_be_alike,
-    open_stores,
     parts_of,
     written_sources,
 )
 from vlm_prep.shards.layout import PLAN_FILE
 from vlm_prep.shards.manifest import Manifest
-from vlm_prep.shards.object_store import RemotePath, StorePath, absolute
+from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.shards.shard_info import ShardInfo
@@ -142,7 +135,7 @@ def pack(
         raise InputError("`certify` with `format=webdataset`: collaters read Arrow shards", "leave one out")
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
-    store = _source(source)
+    store = local_source(source)
     _take_processor(store, processor, trust_remote_code=trust_remote_code)
     choice = choose_rule(store, config, trust_remote_code=trust_remote_code)
     for note in choice.notes:
@@ -175,12 +168,12 @@ def pack(
         name=STAGE,
         identity=pack_identity(store, config) | choice.identity,
         tasks=pack_tasks(plan, config),
-        again=_again(store, processor),
+        again=again(store, processor),
         job=job,
         describe=partial(_describe, store, plan, config, options.out, about, certify),
         check=write_plan if config.layout == "ranks" else None,
         earlier=earlier_of(parts_of(store)),
-        settings=stored_run(STAGE, _named(store, options.out), config),
+        settings=stored_run(STAGE, named(store, options.out), config),
     )
     manifest = run_stage(stage, options)
     if manifest is not None:
@@ -260,7 +253,7 @@ def _describe(
             "plan": plan.numbers,
             "format": config.format,
             **written_sources(store, out),
-            **_mixed(store, out),
+            **mixed(store, out),
             "source_fingerprint": (store.base if isinstance(store, PickedStore) else store).manifest.fingerprint,
         },
     )
@@ -277,63 +270,9 @@ def _describe(
     return manifest, card
 
 
-def _mixed(store: Store, out: Path) -> dict[str, Any]:
-    """Return what the manifest says of the mix that was packed."""
-    if not isinstance(store, PickedStore):
-        return {}
-    return {"mix": store.manifest.extra["mix"], MIX_FILE: os.path.relpath(store.file, out)}
-
-
-def _named(store: Store, out: Path) -> dict[str, Any]:
-    """Return what run.yaml names as source."""
-    if isinstance(store, PickedStore):
-        return {"source": os.path.relpath(store.file, out)}
-    return written_sources(store, out)
-
-
-def _again(store: Store, processor: str | None) -> dict[str, Any]:
-    places = [str(absolute(part.folder)) for part in parts_of(store)]
-    note = {"source": places[0], **({SOURCES: places} if len(places) > 1 else {})}
-    if isinstance(store, PickedStore):
-        note = {"source": os.path.abspath(store.file)}
-    whole = store.manifest.processor["whole"]
-    if whole and (processor or all(is_own(part.folder, str(whole["name"])) for part in parts_of(store))):
-        note["processor"] = str(whole["name"])  # whose code may run is not taken on from a store of somebody else
-    return note
-
-
-def _source(source: str | StorePath | Sequence[str | StorePath]) -> Store:
-    store = open_packable(source)
-    needed, folder = sum(store.bytes_fetched), store.folder
-    if isinstance(folder, RemotePath) and needed > folder.cache.bytes:
-        raise InputError(
-            f"{source}: packing reads from all of its {needed:,} bytes, and the cache holds {folder.cache.bytes:,}",
-            "give a larger `cache_bytes`, or `vlm-prep pull` the store into a folder",
-        )
-    return store
-
-
-def open_packable(source: str | StorePath | Sequence[str | StorePath]) -> Store:
-    """Open what is packed: a tokenized store, several that were made alike, or a mix file.
-
-    Raises:
-        StoreError: a store is unfinished, or they were not made alike, or not with one processor.
-        InputError: a mix is not usable, or stands beside other stores.
-    """
-    places = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
-    mixes = [place for place in places if is_mix(place)]
-    if mixes and len(places) > 1:
-        raise InputError(f"{mixes[0]} is a mix file, and stands beside other stores", "name the stores in the mix file")
-    if mixes:
-        return open_mix(str(mixes[0]))
-    parts = open_stores(places, stage="tokenize")
-    must_be_alike(parts)
-    return parts[0] if len(parts) == 1 else JoinedStore(parts)
-
-
 def dry_run(source: str | StorePath | Sequence[str | StorePath], config: PackConfig) -> dict[str, Any]:
     """Plan the packs and return their numbers; write nothing."""
-    store = _source(source)
+    store = local_source(source)
     choice = choose_rule(store, config)
     plan = make_plan(store, config, choice.backbone, choice.model)
     apart = plan.too_long_in.count(KINDS_APART)
