@@ -243,3 +243,21 @@ def test_a_changed_source_is_read_anew(tmp_path: Path) -> None:
     assert len(open_samples(tmp_path / "a.tar")) == 1
     tar(tmp_path / "a.tar", {"1.json": chat(), "2.json": chat()})
     assert len(open_samples(tmp_path / "a.tar")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "text,file_name\n1.5 red,a.png\n"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "1.5 red"}\n'),
+    ],
+)
+def test_the_pictures_of_an_imagefolder_are_those_of_its_metadata(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "train" / name).write_text(text)
+    (tmp_path / "set" / "train" / "a.png").write_bytes(b"x")
+    (row,) = open_samples(tmp_path / "set", turns=["user=<image>What?", "assistant={text}"]).read(0, 1)
+    assert isinstance(row, Sample), row.message
+    assert [media.uris for media in row.media] == [(str(tmp_path / "set" / "train" / "a.png"),)]
+    with pytest.raises(InputError, match="one whole split"):
+        open_samples(tmp_path / "set", split="train[:5]")

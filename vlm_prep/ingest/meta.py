@@ -42,7 +42,7 @@ from vlm_prep.ingest.names import (
 from vlm_prep.ingest.presets.preset import preset_of, with_preset
 from vlm_prep.ingest.spec import MEDIA_COLUMN_ALIASES, DatasetSpec, did_you_mean
 from vlm_prep.ingest.splits import Tables
-from vlm_prep.ingest.table_files import metadata_file, split_files
+from vlm_prep.ingest.table_files import metadata_file, named_media, split_files
 from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.table_rows import table_kind
 from vlm_prep.media.text_files import plain_name
@@ -250,4 +250,5 @@ def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
     if described is None:
         return entry, file, split_files(file, entry.split, entry.subset)
     inner = os.path.join(entry.file_name, described.relative_to(file))
-    return entry.model_copy(update={"file_name": inner, "split": None}), described, Tables()
+    columns = named_media(described) | (entry.columns or {}) if entry.mapping is None else entry.columns
+    return entry.model_copy(update={"file_name": inner, "split": None, "columns": columns}), described, Tables()

@@ -30,11 +30,12 @@ from vlm_prep.core.tar_members import tar_members
 from vlm_prep.media.places import natural_order
 
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MEDIA: Final = {
+MEDIA_ENDINGS: Final = {
     **dict.fromkeys(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "jxl"), "image"),
     **dict.fromkeys(("mp4", "mkv", "webm", "mov", "avi", "m4v"), "video"),
     **dict.fromkeys(("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"), "audio"),
 }
+"""The ending of a media file's name → its kind."""
 _CAPTIONS: Final = ("txt", "cap", "caption", "text", "transcript")
 _SPLITS: Final = Path(".nv-meta", "split.yaml")
 _MOST_TEXT: Final = 64 << 20
@@ -128,7 +129,7 @@ def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
                 members = {}
             key = own
             kind = ending.lower().rpartition(".")[2]
-            if kind in _MEDIA:
+            if kind in MEDIA_ENDINGS:
                 members[ending] = f"{where}::{info.name}"
                 continue
             if info.size > _MOST_TEXT:
@@ -150,11 +151,11 @@ def _read_row(key: str, members: dict[str, Any], where: str) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for ending, value in members.items():
         kind = ending.lower().rpartition(".")[2]
-        if kind in _MEDIA:
+        if kind in MEDIA_ENDINGS:
             continue
         row |= _said(kind, ending, value, f"{where}::{key}.{ending}")
-    for kind in dict.fromkeys(_MEDIA.values()):
-        endings = [ending for ending in members if _MEDIA.get(ending.lower().rpartition(".")[2]) == kind]
+    for kind in dict.fromkeys(MEDIA_ENDINGS.values()):
+        endings = [ending for ending in members if MEDIA_ENDINGS.get(ending.lower().rpartition(".")[2]) == kind]
         uris = [members[ending] for ending in sorted(endings, key=natural_order)]
         if uris and not (uris_named := _by_name(row, kind, uris)):
             row[kind if len(uris) == 1 else f"{kind}s"] = uris[0] if len(uris) == 1 else uris
