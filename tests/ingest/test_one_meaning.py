@@ -59,7 +59,9 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
     role_key, content_key = pick(("role", "content"), ("from", "value"), ("from", "content"))
     files: dict[str, list[Any]] = {"image": [], "video": []}
     kinds = {kind for turn in meaning["turns"] for kind in turn["media"]}
-    styles = ["column", "column", "paths", "refs", *(["image_tag"] if kinds == {"video"} else []), "named"]
+    styles = ["column", "column", "paths", "refs", *(["image_tag"] if kinds == {"video"} else []), "named", "spelt"]
+    if draw(st.integers(0, 7)) == 0:
+        return draw(in_parts(meaning))
     style, messages = pick(*styles), []
     named: dict[str, str] = {}
 
@@ -91,6 +93,16 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
             content = "".join(f"<{tag}>{name}</{tag}>" for tag, name in tags) + turn["ask"]
         elif style == "image_tag":
             content = "<image>" * len(names) + turn["ask"]
+        elif style == "spelt":
+            before = {kind: len(files[kind]) - sum(each == kind for each, _ in names) for kind in files}
+            numbered: list[str] = []
+            for kind, _ in names:
+                before[kind] += 1
+                numbered.append(
+                    pick(f"<{kind}_{before[kind]}>", f"<{kind} {before[kind]}>", f"<|{kind}_{before[kind]}|>")
+                )
+            content = "".join(numbered) + turn["ask"]
+            content = pick(content, [{"type": "text", "text": content}]) if structured else content
         elif style == "named":
             content = turn["ask"]
             for kind, name in reversed(names):
@@ -107,8 +119,12 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
             pick("train", "training", "train_on_turn", "loss"): turn["train"]
         } if draw(st.booleans()) else {pick("loss_mask", "weight", "loss_scale"): int(turn["train"])}  # fmt: skip
         message("assistant", text(turn["say"]), **trained)
+    contents = [each[content_key] for each in messages]
+    if all(isinstance(each, list) and all(map(is_typed, each)) for each in contents) and draw(st.booleans()):
+        for each in messages:
+            each |= {key: json.dumps(each[key]) for key in ("content", "value") if each.get(key) is not None}
     row: dict[str, Any] = {pick("messages", "conversations"): messages}
-    if style in ("paths", "refs"):
+    if style == "paths" or (style == "refs" and draw(st.booleans())):
         files = {"image": [], "video": []}
     for kind, entries in files.items():
         name = pick(*NAMES[kind])
@@ -118,7 +134,7 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
         if not entries:
             row |= pick({}, {name: None}, {name: []}, {name: ""}, {name: [None]})
             continue
-        shapes = [entries, [*entries, None]]
+        shapes = [entries, [*entries, None], json.dumps(entries)]
         shapes += [entries[0]] if len(entries) == 1 else []
         shapes += [[entries]] if kind == "image" else []
         row[name] = pick(*shapes)
@@ -127,6 +143,30 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
     if meaning["system"] is not None and system_column:
         row[pick("system", "system_prompt")] = pick(meaning["system"], [{"type": "text", "text": meaning["system"]}])
     return row
+
+
+def is_typed(part: Any) -> bool:
+    return isinstance(part, dict) and "type" in part
+
+
+@st.composite
+def in_parts(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
+    """The same in Gemini's form."""
+    contents: list[Any] = []
+    place = 0
+    for turn in meaning["turns"]:
+        parts: list[Any] = []
+        for kind in turn["media"]:
+            file = {"mimeType": f"{kind}/{ENDINGS[kind]}", "fileUri": f"{kind}{place}.{ENDINGS[kind]}"}
+            parts.append({draw(st.sampled_from(["fileData", "file_data"])): file})
+            place += 1
+        train = {} if turn["train"] is None else {"train": turn["train"]}
+        contents += [
+            {"role": "user", "parts": [*parts, {"text": turn["ask"]}]},
+            {"role": "model", "parts": [{"text": turn["say"]}], **train},
+        ]
+    system = {} if meaning["system"] is None else {"systemInstruction": {"parts": [{"text": meaning["system"]}]}}
+    return {"contents": contents, **system}
 
 
 def plain(meaning: dict[str, Any]) -> tuple[list[Any], list[str]]:

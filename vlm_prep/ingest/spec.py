@@ -47,7 +47,7 @@ MEDIA_COLUMN_ALIASES: Final[dict[str, tuple[str, ...]]] = {
     f"{kind}s": tuple(f"{kind}_{what}{end}" for what in ("path", "file", "url") for end in ("", "s")) + more
     for kind, more in (
         ("image", ("img", "imgs", "img_path", "img_paths")),
-        ("video", ()),
+        ("video", ("frames", "frame_paths")),
         ("audio", ("audio_filepath",)),
     )
 }

@@ -38,6 +38,7 @@ _NOTES = {
     "frames_capped": "with a video longer than the processor's most frames at its rate: fewer a second are taken",
     "variable_frame_rate": "with a video whose frames are not shown evenly",
     "sound_starts_elsewhere": "with a video whose sound does not start with its pictures (`sound_offset`)",
+    "rate_as_text": "with a video whose rate is a number as text",
     "frames_as_video": "with a flat list of frames read as one video",
     "empty_answers": "with an answer that says nothing, of which the end token alone is trained (`empty_answers`)",
     "boxes": "with boxes or points, written as the models give them",

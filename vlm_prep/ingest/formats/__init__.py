@@ -15,6 +15,7 @@ order:
     content_parts content that is a list of typed parts
     media_tags    which media stands where, and that the counts agree
     media_columns the row's media columns
+    spelt_tags    numbered placeholders, and other models'
     named_tags    a media column that says by which tag each media stands
     entries       one entry of a media column → Media
     row_parts     the part of a file that the row itself names

@@ -150,7 +150,7 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
         _refuse_other(part, MEDIA_TYPES, where)
         options = training_options(part, where, queue.noticed)
         written = _part_text(part, where)
-        if queue.tags_in == "parts" and role != "assistant":
+        if (queue.tags_in == "parts" or queue.spelt) and role != "assistant":
             content.parts += [{**each, **options} for each in split_tags(written, queue)]
         else:
             queue.note_text(written, "answers" if role == "assistant" else "parts")

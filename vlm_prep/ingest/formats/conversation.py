@@ -72,6 +72,7 @@ def build_sample(
     how: dict[str, Any] = {"repeats": spec.repeated_tags == "same", "strips": spec.tag_blanks == "strip"}
     queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **how))
     _require_conversation(messages)
+    queue.drop_doubles()
     if other := queue.other_reading():
         queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **other[1], **how))
         noticed.note(other[0])

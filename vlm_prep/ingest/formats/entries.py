@@ -58,6 +58,9 @@ SEGMENT_STARTS: Final = (
 SEGMENT_ENDS: Final = ("end", "end_time", "segment_end", "audio_end", "video_end")
 """Keys of the seconds at which a part of a file begins and ends; `duration` is how long it is."""
 _RATES = ("fps", "sample_fps", "raw_fps")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+RATE_AS_TEXT: Final = "rate_as_text"
+"""Note of a video whose rate is a number as text, as in the documents of Qwen's format."""
 READ_KEYS: Final = frozenset(
     (*REFERENCE_KEYS, *CONTENT_KEYS, *SEGMENT_STARTS, *SEGMENT_ENDS, *_RATES, "duration", "frame_indices", "format")
 )
@@ -176,12 +179,14 @@ def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path | str, 
     start, end = (None, None) if kind == "image" else segment_of(given, where)
     if (start, end) != (None, None) and (is_list or content is not None):
         raise _bad(f"{where}: a part in seconds is taken of a file, not of frames or of bytes in the row")
+    rate, is_text = _fps(given, kind, where)
     return replace(
         media,
         start=start,
         end=end,
         frame_indices=_frame_indices(given.get("frame_indices"), kind, is_list, where),
-        fps=_fps(given, kind, where),
+        fps=rate,
+        notes=(*media.notes, RATE_AS_TEXT) if is_text else media.notes,
     )
 
 
@@ -278,15 +283,19 @@ def _frame_indices(value: Any, kind: MediaKind, is_list: bool, where: str) -> tu
     return tuple(value)
 
 
-def _fps(given: dict[str, Any], kind: MediaKind, where: str) -> float | None:
-    """The rate of an entry: `fps`, or as Qwen's format says of frames `sample_fps` and `raw_fps`."""
+def _fps(given: dict[str, Any], kind: MediaKind, where: str) -> tuple[float | None, bool]:
+    """The rate of an entry: `fps`, or as Qwen's format says of frames `sample_fps` and `raw_fps`; and whether it is a
+    number as text."""
     rates = {name: given[name] for name in _RATES if name in given}
+    texts = {name: float(rate) for name, rate in rates.items() if isinstance(rate, str) and _NUMBER.fullmatch(rate)}
+    rates |= texts
     for name, value in rates.items():
         if kind != "video" or not is_positive_number(value):
             raise _bad(f"{where}: {name} is {value!r}; it must be a number above 0, of a video")
     if len(set(rates.values())) > 1:
-        raise _bad(f"{where}: {' and '.join(rates)} differ")
-    return next((float(value) for value in rates.values()), None)
+        said = " and ".join(f"{name} ({value:g})" for name, value in rates.items())
+        raise _bad(f"{where}: {said} differ; keep the one at which the frames that are given were taken")
+    return next((float(value) for value in rates.values()), None), bool(texts)
 
 
 def _bad(message: str) -> Reject:

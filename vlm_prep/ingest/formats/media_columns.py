@@ -12,10 +12,12 @@ the other is taken for their name.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
+from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import Row, shown
@@ -23,6 +25,7 @@ from vlm_prep.ingest.formats.entries import READ_KEYS, flat, media_from
 from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 
+_FILM: Final = re.compile(r"\.(?:mp4|mkv|webm|mov|avi|m4v)$", re.IGNORECASE)
 Entries = list[Media | None]
 """A media column; None is a hole."""
 MEDIA_ROLES: Final[dict[MediaKind, str]] = {"image": "images", "video": "videos", "audio": "audios"}
@@ -41,13 +44,18 @@ def media_columns(row: Row, spec: DatasetSpec, noticed: Noticed) -> dict[MediaKi
 
 def has_media_column(row: Row, spec: DatasetSpec) -> bool:
     """Return whether a row has a media column that is not null."""
-    return any(row.get(name) is not None for name in spec.media_keys)
+    return any(row.get(name) is not None and not isinstance(row[name], int | float) for name in spec.media_keys)
 
 
 def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: Noticed) -> Entries:
     names = [name for name in spec.media_names[role] if name in row]
     if not names:
         return []
+    if "frames" in names and not isinstance(row["frames"], list):  # how many there are
+        names.remove("frames")
+        noticed.unread.setdefault("row.frames", row["frames"])
+    if any(isinstance(row[name], str) and row[name][:1] in ("[", "{") for name in names):
+        row = {**row, **{name: _parsed(row[name], name, spec, noticed) for name in names}}
     filled = [name for name in names if not _is_hollow(row[name])]
     if not filled:
         holes = any(row[name] != [] for name in names)
@@ -79,7 +87,7 @@ def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, noticed: Noticed) -
         value = [value]
     if not isinstance(value, list):
         raise Reject(RejectReason.BAD_TYPE, f"the {kind} column is {shown(value)}, not a path or a list of them")
-    if kind != "video" and any(isinstance(each, list) for each in value):
+    while any(isinstance(each, list) and (kind != "video" or _are_films(each)) for each in value):
         value = [each for item in value for each in (item if isinstance(item, list) else [item])]
         noticed.note("read_nested_media")
     for each in value:
@@ -89,6 +97,32 @@ def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, noticed: Noticed) -
         None if _is_hole(each) else media_from(each, kind, spec.media_dir, f"{kind} {place}")
         for place, each in enumerate(value)
     ]
+
+
+def _parsed(value: Any, name: str, spec: DatasetSpec, noticed: Noticed) -> Any:
+    """Return a list or object that is written as JSON text in its column, as CSV files have it; else the value.
+
+    Raises:
+        Reject: BAD_JSON, it is one in Python's words (`lenient_json`).
+    """
+    if not isinstance(value, str) or not value.endswith(("]", "}")) or value[:1] not in ("[", "{"):
+        return value
+    try:
+        found, notes = parse_row(value.encode(), lenient=True)
+    except (RowJsonError, UnicodeEncodeError):
+        return value  # a name may begin so
+    if not isinstance(found, list | dict) or not all(isinstance(each, str | dict | list | None) for each in found):
+        return value
+    if "read_lenient" in notes and not spec.lenient_json:
+        said = f"the column {name!r} is a list in Python's words, {excerpt(value)}; `lenient_json=true` reads it"
+        raise Reject(RejectReason.BAD_JSON, said)
+    noticed.notes |= notes | {"read_json_text"}
+    return found
+
+
+def _are_films(value: list[Any]) -> bool:
+    """Whether a list in a list is of whole videos and not of the frames of one."""
+    return bool(value) and all(isinstance(each, str) and _FILM.search(each) for each in value)
 
 
 def _present(entries: Entries) -> list[Media]:

@@ -6,8 +6,8 @@ differs rejects the row: dropping the surplus would train on a question about a 
 column is no media; where a placeholder asks for it, the row is rejected (missing_media).
 
 A path between tags (`<img>a.png</img>`, as Qwen-VL and ms-swift write it) is a media of its own, beside the columns.
-Tags in answers and in texts of typed parts are text, since they may be about the tag itself, and `<image>` is no video;
-unless only so there are as many media as tags (`MediaQueue.other_reading`).
+Tags in answers and in texts of typed parts are text, since they may be about the tag itself, `<image>` is no video, and
+`<image_1>` (`spelt_tags`) is no tag; unless only so there are as many media as tags (`MediaQueue.other_reading`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from typing import Any, Final, Literal
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
+from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.entries import media_from
 from vlm_prep.ingest.formats.noticed import MEDIA_NAME, Noticed
+from vlm_prep.ingest.formats.spelt_tags import SPELT, SpeltTag, firsts, spelt_tag, spelt_tags
 
 Part = dict[str, Any]
 TextPlace = Literal["answers", "parts"]
@@ -32,6 +34,7 @@ _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "heic", 
 _INLINE: Final = "|".join(rf"<{tag}>[^<>\n]+{MEDIA_NAME} *</{tag}>" for tag in ("img", "image", "video", "audio"))
 _WITH_PATH = re.compile(_INLINE, re.IGNORECASE)
 _TAG = re.compile(rf"({_INLINE}|<image>|<video>|<audio>)", re.IGNORECASE)
+_TAG_OR_SPELT = re.compile(rf"({_INLINE}|<image>|<video>|<audio>|{SPELT})", re.IGNORECASE)
 _KINDS: dict[str, MediaKind] = {"<img>": "image", "<image>": "image", "<video>": "video", "<audio>": "audio"}
 
 
@@ -46,6 +49,7 @@ class MediaQueue:
         *,
         tags_in: TextPlace | None = None,
         image_tag: MediaKind = "image",
+        spelt: dict[MediaKind, int] | None = None,
         repeats: bool = False,
         strips: bool = False,
     ) -> None:
@@ -54,6 +58,10 @@ class MediaQueue:
         """Texts whose tags are media, too."""
         self.image_tag = image_tag
         """What `<image>` in a text stands for."""
+        self.spelt = spelt or {}
+        """The kinds whose tags are spelt otherwise, and the number of the first one."""
+        self._names: list[SpeltTag] = []
+        """Tags spelt otherwise that stay text."""
         self._repeats = repeats
         self.strips = strips
         """Whether blanks around tags, and at the ends of user texts, are left out."""
@@ -68,6 +76,14 @@ class MediaQueue:
         self._asked[kind] += 1
         return {"type": kind}
 
+    def place_spelt(self, tag: SpeltTag) -> Part:
+        """Return the part of the entry that a tag spelt otherwise stands for."""
+        if tag.number is None:
+            return self.place_next(tag.kind)
+        self._placed.append((tag.kind, tag.number - self.spelt[tag.kind]))
+        self._asked[tag.kind] += 1
+        return {"type": tag.kind}
+
     def place(self, media: Media) -> Part:
         """Return the part of a media that its own message names."""
         self._placed.append(media)
@@ -75,7 +91,10 @@ class MediaQueue:
 
     def place_first(self, messages: list[dict[str, Any]]) -> None:
         """Put the media of each kind that no placeholder asks for before the first user text, pictures first."""
-        kinds: list[MediaKind] = [kind for kind in self._columns if not self._asked[kind] and any(self._columns[kind])]
+        said = {tag.kind for tag in self._names} | {each.kind for each in self._placed if isinstance(each, Media)}
+        kinds: list[MediaKind] = [
+            kind for kind in self._columns if not self._asked[kind] and any(self._columns[kind]) and kind not in said
+        ]
         user = next((number for number, message in enumerate(messages) if message["role"] == "user"), None)
         if not kinds or user is None:
             return
@@ -98,13 +117,31 @@ class MediaQueue:
     def note_text(self, text: str, place: TextPlace) -> None:
         """Count the tags of a text that stays text."""
         if "<" in text:
+            if place == "parts":
+                self.note_names(text)
             self._kept[place].update(kind for tag in _TAG.findall(text) if (kind := _KINDS.get(tag.lower())))
+
+    def note_names(self, text: str) -> None:
+        """Keep the tags spelt otherwise of a text that stays text and is no answer."""
+        self._names += spelt_tags(text)
+
+    def drop_doubles(self) -> None:
+        """Leave out a column whose media are those that the messages name themselves, all of them in this order."""
+        for kind, entries in self._columns.items():
+            own = [each for each in self._placed if isinstance(each, Media) and each.kind == kind]
+            if own and not self._asked[kind] and own == [entry for entry in entries if entry is not None]:
+                self._columns[kind] = []
+                self.noticed.note("read_doubles")
 
     def other_reading(self) -> tuple[str, dict[str, Any]] | None:
         """Return the one other way to read tags by which there are as many media as placeholders, where there are not:
         its note, and arguments of a queue."""
         there = {kind: sum(entry is not None for entry in entries) for kind, entries in self._columns.items()}
-        if all(self._asked[kind] == count for kind, count in there.items()):
+        fits = all(self._asked[kind] == count for kind, count in there.items())
+        may_be_places = self._names and not (fits and all(map(any, filter(None, self._columns.values()))))
+        if may_be_places and (found := firsts(self._names, self._columns, self._asked, repeats=self._repeats)):
+            return "read_tag_spellings", {"spelt": found}
+        if fits:
             return None
         notes = {"answers": "read_answer_media", "parts": "read_part_tags"}
         for place, kept in self._kept.items():
@@ -133,7 +170,9 @@ class MediaQueue:
                 columns[kind] = entries * self._asked[kind]
                 self.noticed.note("read_media_again")
         if wrong := [kind for kind, entries in columns.items() if len(entries) != self._asked[kind]]:
-            raise self._mismatch(wrong)
+            if not (self._repeats and self.spelt.keys() >= {*wrong}):  # each number is there, some again
+                raise self._mismatch(wrong)
+            self.noticed.note("read_media_again")
         return [each if isinstance(each, Media) else columns[each[0]][each[1]] for each in self._placed]
 
     def _balanced(self, kind: MediaKind, entries: list[Media | None]) -> list[Media]:
@@ -156,6 +195,13 @@ class MediaQueue:
         note = f"; {answers} more in assistant turns stay text" if answers else ""
         if parts:
             note += f"; {parts} more in texts of typed parts stay text, where a part of its own says that it is media"
+        if names := list(dict.fromkeys(tag.written for tag in self._names if tag.kind in kinds)):
+            note += (
+                f"; {', '.join(map(excerpt, names[:4]))} in the texts are no places of them: numbers from 0 or 1 on "
+            )
+            note += "name each once, and stand alone (`repeated_tags=same` lets one stand again)"
+        if own := sum(isinstance(each, Media) and each.kind in kinds for each in self._placed):
+            note += f"; the messages name {own} of their own, which are not those of the column: keep one of both"
         if not note and all(not self._asked[kind] for kind in kinds):
             tags = " and ".join(f"<{kind}>" for kind in kinds)
             note = f"; write {tags} where they belong, or let `missing_tags=first` put them before the first user text"
@@ -188,7 +234,7 @@ def has_tags(text: str) -> bool:
 
 def split_tags(text: str, queue: MediaQueue) -> list[Part]:
     """Return a text as parts: its tags as media, what is between them verbatim, empty pieces left out."""
-    pieces = _TAG.split(text)
+    pieces = (_TAG_OR_SPELT if queue.spelt else _TAG).split(text)
     parts = [_piece(piece, queue) for piece in (map(str.strip, pieces) if queue.strips else pieces) if piece]
     return parts or [{"type": "text", "text": ""}]
 
@@ -201,4 +247,8 @@ def _piece(piece: str, queue: MediaQueue) -> Part:
         queue.noticed.note("read_path_in_tags")
         kind, path = _KINDS[f"{tag.lower()}>"], rest.rpartition("<")[0].strip()
         return queue.place(media_from(path, kind, queue.media_dir, f"{tag}> in the text"))
+    if queue.spelt and (tagged := spelt_tag(piece)) is not None and tagged.kind in queue.spelt:
+        return queue.place_spelt(tagged)
+    if "<" in piece:
+        queue.note_names(piece)
     return {"type": "text", "text": piece}

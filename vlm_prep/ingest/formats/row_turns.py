@@ -197,8 +197,10 @@ def text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
     """Return a text as parts: the tags in it are media, except in an answer."""
     if role == "assistant" and queue.tags_in != "answers":
         queue.note_text(written, "answers")
-    elif role == "user" or has_tags(written):
+    elif role == "user" or queue.spelt or has_tags(written):
         return split_tags(written, queue)
+    elif "<" in written:
+        queue.note_names(written)
     return [{"type": "text", "text": written}]
 
 
