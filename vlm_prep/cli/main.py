@@ -125,6 +125,7 @@ def main() -> None:
     """Run the command line; a fault prints one message and what to do, and sets the exit status."""
     lean_imports.install()
     make_own()
+    _stay_out_of_workers()
     ending = _Ending()
     try:
         status = _run()
@@ -139,6 +140,15 @@ def main() -> None:
         line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         _say(f"{ending.word}: what was committed is kept, run the same command again to continue:\n  {line}")
     sys.exit(status)
+
+
+def _stay_out_of_workers() -> None:
+    """Have no worker import the command line: multiprocessing runs the main module in each, for classes that may be
+    defined there, and none is."""
+    main_module = sys.modules["__main__"]
+    if getattr(main_module, "__file__", None) is not None and main_module.__dict__.get("main") is main:
+        main_module.__spec__ = None
+        del main_module.__file__
 
 
 def _run() -> int:

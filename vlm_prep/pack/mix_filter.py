@@ -18,7 +18,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.json as pj
 from numpy.typing import NDArray
 
@@ -57,7 +56,7 @@ def rows_where(store: Store, expression: str | None) -> Numbers:
     columns = {name: _column(store, name, expression) for name in names}
     table = pa.table({_ROW: pa.array(np.arange(len(store), dtype=np.int64)), **columns})
     try:
-        taken = ds.dataset(table).to_table(columns=[_ROW], filter=compiled)
+        taken = table.filter(compiled).select([_ROW])
     except (pa.ArrowException, TypeError) as error:
         raise InputError(f"where: {expression!r}: {str(error).splitlines()[0]}", _EXAMPLE) from error
     return np.sort(np.asarray(taken.column(_ROW)).astype(np.int64))

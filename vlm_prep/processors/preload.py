@@ -5,16 +5,17 @@ from vlm_prep.processors import lean_imports
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 lean_imports.install()
-lean_imports.no_pandas()
-try:
-    ensure_torchvision()
-except ProcessorError as error:
-    # the one kind of error that the forkserver passes over; the main process tells the user
-    raise ImportError(error.message) from error
+with lean_imports.no_garbage():
+    lean_imports.no_pandas()
+    try:
+        ensure_torchvision()
+    except ProcessorError as error:
+        # the one kind of error that the forkserver passes over; the main process tells the user
+        raise ImportError(error.message) from error
 
-import torch
-import transformers
-import transformers.models.auto.processing_auto
+    import torch
+    import transformers
+    import transformers.models.auto.processing_auto
 
 torch.set_num_threads(1)
 __all__ = ["torch", "transformers"]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from vlm_prep.certify.certificate import Certificate
 from vlm_prep.core.errors import InputError
 from vlm_prep.processors.backbone import Backbone
 from vlm_prep.stream.forms import form_for
+
+if TYPE_CHECKING:
+    # it imports a model's library, which only a certificate needs
+    from vlm_prep.certify.certificate import Certificate
 
 
 def layers_text(backbone: Backbone) -> str:
