@@ -9,6 +9,7 @@
     changed_media.py  media that are no longer what a store says of them
     gathered.py  media stores: files by content, which rows of any store refer to
     downloads.py  media by http(s), from hosts that the user names
+    public_hosts.py  which addresses are of the public network
     mock_media.py  media that are made when they are read
     rules.py   what a run lets its media be
     file_state.py  whether files may have changed, told without reading them

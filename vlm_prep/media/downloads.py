@@ -1,8 +1,9 @@
 """Media by http(s), where the user names the hosts: `download=images.example.org`.
 
-A file is fetched once into the cache (`$VLM_PREP_CACHE/downloads`, by its address) and read from there. Hosts that are
-not on the list, and addresses of private networks (unless `download_private`), are rejects, after every redirect, too;
-the connection goes to the very address that was looked at, so that a name cannot change between the look and the use.
+A file is fetched once into the cache (`$VLM_PREP_CACHE/downloads`, by its address) and read from there, by runs that
+may ask the hosts it came from. Hosts that are not on the list, and addresses of private networks (unless
+`download_private`), are rejects, after every redirect, too; the connection goes to the very address that was looked at,
+so that a name cannot change between the look and the use, and through no proxy of the environment.
 A file may have 1 GiB; a host may be silent for 30 s, and has 4 minutes in all, however slowly it drips; an error that
 may pass (5xx, 429, a broken line) is tried again.
 """
@@ -13,7 +14,6 @@ import contextlib
 import fnmatch
 import hashlib
 import http.client
-import ipaddress
 import os
 import re
 import socket
@@ -21,6 +21,7 @@ import ssl
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.remote import cache_folder
+from vlm_prep.media.public_hosts import is_public
 
 MOST_BYTES: Final = 1 << 30
 _TIMEOUT: Final = 30.0
@@ -38,6 +40,9 @@ _ASCII: Final = "".join(map(chr, range(33, 127)))
 _OTHERS: Final = re.compile(r"[^A-Za-z0-9._-]")
 _PIECE: Final = 1 << 20
 _MOVED: Final = frozenset((301, 302, 303, 307, 308))
+_HOPS: Final = ".hosts"
+"""Beside a fetched file: the hosts that were asked for it, one a line, and of private networks a line more."""
+_PRIVATE: Final = "(private)"
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,20 @@ class Downloads:
         target = (
             cache_folder() / "downloads" / hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()[:32] / name
         )
-        if not target.exists():
+        if not target.exists() or not self._may_have(target.with_name(_HOPS)):
             self._fetch(url, target)
         return str(target)
+
+    def _may_have(self, hops: Path) -> bool:
+        """Whether a file that is there could have been fetched by this run."""
+        try:
+            asked = hops.read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return all(self.private if each == _PRIVATE else self._may_ask(each) for each in asked)
+
+    def _may_ask(self, host: str) -> bool:
+        return any(fnmatch.fnmatchcase(host.lower(), each.lower()) for each in self.hosts)
 
     def _fetch(self, url: str, target: Path) -> None:
         end = time.monotonic() + _LONGEST
@@ -87,9 +103,10 @@ class Downloads:
                 return
 
     def _try(self, url: str, target: Path, end: float) -> None:
-        asked = url
+        asked, hops = url, list[str]()
         for _ in range(_REDIRECTS + 1):
             connection, path = self._connect(url)
+            hops += [connection.host, *([] if connection.is_public else [_PRIVATE])]
             over = threading.Timer(max(0.0, end - time.monotonic()), connection.end)
             over.daemon = True
             over.start()
@@ -100,7 +117,7 @@ class Downloads:
                     url = urljoin(url, place)
                     continue
                 _require_found(url, answer.status)
-                _write(asked, answer, target, connection)
+                _write(asked, answer, target, connection, "".join(f"{each}\n" for each in hops))
                 return
             except (OSError, http.client.HTTPException) as error:
                 raise _MayPassError(f"{type(error).__name__}: {error}") from error
@@ -114,7 +131,7 @@ class Downloads:
         host = parts.hostname or ""
         if parts.scheme not in ("http", "https") or not host:
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http")
-        if not any(fnmatch.fnmatchcase(host.lower(), each.lower()) for each in self.hosts):
+        if not self._may_ask(host):
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: the host {host} is not among `download`")
         try:
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -123,17 +140,16 @@ class Downloads:
             raise _MayPassError(f"no address of {host}: {error}") from error
         except ValueError as error:
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: {error}") from error
-        address = str(found[0][4][0])
-        if not self.private and any(
-            not ipaddress.ip_address(str(each[4][0]).split("%")[0]).is_global for each in found
-        ):
-            what = f"{host} is {address}, of a private network (`download_private=true`)"
+        addresses = [str(each[4][0]) for each in found]
+        inside = [each for each in addresses if not is_public(each)]
+        if inside and not self.private:
+            what = f"{host} is {inside[0]}, of a private network (`download_private=true`)"
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: {what}")
         kind = _Plain if parts.scheme == "http" else _Secure
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not path.isprintable() or " " in path:
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http")
-        return kind(host, port, address), quote(path, safe=_ASCII)
+        return kind(host, port, addresses, is_public=not inside), quote(path, safe=_ASCII)
 
 
 class _MayPassError(Exception):
@@ -141,11 +157,11 @@ class _MayPassError(Exception):
 
 
 class _Plain(http.client.HTTPConnection):
-    """A connection to the address that was looked at."""
+    """A connection to the first of the addresses that were looked at which answers."""
 
-    def __init__(self, host: str, port: int, address: str) -> None:
+    def __init__(self, host: str, port: int, addresses: Sequence[str], *, is_public: bool) -> None:
         super().__init__(host, port, timeout=_TIMEOUT)
-        self._address = address
+        self._addresses, self.is_public = addresses, is_public
         self._line: socket.socket | None = None  # `sock` is taken away once the file has no stated length
         self.is_over = False
 
@@ -157,8 +173,16 @@ class _Plain(http.client.HTTPConnection):
                 self._line.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
-        """Connect to the address, not to what the name means now."""
-        self._have(socket.create_connection((self._address, self.port), self.timeout))
+        """Connect to an address, not to what the name means now.
+
+        Raises:
+            OSError: none answers.
+        """
+        for address in self._addresses[:-1]:
+            with contextlib.suppress(OSError):
+                self._have(socket.create_connection((address, self.port), self.timeout))
+                return
+        self._have(socket.create_connection((self._addresses[-1], self.port), self.timeout))
 
     def _have(self, line: socket.socket) -> None:
         self.sock = self._line = line
@@ -189,7 +213,7 @@ def _require_found(url: str, status: int) -> None:
     raise Reject(reason, f"{url}: status {status}")
 
 
-def _write(url: str, answer: http.client.HTTPResponse, target: Path, connection: _Plain) -> None:
+def _write(url: str, answer: http.client.HTTPResponse, target: Path, connection: _Plain, hops: str) -> None:
     stated = answer.headers.get("Content-Length")
     if stated and stated.isdecimal() and int(stated) > MOST_BYTES:
         raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: {int(stated):,} bytes, more than {MOST_BYTES:,}")
@@ -207,4 +231,6 @@ def _write(url: str, answer: http.client.HTTPResponse, target: Path, connection:
             raise _MayPassError("the time is over")
         if stated and stated.isdecimal() and size != int(stated):
             raise _MayPassError(f"{size:,} of {int(stated):,} bytes came")
+        (Path(folder) / _HOPS).write_text(hops)
+        os.replace(Path(folder) / _HOPS, target.with_name(_HOPS))
         os.replace(temporary, target)

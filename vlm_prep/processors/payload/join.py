@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlm_prep.core.errors import StoreError
 from vlm_prep.processors.payload.nested import Nested
 
 if TYPE_CHECKING:
     import torch
+
+
+def torch_type(name: str) -> torch.dtype:
+    """Return torch's type of a name that a store holds.
+
+    Raises:
+        StoreError: it has none.
+    """
+    import torch
+
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise StoreError(f"no type of a tensor is called {name!r}", "`vlm-prep verify` looks at the whole store")
+    return found
 
 
 def whole_mask(shape: Sequence[int], dtype: str) -> torch.Tensor:
@@ -20,8 +35,7 @@ def whole_mask(shape: Sequence[int], dtype: str) -> torch.Tensor:
     """
     import torch
 
-    found: torch.dtype = getattr(torch, dtype)
-    return torch.ones(tuple(shape[:2]), dtype=found)
+    return torch.ones(tuple(shape[:2]), dtype=torch_type(dtype))
 
 
 def join(tensors: Sequence[torch.Tensor], axis: int = 0) -> torch.Tensor:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vlm_prep.core.errors import Reject, RejectReason, StoreError
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.stored_media import StoredMedia
-from vlm_prep.processors.payload.join import join
+from vlm_prep.processors.payload.join import join, torch_type
 from vlm_prep.processors.payload.uint8 import Uint8Rule
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Stored(NamedTuple):
         # copied: torch has no read-only tensors
         tensor = torch.from_numpy(np.array(self.array))
         if self.dtype is not None:
-            return tensor.view(getattr(torch, self.dtype))
+            return tensor.view(torch_type(self.dtype))
         return tensor if self.rule is None else self.rule.restore(tensor)
 
 
@@ -184,11 +184,11 @@ def array_of(tensor: Mapping[str, Any]) -> NDArray[Any]:
         StoreError: its bytes are not of its shape.
     """
     shape, data, dtype = tensor["shape"], tensor["data"], tensor["dtype"]
-    if dtype != "uint8" or not isinstance(data, np.ndarray):
-        data = np.frombuffer(data, dtype if dtype in np.sctypeDict else _bits(dtype))
     # numpy takes a tuple in a third of the time that it takes for an array
     sizes = tuple(shape.tolist() if isinstance(shape, np.ndarray) else shape)
     try:
+        if dtype != "uint8" or not isinstance(data, np.ndarray):
+            data = np.frombuffer(data, dtype if dtype in np.sctypeDict else _bits(dtype))
         array: NDArray[Any] = _repeated(data, sizes) if sizes and sizes[-1] < 0 else data.reshape(sizes)
     except ValueError as error:
         raise StoreError(f"{tensor['name']}: {error}", "`vlm-prep verify` looks at the whole store") from error
@@ -232,10 +232,7 @@ def store_waveform(wave: NDArray[np.float32]) -> dict[str, Any]:
 
 def _bits(dtype: str) -> np.dtype[Any]:
     """Return integers as wide as a type that only torch has (bfloat16, the float8 types)."""
-    import torch
-
-    found: torch.dtype = getattr(torch, dtype)
-    return np.dtype(f"i{found.itemsize}")
+    return np.dtype(f"i{torch_type(dtype).itemsize}")
 
 
 def is_numpys(tensor: torch.Tensor) -> bool:
@@ -252,7 +249,7 @@ def store_tensor(name: str, tensor: torch.Tensor, *, coded: bool = False) -> dic
     if not torch.isfinite(tensor.float()).all():
         raise Reject(RejectReason.PROCESSOR_ERROR, f"{name}: the processor makes values that are not finite")
     dtype = str(tensor.dtype).removeprefix("torch.")
-    bits = tensor.contiguous().view(getattr(torch, _bits(dtype).name)).numpy()
+    bits = tensor.contiguous().view(torch_type(_bits(dtype).name)).numpy()
     return {**store_array(name, bits), "dtype": dtype}
 
 
