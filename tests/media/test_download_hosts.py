@@ -6,6 +6,7 @@ import contextlib
 import io
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,6 @@ import pytest
 from PIL import Image
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.media import downloads
 from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.public_hosts import is_public
 
@@ -61,7 +61,7 @@ class Net:
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
     """A server on 127.0.0.1, which is also what answers at PUBLIC, and a resolver of the test's own names."""
     monkeypatch.setenv("VLM_PREP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     ASKED.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

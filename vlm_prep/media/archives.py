@@ -1,19 +1,23 @@
 """Files inside a zip or tar, `photos.zip::a/b.jpg`: read in place, nothing is unpacked.
 
 A zip is read by its directory; a tar has none, so its headers are walked once in each process. Members that are no
-plain files (links, devices), encrypted, or larger than 2 GiB are rejects. A compressed tar cannot be read in places.
+plain files (links, devices), encrypted, or larger than 2 GiB are rejects; so is a name that several members with
+different contents have. What a member becomes is as large as the archive says, at most. A compressed tar cannot be
+read in places, and neither can an archive in an archive.
 """
 
 from __future__ import annotations
 
+import bz2
 import lzma
 import os
 import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal, TypeVar
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.regular_files import open_descriptor, open_regular
@@ -66,29 +70,96 @@ def read_member(path: str, kind: ArchiveKind, name: str) -> bytes:
 
 
 _Where = tuple[str, int, int, int]
+_Member = TypeVar("_Member")
+_Named = dict[str, _Member | list[_Member]]
+"""Members by name; of a name that several have all of them."""
+
+
+def _named(members: Iterable[tuple[str, _Member]]) -> _Named[_Member]:
+    found: _Named[_Member] = {}
+    for written, member in members:
+        name = _plain(written)
+        if name not in found:
+            found[name] = member
+        elif isinstance(others := found[name], list):
+            others.append(member)
+        else:
+            found[name] = [others, member]
+    return found
+
+
+def _find(where: _Where, name: str, members: _Named[_Member]) -> list[_Member]:
+    found = members.get(_plain(name))
+    if found is None:
+        what = f"no plain file {name!r} in it (links and archives in archives are not followed)"
+        raise Reject(RejectReason.MISSING_KEY, f"{where[0]}: {what}")
+    return found if isinstance(found, list) else [found]
+
+
+def _require_one(where: _Where, name: str, contents: set[bytes]) -> bytes:
+    """Return what all members of a name hold."""
+    if len(contents) > 1:
+        what = "several files of this name, with different contents: give each its own"
+        raise Reject(RejectReason.UNREADABLE_FILE, f"{where[0]}::{name}: {what}")
+    return contents.pop()
 
 
 def _of_zip(where: _Where, name: str) -> bytes:
-    members = _zip_members(where)
-    info = members.get(_plain(name))
-    if info is None:
-        raise Reject(RejectReason.MISSING_KEY, f"{where[0]}: no member {name!r}")
-    _require_size(where, name, info.file_size)
+    found = _find(where, name, _zip_members(where))
+    for info in found:
+        _require_size(where, name, info.file_size)
     with open_regular(where[0]) as file, zipfile.ZipFile(file) as archive:
-        return archive.read(info)
+        return _require_one(where, name, {_unpacked(file, archive, info) for info in found})
+
+
+def _unpacked(file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return what a member holds, never more than it is said to; the library unpacks bzip2 and LZMA to any size first.
+
+    Raises:
+        zipfile.BadZipFile: it is damaged, or larger than it is said to be.
+    """
+    if info.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with archive.open(info) as member:
+            return member.read(info.file_size)
+    with archive.open(info):
+        pass  # its header is the directory's, and it is not encrypted
+    file.seek(info.header_offset)
+    lengths = struct.unpack("<HH", file.read(30)[26:])
+    file.seek(sum(lengths), os.SEEK_CUR)
+    packed = file.read(info.compress_size)
+    if info.compress_type == zipfile.ZIP_BZIP2:
+        data = bz2.BZ2Decompressor().decompress(packed, info.file_size + 1)
+    else:
+        data = _lzma(packed, info.file_size).decompress(packed[9:], info.file_size + 1)
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise zipfile.BadZipFile(f"it is not the {info.file_size:,} bytes that it is said to be")
+    return data
+
+
+def _lzma(packed: bytes, size: int) -> lzma.LZMADecompressor:
+    """Return what unpacks a member by the five bytes of properties that zips have (APPNOTE 5.8.8): it remembers no
+    more than the member is large, whatever they say."""
+    if packed[2:4] != b"\x05\x00" or len(packed) < 9:
+        raise zipfile.BadZipFile("its LZMA header is damaged")
+    rest, lc = divmod(packed[4], 9)
+    pb, lp = divmod(rest, 5)
+    remembered = min(int.from_bytes(packed[5:9], "little"), size)
+    options = {"id": lzma.FILTER_LZMA1, "dict_size": max(remembered, 4096), "lc": lc, "lp": lp, "pb": pb}
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[options])
 
 
 @lru_cache(maxsize=16)
-def _zip_members(where: _Where) -> dict[str, zipfile.ZipInfo]:
+def _zip_members(where: _Where) -> _Named[zipfile.ZipInfo]:
     with open_regular(where[0]) as file, zipfile.ZipFile(file) as archive:
-        return {_plain(info.filename): info for info in archive.infolist() if not info.is_dir()}
+        return _named((info.filename, info) for info in archive.infolist() if not info.is_dir())
 
 
 def _of_tar(where: _Where, name: str) -> bytes:
-    found = _tar_members(where).get(_plain(name))
-    if found is None:
-        raise Reject(RejectReason.MISSING_KEY, f"{where[0]}: no member {name!r}")
-    offset, size = found
+    found = _find(where, name, _tar_members(where))
+    return _require_one(where, name, {_in_tar(where, name, *each) for each in found})
+
+
+def _in_tar(where: _Where, name: str, offset: int, size: int) -> bytes:
     _require_size(where, name, size)
     descriptor = open_descriptor(where[0])
     try:
@@ -101,7 +172,7 @@ def _of_tar(where: _Where, name: str) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _tar_members(where: _Where) -> dict[str, tuple[int, int]]:
+def _tar_members(where: _Where) -> _Named[tuple[int, int]]:
     """Return name → (offset, size) of the plain files of a tar, in its order.
 
     Args:
@@ -110,12 +181,9 @@ def _tar_members(where: _Where) -> dict[str, tuple[int, int]]:
     Raises:
         tarfile.TarError: it is damaged.
     """
-    found: dict[str, tuple[int, int]] = {}
     with open_regular(where[0]) as file:
-        for _, info in tar_members(file):
-            if info.isreg() and not info.issparse():
-                found[_plain(info.name)] = (info.offset_data, info.size)
-    return found
+        plain = (info for _, info in tar_members(file) if info.isreg() and not info.issparse())
+        return _named((info.name, (info.offset_data, info.size)) for info in plain)
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@
 Rows follow the tars and, in a tar, the files. A range is written with braces (`shard-{000000..000099}.tar`); a folder
 is all its tars, or by Energon's `.nv-meta/split.yaml` those of a split. Where a JSON names media that are files of its
 row, the column keeps its order. A file of an ending that is not known stands under it, so that it is counted as unread.
+A row with a file twice, or with a link instead of one, is a reject.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
     with open_regular(tar) as file:
         for archive, info in tar_members(file):
             folder, name = os.path.split(info.name)
-            if not info.isreg() or name.startswith("."):
+            if info.isdir() or name.startswith("."):
                 continue
             stem, _, ending = name.partition(".")
             own = os.path.join(folder, stem)
@@ -128,6 +129,9 @@ def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
                 yield _row(key, members, where)
                 members = {}
             key = own
+            if ending in members or not info.isreg():
+                members[ending] = _BadRow(f"{where}::{info.name}: {_what_is_wrong(info)}")
+                continue
             kind = ending.lower().rpartition(".")[2]
             if kind in MEDIA_ENDINGS:
                 members[ending] = f"{where}::{info.name}"
@@ -140,6 +144,14 @@ def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
         yield _row(key, members, where)
 
 
+def _what_is_wrong(info: tarfile.TarInfo) -> str:
+    if info.isreg():
+        return "the row has two files of this name"
+    if info.issym() or info.islnk():
+        return f"a link (make the tar with -h --hard-dereference) to {info.linkname}"
+    return "no plain file"
+
+
 def _row(key: str, members: dict[str, Any], where: str) -> dict[str, Any] | str:
     try:
         return _read_row(key, members, where)
@@ -150,6 +162,8 @@ def _row(key: str, members: dict[str, Any], where: str) -> dict[str, Any] | str:
 def _read_row(key: str, members: dict[str, Any], where: str) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for ending, value in members.items():
+        if isinstance(value, _BadRow):
+            raise value
         kind = ending.lower().rpartition(".")[2]
         if kind in MEDIA_ENDINGS:
             continue
