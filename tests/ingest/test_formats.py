@@ -167,7 +167,7 @@ def test_a_list_of_calls_keeps_its_order() -> None:
         "3",
         "[]",
         "{}",
-        '{"name": "a"}',
+        '{"name": "a", "x": 1}',
         '{"name": 3, "arguments": {}}',
         '{"name": "a", "arguments": [1]}',
         '{"name": "a", "arguments": "x"}',
@@ -188,7 +188,7 @@ def test_openai_tool_calls_may_stand_without_content() -> None:
     assert message["tool_calls"] == [{"type": "function", "function": function, "id": "c1"}]
 
 
-@pytest.mark.parametrize("calls", [{"name": "a"}, "x", [3], [{"function": "a"}]])
+@pytest.mark.parametrize("calls", [{"nam": "a"}, "x", [3], [{"function": "a"}]])
 def test_bad_openai_tool_calls_are_rejected(calls: Any) -> None:
     assert rejected(chat(USER, ANSWER | {"tool_calls": calls}))[0] == R.BAD_TOOL_CALL
 
@@ -215,7 +215,7 @@ def test_empty_tools_are_none(empty: Any) -> None:
     assert convert(chat(USER, ANSWER, tools=empty)).tools is None
 
 
-@pytest.mark.parametrize("tools", ["[", "3", 3, {"name": "a"}, [3], [{}], [{"function": {}}], [{"name": ""}]])
+@pytest.mark.parametrize("tools", ["[", "3", 3, {"nam": "a"}, [3], [{}], [{"function": {}}], [{"name": ""}]])
 def test_tools_that_are_none_are_rejected(tools: Any) -> None:
     assert rejected(chat(USER, ANSWER, tools=tools))[0] == R.BAD_TOOLS
 

@@ -93,6 +93,44 @@ def test_schemas_have_parameters_whatever_they_are_called() -> None:
         assert sample.tools == [usual] and json.dumps(sample.tools) == json.dumps([usual])
 
 
+@pytest.mark.parametrize("arguments", [{"arguments": None}, {"arguments": ""}, {}, {"arguments": "{}"}, {"args": {}}])
+def test_a_call_without_arguments_has_none(arguments: dict[str, Any]) -> None:
+    call = {"function": {"name": "now", **arguments}}
+    for calls in ([call], call, json.dumps(call)):
+        (made,) = read(chat(USER, {"role": "assistant", "tool_calls": calls})).messages[1]["tool_calls"]
+        assert made == {"type": "function", "function": {"name": "now", "arguments": {}}}
+
+
+def test_arguments_by_another_name_are_not_left_out() -> None:
+    made = read(chat(USER, {"role": "assistant", "tool_calls": [{"name": "f", "args": {"a": 1}}]})).messages[1]
+    assert made["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    reason, words = refused(chat(USER, {"role": "assistant", "tool_calls": [{"name": "f", "kwargs": {"a": 1}}]}))
+    assert reason == R.BAD_TOOL_CALL and "'kwargs'" in words
+
+
+def test_one_tool_is_a_list_of_one() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert read(chat(tools=tool)).tools == [tool] == read(chat(tools=json.dumps(tool))).tools
+    assert refused(chat(tools={"f": tool}))[0] == R.BAD_TOOLS
+
+
+# ---- reasoning twice ----
+
+
+def test_reasoning_in_the_text_and_beside_it_is_one_where_it_is_equal() -> None:
+    wanted = read(chat(USER, ANSWER | {"reasoning_content": "I look."})).messages
+    for text in ("<think>I look.</think>ho", "<think>\nI look.\n</think>\n\nho"):
+        for content in (text, [{"type": "text", "text": text}]):
+            sample = read(chat(USER, {"role": "assistant", "content": content, "reasoning_content": "I look."}))
+            assert sample.messages == wanted and sample.notes == ("read_doubles",)
+            assert (1 in sample.strings) == isinstance(content, str)
+    for other in ("<think>No.</think>ho", "<think></think>ho"):
+        reason, words = refused(chat(USER, {"role": "assistant", "content": other, "reasoning": "I look."}))
+        assert reason == R.BAD_ROW and "keep one" in words
+    alone = read(chat(USER, ANSWER | {"content": "<think>I look.</think>ho"})).messages[1]
+    assert alone["content"][0]["text"] == "<think>I look.</think>ho"
+
+
 # ---- Gemini ----
 
 

@@ -14,7 +14,7 @@ from vlm_prep.ingest.embedded import EmbeddedBytes
 
 
 @pytest.mark.parametrize("user", ["user", "human", "Human", "USER"])
-@pytest.mark.parametrize("assistant", ["assistant", "gpt", "GPT", "bot", "model", "Assistant"])
+@pytest.mark.parametrize("assistant", ["assistant", "gpt", "GPT", "bot", "model", "Assistant", "ai"])
 @pytest.mark.parametrize("keys", [("role", "content"), ("from", "value"), ("from", "content"), ("role", "value")])
 def test_each_message_is_read_by_its_own_keys_and_role_names(user: str, assistant: str, keys: tuple[str, str]) -> None:
     role, content = keys
@@ -121,7 +121,8 @@ def test_a_path_beside_a_column_of_bytes_is_its_name() -> None:
 def test_media_without_a_tag_is_refused_with_the_setting_that_places_it() -> None:
     row = chat({"role": "system", "content": "s"}, USER, ANSWER, USER, ANSWER, images=["a.png", "b.png"], audio="a.wav")
     reason, words = refused(row)
-    assert reason == R.MEDIA_COUNT_MISMATCH and "missing_tags=first" in words and "<image> and <audio>" in words
+    assert reason == R.MEDIA_COUNT_MISMATCH and "first is 'a.png'; write <image> and <audio>" in words
+    assert "missing_tags=first" in words
     sample = read(row, missing_tags="first")
     kinds = [part["type"] for part in sample.messages[1]["content"]]
     assert kinds == ["image", "image", "audio", "text"] and sample.notes == ("read_media_first",)

@@ -36,7 +36,13 @@ def test_a_numbered_tag_is_the_place_of_its_picture(tag: str) -> None:
 
 @pytest.mark.parametrize(
     "tag",
-    ["<|image|>", "<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>", "<image_placeholder>", "<ImageHere>"],
+    [
+        "<|image|>",
+        "<|image_pad|>",
+        "<|vision_start|><|image_pad|><|vision_end|>",
+        "<image_placeholder>",
+        "<Img><ImageHere></Img>",
+    ],
 )
 def test_another_models_placeholder_is_the_place_of_the_next_picture(tag: str) -> None:
     sample = read(ask(f"{tag}hi{tag}", images=TWO))

@@ -65,6 +65,7 @@ FORMS: dict[str, str] = {
     "carriage returns alone": LINES.replace("\n", "\r"),
     "array": json.dumps(ROWS, ensure_ascii=False),
     "indented array": json.dumps(ROWS, indent=1),
+    "lines of files put together": "".join("\ufeff" + line + "\n" for line in LINES.splitlines()),
     "objects": "\n".join(json.dumps(row, indent=2) for row in ROWS),
     "objects on one line": " ".join(json.dumps(row) for row in ROWS),
     "keyed": json.dumps({f"id{n}": row for n, row in enumerate(ROWS)}, ensure_ascii=False),

@@ -115,6 +115,8 @@ def _otherwise(data: bytes, error: orjson.JSONDecodeError, lenient: bool) -> tup
             return value, notes
     if not lenient or "surrogate" in error.msg:  # half a character can be written nowhere
         hint = "; `lenient_json=true` reads it" if "surrogate" not in error.msg and _is_lenient(text) else ""
+        if text.lstrip().startswith(("//", "#", "/*")):
+            hint = "; a comment, which `lenient_json=true` leaves out"
         raise RowJsonError(error.msg + hint, error.lineno, error.colno) from error
     found = _leniently(text)
     if found is None:

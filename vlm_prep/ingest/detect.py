@@ -59,7 +59,8 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     """
     if spec.is_mock:
         return replace(spec, format="messages")
-    rows = list(_through_hook(spec, _head_rows(spec)))
+    with spec.own_name():
+        rows = list(_through_hook(spec, _head_rows(spec)))
     if not rows:
         return replace(spec, format=spec.format or ("sharegpt" if spec.mapping is None else "mapping"))
     for role in spec.columns:

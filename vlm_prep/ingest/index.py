@@ -13,6 +13,7 @@ it is read.
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from vlm_prep.ingest.spec import TextForm, TextReading
 
 _CHUNK = 8 << 20
 _LINE_BLANKS = b" \t\r\n"
+_COMMENT = re.compile(rb"\s*(?://.*|#.*|/\*(?:[^*]|\*(?!/))*+\*/)\s*", re.DOTALL)
+_BEFORE_COMMENTS = np.frombuffer(b"/# \t", np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def build_index(path: str | Path, reading: TextReading | None = None) -> RowInde
     reading = reading or TextReading()
     form = text_form(path, reading)
     if form in ("lines", "cr_lines"):
-        return _index_lines(path, form)
+        return _index_lines(path, form, lenient=reading.lenient_json)
     found = array("q")
     for element in elements(path, form, rows_key=reading.rows_key, lenient=reading.lenient_json):
         found.extend(element)
@@ -86,9 +89,9 @@ def read_row(file: BinaryIO, start: int, end: int) -> bytes:
 # ---- JSON lines ----
 
 
-def _index_lines(path: str | Path, form: TextForm) -> RowIndex:
+def _index_lines(path: str | Path, form: TextForm, *, lenient: bool) -> RowIndex:
     end = b"\r" if form == "cr_lines" else b"\n"
-    blocks = [_rows_of_block(*block, end[0]) for block in _line_blocks(path, end)]
+    blocks = [_rows_of_block(*block, end[0], lenient) for block in _line_blocks(path, end)]
     starts, ends, lines = (np.concatenate(column) for column in zip(*blocks, strict=True))
     return RowIndex(starts, ends, lines, form)
 
@@ -110,7 +113,7 @@ def _line_blocks(path: str | Path, line_end: bytes) -> Iterator[tuple[bytes, int
 
 
 def _rows_of_block(
-    block: bytes, offset: int, line: int, line_end: int
+    block: bytes, offset: int, line: int, line_end: int, lenient: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     data = np.frombuffer(block, dtype=np.uint8)
     ends = np.flatnonzero(data == line_end)
@@ -118,9 +121,15 @@ def _rows_of_block(
         ends = np.append(ends, len(block))
     starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1] + 1])
     keep = starts < ends
+    for number in np.flatnonzero(keep)[data[starts[keep]] == BOM[0]]:  # of a file that was appended
+        starts[number] += len(BOM) if block.startswith(BOM, starts[number]) else 0
+    keep &= starts < ends
     # only a line that begins with a blank can be all blank, so Python looks at few
     for number in np.flatnonzero(keep)[data[starts[keep]] <= ord(" ")]:
         keep[number] = bool(block[starts[number] : ends[number]].strip(_LINE_BLANKS))
+    if lenient:
+        for number in np.flatnonzero(keep)[np.isin(data[starts[keep]], _BEFORE_COMMENTS)]:
+            keep[number] = _COMMENT.fullmatch(block[starts[number] : ends[number]]) is None
     starts, ends, lines = starts[keep], ends[keep], np.flatnonzero(keep) + line
     ends = ends - (data[ends - 1] == 13)
     return starts + offset, ends + offset, lines.astype(np.int64)

@@ -243,5 +243,5 @@ class _Scan:
 
     def _fault(self, position: int, what: str) -> InputError:
         self.line, self.counted = (1, 0) if position < self.counted else (self.line, self.counted)
-        message = f"{self.path}: line {self._line_at(position)}: not a valid JSON array: {what}"
+        message = f"{self.path}: line {self._line_at(position)}: not valid JSON: {what}"
         return InputError(message, _REPAIR if self.lenient else f"{_REPAIR} {LENIENT_HINT}")

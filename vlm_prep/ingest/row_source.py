@@ -77,7 +77,8 @@ class RowSource:
         elif spec.tables:
             index = build_table_index(spec.tables, spec.file, spec.file_name)
         else:
-            index = build_index(spec.text, spec.reading)
+            with spec.own_name():
+                index = build_index(spec.text, spec.reading)
         rows = np.concatenate([np.arange(*each) for each in spec.rows]) if spec.rows else None
         picks = pick_rows(len(index) if rows is None else len(rows), spec.sample_ratio)
         limits = [each for each in (limit, spec.limit) if each is not None]

@@ -8,11 +8,14 @@ because text-only rows at the head of a file must not make the pictures further 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import did_you_mean as did_you_mean
 from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.mapping.compiled import compiled
@@ -92,7 +95,7 @@ TOOL_CALL: Final = "tool_call"
 ROLE_NAMES: Final[dict[str, tuple[str, ...]]] = {
     "system_tag": ("system",),
     "user_tag": ("user", "human", "prompter"),
-    "assistant_tag": ("assistant", "gpt", "bot", "model", "chatgpt"),
+    "assistant_tag": ("assistant", "gpt", "bot", "model", "chatgpt", "ai"),
     "tool_tag": ("tool", "observation", "function", "tool_response", "function_response", "ipython"),
     "tool_call_tag": ("function_call", "tool_call"),
 }
@@ -200,6 +203,14 @@ class DatasetSpec:
             InputError: it does not decode.
         """
         return utf8_path(self.file, self.encoding)
+
+    @contextmanager
+    def own_name(self) -> Iterator[None]:
+        """Name the file itself in an error of the copy of its text."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(error.message.replace(self.text, str(self.file)), error.hint) from error
 
     @property
     def folder(self) -> Path:

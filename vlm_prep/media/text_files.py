@@ -112,14 +112,18 @@ def _utf8_path(path: str, size: int, changed: int, encoding: str | None) -> str:
                 temporary = Path(folder) / target.name
                 if delimiter is None:
                     _copy(path, form, encoding, temporary)
+                    if again := _form(temporary, by_name=False):
+                        raise InputError(f"{path}: is compressed twice ({form}, {again})", "Unpack it once.")
                 else:
                     _copy(path, form, encoding, Path(folder) / "plain")
                     _as_json_lines(Path(folder) / "plain", delimiter, temporary)
                 os.replace(temporary, target)
         except _NO_TEXT as error:
+            table = "CSV" if delimiter == "," else "TSV"
+            columns = f"Columns are parted by {'commas' if delimiter == ',' else 'tabs'}. " if delimiter else ""
             raise InputError(
-                f"{path}: cannot be read as {form or encoding} text: {error}",
-                "The file is damaged, or in another encoding (`encoding`); copies of such files are kept in "
+                f"{path}: cannot be read as {form or encoding or table} text: {error}",
+                f"{columns}The file is damaged, or in another encoding (`encoding`); copies of such files are kept in "
                 f"{target.parent.parent} ($VLM_PREP_CACHE).",
             ) from error
     return str(target)

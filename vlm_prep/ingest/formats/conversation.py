@@ -151,8 +151,11 @@ def _strings(messages: list[Message], turns: list[Row], dialect: Dialect) -> tup
 
 
 def _is_written(value: Any, text: str) -> bool:
-    """Whether a plain string became a text, perhaps without the blanks at its ends (`tag_blanks`)."""
-    return isinstance(value, str) and (value == text or value.strip() == text)
+    """Whether a plain string became a text, perhaps without the blanks at its ends (`tag_blanks`) or the reasoning
+    before it that stands beside it, too."""
+    if not isinstance(value, str):
+        return False
+    return value == text or value.strip() == text or ("<think>" in value and value.endswith(text))
 
 
 def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:

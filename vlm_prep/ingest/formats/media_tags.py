@@ -12,6 +12,7 @@ Tags in answers and in texts of typed parts are text, since they may be about th
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -204,7 +205,11 @@ class MediaQueue:
             note += f"; the messages name {own} of their own, which are not those of the column: keep one of both"
         if not note and all(not self._asked[kind] for kind in kinds):
             tags = " and ".join(f"<{kind}>" for kind in kinds)
-            note = f"; write {tags} where they belong, or let `missing_tags=first` put them before the first user text"
+            first = next(each for kind in kinds for each in self._columns[kind] if each is not None)
+            note = (
+                f", of which the first is {excerpt(os.path.basename(first.uris[0]))}; write {tags} where they belong, "
+            )
+            note += "or let `missing_tags=first` put them before the first user text"
         return Reject(RejectReason.MEDIA_COUNT_MISMATCH, counts + note)
 
 

@@ -6,6 +6,7 @@ both keys of a pair they must say the same. What the user named (`tags`) is read
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final
@@ -21,6 +22,7 @@ from vlm_prep.ingest.formats.noticed import MESSAGE_KEYS_WITH_MEANING, Noticed, 
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, written_calls
 from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
 
+_THOUGHT: Final = re.compile(r"\s*<think>(.*?)</think>\n*", re.DOTALL)
 _PART_KEYS: Final = frozenset(("offset", "duration"))
 """What NeMo's message of a sound says of its part of the file."""
 
@@ -96,6 +98,8 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         content = Content(parts=_string_parts(role, text(value, f"{where}: {dialect.content_keys[0]}"), dialect, queue))
     if (calls and content.calls) or (thought is not None and content.reasoning is not None):
         raise Reject(RejectReason.BAD_ROW, f"{where} has reasoning or tool calls both in its content and beside it")
+    if role == "assistant" and (said := content.reasoning or thought) and content.parts:
+        _without_double(content.parts, said, where, noticed)
     message: Message = {"role": role, "content": content.parts}
     options = {
         "reasoning_content": content.reasoning if thought is None else thought,
@@ -202,6 +206,22 @@ def text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
     elif "<" in written:
         queue.note_names(written)
     return [{"type": "text", "text": written}]
+
+
+def _without_double(parts: list[Part], thought: str, where: str, noticed: Noticed) -> None:
+    """Leave reasoning out of a text that begins with it, where its own field says the same.
+
+    Raises:
+        Reject: BAD_ROW, they differ.
+    """
+    found = _THOUGHT.match(parts[0].get("text", ""))
+    if found is None:
+        return
+    if found[1].strip() != thought.strip():
+        both = f"<think> in the text ({excerpt(found[1])}) and the reasoning beside it ({excerpt(thought)})"
+        raise Reject(RejectReason.BAD_ROW, f"{where}: {both} differ; keep one")
+    parts[0] = {**parts[0], "text": parts[0]["text"][found.end() :]}
+    noticed.note("read_doubles")
 
 
 def _own_calls(turn: Row, role: str, where: str) -> ToolCalls:

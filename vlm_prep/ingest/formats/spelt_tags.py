@@ -18,7 +18,8 @@ from vlm_prep.core.records import MediaKind
 
 _NUMBERED: Final = r"<\|?(?:image|img|video|audio)[ _-]?\d{1,4}\|?>"
 _TOKENS: Final[dict[MediaKind, str]] = {
-    "image": r"(?:<\|vision_start\|>)?<\|image(?:_pad)?\|>(?:<\|vision_end\|>)?|<image_placeholder>|<imagehere>",
+    "image": r"(?:<\|vision_start\|>)?<\|image(?:_pad)?\|>(?:<\|vision_end\|>)?|<image_placeholder>"
+    r"|(?:<img>)?<imagehere>(?:</img>)?",
     "video": r"(?:<\|vision_start\|>)?<\|video(?:_pad)?\|>(?:<\|vision_end\|>)?",
     "audio": r"(?:<\|audio_bos\|>)?<\|audio(?:_pad)?\|>(?:<\|audio_eos\|>)?",
 }

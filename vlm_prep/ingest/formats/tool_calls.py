@@ -11,9 +11,13 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.ingest.formats.common import type_name
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import shown, type_name
 
 _DECLARATIONS = ("functionDeclarations", "function_declarations")
+_ARGUMENTS = ("arguments", "parameters", "input", "args")
+"""Where a call has its arguments: Llama 3, Anthropic, Gemini and LangChain have names of their own for them."""
+_CALL_KEYS = ("name", "id", "type", "index", "function", "description")
 ToolSchemas = list[dict[str, Any]]
 ToolCalls = list[dict[str, Any]]
 
@@ -28,8 +32,10 @@ def tool_schemas(value: Any) -> ToolSchemas | None:
         value = _parse(value, RejectReason.BAD_TOOLS, "the tools column") if value.strip() else None
     if value is None or value == []:
         return None
+    if isinstance(value, dict) and ("function" in value or "name" in value):
+        value = [value]
     if not isinstance(value, list):
-        raise Reject(RejectReason.BAD_TOOLS, f"the tools column is {type_name(value)}, not a list of tools")
+        raise Reject(RejectReason.BAD_TOOLS, f"the tools column is {shown(value)}, not a list of tools")
     return [_schema(tool, f"tool {place}") for place, tool in enumerate(_flat(value))]
 
 
@@ -52,6 +58,8 @@ def message_calls(value: Any, where: str) -> ToolCalls:
     """
     if isinstance(value, str):
         value = _parse(value, RejectReason.BAD_TOOL_CALL, f"{where}: the tool calls")
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list) or not value:
         raise _bad_call(f"{where}: the tool calls are {type_name(value)}, not a list that holds some")
     return [_call(call, f"{where}: tool call {place}") for place, call in enumerate(value)]
@@ -88,14 +96,24 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise _bad_call(f"{where} has no function name")
-    # Llama 3 and Anthropic have names of their own for them
-    arguments = next((function[key] for key in ("arguments", "parameters", "input") if key in function), None)
-    if isinstance(arguments, str):
-        arguments = _parse(arguments, RejectReason.BAD_TOOL_CALL, f"{where}: arguments")
-    if not isinstance(arguments, dict):
-        raise _bad_call(f"{where}: arguments are {type_name(arguments)}, not an object")
+    arguments = _arguments(function, where)
     result = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return result | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
+
+
+def _arguments(function: dict[str, Any], where: str) -> dict[str, Any]:
+    """A call's arguments; null or an empty text are none, and so is a call of a name alone."""
+    named = [key for key in _ARGUMENTS if function.get(key) not in (None, "")]
+    if not named:
+        if other := [key for key in function if key not in (*_ARGUMENTS, *_CALL_KEYS) and function[key] is not None]:
+            raise _bad_call(f"{where} has no arguments, but {', '.join(map(excerpt, other))}; name them arguments")
+        return {}
+    arguments = function[named[0]]
+    if isinstance(arguments, str):
+        arguments = _parse(arguments, RejectReason.BAD_TOOL_CALL, f"{where}: arguments ({excerpt(arguments)})")
+    if not isinstance(arguments, dict):
+        raise _bad_call(f"{where}: arguments are {shown(arguments)}, not an object")
+    return arguments
 
 
 def _parse(written: str, reason: RejectReason, what: str) -> Any:

@@ -1,0 +1,52 @@
+"""Text files with comments between their rows, of two compressions, or with fields parted otherwise."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from vlm_prep.core.errors import InputError
+from vlm_prep.core.records import Rejected, Sample
+from vlm_prep.ingest.source import open_samples
+
+TEXTS = [f"ä {n} // it's" for n in range(3)]
+ANSWER = {"role": "assistant", "content": "x"}
+LINES = "".join(json.dumps({"messages": [{"role": "user", "content": text}, ANSWER]}) + "\n" for text in TEXTS)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of converted files lie in the test's own folder."""
+    monkeypatch.setenv("VLM_PREP_CACHE", str(tmp_path / "cache"))
+
+
+def test_lines_that_are_comments_are_no_rows_by_lenient_json(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    first, *others = LINES.splitlines(keepends=True)
+    path.write_text("// of 2026\n" + first + "  # more\n/* and\tmore */ \n" + "".join(others) + "//")
+    samples = open_samples(path, lenient_json=True)
+    read = [each for each in samples.read(0, len(samples)) if isinstance(each, Sample)]
+    assert len(samples) == 3 and [each.messages[0]["content"][0]["text"] for each in read] == TEXTS
+    samples = open_samples(path)
+    (comment,) = samples.read(0, 1)
+    assert isinstance(comment, Rejected) and comment.message.startswith("line 1") and "lenient_json" in comment.message
+
+
+def test_what_is_wrong_with_a_compressed_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    for data in (gzip.compress(LINES.encode()), b'[{"a": 1}, {"a"'):
+        path.write_bytes(gzip.compress(data))
+        with pytest.raises(InputError) as caught:
+            open_samples(path)
+        assert str(path) in str(caught.value) and "cache" not in caught.value.message
+
+
+def test_a_table_parted_otherwise_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('messages;image\n"[""a""]";a.png\n')
+    with pytest.raises(InputError, match="cannot be read as CSV text") as caught:
+        open_samples(path)
+    assert "commas" in str(caught.value)
