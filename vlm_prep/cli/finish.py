@@ -22,7 +22,7 @@ from vlm_prep.cli.place import (
 )
 from vlm_prep.core.fields import Flag
 from vlm_prep.core.run_settings import FinishConfig
-from vlm_prep.core.settings import TrustRemoteCode
+from vlm_prep.core.settings import RowHookName, TokenHookName, TrustRemoteCode
 from vlm_prep.core.stored_settings import Group, must_name_the_processor, stored_settings
 from vlm_prep.engine.array_parts import must_be_complete
 from vlm_prep.engine.claim import take_over
@@ -41,6 +41,8 @@ def command(
     processor: ProcessorNow = None,
     trust_places: TrustPlaces = False,
     trust_remote_code: TrustRemoteCode = False,
+    row_hook: RowHookName = None,
+    token_hook: TokenHookName = None,
     cache_dir: CacheDir = None,
     cache_bytes: CacheBytes = None,
     as_json: flags.AsJson = False,
@@ -72,6 +74,8 @@ def command(
         cache=cache,
         trust_places=trust_places,
         trust_remote_code=trust_remote_code,
+        row_hook=row_hook,
+        token_hook=token_hook,
     )
     todo = Work(place=place, say=run.say, run=lambda: _finish(plan, run, now), preview=lambda: None)
     todo.do_and_show(as_json)
@@ -86,6 +90,8 @@ class _Now:
     cache: ShardCache
     trust_places: bool
     trust_remote_code: bool
+    row_hook: str | None
+    token_hook: str | None
 
 
 def _finish(plan: RunPlan, run: RunOptions, now: _Now) -> object:
@@ -93,7 +99,9 @@ def _finish(plan: RunPlan, run: RunOptions, now: _Now) -> object:
 
     def settings(kind: type[Group]) -> Group:
         stored = plan.identity.get("config", {})
-        return stored_settings(kind, stored, run.out, trust_remote_code=now.trust_remote_code)
+        return stored_settings(
+            kind, stored, run.out, trust_remote_code=now.trust_remote_code, token_hook=now.token_hook
+        )
 
     if plan.stage == "pack":
         from vlm_prep.core.pack_settings import PackConfig
@@ -108,7 +116,7 @@ def _finish(plan: RunPlan, run: RunOptions, now: _Now) -> object:
 
     # code first: whoever trusts the places of a store does not yet trust its code
     config = settings(IngestConfig) if plan.stage == "ingest" else settings(TokenizeConfig)
-    origin = options.origin_in(run.out, plan.again, now.source, now.processor, now.trust_places)
+    origin = options.origin_in(run.out, plan.again, now.source, now.processor, now.trust_places, now.row_hook)
     if isinstance(config, IngestConfig):
         from vlm_prep.ingest.ingest_run import ingest
 

@@ -19,6 +19,7 @@ from vlm_prep.core.made_here import is_ours
 from vlm_prep.core.named_sources import is_placed, settled
 from vlm_prep.core.run_settings import FinishConfig, RunConfig, WorkerConfig
 from vlm_prep.core.settings import SourceConfig
+from vlm_prep.core.stored_settings import must_name_the_hook
 from vlm_prep.core.visible import visible_json
 from vlm_prep.engine.array_parts import parse_part
 from vlm_prep.engine.events import Events, now
@@ -137,7 +138,9 @@ class Origin:
         return open_samples(**self.source)
 
 
-def origin_of(store: Path, source: str | None, processor: str | None, trust_places: bool) -> Origin:
+def origin_of(
+    store: Path, source: str | None, processor: str | None, trust_places: bool, row_hook: str | None = None
+) -> Origin:
     """Return where a store's rows came from, or where the user says they are now.
 
     Raises:
@@ -145,24 +148,26 @@ def origin_of(store: Path, source: str | None, processor: str | None, trust_plac
     """
     from vlm_prep.shards.layout import read_origin
 
-    return origin_in(store, read_origin(store) or {}, source, processor, trust_places)
+    return origin_in(store, read_origin(store) or {}, source, processor, trust_places, row_hook)
 
 
 def origin_in(
-    store: Path, found: dict[str, Any], source: str | None, processor: str | None, trust_places: bool
+    store: Path,
+    found: dict[str, Any],
+    source: str | None,
+    processor: str | None,
+    trust_places: bool,
+    row_hook: str | None = None,
 ) -> Origin:
-    """Return where rows came from by what a folder notes of it. Raises as `origin_of`."""
+    """Return where rows came from by what a folder notes of it, and `row_hook`, which the user says may run. Raises as
+    `origin_of`."""
     opened, named = found.get("source", {}), found.get("processor", "")
     known = {"path", *(each.name for each in fields(SourceConfig))}
     if not isinstance(opened, dict) or not opened.keys() <= known or not isinstance(named, str):
         raise StoreError(f"{store}: what it says of its source cannot be read", "make the store again")
     if not (trust_places or is_ours(found)):
         _must_be_said(store, opened, named, source, processor)
-    if opened.get("row_hook"):
-        raise StoreError(
-            f"{store}: its rows went through row_hook {opened['row_hook']!r}; no code is run because a store says so",
-            "run the stage's own command again with it",
-        )
+    must_name_the_hook("row_hook", opened.get("row_hook"), row_hook, store)
     if source:
         opened = {**opened, "path": settled(source) if is_placed(source) else os.path.abspath(source)}
     path = opened.get("path")

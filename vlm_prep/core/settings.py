@@ -42,6 +42,9 @@ ShardFormat = Literal["arrow", "webdataset"]
 TarMedia = Literal["joined", "separate"]
 
 TrustRemoteCode = Annotated[bool, Doc("Run the Python code that comes with the processor.")]
+RowHookName = Annotated[
+    str | None, Doc("A function of your own, module:function, that gets each row and gives the row to read, or None.")
+]
 TokenHookName = Annotated[
     str | None, Later(), Doc("A function of your own, module:function: gets each row's ids and labels, gives its own.")
 ]
@@ -131,10 +134,7 @@ class SourceConfig(Settings):
         ),
     ] = None
     download_private: Annotated[bool, Doc("Fetch media from addresses of private networks, too.")] = False
-    row_hook: Annotated[
-        str | None,
-        Doc("A function of your own, module:function, that gets each row and gives the row to read, or None."),
-    ] = None
+    row_hook: RowHookName = None
     mix: Annotated[
         dict[str, Any] | None,
         Flag("--mix", example="talks=0.8"),

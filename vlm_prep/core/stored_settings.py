@@ -41,17 +41,30 @@ def stored_settings(
         raise StoreError(f"{where}: its settings cannot be read: {error}", "make the store again") from error
     if not trust_remote_code:
         must_not_need_code(made, where)
-    named = getattr(made, "token_hook", None)
-    if named != token_hook:
-        raise StoreError(
-            f"{where}: its rows went through token_hook {named!r}; no code is run because a store says so"
-            if named
-            else f"{where}: its rows went through no token_hook",
-            "`vlm-prep verify` takes `token_hook`; for all else run the stage's own command again with it"
-            if named
-            else "leave `token_hook` out",
-        )
+    must_name_the_hook("token_hook", getattr(made, "token_hook", None), token_hook, where)
     return made
+
+
+def must_name_the_hook(setting: str, stored: object, given: str | None, where: object) -> None:
+    """Refuse to run a function because a store says so, and another one than it was made with.
+
+    Args:
+        setting: token_hook or row_hook.
+        stored: what the store says; None for none.
+        given: what the user says.
+        where: the store.
+
+    Raises:
+        StoreError: they are not the same.
+    """
+    if stored == given:
+        return
+    if not stored:
+        raise StoreError(f"{where}: its rows went through no {setting}", f"leave `{setting}` out")
+    raise StoreError(
+        f"{where}: its rows went through {setting} {stored!r}; no code is run because a store says so",
+        f"if that code is yours, say so: `{setting}={stored}` (behind `vlm-prep why DIR --config DIR/run.yaml`)",
+    )
 
 
 def must_not_need_code(settings: Settings, where: object) -> None:

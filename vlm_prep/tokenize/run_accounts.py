@@ -66,9 +66,7 @@ def describe_run(
     totals["kinds"] = dict(sorted(kinds.items()))
     checked = [*(record.facts["checked"] for record in records), *added]
     proved = proof(checked, kinds, runtime, config.verify_fraction, shapes_in(records))
-    if config.token_hook is not None:
-        name, source = digest_of(config.token_hook)
-        proved["token_hook"] = {"name": name, "source": source, "rows_changed": totals.get(CHANGED, 0)}
+    proved |= proof_of_hook(config, totals)
     manifest = Manifest(
         stage=STAGE,
         config=config.to_json(),
@@ -79,6 +77,14 @@ def describe_run(
         extra={"datasets": samples.describe()},
     )
     return manifest, data_card(totals)
+
+
+def proof_of_hook(config: TokenizeConfig, totals: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a proof says of the token_hook: its name, the digest of its source, and how many rows it changed."""
+    if config.token_hook is None:
+        return {}
+    name, source = digest_of(config.token_hook)
+    return {"token_hook": {"name": name, "source": source, "rows_changed": totals.get(CHANGED, 0)}}
 
 
 def data_card(totals: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ from vlm_prep.shards.schema import SCHEMA_VERSION
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.row_facts import ROWS, write_ledger
-from vlm_prep.tokenize.run_accounts import data_card, describe_run, shapes_in
+from vlm_prep.tokenize.run_accounts import data_card, describe_run, proof_of_hook, shapes_in
 from vlm_prep.tokenize.token_hook import digest_of
 from vlm_prep.tokenize.tokenize_job import STAGE, STARTUP_ROWS, TokenizeJob
 from vlm_prep.tokenize.verify.asking import ASKED
@@ -213,15 +213,18 @@ def retry_tokenize(
     options: RunOptions,
     *,
     trust_remote_code: bool = False,
+    token_hook: str | None = None,
 ) -> Manifest:
     """Do the rows of the store `options.out` again that were rejected for `reasons`, see `engine.retry_rejects`.
 
     Raises:
-        StoreError: the store was made with code of its processor, and `trust_remote_code` is not given.
+        StoreError: the store was made with code of its processor and `trust_remote_code` is not given, or with another
+            `token_hook`.
         ExactnessError: a row differs from the real processor's output.
     """
     stored = read_manifest(options.out, stage=STAGE).config
-    config = stored_settings(TokenizeConfig, stored, options.out, trust_remote_code=trust_remote_code)
+    code: dict[str, Any] = {"trust_remote_code": trust_remote_code, "token_hook": token_hook}
+    config = stored_settings(TokenizeConfig, stored, options.out, **code)
     job, identity, _ = begin(samples, processor, config, options)
     retry = open_retry(options.out, reasons, identity, samples.numbers)
     before = {reject.sample_id: reject.reason for reject in retry.rejects}
@@ -251,12 +254,13 @@ def retry_tokenize(
             *(record.facts["checked"] for record in records),
             compared,
         ]
+        totals = added_totals(manifest.totals, records)
+        proved = proof(checked, kinds, manifest.processor, config.verify_fraction, shapes)
         amended = replace(
             manifest,
             totals={**manifest.totals, "kinds": dict(sorted(kinds.items()))},
-            proof=proof(checked, kinds, manifest.processor, config.verify_fraction, shapes),
+            proof=proved | proof_of_hook(config, totals),
         )
-        totals = added_totals(manifest.totals, records)
         return amended, data_card(totals)
 
     return run_retry(retry, options, job, amend, check)
