@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from engine.deaths import PROCESSOR, VLM_PREP, Options, Tree, wait_for
+from engine.killed_runs import PROCESSOR, VLM_PREP, Options, Tree, wait_for
 
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples

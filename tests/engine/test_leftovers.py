@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from engine.deaths import PROCESSOR, Options, Tree, killed_at, killed_ingest
+from engine.killed_runs import PROCESSOR, Options, Tree, killed_at, killed_ingest
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import OutputError, StoreError

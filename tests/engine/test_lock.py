@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine.deaths import VLM_PREP, Options, Tree, killed_ingest
+from engine.killed_runs import VLM_PREP, Options, Tree, killed_ingest
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import OutputError

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine.deaths import PROCESSOR, RENAMES, VLM_PREP, Do, Options, Tree, killed_at, wait_for
+from engine.killed_runs import PROCESSOR, RENAMES, VLM_PREP, Do, Options, Tree, killed_at, wait_for
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.pack_settings import PackConfig

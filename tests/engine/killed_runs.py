@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from deaths import killed
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.settings import IngestConfig
@@ -37,35 +39,7 @@ def killed_at(number: int, when: str, work: Do, out: Path, calls: tuple[str, ...
         out: its output folder.
         calls: functions of `os` that count; a rename is "replace".
     """
-    child = os.fork()
-    if child == 0:
-        seen = 0
-        changed: set[object] = set()
-
-        def dying(real: Callable[..., None]) -> Callable[..., None]:
-            def call(*arguments: object, **settings: object) -> None:
-                nonlocal seen
-                again = str(arguments[-1]).endswith("progress.json") and arguments[-1] in changed
-                changed.add(arguments[-1])
-                seen += not again  # it is written as time goes by
-                if seen == number and when == "before":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                real(*arguments, **settings)
-                if seen == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            return call
-
-        for name in calls:
-            setattr(os, name, dying(getattr(os, name)))
-        try:
-            work(out)
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
+    return killed(number, when, partial(work, out), os, calls)
 
 
 def wait_for(path: Path, run: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
