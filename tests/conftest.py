@@ -94,10 +94,9 @@ def _processors_loaded_once() -> Iterator[None]:
     def load_once(name: str, config: ProcessorConfig) -> LoadedProcessor:
         files = sorted(Path(resolve(name)).rglob("*"))
         key = name, repr(config), tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-        if key not in kept:
-            if len(kept) == 2:
-                del kept[next(iter(kept))]
-            kept[key] = load(name, config)
+        kept[key] = kept.pop(key) if key in kept else load(name, config)  # the last one was asked for last
+        if len(kept) > 4:
+            del kept[next(iter(kept))]
         return kept[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from vlm_prep.engine.stage import RunOptions
 from vlm_prep.engine.tasks import Assignment, Task
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
+from vlm_prep.tokenize import tokenize_run
+from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 Options = Callable[..., RunOptions]
@@ -107,3 +111,22 @@ def test_an_input_that_changes_while_it_is_read_stops_the_run(tmp_path: Path, op
     with pytest.raises(InputError, match="became shorter"):
         ingest(samples, IngestConfig(), options(tmp_path / "out"))
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_run_in_this_process_leaves_nothing_that_the_collector_may_not_take(tmp_path: Path, options: Options) -> None:
+    held: list[weakref.ref[Any]] = []
+
+    class Watched(TokenizeJob):
+        def setup(self, *loaded: Any) -> None:
+            super().setup(*loaded)
+            held.append(weakref.ref(self.encoder))
+
+    before = gc.get_freeze_count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenize_run, "TokenizeJob", Watched)
+        tokenize_run.tokenize(
+            open_samples(builtin_data()), PROCESSOR, TokenizeConfig(fps=2.0), options(tmp_path / "out")
+        )
+    assert gc.get_freeze_count() == before
+    gc.collect()
+    assert [encoder() for encoder in held] == [None]

@@ -10,6 +10,7 @@ times in a row to count.
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections import deque
@@ -108,11 +109,14 @@ class InProcessExecutor:
         self._job = job
 
     def __enter__(self) -> InProcessExecutor:
+        self._settled = not gc.get_freeze_count()
         settle_memory()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Nothing to end."""
+        """Give what was loaded back to the collector: this process lives on, and a processor holds itself in cycles."""
+        if self._settled:
+            gc.unfreeze()
 
     def run(self, assignments: Sequence[Assignment], done: Done, progress: Progress) -> None:
         """See `Executor.run`."""
