@@ -43,6 +43,17 @@ def test_a_clip_that_is_too_short_is_named(folders: Folders, tmp_path: Path, opt
     assert message.startswith(f"{tmp_path}/tick.wav: the processor cannot take audio of 16 samples: ")
 
 
+def test_of_several_clips_the_one_that_is_too_short_is_named(
+    folders: Folders, tmp_path: Path, options: Options
+) -> None:
+    for file, samples in (("word.wav", 16_000), ("tick.wav", 16)):
+        soundfile.write(tmp_path / file, np.random.default_rng(0).normal(0, 0.1, samples), 16_000)
+    question = {"role": "user", "content": "<audio><audio><audio>?"}
+    rows = [{"audios": ["word.wav", "tick.wav", "word.wav"], "messages": [question, ANSWER]}]
+    ((_, message),) = the_rejects(rows, folders("phi4_multimodal"), tmp_path, options)
+    assert message.startswith(f"{tmp_path}/tick.wav: the processor cannot take audio of 16 samples: ")
+
+
 @pytest.mark.parametrize("name", ["gemma3", "gemma4", "qwen3_vl"])
 def test_a_picture_that_the_template_leaves_out_is_said_with_its_message(
     folders: Folders, kit: Path, tmp_path: Path, options: Options, name: str

@@ -15,6 +15,7 @@ import torch
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.records import Media
 from vlm_prep.media.audio import probe_audio, read_waveform, resampled_length
+from vlm_prep.media.library_words import plain_words
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.payload.nested import same_values
 from vlm_prep.processors.payload.stored import store_array
@@ -190,3 +191,19 @@ def test_mp3_in_a_wav_is_as_long_as_it_decodes_also_in_parts(tmp_path: Path) -> 
     assert header.samples == len(whole) != soundfile.info(io.BytesIO(data)).frames
     assert np.array_equal(read_waveform(data, 44100, "a", (10_000, 20_000)), whole[10_000:20_000])
     rejected(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("kept", [40, 500])
+def test_a_cut_mp3_is_not_said_to_be_missing(tmp_path: Path, kept: int) -> None:
+    stream = io.BytesIO()
+    soundfile.write(stream, tone(), RATE, format="MP3")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(stream.getvalue()[:kept])
+    with pytest.raises(Reject) as caught:
+        probe(Media(kind="audio", uris=(str(path),)))
+    assert "does not exist" not in caught.value.message and "internal error" not in caught.value.message
+
+
+def test_numbers_of_ffmpegs_own_are_no_reason() -> None:
+    assert plain_words("Error number -16976906 occurred") == "damaged: it does not decode"
+    assert plain_words("Invalid data found when processing input") == "Invalid data found when processing input"

@@ -123,6 +123,32 @@ def test_a_turned_video_is_upright(tmp_path: Path, matrix: tuple[int, int, int, 
     np.testing.assert_array_equal(read_by_pyav(str(path), [7], "a")[0], upright)
 
 
+@pytest.mark.parametrize(
+    ("matrix", "turns"), [((-1, 0, 0, 1), 2), ((1, 0, 0, -1), 0), ((0, 1, 1, 0), -1), ((0, -1, -1, 0), 1)]
+)
+def test_a_mirrored_video_is_turned_as_ffmpeg_says_and_counted(
+    tmp_path: Path, matrix: tuple[int, int, int, int], turns: int
+) -> None:
+    plain = in_order(written(tmp_path / "a.mp4"))
+    path = turned(tmp_path / "a.mp4", *matrix)
+    media, _ = probe(Media(kind="video", uris=(str(path),)))
+    assert media.notes == ("mirrored_videos",)
+    np.testing.assert_array_equal(read_by_pyav(str(path), [7], "a")[0], np.rot90(plain[7], turns))
+
+
+def test_a_turned_video_is_not_mirrored(tmp_path: Path) -> None:
+    for number, matrix in enumerate([(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]):
+        path = turned(written(tmp_path / f"{number}.mp4"), *matrix)
+        assert probe(Media(kind="video", uris=(str(path),)))[0].notes == ()
+
+
+def test_a_frame_whose_bytes_are_not_all_there_is_told_without_wrong_counts(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.ts")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 3] + bytes(188 * 4) + data[len(data) // 3 + 188 * 4 :])
+    assert " of the " not in message(path)
+
+
 def test_times_are_stored_where_the_rate_varies(tmp_path: Path) -> None:
     stamps = [0, 1, 2, 3, 20, 21, 22, 60]
     header = probe_video(str(written(tmp_path / "a.mp4", 8, stamps=stamps)), "a")

@@ -220,7 +220,7 @@ def test_an_audit_finds_turns_that_do_not_close(tmp_path: Path, command: Command
     source = write(tmp_path / "rows.jsonl", [[user("A?"), assistant("a"), user("B?"), assistant("b")]])
     result = command("labels", source, "-p", folder, "--audit")
     assert result.returncode == 1
-    assert "turns whose end token is not trained: 1: rows/0 message 3" in result.stdout
+    assert "turns whose end token is not trained: 1: rows/0 message 4" in result.stdout
     assert command("labels", source, "-p", folder, "--audit", "--train-end", "none").returncode == 0
 
 

@@ -154,7 +154,7 @@ def test_calls_of_a_template_that_writes_ids_in_place_of_names_are_its_own(bench
     assert made.text_of(encoded) == f'<tool_call>functions.crop:0 {{"n": 1}}</tool_call>{END}b{END}'
     assert encoded.notes == ()
     assert Oracle(made.encoder, made.encoder.config).compare(row_of(encoded)).differences == ()
-    for identity in (None, "c1"):
+    for identity in (None, "c1", "functions.cropped:0", "crop_1"):
         with pytest.raises(Reject, match="does not hold 'crop'") as caught:
             made.encode(calling(identity))
         assert caught.value.reason.value == "template_drops_content"

@@ -59,4 +59,4 @@ def command(
         options.show_json([{"step": step.name, "facts": step.facts} for step in steps])
         return
     for line in report.render(steps):
-        terminal.echo_styled(line)
+        terminal.echo_styled(flags.with_flags(line) if line.startswith(report.REJECTED) else line)

@@ -45,6 +45,8 @@ class MediaHeader:
     segment: tuple[int, int] | None = None
     """Where only a part of the file is meant: its first sample or frame, and the one behind its last. The numbers above
     are of the part alone."""
+    mirrored: bool = False
+    """Whether a video file asks to be shown mirrored; its frames are not, see `media.frames_pyav`. Not stored."""
     decoder: str | None = None
     """What reads a video file's frames; its numbers of frames are these."""
     own_size: tuple[int, int] | None = None

@@ -98,6 +98,7 @@ def probe_by_pyav(source: str | bytes, uri: str, *, decode: bool = False) -> Med
         total_frames=len(stamps),
         fps=fps,
         times=None if times is None or _is_even(times, fps) else tuple(times),
+        mirrored=_is_mirrored(frame),
         decoder="pyav",
     )
 
@@ -238,13 +239,15 @@ def _is_cover(stream: Any) -> bool:
 def _index(container: Any, stream: Any, uri: str) -> _Index:
     packets = [packet for packet in container.demux(stream) if packet.size]
     size = container.size
-    if stream.frames > len(packets) or any(packet.is_corrupt or _ends(packet) > size for packet in packets):
+    if stream.frames > len(packets):
         # an AVI may say of a frame that the one before stays; when the others are shown is not kept then
         why = "cut short or with frames left out" if container.format.name == "avi" else "cut short"
         stated = f" of the {stream.frames} its header states" if stream.frames else ", of which one is not whole"
         raise _unreadable(uri, f"{why}: {len(packets)} frames{stated}")
     if not packets:
         raise _unreadable(uri, "no frames")
+    if any(packet.is_corrupt or _ends(packet) > size for packet in packets):
+        raise _unreadable(uri, f"cut short or damaged: not all bytes of its {len(packets)} frames are there")
     hidden = stream.codec_context.name == "vp8"
     shown = [packet for packet in packets if not packet.is_discard and not (hidden and _is_hidden(packet))]
     stamps = [packet.pts for packet in shown]
@@ -283,6 +286,16 @@ def _turns(frame: Any) -> int:
     """Quarter turns to the left that make a frame upright, as the file's display matrix says."""
     turns: int = round(frame.rotation / 90)
     return turns % 4
+
+
+def _is_mirrored(frame: Any) -> bool:
+    """Whether the display matrix mirrors what is shown. FFmpeg tells a turn of it alone, and that is what torchcodec
+    applies, so of a mirrored video transformers' processors are given frames that are turned at most."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = (float(each) for each in np.frombuffer(bytes(matrix), np.int32)[:5])
+    return a * d < b * c
 
 
 def _upright(frame: Any, height: int, width: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +51,15 @@ _PROFILE = b"Raw profile type exif"
 _CHUNK_HEAD = 8 + len(_PROFILE)
 
 
+class PictureLook(NamedTuple):
+    """What the head of a picture says."""
+
+    size: tuple[int, int]
+    """(height, width) in pixels after EXIF orientation."""
+    has_alpha: bool
+    """Whether it has an alpha channel or a transparent colour; what is transparent in it only its pixels tell."""
+
+
 def probe_image(
     uri: str,
     ends: Ends,
@@ -58,8 +67,8 @@ def probe_image(
     data: bytes | None = None,
     max_pixels: int = MAX_PIXELS,
     formats: Sequence[str] | None = None,
-) -> tuple[int, int]:
-    """Return (height, width) in pixels after EXIF orientation, from the file's ends.
+) -> PictureLook:
+    """Return a picture's size and whether it may be transparent, from the file's ends.
 
     Args:
         uri: the picture.
@@ -76,9 +85,10 @@ def probe_image(
     picture, data = _opened(uri, ends, data, formats)
     check_size(uri, picture.size, max_pixels)
     if not _ends_well(picture.format, ends) or (picture.format == "PNG" and _turned_behind_pixels(uri, data)):
-        return check_decodes(uri, data or read_bytes(uri))
+        return PictureLook(check_decodes(uri, data or read_bytes(uri)), has_alpha(picture))
     width, height = picture.size
-    return (width, height) if _orientation(uri, picture) in (5, 6, 7, 8) else (height, width)
+    size = (width, height) if _orientation(uri, picture) in (5, 6, 7, 8) else (height, width)
+    return PictureLook(size, has_alpha(picture))
 
 
 def _opened(
@@ -183,6 +193,17 @@ def check_decodes(uri: str, data: bytes) -> tuple[int, int]:
     return height, width
 
 
+def is_transparent(data: bytes, uri: str) -> bool:
+    """Whether any pixel of a picture is not opaque.
+
+    Raises:
+        Reject: truncated_image or unreadable_image.
+    """
+    with _saying(uri):
+        least: Any = open_picture(data, uri).convert("RGBA").getchannel("A").getextrema()[0]
+        return bool(least < 255)
+
+
 def load_rgb(data: bytes, uri: str = "image") -> Image.Image:
     """Return the picture in `data` as 8-bit RGB, upright.
 
@@ -270,7 +291,8 @@ def _undecodable(uri: str, error: Exception) -> Reject:
 
 
 def to_rgb(picture: Image.Image, uri: str) -> Image.Image:
-    """Return `picture`, which `uri` names, as 8-bit RGB: transparency laid on white, 16-bit grey scaled to 8 bits.
+    """Return `picture`, which `uri` names, as 8-bit RGB: transparency laid on white, as transformers' processors lay it
+    (`image_transforms.convert_to_rgb`), 16-bit grey scaled to 8 bits.
 
     Raises:
         Reject: unreadable_image for pixels whose range is not known (floating point, 32-bit integers above 65535).
@@ -279,11 +301,16 @@ def to_rgb(picture: Image.Image, uri: str) -> Image.Image:
         return picture
     if picture.mode in _SIXTEEN_BIT or picture.mode in ("I", "F"):
         return _scaled_grey(picture, uri).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+    if has_alpha(picture):
         coloured = picture.convert("RGBA")
         white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, coloured).convert("RGB")
     return picture.convert("RGB")
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    """Whether a picture has an alpha channel or a transparent colour, as far as its head tells."""
+    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
 
 
 def _scaled_grey(picture: Image.Image, uri: str) -> Image.Image:

@@ -19,6 +19,12 @@ _NOT_OURS = (
     (re.compile(r"\s*(?:at |@ ?)?\b0x[0-9a-fA-F]{6,}\b"), ""),
     (re.compile(r"/proc/self/fd/\d+"), "the file"),
     (re.compile(r"(?:/tmp|/var/tmp|/dev/shm)/[^\s'\":]+"), "the file"),
+    # true of the library's own doings, not of the file: a number of FFmpeg's, what libsndfile says of any MP3 of one
+    # frame, and of what its own checks find
+    (re.compile(r"^Error number -?\d+ occurred"), "damaged: it does not decode"),
+    (re.compile(r"^File does not exist or is not a regular file.*"), "damaged: there is no sound that can be read"),
+    (re.compile(r"^Unspecified internal error\.?"), "damaged: it does not decode"),
+    (re.compile(r"^End of file$"), "it ends too early"),
 )
 
 

@@ -16,7 +16,7 @@ from vlm_prep.media.animation import frames_of_picture
 from vlm_prep.media.audio import probe_audio
 from vlm_prep.media.files import digest_ends, digest_whole, ends_of, local_path, read_bytes, read_ends
 from vlm_prep.media.gathered import OF_GATHERED, STALE
-from vlm_prep.media.image import check_decodes, probe_image
+from vlm_prep.media.image import check_decodes, is_transparent, probe_image
 from vlm_prep.media.places import located
 from vlm_prep.media.rules import MediaRules
 from vlm_prep.media.segments import cut_audio, cut_video
@@ -28,6 +28,11 @@ FIRST_FRAME = "first_frames"
 """Note of a picture of several frames, of which the first was taken."""
 VARIABLE_RATE = "variable_frame_rate"
 """Note of a video whose frames are not shown evenly."""
+ALPHA = "pictures_with_alpha"
+"""Note of a picture with an alpha channel or a transparent colour, which is laid on white; where pictures are decoded
+anyway (`check_media`), of one that is not all opaque."""
+MIRRORED = "mirrored_videos"
+"""Note of a video that asks to be shown mirrored, and is not."""
 SOUND_OFFSET = "sound_starts_elsewhere"
 """Note of a video whose sound starts later or earlier than its pictures, see `sound_offset` of the settings."""
 _SLACK_SOUND = 0.1
@@ -71,6 +76,8 @@ def probe(
             message = f"{media.uris[0]}: a picture of {frames} frames (multi_frame: first or video)"
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, message)
         media = replace(media, notes=(*media.notes, FIRST_FRAME))
+    if any(each.alpha for each in pictures):
+        media = replace(media, notes=(*media.notes, ALPHA))
     sizes = {each.size for each in pictures}
     if len(sizes) > 1:
         raise Reject(
@@ -136,16 +143,18 @@ class _Picture(NamedTuple):
     digest: str
     data: bytes | None
     frames: int
+    alpha: bool
 
 
 def _probe_picture(uri: str, keep_bytes: bool, decode: bool, rules: MediaRules) -> _Picture:
     data = read_bytes(uri) if keep_bytes or decode or rules.whole else None
     ends = read_ends(uri) if data is None else ends_of(data)
-    size = probe_image(uri, ends, data=data, max_pixels=rules.max_pixels, formats=rules.formats)
+    size, alpha = probe_image(uri, ends, data=data, max_pixels=rules.max_pixels, formats=rules.formats)
     if data is not None and decode:
         size = check_decodes(uri, data)
+        alpha = alpha and is_transparent(data, uri)
     digest = digest_bytes(data) if data is not None and (keep_bytes or rules.whole) else digest_ends(ends)
-    return _Picture(size, digest, data if keep_bytes else None, frames_of_picture(uri, ends.head, data))
+    return _Picture(size, digest, data if keep_bytes else None, frames_of_picture(uri, ends.head, data), alpha)
 
 
 def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool, rules: MediaRules) -> Probed:
@@ -184,6 +193,8 @@ def _probe_video_file(media: Media, keep_bytes: bool, track: bool, decode: bool,
     header = cut_video(media, header)
     if header.times is not None:
         media = replace(media, notes=(*media.notes, VARIABLE_RATE))
+    if header.mirrored:
+        media = replace(media, notes=(*media.notes, MIRRORED))
     return replace(media, header=replace(header, digests=(digest,))), (data,) if keep_bytes else None
 
 

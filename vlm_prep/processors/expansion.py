@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -82,16 +82,32 @@ class as_reject:  # noqa: N801 - reads as a statement
 
 
 @contextmanager
-def naming(media: Sequence[Media]) -> Iterator[None]:
-    """Have a reject say which media of a row it is about, where it names none: sizes alone do not find a file."""
+def naming(media: Sequence[Media], alone: Callable[[int], object]) -> Iterator[None]:
+    """Have a reject say which media of a row it is about, where it names none: sizes alone do not find a file.
+
+    Args:
+        media: of the row.
+        alone: does the same with one of them; of several, the first that is rejected alone is named.
+    """
     try:
         yield
-    except Reject as reject:
+    except Reject as several:
+        reject, media = _of_one(several, media, alone)
         names = list(dict.fromkeys(uri for item in media for uri in item.uris[:1]))
         if not names or any(visible(settled(name)) in reject.message for name in names):
             raise
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise Reject(reject.reason, f"{', '.join(names[:3])}{more}: {reject.message}") from reject
+
+
+def _of_one(reject: Reject, media: Sequence[Media], alone: Callable[[int], object]) -> tuple[Reject, Sequence[Media]]:
+    for number in range(len(media) if len(media) > 1 else 0):
+        try:
+            alone(number)
+        except Reject as own:
+            if own.reason == reject.reason:
+                return own, media[number : number + 1]
+    return reject, media
 
 
 def said(error: BaseException) -> str:

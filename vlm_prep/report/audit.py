@@ -64,7 +64,7 @@ class Audit:
         for role, is_trained in zip(roles, trained.tolist(), strict=True):
             counts = self.tokens.setdefault((result.dataset, role), Counter(tokens=0, trained=0))
             counts.update(tokens=1, trained=int(is_trained))
-        self.open_turns += [f"{result.sample_id} message {index}" for index in open_turns]
+        self.open_turns += [f"{result.sample_id} message {index + 1}" for index in open_turns]
 
     @property
     def sound(self) -> bool:

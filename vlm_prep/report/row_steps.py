@@ -16,9 +16,12 @@ from vlm_prep.ingest.formats.noticed import NOTES
 from vlm_prep.ingest.raw_samples import RawSamples
 from vlm_prep.ingest.source import Samples
 
+REJECTED = "rejected"
+"""The step that says why a row is not written."""
 MODEL = "model"
 """The step that shows a row as its model reads it."""
 _RAW: Final = 2000
+_TIMES: Final = 4
 Probe = Callable[[Media], Media]
 
 
@@ -81,7 +84,7 @@ def explain(samples: Samples, number: int, probe: Probe, encode: Callable[[], li
             yield _rejected(reject.reason.value, reject.message)
             return
         facts = {name: value for name, value in asdict(known).items() if value and name != "digests"} if known else {}
-        said = ", ".join(f"{name} {value:,}" for name, value in facts.items())
+        said = ", ".join(f"{name} {_of_header(value)}" for name, value in facts.items())
         names = f"{media.uris[0]}" + (f" and {len(media.uris) - 1} more" if len(media.uris) > 1 else "")
         yield Step(f"media {place}", (f"{media.kind} {visible(names)}: {said}",), {"uris": media.uris, **facts})
     for encoded, shown in encode() if encode is not None else ():
@@ -105,8 +108,16 @@ def _read(sample: Sample) -> Step:
     return Step("read", tuple(lines), facts)
 
 
+def _of_header(value: Any) -> str:
+    """Say a value of a header: a number, a decoder's name, bounds of a part; of the times of frames the first ones."""
+    if isinstance(value, tuple):
+        more = f", ... ({len(value):,})" if len(value) > _TIMES else ""
+        return f"({', '.join(f'{each:,}' for each in value[:_TIMES])}{more})"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
 def _rejected(reason: str, message: str) -> Step:
-    return Step("rejected", (f"{reason}: {visible(message)}",), {"reason": reason, "message": message})
+    return Step(REJECTED, (f"{reason}: {visible(message)}",), {"reason": reason, "message": message})
 
 
 def render(steps: Iterator[Step]) -> Iterator[str]:

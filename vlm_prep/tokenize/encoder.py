@@ -165,7 +165,7 @@ class SampleEncoder:
             Reject: unsupported_media for kinds that the processor does not take, and as placing and expanding do.
         """
         self.adapter.check_kinds(media)
-        with naming(media):
+        with naming(media, lambda number: self.adapter.expand(media[number : number + 1], stored[number : number + 1])):
             return self._placer.place(text, media, lambda: self._expand(text, media, stored), delimiters)
 
     def _expand(self, text: str, media: Sequence[Media], stored: Sequence[Mapping[str, Any]]) -> tuple[Expansion, ...]:

@@ -120,7 +120,8 @@ def _parse(written: str, reason: RejectReason, what: str) -> Any:
     try:
         return orjson.loads(written)
     except orjson.JSONDecodeError as error:
-        raise Reject(reason, f"{what} is not valid JSON: {error.msg} at character {error.pos}") from error
+        message = f"{what} is not valid JSON: {error.msg} at character {error.pos}; {excerpt(written)}"
+        raise Reject(reason, message) from error
 
 
 def _is_name(value: Any) -> bool:

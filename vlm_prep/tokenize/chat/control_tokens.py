@@ -60,7 +60,7 @@ class ControlTokens:
             found = search(text)
             if found is not None and self._mode == "reject":
                 raise Reject(
-                    RejectReason.CONTROL_TOKENS, f"the row's own text holds {found.group()!r} (control_tokens)"
+                    RejectReason.CONTROL_TOKENS, f"the row's own text holds {found.group()!r} (`control_tokens`)"
                 )
             if found is not None:
                 return True
@@ -91,10 +91,11 @@ class ControlTokens:
         ids = [token for piece in self._pieces(text, delimiters) for token in piece]
         tokens = encoder.with_spans(np.asarray(ids, np.int32), without_delimiters(text, delimiters))
         if tokens is None:
+            held = ", ".join(dict.fromkeys(re.findall(f"{delimiters[0]}(.*?){delimiters[1]}", text, re.DOTALL)))
             raise Reject(
                 RejectReason.CONTROL_TOKENS,
-                "the row's own text holds control tokens, and beside text that the tokenizer normalizes their "
-                "place cannot be told (--control-tokens)",
+                f"the row's own text holds {held}, and this tokenizer, which normalizes text, does not tell where they "
+                "lie when they are written as text (`control_tokens=allow` lets them act)",
             )
         return tokens
 

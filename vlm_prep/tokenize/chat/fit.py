@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.visible import excerpt
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.chat.tool_text import Tools, write_tools_as_text
 from vlm_prep.tokenize.labels.spans import OPTIONS, PARTS
@@ -64,7 +65,8 @@ def fit_to_template(
     if (tools and not findings.tools) or (calls and not findings.tool_calls):
         if config.tool_text == "reject":
             raise Reject(
-                RejectReason.TEMPLATE_DROPS_CONTENT, "the chat template leaves out tools and tool calls (--tool-text)"
+                RejectReason.TEMPLATE_DROPS_CONTENT,
+                "the chat template leaves out tools and tool calls (`tool_text=inline` writes them)",
             )
         fitted, tools = write_tools_as_text(fitted, tools, findings, train_calls=config.train_tool_calls)
         notes.append(TOOLS_AS_TEXT)
@@ -102,11 +104,11 @@ def _require_names_in_ids(messages: Sequence[Message]) -> None:
     for index, message in enumerate(messages):
         for call in message.get("tool_calls") or ():
             name, identity = call["function"]["name"], call.get("id")
-            if name not in (identity or ""):
+            if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", identity or ""):
                 raise Reject(
                     RejectReason.TEMPLATE_DROPS_CONTENT,
                     f"message {index + 1}: the chat template writes a call's id in place of its function's name, and "
-                    f"the id {identity!r} does not hold {name!r}; give ids such as 'functions.{name}:0'",
+                    f"the id {excerpt(identity)} does not hold {excerpt(name)}; give ids such as 'functions.{name}:0'",
                 )
 
 

@@ -20,7 +20,7 @@ from vlm_prep.ingest.raw_samples import RawSamples
 from vlm_prep.ingest.row_source import OUTSIDE, RowSource
 from vlm_prep.ingest.source import Samples
 from vlm_prep.ingest.table_files import TableIndex
-from vlm_prep.media.probe import FIRST_FRAME, SOUND_OFFSET, VARIABLE_RATE
+from vlm_prep.media.probe import ALPHA, FIRST_FRAME, MIRRORED, SOUND_OFFSET, VARIABLE_RATE
 from vlm_prep.media.table_rows import read_row
 from vlm_prep.processors.left_out import CROPPED, FRAMES_CAPPED
 from vlm_prep.tokenize.chat.template import ChatTemplate
@@ -31,7 +31,9 @@ _ROLES: Final = {name: name for name in ("user", "assistant", "system", "tool")}
 _COLUMNS: Final = {f"{kind}{end}": kind for kind in ("image", "video", "audio") for end in ("", "s")}
 _TAG: Final = re.compile("(<image>|<video>|<audio>)")
 _TAGGED: Final = re.compile("<(?:img|image|video|audio|think|tool)", re.IGNORECASE)
-_NO_CHANGE: Final = frozenset((OUTSIDE, FIRST_FRAME, SOUND_OFFSET, VARIABLE_RATE, FRAMES_CAPPED, CROPPED, CHANGED))
+_NO_CHANGE: Final = frozenset(
+    (OUTSIDE, FIRST_FRAME, SOUND_OFFSET, VARIABLE_RATE, FRAMES_CAPPED, CROPPED, CHANGED, ALPHA, MIRRORED)
+)
 """Notes of rows whose messages and media are as the row has them."""
 
 
