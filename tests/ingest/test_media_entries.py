@@ -117,7 +117,24 @@ def test_what_only_a_video_has_is_rejected_for_an_image(entry: Any, reason: Reje
 
 def test_an_option_that_is_not_applied_is_named() -> None:
     message = rejected(asked("<image>", images=[{"path": "a", "min_pixels": 1, "crop": [0]}]))[1]
-    assert "crop, min_pixels is not applied per entry" in message
+    assert "image 0 has min_pixels (1), which is not applied: `min_pixels` sets it for the run" in message
+    assert "`ignore_keys=min_pixels` reads it without" in message
+    (media,) = convert(asked("<image>", images=[{"path": "a", "crop": [0], "size": []}]), ignore_keys=("crop",)).media
+    assert media.uris == ("/m/a",)
+    part = {"type": "image", "image": "a", "rotate": 90}
+    assert "message 1, part 0 has rotate (90)" in rejected(asked([part]))[1]
+    assert convert(asked([part]), ignore_keys=("rotate",)).media
+
+
+def test_keys_one_level_below_a_part_are_told_when_nobody_reads_them() -> None:
+    part = {"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}}
+    assert convert(asked([part])).unread == {"part.detail": "high"}
+
+
+def test_media_that_fit_no_tag_name_the_column_that_nobody_reads() -> None:
+    reason, message = rejected(asked("<image>What?", picture="a.png", note="b"))
+    assert reason == R.MEDIA_COUNT_MISMATCH
+    assert "nobody reads the row's 'picture' ('a.png'): `columns` says what it holds, e.g. images=picture" in message
 
 
 @pytest.mark.parametrize("column", ["audios", "audio"])
@@ -140,7 +157,7 @@ def test_audio_and_video_are_counted_apart() -> None:
     ("entry", "reason"),
     [
         ({"path": "a.wav", "sampling_rate": 16000}, R.BAD_MEDIA_ENTRY),
-        ({"path": "a.wav", "offset": "1.5"}, R.BAD_MEDIA_ENTRY),
+        ({"path": "a.wav", "offset": "late"}, R.BAD_MEDIA_ENTRY),
         ({"path": "a.wav", "start_time": 0.5, "end_time": 0.5}, R.BAD_MEDIA_ENTRY),
         ({"path": "a.wav", "channel": 1}, R.BAD_MEDIA_ENTRY),
         ({"path": "a.wav", "fps": 2}, R.BAD_MEDIA_ENTRY),

@@ -80,10 +80,12 @@ def test_bounds_of_duration_are_those_of_the_part(clips: Path) -> None:
         probe(Media(kind="audio", uris=(str(clips / "a.wav"),), start=1.0, end=3.0, min_seconds=2.5))
 
 
-def ingested(folder: Path, rows: list[dict[str, Any]], options: Options) -> tuple[dict[str, Sample], dict[str, str]]:
+def ingested(
+    out: Path, rows: list[dict[str, Any]], options: Options, *, folder: Path | None = None, **source: Any
+) -> tuple[dict[str, Sample], dict[str, str]]:
+    folder, out = (out, out / "out") if folder is None else (folder, out)
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    out = folder / "out"
-    ingest(open_samples(folder / "rows.jsonl"), IngestConfig(), options(out, max_reject_rate=1.0))
+    ingest(open_samples(folder / "rows.jsonl", **source), IngestConfig(), options(out, max_reject_rate=1.0))
     samples = open_samples(out)
     read = [each for each in samples.read(0, len(samples)) if isinstance(each, Sample)]
     return {each.sample_id: each for each in read}, {row["sample_id"]: row["reason"] for row in read_rejects(out)}
@@ -109,16 +111,19 @@ def test_entries_of_any_format_take_their_parts(clips: Path, tmp_path: Path, opt
         {"path": "a.wav", "start_time": 1, "end": 3, "duration": 2},
         {"path": "a.wav", "start": 1, "end": 4, "duration": 2},
         {"path": "a.wav", "start": 3, "end": 3},
-        {"path": "a.wav", "start": "1"},
+        {"path": "a.wav", "start": "one"},
         {"path": "a.wav", "start": 1, "offset": 2},
+        {"path": "a.wav", "start_ms": 1000, "end_ms": 3000},
+        {"path": "a.wav", "segment": [1, 3]},
+        {"path": "a.wav", "start_sec": "1", "end_seconds": "3.0"},
     ]
     turns = [{"role": "user", "content": "<audio>?"}, {"role": "assistant", "content": "ok"}]
     for name in ("a.wav",):
         (tmp_path / name).symlink_to(clips / name)
     samples, rejects = ingested(tmp_path, [{"messages": turns, "audios": [entry]} for entry in entries], options)
     headers = [sample.media[0].header for sample in samples.values()]
-    assert [header and header.segment for header in headers] == [(RATE, 3 * RATE)] * 4
-    assert set(rejects.values()) == {"bad_media_entry"} and len(rejects) == 4
+    assert [header and header.segment for header in headers] == [(RATE, 3 * RATE)] * 5
+    assert set(rejects.values()) == {"bad_media_entry"} and len(rejects) == 6
 
 
 def test_a_picture_has_no_part_in_seconds(tmp_path: Path, options: Options) -> None:
@@ -160,7 +165,7 @@ def test_the_only_file_of_a_row_takes_the_part_that_the_row_names(
         {"messages": turns, "audio": "a.wav", **part},
         {"messages": turns, "audios": ["clips.zip::in/a.wav"], "start": 1.0, "end": 3},
         {"messages": turns, "audio": {"path": "a.wav", "start": 1, "end": 3}, "begin": "1", "end": "3.0"},
-        {"messages": turns, "audio": "a.wav", "duration": 4.0},  # how long a file is, people say
+        {"messages": turns, "audio": "a.wav", "duration": 11.4},  # how long the file is, as people say it
         {"messages": turns, "audio": "a.wav", "start": 0, "end": None},
         {"messages": turns, "audio": "a.wav", "start_ms": 1000, "end_ms": 3000},
         {"messages": turns, "audio": {"path": "a.wav", "start": 1, "end": 4}, **part},
@@ -170,6 +175,41 @@ def test_the_only_file_of_a_row_takes_the_part_that_the_row_names(
     headers = [sample.media[0].header for sample in samples.values()]
     assert [header and header.segment for header in headers] == [(RATE, 3 * RATE)] * 3 + [None] * 2
     assert list(rejects.values()) == ["unread_key", "bad_media_entry", "unread_key"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "segment"),
+    [
+        ({"start": 0, "duration": 2}, (0, 2 * RATE)),
+        ({"offset": "0", "duration": "2.0"}, (0, 2 * RATE)),
+        ({"start_sec": 0, "end_sec": 2}, (0, 2 * RATE)),
+        ({"duration": 11.4}, None),
+        ({"duration_ms": 10_600}, None),
+        ({"audio_duration": 2.0}, "duration, 2 s, and the file is 11 s long"),
+        ({"duration": 2.0}, "duration, 2 s, and the file is 11 s long"),
+        ({"duration_ms": 2000}, "duration_ms, 2 s, and the file is 11 s long"),
+        ({"segment": [0, 2]}, "has segment ([0, 2])"),
+        ({"segment": "intro"}, None),
+    ],
+)
+def test_a_part_from_the_beginning_is_not_the_whole_file(
+    clips: Path, tmp_path: Path, options: Options, columns: dict[str, Any], segment: tuple[int, int] | str | None
+) -> None:
+    (tmp_path / "a.wav").symlink_to(clips / "a.wav")
+    turns = [{"role": "user", "content": "<audio>?"}, {"role": "assistant", "content": "ok"}]
+    row = {"messages": turns, "audio": "a.wav", **columns}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    ingest(open_samples(tmp_path / "rows.jsonl"), IngestConfig(), options(tmp_path / "out", max_reject_rate=1.0))
+    if isinstance(segment, str):
+        (reject,) = read_rejects(tmp_path / "out")
+        assert reject["reason"] == "unread_key" and segment in reject["message"]
+        assert f"ignore_keys={next(iter(columns))}" in reject["message"]
+        samples, rejects = ingested(tmp_path / "again", [row], options, ignore_keys=tuple(columns), folder=tmp_path)
+        segment = None
+    else:
+        samples, rejects = ingested(tmp_path / "again", [row], options, folder=tmp_path)
+    (sample,) = samples.values()
+    assert rejects == {} and sample.media[0].header is not None and sample.media[0].header.segment == segment
 
 
 def test_a_manifest_of_files_in_an_archive_or_of_texts_takes_its_parts(

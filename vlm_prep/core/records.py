@@ -79,6 +79,9 @@ class Media:
     """Second of the file at which the part that is meant begins."""
     end: float | None = None
     """Second at which it ends; of audio the first that is no longer heard, of video that is no longer seen."""
+    stated: tuple[str, float] | None = None
+    """A key of the row that says how long the file is, and the seconds that it says: a file of another length is a
+    reject when it is probed, since the key may mean a part of it. Not stored."""
     notes: tuple[str, ...] = ()
     """What was done to find or read it that statistics should count."""
     header: MediaHeader | None = None

@@ -67,6 +67,13 @@ def unread_notes(totals: Mapping[str, Any]) -> list[str]:
     return [f"note: {line}" for line in unread_lines(totals.get(UNREAD, {}))]
 
 
+def _way(place: str) -> str:
+    """How media are read that stand at a place."""
+    if place.startswith("row."):
+        return "name its column with `columns`"
+    return "media of a message are parts of its content, or stand in the row's column with a tag in the text"
+
+
 def unread_lines(unread: Unread) -> list[str]:
     """Return what is said of unread keys: media in full, the rest in one line for each data set."""
     lines = []
@@ -74,7 +81,7 @@ def unread_lines(unread: Unread) -> list[str]:
         media = {place: entry for place, entry in places.items() if entry.get("media")}
         lines += [
             f"{dataset}: {place} holds what looks like media ({entry['example']}) and is NOT read, "
-            f"{entry['rows']:,} rows; name its column with `columns`, or say `ignore_keys`"
+            f"{entry['rows']:,} rows; {_way(place)}, or say `ignore_keys`"
             for place, entry in media.items()
         ]
         rest = [

@@ -35,6 +35,8 @@ MIRRORED = "mirrored_videos"
 """Note of a video that asks to be shown mirrored, and is not."""
 SOUND_OFFSET = "sound_starts_elsewhere"
 """Note of a video whose sound starts later or earlier than its pictures, see `sound_offset` of the settings."""
+_SLACK_LENGTH, _SLACK_SHARE = 1.0, 0.02
+"""Seconds, and share of a file, by which it may be longer or shorter than its row says."""
 _SLACK_SOUND = 0.1
 """Seconds that are not noted: encoders begin their first frame a few milliseconds early."""
 Probed = tuple[Media, tuple[bytes, ...] | None]
@@ -161,9 +163,23 @@ def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool, rules: Media
     (uri,) = media.uris
     data = read_bytes(uri)
     digest = digest_bytes(data) if keep_bytes or rules.whole else digest_ends(ends_of(data))
-    header = replace(cut_audio(media, probe_audio(data, uri, decode=decode)), digests=(digest,))
+    whole = probe_audio(data, uri, decode=decode)
+    _require_stated(media, (whole.samples or 0) / (whole.sampling_rate or 1))
+    header = replace(cut_audio(media, whole), digests=(digest,))
     _require_duration(media, header)
     return replace(media, header=header), (data,) if keep_bytes else None
+
+
+def _require_stated(media: Media, seconds: float) -> None:
+    """Reject a file that is not as long as its row says, by more than what durations are rounded and estimated by."""
+    if media.stated is None or abs(seconds - media.stated[1]) <= max(_SLACK_LENGTH, _SLACK_SHARE * seconds):
+        return
+    key, stated = media.stated
+    raise Reject(
+        RejectReason.UNREAD_KEY,
+        f"{media.uris[0]}: the row has {key}, {stated:g} s, and the file is {seconds:g} s long; a part of it is named "
+        f"by its start, too (0 for the beginning), or `ignore_keys={key}` reads the file whole",
+    )
 
 
 def _require_duration(media: Media, header: MediaHeader) -> None:
@@ -188,6 +204,7 @@ def _probe_video_file(media: Media, keep_bytes: bool, track: bool, decode: bool,
     header = probe_video(
         data if path is None else path, uri, decoder=rules.video_decoder, decode=decode, max_pixels=rules.max_pixels
     )
+    _require_stated(media, (header.total_frames or 0) / (header.fps or 1.0))
     if track:
         media, header = _with_sound(media, header, data if path is None else path, rules)
     header = cut_video(media, header)

@@ -18,6 +18,7 @@ order:
     spelt_tags    numbered placeholders, and other models'
     named_tags    a media column that says by which tag each media stands
     entries       one entry of a media column → Media
+    entry_options which options of an entry are refused, and the part of its file that it names
     row_parts     the part of a file that the row itself names
     tool_calls    tool schemas and tool calls
     common        columns of a row, types, and per-message options

@@ -25,10 +25,11 @@ from vlm_prep.ingest.formats.entries import (
     CONTENT_KEYS,
     READ_KEYS,
     REFERENCE_KEYS,
+    flat,
     media_from,
-    require_applied,
     with_frames,
 )
+from vlm_prep.ingest.formats.entry_options import require_applied
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, split_tags
 from vlm_prep.ingest.formats.noticed import is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, written_calls
@@ -158,7 +159,8 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
     else:
         _refuse_other(part, ("text", "content"), where)
         content.parts.append(_media_part(part, MEDIA_TYPES[kind], queue, where))
-    queue.noticed.leave("part", part, _part_keys(str(kind)))
+    # a media may stand with its options one level below: {"image_url": {"url": ..., "detail": ...}}
+    queue.noticed.leave("part", flat(part) if kind in MEDIA_TYPES else part, _part_keys(str(kind)))
 
 
 def _refuse_other(part: Row, keys: Iterable[str], where: str) -> None:
@@ -207,11 +209,11 @@ def _read_calls(part: Row, role: str, content: Content, where: str) -> None:
 def _media_part(part: Row, kind: MediaKind, queue: MediaQueue, where: str) -> Part:
     if not part.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS}:
         return _bare_part(part, kind, queue, where)
-    return queue.place(media_from(part, kind, queue.media_dir, where))
+    return queue.place(media_from(part, kind, queue.media_dir, where, queue.noticed.ignored))
 
 
 def _bare_part(part: Row, kind: MediaKind, queue: MediaQueue, where: str) -> Part:
-    require_applied(part, kind, where)
+    require_applied(part, kind, where, queue.noticed.ignored)
     if "fps" in part or "frame_indices" in part:
         message = f"{where}: fps and frame_indices of a bare part belong in the column's entry"
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, message)

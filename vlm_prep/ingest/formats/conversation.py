@@ -21,7 +21,7 @@ from vlm_prep.ingest.formats.content_parts import read_parts
 from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.named_tags import by_name
-from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed
+from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed, looks_like_media
 from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
@@ -78,7 +78,10 @@ def build_sample(
         noticed.note(other[0])
     if spec.missing_tags == "first":
         queue.place_first(messages)
-    media = queue.placed()
+    try:
+        media = queue.placed()
+    except Reject as reject:
+        raise _with_unread(reject, row, _read_keys(spec, read)) from reject
     cut = part_of_row(row, media, noticed)
     noticed.refuse_grounding(row, messages)
     if (masked := row.get("mask_history")) is not None and "mask_history" not in noticed.ignored:
@@ -101,6 +104,16 @@ def build_sample(
         notes=tuple(sorted(noticed.notes)),
         unread=noticed.unread,
     )
+
+
+def _with_unread(reject: Reject, row: Row, read: frozenset[str]) -> Reject:
+    """Return the reject of media that do not fit their tags, with the columns of the row that hold media unread."""
+    if reject.reason is not RejectReason.MEDIA_COUNT_MISMATCH:
+        return reject
+    unread = [key for key in row if key not in read and looks_like_media(row[key])]
+    said = " and ".join(f"{excerpt(key)} ({excerpt(row[key])})" for key in unread[:3])
+    more = f"; nobody reads the row's {said}: `columns` says what it holds, e.g. images={unread[0]}" if unread else ""
+    return Reject(reject.reason, reject.message + more)
 
 
 def _parsed(turns: Any, noticed: Noticed, *, lenient: bool) -> Any:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +26,7 @@ from vlm_prep.core.records import Media, MediaKind
 from vlm_prep.core.remote import is_remote
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import is_positive_number, type_name
+from vlm_prep.ingest.formats.entry_options import SEGMENT_ENDS, SEGMENT_STARTS, bad_entry, require_applied, segment_of
 
 REFERENCE_KEYS: Final = (
     *("path", "url", "uri", "value"),
@@ -35,28 +35,6 @@ REFERENCE_KEYS: Final = (
 )
 CONTENT_KEYS: Final = ("bytes", "data", "array")
 """Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
-_SIZE_OPTIONS = (
-    "min_pixels",
-    "max_pixels",
-    "total_pixels",
-    "resized_height",
-    "resized_width",
-    "resize",
-    "size",
-)
-_CROP_OPTIONS = ("crop", "bbox", "rotate", "start_frame", "end_frame")
-SEGMENT_STARTS: Final = (
-    "offset",
-    "start",
-    "start_time",
-    "begin",
-    "begin_time",
-    "segment_start",
-    "audio_start",
-    "video_start",
-)
-SEGMENT_ENDS: Final = ("end", "end_time", "segment_end", "audio_end", "video_end")
-"""Keys of the seconds at which a part of a file begins and ends; `duration` is how long it is."""
 _RATES = ("fps", "sample_fps", "raw_fps")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 RATE_AS_TEXT: Final = "rate_as_text"
@@ -65,15 +43,6 @@ READ_KEYS: Final = frozenset(
     (*REFERENCE_KEYS, *CONTENT_KEYS, *SEGMENT_STARTS, *SEGMENT_ENDS, *_RATES, "duration", "frame_indices", "format")
 )
 """The keys of an entry that are read; what else one has is counted as unread, or refused by `require_applied`."""
-_FRAME_OPTIONS = (
-    "nframes",
-    "num_frames",
-    "max_frames",
-    "min_frames",
-)
-NOT_APPLIED: Final = frozenset((*_SIZE_OPTIONS, *_CROP_OPTIONS, *_FRAME_OPTIONS, "use_audio_in_video"))
-_AUDIO_OPTIONS: Final = frozenset(("sampling_rate", "sample_rate", "sr", "channel"))
-_SAME_TIME = 1e-3
 _RELATIVE = re.compile(r"[^\s/:\0][^:\0]*\Z")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
@@ -95,8 +64,10 @@ def column_entries(value: Any, kind: MediaKind, media_dir: Path | str) -> list[M
     return [media_from(entry, kind, media_dir, f"{kind} {place}") for place, entry in enumerate(value)]
 
 
-def media_from(entry: Any, kind: MediaKind, media_dir: Path | str, where: str) -> Media:
-    """Return the Media that one entry describes.
+def media_from(
+    entry: Any, kind: MediaKind, media_dir: Path | str, where: str, ignored: frozenset[str] = frozenset()
+) -> Media:
+    """Return the Media that one entry describes; `ignored` are keys that mean nothing.
 
     Raises:
         Reject: BAD_MEDIA_ENTRY, UNSUPPORTED_MEDIA or BAD_FRAME_INDICES.
@@ -108,21 +79,8 @@ def media_from(entry: Any, kind: MediaKind, media_dir: Path | str, where: str) -
     if isinstance(entry, list):
         return Media(kind=kind, uris=_frames(entry, kind, media_dir, where), frame_list=True)
     if not isinstance(entry, dict):
-        raise _bad(f"{where} is {type_name(entry)}, not a path or an object")
-    return _from_object(entry, kind, media_dir, where)
-
-
-def require_applied(options: dict[str, Any], kind: MediaKind, where: str) -> None:
-    """Refuse options of one entry that would change its pixels, frames or samples.
-
-    Raises:
-        Reject: BAD_MEDIA_ENTRY.
-    """
-    refused = {"image": NOT_APPLIED.union(SEGMENT_STARTS, SEGMENT_ENDS), "audio": NOT_APPLIED | _AUDIO_OPTIONS}.get(
-        kind, NOT_APPLIED
-    )
-    if unused := sorted(refused & {key for key, value in options.items() if value not in (None, False)}):
-        raise _bad(f"{where}: {', '.join(unused)} is not applied per entry; set it for the run instead")
+        raise bad_entry(f"{where} is {type_name(entry)}, not a path or an object")
+    return _from_object(entry, kind, media_dir, where, ignored)
 
 
 def absolute_uri(written: str, media_dir: Path | str, where: str) -> str:
@@ -148,7 +106,7 @@ def absolute_uri(written: str, media_dir: Path | str, where: str) -> str:
         written = _path_of_url(written[5:])
     path, separator, key = written.partition("::")
     if not path.strip() or "\0" in written or (separator and not key):
-        raise _bad(f"{where} is {written!r}, not a path")
+        raise bad_entry(f"{where} is {written!r}, not a path")
     if is_remote(media_dir) and not path.startswith("/"):
         store, _, base = str(media_dir).partition("://")
         return f"{store}://{os.path.normpath(os.path.join(base, written))}"
@@ -169,16 +127,18 @@ def _embedded_uri(written: EmbeddedText, where: str) -> str:
     return written.uri
 
 
-def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path | str, where: str) -> Media:
+def _from_object(
+    entry: dict[str, Any], kind: MediaKind, media_dir: Path | str, where: str, ignored: frozenset[str]
+) -> Media:
     given = flat(entry)
     content = _content(given, where)
-    require_applied(given, kind, where)
+    require_applied(given, kind, where, ignored)
     reference = _reference(given, where) if content is None else content
     is_list = isinstance(reference, list)
     media = media_from(reference, kind, media_dir, where)
     start, end = (None, None) if kind == "image" else segment_of(given, where)
     if (start, end) != (None, None) and (is_list or content is not None):
-        raise _bad(f"{where}: a part in seconds is taken of a file, not of frames or of bytes in the row")
+        raise bad_entry(f"{where}: a part in seconds is taken of a file, not of frames or of bytes in the row")
     rate, is_text = _fps(given, kind, where)
     return replace(
         media,
@@ -188,34 +148,6 @@ def _from_object(entry: dict[str, Any], kind: MediaKind, media_dir: Path | str, 
         fps=rate,
         notes=(*media.notes, RATE_AS_TEXT) if is_text else media.notes,
     )
-
-
-def segment_of(given: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
-    """Return the seconds at which the part of a file begins and ends that keys of an entry or row ask for.
-
-    Raises:
-        Reject: BAD_MEDIA_ENTRY, it is no such part, or said in two ways that differ.
-    """
-    start, end = (_seconds(given, names, where) for names in (SEGMENT_STARTS, SEGMENT_ENDS))
-    length = _seconds(given, ("duration",), where)
-    if length is not None:
-        stop = (start or 0.0) + length
-        if end is not None and abs(end - stop) > _SAME_TIME:
-            raise _bad(f"{where}: it ends at {end:g} s and after a duration of {length:g} s")
-        end = stop if end is None else end
-    if end is not None and end <= (start or 0.0):
-        raise _bad(f"{where}: a part from {start or 0:g} to {end:g} s")
-    return start or None, end
-
-
-def _seconds(given: Mapping[str, Any], names: Sequence[str], where: str) -> float | None:
-    values = {name: given[name] for name in names if given.get(name) not in (None, "")}
-    for name, value in values.items():
-        if not (value == 0 and not isinstance(value, bool)) and not is_positive_number(value):
-            raise _bad(f"{where}: {name} is {value!r}, not a number of seconds")
-    if len(set(values.values())) > 1:
-        raise _bad(f"{where}: {' and '.join(values)} differ")
-    return next((float(value) for value in values.values()), None)
 
 
 def _content(given: dict[str, Any], where: str) -> EmbeddedBytes | EmbeddedText | None:
@@ -254,20 +186,20 @@ def with_frames(given: dict[str, Any]) -> dict[str, Any]:
 def _reference(given: dict[str, Any], where: str) -> str | list[Any] | EmbeddedBytes:
     references = [given[key] for key in REFERENCE_KEYS if key in given]
     if not references:
-        raise _bad(f"{where} has no path; it has {', '.join(map(repr, given)) or 'nothing'}")
+        raise bad_entry(f"{where} has no path; it has {', '.join(map(repr, given)) or 'nothing'}")
     reference = references[0]
     if any(other != reference for other in references[1:]):
-        raise _bad(f"{where} has several paths that differ")
+        raise bad_entry(f"{where} has several paths that differ")
     if not isinstance(reference, str | list | EmbeddedBytes):
-        raise _bad(f"{where}: the path is {type_name(reference)}, not a string")
+        raise bad_entry(f"{where}: the path is {type_name(reference)}, not a string")
     return reference
 
 
 def _frames(entries: list[Any], kind: MediaKind, media_dir: Path | str, where: str) -> tuple[str, ...]:
     if kind != "video":
-        raise _bad(f"{where} is a list; only a video may be given as a list of frames")
+        raise bad_entry(f"{where} is a list; only a video may be given as a list of frames")
     if not entries:
-        raise _bad(f"{where} is an empty list of frames")
+        raise bad_entry(f"{where} is an empty list of frames")
     frames = [media_from(entry, "image", media_dir, f"{where}, frame {n}") for n, entry in enumerate(entries)]
     return tuple(frame.uris[0] for frame in frames)
 
@@ -291,12 +223,8 @@ def _fps(given: dict[str, Any], kind: MediaKind, where: str) -> tuple[float | No
     rates |= texts
     for name, value in rates.items():
         if kind != "video" or not is_positive_number(value):
-            raise _bad(f"{where}: {name} is {value!r}; it must be a number above 0, of a video")
+            raise bad_entry(f"{where}: {name} is {value!r}; it must be a number above 0, of a video")
     if len(set(rates.values())) > 1:
         said = " and ".join(f"{name} ({value:g})" for name, value in rates.items())
-        raise _bad(f"{where}: {said} differ; keep the one at which the frames that are given were taken")
+        raise bad_entry(f"{where}: {said} differ; keep the one at which the frames that are given were taken")
     return next((float(value) for value in rates.values()), None), bool(texts)
-
-
-def _bad(message: str) -> Reject:
-    return Reject(RejectReason.BAD_MEDIA_ENTRY, message)

@@ -94,7 +94,7 @@ def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, noticed: Noticed) -
         if isinstance(each, dict):
             noticed.leave(kind, flat(each), READ_KEYS)
     return [
-        None if _is_hole(each) else media_from(each, kind, spec.media_dir, f"{kind} {place}")
+        None if _is_hole(each) else media_from(each, kind, spec.media_dir, f"{kind} {place}", noticed.ignored)
         for place, each in enumerate(value)
     ]
 

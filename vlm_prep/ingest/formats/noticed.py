@@ -60,7 +60,15 @@ ROW_KEYS_WITH_MEANING: Final[dict[str, str]] = {
 """Keys of a row that change what it means in LLaMA-Factory, ms-swift, axolotl, TRL or NeMo, and are not applied."""
 SEGMENT_KEYS_WITH_MEANING: Final[dict[str, str]] = {
     **dict.fromkeys(("start", "end", "start_time", "end_time", "offset", "begin", "begin_time"), _SEGMENT),
-    **dict.fromkeys((f"{end}_{unit}" for unit in ("frame", "ms", "sample") for end in ("start", "end")), _SEGMENT),
+    **dict.fromkeys(
+        (
+            f"{end}_{unit}"
+            for unit in ("frame", "ms", "sample", "s", "sec", "secs", "seconds")
+            for end in ("start", "end")
+        ),
+        _SEGMENT,
+    ),
+    **dict.fromkeys(("offset_ms", "frame_offset"), _SEGMENT),
     **dict.fromkeys(
         (f"{kind}_{end}" for kind in ("video", "audio", "clip", "segment") for end in ("start", "end")), _SEGMENT
     ),

@@ -6,15 +6,14 @@ row (a cell of a table, a file of its WebDataset sample) are the part already: t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media
-from vlm_prep.ingest.formats.common import Row
-from vlm_prep.ingest.formats.entries import SEGMENT_ENDS, SEGMENT_STARTS, segment_of
+from vlm_prep.ingest.formats.common import Row, is_positive_number
+from vlm_prep.ingest.formats.entry_options import SEGMENT_ENDS, SEGMENT_STARTS, as_number, segment_of
 from vlm_prep.ingest.formats.noticed import SEGMENT_KEYS_WITH_MEANING, Noticed, is_empty, unread_key
 from vlm_prep.media.archives import archive_kind
 from vlm_prep.media.files import split_uri
@@ -24,7 +23,15 @@ from vlm_prep.media.row_media import rows_kind
 _KEYS: Final = frozenset((*SEGMENT_STARTS, *SEGMENT_ENDS))
 SEGMENT_KEYS: Final = _KEYS | {"duration"}
 """The keys of a row that name a part, where it has one."""
-_NUMBER: Final = re.compile(r"\d+(\.\d+)?")
+_PAIRS: Final = ("segment", "clip", "interval", "time_range")
+"""Keys that name a part by two numbers; other values of them are names."""
+_LENGTHS: Final = {
+    f"{name}{unit}": factor
+    for name in ("duration", "audio_duration", "video_duration")
+    for unit, factor in (("", 1.0), ("_s", 1.0), ("_sec", 1.0), ("_seconds", 1.0), ("_ms", 0.001))
+}
+"""Keys that say how long a file is, and how many seconds one of their numbers is."""
+_ANY: Final = frozenset((*SEGMENT_KEYS_WITH_MEANING, *_PAIRS, *_LENGTHS))
 _SAMPLE_KEY: Final = "__key__"
 """What `derived.tar_rows` adds to a row whose media are files of its own."""
 
@@ -43,34 +50,46 @@ def part_of_row(row: Row, media: Sequence[Media], noticed: Noticed, *, length_al
         Reject: UNREAD_KEY, it has such keys and not one such media, or names the part in another unit;
             BAD_MEDIA_ENTRY, the keys name no part, or another than the media's own entry.
     """
-    if not length_alone and SEGMENT_KEYS_WITH_MEANING.keys().isdisjoint(row):
+    if _ANY.isdisjoint(row):
         return list(media)
     given = {key: row[key] for key in (*SEGMENT_KEYS_WITH_MEANING, "duration") if not is_empty(row.get(key))}
-    given = {key: _number(value) for key, value in given.items() if key not in noticed.ignored}
-    if not length_alone:  # without a begin and an end: the whole file
-        given = {key: value for key, value in given.items() if value != 0}
+    given = {key: as_number(value) for key, value in given.items() if key not in noticed.ignored}
+    if not length_alone and ("duration" not in given or given.keys() & _KEYS == set()):
+        given = {key: value for key, value in given.items() if value != 0}  # from 0, and no end: the whole file
     places = [number for number, each in enumerate(media) if each.kind != "image" and not _is_cut(each, row)]
+    for key in _PAIRS if places else ():
+        if _is_pair(row.get(key)) and key not in noticed.ignored:
+            raise unread_key("the row", key, row[key], SEGMENT_KEYS_WITH_MEANING["start"])
     for key in sorted(given.keys() - {"duration"}) if places else ():
         if key not in _KEYS or len(places) > 1:
             raise unread_key("the row", key, given[key], SEGMENT_KEYS_WITH_MEANING[key])
-    if len(places) != 1 or not (length_alone or given.keys() & _KEYS):
+    if len(places) != 1:
         return list(media)
-    start, end = segment_of(given, "the row")
-    own = media[places[0]]
+    own, found = media[places[0]], list(media)
+    start, end = segment_of(given, "the row") if length_alone or given.keys() & _KEYS else (None, None)
     if (start, end) == (None, None):
-        return list(media)
+        if (own.start, own.end) == (None, None):
+            found[places[0]] = replace(own, stated=_stated(row, noticed))
+        return found
     if (own.start, own.end) not in ((None, None), (start, end)):
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, "the row and its media entry name two parts of the file")
     if len(own.uris) > 1:
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, "a part in seconds is taken of a file, not of frames")
-    found = list(media)
     found[places[0]] = replace(own, start=start, end=end)
     return found
 
 
-def _number(value: Any) -> Any:
-    """Return a number that is written as text, as all are in CSV files."""
-    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else value
+def _stated(row: Row, noticed: Noticed) -> tuple[str, float] | None:
+    """Return the first key of a row that says how long its file is, and the seconds that it says."""
+    for key, factor in _LENGTHS.items():
+        value = as_number(row.get(key))
+        if key not in noticed.ignored and is_positive_number(value):
+            return key, value * factor
+    return None
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value)
 
 
 def _is_cut(media: Media, row: Row) -> bool:
