@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from vlm_prep.media import image
 from vlm_prep.media.files import END_BYTES, Ends, ends_of, read_ends
 from vlm_prep.media.image import load_rgb, probe_image
 from vlm_prep.media.probe import probe
-from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 UNREADABLE = {"broken_data_stream.png", "truncated_jpeg.jpg"}
 
@@ -178,43 +176,6 @@ def test_a_transparent_palette_entry_is_white() -> None:
     data = saved(picture, "PNG", transparency=bytes([0, 255, 128]))
     half = over_white(0, 128)
     assert np.asarray(load_rgb(data))[0].tolist() == [[255, 255, 255], [0, 255, 0], [half, half, 255]]
-
-
-CELLS = np.zeros((4, 4, 4), np.uint8) + np.array([200, 30, 7, 0], np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("picture", "options", "alpha", "transparent"),
-    [
-        (Image.fromarray(CELLS), {}, True, True),
-        (Image.fromarray(CELLS | np.array([0, 0, 0, 255], np.uint8)), {}, True, False),
-        (Image.fromarray(CELLS).convert("LA"), {}, True, True),
-        (Image.fromarray(CELLS[..., :3]), {"transparency": (200, 30, 7)}, True, True),
-        (Image.fromarray(CELLS[..., :3]), {"transparency": (1, 2, 3)}, True, False),
-        (Image.fromarray(CELLS[..., :3]), {}, False, False),
-        (Image.fromarray(CELLS[..., 0]), {}, False, False),
-    ],
-)
-def test_pictures_that_may_be_transparent_are_counted_and_where_they_are_decoded_those_that_are(
-    tmp_path: Path, picture: Image.Image, options: dict[str, Any], alpha: bool, transparent: bool
-) -> None:
-    path = tmp_path / "a.png"
-    picture.save(path, **options)
-    media = Media(kind="image", uris=(str(path),))
-    assert probe(media)[0].notes == (("pictures_with_alpha",) if alpha else ())
-    assert probe(media, decode=True)[0].notes == (("pictures_with_alpha",) if transparent else ())
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
-def test_transparency_is_laid_on_white_as_transformers_processors_do(mode: str) -> None:
-    ensure_torchvision()
-    from transformers.image_transforms import convert_to_rgb
-
-    cells = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
-    picture = Image.fromarray(cells)
-    data = saved(picture.quantize() if mode == "P" else picture.convert(mode), "PNG")
-    real = convert_to_rgb(Image.open(io.BytesIO(data)), return_numpy=True)
-    np.testing.assert_array_equal(np.asarray(load_rgb(data)), real)
 
 
 def test_a_colour_key_is_white() -> None:
