@@ -29,7 +29,7 @@ def tool_schemas(value: Any) -> ToolSchemas | None:
         Reject: BAD_TOOLS.
     """
     if isinstance(value, str):
-        value = _parse(value, RejectReason.BAD_TOOLS, "the tools column") if value.strip() else None
+        value = _parse(value, RejectReason.BAD_TOOLS, f"the tools column ({excerpt(value)})") if value.strip() else None
     if value is None or value == []:
         return None
     if isinstance(value, dict) and ("function" in value or "name" in value):
@@ -120,8 +120,7 @@ def _parse(written: str, reason: RejectReason, what: str) -> Any:
     try:
         return orjson.loads(written)
     except orjson.JSONDecodeError as error:
-        message = f"{what} is not valid JSON: {error.msg} at character {error.pos}; {excerpt(written)}"
-        raise Reject(reason, message) from error
+        raise Reject(reason, f"{what} is not valid JSON: {error.msg} at character {error.pos}") from error
 
 
 def _is_name(value: Any) -> bool:
