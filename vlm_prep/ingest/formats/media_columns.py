@@ -54,8 +54,9 @@ def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: No
     if "frames" in names and not isinstance(row["frames"], list):  # how many there are
         names.remove("frames")
         noticed.unread.setdefault("row.frames", row["frames"])
-    if any(isinstance(row[name], str) and row[name][:1] in ("[", "{") for name in names):
-        row = {**row, **{name: _parsed(row[name], name, spec, noticed) for name in names}}
+    for name in names:
+        if isinstance(row[name], str) and row[name][:1] in ("[", "{"):
+            row = {**row, name: _parsed(row[name], name, spec, noticed)}
     filled = [name for name in names if not _is_hollow(row[name])]
     if not filled:
         holes = any(row[name] != [] for name in names)

@@ -69,6 +69,8 @@ class MediaQueue:
         self._columns = dict(columns)
         self._asked: dict[MediaKind, int] = {"image": 0, "video": 0, "audio": 0}
         self._kept: dict[TextPlace, Counter[MediaKind]] = {"answers": Counter(), "parts": Counter()}
+        self._has_own = False
+        """Whether messages name media themselves."""
         self._placed: list[Media | tuple[MediaKind, int]] = []
 
     def place_next(self, kind: MediaKind) -> Part:
@@ -88,6 +90,7 @@ class MediaQueue:
     def place(self, media: Media) -> Part:
         """Return the part of a media that its own message names."""
         self._placed.append(media)
+        self._has_own = True
         return {"type": media.kind}
 
     def place_first(self, messages: list[dict[str, Any]]) -> None:
@@ -128,7 +131,7 @@ class MediaQueue:
 
     def drop_doubles(self) -> None:
         """Leave out a column whose media are those that the messages name themselves, all of them in this order."""
-        for kind, entries in self._columns.items():
+        for kind, entries in self._columns.items() if self._has_own else ():
             own = [each for each in self._placed if isinstance(each, Media) and each.kind == kind]
             if own and not self._asked[kind] and own == [entry for entry in entries if entry is not None]:
                 self._columns[kind] = []

@@ -12,7 +12,7 @@ like it may be about JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -50,18 +50,24 @@ def _has_parts(turns: Any) -> bool:
     return isinstance(turns, list) and any(isinstance(each, dict) and "parts" in each for each in turns)
 
 
-def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[list[Any], list[int]]:
+def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[list[Any], Sequence[int]]:
     """Return the messages in their usual form, and of each the number of the one it was, from 1.
 
     Raises:
         Reject: BAD_ROW, a part that is not known.
     """
-    numbers = list(range(1, len(turns) + 1))
-    if not any(isinstance(turn, dict) and _is_other(turn, dialect) for turn in turns):
-        return turns, numbers
+    key = dialect.content_keys[0]
+    for turn in turns:
+        if type(turn) is dict and type(said := turn.get(key)) is str and said[:2] != "[{" and len(turn) == 2:
+            continue  # as most are
+        if isinstance(turn, dict) and _is_other(turn, dialect):
+            break
+    else:
+        return turns, range(1, len(turns) + 1)
     turns = _from_text(turns, dialect, noticed)
     found: list[Any] = []
-    numbers, called = [], dict[str, str]()
+    numbers: list[int] = []
+    called: dict[str, str] = {}
     for number, turn in enumerate(turns, 1):
         made = list(_made(turn, dialect, noticed, called, f"message {number}")) if isinstance(turn, dict) else [turn]
         found += made
