@@ -13,8 +13,16 @@ from deaths import deaths
 from fsspec.implementations.local import LocalFileSystem
 
 from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.run_options import RunOptions
+from vlm_prep.ingest.gather.gather_run import gather
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.pack.pack_run import pack
+from vlm_prep.shards.elsewhere import said_of_media_elsewhere
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.transfer import pull, push
+from vlm_prep.tokenize.tokenize_run import tokenize
 
 Tree = Callable[[Path], dict[str, str]]
 
@@ -138,3 +146,22 @@ def test_a_store_pulled_from_an_earlier_version_needs_no_checksums_of_other_file
     push(old, f"file://{tmp_path}/bucket/old", silent)
     pull(f"file://{tmp_path}/bucket/old", tmp_path / "out", silent)
     assert len(Store(tmp_path / "out", verify=True)) == 40
+
+
+def test_who_copies_a_store_is_told_that_its_media_are_elsewhere(
+    ingested: Path, tokenized: Path, packed: Path, tmp_path: Path, options: Callable[..., RunOptions]
+) -> None:
+    gather([ingested], options(tmp_path / "media"))
+    samples = open_samples(ingested)
+    for name, config in (
+        ("named", TokenizeConfig(media="reference", verify_fraction=0.0)),
+        ("gathered", TokenizeConfig(media="reference", verify_fraction=0.0, media_store=[str(tmp_path / "media")])),
+    ):
+        tokenize(samples, "builtin:qwen2.5-vl-mini", config, options(tmp_path / name))
+    pack(tmp_path / "gathered", PackConfig(pack_length=2048), options(tmp_path / "packs"))
+    for whole in (tokenized, packed, tmp_path / "media"):
+        assert said_of_media_elsewhere(whole) is None
+    assert "chelsea.jpg" in str(said_of_media_elsewhere(tmp_path / "named"))
+    assert "chelsea.jpg" in str(said_of_media_elsewhere(ingested))
+    for name in ("gathered", "packs"):
+        assert f"such as {tmp_path / 'media'}, " in str(said_of_media_elsewhere(tmp_path / name))

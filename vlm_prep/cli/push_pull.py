@@ -11,6 +11,7 @@ from vlm_prep.cli import flags, options
 from vlm_prep.cli.place import Local, check_remote, local
 from vlm_prep.core.fields import Positional
 from vlm_prep.shards import transfer
+from vlm_prep.shards.elsewhere import said_of_media_elsewhere
 
 
 @flags.command
@@ -21,7 +22,10 @@ def push(
 ) -> None:
     """Copy a finished store to an object store, the manifest last; after a kill the same command continues."""
     check_remote(url)
-    transfer.push(local(store), url, options.sayer(quiet))
+    say = options.sayer(quiet)
+    transfer.push(local(store), url, say)
+    if note := said_of_media_elsewhere(local(store)):
+        say(note)
 
 
 @flags.command
@@ -32,4 +36,7 @@ def pull(
 ) -> None:
     """Copy a store from an object store into a folder and check it; after a kill the same command continues."""
     check_remote(url)
-    transfer.pull(url, folder, options.sayer(quiet))
+    say = options.sayer(quiet)
+    transfer.pull(url, folder, say)
+    if note := said_of_media_elsewhere(folder):
+        say(note)

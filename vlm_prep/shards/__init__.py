@@ -16,6 +16,7 @@ object_store.py  where a store is: a folder or an object store
 cache.py     shards of object stores in a local folder, bounded by bytes
 code_place.py  whose code makes a store's tensors
 transfer.py  finished stores to an object store and back
+elsewhere.py  media that are named and not held: what a copy of a store lacks
 mapped.py    how much of a store is held ready in a process
 earlier.py   what was rejected by the stages before
 joined.py    several stores read as one
