@@ -87,8 +87,8 @@ def test_sets_of_an_axolotl_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        ("type: input_output", "type 'input_output'"),
-        ("type: chat_template.argilla", "type 'chat_template.argilla'"),
+        ("type: input_output", "type input_output is"),
+        ("type: chat_template.argilla", "type chat_template.argilla is preference data"),
         ("train_on_eos: all", "train_on_eos"),
         ("message_field_training: weight", "message_field_training"),
         ("chat_template: chatml", "chat_template"),
@@ -110,10 +110,26 @@ def test_what_axolotl_says_and_is_not_read_stops(more: str, what: str, tmp_path:
         rows(tmp_path / "job.yml")
 
 
-def test_another_yaml_file_is_no_source(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("__module__: megatron.energon\n__class__: MetadatasetV2\nsplits: {}\n")
-    with pytest.raises(InputError, match="metadataset"):
-        rows(tmp_path / "a.yaml")
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("completion", "a text without turns"),
+        ("input_output", "without a chat template"),
+        ("chatml.intel", "preference data"),
+        ("orpo.chat_template", "preference data"),
+        ("stepwise_supervised", "single steps"),
+        ("alpaca_chat.load_qa", "a prompt of its own"),
+        ("context_qa.load_v2", "a prompt of its own"),
+        ("my_module.strategy", "code of its own"),
+        ("nonsense", "type 'nonsense'"),
+        ("{format: '{instruction}', field_output: output}", r"a prompt of its own \(format, field_output\)"),
+        ("''", "tokenized already"),
+    ],
+)
+def test_each_type_of_axolotl_that_is_not_read_says_what_it_is(kind: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yml").write_text(f"datasets:\n  - {{path: a.jsonl, type: {kind}}}\n")
+    with pytest.raises(InputError, match=f"'a.jsonl': .*{what}"):
+        rows(tmp_path / "job.yml")
 
 
 def shard(path: Path, key: str) -> None:
@@ -165,3 +181,12 @@ def test_a_lance_table_is_a_table_with_its_blobs(tmp_path: Path) -> None:
     assert all(len(each.media) == 1 for each in found)
     lance.write_dataset(table, str(tmp_path / "a.lance"), mode="append")
     assert len(rows(tmp_path / "a.lance", turns=["user=<image>What?", "assistant={text}"])) == 6
+
+
+def test_llama_factorys_openai_is_turns_under_the_tags_that_it_says(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (tmp_path / "a.json").write_text(json.dumps([{"messages": turns}]))
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    entry = {"file_name": "a.json", "formatting": "openai", "columns": {"messages": "messages"}, "tags": tags}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"a": entry}))
+    assert [said(each) for each in rows(tmp_path / "dataset_info.json")] == [[("user", ["a"]), ("assistant", ["b"])]]

@@ -20,6 +20,7 @@ from vlm_prep.core.remote import cached, is_remote
 from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.derived.axolotl import axolotl_meta
 from vlm_prep.ingest.derived.derived_rows import derived
+from vlm_prep.ingest.derived.energon import metadataset
 from vlm_prep.ingest.derived.other_tools import as_meta, is_dataset_info
 from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.entry import EXAMPLE, Entry, SourceOptions, validated
@@ -89,14 +90,16 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
     if named is None and not place.exists() and (meant := meant_by(str(path))):
         raise InputError(f"{path}: no such file", meant)
     preset = None if named is None else preset_of(named)
-    found = None if named or _is_made_of_files(place) else axolotl_meta(place) or read_meta(place)
+    is_file = not named and not _is_made_of_files(place)
+    blended = metadataset(place, given) if is_file else None
+    found = blended or ((axolotl_meta(place) or read_meta(place)) if is_file else None)
     written_mix = _mix_of(found) if found is not None else None if preset is None else preset.mix
     if preset is not None:
         meta = preset.entries(given)
     elif found is None:
         name = Path(plain_name(place)).stem if named is None else source_stem(named)
         meta = {name: {"file_name": named or place.name} | given}
-    elif given:
+    elif given and blended is None:
         names = ", ".join(given)
         raise InputError(f"{path}: {names} cannot be given for a meta file", "Write it in the dataset's entry.")
     else:
@@ -235,6 +238,8 @@ def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
     made = None if described else derived(Path(os.path.abspath(file)), entry.split)
     if made is not None:
         said = {**made.options, "media_dir": str(made.media_dir)}
+        if entry.mapping is not None or entry.format is not None or entry.columns:
+            said.pop("turns", None)  # what the user says of the columns comes first
         unsaid = {key: value for key, value in said.items() if getattr(entry, key) is None}
         tables = Tables(entry.split, (made.file,)) if table_kind(str(made.file)) else Tables(entry.split)
         return entry.model_copy(update=unsaid), made.file, tables

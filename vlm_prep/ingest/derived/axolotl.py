@@ -34,6 +34,25 @@ _MEANT: Final = {
 }
 """What may be said, since it is what we do, and what to do for another."""
 _HINT: Final = "Write a meta JSON for this set (docs/sources.md)."
+_OTHER_TYPES: Final = {
+    ("is a text without turns (pretraining)", "Chats are read; `turn` makes some of columns."): (
+        *("completion", "pretrain", "pretraining"),
+    ),
+    ("is a text in segments without a chat template", "`turn` says who says what of columns."): ("input_output",),
+    ("is preference data, which also says what not to answer", "Give the good answers as messages."): (
+        *("dpo", "orpo", "kto", "bradley_terry", "ipo", "simpo", "chatml", "llama3", "zephyr"),
+        *("chat_template.argilla", "chat_template.argilla_chat", "chat_template.icr", "chat_template.intel"),
+    ),
+    ("is supervision of single steps", "Give the whole answers as messages."): ("stepwise_supervised",),
+    ("writes a prompt of its own around an instruction", "`format=alpaca` reads its columns by the chat template."): (
+        *("alpaca_chat", "alpaca_instruct", "alpaca_w_system", "gpteacher", "alpaca_w_system.load_open_orca"),
+    ),
+    ("writes a prompt of its own around its columns", "`turn` says it: user={question} and assistant={answer}."): (
+        *("context_qa", "jeopardy", "oasst", "summarizetldr", "explainchoice", "concisechoice", "creative_acr"),
+        *("reflection", "load_camel_ai", "metharme", "pygmalion", "orcamini", "user_defined", "llama2_chat"),
+    ),
+}
+"""(What types mean, what to do) → their names, or what stands before the dot."""
 
 
 def _is_text(value: object) -> bool:
@@ -66,8 +85,6 @@ def axolotl_meta(path: Path) -> dict[str, Any] | None:
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, a date that is none
         raise InputError(f"{path}: cannot be read as YAML: {error}", _HINT) from error
-    if isinstance(said, Mapping) and str(said.get("__class__", "")).startswith("Metadataset"):
-        raise InputError(f"{path}: a metadataset of Energon is not read", "Write a meta JSON with its sets and a mix.")
     if not isinstance(said, Mapping) or not isinstance(said.get("datasets"), list):
         raise InputError(f"{path}: no data sets of axolotl (`datasets:`, a list)", _HINT)
     found: dict[str, Any] = {}
@@ -84,7 +101,7 @@ def _entry(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     where = f"{path}: dataset {said['path']!r}"
     kind = said.get("type", "chat_template")
     if not isinstance(kind, str) or kind not in _TYPES:
-        raise InputError(f"{where}: type {kind!r} is not read", f"Read are {', '.join(_TYPES)}. {_HINT}")
+        raise _not_read(where, kind)
     if unknown := sorted(map(str, said.keys() - _READ)):
         raise InputError(f"{where}: {', '.join(unknown)} is not read", _HINT)
     for key, value in said.items():
@@ -108,6 +125,30 @@ def _entry(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     if not place.startswith("hf:") and not (path.parent / place).is_dir():
         del entry["split"]  # a file is read whole
     return {key: each for key, each in entry.items() if each not in (None, {})}
+
+
+def _not_read(where: str, kind: object) -> InputError:
+    """Say of a type what it means, and how such rows are read, if at all."""
+    if isinstance(kind, Mapping):
+        turns = "`turn` says the same of each set: user={instruction} and assistant={output}"
+        return InputError(
+            f"{where}: type is a prompt of its own ({', '.join(map(str, kind))}), which is not read", turns
+        )
+    if not kind:
+        return InputError(
+            f"{where}: rows that are tokenized already are not read", "Give the texts that they were made of."
+        )
+    name = str(kind)
+    head = name.partition(".")[0]
+    for meaning, heads in _OTHER_TYPES.items():
+        if head in heads or name in heads:
+            what, instead = meaning
+            return InputError(f"{where}: type {name} {what}, which is not read", instead)
+    if "." in name or ":" in name:
+        return InputError(
+            f"{where}: type {name} is code of its own, which is not run", f"`row_hook` does the same. {_HINT}"
+        )
+    return InputError(f"{where}: type {name!r} is not read", f"Read are {', '.join(_TYPES)}. {_HINT}")
 
 
 def _place(path: Path, where: str, said: Mapping[str, Any]) -> str:

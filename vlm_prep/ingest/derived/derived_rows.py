@@ -18,7 +18,7 @@ import orjson
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.remote import cache_folder
-from vlm_prep.ingest.derived import folder_rows, speech_layouts, sql_rows, tar_rows
+from vlm_prep.ingest.derived import energon, folder_rows, speech_layouts, sql_rows, tar_rows
 from vlm_prep.ingest.derived.lance_rows import as_parquet, is_lance
 
 _VERSION: Final = 1
@@ -46,10 +46,12 @@ class Form:
     """The files that its rows are made of; none where the source has not this form."""
     rows: Callable[[Path, list[Path]], Iterator[dict[str, Any] | str]]
     options: dict[str, Any]
+    described: Callable[[Path], object] = lambda base: None
+    """What else its rows depend on."""
 
 
 FORMS: Final = (
-    Form("webdataset", tar_rows.files, tar_rows.rows, {}),
+    Form("webdataset", tar_rows.files, tar_rows.rows, {}, energon.field_map),
     Form("librispeech", speech_layouts.librispeech_files, speech_layouts.librispeech, {"format": "asr"}),
     Form("aishell", speech_layouts.aishell_files, speech_layouts.aishell, {"format": "asr"}),
     Form("gigaspeech", speech_layouts.gigaspeech_files, speech_layouts.gigaspeech, {"format": "asr"}),
@@ -76,13 +78,17 @@ def derived(path: Path, split: str | None) -> Derived | None:
         files = form.files(path, split)
         if files:
             base = path if path.is_dir() else path.parent
-            return Derived(_written(form, base, files), base, form.options)
+            turns = energon.turns_of(base) if form.name == "webdataset" else None
+            return Derived(_written(form, base, files), base, form.options | ({"turns": turns} if turns else {}))
     return None
 
 
 def _written(form: Form, base: Path, files: list[Path]) -> Path:
     stats = [(os.path.relpath(file, base), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = digest_json([_VERSION, form.name, str(base), stats]).removeprefix("xxh3:")[:16]
+    described = form.described(base)
+    key = digest_json([_VERSION, form.name, str(base), stats, *([described] if described else [])]).removeprefix(
+        "xxh3:"
+    )[:16]
     target = cache_folder() / "rows" / key / f"{base.name or 'rows'}.jsonl"
     if target.exists():
         return target

@@ -74,7 +74,7 @@ def _entry(path: Path, name: str, said: Any) -> Any:
         raise InputError(f"{where} names no file_name and no hf_hub_url", _ASKED)
     entry = {
         "file_name": file,
-        "format": said.get("formatting", "alpaca"),
+        "format": "sharegpt" if said.get("formatting") == "openai" else said.get("formatting", "alpaca"),
         "columns": columns,
         "tags": said.get("tags"),
     }

@@ -28,6 +28,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import did_you_mean
 from vlm_prep.core.regular_files import open_regular
 from vlm_prep.core.tar_members import tar_members
+from vlm_prep.ingest.derived import energon
 from vlm_prep.media.places import natural_order
 
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -64,7 +65,7 @@ def files(path: Path, split: str | None) -> list[Path]:
 
 
 def _energon(path: Path, split: str | None) -> list[Path]:
-    """Return the tars of a split by Energon's own list; its field map and code are not read, rows are as they lie.
+    """Return the tars of a split by Energon's own list; what its field map says is in `energon`.
 
     Raises:
         InputError: the list has no such split, leaves single samples out, or names what is no tar.
@@ -107,15 +108,16 @@ class _BadRow(Exception):
 
 def rows(base: Path, tars: list[Path]) -> Iterator[dict[str, Any] | str]:
     """Yield the rows of tars, media as `tar::name` from the folder `base`; of a row that is damaged what is wrong."""
+    fields = energon.field_map(base)
     for tar in tars:
         where = os.path.relpath(tar, base)
         try:
-            yield from _rows_of(tar, where)
+            yield from _rows_of(tar, where, fields)
         except tarfile.TarError as error:
             raise InputError(f"{tar}: cannot be read as a tar: {error}", "Write or download it again.") from error
 
 
-def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
+def _rows_of(tar: Path, where: str, fields: energon.Fields | None) -> Iterator[dict[str, Any] | str]:
     key: str | None = None
     members: dict[str, Any] = {}
     with open_regular(tar) as file:
@@ -126,7 +128,7 @@ def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
             stem, _, ending = name.partition(".")
             own = os.path.join(folder, stem)
             if own != key and key is not None:
-                yield _row(key, members, where)
+                yield _row(key, members, where, fields)
                 members = {}
             key = own
             if ending in members or not info.isreg():
@@ -141,7 +143,7 @@ def _rows_of(tar: Path, where: str) -> Iterator[dict[str, Any] | str]:
             stream = archive.extractfile(info)
             members[ending] = b"" if stream is None else stream.read()
     if key is not None:
-        yield _row(key, members, where)
+        yield _row(key, members, where, fields)
 
 
 def _what_is_wrong(info: tarfile.TarInfo) -> str:
@@ -152,9 +154,9 @@ def _what_is_wrong(info: tarfile.TarInfo) -> str:
     return "no plain file"
 
 
-def _row(key: str, members: dict[str, Any], where: str) -> dict[str, Any] | str:
+def _row(key: str, members: dict[str, Any], where: str, fields: energon.Fields | None) -> dict[str, Any] | str:
     try:
-        return _read_row(key, members, where)
+        return _read_row(key, members, where) if fields is None else _mapped_row(key, members, where, fields)
     except _BadRow as fault:
         return str(fault)
 
@@ -176,6 +178,38 @@ def _read_row(key: str, members: dict[str, Any], where: str) -> dict[str, Any]:
         elif uris:
             row |= uris_named
     return {"__key__": key, **row}
+
+
+def _mapped_row(key: str, members: dict[str, Any], where: str, fields: energon.Fields) -> dict[str, Any]:
+    """Return the attributes that a field map names; one whose file is not there is left out."""
+    row: dict[str, Any] = {"__key__": key}
+    found = {ending.lower(): value for ending, value in members.items()}
+    for name, (ending, keys) in fields.items():
+        if (value := found.get(ending)) is None:
+            continue
+        if isinstance(value, _BadRow):
+            raise value
+        kind = ending.rpartition(".")[2]
+        if kind not in MEDIA_ENDINGS:
+            value = _value(kind, value, f"{where}::{key}.{ending}")
+        for step in keys:
+            value = _inside(value, step, f"{where}::{key}.{ending}")
+        row[name] = value[0] if name == "answers" and isinstance(value, list) and len(value) == 1 else value
+    return row
+
+
+def _value(kind: str, value: bytes, where: str) -> Any:
+    try:
+        return orjson.loads(value) if kind == "json" else value.decode()
+    except ValueError as error:  # no JSON, no UTF-8
+        raise _BadRow(f"{where}: cannot be read: {error}") from error
+
+
+def _inside(value: Any, step: str, where: str) -> Any:
+    try:
+        return value[int(step)] if isinstance(value, list) else value[step]
+    except (LookupError, TypeError, ValueError) as error:
+        raise _BadRow(f"{where}: has no {step}, which the field map asks for") from error
 
 
 def _by_name(row: dict[str, Any], kind: str, uris: list[str]) -> dict[str, Any]:
