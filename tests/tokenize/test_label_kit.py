@@ -28,7 +28,10 @@ from vlm_prep.tokenize.verify.second_labels import second_spans
 Make = Callable[..., SampleEncoder]
 
 
-NAMES = ("gemma3", "gemma4", "phi4_multimodal", "llava_onevision", "internvl3", "kimi_vl", "kimi_k25", "nemotron_omni")
+NAMES = (
+    *("gemma3", "gemma4", "phi4_multimodal", "llava_onevision", "internvl3", "kimi_vl", "kimi_k25", "nemotron_omni"),
+    "qwen3_vl",
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,13 @@ def trained(encoder: SampleEncoder, messages: list[dict[str, Any]]) -> str:
     places = in_bytes(text, [PlacedChar(place) for start, end, _ in spans for place in (start, end)])
     assert np.array_equal(mask_tokens(tokens, list(zip(places[::2], places[1::2], strict=True))), ours)
     return str(encoder.adapter.hf.tokenizer.decode(encoded.input_ids[ours]))
+
+
+def test_an_empty_text_before_a_call_trains_no_line_break_that_never_follows_the_prompt(made: Make) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"n": 1}}}
+    turns = [user("A?"), assistant("", tool_calls=[call]), {"role": "tool", "content": "4"}, assistant("ok")]
+    written = '<tool_call>\n{"name": "f", "arguments": {"n": 1}}\n</tool_call>'
+    assert trained(made("qwen3_vl"), turns) == f"{written}<|im_end|>ok<|im_end|>"
 
 
 TWO = [user("A?"), assistant("no"), user("no cat?"), assistant("42")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -101,6 +102,7 @@ def _turn_spans(
     text: str, turn: Turn, message: Message, findings: TemplateFindings, config: TokenizeConfig, *, with_end: bool
 ) -> list[Weighted]:
     weight = weight_of(message)
+    turn = _from_call(text, turn, message)
     spans: list[Weighted] = [(turn.start, turn.said, weight)]
     exceptions = _exceptions(text, turn, message, findings, config)
     if not exceptions:
@@ -110,6 +112,18 @@ def _turn_spans(
     # a turn of which nothing is trained does not end in a trained token; an empty answer is its end token alone
     with_end = with_end and (turn.said == turn.start or any(share > 0 for _, _, share in spans))
     return [*spans, (turn.said, turn.end, weight)] if with_end else spans
+
+
+def _from_call(text: str, turn: Turn, message: Message) -> Turn:
+    """Let a turn that says nothing but calls begin with the first of them, where blanks of the template's own stand
+    between it and those that its header ends with: the model is asked behind the header, and never writes them."""
+    content = message["content"]
+    said = content if isinstance(content, str) else any(part.get("text") or "text" not in part for part in content)
+    header_is_open = turn.start > 0 and text[turn.start - 1].isspace()
+    if said or message.get("reasoning_content") or not message.get("tool_calls") or not header_is_open:
+        return turn
+    written = text[turn.start : turn.said]
+    return replace(turn, start=turn.start + len(written) - len(written.lstrip()))
 
 
 def _exceptions(
