@@ -107,28 +107,29 @@ class _Marker:
     table: bool
 
     def value(self, value: Any, pointer: tuple[str | int, ...]) -> Any:
+        if isinstance(value, str):  # as most are
+            return EmbeddedText(value, self._uri(pointer)) if value[:5].lower() == "data:" else value
         if isinstance(value, dict):
-            return {key: self._field(key, value, (*pointer, key)) for key in self._keys(value, pointer)}
+            keys = [key for key in value if value[key] is not None] if self.table and pointer else value
+            return {key: self._field(key, value, (*pointer, key)) for key in keys}
         if isinstance(value, list):
             return [self.value(each, (*pointer, place)) for place, each in enumerate(value)]
         if isinstance(value, float) and not math.isfinite(value):
             return NotANumber(value)  # a plain one would be written as null
         if isinstance(value, bytes):
-            return EmbeddedBytes(cell_uri(self.path, self.place, pointer))
-        if isinstance(value, str) and value[:5].lower() == "data:":
-            return EmbeddedText(value, cell_uri(self.path, self.place, pointer))
+            return EmbeddedBytes(self._uri(pointer))
         return value
 
-    def _keys(self, value: dict[str, Any], pointer: tuple[str | int, ...]) -> list[str]:
-        return [key for key in value if value[key] is not None] if self.table and pointer else list(value)
+    def _uri(self, pointer: tuple[str | int, ...]) -> str:
+        return cell_uri(self.path, self.place, pointer)
 
     def _field(self, key: str, parent: dict[str, Any], pointer: tuple[str | int, ...]) -> Any:
-        if _is_base64(key, parent):
-            return EmbeddedText(parent[key], cell_uri(self.path, self.place, pointer))
+        if key == "data" and _is_base64(parent):
+            return EmbeddedText(parent[key], self._uri(pointer))
         return self.value(parent[key], pointer)
 
 
-def _is_base64(key: str, parent: dict[str, Any]) -> bool:
+def _is_base64(parent: dict[str, Any]) -> bool:
     """OpenAI's `{"data": <base64>, "format": "wav"}`, Anthropic's with `media_type`, or Gemini's with `mime_type`."""
     said = next((parent[name] for name in _KINDS if name in parent), None)
-    return key == "data" and isinstance(parent["data"], str) and isinstance(said, str)
+    return isinstance(parent["data"], str) and isinstance(said, str)

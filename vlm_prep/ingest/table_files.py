@@ -47,6 +47,8 @@ class TableIndex:
 
     def place(self, row: int) -> tuple[int, int]:
         """Return (file, row in it), both 0-based."""
+        if len(self.files) == 1:
+            return 0, row
         file = int(np.searchsorted(self.starts, row, side="right")) - 1
         return file, row - int(self.starts[file])
 

@@ -33,6 +33,9 @@ TableKind = Literal["parquet", "arrow"]
 BATCH_BYTES: Final = 16 << 20
 _OPEN_TABLES: Final = 4
 _BUFFER: Final = 4 << 20
+_AHEAD: Final = 64
+_AHEAD_BYTES: Final = 4 << 20
+"""Rows that are made into Python values at once, and what they may take."""
 _PROBE: Final = 64
 """Rows that tell how large rows of a group become."""
 _MAGIC: Final[tuple[tuple[bytes, TableKind], ...]] = (
@@ -44,6 +47,9 @@ _MAGIC: Final[tuple[tuple[bytes, TableKind], ...]] = (
 
 class Table(Protocol):
     """The rows of one file."""
+
+    ahead: tuple[int, list[dict[str, Any]]]
+    """Rows that are Python values already, and the number of the first."""
 
     def __len__(self) -> int: ...
 
@@ -71,7 +77,7 @@ def open_table(path: str) -> Table:
         stat = os.stat(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    key = os.path.realpath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns
+    key = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
     if key not in _tables:
         with _reading(path):
             _tables[key] = _ParquetTable(path) if table_kind(path) == "parquet" else _ArrowTable(path)
@@ -88,8 +94,24 @@ def read_row(path: str, row: int) -> dict[str, Any]:
         InputError: the file is gone, damaged, or has no such row.
         ValueError: a value that Python cannot hold (text that is not UTF-8, a date beyond the year 9999).
     """
-    batch, place = _batch(path, row, None)
-    found: dict[str, Any] = batch.slice(place, 1).to_pylist()[0]
+    table = open_table(path)
+    start, rows = table.ahead
+    if not 0 <= row - start < len(rows):
+        batch, place = _batch(path, row, None)
+        start, rows = row, _rows_ahead(batch, place, follows=row == start + len(rows))
+        table.ahead = start, rows
+    return rows[row - start]
+
+
+def _rows_ahead(batch: pa.RecordBatch, place: int, *, follows: bool) -> list[dict[str, Any]]:
+    """Return the values of a row and, where rows are read one after the other, of some behind it: Arrow makes Python
+    values of many rows several times as fast as of one."""
+    one = batch.slice(place, 1)
+    some = batch.slice(place, _AHEAD) if follows else one
+    try:
+        found: list[dict[str, Any]] = (some if some.nbytes <= _AHEAD_BYTES else one).to_pylist()
+    except (ValueError, OverflowError):  # of one of them; which it is, the rows say one by one
+        found = one.to_pylist()
     return found
 
 
@@ -136,6 +158,7 @@ class _ParquetTable:
     def __init__(self, path: str) -> None:
         # buffered: without, a row group's whole column lies in memory
         self._file = pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
+        self.ahead: tuple[int, list[dict[str, Any]]] = 0, []
         metadata = self._file.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         self._names = set(self._file.schema_arrow.names)
@@ -220,6 +243,7 @@ class _ArrowTable:
                 source.seek(0)
                 self._batches = list(pa.ipc.open_stream(source))
                 lengths = list(map(len, self._batches))
+        self.ahead: tuple[int, list[dict[str, Any]]] = 0, []
         self._starts = [0, *accumulate(lengths)]
         self._is_valid: set[int] = set()
         self._last: tuple[int, pa.RecordBatch] | None = None
@@ -261,7 +285,7 @@ class _ArrowTable:
         return batch, row - self._starts[number]
 
 
-_tables: OrderedDict[tuple[str, int, int, int], Table] = OrderedDict()
+_tables: OrderedDict[tuple[int, int, int, int], Table] = OrderedDict()
 
 # a child of a fork opens its own
 os.register_at_fork(after_in_child=_tables.clear)

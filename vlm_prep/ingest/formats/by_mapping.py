@@ -24,6 +24,9 @@ _DIALECT: Final = Dialect(
     role_keys=("role",), content_keys=("content",), roles={role: role for role in ROLES}, tags_in_text=False
 )
 
+_CARRIED: Final = frozenset((*SEGMENT_KEYS_WITH_MEANING, "duration"))
+"""Keys of a row that say something of its media, whatever the mapping says."""
+
 
 def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
     """Turn a row into a Sample by the data set's mapping.
@@ -39,9 +42,7 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
         made |= {role: found.media[role]} if role in found.media else {name: row[name] for name in names if name in row}
     if mapping.shared:
         made = _shared(made, found.turns, mapped)
-    made |= {
-        key: row[key] for key in (*SEGMENT_KEYS_WITH_MEANING, "duration") if key in row and key not in mapping.names
-    }
+    made |= {key: row[key] for key in row if key in _CARRIED and key not in mapping.names}
     if found.tools is not None:
         made["tools"] = found.tools
     sample = build_sample(found.turns, made, mapped, _DIALECT, place, noticed, ())

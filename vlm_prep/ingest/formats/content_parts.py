@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import MediaKind
@@ -30,10 +30,11 @@ from vlm_prep.ingest.formats.entries import (
     with_frames,
 )
 from vlm_prep.ingest.formats.entry_options import require_applied
-from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, split_tags
+from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, TextPlace, split_tags
 from vlm_prep.ingest.formats.noticed import is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, written_calls
 
+_BARE: Final = ("image", "video", "audio")
 MEDIA_TYPES: dict[str, MediaKind] = {
     "image": "image",
     "image_url": "image",
@@ -95,6 +96,31 @@ def read_parts(
         else:
             raise Reject(RejectReason.BAD_TYPE, f"{name} is {shown(part)}, not an object or a text")
     return content
+
+
+def plain_parts(parts: list[Any], role: str, queue: MediaQueue) -> list[Part] | None:
+    """Return what `read_parts` makes of texts and of media of the row's columns, all without options, in half of the
+    time; None for any other parts, of which the queue is not told."""
+    if (queue.tags_in == "parts" or queue.spelt) and role != "assistant":
+        return None
+    for part in parts:
+        if type(part) is not dict:
+            return None
+        kind = part.get("type")
+        if kind == "text":
+            if len(part) != 2 or type(part.get("text")) is not str:
+                return None
+        elif len(part) != 1 or kind not in _BARE:
+            return None
+    told: TextPlace = "answers" if role == "assistant" else "parts"
+    made: list[Part] = []
+    for part in parts:
+        if part["type"] == "text":
+            queue.note_text(part["text"], told)
+            made.append({"type": "text", "text": part["text"]})
+        else:
+            made.append(queue.place_next(part["type"]))
+    return made
 
 
 def _with_media(part: Row, queue: MediaQueue) -> Row:

@@ -27,6 +27,8 @@ def by_name(turns: list[Any], row: Row, spec: DatasetSpec, noticed: Noticed) -> 
     Raises:
         Reject: MEDIA_COUNT_MISMATCH, a name that no prompt has.
     """
+    if not any(isinstance(value, dict) for value in row.values()):
+        return turns, row  # as most are
     for kind, role in MEDIA_ROLES.items():
         for column in spec.media_names[role]:
             named = row.get(column)

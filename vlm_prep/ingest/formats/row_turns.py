@@ -15,7 +15,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import REASONING_KEYS, TRAINING_KEYS, Row, reasoning, shown, text, training_options
-from vlm_prep.ingest.formats.content_parts import Content, read_parts
+from vlm_prep.ingest.formats.content_parts import Content, plain_parts, read_parts
 from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_paths, has_tags, split_tags
 from vlm_prep.ingest.formats.noticed import MESSAGE_KEYS_WITH_MEANING, Noticed, is_empty
@@ -119,11 +119,17 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
 
 
 def _plain_message(turn: Any, dialect: Dialect, queue: MediaQueue) -> Message | None:
-    """Return a message that is a role and a text under the usual keys, in a third of the time; None for any other."""
+    """Return a message of a role and a text, or plain parts, under the usual keys, in a third of the time; None for
+    any other."""
     if type(turn) is not dict or len(turn) != 2:
         return None
     role, written = turn.get(dialect.role_keys[0]), turn.get(dialect.content_keys[0])
-    if type(role) is not str or type(written) is not str or (known := dialect.plain_roles.get(role)) is None:
+    if type(role) is not str or (known := dialect.plain_roles.get(role)) is None:
+        return None
+    if type(written) is list:
+        made = plain_parts(written, known, queue)
+        return None if made is None else {"role": known, "content": made}
+    if type(written) is not str:
         return None
     plain = "<" not in written and not queue.strips
     parts = [{"type": "text", "text": written}] if plain else _string_parts(known, written, dialect, queue)
