@@ -121,6 +121,9 @@ def test_an_option_that_is_not_applied_is_named() -> None:
     assert "`ignore_keys=min_pixels` reads it without" in message
     (media,) = convert(asked("<image>", images=[{"path": "a", "crop": [0], "size": []}]), ignore_keys=("crop",)).media
     assert media.uris == ("/m/a",)
+    assert convert(
+        asked("<image>", images=[{"path": "a", "rotate": 0, "start": 0.0, "use_audio_in_video": False}])
+    ).media
     part = {"type": "image", "image": "a", "rotate": 90}
     assert "message 1, part 0 has rotate (90)" in rejected(asked([part]))[1]
     assert convert(asked([part]), ignore_keys=("rotate",)).media

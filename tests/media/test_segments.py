@@ -189,6 +189,8 @@ def test_the_only_file_of_a_row_takes_the_part_that_the_row_names(
         ({"duration": 2.0}, "duration, 2 s, and the file is 11 s long"),
         ({"duration_ms": 2000}, "duration_ms, 2 s, and the file is 11 s long"),
         ({"segment": [0, 2]}, "has segment ([0, 2])"),
+        ({"to": 2, "from": 0}, "has to (2)"),
+        ({"from": "en", "to": "de"}, None),
         ({"segment": "intro"}, None),
     ],
 )

@@ -31,7 +31,18 @@ _SIZES: Final = (*_BOUNDS[:2], "total_pixels", "resized_height", "resized_width"
 _FRAMES: Final = (*_BOUNDS[2:], "nframes", "num_frames")
 _PARTS: Final = (
     *(f"{end}_{unit}" for end in ("start", "end", "offset") for unit in ("ms", "frame", "sample", "timestamp")),
-    *("frame_offset", "segment", "clip", "interval", "time_range", "timestamp", "timestamps", "from", "to"),
+    *(
+        "duration_ms",
+        "frame_offset",
+        "segment",
+        "clip",
+        "interval",
+        "time_range",
+        "timestamp",
+        "timestamps",
+        "from",
+        "to",
+    ),
 )
 _OTHERS: Final = ("crop", "bbox", "rotate", "use_audio_in_video")
 _REFUSED: Final[dict[MediaKind, frozenset[str]]] = {
@@ -56,7 +67,7 @@ def require_applied(
     if _REFUSED[kind].isdisjoint(options):
         return
     for key, value in options.items():
-        if key in _REFUSED[kind] and key not in ignored and not is_empty(value) and value is not False:
+        if key in _REFUSED[kind] and key not in ignored and not is_empty(value) and value != 0:
             raise bad_entry(
                 f"{where} has {key} ({excerpt(value)}), which is not applied: {_way(key, kind)}; `ignore_keys={key}` "
                 "reads it without"

@@ -31,7 +31,7 @@ _LENGTHS: Final = {
     for unit, factor in (("", 1.0), ("_s", 1.0), ("_sec", 1.0), ("_seconds", 1.0), ("_ms", 0.001))
 }
 """Keys that say how long a file is, and how many seconds one of their numbers is."""
-_ANY: Final = frozenset((*SEGMENT_KEYS_WITH_MEANING, *_PAIRS, *_LENGTHS))
+_ANY: Final = frozenset((*SEGMENT_KEYS_WITH_MEANING, *_PAIRS, "to", *_LENGTHS))
 _SAMPLE_KEY: Final = "__key__"
 """What `derived.tar_rows` adds to a row whose media are files of its own."""
 
@@ -57,8 +57,9 @@ def part_of_row(row: Row, media: Sequence[Media], noticed: Noticed, *, length_al
     if not length_alone and ("duration" not in given or given.keys() & _KEYS == set()):
         given = {key: value for key, value in given.items() if value != 0}  # from 0, and no end: the whole file
     places = [number for number, each in enumerate(media) if each.kind != "image" and not _is_cut(each, row)]
-    for key in _PAIRS if places else ():
-        if _is_pair(row.get(key)) and key not in noticed.ignored:
+    pairs = {key: row.get(key) for key in _PAIRS} | {"to": [row.get("from"), row.get("to")]}
+    for key, pair in pairs.items() if places else ():
+        if _is_pair(pair) and key not in noticed.ignored:
             raise unread_key("the row", key, row[key], SEGMENT_KEYS_WITH_MEANING["start"])
     for key in sorted(given.keys() - {"duration"}) if places else ():
         if key not in _KEYS or len(places) > 1:
