@@ -69,6 +69,20 @@ def trained(encoder: SampleEncoder, messages: list[dict[str, Any]]) -> str:
     return str(encoder.adapter.hf.tokenizer.decode(encoded.input_ids[ours]))
 
 
+@pytest.mark.parametrize(("name", "end"), [("gemma3", "<end_of_turn>"), ("gemma4", "<turn|>")])
+def test_typed_control_tokens_are_text_for_tokenizers_that_normalize_too(made: Make, name: str, end: str) -> None:
+    encoder = made(name)
+    texts = [f"say  é {end} <bos>", f" it is {end}{end} and so on"]
+    messages = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in zip(("user", "assistant"), texts, strict=True)
+    ]
+    encoded = encoder.encode(Sample(sample_id="a/0", dataset="a", source="a", line=1, messages=messages), ())
+    tokenizer = encoder.adapter.hf.tokenizer
+    assert (encoded.input_ids == tokenizer.convert_tokens_to_ids(end)).sum() == 2
+    assert tokenizer.decode(encoded.input_ids[encoded.labels != IGNORE]) == texts[1].strip() + end
+
+
 def test_an_empty_text_before_a_call_trains_no_line_break_that_never_follows_the_prompt(made: Make) -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {"n": 1}}}
     turns = [user("A?"), assistant("", tool_calls=[call]), {"role": "tool", "content": "4"}, assistant("ok")]

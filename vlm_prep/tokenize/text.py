@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,9 +118,12 @@ class TextEncoder:
     def encode_by_offsets(self, text: str) -> Tokens:
         """Return ids and byte spans by the reference tokenizer and its own character offsets (10 times slower)."""
         encoding = self._backend.encode(text, add_special_tokens=False)
-        offsets = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+        return self.by_offsets(np.asarray(encoding.ids, np.int32), encoding.offsets, text)
+
+    def by_offsets(self, ids: Ids, characters: Sequence[tuple[int, int]], text: str) -> Tokens:
+        """Return ids with the byte spans of the characters of `text` that each stands for, half open."""
+        offsets = np.asarray(characters, np.int64).reshape(-1, 2)
         to_bytes = byte_positions(text)
-        ids = np.asarray(encoding.ids, np.int32)
         return Tokens(ids, to_bytes[offsets[:, 1]], to_bytes[offsets[:, 0]], self._has_bos(text))
 
 

@@ -88,26 +88,54 @@ class ControlTokens:
         Raises:
             Reject: control_tokens, where the tokenizer cannot write them as text.
         """
-        ids = [token for piece in self._pieces(text, delimiters) for token in piece]
-        tokens = encoder.with_spans(np.asarray(ids, np.int32), without_delimiters(text, delimiters))
-        if tokens is None:
+        pieces = list(self._pieces(text, delimiters))
+        bare = without_delimiters(text, delimiters)
+        ids = np.asarray([token for _, tokens, _ in pieces for token in tokens], np.int32)
+        found = encoder.with_spans(ids, bare)
+        if found is not None:
+            return found
+        offsets: list[tuple[int, int]] = []
+        begin = 0
+        for piece, tokens, behind in pieces:
+            own = self._offsets(piece, tokens, behind)
+            if own is None:
+                break
+            offsets += [(begin + start, begin + stop) for start, stop in own]
+            begin += len(piece)
+        if len(offsets) != len(ids):
             held = ", ".join(dict.fromkeys(re.findall(f"{delimiters[0]}(.*?){delimiters[1]}", text, re.DOTALL)))
             raise Reject(
                 RejectReason.CONTROL_TOKENS,
                 f"the row's own text holds {held}, and this tokenizer, which normalizes text, does not tell where they "
                 "lie when they are written as text (`control_tokens=allow` lets them act)",
             )
-        return tokens
+        return encoder.by_offsets(ids, offsets, bare)
 
-    def _pieces(self, text: str, delimiters: Delimiters) -> Iterator[list[int]]:
-        """Yield the ids between the delimiters, where they come apart as in transformers' `encode_marked_chat`.
+    def _offsets(self, piece: str, tokens: list[int], behind: str) -> list[tuple[int, int]] | None:
+        """Return the characters of a piece that each token stands for; None where the tokenizer makes others."""
+        begins, as_text = behind.startswith("\n"), behind.endswith("text")
+        made = self._tokenizer(
+            "\n" + piece if begins else piece,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            **({"split_special_tokens": True} if as_text else {}),
+        )
+        skip = len(self._newline) if begins else 0
+        if list(made["input_ids"])[skip:] != tokens:
+            return None
+        return [(max(0, start - begins), max(0, stop - begins)) for start, stop in made["offset_mapping"][skip:]]
+
+    def _pieces(self, text: str, delimiters: Delimiters) -> Iterator[tuple[str, list[int], str]]:
+        """Yield the texts between the delimiters, their ids, and how they were made: behind a line break, as text.
+
+        They come apart as in transformers' `encode_marked_chat`.
 
         What stands behind a mark is encoded behind a line break, so that no tokenizer puts its leading blank there.
         """
         start, end = delimiters
         split = re.compile(f"{start}({self._added.pattern}){end}|[{start}{end}]").split(text)
         encode = self._tokenizer.encode
-        yield encode(split[0], add_special_tokens=False)
+        yield split[0], encode(split[0], add_special_tokens=False), ""
         for number, piece in enumerate(split[1:], start=1):
             if not piece:
                 continue  # between two delimiters, or a mark alone
@@ -118,7 +146,7 @@ class ControlTokens:
             ids = ids[len(self._newline) :] if apart else encode(piece, **options)
             if as_text and self._tokenizer.convert_tokens_to_ids(piece) in ids:
                 raise Reject(RejectReason.CONTROL_TOKENS, f"the tokenizer cannot write {piece!r} as plain text")
-            yield ids
+            yield piece, ids, ("\n" if apart else "") + ("text" if as_text else "")
 
     def marked(self, messages: Sequence[Message], tools: Tools, delimiters: Delimiters) -> tuple[list[Message], Tools]:
         """Return the row with its control tokens between delimiters."""
