@@ -127,6 +127,39 @@ def test_a_size_gives_fewer_tokens_and_one_that_changes_nothing_is_refused(
             load_processor(str(folders(name)), ProcessorConfig(processor_args=args))
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "words"),
+    [
+        ("qwen2_vl", {"fps": 1}, "takes all frames"),
+        ("llava_onevision", {"num_frames": 8}, "takes all frames"),
+        ("qwen2_5_vl", {"crop_size": {"height": 64, "width": 64}}, "crop nothing"),
+        ("qwen2_5_vl", {"crop_size": 64}, "an object for its parts, which make {'height': 64, 'width': 64} of it"),
+        ("llava_onevision", {"size": 448}, "an object for its parts"),
+        ("qwen2_vl", {"size": 448}, "size=448 cannot be taken"),
+        ("qwen3_vl", {"num_frames": 8}, "samples by fps=2, which num_frames excludes"),
+    ],
+)
+def test_a_setting_that_is_held_and_not_used_is_refused_with_the_true_reason(
+    folders: Folders, name: str, args: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ProcessorError) as caught:
+        load_processor(str(folders(name)), ProcessorConfig(processor_args=args))
+    assert words in str(caught.value) and "SizeDict" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("qwen2_vl", {"fps": 1, "do_sample_frames": True}),
+        ("qwen3_vl", {"num_frames": 8, "fps": None}),
+        ("llava_onevision", {"do_center_crop": True, "crop_size": {"height": 64, "width": 64}}),
+    ],
+)
+def test_a_setting_with_what_makes_use_of_it_is_taken(folders: Folders, name: str, args: dict[str, Any]) -> None:
+    hf = load_processor(str(folders(name)), ProcessorConfig(processor_args=args)).hf
+    assert {key for key in args if hasattr(hf.video_processor, key) or hasattr(hf.image_processor, key)} == set(args)
+
+
 def test_a_setting_that_no_part_has_is_refused(folders: Folders) -> None:
     with pytest.raises(ProcessorError, match="no setting 'max_pixles'"):
         load_processor(str(folders("qwen3_vl")), ProcessorConfig(processor_args={"max_pixles": 1}))

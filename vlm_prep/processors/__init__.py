@@ -3,6 +3,7 @@
     torchvision_cpu.py   makes torchvision import beside CPU torch
     lean_imports.py      the command line and its workers import what they use, no more
     chat_template.py     a template from Jinja, or from a JSON that holds it
+    argument_checks.py   settings of its parts that nobody knows, takes or uses
     load.py              finds and loads a processor, names its identity by content
     hub.py               whether the Hugging Face hub answers, before it is asked file by file
     quiet.py             transformers without its words while a processor loads

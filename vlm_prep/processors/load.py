@@ -16,8 +16,19 @@ from typing import Any
 
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file, digest_json
-from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
+from vlm_prep.processors.argument_checks import (
+    CALL_DEFAULTS as CALL_DEFAULTS,
+)
+from vlm_prep.processors.argument_checks import (
+    PARTS as PARTS,
+)
+from vlm_prep.processors.argument_checks import (
+    require_changed,
+    require_known,
+    require_taken,
+    require_used,
+)
 from vlm_prep.processors.chat_template import template_text
 from vlm_prep.processors.hub import ask_hub
 from vlm_prep.processors.lean_imports import no_garbage
@@ -29,14 +40,6 @@ BUILTIN = "builtin:"
 DEFAULT = ProcessorConfig()
 REMOTE_MODULES = "transformers_modules"
 """Where transformers puts the Python code that comes with a processor."""
-CALL_DEFAULTS = ("images_kwargs", "videos_kwargs", "audio_kwargs")
-"""The attributes of a processor that hold what it gives its parts with every call."""
-PARTS: Mapping[MediaKind, tuple[str, ...]] = {
-    "image": ("image_processor",),
-    "video": ("video_processor",),
-    "audio": ("audio_processor", "feature_extractor"),
-}
-"""The attributes of a processor that hold the part for a kind of media."""
 
 
 @dataclass(frozen=True)
@@ -126,18 +129,19 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
             "the folder needs the processor's preprocessor_config.json or processor_config.json beside its tokenizer",
         )
     settings = config.part_settings
-    _require_known(name, hf, settings)
+    require_known(name, hf, settings)
     _set_call_defaults(hf, settings)
     _set_size(hf, settings)
-    _require_taken(name, hf, settings)
+    require_taken(name, hf, settings)
     if config.processor_args:
         own = replace(config, processor_args={}, max_pixels=None, min_pixels=None)
-        _require_changed(name, _from_pretrained(name, target, own), hf, config.processor_args)
+        require_changed(name, _from_pretrained(name, target, own), hf, config.processor_args)
     for key in settings:
         # a tokenizer keeps what it does not know, and the processor gives that to its parts with every call: it would
         # override their own settings, and max_pixels in a call prints a warning
         hf.tokenizer.init_kwargs.pop(key, None)
     _set_sampling(name, hf, config.fps, config.min_frames, config.max_frames)
+    require_used(name, hf, config.processor_args)
     if config.chat_template is not None:
         hf.chat_template = template_text(config.chat_template)
     model = config_beside(target)
@@ -164,26 +168,22 @@ def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:
                 f"{name}: the processor comes with its own Python code",
                 "read that code, and run it with `trust_remote_code` if you trust it",
             ) from error
+        if config.part_settings and os.path.isdir(target):
+            try:
+                _from_pretrained(name, target, replace(config, processor_args={}, max_pixels=None, min_pixels=None))
+            except ProcessorError:
+                pass  # it is not the settings
+            else:
+                given = " and ".join(f"{key}={value!r}" for key, value in config.part_settings.items())
+                raise ProcessorError(
+                    f"{name}: `processor_args` {given} cannot be taken: {_first_line(error)}", "check their form"
+                ) from error
         hint = "check the name, or download the processor's files and give their folder; "
         hint += "set HF_HUB_OFFLINE=1 to use the local cache only"
         if os.path.isdir(target):
             files = sorted(path.name for path in Path(target).iterdir())
             hint = f"the folder holds: {', '.join(files[:12]) or 'nothing'}"
         raise ProcessorError(f"cannot load the processor {name}: {_first_line(error)}", hint) from error
-
-
-def _require_known(name: str, hf: Any, args: Mapping[str, Any]) -> None:
-    """Refuse settings that no part of the processor has: from_pretrained passes over them without a word."""
-    parts = [getattr(hf, attribute, None) for attributes in PARTS.values() for attribute in attributes]
-    parts = [part for part in (hf, *parts) if part is not None]
-    for key in args:
-        known = any(
-            hasattr(part, key) or key in getattr(getattr(part, "valid_kwargs", None), "__annotations__", {})
-            for part in parts
-        )
-        if not known:
-            names = ", ".join(type(part).__name__ for part in parts)
-            raise ProcessorError(f"{name}: no setting {key!r} in {names}", "check the spelling of `processor_args`")
 
 
 def _set_call_defaults(hf: Any, args: Mapping[str, Any]) -> None:
@@ -205,61 +205,6 @@ def _set_size(hf: Any, args: Mapping[str, Any]) -> None:
             for edge, name in (("longest_edge", "max_pixels"), ("shortest_edge", "min_pixels")):
                 asked |= {edge: args[name]} if name in args and edge in asked else {}
             part.size = type(own)(**asked)
-
-
-def _require_taken(name: str, hf: Any, args: Mapping[str, Any]) -> None:
-    """Refuse settings that the processor does not have afterwards, and sizes of which the least is above the most."""
-    held = _held(hf)
-    for key, value in args.items():
-        found = [settings[key] for settings in held if key in settings]
-        if not any(_holds(each, value) for each in found):
-            kept = " and ".join(sorted({repr(each) for each in found})) or "nothing"
-            raise ProcessorError(
-                f"{name}: `processor_args` {key}={value!r} changes nothing: its parts keep {kept}",
-                "check its form, or leave it out",
-            )
-    for settings in held:
-        size = settings.get("size")
-        least, most = (size.get(edge) if size else None for edge in ("shortest_edge", "longest_edge"))
-        if args and least is not None and most is not None and least > most:
-            raise ProcessorError(
-                f"{name}: pictures would have at least {least} and at most {most} pixels",
-                "lower min_pixels (the shortest edge of a size) or raise max_pixels (its longest edge)",
-            )
-
-
-def _require_changed(name: str, before: Any, after: Any, args: Mapping[str, Any]) -> None:
-    """Refuse settings of which the processor's own files say the same."""
-    for key in args:
-        own, now = ([settings.get(key) for settings in _held(hf)] for hf in (before, after))
-        if own == now:
-            raise ProcessorError(
-                f"{name}: `processor_args` {key}={args[key]!r} changes nothing: the processor says so itself",
-                "leave it out",
-            )
-
-
-def _held(hf: Any) -> list[dict[str, Any]]:
-    """Return the settings of a processor and of its parts, and what it gives these with every call."""
-    parts = [hf, *(part for names in PARTS.values() for key in names if (part := getattr(hf, key, None)) is not None)]
-    return [_settings_of(part) for part in parts] + [dict(getattr(hf, name, None) or {}) for name in CALL_DEFAULTS]
-
-
-def _settings_of(part: Any) -> dict[str, Any]:
-    settings = {key: value for key, value in vars(part).items() if not key.startswith("_")}
-    size = {key: value for key, value in dict(settings.get("size") or {}).items() if value is not None}
-    # Qwen's parts hold these two as the edges of a size
-    pixels = {"max_pixels": size.get("longest_edge"), "min_pixels": size.get("shortest_edge")}
-    return {**{key: value for key, value in pixels.items() if value is not None}, **settings, "size": size}
-
-
-def _holds(held: Any, asked: Any) -> bool:
-    """Whether a part holds what was asked for: the same, or at least the same of each key."""
-    if isinstance(asked, Mapping):
-        return isinstance(held, Mapping) and all(_holds(held.get(key), value) for key, value in asked.items())
-    if isinstance(asked, list | tuple):
-        return isinstance(held, list | tuple) and list(held) == list(asked)
-    return bool(held == asked) or (isinstance(asked, str) and str(getattr(held, "value", held)) == asked)
 
 
 def _first_line(error: Exception) -> str:
