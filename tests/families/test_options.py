@@ -136,7 +136,8 @@ def test_a_size_gives_fewer_tokens_and_one_that_changes_nothing_is_refused(
         ("qwen2_5_vl", {"crop_size": 64}, "an object for its parts, which make {'height': 64, 'width': 64} of it"),
         ("llava_onevision", {"size": 448}, "an object for its parts"),
         ("qwen2_vl", {"size": 448}, "size=448 cannot be taken"),
-        ("qwen3_vl", {"num_frames": 8}, "samples by fps=2, which num_frames excludes"),
+        ("qwen3_vl", {"num_frames": 8}, "samples by fps=2, and takes fps or num_frames"),
+        ("gemma4", {"fps": 1}, "samples by num_frames=32"),
     ],
 )
 def test_a_setting_that_is_held_and_not_used_is_refused_with_the_true_reason(

@@ -122,8 +122,11 @@ def require_used(name: str, hf: Any, args: Mapping[str, Any]) -> None:
             why, way = "its parts crop nothing", "give do_center_crop=true too, or leave it out"
         if why:
             raise ProcessorError(f"{name}: `processor_args` {key}={value!r} changes nothing: {why}", way)
-    if samples and getattr(video, "num_frames", None) and getattr(video, "fps", None) and "num_frames" in args:
+    both = samples and getattr(video, "num_frames", None) and getattr(video, "fps", None)
+    if both and not {"num_frames", "fps"}.isdisjoint(args):
+        other = "fps" if "num_frames" in args else "num_frames"
         raise ProcessorError(
-            f"{name}: its {type(video).__name__} samples by fps={video.fps:g}, which num_frames excludes",
-            "give fps=null with it",
+            f"{name}: its {type(video).__name__} samples by {other}={getattr(video, other):g}, and takes fps or "
+            "num_frames",
+            f"give {other}=null too",
         )
