@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -154,3 +155,36 @@ def test_a_store_without_rows_says_why_nothing_was_compared(tmp_path: Path, opti
     shown = statistics.render(statistics.collect(out))
     assert "the store has no rows to compare" in shown
     assert "--verify-fraction 0" not in shown
+
+
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen2.5 VL", "owner/name@main", "hf:name", "-x", "a..b", "x\x1b[31m", f"x/{LONG[:100]}", "a\nb"]
+)
+def test_a_processor_name_that_the_hub_cannot_have_is_one_message(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "user", "content": "?"}]}\n')
+    assert run(monkeypatch, "tokenize", tmp_path / "rows.jsonl", "--out", tmp_path / "tok", f"--processor={name}") == 2
+    said = capsys.readouterr().err
+    assert "the hub has no such names" in said and "Traceback" not in said and "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    "line", ['out: "a\\0b"', 'source: "a\\0b"', 'processor: "a\\0b"', 'source: ["\\0"]', '"\\0": 1']
+)
+def test_a_nul_in_a_run_file_is_one_message(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(f"{line}\nworkers: 1\n")
+    assert run(monkeypatch, "tokenize", "--config", tmp_path / "run.yaml") == 2
+    assert f"{tmp_path / 'run.yaml'}:1: no YAML: a text with a NUL in it" in capsys.readouterr().err
+
+
+def test_a_page_takes_no_devices_place(
+    tokenized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a user may write to /dev, a file would stand there instead of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    assert run(monkeypatch, "view", tokenized, "--out", tmp_path / "pipe") == 2
+    assert "it is a device or a pipe, not a file" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo() and [each.name for each in tmp_path.iterdir()] == ["pipe"]

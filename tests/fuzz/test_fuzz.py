@@ -44,8 +44,9 @@ def test_no_changed_byte_is_missed_and_none_crashes_a_reader(tmp_path: Path) -> 
     assert "encoded" in ended.stdout
 
 
-def test_no_forged_shard_crashes_a_reader(tmp_path: Path) -> None:
-    line = ["--forge", "--every", "1999", "--folder", tmp_path / "bytes", "--stores", "encoded,ranks"]
+@pytest.mark.parametrize(("every", "stores"), [(1999, "encoded,ranks"), (12, "ingested")])
+def test_no_forged_shard_crashes_a_reader(every: int, stores: str, tmp_path: Path) -> None:
+    line = ["--forge", "--every", every, "--folder", tmp_path / "bytes", "--stores", stores]
     ended = run(SCRIPTS / "every_byte.py", *line)
     assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
 

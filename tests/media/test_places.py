@@ -252,16 +252,17 @@ def odd(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["ends", "whole"])
+@pytest.mark.parametrize("read", ["ends", "kept", "whole"])
 @pytest.mark.parametrize("kind", ["image", "video", "audio"])
 @pytest.mark.parametrize(
     "name", ["pipe", "socket", "zero", "/dev/zero", "/proc/kmsg", "/proc/self/status", "/sys/kernel/uevent_seqnum",
              "pipe::0", "zero::0", "l.lmdb::0", "pipe::0/a"]
 )  # fmt: skip
-def test_what_is_no_file_is_not_read(odd: Path, name: str, kind: str, keep: bool) -> None:
+def test_what_is_no_file_is_not_read(odd: Path, name: str, kind: str, read: str) -> None:
     uri = name if name.startswith("/") else f"{odd}/{name}"
+    media = Media(kind=kind, uris=(uri,))  # type: ignore[arg-type]
     with pytest.raises(Reject) as caught:
-        probe(Media(kind=kind, uris=(uri,)), keep_bytes=keep)  # type: ignore[arg-type]
+        probe(media, keep_bytes=read == "kept", rules=MediaRules(whole=read == "whole"))
     assert caught.value.reason.value == "unreadable_file"
 
 

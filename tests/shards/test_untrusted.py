@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.shards.manifest import read_manifest, sealed
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.schema import must_be_readable
 from vlm_prep.shards.store_check import damaged_files
 from vlm_prep.shards.store_names import is_store_name
 from vlm_prep.shards.transfer import push
@@ -226,3 +228,8 @@ def only_manifest(whole: Path, tmp_path: Path) -> Path:
 
 
 # ---- notes of an unfinished folder ----
+
+
+def test_a_struct_without_fields_is_no_column_of_a_shard() -> None:
+    with pytest.raises(ValueError, match="which no shard has"):
+        must_be_readable(pa.schema([("media", pa.list_(pa.struct([])))]))

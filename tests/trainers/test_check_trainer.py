@@ -13,11 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 from vlm_prep.cli import main
+from vlm_prep.core.errors import StoreError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.stream import PackedCollate
 from vlm_prep.trainers.ranks import TrainerOptions, check_trainer
 
+PROCESSOR = "builtin:qwen2.5-vl-mini"
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "trainers"
 
 
@@ -115,3 +117,12 @@ def test_padded_documents_are_no_fault(tokenized: Path, options: TrainerOptions,
 
     pack(tokenized, PackConfig(pack_length=2048, document_multiple=16), _options(tmp_path / "packs"))
     assert check_trainer(str(tmp_path / "packs"), replace(options, batches=1)).sound
+
+
+def test_a_store_without_rows_is_refused(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A cup."}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns, "images": ["none.png"]}))
+    words = ["tokenize", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "tok"), "-p", PROCESSOR]
+    assert CliRunner().invoke(main.app, [*words, "--max-reject-rate", "1", "--quiet"]).exit_code == 0
+    with pytest.raises(StoreError, match="has no rows"):
+        check_trainer(str(tmp_path / "tok"), TrainerOptions(workers=0))

@@ -6,8 +6,10 @@ A file is written under a temporary name, forced to disk and renamed, and its fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,6 +49,7 @@ def write_bytes_atomically(path: Path, data: bytes, *, shared: bool = False, cre
     mark = f".{process_mark()}" if shared or create else ""
     temporary = path.with_name(f"{path.name}{mark}.tmp")
     try:
+        _must_be_replaceable(path)
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
@@ -60,6 +63,20 @@ def write_bytes_atomically(path: Path, data: bytes, *, shared: bool = False, cre
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _must_be_replaceable(path: Path) -> None:
+    """Refuse what is there and is no file: a rename would put one in the place of /dev/null, where it is allowed to.
+
+    Raises:
+        OSError: it is a device, a pipe or a socket.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # nothing is there, or it cannot be reached, which writing tells
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file")
+
+
 def _link(temporary: Path, path: Path) -> None:
     """Give a file its final name unless that is taken: of many processes that do so at once one succeeds."""
     with contextlib.suppress(FileExistsError):
@@ -71,6 +88,7 @@ def write_table_atomically(path: Path, table: pa.Table) -> None:
     """Write a Parquet file so that it is either absent or whole."""
     temporary = path.with_name(path.name + ".tmp")
     try:
+        _must_be_replaceable(path)
         pq.write_table(table, temporary, compression="zstd")
         sync_file(temporary)
         os.replace(temporary, path)

@@ -64,6 +64,8 @@ def read_yaml_nodes(text: str) -> tuple[yaml.Node | None, Any]:
 def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
     """Return how many nodes a node becomes, those of its aliases counted each time."""
     if not isinstance(node, yaml.CollectionNode):
+        if "\0" in node.value:
+            raise _refused(node, "a text with a NUL in it, which no path and no name has")
         return 1
     if (size := known.get(id(node))) is None:
         if depth == _DEEPEST:

@@ -144,6 +144,7 @@ def digest_whole(uri: str, path: str) -> str:
         Reject: it is gone, or cannot be read.
     """
     try:
+        os.close(open_descriptor(path))  # a pipe, a device: of what has no end
         return digest_file(path)
     except (OSError, ValueError) as error:
         raise _os_reject(uri, error) from error

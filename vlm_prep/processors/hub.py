@@ -19,10 +19,17 @@ def ask_hub(name: str) -> bool:
         name: a Hugging Face id.
 
     Raises:
-        ProcessorError: the hub does not answer, and the cache of this machine holds nothing of that name.
+        ProcessorError: no processor of the hub can have that name; or the hub does not answer, and the cache of this
+            machine holds nothing of that name.
     """
     from huggingface_hub import constants, get_session, try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        what = f"cannot load the processor {name}: there is no such folder, and the hub has no such names"
+        raise ProcessorError(what, "give a folder, or owner/name as the hub has it, without a revision") from error
     if constants.HF_HUB_OFFLINE:
         return True
     url = f"{constants.ENDPOINT}/{name}/resolve/main/tokenizer_config.json"

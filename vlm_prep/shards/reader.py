@@ -171,8 +171,8 @@ class ShardReader:
         readers, local = self._readers.get(number) or self._columns(number), index - self._starts[number]
         try:
             found = {name: readers[name](local) for name in self._names.get(tuple(without)) or self._wanted(without)}
-        except UnicodeDecodeError as error:
-            raise StoreError(f"{self.path}, row {index}: a text is damaged", self._repair) from error
+        except (ValueError, IndexError, TypeError) as error:
+            raise StoreError(f"{self.path}, row {index} is damaged: {error}", self._repair) from error
         if self._has_media:
             found[MEDIA_COLUMN] = resolve(index, found[MEDIA_COLUMN], self._media)
         return found

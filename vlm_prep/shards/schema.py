@@ -91,7 +91,7 @@ def must_be_readable(schema: pa.Schema) -> None:
 
 def _is_readable(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return all(_is_readable(field.type) for field in kind)
+        return kind.num_fields > 0 and all(_is_readable(field.type) for field in kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _is_readable(kind.value_type)
     return kind in _NUMBERS or kind in _BYTES

@@ -18,7 +18,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from vlm_prep.certify.tiny_model import TinyModel
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.processors.model_config import config_of
 from vlm_prep.stream.dataset import ShardDataset
 from vlm_prep.trainers.batch_check import BatchCheck, check_batch
@@ -77,7 +77,7 @@ def check_trainer(store: str, options: TrainerOptions) -> TrainerCheck:
         options: how it would be loaded.
 
     Raises:
-        StoreError: the store cannot be read.
+        StoreError: the store cannot be read, or has no rows.
         InputError: the model is not in transformers, or needs what no form of the store's batches gives.
         ProcessorError: no small model can be made of the config.
     """
@@ -113,6 +113,8 @@ def _rank(store: str, rank: int, options: TrainerOptions) -> tuple[list[BatchChe
         seed=options.seed,
         trust_remote_code=options.trust_remote_code,
     )
+    if not rows.n_rows:
+        raise StoreError(f"{store} has no rows", "see what was rejected: `vlm-prep rejects`")
     data = options.model if options.model is not None else rows.manifest.processor.get("model")
     config = config_of(data) if data is not None else None
     if options.model is not None and config is None:
