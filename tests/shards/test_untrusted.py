@@ -6,14 +6,19 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.engine.publish import decide, publish_staged, staging
+from vlm_prep.pack.model_rule import stored_rule
+from vlm_prep.processors.payload.patches import Patches
 from vlm_prep.shards.manifest import read_manifest, sealed
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import must_be_readable
@@ -233,3 +238,22 @@ def only_manifest(whole: Path, tmp_path: Path) -> Path:
 def test_a_struct_without_fields_is_no_column_of_a_shard() -> None:
     with pytest.raises(ValueError, match="which no shard has"):
         must_be_readable(pa.schema([("media", pa.list_(pa.struct([])))]))
+
+
+def test_sizes_of_pictures_that_a_row_says_take_no_memory(tmp_path: Path) -> None:
+    """One changed byte of a row's height asked for 203 GiB."""
+    Image.new("RGB", (56, 56), (9, 99, 9)).save(tmp_path / "a.png")
+    part = SimpleNamespace(resize=None)
+    made = Patches(part, {"patch_size": 14, "merge_size": 2})
+    file = {"uri": str(tmp_path / "a.png"), "digest": None, "bytes": np.fromfile(tmp_path / "a.png", np.uint8)}
+    seen: list[tuple[int, ...]] = []
+    made.tensors = lambda picture: seen.append(picture.shape) or {}  # type: ignore[method-assign, func-returns-value]
+    for height in (56, 1 << 31, -1, 0):
+        made.of_media({"files": [file], "height": height, "width": 56})
+    assert seen == [(56, 56, 4)] * 4
+
+
+@pytest.mark.parametrize("mrope", [{"a": 1}, {}, {"scheme": "none"}])
+def test_positions_that_no_version_knows_are_an_error_in_words(mrope: dict[str, Any]) -> None:
+    with pytest.raises(StoreError, match=r"processor\.mrope of the manifest"):
+        stored_rule(cast(Any, {"mrope": mrope}))

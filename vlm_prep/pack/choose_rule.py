@@ -135,7 +135,7 @@ def _family_rule(
     model: dict[str, Any] | None,
     trusted: bool,
 ) -> tuple[Rule | None, list[str]]:
-    rule = Mrope(**_numbers_of(model, settings))
+    rule = Mrope.of(_numbers_of(model, settings))
     if config.tokens_per_second is not None:
         if rule.tokens_per_second is None:
             raise InputError(f"`tokens_per_second`: {runtime['family']} does not use it")

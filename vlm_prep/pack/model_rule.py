@@ -169,9 +169,9 @@ def stored_rule(runtime: ProcessorRecord) -> Rule | None:
     settings = runtime.get("mrope")
     if settings is None:
         return None
-    if settings["scheme"] == SCHEME:
+    if settings.get("scheme") == SCHEME:
         return ModelRule(settings["config"], runtime)
-    return Mrope(**settings)
+    return Mrope.of(settings)
 
 
 def model_with_positions(data: Mapping[str, Any]) -> tuple[Any, Any] | None:

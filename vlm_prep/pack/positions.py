@@ -28,11 +28,14 @@ with 64 (the reference: 0.5 ms, 0.5 ms and 2.6 ms).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vlm_prep.core.errors import StoreError
 
 Scheme = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "qwen3_omni_moe"]
 OMNI = ("qwen2_5_omni", "qwen3_omni_moe")
@@ -64,6 +67,19 @@ class Mrope:
     """It stands before the tokens of a picture or a video."""
     seconds_per_chunk: float | None = None
     """Seconds of a video and of its sound that follow each other in qwen2_5_omni."""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Mrope:
+        """Return what a store says.
+
+        Raises:
+            StoreError: it says something else.
+        """
+        try:
+            return cls(**settings)
+        except (TypeError, ValueError) as error:
+            what = f"processor.mrope of the manifest: {error}"
+            raise StoreError(what, "make the store again with this version") from error
 
     def __post_init__(self) -> None:
         if self.scheme not in get_args(Scheme):

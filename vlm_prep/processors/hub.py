@@ -23,7 +23,8 @@ def ask_hub(name: str) -> bool:
             machine holds nothing of that name.
     """
     from huggingface_hub import constants, get_session, try_to_load_from_cache
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)

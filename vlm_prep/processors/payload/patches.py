@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.core.scratch import Scratch
+from vlm_prep.core.scratch import MOST_KEPT, Scratch
 from vlm_prep.media.decode import load_rgbx_media
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ class Patches:
             Reject: it is gone, changed or damaged.
         """
         self._decoded.reset()
-        return self.tensors(load_rgbx_media(struct, self._decoded.take(4 * struct["height"] * struct["width"])))
+        size = 4 * struct["height"] * struct["width"]
+        # the row says so, the file may not: what is larger than is kept is taken when the file has said so, too
+        room = self._decoded.take(size) if 0 < size <= MOST_KEPT else None
+        return self.tensors(load_rgbx_media(struct, room))
 
     def tensors(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return pixel_values uint8 (patches, 3 * patch * patch), a frame once, and image_grid_thw int64 (1, 3).
