@@ -154,3 +154,10 @@ def test_a_metadataset_without_the_split_that_is_asked_for_stops(blend: Path) ->
     blend.write_text("__class__: MetadatasetV2\nsplits: {}\n")
     with pytest.raises(InputError, match="without splits"):
         read(blend)
+
+
+def test_a_split_without_tars_says_so(tmp_path: Path) -> None:
+    folder = energon(tmp_path, VQA + "field_map: {image: jpg}\n", {"jpg": b"j"})
+    (folder / ".nv-meta" / "split.yaml").write_text("split_parts: {train: [shards/train.tar], val: []}\n")
+    with pytest.raises(InputError, match="the split 'val' has no tars"):
+        read(folder, split="val")

@@ -172,3 +172,13 @@ def test_a_split_without_rows_says_how_many_there_are(tmp_path: Path, read: Call
     folder = talks(tmp_path / "talks", mark="x")
     with running_hub({"me/talks": folder}) as hub:
         assert "train 5, test 2" in read("hf:me/talks", tmp_path / "cache", hub, "--split", "train[7:9]")
+
+
+def test_what_is_asked_of_the_hub_and_taken_from_the_cache_is_told(tmp_path: Path, command: Callable[..., Any]) -> None:
+    folder, words = talks(tmp_path / "talks", mark="x"), ("ingest", "hf:me/talks", "--out")
+    with running_hub({"me/talks": folder}) as hub:
+        done = command(*words, tmp_path / "a", env=environment(hub, tmp_path / "cache"))
+        assert f"asking {hub.url} for the dataset me/talks" in done.stderr, done.stderr
+        commit = hub.commit("me/talks")
+    done = command(*words, tmp_path / "b", env=environment(None, tmp_path / "cache"))
+    assert f"hf:me/talks is read from the cache of this machine, commit {commit}" in done.stderr, done.stderr

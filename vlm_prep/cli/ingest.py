@@ -32,9 +32,9 @@ def work(source: str, rows: SourceConfig, config: IngestConfig, run: RunConfig, 
     from vlm_prep.ingest.ingest_run import ingest
     from vlm_prep.ingest.source import open_samples
 
-    samples = open_samples(source, **asdict(rows))
     place = place_for(source, run, ".ingested")
-    how = options.run_options(place.folder, run, quiet)
+    how = options.run_options(place.folder, run, quiet)  # first, so that what opening the source logs is told
+    samples = open_samples(source, **asdict(rows))
     return Work(
         place=place,
         say=how.say,

@@ -53,9 +53,9 @@ def work(
 
     if config.exact_length is not None and source.startswith("mock:") and not re.search(r"(words|tokens)=", source):
         source += f",tokens={config.exact_length}"
-    samples = open_samples(source, **asdict(rows))
     place = place_for(source, run, ".tok")
-    how = options.run_options(place.folder, run, quiet)
+    how = options.run_options(place.folder, run, quiet)  # first, so that what opening the source logs is told
+    samples = open_samples(source, **asdict(rows))
     return Work(
         place=place,
         say=how.say,

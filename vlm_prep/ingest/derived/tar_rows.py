@@ -84,6 +84,8 @@ def _energon(path: Path, split: str | None) -> list[Path]:
     if single := [each for each in left_out if not str(each).endswith(".tar")]:
         raise InputError(f"{where} leaves out single samples, such as {single[0]}", "That is not read; take it out.")
     found = [path / name for name in names if name not in left_out]
+    if not found:
+        raise InputError(f"{where}: the split {chosen!r} has no tars", f"It has {', '.join(splits)}.")
     bad = [file for file in found if file.suffix.lower() != ".tar" or not file.is_file()]
     if bad:
         raise InputError(f"{where}: {bad[0]} is not there, or no tar", "Tars that are not compressed are read.")
