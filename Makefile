@@ -96,7 +96,7 @@ audit: $(READY)
 	$(BIN)/pip install --quiet pip-audit
 	$(BIN)/python scripts/supply_chain.py audit
 
-# every byte of small stores, changed once: about an hour of a core
+# every byte of small stores, changed once: about half an hour of a core
 bytes: $(READY)
 	$(BIN)/python scripts/every_byte.py
 	$(BIN)/python scripts/every_byte.py --forge
