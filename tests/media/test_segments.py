@@ -233,3 +233,17 @@ def test_a_mapped_row_takes_the_part_that_it_names(clips: Path, tmp_path: Path, 
     how: Any = {"columns": {"audios": "clip"}, "turns": ["user=<audio>?", "assistant={said}"]}
     (sample,) = open_samples(tmp_path / "rows.jsonl", **how).read(0, 1)
     assert isinstance(sample, Sample) and (sample.media[0].start, sample.media[0].end) == (1.0, 3.0)
+
+
+def test_the_files_of_a_manifest_may_lie_in_a_tar_as_their_media_folder(
+    clips: Path, tmp_path: Path, options: Options
+) -> None:
+    with tarfile.open(tmp_path / "audio_0.tar", "w") as archive:
+        archive.add(clips / "a.wav", "a.wav")
+    row = {"audio_filepath": "a.wav", "offset": 1.0, "duration": 2.0, "text": "hi", "shard_id": 0}
+    (tmp_path / "manifest.json").write_text(json.dumps(row) + "\n")
+    samples = open_samples(tmp_path / "manifest.json", media_dir=f"{tmp_path}/audio_0.tar::")
+    ingest(samples, IngestConfig(), options(tmp_path / "out"))
+    (sample,) = open_samples(tmp_path / "out").read(0, 1)
+    assert isinstance(sample, Sample) and sample.media[0].header is not None
+    assert sample.media[0].header.segment == (RATE, 3 * RATE)
