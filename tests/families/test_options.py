@@ -28,6 +28,7 @@ from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.quick import QuickMaker
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.placeholders import IGNORE
 from vlm_prep.tokenize.tokenize_job import row_of
 from vlm_prep.tokenize.verify.real_processor import Oracle
 
@@ -245,3 +246,24 @@ def test_readers_of_files_make_what_the_part_makes(name: str, adapters: Any, kit
         for tensor, made in theirs.items():
             assert ours[tensor].dtype == made.dtype
             assert torch.equal(ours[tensor], made), tensor
+
+
+def test_what_a_processor_writes_before_the_frames_of_a_video_in_an_answer_is_not_trained(
+    adapters: Adapters, kit: Path
+) -> None:
+    """InternVL writes "Frame1: " there, which is one token with the blank before it."""
+    picture = str(kit / "data" / "images" / "page.png")
+    video, _ = probe(Media(kind="video", uris=(picture,) * 4, frame_list=True, fps=2.0))
+    answer = [{"type": "text", "text": "Here: "}, {"type": "video"}, {"type": "text", "text": " A page."}]
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": answer},
+    ]
+    sample = Sample(sample_id="a/0", dataset="a", source="a.jsonl", line=1, messages=messages, media=(video,))
+    encoded = encoded_and_equal(adapters("internvl3"), sample)
+    tokenizer = adapters("internvl3").hf.tokenizer
+    trained = tokenizer.decode(encoded.labels[encoded.labels != IGNORE])
+    assert trained.startswith("Here:")
+    assert " A page." in trained
+    assert "Frame" not in trained
+    assert "Frame" in tokenizer.decode(encoded.input_ids)

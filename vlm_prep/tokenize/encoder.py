@@ -37,7 +37,7 @@ from vlm_prep.tokenize.cut_rows import CUT, require_cuttable, require_length
 from vlm_prep.tokenize.drafts import Draft, Drafted, Labelled
 from vlm_prep.tokenize.labels.answers import empty_answers, require_written_media
 from vlm_prep.tokenize.labels.documents import Document, DocumentReader
-from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, tokens_inside, weigh_tokens
+from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, weigh_tokens
 from vlm_prep.tokenize.labels.spans import reject_weights, trained_messages, uses_weights, weigh
 from vlm_prep.tokenize.placeholders import IGNORE, Placed, Placer, find_tokens, repeat_runs
 from vlm_prep.tokenize.rescue import Piece, Rescue
@@ -246,10 +246,11 @@ class SampleEncoder:
         Args:
             tokens: of the text with its placeholders replaced.
             spans: trained bytes of it, with their weights.
-            inside: bytes that were put in for media; never trained.
+            inside: bytes that were put in for media; no token that holds one is trained, also where it begins with a
+                blank of the answer ("a video: " before InternVL's "Frame1: <img>").
             runs: how often each media token stands there.
         """
-        untrained = tokens_inside(tokens, inside) | self.is_media(tokens.ids)
+        untrained = mask_tokens(tokens, inside) | self.is_media(tokens.ids)
         trained = mask_tokens(tokens, [(start, end) for start, end, _ in spans]) & ~untrained
         labels = np.where(trained, tokens.ids, np.int32(IGNORE))
         weights = np.where(untrained, np.float32(0), weigh_tokens(tokens, spans))

@@ -41,12 +41,3 @@ def weigh_tokens(tokens: Tokens, spans: Sequence[ByteSpan]) -> NDArray[np.float3
 def _overlapping(tokens: Tokens, start: TextByte, end: TextByte) -> slice:
     first = int(np.searchsorted(tokens.ends, start, side="right"))
     return slice(first, int(np.searchsorted(tokens.starts, end, side="left")))
-
-
-def tokens_inside(tokens: Tokens, spans: Sequence[tuple[TextByte, TextByte]]) -> NDArray[np.bool_]:
-    """Return which tokens lie wholly within a span: what was put in for media, which is never trained."""
-    inside = np.zeros(len(tokens.ids), np.bool_)
-    for start, end in spans:
-        first = int(np.searchsorted(tokens.starts, start, side="left"))
-        inside[first : int(np.searchsorted(tokens.ends, end, side="right"))] = True
-    return inside
