@@ -245,7 +245,7 @@ def test_one_picture_is_no_video(tmp_path: Path, name: str) -> None:
 def test_text_in_place_of_media_is_quoted(tmp_path: Path, kind: Literal["image", "video", "audio"]) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("version https://git-lfs.github.com/spec/v1\nsize 1234\n")
-    with pytest.raises(Reject, match=r"it is text: 'version https://git-lfs"):
+    with pytest.raises(Reject, match=r"it is a pointer of Git LFS: `git lfs pull`"):
         probe(Media(kind=kind, uris=(str(path),)))
 
 

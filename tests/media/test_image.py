@@ -318,3 +318,20 @@ def test_ends_alone_are_enough_for_a_large_jpeg(kit: Path) -> None:
     ends = read_ends(str(path))
     assert ends.size > len(ends.head) + len(ends.tail)
     assert probe_image("a uri that cannot be read", Ends(ends.size, ends.head, ends.tail)).size == (4032, 3024)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"root:x:0:0:root:/root:/bin/bash\n", "it is text"),
+        (b"<!DOCTYPE html><html><body>404", "it is a page of HTML"),
+        (b'{"error": "no such key"}', "it is JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "it is a pointer of Git LFS"),
+    ],
+)
+def test_a_reject_names_the_kind_of_a_text_and_quotes_none_of_it(tmp_path: Path, content: bytes, said: str) -> None:
+    """A row may name any file that the user may read, and rejects travel with the store."""
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(Reject, match=said) as caught:
+        probe(Media(kind="image", uris=(str(tmp_path / "a.png"),)))
+    assert not [word for word in content.decode().split() if len(word) > 8 and word in caught.value.message]

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from vlm_prep.core.visible import excerpt
-
 _LONGEST = 300
 _NOT_OURS = (
     (re.compile(r"\[\d\d:\d\d:\d\d\]\s*"), ""),
@@ -28,13 +26,27 @@ _NOT_OURS = (
 )
 
 
+_TEXTS = (
+    ("version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file"),
+    ("<!doctype html", "a page of HTML, such as a server's error"),
+    ("<html", "a page of HTML, such as a server's error"),
+    ("<?xml", "XML, such as a bucket's error"),
+    ("{", "JSON, such as a server's error"),
+)
+
+
 def begins(head: bytes) -> str:
-    """Return what to add of a file that is text where media was to be: a page of an error, a pointer of Git LFS."""
+    """Return what to add of a file that is text where media was to be: a page of an error, a pointer of Git LFS.
+
+    None of it is quoted: rejects travel with a store, and a row may name any file that this user may read.
+    """
     try:
-        text = head[:60].decode().strip()
+        text = head[:60].decode().strip().lower()
     except UnicodeDecodeError:
         return ""
-    return f"; it is text: {excerpt(text)}" if len(text) > 3 and text.replace("\n", " ").isprintable() else ""
+    if len(text) <= 3 or not text.replace("\n", " ").isprintable():
+        return ""
+    return f"; it is {next((kind for start, kind in _TEXTS if text.startswith(start)), 'text')}"
 
 
 def plain_words(error: BaseException | str) -> str:
