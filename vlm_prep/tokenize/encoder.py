@@ -246,8 +246,7 @@ class SampleEncoder:
         Args:
             tokens: of the text with its placeholders replaced.
             spans: trained bytes of it, with their weights.
-            inside: bytes that were put in for media; no token that holds one is trained, also where it begins with a
-                blank of the answer ("a video: " before InternVL's "Frame1: <img>").
+            inside: bytes put in for media; no token that holds one is trained (" Frame" of InternVL's "Frame1: <img>").
             runs: how often each media token stands there.
         """
         untrained = mask_tokens(tokens, inside) | self.is_media(tokens.ids)
