@@ -80,6 +80,8 @@ def find_encoding(maker: PixelMaker, kind: str) -> Encoding:
     if kind == "audio" or (maker.needs_whole and not maker.takes("image")):
         return Encoding(route="exact", rules={}, alone=False)
     probes = _Probes(maker, kind or "image")
+    if not probes.are_alike:
+        return Encoding(route="exact", rules={}, alone=False)
     if maker.needs_whole:
         rules = probes.rules_by_floats()
         return Encoding(route="floats" if rules else "exact", rules=rules, alone=False)
@@ -134,6 +136,11 @@ class _Probes:
             for each in media
         ]
         return self._maker.call_part("video", media, metadata, **settings)
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether all media have the same tensors: some parts make one more of large pictures."""
+        return len({frozenset(made) for made in self._floats}) == 1
 
     def alone(self) -> bool:
         """Whether media together become what they become one by one."""
