@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from vlm_prep.core.atomic_files import process_mark
 from vlm_prep.core.errors import InputError, StoreError, VlmPrepError
 from vlm_prep.engine.tasks import NO_ROW, Assignment, Job, Poison, Progress, Task, no_heartbeat, report
-from vlm_prep.engine.worker import NO_MEMORY, STUCK, TOO_BIG, TOO_SLOW, Death, Worker, forkserver, settle_memory
+from vlm_prep.engine.worker import NO_MEMORY, STUCK, TOO_BIG, TOO_SLOW, Death, Worker, forkserver
 
 TICK = 0.05
 """Seconds between two looks at the workers."""
@@ -110,7 +110,7 @@ class InProcessExecutor:
 
     def __enter__(self) -> InProcessExecutor:
         self._settled = not gc.get_freeze_count()
-        settle_memory()
+        gc.freeze()  # without a collection first, which may walk a large program's objects for seconds
         return self
 
     def __exit__(self, *exc: object) -> None:
