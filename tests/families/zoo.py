@@ -30,6 +30,8 @@ TEMPLATE = """\
 {%- endif %}{% endfor %}{{ '<|im_end|>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+OPENS = ("MllamaProcessor",)
+"""Classes whose templates begin with the tokenizer's BOS."""
 NOT_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "add_eos_token", "sep_token"}
 
 NOT_BUILT = {
@@ -169,7 +171,7 @@ def make(name: str) -> Any:
         kind: WRITES.get(name, {}).get(kind) or str(getattr(made, f"{kind}_token", None) or f"<{kind}>")
         for kind in ("image", "video", "audio")
     }
-    template = TEMPLATE
+    template = "{{- bos_token }}" * (name in OPENS) + TEMPLATE
     for kind, token in written.items():
         template = template.replace(kind.upper(), repr(token))
     made.chat_template = template

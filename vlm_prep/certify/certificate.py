@@ -131,6 +131,9 @@ def certify_processor(encoder: SampleEncoder, config: Any = None) -> Certificate
             groups = [[row for row in rows if kind not in _kinds(row)] for kind in ("audio", "image")]
         if backbone.pictures_or_videos:
             groups = [[row for row in rows if kind not in _kinds(row)] for kind in ("video", "image")]
+        if backbone.cross_attention:
+            numbers = sorted({len(row["media"]) for row in rows})
+            groups = [[row for row in rows if len(row["media"]) == number] for number in numbers]
         by_group = []
         for number, group in enumerate(groups):
             place = Path(folder) / f"group{number}"

@@ -44,6 +44,7 @@ _WIDE = 256
 _WIDTHS = ("_channel", "_channels", "_dim", "_dims", "_size", "_width", "_features")
 _NO_WIDTHS = ("image_", "patch_", "crop_", "kernel_", "pos_emb_", "window_", "num_", "max_")
 _TOKEN = re.compile(r"(token_id|token_ids|token_index|token_indices|_tokens?_ids?|bos_id|eos_id)$")
+_TAKEN = "intermediate_layers_indices"
 _LABELS = ("id2label", "label2id")
 _VOCABULARY = ("vocab_size", "vocab_size_per_layer_input")
 
@@ -118,6 +119,8 @@ def _shrunk(
             made[name] = _size(name, value, kept, widths)
     if isinstance(data.get("depths"), list) and "embed_dim" in made:  # of Swin: the width doubles with each stage
         made["embed_dim"] = HIDDEN >> (len(data["depths"]) - 1)
+    if _TAKEN in made:  # of Llama 3.2 Vision: layers that are laid beside the last one
+        made["vision_output_dim"] = HIDDEN * (1 + len(made[_TAKEN]))
     own = data.get("hidden_size")
     if type(own) is int and "vocab_size" not in data:
         for name in _MULTIPLES:
@@ -151,7 +154,7 @@ def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[i
 
 
 def _list(name: str, value: list[Any], kept: Sequence[int] | None) -> list[Any]:
-    indexes = "index" in name or name.endswith("_idxs") or name == "cross_attention_layers"
+    indexes = "index" in name or name.endswith("_idxs") or name in ("cross_attention_layers", _TAKEN)
     if indexes and value and all(isinstance(each, int) for each in value):
         count = len(kept) if kept is not None else 2
         if name.endswith("_idxs") or name == "cross_attention_layers":

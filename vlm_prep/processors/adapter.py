@@ -65,6 +65,8 @@ class Adapter(ABC):
     """The header of a model turn, and what `thinking_prefix` writes behind it."""
     prompts_are_tokens: ClassVar[bool] = False
     """Whether its prompts are made of control tokens, so that those of the data act."""
+    stands_in: ClassVar[bool] = True
+    """Whether a batch of text may hold a picture that nothing real sees, see `stand_in`."""
     interleaves_sound: ClassVar[bool] = False
     """Whether the processor can write a video's sound among its frames."""
     notes: Sequence[str] = ()

@@ -98,6 +98,11 @@ class Backbone:
         return self.never_told
 
     @property
+    def has_rows_apart(self) -> bool:
+        """Whether there are rows that must not meet in a batch, see `kinds_apart`."""
+        return self.kinds_apart or self.pictures_or_videos or self.cross_attention
+
+    @property
     def name(self) -> str:
         """The model in words."""
         return " or ".join(self.models) or "the model"

@@ -1,9 +1,12 @@
-"""Kinds of media that a model cannot read in one batch, of whichever rows.
+"""Rows that a model cannot read in one batch, by the kinds of their media or the number of their pictures.
 
 Phi-4 reads the sound of a whole batch in another way once it holds pictures: a row with both is read so by itself, too,
 so what must not meet are rows with pictures and rows with sound alone. GLM-4V writes the frames of videos with the
 token of pictures, and its models put the features of each kind in place of all such tokens: a batch has pictures or
 videos, and a row with both is none that it takes. `pack` plans by this, and the collaters hold it.
+
+Where layers of cross attention show pictures (Llama 3.2 Vision), tokens before a row's first picture see all pictures
+that the batch is padded to, evenly: rows of a batch have equally many, or none.
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ def check_apart(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
     Raises:
         ValueError: they do.
     """
+    if backbone.cross_attention:
+        _require_as_many(items, backbone)
     first: dict[int, str] = {}
     for item in items:
         named = str(item.get("sample_id", item.get("sample_ids")))
@@ -74,4 +79,16 @@ def check_apart(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
         raise ValueError(
             f"{first[1]} has {kinds[0]} and {first[2]} has {kinds[1]}: {why_apart(backbone)}; give such rows batches "
             "(and packs) of their own"
+        )
+
+
+def _require_as_many(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
+    numbers = [int(item.get("n_images", 0)) for item in items]
+    if len(set(numbers)) > 1:
+        most, least = numbers.index(max(numbers)), numbers.index(min(numbers))
+        named = [f"{items[place].get('sample_id')} ({numbers[place]})" for place in (most, least)]
+        raise ValueError(
+            f"{' and '.join(named)} differ in their number of pictures: {backbone.name} shows tokens before a row's "
+            "first picture all that the batch is padded to; give rows of as many pictures batches of their own, or "
+            "train with batch_size=1"
         )

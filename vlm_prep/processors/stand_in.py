@@ -27,9 +27,9 @@ _SECONDS = (0.1, 0.5, 1.0, 5.0)
 
 
 def find_stand_in(adapter: Adapter) -> StandIn | None:
-    """Return {kind, size, ids} of the smallest picture, else sound, that the processor takes; None if it takes none, or
-    every row has one. A size is a picture's side in pixels, or samples of sound."""
-    if adapter.decoder_start() is not None:
+    """Return {kind, size, ids} of the smallest picture, else sound, that the processor takes; None if it takes none,
+    every row has one, or text would see it. A size is a picture's side in pixels, or samples of sound."""
+    if adapter.decoder_start() is not None or not adapter.stands_in:
         return None
     single: StandIn | None = None
     for kind, size in _tried(adapter):

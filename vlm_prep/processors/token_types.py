@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.processors.payload.nested import kept, same_values
+from vlm_prep.processors.seen_pictures import SEEN
 
 TokenValues = Mapping[str, Mapping[str, Sequence[int]]]
 """{name of the tensor: {value, as text for JSON: the ids that have it}}; all other ids have 0. "2@7-8" is the value 2
 between the ids 7 and 8: GLM-4V writes a video's frames with the token of pictures, between tokens of its own."""
-_TEXT = frozenset({"input_ids", "attention_mask"})
+_TEXT = frozenset({"input_ids", "attention_mask", SEEN})
 _TYPES = "token_type_ids"
 
 
@@ -93,7 +94,7 @@ def values_of(ids: NDArray[Any], by_value: Mapping[str, Sequence[int]]) -> NDArr
 def of_each_token(calls: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the tensors of a processor, beside types, that are as long as the text in each of several calls."""
     lengths = [np.shape(made["input_ids"])[1] for made in calls]
-    names = [name for name in calls[0] if not of_text(name)]
+    names = [name for name in calls[0] if not of_text(name) or name == SEEN]
     return [name for name in names if [_second_size(made.get(name)) for made in calls] == lengths]
 
 

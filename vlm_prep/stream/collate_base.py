@@ -22,6 +22,7 @@ from vlm_prep.processors.kinds_apart import check_apart
 from vlm_prep.processors.payload.join import join, whole_mask
 from vlm_prep.processors.payload.nested import Nested
 from vlm_prep.processors.payload.stored import CodedTensor, is_numpys
+from vlm_prep.processors.seen_pictures import SEEN, TILES, seen_pictures
 from vlm_prep.processors.token_types import TokenValues, values_of
 from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.dataset import Item, ShardDataset
@@ -37,19 +38,10 @@ Arrays = dict[str, NDArray[Any]]
 KINDS = {"image": 1, "video": 2, "audio": 3}
 TRAINED = ("labels", "loss_weights")
 """Tensors that say what is trained; they are shifted together."""
-_NOT_MEDIA = (
-    "position_ids",
-    "seq_lens",
-    PADDED_AT,
-    REAL_LENGTHS,
-    "sample_id",
-    "sample_ids",
-    "n_images",
-    "n_videos",
-    "n_audios",
-)
 _TENSORS = (torch.Tensor, np.ndarray, CodedTensor, Nested)
-_COUNTS = tuple((f"n_{kind}s_per_sample", f"n_{kind}s") for kind in ("image", "video", "audio"))
+_NUMBERS = tuple(f"n_{kind}s" for kind in ("image", "video", "audio"))
+_COUNTS = tuple((f"{key}_per_sample", key) for key in _NUMBERS)
+_NOT_MEDIA = ("position_ids", "seq_lens", PADDED_AT, REAL_LENGTHS, "sample_id", "sample_ids", *_NUMBERS)
 
 
 class Collate:
@@ -108,6 +100,8 @@ class Collate:
         if token_values is None:
             token_values = {"mm_token_type_ids": by_value} if by_value else {}
         self.token_values: TokenValues = token_values
+        # text that sees pictures by layers of their own is told which, by this token
+        self._seen_token = image_token_id if apart is not None and apart.cross_attention else None
         self.masks, self.apart, self.axes, self.trims = masks or {}, apart, axes or {}, trims or {}
         self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
         self.pixel_dtype = pixel_dtype
@@ -274,6 +268,8 @@ class Collate:
             if any(numbers):
                 media[name] = torch.from_numpy(np.array(numbers, np.int64))
         self._add_types(batch, items, stand_in, row)
+        if self._seen_token is not None and TILES in media:
+            batch[SEEN] = seen_pictures(batch["input_ids"], self._seen_token, media[TILES].numpy())
         return media
 
 

@@ -134,7 +134,7 @@ class ShardDataset(Dataset[Item]):
         self._stored = {tensor["name"] for tensor in runtime.get("tensors", ())}
         found = runtime.get("backbone")
         backbone = Backbone.from_json(found) if found is not None else Backbone()
-        self.apart = backbone if backbone.kinds_apart or backbone.pictures_or_videos else None
+        self.apart = backbone if backbone.has_rows_apart else None
         self._make, self._find = tensor_makers(runtime, pixels, trust_remote_code=trust_remote_code)
         self.cursor = Cursor(epoch)
         self._say_remainder()

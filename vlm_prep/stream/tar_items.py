@@ -52,7 +52,7 @@ class TarItems:
             raise StoreError(f"{store} holds Arrow shards", "read them with ShardDataset")
         found = self.manifest.processor.get("backbone")
         backbone = Backbone.from_json(found) if found is not None else Backbone()
-        self.apart = backbone if backbone.kinds_apart or backbone.pictures_or_videos else None
+        self.apart = backbone if backbone.has_rows_apart else None
         self._store, self._pixels, self._trust = store, pixels, trust_remote_code
         self._open()
 

@@ -3,7 +3,7 @@
 table.py      which family a processor belongs to, by class ancestry
 qwen_vl.py    Qwen2-VL, Qwen2.5-VL, Qwen3-VL: token counts by formula
 qwen_omni.py  Qwen2.5-Omni and Qwen3-Omni
-llava.py  internvl.py  gemma.py  pixtral.py  kimi.py  phi4.py  nemotron.py
+llava.py  mllama.py  internvl.py  gemma.py  pixtral.py  kimi.py  phi4.py  nemotron.py
 prompt_answer.py  encoder-decoders: Nemotron-Parse, Whisper, Donut
 generic.py    any other `AutoProcessor`: by size where that is enough, else by row or whole
 not_chats.py  classes that serve no chat, and why

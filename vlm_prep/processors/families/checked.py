@@ -126,7 +126,7 @@ MiniCPMOcrProcessor | generic | image by row, video by size |
 MiniCPMV4_6Processor | generic | image by row, video by size |
 MiniCPMV4_7Processor | generic | image by row, video by size |
 MiniMaxM3VLProcessor | generic | image by size, video by size | video, videos, unequal videos, video and pictures
-MllamaProcessor | its cross_attention_mask says of each token which pictures it sees
+MllamaProcessor | mllama | image formula |
 Molmo2Processor | generic | image by size, video by size | videos, unequal videos
 MossTranscribeDiarizeProcessor | generic | audio by size |
 MuseGlimmerProcessor | generic | image formula, video by size |

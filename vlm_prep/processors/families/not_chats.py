@@ -13,7 +13,6 @@ NOT_CHATS: Mapping[str, str] = {
     "ColQwen2Processor": _RETRIEVAL,
     "Florence2Processor": "its encoder reads picture and prompt, its decoder the answer: two texts",
     "GotOcr2Processor": "it takes no pictures as chats hand them over, in a list for each row",
-    "MllamaProcessor": "its cross_attention_mask says of each token which pictures it sees",
     "PaliGemmaProcessor": "it takes the answer apart (suffix=), marked by token_type_ids: two texts",
     "PocketTTSProcessor": "it is made to speak: its prompts hold a voice, its labels are sound",
     "ShieldGemma2Processor": "it classifies pictures with prompts of its own",

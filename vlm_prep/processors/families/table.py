@@ -12,6 +12,7 @@ from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.families.internvl import InternVL
 from vlm_prep.processors.families.kimi import KimiK25
 from vlm_prep.processors.families.llava import LlavaOnevision
+from vlm_prep.processors.families.mllama import Mllama
 from vlm_prep.processors.families.nemotron import NemotronOmni
 from vlm_prep.processors.families.not_chats import NOT_CHATS
 from vlm_prep.processors.families.phi4 import Phi4Multimodal
@@ -36,6 +37,7 @@ FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
     ("Kimi_K25Processor", KimiK25),
     ("Phi4MultimodalProcessor", Phi4Multimodal),
     ("NemotronH_Omni_Reasoning_V3Processor", NemotronOmni),
+    ("MllamaProcessor", Mllama),
     ("NemotronParseProcessor", NemotronParse),
     ("WhisperProcessor", Whisper),
     ("DonutProcessor", Donut),

@@ -29,6 +29,7 @@ from vlm_prep.processors.payload.pixels import has_sound, video_metadata
 from vlm_prep.processors.payload.quick import QuickMaker
 from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.processors.runtime import describe_processor
+from vlm_prep.processors.seen_pictures import SEEN, TILES, seen_pictures
 from vlm_prep.processors.token_types import values_of
 from vlm_prep.tokenize.coordinates import ByteSpan, RenderedSpan
 from vlm_prep.tokenize.cut_rows import cut_as
@@ -184,6 +185,10 @@ class Oracle:
             if len(row[name]):
                 ours[name] = torch.from_numpy(np.asarray(row[name]).astype(dtype))
         ours |= self._of_text(row["input_ids"])
+        token = self._runtime["image_token_id"]
+        if token is not None and TILES in ours and (self._runtime.get("backbone") or {}).get("cross_attention"):
+            seen = seen_pictures(np.asarray(row["input_ids"])[None], token, ours[TILES].numpy())
+            ours[SEEN] = torch.from_numpy(seen)
         real = {name: each for name, value in real.items() if (each := kept(value)) is not None}
         real.setdefault("attention_mask", ours["attention_mask"])  # of a processor that returns none, and says so: all
         lost, extra = [name for name in real if name not in ours], [name for name in ours if name not in real]
