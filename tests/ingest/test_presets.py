@@ -207,3 +207,42 @@ def test_a_store_does_not_depend_on_the_number_of_workers(
     one, two = ({name: each for name, each in tree(tmp_path / str(n)).items() if "." in name} for n in (1, 2))
     same = [name for name in one if name.endswith((".arrow", ".parquet"))]
     assert same and all(one[name] == two[name] for name in same)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"turns": ["user=<audio>Write it down.", "assistant={transcription}"]},
+        {"mapping": {"turns": [{"user": ["audio", "Write it down."]}, {"assistant": "{transcription}"}]}},
+        {"format": "asr", "user_prompt": "Write it down."},
+    ],
+)
+def test_what_the_user_says_of_the_rows_takes_the_place_of_what_a_preset_says(
+    how: dict[str, Any], lookalikes: Path, tmp_path: Path
+) -> None:
+    by_flags = read(f"preset:cv17={lookalikes / 'cv17'}", **how)
+    (tmp_path / "meta.json").write_text(
+        json.dumps({"cv17": {"preset": "cv17", "file_name": str(lookalikes / "cv17"), **how}})
+    )
+    for rows in (by_flags, read(str(tmp_path / "meta.json"))):
+        assert [{part.get("text") for part in row.messages[0]["content"]} for row in rows] == [
+            {"Write it down.", None}
+        ] * 5
+
+
+def test_columns_beside_a_preset_are_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"clip": "a.wav", "audio": "b.wav", "transcription": "x", "sentence": "y"}))
+    (row,) = read(f"preset:cv17={path}", columns={"audio": "clip"})
+    assert [Path(each.uris[0]).name for each in row.media] == ["a.wav"]
+    with pytest.raises(InputError, match=r"columns\.text is not read beside a mapping"):
+        read(f"preset:cv17={path}", columns={"text": "sentence"})
+    mapping = {"audios": "audio", "turns": [{"user": ["audio"]}, {"assistant": "{sentence}"}]}
+    with pytest.raises(InputError, match="both say where audios are"):
+        read(str(path), mapping=mapping, columns={"audio": "clip"})
+
+
+def test_a_preset_of_a_path_that_is_not_there_says_only_that(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(f"preset:rdr={tmp_path / 'gone'}")
+    assert caught.value.message == f"dataset 'rdr': no data file '{tmp_path / 'gone'}'"

@@ -28,6 +28,7 @@ from vlm_prep.ingest.hub_sets import hub_tables
 from vlm_prep.ingest.interleave import Mix, read_mix
 from vlm_prep.ingest.mapping.compiled import canonical, of_turns, read_mapping
 from vlm_prep.ingest.meta_file import read_meta
+from vlm_prep.ingest.metadata_folders import described_entry, metadata_file
 from vlm_prep.ingest.mock_rows import check_mock
 from vlm_prep.ingest.names import (
     check_choice,
@@ -43,7 +44,7 @@ from vlm_prep.ingest.names import (
 from vlm_prep.ingest.presets.preset import preset_of, with_preset
 from vlm_prep.ingest.spec import MEDIA_COLUMN_ALIASES, DatasetSpec, did_you_mean
 from vlm_prep.ingest.splits import Tables
-from vlm_prep.ingest.table_files import metadata_file, named_media, split_files
+from vlm_prep.ingest.table_files import split_files
 from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.table_rows import table_kind
 from vlm_prep.media.text_files import plain_name
@@ -167,7 +168,7 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
     columns = check_columns(where, entry.columns or {})
     media = {role: columns.pop(role) for role in MEDIA_COLUMN_ALIASES if entry.turns is not None and role in columns}
     mapping = _mapping(path, where, entry, media)
-    check_mapping(where, entry.format, mapping)
+    check_mapping(where, entry.format, mapping, columns)
     if mapping is not None and entry.tag_blanks is not None:
         raise InputError(f"{where}: tag_blanks is not for a mapping", "`strip: true` in it says the same.")
     check_durations(where, entry.min_duration, entry.max_duration)
@@ -234,26 +235,27 @@ def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
     """Return the file or folder of an entry and, of a dataset of tables, which they are."""
     remote = entry.file_name if is_remote(entry.file_name) else None
     file = cached(remote) if remote else path.parent / entry.file_name
-    described = metadata_file(file, entry.split) if file.is_dir() else None
-    made = None if described else derived(Path(os.path.abspath(file)), entry.split)
+    file = Path(os.path.abspath(file))
+    described = None if remote else metadata_file(file, entry.split)
+    made = None if described else derived(file, entry.split)
     if made is not None:
         said = {**made.options, "media_dir": str(made.media_dir)}
         if entry.mapping is not None or entry.format is not None or entry.columns:
             said.pop("turns", None)  # what the user says of the columns comes first
+        if entry.mapping is not None or entry.turns is not None:
+            said.pop("format", None)
         unsaid = {key: value for key, value in said.items() if getattr(entry, key) is None}
         tables = Tables(entry.split, (made.file,)) if table_kind(str(made.file)) else Tables(entry.split)
         return entry.model_copy(update=unsaid), made.file, tables
     if not file.exists():
-        raise InputError(f"{path}: dataset {name!r}: no data file {entry.file_name!r}", f"Looked for {file}.")
-    file = Path(os.path.abspath(file))
+        meta = f"{path}: " if path.is_file() else ""  # a preset is none
+        raise InputError(f"{meta}dataset {name!r}: no data file {entry.file_name!r}", f"Looked for {file}.")
+    if described is not None:
+        return described_entry(entry, file, described), described, Tables()
     if not file.is_dir():
         for setting in ("split", "subset"):
             if (value := getattr(entry, setting)) is not None:
                 where = f"dataset {name!r}: {setting} {value!r}"
                 raise InputError(f"{where} of a single file", "Leave it out: a file is read whole.")
         return entry, file, Tables(files=(file,) if table_kind(str(file)) else ())
-    if described is None:
-        return entry, file, split_files(file, entry.split, entry.subset)
-    inner = os.path.join(entry.file_name, described.relative_to(file))
-    columns = named_media(described) | (entry.columns or {}) if entry.mapping is None else entry.columns
-    return entry.model_copy(update={"file_name": inner, "split": None, "columns": columns}), described, Tables()
+    return entry, file, split_files(file, entry.split, entry.subset)

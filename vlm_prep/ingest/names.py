@@ -9,15 +9,17 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.mapping.compiled import compiled
 from vlm_prep.ingest.spec import (
     COLUMN_ALIASES,
     COLUMN_NAMES,
     DEFAULT_TAGS,
     FORMATS,
+    MEDIA_COLUMN_ALIASES,
     TAG_ALIASES,
     Format,
     did_you_mean,
@@ -36,14 +38,30 @@ def check_format(where: str, format: str | None) -> Format | None:
     return cast(Format | None, format)
 
 
-def check_mapping(where: str, format: str | None, mapping: str | None) -> None:
-    """Check that a format by mapping has one.
+def check_mapping(where: str, format: str | None, mapping: str | None, columns: Collection[str]) -> None:
+    """Check that a format by mapping has one, and that all columns that are named beside a mapping are read.
+
+    Args:
+        where: what messages begin with.
+        format: what the user says.
+        mapping: as canonical JSON.
+        columns: the roles that the user names columns for.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the mapping itself says where such a column stands.
     """
-    if format == "mapping" and mapping is None:
-        raise InputError(f"{where}: format mapping needs a mapping", "Give `mapping` or `turns`; see docs/sources.md.")
+    if mapping is None:
+        if format == "mapping":
+            hint = "Give `mapping` or `turns`; see docs/sources.md."
+            raise InputError(f"{where}: format mapping needs a mapping", hint)
+        return
+    for role in columns:
+        if role in compiled(mapping).media:
+            what = f"{where}: the mapping and `columns` both say where {role} are"
+            raise InputError(what, "Leave one of them out.")
+        if role not in MEDIA_COLUMN_ALIASES and role != "id":
+            what = f"{where}: columns.{role} is not read beside a mapping, which names its texts itself"
+            raise InputError(what, '`turns` say others, for example: "assistant={caption}"; see docs/sources.md.')
 
 
 def check_columns(where: str, columns: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,10 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file, digest_json
-from vlm_prep.ingest.derived.tar_rows import MEDIA_ENDINGS
 from vlm_prep.ingest.embedded import mark
-from vlm_prep.ingest.splits import ALL, DEFAULT_SPLIT, Tables, tables_of
+from vlm_prep.ingest.splits import Tables, tables_of
 from vlm_prep.media.table_rows import TableKind, open_table, read_row, table_kind
 
-_NAME: Final = re.compile(r"\.(\w{2,5})(?![\w.])")
 _SUFFIXES: Final = (".parquet", ".arrow")
 
 
@@ -105,40 +102,6 @@ def head_rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 
 # ---- folders ----
-
-
-def metadata_file(folder: Path, split: str | None) -> Path | None:
-    """Return the file that names the media of an `audiofolder` or `imagefolder`; None where the folder has none.
-
-    Args:
-        folder: of media files, with metadata.jsonl or metadata.csv among them, or in a folder for each split.
-        split: None takes the folder's own, or that of `train`.
-
-    Raises:
-        InputError: several splits, or a part of one, of such a folder.
-    """
-    if split and (name := split.partition("[")[0].partition("+")[0].strip()) != split:
-        if metadata_file(folder, None if split == ALL else name) is not None:
-            raise InputError(
-                f"{folder}: split {split!r}: of a folder with a metadata file one whole split is read",
-                "`limit` takes its first rows; write an entry of a meta JSON for each split to read several.",
-            )
-        return None
-    places = (folder / split,) if split else (folder, folder / DEFAULT_SPLIT)
-    files = (place / name for place in places for name in ("metadata.jsonl", "metadata.csv"))
-    return next((file for file in files if file.is_file()), None)
-
-
-def named_media(described: Path) -> dict[str, str]:
-    """Return which column of a metadata file holds pictures or videos: `file_name`, by the first file that it names.
-
-    Speech is read by the format, which knows this column.
-    """
-    with described.open(encoding="utf-8", errors="replace") as file:
-        head = file.read(1 << 16)
-    endings = (found[1].lower() for found in _NAME.finditer(head.partition("file_name")[2]))
-    kind = next((MEDIA_ENDINGS[each] for each in endings if each in MEDIA_ENDINGS), None)
-    return {f"{kind}s": "file_name"} if kind in ("image", "video") else {}
 
 
 def split_files(folder: Path, split: str | None, subset: str | None = None) -> Tables:

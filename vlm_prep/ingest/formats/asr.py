@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, Message, Sample
+from vlm_prep.ingest.embedded import EmbeddedBytes
 from vlm_prep.ingest.formats.common import Row, required_column, text
 from vlm_prep.ingest.formats.conversation import RowPlace, require_storable
 from vlm_prep.ingest.formats.entries import column_entries
@@ -62,8 +63,11 @@ def _audio(row: Row, spec: DatasetSpec, noticed: Noticed) -> Media:
         has = ", ".join(repr(key) for key in list(row)[:20]) or "nothing"
         wanted = " or ".join(repr(each) for each in names)
         raise Reject(RejectReason.MISSING_COLUMN, f"no audio in {wanted} (columns.audio); the row has {has}")
-    noticed.leave("row", row, {name, *spec.column_names("text"), "id", *SEGMENT_KEYS})
-    entries = column_entries(row[name], "audio", spec.media_dir)
+    value = row[name]
+    is_bytes = isinstance(value.get("bytes") if isinstance(value, dict) else value, EmbeddedBytes)
+    named = ASR_AUDIO_COLUMNS if is_bytes else ()  # beside bytes a path is their name
+    noticed.leave("row", row, {name, *named, *spec.column_names("text"), "id", *SEGMENT_KEYS})
+    entries = column_entries(value, "audio", spec.media_dir)
     if len(entries) != 1:
         raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, f"{len(entries)} audio files for one transcript")
     return part_of_row(row, entries, noticed, length_alone=True)[0]

@@ -10,7 +10,8 @@
     shared: false                  one picture stands for all the tags of its row
     tools: functions               the column of tool schemas
 
-An entry of `images` may say more than a column: `{path: file, start: from, end: to}` makes an object of columns.
+An entry of `images` may say more than a column: `{path: file, start: from, end: to}` makes an object of columns,
+`{first: [audio, path]}` takes the first column that says something.
 """
 
 from __future__ import annotations
@@ -141,6 +142,8 @@ def _media(reader: Reader, written: Any) -> Value:
         return lambda scope: scope.get(path)
     if not isinstance(written, Mapping) or not written:
         raise reader.bad(f"{excerpt(written)} is neither a column nor an object of columns")
+    if written.keys() == {"first"}:
+        return reader.value({"first": [{"column": name} for name in _listed(written["first"])]})
     paths = {str(key): reader.path(name) for key, name in written.items()}
     return _object_of(paths)
 

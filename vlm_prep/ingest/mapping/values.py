@@ -157,16 +157,20 @@ def _first(reader: Reader, written: Mapping[str, Any], required: bool) -> Value:
     values = reader.values(written["first"], "first", required=False)
 
     def first(scope: Scope) -> Any:
-        missing: Absent | None = None
+        missing, silent = list[Absent](), False
         for each in values:
             try:
                 value = each(scope)
             except Absent as absent:
-                missing = missing or absent
+                missing.append(absent)
                 continue
             if says_something(value):
                 return value
-        raise missing or Absent(RejectReason.BAD_TYPE, "none of the values of first says anything (mapping)")
+            silent = True
+        what = "none of the values of first says anything (mapping)"
+        if not missing:
+            raise Absent(RejectReason.BAD_TYPE, what)
+        raise Absent(missing[0].reason, f"{what}: {missing[0].message}") if silent else missing[0]
 
     return first
 

@@ -15,7 +15,10 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import did_you_mean
 from vlm_prep.core.named_sources import is_placed
 from vlm_prep.ingest.entry import Entry
+from vlm_prep.ingest.spec import COLUMN_ALIASES
 
+_HOW: Final = frozenset(("format", "mapping", "turns"))
+"""What says how rows are read: of what the user says of it nothing of a preset's is left, its columns among it."""
 _FOLDER: Final = Path(__file__).parent
 _HEAD: Final = "preset:"
 
@@ -67,7 +70,8 @@ class PresetSource:
             )
         if preset.sets:
             return {name: self._of_set(name, said) for name, said in preset.sets.items()}
-        return {preset.name: {**preset.options, "file_name": self._place(self.path, preset.hub), **given}}
+        place = self._place(self.path, preset.hub)
+        return {preset.name: {**_options(preset, given), "file_name": place, **given}}
 
     def _of_set(self, name: str, said: Mapping[str, Any]) -> dict[str, Any]:
         path = None if self.path is None else _inside(self.path, name)
@@ -75,7 +79,7 @@ class PresetSource:
 
     def _place(self, path: str | None, hub: str | None) -> str:
         if path is not None:
-            return path if is_placed(path) else os.path.abspath(path)
+            return path if is_placed(path) else os.path.abspath(os.path.expanduser(path))
         if hub is None:
             name = self.preset.name
             raise InputError(f"{_HEAD}{name} needs a path: {self.preset.expects}", f"Write {_HEAD}{name}=PATH.")
@@ -113,8 +117,19 @@ def with_preset(entry: Entry) -> Entry:
     preset = read_preset(entry.preset)
     if preset.sets:
         raise InputError(f"preset {preset.name!r} is several datasets", f"Use it as a source: {_HEAD}{preset.name}.")
-    said = {name: value for name, value in preset.options.items() if name not in entry.model_fields_set}
-    return entry.model_copy(update=said)
+    given = entry.model_dump(include=entry.model_fields_set - {"preset"})
+    return Entry.model_validate({**_options(preset, given), **given})
+
+
+def _options(preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a preset says beside what the user says, who comes first: in all, or in the columns of media."""
+    said = {name: value for name, value in preset.options.items() if name not in given}
+    if _HOW & given.keys():
+        return {name: value for name, value in said.items() if name not in (*_HOW, "columns")}
+    named = {COLUMN_ALIASES.get(role, role) for role in given.get("columns") or {}}
+    if isinstance(mapping := said.get("mapping"), Mapping):
+        said["mapping"] = {key: value for key, value in mapping.items() if key not in named}
+    return said
 
 
 def read_preset(name: str) -> Preset:
