@@ -18,6 +18,7 @@ to read it in:
     detect    what the head of a data file tells: its kind, format, conversation column and tags
     index     build_index: the byte range and line of every row of JSON, found without parsing the rows
     table_files    the same of Parquet and Arrow files: which files a folder's split has, and how many rows
+    metadata_folders  folders of media files with a table that names them
     embedded  media that lie inside a row (bytes, data: URLs), marked with the uri that reads them again
     sampling  pick_rows: sample_ratio → row numbers, in order
     mapping/  what the columns of any table are, declared

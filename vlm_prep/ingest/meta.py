@@ -239,6 +239,8 @@ def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
     described = None if remote else metadata_file(file, entry.split)
     made = None if described else derived(file, entry.split)
     if made is not None:
+        if entry.subset is not None:
+            raise InputError(f"dataset {name!r}: subset {entry.subset!r} of what has none", "Leave it out.")
         said = {**made.options, "media_dir": str(made.media_dir)}
         if entry.mapping is not None or entry.format is not None or entry.columns:
             said.pop("turns", None)  # what the user says of the columns comes first

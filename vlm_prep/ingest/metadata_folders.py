@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.derived.speech_layouts import is_ljspeech
 from vlm_prep.ingest.derived.tar_rows import MEDIA_ENDINGS
 from vlm_prep.ingest.entry import Entry
 from vlm_prep.ingest.mapping.compiled import compiled
@@ -35,7 +36,7 @@ def metadata_file(place: Path, split: str | None) -> Path | None:
     """
     if not place.is_dir():
         return place if split is None and _is_voices(place) else None
-    if split and (name := split.partition("[")[0].partition("+")[0].strip()) != split:
+    if split and ((name := split.partition("[")[0].partition("+")[0].strip()) != split or split == ALL):
         if metadata_file(place, None if split == ALL else name) is not None:
             raise InputError(
                 f"{place}: split {split!r}: of a folder with a metadata file one whole split is read",
@@ -44,7 +45,8 @@ def metadata_file(place: Path, split: str | None) -> Path | None:
         return None
     places = (place / split,) if split else (place, place / DEFAULT_SPLIT)
     files = (each / name for each in places for name in ("metadata.jsonl", "metadata.csv"))
-    return next((file for file in files if file.is_file()), None) or _voices(place, split)
+    found = next((file for file in files if file.is_file() and not is_ljspeech(file)), None)
+    return found or _voices(place, split)
 
 
 def described_entry(entry: Entry, place: Path, table: Path) -> Entry:
@@ -69,15 +71,12 @@ def described_entry(entry: Entry, place: Path, table: Path) -> Entry:
 
 
 def _named_media(described: Path) -> dict[str, str]:
-    """Return which column of a metadata file holds pictures or videos: `file_name`, by the first file that it names.
-
-    Speech is read by the format, which knows this column.
-    """
+    """Return which column of a metadata file holds media: `file_name`, of the kind of the first file that it names."""
     with described.open(encoding="utf-8", errors="replace") as file:
         head = file.read(1 << 16)
     endings = (found[1].lower() for found in _NAME.finditer(head.partition("file_name")[2]))
     kind = next((MEDIA_ENDINGS[each] for each in endings if each in MEDIA_ENDINGS), None)
-    return {f"{kind}s": "file_name"} if kind in ("image", "video") else {}
+    return {} if kind is None else {f"{kind}s": "file_name"}
 
 
 def _voices(folder: Path, split: str | None) -> Path | None:

@@ -18,10 +18,12 @@ import orjson
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.remote import cache_folder
-from vlm_prep.ingest.derived import energon, folder_rows, speech_layouts, sql_rows, tar_rows
+from vlm_prep.ingest.derived import energon, folder_rows, sql_rows, tar_rows
+from vlm_prep.ingest.derived import speech_layouts as layouts
 from vlm_prep.ingest.derived.lance_rows import as_parquet, is_lance
+from vlm_prep.ingest.splits import ALL, no_split
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _LAYOUT: Final = "docs/sources.md says what such a folder holds."
 
 
@@ -44,20 +46,29 @@ class Form:
     name: str
     files: Callable[[Path, str | None], list[Path]]
     """The files that its rows are made of; none where the source has not this form."""
-    rows: Callable[[Path, list[Path]], Iterator[dict[str, Any] | str]]
+    rows: Callable[[Path, list[Path], str | None], Iterator[dict[str, Any] | str]]
+    """Its rows, of a folder, these files, and the split that was asked for."""
     options: dict[str, Any]
+    parts: Callable[[Path], list[str]] = lambda path: []
+    """The splits that it has; none where the source has not this form."""
     described: Callable[[Path], object] = lambda base: None
     """What else its rows depend on."""
 
 
+_SPEECH: Final = {"format": "asr"}
 FORMS: Final = (
-    Form("webdataset", tar_rows.files, tar_rows.rows, {}, energon.field_map),
-    Form("librispeech", speech_layouts.librispeech_files, speech_layouts.librispeech, {"format": "asr"}),
-    Form("aishell", speech_layouts.aishell_files, speech_layouts.aishell, {"format": "asr"}),
-    Form("gigaspeech", speech_layouts.gigaspeech_files, speech_layouts.gigaspeech, {"format": "asr"}),
-    Form("fleurs", speech_layouts.fleurs_files, speech_layouts.fleurs, {"format": "asr"}),
+    Form("webdataset", tar_rows.files, tar_rows.rows, {}, tar_rows.parts, energon.field_map),
+    Form("librispeech", layouts.librispeech_files, layouts.librispeech, _SPEECH, layouts.librispeech_parts),
+    Form("mls", layouts.mls_files, layouts.mls, _SPEECH, layouts.mls_parts),
+    Form("aishell", layouts.aishell_files, layouts.aishell, _SPEECH, layouts.aishell_parts),
+    Form("gigaspeech", layouts.gigaspeech_files, layouts.gigaspeech, _SPEECH, layouts.gigaspeech_parts),
+    Form("fleurs", layouts.fleurs_files, layouts.fleurs, _SPEECH, layouts.fleurs_parts),
+    Form("ljspeech", layouts.ljspeech_files, layouts.ljspeech, _SPEECH),
+    Form("kaldi", layouts.kaldi_files, layouts.kaldi, _SPEECH, layouts.kaldi_parts),
     Form("sidecars", folder_rows.sidecar_files, folder_rows.sidecars, {}),
 )
+_OF_FILES: Final = frozenset(("gigaspeech",))
+"""Forms whose splits are not in files of their own."""
 
 
 def derived(path: Path, split: str | None) -> Derived | None:
@@ -65,30 +76,43 @@ def derived(path: Path, split: str | None) -> Derived | None:
 
     Args:
         path: a tar, a name with a range in braces, a database, or a folder.
-        split: a part of it, where its form has parts.
+        split: a part of it, where its form has parts; `all` is the whole.
 
     Raises:
-        InputError: it has the form and cannot be read.
+        InputError: it has the form and cannot be read, or has no such split.
     """
     if (database := sql_rows.split_address(path)) is not None:
+        _refuse_split(path, split)
         return Derived(sql_rows.as_parquet(*database), database[0].parent, {})
     if is_lance(path):
+        _refuse_split(path, split)
         return Derived(as_parquet(path), path.parent, {})
     for form in FORMS:
         files = form.files(path, split)
+        if not files and split == ALL and form.parts(path):
+            files = form.files(path, None)
+        if not files and split is not None and (parts := form.parts(path)):
+            raise no_split(path, parts, split)
         if files:
+            if not path.is_dir() and form.name not in _OF_FILES:
+                _refuse_split(path, split)
             base = path if path.is_dir() else path.parent
             turns = energon.turns_of(base) if form.name == "webdataset" else None
-            return Derived(_written(form, base, files), base, form.options | ({"turns": turns} if turns else {}))
+            made = _written(form, base, files, split if form.name in _OF_FILES else None)
+            return Derived(made, base, form.options | ({"turns": turns} if turns else {}))
     return None
 
 
-def _written(form: Form, base: Path, files: list[Path]) -> Path:
+def _refuse_split(path: Path, split: str | None) -> None:
+    if split is not None:
+        raise InputError(f"{path}: split {split!r} of what has no splits", "Leave it out: it is read whole.")
+
+
+def _written(form: Form, base: Path, files: list[Path], split: str | None) -> Path:
     stats = [(os.path.relpath(file, base), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     described = form.described(base)
-    key = digest_json([_VERSION, form.name, str(base), stats, *([described] if described else [])]).removeprefix(
-        "xxh3:"
-    )[:16]
+    more = [each for each in (described, split and {"split": split}) if each]
+    key = digest_json([_VERSION, form.name, str(base), stats, *more]).removeprefix("xxh3:")[:16]
     target = cache_folder() / "rows" / key / f"{base.name or 'rows'}.jsonl"
     if target.exists():
         return target
@@ -97,7 +121,7 @@ def _written(form: Form, base: Path, files: list[Path]) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rows-") as folder:
             temporary = Path(folder) / target.name
             with open(temporary, "wb") as out:
-                for row in form.rows(base, files):
+                for row in form.rows(base, files, split):
                     out.write(_line(row))
             if not temporary.stat().st_size:
                 raise InputError(f"{base}: holds no rows, as {form.name}", _LAYOUT)

@@ -45,7 +45,7 @@ def _holds_rows(file: Path) -> bool:
     return ending in (".parquet", ".arrow", ".jsonl", ".ndjson", ".csv", ".tsv")
 
 
-def sidecars(base: Path, files: list[Path]) -> Iterator[dict[str, Any] | str]:
+def sidecars(base: Path, files: list[Path], split: str | None) -> Iterator[dict[str, Any] | str]:
     """Yield the rows of a folder of pictures."""
     texts = {file.with_suffix(""): file for file in files if file.suffix.lower() not in _PICTURES}
     pictures = [file for file in files if file.suffix.lower() in _PICTURES]

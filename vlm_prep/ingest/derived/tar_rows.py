@@ -29,6 +29,7 @@ from vlm_prep.core.fields import did_you_mean
 from vlm_prep.core.regular_files import open_regular
 from vlm_prep.core.tar_members import tar_members
 from vlm_prep.ingest.derived import energon
+from vlm_prep.ingest.splits import ALL
 from vlm_prep.media.places import natural_order
 
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -60,8 +61,15 @@ def files(path: Path, split: str | None) -> list[Path]:
         return _energon(path, split)
     if path.is_dir():
         below = path / split if split else path
-        return sorted(below.glob("*.tar"), key=lambda file: natural_order(file.name)) if below.is_dir() else []
+        tars = below.glob("*.tar") if split != ALL or below.is_dir() else path.glob("*/*.tar")
+        return sorted(tars, key=lambda file: natural_order(str(file)))
     return [path] if path.suffix.lower() == ".tar" and path.is_file() else []
+
+
+def parts(path: Path) -> list[str]:
+    """Return the folders of tars in a folder, which are its splits."""
+    is_own = path.is_dir() and not (path / _SPLITS).is_file()
+    return sorted({file.parent.name for file in path.glob("*/*.tar")}) if is_own else []
 
 
 def _energon(path: Path, split: str | None) -> list[Path]:
@@ -108,7 +116,7 @@ class _BadRow(Exception):
     """A row that cannot be read; the message stands in its place, and is a reject."""
 
 
-def rows(base: Path, tars: list[Path]) -> Iterator[dict[str, Any] | str]:
+def rows(base: Path, tars: list[Path], split: str | None) -> Iterator[dict[str, Any] | str]:
     """Yield the rows of tars, media as `tar::name` from the folder `base`; of a row that is damaged what is wrong."""
     fields = energon.field_map(base)
     for tar in tars:
