@@ -36,8 +36,8 @@ NOT_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token
 
 NOT_BUILT = {
     "EvollaProcessor": "it takes proteins",
-    "FunAsrNanoProcessor": "its feature extractor needs torchaudio",
-    "GraniteSpeechProcessor": "its feature extractor needs torchaudio",
+    "FunAsrNanoProcessor": "its feature extractor needs torchaudio; with it: audio by size",
+    "GraniteSpeechProcessor": "its feature extractor needs torchaudio; with it: audio by size",
     "HiggsAudioV2Processor": "it needs an audio tokenizer, which is a model with weights",
     "NemotronH_Omni_Reasoning_V3Processor": "built-in family nemotron_omni; its parts come with the model's own files",
     "VoxtralProcessor": "its tokenizer and its template are mistral-common's",

@@ -8,6 +8,7 @@ part made is either stored in the row (`Adapter.geometry`) or makes the runtime 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
@@ -68,6 +69,13 @@ def part_of(hf: Any, kind: MediaKind) -> tuple[str, Any] | None:
         if part is not None:
             return name, part
     return None
+
+
+def asked_for_tensors(part: Any) -> dict[str, str]:
+    """Return the argument that asks a part for tensors; none for one that makes nothing else (Granite Speech)."""
+    taken = inspect.signature(part.__call__).parameters
+    open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values())
+    return {"return_tensors": "pt"} if open_ended or "return_tensors" in taken else {}
 
 
 def in_transformers(record: PartRecord) -> bool:

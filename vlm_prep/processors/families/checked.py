@@ -89,7 +89,7 @@ Ernie4_5_VLMoeProcessor | generic | image formula, video by size |
 EvollaProcessor | it takes proteins
 Exaone4_5_Processor | generic | image formula, video by size |
 Florence2Processor | its encoder reads picture and prompt, its decoder the answer: two texts
-FunAsrNanoProcessor | its feature extractor needs torchaudio
+FunAsrNanoProcessor | its feature extractor needs torchaudio; with it: audio by size
 FuyuProcessor | image: ValueError: The total number of /SPEAKER/ tokens in the prompts sh...
 Gemma3Processor | gemma3 | image by size |
 Gemma3nProcessor | generic | image formula, audio by size |
@@ -103,7 +103,7 @@ GlmAsrProcessor | generic | audio by size | sounds
 GotOcr2Processor | it takes no pictures as chats hand them over, in a list for each row
 Granite4VisionProcessor | generic | image formula |
 GraniteDoclingProcessor | generic | image by size |
-GraniteSpeechProcessor | its feature extractor needs torchaudio
+GraniteSpeechProcessor | its feature extractor needs torchaudio; with it: audio by size
 HiggsAudioV2Processor | it needs an audio tokenizer, which is a model with weights
 HunYuanVLProcessor | generic | image formula |
 HyperCLOVAXVisionV2Processor | generic | image formula, video by size |

@@ -26,7 +26,7 @@ from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.join import whole_mask
 from vlm_prep.processors.payload.nested import kept
 from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
-from vlm_prep.processors.processor_parts import ARGUMENTS
+from vlm_prep.processors.processor_parts import ARGUMENTS, asked_for_tensors
 from vlm_prep.processors.quiet import quiet
 from vlm_prep.processors.token_types import of_text
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
@@ -243,7 +243,7 @@ class PixelMaker:
         import torch
 
         part = self.part(kind)
-        kwargs = {"return_tensors": "pt", **self._parts[kind]["kwargs"], **settings}
+        kwargs = {**asked_for_tensors(part), **self._parts[kind]["kwargs"], **settings}
         if kind == "image":
             made = part([list(loaded)], **kwargs)
         elif kind == "video":
