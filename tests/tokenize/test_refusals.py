@@ -98,6 +98,16 @@ def test_every_row_of_a_refused_shape_is_found_by_any_number_of_workers(
     assert tree(tmp_path / "out0") == tree(tmp_path / "out1") == tree(tmp_path / "out3")
 
 
+def test_what_is_refused_alone_among_others_of_its_shape_does_not_depend_on_workers(
+    tmp_path: Path, run: Callable[..., Manifest], tree: Any
+) -> None:
+    # the first rows of tasks, which a worker may compare as first ones of their shape, and rows in the midst of them
+    alone = [number for number in (1, 256, 257, 512, 519) if number not in CHOSEN]
+    for workers in (0, 2):
+        assert run(f"out{workers}", alone, workers=workers).totals["rejects"] == {}
+    assert tree(tmp_path / "out0") == tree(tmp_path / "out2")
+
+
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_run_that_is_killed_while_refused_rows_are_noted_finds_the_rest(
     tmp_path: Path, run: Callable[..., Manifest], tree: Any, monkeypatch: pytest.MonkeyPatch, after: int

@@ -90,7 +90,7 @@ EvollaProcessor | it takes proteins
 Exaone4_5_Processor | generic | image formula, video by size |
 Florence2Processor | its encoder reads picture and prompt, its decoder the answer: two texts
 FunAsrNanoProcessor | its feature extractor needs torchaudio; with it: audio by size
-FuyuProcessor | image: ValueError: The total number of /SPEAKER/ tokens in the prompts sh...
+FuyuProcessor | it puts its one picture before the text itself: no placeholder stands for it
 Gemma3Processor | gemma3 | image by size |
 Gemma3nProcessor | generic | image formula, audio by size |
 Gemma4Processor | gemma4 | image formula, video formula, audio by size |
@@ -98,7 +98,7 @@ Gemma4UnifiedProcessor | generic | image formula, video by size, audio by size |
 Glm46VProcessor | generic | image formula, video by size |
 Glm4vProcessor | generic | image formula, video by size |
 Glm5NextProcessor | generic | image formula, video by size |
-GlmImageProcessor | writes something of its own behind a text with media it is made for anoth...
+GlmImageProcessor | it is made to draw: behind the text it writes the grid of what is drawn
 GlmAsrProcessor | generic | audio by size | sounds
 GotOcr2Processor | it takes no pictures as chats hand them over, in a list for each row
 Granite4VisionProcessor | generic | image formula |
@@ -134,13 +134,13 @@ MuseSparkProcessor | generic | image formula, video by size, audio by size |
 MusicFlamingoProcessor | generic | audio by size | sounds
 Nemotron3_5TranscribeProcessor | generic | audio by size | sounds
 NemotronH_Omni_Reasoning_V3Processor | built-in family nemotron_omni; its parts come with the model's own files
-NeoMMEProcessor | image: ValueError: NeoMME image inputs contain an invalid or truncated to...
+NeoMMEProcessor | it is made for retrieval: it takes texts or pictures, never both
 Ovis2Processor | generic | image by size |
 PaddleOCRVLProcessor | generic | image by size |
 PaliGemmaProcessor | it takes the answer apart (suffix=), marked by token_type_ids: two texts
 PerceptionLMProcessor | generic | image by row, video by size | unequal videos
 Phi4MultimodalProcessor | phi4_multimodal | image by size, audio formula |
-PI0Processor | puts tokens of image media elsewhere than in place of their placeholder i...
+PI0Processor | it is made to move robots: it puts its pictures before the text itself
 PixtralProcessor | pixtral | image formula |
 PocketTTSProcessor | it is made to speak: its prompts hold a voice, its labels are sound
 PPChart2TableProcessor | generic | image by size | text
