@@ -199,16 +199,18 @@ def main() -> None:
             chance = random.Random(f"{given.seed} {number} {name}")
             play(name, commands[name], base / f"round-{number}", chance, known, tally)
             number += 1
-            if number % 50 == 0:
-                print(f"{number} rounds, {tally.kills} kills, {len(tally.wrong)} wrong", flush=True)
+            if number % 50 == 0:  # so that a run that is ended from outside has said what it found
+                show(tally, list(commands), given.seed, number, time.monotonic() - begun)
     show(tally, list(commands), given.seed, number, time.monotonic() - begun)
+    if tally.wrong:
+        raise SystemExit(1)
 
 
 KINDS = ("killed", "EIO", "ENOSPC", "short", "clock", "stopped", "ended")
 
 
 def show(tally: Tally, names: Sequence[str], seed: int, rounds: int, seconds: float) -> None:
-    """Print the table; fail where something is wrong."""
+    """Print the table of what was done so far."""
     print(f"\n{'command':<26}" + "".join(f"{kind:>9}" for kind in KINDS))
     for name in [*names, "all"]:
         sums = [
@@ -224,10 +226,9 @@ def show(tally: Tally, names: Sequence[str], seed: int, rounds: int, seconds: fl
         print(f"  {what:<36}{count:>6}")
     print(
         f"seed {seed}, {rounds} rounds: {tally.kills} kills, {tally.compared} results compared file by file with "
-        f"undisturbed runs, {len(tally.wrong)} wrong; {seconds:.0f} s"
+        f"undisturbed runs, {len(tally.wrong)} wrong; {seconds:.0f} s",
+        flush=True,
     )
-    if tally.wrong:
-        raise SystemExit(1)
 
 
 if __name__ == "__main__":
