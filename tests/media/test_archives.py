@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import stat
 import struct
 import subprocess
 import sys
@@ -24,12 +25,16 @@ RED, GREEN = b"red" * 40, b"green" * 40
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
 
 
-def zipped(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(
+    members: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED, types: dict[str, int] | None = None
+) -> bytes:
+    """A zip; of some names with what kind of file they are on Unix."""
     data = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(data, "w", method) as archive:
         warnings.simplefilter("ignore")  # of names that are there twice
         for name, content in members:
             archive.writestr(name, content)
+            archive.infolist()[-1].external_attr |= (types or {}).get(name, 0) << 16
     return data.getvalue()
 
 
@@ -55,7 +60,8 @@ def archives(tmp_path: Path) -> Path:
     twice = [("both.png", RED), ("both.png", GREEN), ("x/../same.png", RED), ("./same.png", GREEN)]
     inner = zipped([("c.png", RED)])
     members = [*plain, *twice, ("b.zip", inner), ("b.tar", tarred([("c.png", RED)])), ("p.png.gz", gzip.compress(RED))]
-    (tmp_path / "a.zip").write_bytes(zipped(members))
+    others = {"sym.png": stat.S_IFLNK, "fifo.png": stat.S_IFIFO, "null.png": stat.S_IFCHR, "a.png": stat.S_IFREG}
+    (tmp_path / "a.zip").write_bytes(zipped([*members, *((name, b"/etc/x") for name in others)][:-1], types=others))
     links = [("sym.png", (tarfile.SYMTYPE, "secret.png")), ("hard.png", (tarfile.LNKTYPE, "a.png"))]
     devices = [("fifo.png", (tarfile.FIFOTYPE, "")), ("null.png", (tarfile.CHRTYPE, ""))]
     (tmp_path / "a.tar").write_bytes(tarred([*members, *links, *devices]))

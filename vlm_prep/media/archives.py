@@ -11,6 +11,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import os
+import stat
 import struct
 import tarfile
 import zipfile
@@ -55,8 +56,8 @@ def read_member(path: str, kind: ArchiveKind, name: str) -> bytes:
     if kind == "compressed":
         message = f"{path}: a compressed tar cannot be read in places; unpack it, or compress nothing"
         raise Reject(RejectReason.UNREADABLE_FILE, message)
-    stat = os.stat(path)
-    where = (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    state = os.stat(path)
+    where = (path, state.st_ino, state.st_size, state.st_mtime_ns)
     try:
         data = _of_zip(where, name) if kind == "zip" else _of_tar(where, name)
     except _DAMAGE as error:
@@ -151,7 +152,13 @@ def _lzma(packed: bytes, size: int) -> lzma.LZMADecompressor:
 @lru_cache(maxsize=16)
 def _zip_members(where: _Where) -> _Named[zipfile.ZipInfo]:
     with open_regular(where[0]) as file, zipfile.ZipFile(file) as archive:
-        return _named((info.filename, info) for info in archive.infolist() if not info.is_dir())
+        return _named((info.filename, info) for info in archive.infolist() if _is_plain(info))
+
+
+def _is_plain(info: zipfile.ZipInfo) -> bool:
+    """Whether a member is a file; the type of a link or a device, of which it holds a text, is noted as Unix has it.
+    Whatever system is said to have made the zip, as PKZIP says FAT of what it makes on Unix; 0 where there is none."""
+    return not info.is_dir() and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
 
 
 def _of_tar(where: _Where, name: str) -> bytes:
