@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,22 @@ def test_run_files_states_and_places(source: Path, stores: tuple[Path, Path], ru
     run("pull", EVIL, folder, words="\\x1b]0;PWNED")
     run("doctor", "-p", tmp_path / EVIL, words="PWNED")
     run("doctor", source / "meta.json", "-p", PROCESSOR)
+
+
+def test_a_traceback_of_a_fault_acts_on_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(**words: object) -> None:
+        raise TypeError(f"an argument {EVIL}")
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(TypeError) as caught:
+        cli.main()
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    shown = capsys.readouterr().err
+    assert not ACTS.search(shown)
+    assert "Traceback" in shown and "an argument \\x1b]0;PWNED" in shown
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))

@@ -18,6 +18,7 @@ from PIL import Image
 from vlm_prep.core.errors import StoreError
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.pack.model_rule import stored_rule
+from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.payload.patches import Patches
 from vlm_prep.shards.manifest import read_manifest, sealed
 from vlm_prep.shards.reader import Store
@@ -176,6 +177,19 @@ def test_an_offset_of_a_batch_that_is_none_is_refused_by_readers_and_named_by_ve
         lambda data: data["totals"].update(rows_in=data["totals"]["rows_in"] + 1),
         lambda data: data["totals"].update(rejects={"overlong": "many"}),
         lambda data: data["totals"].update(datasets={"a": 1}),
+        lambda data: data["totals"].update(datasets={"a": {"rows_in": 1}}),
+        lambda data: data["totals"].update(videos="many"),
+        lambda data: data["totals"].update(video_seconds=-1.5),
+        lambda data: data["totals"].update(packs=1),
+        lambda data: data["totals"].update(unread_keys={"a": {"row.b": {"rows": "many", "example": ""}}}),
+        lambda data: data["proof"].pop("against"),
+        lambda data: data["proof"].update(compared="pixels"),
+        lambda data: data["proof"].update(rows={"image": "all"}),
+        lambda data: data["extra"].update(plan={"lower_bounds": {}, "steps": {}}),
+        lambda data: data["extra"].update(certificate={"passed": True}),
+        lambda data: data["processor"].update(token_types={"1": [None]}),
+        lambda data: data["processor"]["parts"]["image"].update(masks={"a": ["b"]}),
+        lambda data: data["processor"]["parts"]["image"].update(axes={"a": "1"}),
         lambda data: data.update(tasks=[-1]),
         lambda data: data.update(tasks=1),
         lambda data: data.update(poison=[{"row": 1}]),
@@ -205,6 +219,18 @@ def test_a_manifest_that_does_not_hold_together_is_refused_in_one_line(
         read_manifest(store)
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 500
+
+
+@pytest.mark.parametrize("change", [{"known": "yes"}, {"loss_reads\x1b[2J": True}, {"models": [1]}])
+def test_a_model_that_a_store_describes_as_none_is_an_error_in_words(change: dict[str, Any]) -> None:
+    with pytest.raises(StoreError, match=r"processor\.backbone") as caught:
+        Backbone.from_json(Backbone().to_json() | {"layers": {}} | change)
+    assert "\n" not in caught.value.message
+
+
+def test_a_model_is_read_as_it_was_written() -> None:
+    written = Backbone(models=("a", "b"), layers={"conv": 2}, never_told="so", reads=("seq_idx",))
+    assert Backbone.from_json(json.loads(json.dumps(written.to_json()))) == written
 
 
 def test_a_million_ranks_are_refused(packed: Path, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import shlex
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Literal
 
 import orjson
@@ -125,6 +127,7 @@ def main() -> None:
     """Run the command line; a fault prints one message and what to do, and sets the exit status."""
     lean_imports.install()
     make_own()
+    sys.excepthook = _show_fault
     _stay_out_of_workers()
     ending = _Ending()
     try:
@@ -177,6 +180,11 @@ class _Ending:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.status, self.word = TERMINATED, "terminated"
         raise KeyboardInterrupt
+
+
+def _show_fault(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """Print the traceback of a fault of ours, whose message may quote data."""
+    _say("".join(traceback.format_exception(kind, error, where)).rstrip())
 
 
 def _say_error(message: str, hint: str | None, status: int) -> int:

@@ -22,6 +22,7 @@ tar_members.py       the members of a tar, forward only
 remote.py            files on object stores
 made_here.py         whether a store was made by this user
 
+typed_json.py        JSON of others, compared with declared types
 row_json.py          a row's text → values, exactly
 plain_text.py        texts of libraries
 visible.py           text of data, safe to show

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlm_prep.core.typed_json import require_record
 from vlm_prep.processors.model_config import config_of, read_config
 
 _STATE = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent")
@@ -84,9 +85,14 @@ class Backbone:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Backbone:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            StoreError: it is none.
+        """
         lists = ("models", "state", "reads", "own_masks")
-        return cls(**{**data, **{name: tuple(data[name]) for name in lists}})
+        require_record(data, cls, "processor.backbone")
+        return cls(**{**data, **{name: tuple(data.get(name, ())) for name in lists}})
 
     @property
     def unpackable(self) -> str | None:

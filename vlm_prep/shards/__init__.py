@@ -10,6 +10,7 @@ shared.py    media that several rows have, stored once
 media_kinds.py  which kinds of media each row has
 columns.py   columns of record batches as numpy views, made when asked for
 manifest.py  manifest.json: the last file written; a folder without it is unfinished
+manifest_records.py  what it says besides its shards
 manifest_rules.py  what must hold of a manifest before it is used
 layout.py    the files around the shards that make the folder open with `datasets`
 object_store.py  where a store is: a folder or an object store

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NoReturn
 
+from vlm_prep.core.processor_record import ProcessorRecord
+from vlm_prep.core.typed_json import require_typed
+from vlm_prep.shards.manifest_records import CertificateRecord, PlanRecord, ProofRecord, UnreadRecord
 from vlm_prep.shards.store_names import is_shard, is_split, is_store_name
 
 MOST = (1 << 63) - 1
@@ -27,16 +30,7 @@ _TEXT_KEYS = ("stage", "fingerprint")
 _TABLE_KEYS = ("config", "totals", "processor", "proof", "identity", "extra", "splits", "files")
 _OF_PROCESSOR = {"whole", "identity", "parts", "interleaved", "tensors", "sampling_rate"}
 """What readers that make tensors need of it."""
-_TABLES = ("whole", "mrope", "payload", "identity", "token_types", "token_values", "decoders", "stand_in", "model")
-_IDS = ("sampling_rate", "pad_token_id", "image_token_id", "video_token_id", "decoder_start_token_id", "vocab_size")
-_TYPES_OF_PROCESSOR = {
-    **dict.fromkeys((*_TABLES, "backbone"), ((dict,), "table")),
-    **dict.fromkeys(_IDS, ((int,), "whole number")),
-    **dict.fromkeys(("family", "level", "positions", "sound_offset"), ((str,), "text")),
-    **dict.fromkeys(("interleaved", "audio_in_video"), ((bool,), "truth")),
-    "run_ids": ((list,), "list"),
-}
-"""Of what is there and not null, see `core.processor_record`."""
+_TABLES_OF_TOTALS = ("rejects", "kinds", "datasets", "earlier", "packs_by_rank", "unread_keys")
 _ACCOUNTS = ("rows_in", "rows_written", "rows_rejected")
 
 
@@ -66,6 +60,8 @@ def check_manifest(data: Mapping[str, Any]) -> None:
     _totals(data["totals"])
     _config(data.get("config", {}))
     _extra(data.get("extra", {}))
+    if data.get("proof"):
+        require_typed(data["proof"], ProofRecord, "proof")
     _processor(data.get("processor", {}), needed=data["stage"] in ("tokenize", "pack"))
     if data["stage"] == "pack":
         _must("world_size" in data.get("config", {}), "config.world_size", "is missing")
@@ -130,17 +126,24 @@ def _totals(totals: Mapping[str, Any]) -> None:
         "has other rows in than rows written plus rows rejected",
     )
     _counts(totals["rejects"], "totals.rejects")
-    for key in ("tokens", "extra_documents", "pixels_compared"):
-        _count(totals.get(key, 0), f"totals.{key}")
+    for key, value in totals.items():
+        if key not in _TABLES_OF_TOTALS:
+            _amount(value, f"totals.{key}")
     _counts(totals.get("kinds", {}), "totals.kinds")
+    require_typed(totals.get("unread_keys", {}), dict[str, dict[str, UnreadRecord]], "totals.unread_keys")
+    for key in ("packs_by_rank", "fill") if "packs" in totals else ():
+        _must(key in totals, f"totals.{key}", "is missing")
     datasets = totals.get("datasets", {})
     _must(isinstance(datasets, dict), "totals.datasets", "is no table")
     for name, counts in datasets.items():
-        whole = {key: count for key, count in counts.items() if not key.endswith("_seconds")}  # they are no counts
-        _counts(whole, f"totals.datasets.{name}")
+        _must(isinstance(counts, dict), f"totals.datasets.{name}", "is no table")
+        for key in ("rows_in", "rows_written"):
+            _must(key in counts, f"totals.datasets.{name}.{key}", "is missing")
+        for key, count in counts.items():
+            _amount(count, f"totals.datasets.{name}.{key}")
     for number, earlier in enumerate(_list(totals.get("earlier", []), "totals.earlier")):
         _must(isinstance(earlier, dict) and _is_word(earlier["stage"]), f"totals.earlier[{number}]", "has no stage")
-        _totals({**earlier, "earlier": []})
+        _totals({**{key: value for key, value in earlier.items() if key != "stage"}, "earlier": []})
     for number, count in enumerate(_list(totals.get("packs_by_rank", []), "totals.packs_by_rank")):
         _count(count, f"totals.packs_by_rank[{number}]")
 
@@ -152,6 +155,9 @@ def _config(config: Mapping[str, Any]) -> None:
 
 def _extra(extra: Mapping[str, Any]) -> None:
     _must(isinstance(extra.get("mix", {}), dict), "extra.mix", "is no table")
+    for key, kind in (("plan", PlanRecord), ("certificate", CertificateRecord)):
+        if extra.get(key):
+            require_typed(extra[key], kind, f"extra.{key}")
     for key in ("mix_file", "source", "source_fingerprint", "layout", "format"):
         _must(isinstance(extra.get(key, ""), str), f"extra.{key}", "is no text")
     sources = _list(extra.get("sources", []), "extra.sources")
@@ -172,24 +178,14 @@ def _extra(extra: Mapping[str, Any]) -> None:
 def _processor(processor: Mapping[str, Any], *, needed: bool) -> None:
     if missing := needed and _OF_PROCESSOR - processor.keys():
         _fail("processor", f"has no {', '.join(sorted(missing))}")
-    for number, tensor in enumerate(_list(processor.get("tensors", []), "processor.tensors")):
+    require_typed(processor, ProcessorRecord, "processor", some=True)
+    for number, tensor in enumerate(processor.get("tensors", [])):
         where = f"processor.tensors[{number}]"
-        _must(isinstance(tensor, dict) and _is_word(tensor["name"]), where, "has no name")
-        for size in _list(tensor.get("shape", []), where):
+        _must(_is_word(tensor["name"]), where, "has no name")
+        for size in tensor["shape"]:
             _count(size, where, most=1 << 20)
-    parts = processor.get("parts", {})
-    _must(isinstance(parts, dict), "processor.parts", "is no table")
-    for kind, part in parts.items():
-        where = f"processor.parts.{kind}"
-        _must(isinstance(part, dict) and _is_word(part.get("part_class", "none")), where, "names no class")
-        for key in ("config", "kwargs", "outputs"):
-            _must(isinstance(part.get(key, {}), dict), f"{where}.{key}", "is no table")
-        _must(not needed or "outputs" in part, f"{where}.outputs", "is missing")
-        for made in part.get("outputs", {}).values():
-            _must(isinstance(made, list) and len(made) == 2 and isinstance(made[0], str), f"{where}.outputs", "is none")
-    for key, (types, what) in _TYPES_OF_PROCESSOR.items():
-        found = processor.get(key)
-        _must(found is None or type(found) in types, f"processor.{key}", f"is no {what}")
+    for kind, part in processor.get("parts", {}).items():
+        _must(_is_word(part["part_class"]), f"processor.parts.{kind}", "names no class")
 
 
 def _is_word(value: Any) -> bool:
@@ -206,6 +202,14 @@ def _count(value: Any, where: str, *, least: int = 0, most: int = MOST) -> int:
     if type(value) is not int or not least <= value <= most:
         _fail(where, f"is {_shown(value)}: not a whole number from {least} to {most}")
     return value
+
+
+def _amount(value: Any, where: str) -> None:
+    """Check a count, or seconds or a share, which are no whole numbers."""
+    if type(value) is float:
+        _must(0 <= value < float("inf"), where, f"is {value}")
+        return
+    _count(value, where)
 
 
 def _digest(value: Any, where: str) -> None:
