@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import warnings
@@ -52,6 +53,28 @@ def written(
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return path
+
+
+def with_another_size(path: Path) -> Path:
+    """A video of pictures, of which the third is narrower."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        for number in range(4):
+            data = io.BytesIO()
+            Image.new("RGB", (WIDTH // (1 + (number == 2)), HEIGHT)).save(data, "JPEG")
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            file.mux(packet)
+    return path
+
+
+def test_decoding_all_frames_finds_one_of_another_size(tmp_path: Path) -> None:
+    path = str(with_another_size(tmp_path / "a.avi"))
+    assert probe_video(path, "a").total_frames == 4
+    for look in (lambda: probe_video(path, "a", decode=True), lambda: read_frames(path, range(4), "a")):
+        with pytest.raises(Reject, match="its frames change their size"):
+            look()
 
 
 def in_order(path: Path) -> np.ndarray:

@@ -1,7 +1,8 @@
 """JSON that somebody else wrote, compared with the types that its reader declares.
 
 The types are those of a `TypedDict` or of a dataclass that travels as JSON, so that each record is declared once, where
-it is read. Tuples are lists in JSON; whole numbers may stand for floats, truths for no numbers.
+it is read. Tuples are lists in JSON, and taken as they are from what is about to be written; whole numbers
+may stand for floats, truths for no numbers.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _one_of(value: Any, kinds: tuple[Any, ...], where: str) -> None:
 
 
 def _elements(value: Any, origin: type, inner: tuple[Any, ...], where: str) -> None:
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         _must(False, where, "is no list")
     pair = origin is tuple and inner and inner[-1] is not Ellipsis
     _must(not pair or len(value) == len(inner), where, f"has not {len(inner)} entries")

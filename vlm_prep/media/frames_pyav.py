@@ -28,6 +28,7 @@ _SEEKABLE = ("mov", "matroska")
 _PACKED = ("mpeg4", "msmpeg4v3", "msmpeg4v2")
 """Codecs that may put several frames into a packet of AVI."""
 _SKIPS = ("h264", "hevc")
+_OTHER_SIZES = "its frames change their size"
 _WORTH_A_SEEK = 12
 """Frames that are left out by going to a key frame, where that is cheaper than decoding them."""
 
@@ -132,7 +133,7 @@ def read_by_pyav(source: str | bytes, indices: Sequence[int], uri: str) -> Frame
         raise _unreadable(uri, f"frame {min(missing)} does not decode")
     made = [frames[index] for index in indices]
     if len({frame.shape for frame in made}) > 1:
-        raise _unreadable(uri, "its frames change their size")
+        raise _unreadable(uri, _OTHER_SIZES)
     return np.stack(made)
 
 
@@ -206,10 +207,14 @@ def _in_order(source: str | bytes, uri: str, wanted: set[int]) -> dict[int, Fram
 def _decoded_stamps(source: str | bytes, uri: str) -> tuple[Any, ...]:
     """Decode all frames; return their stamps, None for those without."""
     stamps: list[Any] = []
+    size = None
     with _open(source, uri) as (container, stream):
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise _unreadable(uri, f"frame {len(stamps)} is damaged")
+            found = _upright(frame, frame.height, frame.width)
+            if found != (size := size or found):
+                raise _unreadable(uri, _OTHER_SIZES)
             stamps.append(frame.pts)
     return tuple(stamps)
 
