@@ -23,6 +23,12 @@ NEEDS = {
     "ms-swift": ("ms-swift==4.6.0", "modelscope==1.31.0", "peft==0.18.1", "addict==2.4.0", "json-repair==0.53.0",
                  "sortedcontainers==2.4.0", "einops==0.8.1", "simplejson==3.20.2", "binpacking==1.5.2",
                  "dacite==1.9.2"),
+    "axolotl": ("axolotl==0.19.0", "axolotl-contribs-lgpl==0.0.7", "axolotl-contribs-mit==0.0.6", "trl==1.9.0",
+                "peft==0.20.0", "addict==2.4.0", "posthog==6.7.11", "backoff==2.2.1", "distro==1.9.0",
+                "colorama==0.4.6", "fire==0.7.1", "termcolor==3.3.0", "art==6.5", "python-dotenv==1.0.1",
+                "schedulefree==1.4.1", "einops==0.8.2", "torchao==0.18.0", "numba==0.68.1", "llvmlite==0.50.0",
+                "httpcore==1.0.9", "h11==0.16.0", "httpx==0.28.1", "bitsandbytes==0.50.2", "fastcore==2.2.41",
+                "triton==3.3.1", "evaluate==0.4.6"),
     "megatron-core": ("megatron-core==0.16.1",),
     "nemo-automodel": ("nemo-automodel==0.7.0",),
     "mosaicml-streaming": ("mosaicml-streaming==0.13.0", "Brotli==1.2.1", "python-snappy==0.7.3", "cramjam==2.14.0",
@@ -31,8 +37,8 @@ NEEDS = {
                 "pylance==14.0.2", "lance-namespace==0.13.0", "lance-namespace-urllib3-client==0.13.0"),
 }  # fmt: skip
 """{trainer: its package and what else it imports in the code that is tried}"""
-ABSENT = {"llamafactory": ("torchaudio",)}
-"""Imported for audio alone, in builds that load beside CUDA only: empty modules, which fail where they are used."""
+ABSENT = {"llamafactory": ("torchaudio",), "axolotl": ("wandb",)}
+"""Imported for audio or reports that nothing here uses: empty modules, which fail where they are used."""
 
 
 def environment(trainer: str, root: Path) -> Path:

@@ -55,6 +55,7 @@ class Case:
             "PYTHONPATH": f"{ROOT}{os.pathsep}{REAL}",
             "DISABLE_VERSION_CHECK": "1",  # LLaMA-Factory's own word for newer versions of transformers
             "HF_HUB_OFFLINE": "1",
+            "AXOLOTL_DO_NOT_TRACK": "1",
         }
         out = self.rows.with_name("out.json")
         line = [str(python), str(script), str(self.model), str(self.rows), str(exported), str(out)]
@@ -63,17 +64,20 @@ class Case:
         found: dict[str, Any] = json.loads(out.read_text())
         return found
 
-    def losses(self) -> list[float]:
-        """Return those of the model on our batches."""
+    def losses(self, shuffled: ShardDataset | None = None) -> list[float]:
+        """Return those of the model on our batches, of two rows, in the store's order or in that of a dataset."""
         ensure_torchvision()
         sys.path.insert(0, str(REAL))
         model_of = importlib.import_module("model").model_of
         torch.set_num_threads(1)
-        rows = ShardDataset(self.store, shuffle=False)
+        rows = shuffled or ShardDataset(self.store, shuffle=False)
+        sampler = rows.sampler()
         collate, model, losses = PadCollate.for_store(rows, shift=False, counts=False), model_of(str(self.model)), []
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         for step in range(20):
-            loss = model(**collate([rows[(2 * step + place) % len(rows)] for place in (0, 1)])).loss
+            epoch, first = divmod(2 * step, len(rows))
+            sampler.set_epoch(epoch)
+            loss = model(**collate([rows[pick] for pick in list(sampler)[first : first + 2]])).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -172,3 +176,15 @@ def test_megatron_reads_its_index(options: Any, tmp_path: Path) -> None:
     assert found["tokens"] == [row["input_ids"].tolist() for row in rows]
     assert found["labels"] == [row["labels"].tolist() for row in rows]
     assert found["documents"] == list(range(len(rows) + 1))
+
+
+def test_axolotl(case: Any) -> None:
+    made = case("axolotl", "ours")
+    found = made.run("axolotl", made.store)
+    ids, labels = made.columns()
+    assert found["ids"] == ids
+    assert found["labels"] == labels
+    assert found["raw_losses"] == pytest.approx(made.losses(), rel=1e-5)
+    rows = ShardDataset(made.store, seed=3)
+    assert found["store_losses"] == pytest.approx(made.losses(rows), rel=1e-5)
+    assert (found["state"]["epoch"], found["state"]["consumed"]) == (10, 0)

@@ -3,6 +3,7 @@
     hf_trainer.py  transformers' Trainer, and what is built on it: order, states, batches
     trl_sft.py     what TRL's SFTTrainer is told besides
     automodel.py   NeMo Automodel's collate functions
+    axolotl_plugin.py  axolotl's plugin
     ranks.py          `vlm-prep check-trainer`: batches of every rank
     exporting.py       a store as another trainer's files, whole or not there
     export_formats.py  those files, form by form
