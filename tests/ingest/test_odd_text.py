@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from vlm_prep.ingest.source import open_samples
 TEXTS = [f"ä {n} // it's" for n in range(3)]
 ANSWER = {"role": "assistant", "content": "x"}
 LINES = "".join(json.dumps({"messages": [{"role": "user", "content": text}, ANSWER]}) + "\n" for text in TEXTS)
+
+ROWS = [json.loads(line) for line in LINES.splitlines()]
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +53,25 @@ def test_a_table_parted_otherwise_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as CSV text") as caught:
         open_samples(path)
     assert "commas" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "key"),
+    [
+        ({"data": {"rows": ROWS}}, "data.rows"),
+        ({"dataset": {"info": {"v": 1}, "data": ROWS}}, "dataset.data"),
+        ({"info": {"name": "x"}, "data": {"rows": ROWS}}, "data.rows"),
+        ({"v": 1, "data": {"rows": {str(n): row for n, row in enumerate(ROWS)}}}, "data.rows"),
+        ({"a": {"b": {"c": ROWS}}}, "a.b.c"),
+    ],
+)
+def test_rows_in_objects_of_objects_are_named_by_the_key_that_reads_them(
+    tmp_path: Path, wrapped: dict[str, Any], key: str
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(wrapped))
+    with pytest.raises(InputError, match=f"`rows_key={key}` reads them"):
+        open_samples(path)
+    samples = open_samples(path, rows_key=key)
+    read = [each for each in samples.read(0, len(samples)) if isinstance(each, Sample)]
+    assert [each.messages[0]["content"][0]["text"] for each in read] == TEXTS

@@ -140,6 +140,14 @@ def test_placed_first_is_for_rows_without_tags_only() -> None:
     assert refused(row, missing_tags="first")[0] == R.MEDIA_COUNT_MISMATCH
 
 
+def test_media_put_first_where_no_user_speaks_is_no_advice() -> None:
+    row = chat({"role": "system", "content": "S"}, {"role": "assistant", "content": "ho"}, image="a.png")
+    reason, words = refused(row, missing_tags="first")
+    assert reason == R.MEDIA_COUNT_MISMATCH and words.endswith(
+        "`missing_tags=first` finds no user text to put them before"
+    )
+
+
 def test_tags_in_an_answer_are_media_where_the_counts_fit_with_them_alone() -> None:
     answer = {"role": "assistant", "content": "Here: <image> A cat."}
     sample = read(chat({"role": "user", "content": "<image>Show."}, answer, images=["a.png", "b.png"]))

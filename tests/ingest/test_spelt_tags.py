@@ -26,7 +26,11 @@ def names(sample: Sample) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "tag", ["<image_1>", "<image 1>", "<image-1>", "<image1>", "<|image_1|>", "<IMAGE_01>", "<img_0>"]
+    "tag",
+    [
+        *("<image_1>", "<image 1>", "<image-1>", "<image1>", "<|image_1|>", "<IMAGE_01>", "<img_0>"),
+        *("[image_1]", "[Image 1]", "{image1}"),
+    ],
 )
 def test_a_numbered_tag_is_the_place_of_its_picture(tag: str) -> None:
     sample = read(ask(f"{tag}hi", image="a.png"))
@@ -42,11 +46,28 @@ def test_a_numbered_tag_is_the_place_of_its_picture(tag: str) -> None:
         "<|vision_start|><|image_pad|><|vision_end|>",
         "<image_placeholder>",
         "<Img><ImageHere></Img>",
+        "<img><IMG_CONTEXT></img>",
+        *("<image/>", "<image />", "<img>", "<img></img>", "[image]", "[IMG]", "{image}", "{{image}}", "<vila/image>"),
+        "<start_of_image>",
+        "<|media_begin|>image<|media_content|><|media_pad|><|media_end|>",
     ],
 )
 def test_another_models_placeholder_is_the_place_of_the_next_picture(tag: str) -> None:
     sample = read(ask(f"{tag}hi{tag}", images=TWO))
     assert sample.messages == read(ask("<image>hi<image>", images=TWO)).messages and names(sample) == TWO
+
+
+@pytest.mark.parametrize("tag", ["<image></image>", "<Image> </Image>", "<image>\n</image>"])
+def test_a_tag_that_is_closed_at_once_leaves_nothing_in_the_text(tag: str) -> None:
+    sample = read(ask(f"{tag}hi", image="a.png"))
+    assert sample.messages == read(ask("<image>hi", image="a.png")).messages
+    assert sample.notes == ("read_tag_spellings",)
+
+
+def test_brackets_beside_a_usual_tag_are_words_and_other_counts_are_named() -> None:
+    assert read(ask("[image] and <image>", image="a.png")).messages[0]["content"][0]["text"] == "[image] and "
+    reason, words = refused(ask("[image]?", images=TWO), missing_tags="first")
+    assert reason == R.MEDIA_COUNT_MISMATCH and "'[image]' in the texts" in words
 
 
 def test_tags_of_videos_and_sound_are_read_alike() -> None:
@@ -57,6 +78,11 @@ def test_tags_of_videos_and_sound_are_read_alike() -> None:
 @pytest.mark.parametrize(("text", "order"), [("<image_2> or <image_1>?", [1, 0]), ("<image_0> or <image_1>?", [0, 1])])
 def test_numbers_say_which_picture(text: str, order: list[int]) -> None:
     assert names(read(ask(text, images=TWO))) == [TWO[place] for place in order]
+
+
+@pytest.mark.parametrize("tag", ["<speech>", "<sound>", "<vila/sound>", "<Speech><SpeechHere></Speech>", "[audio]"])
+def test_other_names_of_sound_are_its_places(tag: str) -> None:
+    assert [part["type"] for part in read(ask(f"{tag}?", audio="a.wav")).messages[0]["content"]] == ["audio", "text"]
 
 
 def test_numbers_count_over_all_prompts_and_not_over_answers() -> None:

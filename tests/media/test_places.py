@@ -58,6 +58,9 @@ def reason(media: Media, rules: MediaRules | None = None) -> tuple[str, str]:
     [
         ("sub dir/a  b.png", "sub%20dir/a%20%20b.png"),
         ("sub dir/a.png", "sub dir\\a.png"),
+        ("a%20b.png", "a b.png"),
+        ("a%20b,é.png", "a b,é.png"),
+        ("a%2Cb%20c.png", "a,b c.png"),
         ("sub dir/a.png", "sub%20dir\\a.png"),
         ("a.png", "a.png\n"),
         ("a.png", " a.png "),

@@ -14,11 +14,12 @@ import pytest
 from turns import assistant, user
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.core.records import Sample
+from vlm_prep.core.records import Media, Sample
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
+from vlm_prep.tokenize.chat.fit import fit_to_template
 from vlm_prep.tokenize.coordinates import PlacedChar
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens
@@ -59,7 +60,8 @@ def trained(encoder: SampleEncoder, messages: list[dict[str, Any]]) -> str:
     except Reject as reject:
         return f"rejected: {reject.reason.value}"
     ours = encoded.labels != IGNORE
-    found = second_spans(encoder.template, full, None, encoder.config)
+    fitted = fit_to_template(full, None, encoder.template, encoder.config)
+    found = second_spans(encoder.template, fitted.messages, fitted.tools, encoder.config)
     assert found is not None
     text, spans = found
     tokens = encoder.text.encode_by_offsets(text)
@@ -83,11 +85,44 @@ def test_typed_control_tokens_are_text_for_tokenizers_that_normalize_too(made: M
     assert tokenizer.decode(encoded.input_ids[encoded.labels != IGNORE]) == texts[1].strip() + end
 
 
-def test_an_empty_text_before_a_call_trains_no_line_break_that_never_follows_the_prompt(made: Make) -> None:
-    call = {"type": "function", "function": {"name": "f", "arguments": {"n": 1}}}
-    turns = [user("A?"), assistant("", tool_calls=[call]), {"role": "tool", "content": "4"}, assistant("ok")]
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"n": 1}}}
+
+
+@pytest.mark.parametrize("blank", ["", "\n", " \n\n"])
+def test_a_blank_text_before_a_call_trains_no_line_break_that_never_follows_the_prompt(made: Make, blank: str) -> None:
+    turns = [user("A?"), assistant(blank, tool_calls=[CALL]), {"role": "tool", "content": "4"}, assistant("ok")]
     written = '<tool_call>\n{"name": "f", "arguments": {"n": 1}}\n</tool_call>'
     assert trained(made("qwen3_vl"), turns) == f"{written}<|im_end|>ok<|im_end|>"
+    assert trained(made("internvl3"), turns) == f"{written.replace(': ', ':').replace(', ', ',')}<|im_end|>ok<|im_end|>"
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "internvl3"])
+def test_an_answer_of_blanks_trains_its_end_token_alone(made: Make, name: str) -> None:
+    assert trained(made(name), [user("A?"), assistant("\n")]) == "<|im_end|>"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "Look."])
+def test_a_call_at_the_end_trains_the_token_at_which_the_result_is_awaited(made: Make, text: str) -> None:
+    turns = [user("A?"), assistant(text, tool_calls=[CALL])]
+    assert trained(made("gemma4"), turns) == f"<|tool_call>call:f{{n:1}}<tool_call|>{text.strip()}<|tool_response>"
+    without = f"{text.strip()}<|tool_response>" if text.strip() else "rejected: no_supervised_tokens"
+    assert trained(made("gemma4", train_tool_calls=False), turns) == without
+
+
+@pytest.mark.parametrize("name", ["kimi_k25", "nemotron_omni"])
+def test_an_answer_of_a_picture_alone_trains_nothing_behind_a_think_block(
+    made: Make, picture: Media, name: str
+) -> None:
+    shown = {"role": "assistant", "content": [{"type": "image"}]}
+    asked = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in (user("A?"), user("B?"))]
+    said = {"role": "assistant", "content": [{"type": "text", "text": "ok"}]}
+    place: dict[str, Any] = {"sample_id": "a/0", "dataset": "a", "source": "a.jsonl", "line": 1, "media": (picture,)}
+    encoder = made(name)
+    encoded = encoder.encode(Sample(**place, messages=[asked[0], shown, asked[1], said]), (None,))
+    trained = encoder.adapter.hf.tokenizer.decode(encoded.input_ids[encoded.labels != IGNORE])
+    assert trained == "ok<|im_end|>"
+    with pytest.raises(Reject, match="message 2 is an answer of media alone, which are never trained"):
+        encoder.encode(Sample(**place, messages=[asked[0], shown]), (None,))
 
 
 TWO = [user("A?"), assistant("no"), user("no cat?"), assistant("42")]

@@ -111,7 +111,7 @@ class SourceConfig(Settings):
     lenient_json: Annotated[
         bool, Doc("Read rows with comments, trailing commas, Python literals or raw control characters as JSON.")
     ] = False
-    rows_key: Annotated[str | None, Doc("Key of an object under which its rows stand, e.g. data.")] = None
+    rows_key: Annotated[str | None, Doc("Key of an object under which its rows stand, e.g. data, or data.rows.")] = None
     mapping: Annotated[
         str | None,
         ReadsFile(inline=True),

@@ -87,6 +87,12 @@ def first_members(path: str | Path, count: int, *, lenient: bool = False) -> tup
         return members, scan.skip_blanks(scan.element_end(start)) >= len(data)
 
 
+def members_at(path: str | Path, position: int, count: int, *, lenient: bool = False) -> dict[str, Element]:
+    """Return the first members of the object at a place of a text."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return dict(islice(_Scan(data, str(path), lenient).members(position), count))
+
+
 def first_keys(path: str | Path, position: int, *, lenient: bool = False) -> frozenset[str]:
     """Return the keys of the first object of the array at a place of a text; none where it does not begin with one."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

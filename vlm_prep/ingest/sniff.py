@@ -16,7 +16,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.regular_files import open_regular
 from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.json_scan import BOM, LENIENT_HINT, Element, elements, first_keys, first_members
+from vlm_prep.ingest.json_scan import BOM, LENIENT_HINT, Element, elements, first_keys, first_members, members_at
 from vlm_prep.ingest.spec import COLUMN_NAMES, TextForm, TextReading
 
 LINE_SUFFIXES: Final = (".jsonl", ".ndjson")
@@ -112,7 +112,8 @@ def _one_object(path: str | Path, lines: list[bytes], lenient: bool) -> TextForm
     if not members or _ROW_COLUMNS & members.keys():
         return one_line
     with open(path, "rb") as file:
-        if all(_starts(file, element, b"{") for element in members.values()):
+        objects = [element for element in members.values() if _starts(file, element, b"{")]
+        if len(objects) == len(members) and any(_is_row_at(path, element, lenient) for element in objects):
             return "keyed"
         arrays = {key: element for key, element in members.items() if _starts(file, element, b"[")}
     firsts = {key: first_keys(path, element[0], lenient=lenient) for key, element in arrays.items()}
@@ -121,11 +122,50 @@ def _one_object(path: str | Path, lines: list[bytes], lenient: bool) -> TextForm
     # in a file that says it holds lines an object is a row, unless what it holds are rows by their names
     wanted = _ROW_COLUMNS if _suffix(path) in LINE_SUFFIXES else None
     nested = [key for key, keys in firsts.items() if (keys if wanted is None else keys & wanted)]
+    nested = nested or [f"{key}.{more}" for key in members for more in _rows_below(path, members[key], lenient, 3)]
     if nested:
         keys = " or ".join(excerpt(key) for key in nested)
         hint = f"`rows_key={nested[0]}` reads them."
         raise InputError(f"{path}: is one object, with rows under {keys}", hint)
-    return one_line
+    return "keyed" if len(objects) == len(members) else one_line
+
+
+def _is_row_at(path: str | Path, element: Element, lenient: bool) -> bool:
+    """Whether the object at a place is a row by the names of its columns."""
+    return not _ROW_COLUMNS.isdisjoint(members_at(path, element[0], _MEMBERS, lenient=lenient))
+
+
+def _rows_below(path: str | Path, element: Element, lenient: bool, depth: int) -> list[str]:
+    """Return the keys under which an object holds rows by the names of their columns, those of objects joined by dots.
+
+    Args:
+        path: of the text.
+        element: where the object is; another value holds none.
+        lenient: see `json_scan.elements`.
+        depth: of objects in each other, at most.
+    """
+    with open(path, "rb") as file:
+        if not depth or not _starts(file, element, b"{"):
+            return []
+        members = members_at(path, element[0], _MEMBERS, lenient=lenient)
+        arrays = {key for key, each in members.items() if _starts(file, each, b"[")}
+        objects = {key for key, each in members.items() if _starts(file, each, b"{")}
+    found = []
+    for key, each in members.items():
+        if key in arrays and _ROW_COLUMNS & first_keys(path, each[0], lenient=lenient):
+            found.append(key)
+        if key in objects:
+            keyed = any(_is_row_at(path, one, lenient) for one in _objects_of(path, each, lenient))
+            inner = [] if keyed else _rows_below(path, each, lenient, depth - 1)
+            found += [key] if keyed else [f"{key}.{more}" for more in inner]
+    return found
+
+
+def _objects_of(path: str | Path, element: Element, lenient: bool) -> list[Element]:
+    """Where the members of an object are that are objects themselves, of its first ones."""
+    with open(path, "rb") as file:
+        members = members_at(path, element[0], 2, lenient=lenient).values()
+        return [each for each in members if _starts(file, each, b"{")]
 
 
 def _starts(file: BinaryIO, element: Element, sign: bytes) -> bool:

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media
@@ -153,10 +153,19 @@ def _readings(path: str) -> Iterator[str]:
         reading = path
         for is_chosen, change in zip(chosen, changes, strict=True):
             reading = change(reading) if is_chosen else reading
-        for each in (reading, *_once(reading)):
+        others = () if any(chosen) else _quoted(path)
+        for each in (reading, *_once(reading), *others):
             if each not in seen and "\0" not in each:
                 seen.add(each)
                 yield os.path.normpath(each)
+
+
+def _quoted(path: str) -> Iterator[str]:
+    """Yield a path as addresses write it, with blanks as %20 and more or fewer other signs so: files keep such names,
+    and a `file:` address was decoded."""
+    yield path.replace(" ", "%20")
+    for safe in ("/!$&'()*+,;=:@~", "/"):
+        yield quote(path, safe=safe)
 
 
 def _with_slashes(path: str) -> str:

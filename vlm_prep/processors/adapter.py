@@ -33,6 +33,7 @@ from vlm_prep.processors.processor_parts import PartRecord, observe, part_of, sm
 from vlm_prep.processors.runs import RunFinder
 
 _CACHED = 65536
+_OTHER = "another `processor` may take it"
 
 
 class Adapter(ABC):
@@ -176,10 +177,10 @@ class Adapter(ABC):
         for kind in dict.fromkeys(item.kind for item in media):
             if kind not in self.kinds:
                 reason = self.refusals.get(kind, f"it has no {kind} processor")
-                raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{name} takes no {kind} media: {reason}")
+                raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{name} takes no {kind} media: {reason} ({_OTHER})")
         if self.needs_media and not media:
             kinds = " or ".join(self.kinds)
-            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{name} takes no row without {kinds} media")
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{name} takes no row without {kinds} media ({_OTHER})")
 
     def expand(self, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()) -> tuple[Expansion, ...]:
         """Return what the placeholders of one row become.

@@ -37,7 +37,7 @@ _NOTES = {
     "pictures_cropped": "with a picture of which the processor crops the edges",
     "frames_capped": "with a video longer than the processor's most frames at its rate: fewer a second are taken",
     "variable_frame_rate": "with a video whose frames are not shown evenly",
-    "pictures_with_alpha": "with a picture that has an alpha channel or a transparent colour, laid on white",
+    "pictures_with_alpha": "with a picture that may be transparent by its header (`check_media`: is), laid on white",
     "mirrored_videos": "with a video that asks to be shown mirrored: its frames are not, as transformers reads them",
     "sound_starts_elsewhere": "with a video whose sound does not start with its pictures (`sound_offset`)",
     "rate_as_text": "with a video whose rate is a number as text",

@@ -35,7 +35,7 @@ from vlm_prep.tokenize.chat.tool_text import Tools
 from vlm_prep.tokenize.coordinates import ByteSpan, PlacedChar, RenderedChar, TextByte
 from vlm_prep.tokenize.cut_rows import CUT, require_cuttable, require_length
 from vlm_prep.tokenize.drafts import Draft, Drafted, Labelled
-from vlm_prep.tokenize.labels.answers import empty_answers, require_written_media
+from vlm_prep.tokenize.labels.answers import empty_answers, nothing_trained, require_written_media
 from vlm_prep.tokenize.labels.documents import Document, DocumentReader
 from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, weigh_tokens
 from vlm_prep.tokenize.labels.spans import reject_weights, trained_messages, uses_weights, weigh
@@ -100,8 +100,7 @@ class SampleEncoder:
             pieces = [Piece(replace(drafted, drafts=self._fitting(sample, drafted)))]
         found = [(piece, draft) for piece in pieces for draft in piece.drafted.drafts if draft.trains]
         if not found:
-            message = "no token of this row would be trained (train_on, and what its messages say of training)"
-            raise Reject(RejectReason.NO_SUPERVISED_TOKENS, message)
+            raise nothing_trained(sample.messages)
         for _, draft in found:
             require_length(len(draft.ids), self.config)
         found[0] = found[0][0], noted_first([draft for _, draft in found])

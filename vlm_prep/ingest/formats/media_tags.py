@@ -23,7 +23,7 @@ from vlm_prep.core.records import Media, MediaKind
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.entries import media_from
 from vlm_prep.ingest.formats.noticed import MEDIA_NAME, Noticed
-from vlm_prep.ingest.formats.spelt_tags import SPELT, SpeltTag, firsts, spelt_tag, spelt_tags
+from vlm_prep.ingest.formats.spelt_tags import SPELT, SpeltTag, firsts, may_hold, spelt_tag, spelt_tags
 
 Part = dict[str, Any]
 TextPlace = Literal["answers", "parts"]
@@ -34,9 +34,11 @@ FRAMES_AS_VIDEO = "frames_as_video"
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "heic", "avif", "jxl")
 _INLINE: Final = "|".join(rf"<{tag}>[^<>\n]+{MEDIA_NAME} *</{tag}>" for tag in ("img", "image", "video", "audio"))
 _WITH_PATH = re.compile(_INLINE, re.IGNORECASE)
-_TAG = re.compile(rf"({_INLINE}|<image>|<video>|<audio>)", re.IGNORECASE)
-_TAG_OR_SPELT = re.compile(rf"({_INLINE}|<image>|<video>|<audio>|{SPELT})", re.IGNORECASE)
-_KINDS: dict[str, MediaKind] = {"<img>": "image", "<image>": "image", "<video>": "video", "<audio>": "audio"}
+_USUAL: Final = "|".join(rf"<{tag}>(?:\s*</{tag}>)?" for tag in ("image", "video", "audio"))
+_TAG = re.compile(rf"({_INLINE}|{_USUAL})", re.IGNORECASE)
+_TAG_OR_SPELT = re.compile(rf"({_INLINE}|{_USUAL}|{SPELT})", re.IGNORECASE)
+_ONE_USUAL = re.compile(_USUAL, re.IGNORECASE)
+_KINDS: dict[str, MediaKind] = {"img": "image", "image": "image", "video": "video", "audio": "audio"}
 
 
 class MediaQueue:
@@ -71,6 +73,8 @@ class MediaQueue:
         self._kept: dict[TextPlace, Counter[MediaKind]] = {"answers": Counter(), "parts": Counter()}
         self._has_own = False
         """Whether messages name media themselves."""
+        self._puts_first: bool | None = None
+        """Whether there is a user text to put media before; None where that was not asked for."""
         self._placed: list[Media | tuple[MediaKind, int]] = []
 
     def place_next(self, kind: MediaKind) -> Part:
@@ -100,6 +104,7 @@ class MediaQueue:
             kind for kind in self._columns if not self._asked[kind] and any(self._columns[kind]) and kind not in said
         ]
         user = next((number for number, message in enumerate(messages) if message["role"] == "user"), None)
+        self._puts_first = user is not None
         if not kinds or user is None:
             return
         before = sum(part["type"] != "text" for message in messages[:user] for part in message["content"])
@@ -120,10 +125,10 @@ class MediaQueue:
 
     def note_text(self, text: str, place: TextPlace) -> None:
         """Count the tags of a text that stays text."""
-        if "<" in text:
+        if may_hold(text):
             if place == "parts":
                 self.note_names(text)
-            self._kept[place].update(kind for tag in _TAG.findall(text) if (kind := _KINDS.get(tag.lower())))
+            self._kept[place].update(_kind_of(tag) for tag in _TAG.findall(text) if _ONE_USUAL.fullmatch(tag))
 
     def note_names(self, text: str) -> None:
         """Keep the tags spelt otherwise of a text that stays text and is no answer."""
@@ -212,7 +217,10 @@ class MediaQueue:
             note = (
                 f", of which the first is {excerpt(os.path.basename(first.uris[0]))}; write {tags} where they belong, "
             )
-            note += "or let `missing_tags=first` put them before the first user text"
+            if self._puts_first is False:
+                note += "since `missing_tags=first` finds no user text to put them before"
+            else:
+                note += "or let `missing_tags=first` put them before the first user text"
         return Reject(RejectReason.MEDIA_COUNT_MISMATCH, counts + note)
 
 
@@ -247,16 +255,24 @@ def split_tags(text: str, queue: MediaQueue) -> list[Part]:
     return parts or [{"type": "text", "text": ""}]
 
 
+def _kind_of(tag: str) -> MediaKind:
+    """The kind of a tag that begins with its name."""
+    return _KINDS[tag[1:].partition(">")[0].lower()]
+
+
 def _piece(piece: str, queue: MediaQueue) -> Part:
-    if kind := _KINDS.get(piece.lower()):
+    if _ONE_USUAL.fullmatch(piece):
+        if piece.count("<") > 1:  # <image></image>
+            queue.noticed.note("read_tag_spellings")
+        kind = _kind_of(piece)
         return queue.place_next(queue.image_tag if kind == "image" else kind)
     if _WITH_PATH.fullmatch(piece):
         tag, _, rest = piece.partition(">")
         queue.noticed.note("read_path_in_tags")
-        kind, path = _KINDS[f"{tag.lower()}>"], rest.rpartition("<")[0].strip()
+        kind, path = _kind_of(piece), rest.rpartition("<")[0].strip()
         return queue.place(media_from(path, kind, queue.media_dir, f"{tag}> in the text"))
     if queue.spelt and (tagged := spelt_tag(piece)) is not None and tagged.kind in queue.spelt:
         return queue.place_spelt(tagged)
-    if "<" in piece:
+    if may_hold(piece):
         queue.note_names(piece)
     return {"type": "text", "text": piece}

@@ -29,7 +29,7 @@ NOTES: Final[dict[str, str]] = {
     "read_part_tags": "with tags in texts of typed parts that are media, since only so each media has one",
     "read_video_as_image": "whose <image> stands for a video, since they have no picture and as many videos",
     "read_path_in_tags": "with paths between tags in their texts (<img>a.png</img>)",
-    "read_tag_spellings": "with numbered placeholders (<image_1>) or another model's, as many as media",
+    "read_tag_spellings": "with placeholders of another tool or model (<image_1>, [image], <image></image>)",
     "read_named_tags": "whose media column names the tag of each media",
     "read_untyped_content": "with content as one object, or with parts that are texts, null or say no usual type",
     "read_tool_blocks": "with tool calls or results as blocks of a message's content (Anthropic)",

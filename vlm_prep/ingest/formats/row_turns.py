@@ -19,6 +19,7 @@ from vlm_prep.ingest.formats.content_parts import Content, plain_parts, read_par
 from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_paths, has_tags, split_tags
 from vlm_prep.ingest.formats.noticed import MESSAGE_KEYS_WITH_MEANING, Noticed, is_empty
+from vlm_prep.ingest.formats.spelt_tags import may_hold
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, written_calls
 from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
 
@@ -131,7 +132,7 @@ def _plain_message(turn: Any, dialect: Dialect, queue: MediaQueue) -> Message | 
         return None if made is None else {"role": known, "content": made}
     if type(written) is not str:
         return None
-    plain = "<" not in written and not queue.strips
+    plain = not (queue.strips or may_hold(written))
     parts = [{"type": "text", "text": written}] if plain else _string_parts(known, written, dialect, queue)
     return {"role": known, "content": parts}
 
@@ -209,7 +210,7 @@ def text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
         queue.note_text(written, "answers")
     elif role == "user" or queue.spelt or has_tags(written):
         return split_tags(written, queue)
-    elif "<" in written:
+    elif may_hold(written):
         queue.note_names(written)
     return [{"type": "text", "text": written}]
 

@@ -1,7 +1,9 @@
 """Placeholders as other models and benchmarks write them, numbered or as their own tokens.
 
     <image_1>  <image 1>  <image-1>  <image1>  <|image_1|>     the entry of that number, from 0 or 1 on
+    [image_1]  {image_1}                                       likewise
     <|image|>  <|vision_start|><|image_pad|><|vision_end|>  <|AUDIO|>  <image_placeholder>  <ImageHere>     the next one
+    <image/>  [image]  {image}  <start_of_image>  <img><IMG_CONTEXT></img>  <vila/video>  <speech>          likewise
 
 Such a tag is text at first: it may be a name that the text speaks of. Where there are media of the kind and no other
 placeholder asks for one, as many tags as media (of a number each, all of them) can only be their places.
@@ -16,17 +18,26 @@ from typing import Any, Final
 
 from vlm_prep.core.records import MediaKind
 
-_NUMBERED: Final = r"<\|?(?:image|img|video|audio)[ _-]?\d{1,4}\|?>"
+_NUMBER_OF: Final = r"(?:image|img|video|audio)[ _-]?\d{1,4}"
+_NUMBERED: Final = rf"<\|?{_NUMBER_OF}\|?>|\[{_NUMBER_OF}\]|\{{{_NUMBER_OF}\}}"
+_OF_ANY: Final = (
+    r"<\|{0}(?:_pad)?\|>|<{0}_placeholder>|<{0} ?/>|\[{0}\]|\{{{{?{0}\}}\}}?|<vila/{0}>"
+    r"|<\|media_begin\|>{0}<\|media_content\|><\|media_pad\|><\|media_end\|>"
+)
 _TOKENS: Final[dict[MediaKind, str]] = {
-    "image": r"(?:<\|vision_start\|>)?<\|image(?:_pad)?\|>(?:<\|vision_end\|>)?|<image_placeholder>"
-    r"|(?:<img>)?<imagehere>(?:</img>)?",
-    "video": r"(?:<\|vision_start\|>)?<\|video(?:_pad)?\|>(?:<\|vision_end\|>)?",
-    "audio": r"(?:<\|audio_bos\|>)?<\|audio(?:_pad)?\|>(?:<\|audio_eos\|>)?",
+    "image": r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|(?:<img>)?<(?:imagehere|img_context)>(?:</img>)?"
+    r"|<img ?/?>(?:\s*</img>)?|\[img\]|<start_of_image>|<image_soft_token>|" + _OF_ANY.format("image"),
+    "video": r"<\|vision_start\|><\|video_pad\|><\|vision_end\|>|" + _OF_ANY.format("video"),
+    "audio": r"(?:<\|audio_bos\|>)?<\|audio(?:_pad)?\|>(?:<\|audio_eos\|>)?|<speech><speechhere></speech>|<speech>"
+    r"|<vila/sound>|<sound>|" + _OF_ANY.format("audio"),
 }
 SPELT: Final = "|".join((_NUMBERED, *_TOKENS.values()))
 """A pattern of these tags, in any letter case, without groups."""
 _SPELT: Final = re.compile(SPELT, re.IGNORECASE)
-_NUMBER: Final = re.compile(r"<\|?(image|img|video|audio)[ _-]?(\d+)", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"[<\[{]\|?(image|img|video|audio)[ _-]?(\d+)", re.IGNORECASE)
+_OPENING: Final = re.compile(r"[<\[{]")
+_NAMES: Final = re.compile(r"(image|img)|(video)|(audio|sound|speech)", re.IGNORECASE)
+_IN_ORDER: Final[tuple[MediaKind, ...]] = ("image", "video", "audio")
 _KINDS: Final[dict[str, MediaKind]] = {"image": "image", "img": "image", "video": "video", "audio": "audio"}
 
 
@@ -47,7 +58,13 @@ def spelt_tags(text: str) -> Iterator[SpeltTag]:
 def _tag(written: str) -> SpeltTag:
     if found := _NUMBER.match(written):
         return SpeltTag(written, _KINDS[found[1].lower()], int(found[2]))
-    return SpeltTag(written, next(kind for kind in _TOKENS if kind in written.lower()), None)
+    name = _NAMES.search(written)
+    return SpeltTag(written, "image" if name is None else _IN_ORDER[(name.lastindex or 1) - 1], None)
+
+
+def may_hold(text: str) -> bool:
+    """Whether a text holds a sign that a tag begins with."""
+    return _OPENING.search(text) is not None
 
 
 def spelt_tag(piece: str) -> SpeltTag | None:

@@ -113,7 +113,8 @@ class ChatTemplate:
             raise
         except Exception as error:  # templates raise TemplateError and whatever their expressions raise
             raise Reject(
-                RejectReason.TEMPLATE_ERROR, f"the chat template refused: {type(error).__name__}: {error}"
+                RejectReason.TEMPLATE_ERROR,
+                f"the chat template refused: {type(error).__name__}: {error} (`chat_template` gives another template)",
             ) from error
         return text
 

@@ -49,6 +49,8 @@ class TemplateFindings:
     """Whether an answer directly follows the header: not so where a template writes an empty <think> block first."""
     call_opening: str
     """What the template writes between a text and the name of the call behind it, less blanks; empty if unknown."""
+    call_end: str
+    """What closes a turn that calls, where that is something else: the model stops there to be given the result."""
     tools: bool
     tool_calls: bool
     """Whether a call's function and arguments are written."""
@@ -71,7 +73,7 @@ class TemplateFindings:
 
     def end_behind(self, text: str, said: int) -> int:
         """Return where the end of a turn ends that says its last character before `said`; `said` where none follows."""
-        for end in (self.turn_end, self.middle_end):
+        for end in (self.turn_end, self.middle_end, self.call_end):
             if end and text.startswith(end, said):
                 return said + len(end)
         return said
@@ -129,6 +131,7 @@ class _Probe:
             lead=said if not said.strip() else "",
             header_is_prompt=whole[:start].endswith(header + said) and not said.strip(),
             call_opening=self._call_opening(),
+            call_end=self._call_end(plain, turn_end),
             tools=self._mentions([user], tools=[_tool(_SENTINEL)]),
             tool_calls=self._call_key is not None,
             call_key=self._call_key or "name",
@@ -240,6 +243,19 @@ class _Probe:
                 continue  # a template may refuse calls without an id, or with one of another form
         said, between, name = text.partition(_SENTINEL)[2].partition(_CALL)
         return said.lstrip() if between and name else ""
+
+    def _call_end(self, plain: Message, turn_end: str) -> str:
+        """What is written up to the first token behind a call and no text, where it holds no end of other turns."""
+        for identity in _IDS if self._call_key == "name" else ():
+            try:
+                text = self._render([self.user, {**plain, "tool_calls": [call(_CALL, identity)]}])
+            except Reject:
+                continue
+            # a text may be written before a call or behind it: what stands behind both closes the turn
+            marked = self._render([self.user, {**self.answer, "tool_calls": [call(_CALL, identity)]}])
+            behind = marked.partition(_SENTINEL)[2]
+            return "" if _CALL in behind or turn_end in text.partition(_CALL)[2] else self._first_token(behind)
+        return ""
 
     def _content_reaches(self, content: Any) -> bool:
         user = [{"type": "text", "text": _QUESTION}] if isinstance(content, list) else _QUESTION

@@ -48,7 +48,9 @@ def _with_calls_as_text(message: Message, train: bool) -> Message:
         return message
     lines = [f"<tool_call>\n{_json(_function(call))}\n</tool_call>" for call in calls]
     content = as_parts(message["content"])
-    if any(part.get("text") for part in content):
+    if not any(part.get("text", "media").strip() for part in content):
+        content = []  # blanks would be one token with those of the template's header, which no model writes
+    elif any(part.get("text") for part in content):
         lines[0] = "\n" + lines[0]
     content.append({"type": "text", "text": "\n".join(lines), **({} if train else {"train": False})})
     return {**{key: value for key, value in message.items() if key != "tool_calls"}, "content": content}

@@ -9,7 +9,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.settings import EmptyAnswers
 from vlm_prep.tokenize.chat.template import ChatTemplate
-from vlm_prep.tokenize.labels.spans import weight_of
+from vlm_prep.tokenize.labels.spans import is_media_alone, weight_of
 
 if TYPE_CHECKING:
     from vlm_prep.tokenize.labels.documents import Document
@@ -41,6 +41,14 @@ def is_empty(message: Message) -> bool:
     return not (content.strip() if isinstance(content, str) else any(part.get("text", "x").strip() for part in content))
 
 
+def nothing_trained(messages: Sequence[Message]) -> Reject:
+    """Return the reject of a row of which nothing is trained, with why."""
+    message = "no token of this row would be trained (train_on, and what its messages say of training)"
+    if alone := [n for n, each in enumerate(messages, 1) if each["role"] == "assistant" and is_media_alone(each)]:
+        message += f"; message {alone[0]} is an answer of media alone, which are never trained"
+    return Reject(RejectReason.NO_SUPERVISED_TOKENS, message)
+
+
 def require_written_media(template: ChatTemplate, document: Document) -> None:
     """Say where a template leaves out the media of a message: the true reason why a row's counts differ.
 
@@ -58,5 +66,6 @@ def require_written_media(template: ChatTemplate, document: Document) -> None:
         if template.render(others, document.tools).split() == document.rendered.text.split():
             raise Reject(
                 RejectReason.UNSUPPORTED_MEDIA,
-                f"message {index + 1}: the chat template writes no {media} in turns of the {message['role']}",
+                f"message {index + 1}: the chat template writes no {media} in turns of the {message['role']} "
+                "(`chat_template` gives another template)",
             )

@@ -20,6 +20,7 @@ from vlm_prep.tokenize.chat.control_tokens import ControlTokens, Delimiters
 from vlm_prep.tokenize.chat.sentinels import Piece
 from vlm_prep.tokenize.chat.template import ChatTemplate, Rendered
 from vlm_prep.tokenize.chat.tool_text import Tools
+from vlm_prep.tokenize.labels.spans import is_media_alone
 from vlm_prep.tokenize.labels.turns import Turn, find_turns, undecidable
 
 _SHOWN = 60
@@ -103,7 +104,11 @@ class DocumentReader:
         document = self.read(messages[: index + 1], tools, [index])
         if index not in document.turns:
             missing = [piece for piece in document.rendered.missing if piece.message == index]
-            raise _dropped(missing[0], messages) if missing else undecidable(index)
+            if missing:
+                raise _dropped(missing[0], messages)
+            if is_media_alone(messages[index]):
+                raise undecidable(index, "nothing tells where an answer of media alone begins and ends")
+            raise undecidable(index)
 
 
 def _masked(messages: Sequence[Message], indices: Sequence[int] | set[int]) -> list[Message]:

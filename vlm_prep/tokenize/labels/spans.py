@@ -30,7 +30,8 @@ _THOUGHT = re.compile(rf"\s*{_MARK}<think>.*?</think>{_MARK}\s*", re.DOTALL)
 
 
 def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
-    """Return the indices of the assistant messages to train: all or the last, less those with `train: false`.
+    """Return the indices of the assistant messages to train: all or the last, less those with `train: false` and those
+    of media alone.
 
     With "all" these too, since what of the text is theirs has to be known to leave it out.
     """
@@ -39,7 +40,15 @@ def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> list[int
         answers = answers[-1:]
     if train_on == "all":
         return answers
-    return [index for index in answers if weight_of(messages[index]) > 0]
+    return [index for index in answers if weight_of(messages[index]) > 0 and not is_media_alone(messages[index])]
+
+
+def is_media_alone(message: Message) -> bool:
+    """Whether a message holds media and nothing of it is trained: no words, reasoning or calls."""
+    content = message["content"]
+    if isinstance(content, str) or message.get("reasoning_content") or message.get("tool_calls"):
+        return False
+    return any("text" not in part for part in content) and not any(part.get("text", "").strip() for part in content)
 
 
 def weight_of(options: Mapping[str, Any]) -> float:
@@ -102,7 +111,7 @@ def _turn_spans(
     text: str, turn: Turn, message: Message, findings: TemplateFindings, config: TokenizeConfig, *, with_end: bool
 ) -> list[Weighted]:
     weight = weight_of(message)
-    turn = _from_call(text, turn, message)
+    turn = _from_what_is_said(text, turn, message, findings)
     spans: list[Weighted] = [(turn.start, turn.said, weight)]
     exceptions = _exceptions(text, turn, message, findings, config)
     if not exceptions:
@@ -114,15 +123,18 @@ def _turn_spans(
     return [*spans, (turn.said, turn.end, weight)] if with_end else spans
 
 
-def _from_call(text: str, turn: Turn, message: Message) -> Turn:
-    """Let a turn that says nothing but calls begin with the first of them, where blanks of the template's own stand
-    between it and those that its header ends with: the model is asked behind the header, and never writes them."""
+def _from_what_is_said(text: str, turn: Turn, message: Message, findings: TemplateFindings) -> Turn:
+    """Let a turn that says nothing begin at its end, and one that says nothing but calls with the first of them, where
+    blanks stand between it and those that its header ends with, which may become one token: the model is asked behind
+    the header, and never writes that. Blanks that it has to write before each answer stay."""
     content = message["content"]
-    said = content if isinstance(content, str) else any(part.get("text") or "text" not in part for part in content)
-    header_is_open = turn.start > 0 and text[turn.start - 1].isspace()
-    if said or message.get("reasoning_content") or not message.get("tool_calls") or not header_is_open:
+    texts = [content] if isinstance(content, str) else [part.get("text", "media") for part in content]
+    header_is_open = turn.start > 0 and text[turn.start - 1].isspace() and not findings.lead
+    if any(each.strip() for each in texts) or message.get("reasoning_content") or not header_is_open:
         return turn
     written = text[turn.start : turn.said]
+    if not message.get("tool_calls") and written.strip():
+        return turn  # a template's own words for an answer that says nothing
     return replace(turn, start=turn.start + len(written) - len(written.lstrip()))
 
 
@@ -140,7 +152,8 @@ def _exceptions(
     if has_media and not says_something(message):
         return [(turn.start, turn.said, 0.0)]
     if turn.pieces is None:
-        raise undecidable(turn.message)
+        why = "its parts, reasoning, calls and media are not found apart in what the chat template writes"
+        raise undecidable(turn.message, why)
     found = _part_spans(text, turn.pieces, message) if has_options else []
     if has_media:
         found += _media_spans(text, turn, message, findings)
@@ -166,7 +179,8 @@ def _media_spans(text: str, turn: Turn, message: Message, findings: TemplateFind
         before = [place.end for each, place in places.items() if each < number]
         after = [place.start for each, place in places.items() if each > number]
         if thought is not None and not before:
-            raise undecidable(turn.message)  # what the template writes behind reasoning is not apart from the media
+            why = "what the chat template writes behind its reasoning is not apart from that around its media"
+            raise undecidable(turn.message, why)
         stop = min(after) if after else _calls_start(text, turn, findings) if called else turn.said
         found.append((max(before, default=turn.start), stop, 0.0))
     return found
@@ -181,7 +195,9 @@ def _part_spans(text: str, pieces: Sequence[TextPlace], message: Message) -> lis
         return []  # an empty text
     whole, place = message["content"], places[0]
     if "".join(part["text"] for part in message[PARTS]) != whole:
-        raise undecidable(place.message)  # a control token across two parts
+        raise undecidable(
+            place.message, "a control token stands across two of its parts, which have options of training"
+        )
     # the template may have cut blanks off the edges
     cursor = place.start - whole.index(text[place.start : place.end])
     spans: list[Weighted] = []
@@ -202,7 +218,7 @@ def _thought_span(text: str, turn: Turn, written: str) -> Weighted:
     first = next((place for place in turn.pieces or () if place.kind == "text"), None)
     found = None if first is None else _THOUGHT.match(text[first.start : first.end])
     if first is None or found is None:
-        raise undecidable(turn.message)
+        raise undecidable(turn.message, "the chat template writes the reasoning in its text in another form")
     return turn.start, first.start + found.end(), 0.0
 
 
@@ -226,7 +242,7 @@ def _calls_start(text: str, turn: Turn, findings: TemplateFindings) -> int:
         return before.end
     opening, name = findings.call_opening, pieces[first].start
     if not opening or not text.endswith(opening, before.end, name):
-        raise undecidable(turn.message)
+        raise undecidable(turn.message, "where its calls begin is not told by what the chat template writes")
     return name - len(opening)
 
 

@@ -160,10 +160,11 @@ class _ByPieces:
         turn_end, content = self._findings.turn_end, message["content"]
         if last.kind == "text" and (isinstance(content, str) or _are_empty(content[last.part + 1 :])):
             return last.end, self._findings.end_behind(self._text, last.end)
-        if not turn_end or turn_end.strip() in _arguments(message):
-            return None
-        position = self._text.find(turn_end, last.end, limit)
-        return (position, position + len(turn_end)) if position >= 0 else None
+        for end in (turn_end, self._findings.call_end):
+            position = self._text.find(end, last.end, limit) if end and end.strip() not in _arguments(message) else -1
+            if position >= 0:
+                return position, position + len(end)
+        return None
 
 
 def _is_one_text(message: Message) -> bool:
@@ -244,15 +245,17 @@ def _said_by_tail(findings: TemplateFindings, opened: str, closed: str) -> int |
         return said if closed.endswith(findings.tail) and said >= len(opened) else None
     position = closed.rfind(findings.turn_end, len(opened))
     if position < 0:
-        return len(closed)
+        return len(closed.removesuffix(findings.call_end)) if findings.call_end else len(closed)
     rest = closed[position + len(findings.turn_end) :]
     return None if rest.strip() and rest != findings.after_last else position
 
 
-def undecidable(index: int) -> Reject:
+def undecidable(
+    index: int, why: str = "it does not appear as the data has it in what the chat template writes"
+) -> Reject:
     """Return the reject of a row whose mask cannot be told."""
     return Reject(
         RejectReason.LABELS_UNDECIDABLE,
-        f"message {index + 1} does not appear as the data has it in what the chat template writes, so its mask cannot "
-        "be decided",
+        f"message {index + 1}: {why}, so its mask cannot be decided (`chat_template` gives another template, "
+        '`"train": false` on the message leaves it out)',
     )
