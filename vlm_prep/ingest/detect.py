@@ -30,6 +30,7 @@ from vlm_prep.ingest.spec import (
     COLUMN_NAMES,
     DEFAULT_TAGS,
     FROM_VALUE_TAGS,
+    QUERY_COLUMNS,
     DatasetSpec,
     Format,
     did_you_mean,
@@ -41,8 +42,6 @@ Row = dict[str, Any]
 _ASR_AUDIO: Final = ASR_AUDIO_COLUMNS[:4]
 """Columns that are audio by their name alone."""
 
-_QUERY: Final = {"instruction": "query", "output": "response"}
-_QUERY_COLUMNS: Final = frozenset(_QUERY.values())
 _HEAD_ROWS = 64
 _HEAD_TABLE_ROWS = 8
 """Every row of a table has every column."""
@@ -70,7 +69,7 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
         return _resolve_mapping(spec, rows)
     first = rows[0]
     if spec.format is None and _is_query(spec, first):
-        spec = replace(spec, format="alpaca", columns=_QUERY | spec.columns)
+        spec = replace(spec, format="alpaca", columns=QUERY_COLUMNS | spec.columns)
     kind = spec.format or _detect_format(spec, first)
     if kind == "asr":
         return _resolve_asr(spec, rows)
@@ -213,7 +212,7 @@ def _detect_format(spec: DatasetSpec, first: Row) -> Format:
 def _is_query(spec: DatasetSpec, first: Row) -> bool:
     """Return whether a row is one of ms-swift's `query` and `response`."""
     others = {name for role in ("messages", "instruction", "output") for name in spec.column_names(role)}
-    return first.keys() >= _QUERY_COLUMNS and others.isdisjoint(first)
+    return first.keys() >= {*QUERY_COLUMNS.values()} and others.isdisjoint(first)
 
 
 def _are(value: object, *keys: str) -> bool:

@@ -21,7 +21,7 @@ from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.derived.axolotl import axolotl_meta
 from vlm_prep.ingest.derived.derived_rows import derived
 from vlm_prep.ingest.derived.energon import metadataset
-from vlm_prep.ingest.derived.other_tools import as_meta, is_dataset_info
+from vlm_prep.ingest.derived.other_tools import as_meta, described_in, is_dataset_info
 from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.entry import EXAMPLE, Entry, SourceOptions, validated
 from vlm_prep.ingest.hub_sets import hub_tables
@@ -90,6 +90,7 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
     place = Path(os.path.abspath(path))
     if named is None and not place.exists() and (meant := meant_by(str(path))):
         raise InputError(f"{path}: no such file", meant)
+    place = place if named else described_in(place)
     preset = None if named is None else preset_of(named)
     is_file = not named and not _is_made_of_files(place)
     blended = metadataset(place, given) if is_file else None
@@ -178,6 +179,7 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         file_name=entry.file_name,
         media_dir=media_dir,
         format=check_format(where, entry.format),
+        is_given_format=entry.format is not None,
         columns=columns,
         given_columns=frozenset(columns),
         tags=(tags := check_tags(where, entry.tags or {})),

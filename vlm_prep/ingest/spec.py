@@ -64,6 +64,9 @@ COLUMN_ALIASES: Final[dict[str, str]] = {
 }
 """LLaMA-Factory's names for the alpaca column roles, and the singular that fits a row of one audio file."""
 
+QUERY_COLUMNS: Final = {"instruction": "query", "output": "response"}
+"""The columns of ms-swift's rows that are no conversation."""
+
 ASR_AUDIO_COLUMNS: Final = (
     *("audio", "audios", "audio_filepath", "audio_path"),
     *("path", "file", "file_name", "wav"),
@@ -129,6 +132,8 @@ class DatasetSpec:
     """Absolute folder that relative media paths start from; a str is a place on an object store."""
     format: Format | None = None
     """None until `detect.resolve` has seen the first row; then rows are read as sharegpt."""
+    is_given_format: bool = False
+    """Whether the user gave it, and not the first row."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column role → the row's key, for the roles that are known."""
     given_columns: frozenset[str] = frozenset()
@@ -280,6 +285,11 @@ class DatasetSpec:
     @cached_property
     def dialects(self) -> dict[bool, Any]:
         """Whether tags in texts stand for media → how messages are spelt; filled by `formats.row_turns`."""
+        return {}
+
+    @cached_property
+    def other_forms(self) -> dict[tuple[str, tuple[str, ...]], DatasetSpec]:
+        """Format and columns → how rows of them are read; filled by `formats.row_format`."""
         return {}
 
     @cached_property

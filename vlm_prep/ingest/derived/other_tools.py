@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from vlm_prep.core.errors import InputError
 
 NAME: Final = "dataset_info.json"
+_MOST: Final = 64 << 20
 _COLUMNS: Final = {
     **{name: name for name in ("messages", "system", "tools", "images", "videos", "audios", "history")},
     "prompt": "instruction",
@@ -37,6 +40,24 @@ def is_dataset_info(path: Path, value: Mapping[str, Any]) -> bool:
     entries = [entry for entry in value.values() if isinstance(entry, dict)]
     own = ("formatting", "hf_hub_url", "ms_hub_url", "script_url", "ranking", "num_samples")
     return path.name == NAME or any(name in entry for entry in entries for name in own)
+
+
+def described_in(folder: Path) -> Path:
+    """Return the description in LLaMA-Factory's data folder; of another folder itself.
+
+    A folder of `datasets` may hold a file of this name, too, which describes features and splits.
+    """
+    path = folder / NAME
+    if not path.is_file() or path.stat().st_size > _MOST:
+        return folder
+    try:
+        value = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError:
+        return folder if (folder / "state.json").exists() else path  # what is wrong with it is said when it is read
+    sets = value.values() if isinstance(value, dict) else ()
+    names = ("file_name", "hf_hub_url", "ms_hub_url", "script_url")
+    is_own = all(isinstance(each, dict) for each in sets) and any(name in each for each in sets for name in names)
+    return path if is_own else folder
 
 
 def as_meta(path: Path, value: Mapping[str, Any], asked: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ order:
     pairs         hub tables of user and assistant texts, or of prompt and completion
     asr           an audio file and its transcript
     by_mapping    any table, by a mapping that says what its columns are (`ingest.mapping`)
+    row_format    the format of a row in a file whose rows have several
     conversation  what the first three share: a row's messages, in any of the spellings → Sample
     row_turns     one message
     usual_turns   messages as the APIs of Anthropic and Gemini write them, before they are read
@@ -35,6 +36,7 @@ from vlm_prep.ingest.formats import alpaca, asr, by_mapping, messages, pairs, sh
 from vlm_prep.ingest.formats.common import shown
 from vlm_prep.ingest.formats.conversation import RowPlace
 from vlm_prep.ingest.formats.noticed import Noticed
+from vlm_prep.ingest.formats.row_format import spec_of_row
 from vlm_prep.ingest.formats.usual_turns import of_gemini
 from vlm_prep.ingest.spec import DatasetSpec
 
@@ -68,4 +70,5 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
         RowPlace(sample_id=sample_id, source=source, line=line),
         Noticed(frozenset(spec.ignore_keys) | _BOXES.intersection(spec.kept)),
     )
+    spec = spec_of_row(fields, spec, noticed)
     return _CONVERT[spec.format or "sharegpt"](fields, spec, place, noticed)

@@ -19,6 +19,8 @@ from vlm_prep.ingest.embedded import AddressText, EmbeddedBytes, EmbeddedText
 
 NOTES: Final[dict[str, str]] = {
     "read_other_tags": "whose keys or role names are not those of the first row",
+    "read_other_format": "that are conversations, or questions and answers, where the first row is the other",
+    "read_pairs": "whose turns are objects of a question and its answer",
     "read_doubles": "with one thing given twice, equally",
     "read_media_columns": "with media in a column of a less usual name",
     "read_empty_media": "with nulls or empty texts among their media, which no placeholder asks for",

@@ -2,6 +2,7 @@
 
     Anthropic   content blocks tool_use (a call) and tool_result (a tool's turn, inside of the user's)
     Gemini      {"contents": [{"role": "model", "parts": [...]}], "systemInstruction": {"parts": [...]}}
+    pairs       {"human": ..., "assistant": ...} (ms-swift), {"system": ..., "input": ..., "output": ...} (XTuner)
     tables      content that is a list of typed parts as JSON text, since a column has one type
 
 One message may become several: a tool's result is a turn of its own, where it stands. Content as JSON text is read
@@ -34,6 +35,7 @@ _SNAKE: Final = {
     "functionResponse": "function_response",
     "videoMetadata": "video_metadata",
 }
+_PAIRS: Final = ((None, "human", "assistant"), ("system", "input", "output"))
 _OFFSETS: Final = {"startOffset": "start", "start_offset": "start", "endOffset": "end", "end_offset": "end"}
 _PART_KINDS: Final = ("text", "inline_data", "file_data", "function_call", "function_response")
 
@@ -84,7 +86,7 @@ def system_parts(value: Any, noticed: Noticed) -> Any:
 
 
 def _is_other(turn: Row, dialect: Dialect) -> bool:
-    if "parts" in turn:
+    if "parts" in turn or _pair_of(turn) is not None:
         return True
     for key in dialect.content_keys:
         value = turn.get(key)
@@ -93,6 +95,18 @@ def _is_other(turn: Row, dialect: Dialect) -> bool:
         if isinstance(value, str) and value.startswith("[{"):
             return True
     return False
+
+
+def _pair_of(turn: Row) -> tuple[str | None, str, str] | None:
+    """Return the keys of a system prompt, a question and its answer, where a message is an object of them."""
+    return next((keys for keys in _PAIRS if turn.keys() >= {*keys[1:]} and turn.keys() <= {*keys}), None)
+
+
+def _of_pair(turn: Row, keys: tuple[str | None, str, str], dialect: Dialect) -> Iterator[Row]:
+    for key, role in zip(keys, ("system", "user", "assistant"), strict=True):
+        if key is not None and (role != "system" or turn.get(key)):
+            name = next(name for name, meant in dialect.roles.items() if meant == role)
+            yield {dialect.role_keys[0]: name, dialect.content_keys[0]: turn[key]}
 
 
 def _from_text(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[Any]:
@@ -127,7 +141,11 @@ def _typed_parts(value: Any) -> list[Row] | None:
 
 
 def _made(turn: Row, dialect: Dialect, noticed: Noticed, called: dict[str, str], where: str) -> Iterator[Row]:
-    """Yield what a message becomes: itself, or its parts and a tool's turn for each result."""
+    """Yield what a message becomes: itself, two of a pair, or its parts and a tool's turn for each result."""
+    if keys := _pair_of(turn):
+        noticed.note("read_pairs")
+        yield from _of_pair(turn, keys, dialect)
+        return
     if isinstance(turn.get("parts"), list) and not any(turn.get(key) for key in dialect.content_keys):
         noticed.note("read_gemini")
         parts: Any = [_gemini_part(part, f"{where}, part {n}") for n, part in enumerate(turn["parts"])]
