@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from vlm_prep.core.errors import InputError, Reject
+from vlm_prep.core.records import Sample
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
@@ -53,6 +54,12 @@ class Handler(BaseHTTPRequestHandler):
             status, headers = 302, {"Location": "http://169.254.169.254/secret"}
         elif self.path == "/nowhere.png":
             status, headers = 302, {"Location": "http://[::1"}
+        elif self.path == "/page.png":
+            data = b"\n<!DOCTYPE html><html>Log in</html>"
+        elif self.path.startswith("/down"):
+            status = 503
+        elif self.path == "/empty.png":
+            pass
         elif self.path.startswith("/drip"):
             self.drip()
             return
@@ -170,3 +177,43 @@ def test_a_redirect_to_no_address_and_an_address_that_is_none_are_rejects(server
 def test_a_name_that_is_not_ascii_is_asked_for_as_browsers_do(server: str) -> None:
     path = Downloads(("127.0.0.1",), private=True).path(f"{server}/ok-{'é' * 99}.png")
     assert Path(path).exists() and ASKED[-1] == f"/ok-{'%C3%A9' * 99}.png"
+
+
+def test_a_named_host_that_gives_nothing_any_more_stops_the_run(server: str) -> None:
+    fetch = Downloads(("127.0.0.1",), private=True).path
+    for turn in range(2):
+        for number in range(downloads._PATIENCE - 1):
+            with pytest.raises(Reject, match="status 503, 3 times"):
+                fetch(f"{server}/down-{turn}-{number}.png")
+        fetch(f"{server}/ok-{turn}.png")  # from here they are counted anew
+    for number in range(downloads._PATIENCE - 1):
+        with pytest.raises(Reject):
+            fetch(f"{server}/down-{number}.png")
+    with pytest.raises(InputError, match=r"127\.0\.0\.1 \(`download`\) gave nothing for 8 files in a row"):
+        fetch(f"{server}/down.png")
+    anyone = Downloads(("*",), private=True)  # of the whole network some are gone for ever
+    for number in range(3 * downloads._PATIENCE):
+        with pytest.raises(Reject):
+            anyone.path(f"{server}/down-any-{number}.png")
+
+
+@pytest.mark.parametrize(("path", "reason"), [("/empty.png", "empty_file"), ("/page.png", "unreadable_file")])
+def test_what_is_no_file_is_asked_for_again_another_time(path: str, reason: str, server: str, tmp_path: Path) -> None:
+    fetch = Downloads(("127.0.0.1",), private=True).path
+    for _ in range(2):
+        with pytest.raises(Reject) as caught:
+            fetch(server + path)
+        assert caught.value.reason == reason and str(tmp_path) not in caught.value.message
+    assert [path, path] == ASKED
+
+
+def test_a_blank_in_an_address_is_asked_for_as_browsers_do(server: str) -> None:
+    Downloads(("127.0.0.1",), private=True).path(f"{server}/ok a.png")
+    assert ASKED == ["/ok%20a.png"]
+
+
+def test_what_is_fetched_is_not_outside_of_what_was_named(server: str, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "A cup."}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**row, "images": [f"{server}/ok1.png"]}))
+    (sample,) = open_samples(tmp_path / "rows.jsonl", download=["127.0.0.1"], download_private=True).read(0, 1)
+    assert isinstance(sample, Sample) and sample.media[0].notes == ()

@@ -19,7 +19,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import did_you_mean as did_you_mean
 from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.mapping.compiled import compiled
-from vlm_prep.media.downloads import Downloads
+from vlm_prep.media.downloads import Downloads, downloads_folder
 from vlm_prep.media.places import Roots, check_roots
 from vlm_prep.media.text_files import utf8_path
 
@@ -224,9 +224,10 @@ class DatasetSpec:
 
     @cached_property
     def near(self) -> Roots:
-        """Its folder and that of its media, within which rows' media are expected."""
+        """Its folder, that of its media and that of what is fetched, within which rows' media are expected."""
         own = frozenset(os.path.realpath(path) for path in self.tables)
-        return check_roots((str(self.folder), str(self.media_dir)), own)
+        fetched = () if self.downloads is None else (str(downloads_folder()),)
+        return check_roots((str(self.folder), str(self.media_dir), *fetched), own)
 
     @cached_property
     def media_first(self) -> DatasetSpec:

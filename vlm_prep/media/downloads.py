@@ -21,13 +21,14 @@ import ssl
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
-from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.remote import cache_folder
 from vlm_prep.media.public_hosts import is_public
 
@@ -36,6 +37,9 @@ _TIMEOUT: Final = 30.0
 _LONGEST: Final = 240.0
 _TRIES: Final = 3
 _REDIRECTS: Final = 5
+_PATIENCE: Final = 8
+"""Files of one host in a row that may be there another time, after all tries."""
+_HTML: Final = (b"<!doctype html", b"<html")
 _ASCII: Final = "".join(map(chr, range(33, 127)))
 _OTHERS: Final = re.compile(r"[^A-Za-z0-9._-]")
 _PIECE: Final = 1 << 20
@@ -43,6 +47,11 @@ _MOVED: Final = frozenset((301, 302, 303, 307, 308))
 _HOPS: Final = ".hosts"
 """Beside a fetched file: the hosts that were asked for it, one a line, and of private networks a line more."""
 _PRIVATE: Final = "(private)"
+
+
+def downloads_folder() -> Path:
+    """Return the folder that fetched files lie in."""
+    return cache_folder() / "downloads"
 
 
 @dataclass(frozen=True)
@@ -61,16 +70,15 @@ class Downloads:
         """Return the local path of a file, fetched unless it is there.
 
         Raises:
-            Reject: unsupported_media, it may not be fetched; missing_file or unreadable_file, it cannot be.
+            Reject: unsupported_media, it may not be fetched; missing_file, empty_file or unreadable_file, it cannot be.
+            InputError: its host gives nothing any more.
         """
         try:
             name = os.path.basename(urlsplit(url).path)
         except ValueError as error:
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http: {error}") from error
         name = _OTHERS.sub("_", name)[-100:].lstrip(".") or "media"
-        target = (
-            cache_folder() / "downloads" / hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()[:32] / name
-        )
+        target = downloads_folder() / hashlib.sha256(url.encode(errors="surrogatepass")).hexdigest()[:32] / name
         if not target.exists() or not self._may_have(target.with_name(_HOPS)):
             self._fetch(url, target)
         return str(target)
@@ -87,20 +95,40 @@ class Downloads:
         return any(fnmatch.fnmatchcase(host.lower(), each.lower()) for each in self.hosts)
 
     def _fetch(self, url: str, target: Path) -> None:
+        host = (urlsplit(url).hostname or "").lower()
         end = time.monotonic() + _LONGEST
         for attempt in range(_TRIES):
             try:
                 self._try(url, target, end)
             except (ValueError, UnicodeError) as error:
                 raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http: {error}") from error
+            except Reject:
+                _in_a_row.pop(host, None)  # it answers
+                raise
             except _MayPassError as error:
                 if time.monotonic() > end:
-                    raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: not there after {_LONGEST:.0f} s") from error
+                    raise self._given_up(host, f"{url}: not there after {_LONGEST:.0f} s") from error
                 if attempt + 1 == _TRIES:
-                    raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: {error}, {_TRIES} times") from error
+                    raise self._given_up(host, f"{url}: {error}, {_TRIES} times") from error
                 time.sleep(0.5 * 2**attempt)
             else:
+                _in_a_row.pop(host, None)
                 return
+
+    def _given_up(self, host: str, what: str) -> Exception:
+        """Return the reject of a file; where its host gave nothing several times in a row, what stops the run.
+
+        With `*` many hosts are asked, of which some are gone for ever.
+        """
+        _in_a_row[host] += 1
+        is_named = any(each != "*" and fnmatch.fnmatchcase(host, each.lower()) for each in self.hosts)
+        if _in_a_row[host] < _PATIENCE or not is_named:
+            return Reject(RejectReason.UNREADABLE_FILE, what)
+        _in_a_row.pop(host)
+        return InputError(
+            f"{host} (`download`) gave nothing for {_PATIENCE} files in a row; the last: {what}",
+            "Start again when it answers: what was fetched is kept.",
+        )
 
     def _try(self, url: str, target: Path, end: float) -> None:
         asked, hops = url, list[str]()
@@ -147,9 +175,13 @@ class Downloads:
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: {what}")
         kind = _Plain if parts.scheme == "http" else _Secure
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        if not path.isprintable() or " " in path:
+        if not path.isprintable():
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http")
         return kind(host, port, addresses, is_public=not inside), quote(path, safe=_ASCII)
+
+
+_in_a_row: Counter[str] = Counter()
+"""Host → files of it in a row that were given up, in this process."""
 
 
 class _MayPassError(Exception):
@@ -231,6 +263,12 @@ def _write(url: str, answer: http.client.HTTPResponse, target: Path, connection:
             raise _MayPassError("the time is over")
         if stated and stated.isdecimal() and size != int(stated):
             raise _MayPassError(f"{size:,} of {int(stated):,} bytes came")
+        with open(temporary, "rb") as file:
+            head = file.read(64)
+        if not head:  # not kept, nor is a page that says what is wrong: another time the file may be there
+            raise Reject(RejectReason.EMPTY_FILE, f"{url}: zero bytes")
+        if head.lstrip().lower().startswith(_HTML):
+            raise Reject(RejectReason.UNREADABLE_FILE, f"{url}: is a page of HTML, such as a server's error")
         (Path(folder) / _HOPS).write_text(hops)
         os.replace(Path(folder) / _HOPS, target.with_name(_HOPS))
         os.replace(temporary, target)
