@@ -21,7 +21,9 @@ from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.derived.axolotl import axolotl_meta
 from vlm_prep.ingest.derived.derived_rows import derived
 from vlm_prep.ingest.derived.energon import metadataset
+from vlm_prep.ingest.derived.nemo_tars import folder_of
 from vlm_prep.ingest.derived.other_tools import as_meta, described_in, is_dataset_info
+from vlm_prep.ingest.derived.tar_rows import spelt_range
 from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.entry import EXAMPLE, Entry, SourceOptions, validated
 from vlm_prep.ingest.hub_sets import hub_tables
@@ -119,7 +121,7 @@ def read_source(path: str | Path, **how: Unpack[SourceOptions]) -> Datasets:
 
 def _is_made_of_files(place: Path) -> bool:
     """Whether a path is no file's own: a range of tars, or a table of a database."""
-    return not place.exists() and ("{" in place.name or "::" in place.name)
+    return not place.exists() and (spelt_range(place.name) is not None or "{" in place.name or "::" in place.name)
 
 
 def _options(how: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,6 +240,7 @@ def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
     remote = entry.file_name if is_remote(entry.file_name) else None
     file = cached(remote) if remote else path.parent / entry.file_name
     file = Path(os.path.abspath(file))
+    file = folder_of(file) if entry.media_dir is None else file
     described = None if remote else metadata_file(file, entry.split)
     made = None if described else derived(file, entry.split)
     if made is not None:

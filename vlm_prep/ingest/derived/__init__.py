@@ -2,9 +2,10 @@
 
     derived_rows   which form a source has, and the JSON lines that are made of it
     tar_rows       WebDataset tars: the files of one name are a row, media stay where they are (`shard.tar::0001.jpg`)
+    nemo_tars      NeMo's manifests of sounds in tars
     energon        Energon's field maps, and its metadatasets as a meta file
     folder_rows    folders of pictures with texts beside them, or in folders by class
-    speech_layouts LibriSpeech, AISHELL, FLEURS and GigaSpeech as they are unpacked
+    speech_layouts LibriSpeech, AISHELL, FLEURS, GigaSpeech and others as they are unpacked
     sql_rows       SQLite tables, as Parquet
     lance_rows     Lance tables, as Parquet
     table_copy     where such Parquet lies

@@ -18,7 +18,7 @@ import orjson
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.remote import cache_folder
-from vlm_prep.ingest.derived import energon, folder_rows, sql_rows, tar_rows
+from vlm_prep.ingest.derived import energon, folder_rows, nemo_tars, sql_rows, tar_rows
 from vlm_prep.ingest.derived import speech_layouts as layouts
 from vlm_prep.ingest.derived.lance_rows import as_parquet, is_lance
 from vlm_prep.ingest.splits import ALL, no_split
@@ -57,6 +57,7 @@ class Form:
 
 _SPEECH: Final = {"format": "asr"}
 FORMS: Final = (
+    Form("nemo_tars", nemo_tars.nemo_files, nemo_tars.nemo, _SPEECH),  # before tars: they hold no texts
     Form("webdataset", tar_rows.files, tar_rows.rows, {}, tar_rows.parts, energon.field_map),
     Form("librispeech", layouts.librispeech_files, layouts.librispeech, _SPEECH, layouts.librispeech_parts),
     Form("mls", layouts.mls_files, layouts.mls, _SPEECH, layouts.mls_parts),

@@ -51,8 +51,8 @@ def files(path: Path, split: str | None) -> list[Path]:
     Raises:
         InputError: a tar of a range is missing.
     """
-    if _RANGE.search(path.name):
-        found = [path.parent / name for name in _expanded(path.name)]
+    if (name := spelt_range(path.name)) is not None:
+        found = [path.parent / each for each in expanded(name)]
         missing = [file for file in found if not file.is_file()]
         if missing:
             raise InputError(f"{path}: {len(missing):,} tars of the range are missing, e.g. {missing[0].name}")
@@ -88,7 +88,7 @@ def _energon(path: Path, split: str | None) -> list[Path]:
     chosen = split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
     if chosen not in splits:
         raise InputError(f"{where}: no split {chosen!r}", f"It has {', '.join(splits)}.{did_you_mean(chosen, splits)}")
-    names = [name for written in splits[chosen] for name in _expanded(written)]
+    names = [name for written in splits[chosen] for name in expanded(written)]
     if single := [each for each in left_out if not str(each).endswith(".tar")]:
         raise InputError(f"{where} leaves out single samples, such as {single[0]}", "That is not read; take it out.")
     found = [path / name for name in names if name not in left_out]
@@ -100,7 +100,18 @@ def _energon(path: Path, split: str | None) -> list[Path]:
     return found
 
 
-def _expanded(name: str) -> Iterator[str]:
+def spelt_range(name: str) -> str | None:
+    """Return a range of files with its braces, which NeMo may write `_OP_0..3_CL_`; None for another name."""
+    name = name.replace("_OP_", "{").replace("_CL_", "}")
+    return name if _RANGE.search(name) else None
+
+
+def expanded(name: str) -> Iterator[str]:
+    """Yield the names of a range in braces; a name without one alone.
+
+    Raises:
+        InputError: it is endless.
+    """
     found = _RANGE.search(name)
     if found is None:
         yield name
@@ -109,7 +120,7 @@ def _expanded(name: str) -> Iterator[str]:
     if int(last) - int(first) >= _MOST_FILES:
         raise InputError(f"{name}: a range of more than {_MOST_FILES:,} files")
     for number in range(int(first), int(last) + 1):
-        yield from _expanded(f"{name[: found.start()]}{number:0{len(first)}d}{name[found.end() :]}")
+        yield from expanded(f"{name[: found.start()]}{number:0{len(first)}d}{name[found.end() :]}")
 
 
 class _BadRow(Exception):
