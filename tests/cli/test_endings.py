@@ -79,6 +79,12 @@ def test_a_full_disk_behind_the_output_is_one_message(tokenized: Path, words: tu
     assert "No space left on device" in ended.stderr
 
 
+def test_a_closed_output_is_taken_by_no_file() -> None:
+    line = f"{sys.executable} -m vlm_prep.cli.main --version >&-"
+    ended = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 # ---- what is said of rejects ----
 
 

@@ -92,6 +92,17 @@ def test_the_lock_of_another_host_is_refused(tmp_path: Path, options: Options) -
     assert "delete" in str(caught.value.hint)
 
 
+def test_a_machine_of_the_same_name_is_another_host(tmp_path: Path, options: Options) -> None:
+    out = tmp_path / "out"
+    killed_ingest(out, options, 3)
+    theirs = {"host": socket.gethostname(), "boot": "another start", "pid": 1}
+    (out / "_work" / "lock").write_text(json.dumps(theirs))
+    with pytest.raises(OutputError, match="is locked by process 1 on"):
+        ingest(open_samples(builtin_data()), IngestConfig(), options(out))
+    (out / "_work" / "lock").write_text(json.dumps(theirs | {"boot": lock.boot()}))
+    ingest(open_samples(builtin_data()), IngestConfig(), options(out))
+
+
 def test_the_lock_of_another_host_without_a_sign_of_life_is_taken_over(tmp_path: Path, options: Options) -> None:
     out = tmp_path / "out"
     lines: list[str] = []

@@ -88,6 +88,22 @@ def test_a_damaged_table_gives_rows_rejects_or_a_message_and_ends_no_process(kin
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_row_groups_that_have_not_as_many_rows_as_their_file_are_refused(tmp_path: Path) -> None:
+    path, data, said = tmp_path / "a.parquet", bytearray(written("parquet")), set()
+    for place in range(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), len(data) - 8):
+        data[place] ^= 1  # of a number its sign
+        with contextlib.suppress(pa.ArrowException, OSError, SystemError, UnicodeDecodeError):
+            metadata = pq.read_metadata(pa.BufferReader(bytes(data)))
+            counts = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+            if sum(counts) != metadata.num_rows:
+                path.write_bytes(data)
+                with pytest.raises(InputError, match=r"\d rows, and its row groups have"):
+                    open_samples(path)
+                said.add(min(counts) < 0)
+        data[place] ^= 1
+    assert said == {True, False}
+
+
 @pytest.mark.parametrize("name", ["seed", "epoch", "consumed", "fingerprint"])
 @pytest.mark.parametrize("value", [None, True, -1, 1.5, "\x1b", 2**63, {"": {}}, []])
 def test_a_state_that_no_dataset_saved_is_refused(name: str, value: Any) -> None:

@@ -239,6 +239,7 @@ def test_a_kill_while_it_is_given_back_is_made_good(
     if found.contents:
         gather_free.free(media, found)
     must_be_sound(media)
+    assert not (media / "_work").exists()
     assert open_media_store(media).manifest.totals["contents"] == 2
     assert np.array_equal(batch, batch_of(tokens))
 

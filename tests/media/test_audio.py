@@ -158,6 +158,21 @@ def test_a_wav_of_unknown_length_is_read() -> None:
     assert probe_audio(streamed, "a").samples == 8000
 
 
+def test_no_memory_is_made_for_samples_that_a_file_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytearray(encoded("mp3", tone(0.5, 16_000), 16_000))
+    tag = max(data.find(b"Xing"), data.find(b"Info"))
+    data[tag + 8 : tag + 12] = (1 << 30).to_bytes(4)
+    make = soundfile.SoundFile._create_empty_array
+
+    def bounded(file: soundfile.SoundFile, frames: int, always_2d: bool, dtype: str) -> np.ndarray:
+        assert frames < 1 << 28
+        found: np.ndarray = make(file, frames, always_2d, dtype)
+        return found
+
+    monkeypatch.setattr(soundfile.SoundFile, "_create_empty_array", bounded)
+    assert 8_000 <= len(read_waveform(bytes(data), 16_000, "a")) < 12_000
+
+
 @pytest.mark.parametrize("data", [b"not a sound\n" * 20, b"RIFF", bytes(200), b"\x89PNG\r\n\x1a\n" + bytes(100)])
 def test_what_is_no_audio_is_rejected(data: bytes) -> None:
     assert reason(data) == "unreadable_audio"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from vlm_prep.builtin import builtin_data
+from vlm_prep.builtin import builtin_data, builtin_processor
 from vlm_prep.cli.main import app
+from vlm_prep.cli.store_reader import reader_for
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.made_here import marked
 from vlm_prep.core.pack_settings import PackConfig
-from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.report.found_rows import all_rows, find_rejects, find_rows
 from vlm_prep.report.token_runs import _places
+from vlm_prep.shards.layout import write_origin
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.tokenize_run import tokenize
 
@@ -114,6 +118,17 @@ def test_labels_of_a_store_are_those_of_its_source(stores: dict[str, Path]) -> N
     of_store = json.loads(say("labels", stores["tok"], "--json"))
     assert [each["runs"] for each in of_store] == [each["runs"] for each in of_source if "runs" in each]
     assert "[coffee.jpg x " in say("labels", stores["ranks"], "--row", "rows/7")
+
+
+def test_a_tokenizer_that_only_a_store_names_is_not_opened(stores: dict[str, Path], tmp_path: Path) -> None:
+    store = Path(shutil.copytree(stores["tok"], tmp_path / "tok"))
+    theirs = shutil.copytree(builtin_processor("qwen2.5-vl-mini"), tmp_path / "theirs")
+    write_origin(store, {"processor": str(theirs)})
+    assert reader_for(Store(store), None, ProcessorConfig()).tokenizer is None
+    assert "⟦" not in say("labels", store)
+    assert "⟦" in say("labels", store, "-p", theirs)
+    write_origin(store, marked({"processor": str(theirs)}))
+    assert reader_for(Store(store), None, ProcessorConfig()).tokenizer is not None
 
 
 def test_runs_of_a_videos_frames_have_its_name() -> None:

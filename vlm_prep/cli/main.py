@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -125,6 +126,7 @@ app.add_typer(state.app, name="state")
 
 def main() -> None:
     """Run the command line; a fault prints one message and what to do, and sets the exit status."""
+    _have_streams()
     lean_imports.install()
     make_own()
     sys.excepthook = _show_fault
@@ -143,6 +145,19 @@ def main() -> None:
         line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         _say(f"{ending.word}: what was committed is kept, run the same command again to continue:\n  {line}")
     sys.exit(status)
+
+
+def _have_streams() -> None:
+    """Let what a shell closed (`>&-`) be /dev/null: the first files that are opened would take its place, and what
+    libraries print would be written into them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _stay_out_of_workers() -> None:

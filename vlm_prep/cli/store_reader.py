@@ -1,6 +1,7 @@
 """The tokenizer that writes a store's ids as text: that of `--processor`, else of the one that the store was made with.
 
-A store names its processor, and is not believed further than that: nothing is fetched, and no code of it runs.
+A store names its processor, and is believed where this user's own run made it (`core.made_here`): another names any
+place of this machine, or a tokenizer that shows other text than is trained. Nothing is fetched, and no code of it runs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def reader_for(store: Store, processor: str | None, config: ProcessorConfig) -> 
 
     Args:
         store: of any stage.
-        processor: what the user names; None takes the store's word, if it names a folder of this machine.
+        processor: what the user names; None takes the word of the user's own store, if it names a folder that is here.
         config: settings to load it with.
 
     Raises:
@@ -48,6 +49,7 @@ def reader_for(store: Store, processor: str | None, config: ProcessorConfig) -> 
 
 def _named(store: Store) -> str | None:
     """Return the processor that a store, or the one that its packs were made of, says it was made with."""
+    from vlm_prep.shards.code_place import is_own
     from vlm_prep.shards.joined import source_folders
     from vlm_prep.shards.layout import read_origin
 
@@ -60,6 +62,6 @@ def _named(store: Store) -> str | None:
         found = (read_origin(folder) or {}).get("processor")
     except StoreError:
         return None
-    if not isinstance(found, str) or not (found.startswith(BUILTIN) or Path(found).is_dir()):
+    if not isinstance(found, str):
         return None
-    return found
+    return found if found.startswith(BUILTIN) or (is_own(folder, found) and Path(found).is_dir()) else None

@@ -4,6 +4,7 @@ The lock file says who writes (host and process) and is held by `flock`, which t
 dies, however it dies: no process number that was given to another process can block a rerun, and of two reruns that
 find a dead owner only one goes on. `flock` may not reach another host or not exist on a network file system; there the
 file's time decides, which its owner renews every few seconds: an owner without a sign of life for two minutes is gone.
+Another host is one of another name, or of the same name and another start, as copies of one image are.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Lock:
         self._say = say
         self._descriptor: int | None = None
         self._over = threading.Event()
-        self._mine = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._mine = {"host": socket.gethostname(), "boot": boot(), "pid": os.getpid()}
 
     def acquire(self) -> None:
         """Take the lock, also from an owner that died.
@@ -58,7 +59,7 @@ class Lock:
                 if self._descriptor is None:
                     os.close(descriptor)
         if owner is not None:
-            where = "" if owner["host"] == self._mine["host"] else f" on {owner['host']}"
+            where = "" if self._is_here(owner) else f" on {owner['host']}"
             self._say(f"taking over {self.folder}: process {owner['pid']}{where} that was writing it is gone")
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, orjson.dumps(self._mine), 0)
@@ -91,7 +92,7 @@ class Lock:
         except OSError:  # a file system without locks
             held = reaches = False
         owner = _read(descriptor)
-        here = owner is None or owner["host"] == self._mine["host"]
+        here = owner is None or self._is_here(owner)
         if held and here:
             who = f"process {owner['pid']}" if owner is not None else "another process"
             raise OutputError(f"{self.folder} is being written by {who}", "wait for it, or stop it")
@@ -105,6 +106,10 @@ class Lock:
                     f"you delete {self.path})",
                 )
         return owner
+
+    def _is_here(self, owner: dict[str, Any]) -> bool:
+        """Whether an owner is of this machine since it started: a name alone is that of each copy of an image, too."""
+        return owner["host"] == self._mine["host"] and owner["boot"] in (None, self._mine["boot"])
 
     def _seconds_silent(self, descriptor: int) -> float:
         """Return how long ago the file was renewed, by the clock of the file system."""
@@ -154,6 +159,14 @@ class Lock:
             self._descriptor = None
 
 
+def boot() -> str | None:
+    """Return what tells this machine, since it started, from others of its name; None where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
 def _is_dead(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -167,7 +180,8 @@ def _is_dead(pid: int) -> bool:
 def _read(descriptor: int) -> dict[str, Any] | None:
     try:
         owner: dict[str, Any] = orjson.loads(os.pread(descriptor, 4096, 0))
-        host, pid = owner["host"], owner["pid"]
-        return {"host": host, "pid": pid} if isinstance(host, str) and type(pid) is int and pid > 0 else None
+        host, pid, start = owner["host"], owner["pid"], owner.get("boot")
+        known = isinstance(host, str) and type(pid) is int and pid > 0 and isinstance(start, str | None)
+        return {"host": host, "boot": start, "pid": pid} if known else None
     except (ValueError, KeyError, TypeError):
         return None

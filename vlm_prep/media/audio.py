@@ -32,6 +32,8 @@ Segment = tuple[int, int]
 _PIECE = 1 << 16
 _AT_ONCE = 1 << 26
 """Samples of all channels, 256 MiB."""
+_DENSEST = 4096
+"""Samples that a byte of a file may become: of silence in Opus some 2,000."""
 _COUNTED_BY_HEADER = ("WAV", "WAVEX", "AIFF", "AU", "W64", "RF64")
 _SEEKS_EXACTLY = (*_COUNTED_BY_HEADER, "FLAC")
 _FLOATS = ("FLOAT", "DOUBLE")
@@ -217,7 +219,12 @@ def read_waveform(data: bytes, rate: int, uri: str, segment: Segment | None = No
             seeks = segment is not None and file.format in _SEEKS_EXACTLY and not file.subtype.startswith(_MPEG)
             # also to 0, as soundfile.read does: the MP3 decoder gives other last bits without
             file.seek(segment[0] if segment and seeks else 0)
-            channels = file.read(segment[1] - segment[0] if segment and seeks else -1, dtype="float32", always_2d=True)
+            wanted = segment[1] - segment[0] if segment and seeks else -1
+            if wanted < 0 and file.frames * file.channels > max(_AT_ONCE, len(data) * _DENSEST):
+                # nothing is that dense, and the library makes room for what a damaged header states
+                channels = np.concatenate([piece.copy() for piece in _pieces(data, uri)])
+            else:
+                channels = file.read(wanted, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         if not _is_foreign(error, data):
             raise _unreadable(uri, plain_words(error)) from error

@@ -161,8 +161,11 @@ class _ParquetTable:
         self.ahead: tuple[int, list[dict[str, Any]]] = 0, []
         metadata = self._file.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        counts = [group.num_rows for group in groups]
+        if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
+            raise pa.ArrowInvalid(f"it says {metadata.num_rows} rows, and its row groups have {sum(counts)}")
         self._names = set(self._file.schema_arrow.names)
-        self._starts: list[int] = [0, *accumulate(group.num_rows for group in groups)]
+        self._starts: list[int] = [0, *accumulate(counts)]
         self._sizes = [_rows_of(BATCH_BYTES, group.num_rows, group.total_byte_size) for group in groups]
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ manifest (`engine.publish`); a kill in between is made good by the same command.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ import orjson
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.claim import open_finished, reopen
-from vlm_prep.engine.ownership import RunPlan
+from vlm_prep.engine.lock import Lock
+from vlm_prep.engine.ownership import PLAN, RunPlan, read_plan
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.ingest.gather.gather_run import CARD, SCHEMA
 from vlm_prep.media.gathered import open_media_store
 from vlm_prep.shards.layout import file_digests, write_dataset_files
-from vlm_prep.shards.manifest import GATHERED, MANIFEST, Manifest, read_manifest, write_manifest
+from vlm_prep.shards.manifest import GATHERED, MANIFEST, WORK, Manifest, read_manifest, write_manifest
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import ShardReader, Store
 from vlm_prep.shards.schema import has_media
@@ -51,11 +53,12 @@ def unused(folder: Path, used_by: Sequence[StorePath]) -> Unused:
 
     Raises:
         StoreError: a store is not finished.
+        OutputError: another process writes the folder.
         InputError: none is named, or one is an index of packs, which refers to nothing by itself.
     """
     if not used_by:
         raise InputError("no store is named that may refer to the media", "name all of them with `used_by`")
-    publish_staged(folder)
+    _complete(folder)
     store = open_media_store(folder)
     used = _used(folder, used_by)
     rows: dict[str, list[int]] = {}
@@ -69,6 +72,19 @@ def unused(folder: Path, used_by: Sequence[StorePath]) -> Unused:
             rows[shard.path.name] = unread
             freed += int(sizes[unread].sum())
     return Unused(rows, sum(map(len, rows.values())), freed, whole)
+
+
+def _complete(folder: Path) -> None:
+    """Put in place what a `free` had decided before it was killed, and remove what it left."""
+    if not (folder / WORK / PLAN).exists() or not (folder / MANIFEST).exists() or read_plan(folder).identity:
+        return
+    lock = Lock(folder, folder / WORK / "lock", lambda line: None)
+    lock.acquire()
+    try:
+        publish_staged(folder)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def free(folder: Path, found: Unused) -> Manifest:
