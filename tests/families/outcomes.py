@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import soundfile
-from families.zoo import build, chat_classes
+from families.zoo import ONE_TURN, build, chat_classes
 from PIL import Image
 from sources import Rows
 
@@ -62,8 +62,8 @@ def media_in(folder: Path) -> dict[str, Media]:
     return made
 
 
-def sample(name: str, media: tuple[Media, ...]) -> Sample:
-    """A row in which media stand before, between and after texts, in two turns."""
+def sample(name: str, media: tuple[Media, ...], *, one_turn: bool = False) -> Sample:
+    """A row in which media stand before, between and after texts, in two turns, or its second one alone."""
     first = [{"type": item.kind} for item in media[:2]]
     rest = [{"type": item.kind} for item in media[2:]]
     messages: list[Message] = [
@@ -72,6 +72,8 @@ def sample(name: str, media: tuple[Media, ...]) -> Sample:
         {"role": "user", "content": [{"type": "text", "text": "And"}, *rest, {"type": "text", "text": "this?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "It is brown."}]},
     ]
+    if one_turn:
+        messages = [{"role": "user", "content": [*first, *messages[2]["content"]]}, messages[3]]
     return Sample(sample_id=name, dataset="zoo", source="zoo", line=1, messages=messages, media=media)
 
 
@@ -80,7 +82,10 @@ def outcome(name: str, folder: Path) -> tuple[Checked, list[str]]:
     try:
         built = build(name, folder / name)
         media = media_in(folder)
-        samples = tuple(sample(row, tuple(media[each] for each in parts)) for row, parts in ROWS.items())
+        alone = name in ONE_TURN
+        samples = tuple(
+            sample(row, tuple(media[each] for each in parts), one_turn=alone) for row, parts in ROWS.items()
+        )
         job = TokenizeJob(Rows(samples), str(built), TokenizeConfig())
         job.setup()
     except (ProcessorError, ImportError, LookupError) as error:

@@ -30,6 +30,8 @@ TEMPLATE = """\
 {%- endif %}{% endfor %}{{ '<|im_end|>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+ONE_TURN = ("PaliGemmaProcessor",)
+"""Classes that take one question and one answer."""
 OPENS = ("MllamaProcessor",)
 """Classes whose templates begin with the tokenizer's BOS."""
 NOT_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "add_eos_token", "sep_token"}
@@ -76,6 +78,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 """Arguments of a class beside its parts."""
 TOKENS: dict[str, dict[str, str]] = {
     "FuyuProcessor": {"speaker_token": "|SPEAKER|", "newline_token": "|NEWLINE|", "answer_token": "<0x04>"},
+    "PaliGemmaProcessor": {"image_token": "<image>"},
 }
 """Tokens that a class's tokenizer names: {class: {name: token}}."""
 GLM = {

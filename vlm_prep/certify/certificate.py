@@ -199,7 +199,7 @@ def _rows(encoder: SampleEncoder, folder: Path, notes: list[str]) -> tuple[list[
     oracle = Oracle(encoder, encoder.config)
     start = encoder.adapter.decoder_start()
     rows, alone = [], {}
-    for sample in conversations(encoder.adapter.kinds, folder):
+    for sample in conversations(encoder.adapter.kinds, folder, one_turn=encoder.adapter.answer_types is not None):
         try:
             row = row_of(encoder.encode(sample, (None,) * len(sample.media)))
         except Reject as reject:

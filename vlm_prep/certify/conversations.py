@@ -17,12 +17,13 @@ _RATE = 16_000
 _LONG = "The first row says one, the second says two, the third says three, and so on until the end of the page. " * 3
 
 
-def conversations(kinds: Sequence[MediaKind], folder: Path) -> Iterator[Sample]:
+def conversations(kinds: Sequence[MediaKind], folder: Path, *, one_turn: bool = False) -> Iterator[Sample]:
     """Yield samples with probed media, which are written into `folder`.
 
     Args:
         kinds: that the processor takes.
         folder: for the media files.
+        one_turn: pictures in rows of one question and one answer, for processors that take no others.
     """
     yield _sample("text", [_user("Who are you?"), _said("A test.")], ())
     yield _sample("long text", [_user(_LONG), _said(_LONG), _user("Again."), _said("No.")], ())
@@ -30,6 +31,9 @@ def conversations(kinds: Sequence[MediaKind], folder: Path) -> Iterator[Sample]:
         pictures = [_picture(folder / f"{number}.png", size, number) for number, size in enumerate(_SIZES)]
         yield _sample("picture", [_user("image", "What is this?"), _said("Noise.")], pictures[:1])
         turns = [_user("image", "And this?"), _said("More."), _user("image"), _said("So.")]
+        if one_turn:
+            yield _sample("other picture", [_user("image", _LONG), _said(_LONG)], pictures[1:2])
+            turns = [_user("image", "image", "Compare."), _said("They differ.")]
         yield _sample("pictures", turns, pictures[1:])
     if "video" in kinds:
         yield _sample("video", [_user("video", "What happens?"), _said("Nothing much.")], (_video(folder),))

@@ -59,7 +59,6 @@ class Adapter(ABC):
     """Whether the videos of a row go into one tensor, so that all must have as many frames."""
     interleaved: ClassVar[bool] = False
     """Whether the processor returns the tensors of pictures and videos in one, in the order of the row."""
-
     unplaced: ClassVar[tuple[MediaKind, ...]] = ()
     """Kinds that it takes without a placeholder in the text."""
     thinking_prefix: ClassVar[tuple[str, str] | None] = None
@@ -72,12 +71,13 @@ class Adapter(ABC):
     """Whether the processor can write a video's sound among its frames."""
     notes: Sequence[str] = ()
     """Lines to tell the user once."""
+    answer_types: ClassVar[str | None] = None
+    """The tensor that is 1 for the tokens of a row's answer, which the processor tokenizes by itself."""
     needs_media: bool = False
     """Whether the processor takes no text without media."""
 
     def __init__(self, loaded: LoadedProcessor) -> None:
-        self.loaded = loaded
-        self.hf = loaded.hf
+        self.loaded, self.hf = loaded, loaded.hf
         self.refusals: dict[MediaKind, str] = {}
         self.audio_in_video = loaded.config.audio_in_video
         if self.audio_in_video and not self.interleaves_sound:

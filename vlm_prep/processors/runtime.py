@@ -11,7 +11,7 @@ from vlm_prep.processors.backbone import describe_backbone
 from vlm_prep.processors.model_config import models_of
 from vlm_prep.processors.processor_parts import in_transformers
 from vlm_prep.processors.stand_in import find_stand_in
-from vlm_prep.processors.token_types import join_kinds
+from vlm_prep.processors.token_types import ANSWER, join_kinds
 
 if TYPE_CHECKING:
     from vlm_prep.processors.adapter import Adapter
@@ -22,6 +22,9 @@ def describe_processor(adapter: Adapter) -> ProcessorRecord:
     records = {kind: adapter.part_record(kind) for kind in adapter.kinds}
     stored = {tensor.name for tensor in adapter.geometry}
     added = {name for record in records.values() for name in record.added} - stored
+    values = join_kinds({kind: record.types for kind, record in records.items()}, adapter.regions())
+    if adapter.answer_types is not None:
+        values[adapter.answer_types] = {ANSWER: []}
     made: ProcessorRecord = {
         "family": adapter.family,
         "level": adapter.level,
@@ -33,7 +36,7 @@ def describe_processor(adapter: Adapter) -> ProcessorRecord:
         "sampling_rate": adapter.sampling_rate,
         "audio_in_video": adapter.audio_in_video,
         "token_types": _token_types(adapter),
-        "token_values": join_kinds({kind: record.types for kind, record in records.items()}, adapter.regions()),
+        "token_values": values,
         "pad_token_id": adapter.hf.tokenizer.pad_token_id,
         "image_token_id": getattr(adapter.hf, "image_token_id", None),
         "video_token_id": getattr(adapter.hf, "video_token_id", None),

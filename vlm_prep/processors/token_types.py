@@ -20,8 +20,10 @@ from vlm_prep.processors.seen_pictures import SEEN
 TokenValues = Mapping[str, Mapping[str, Sequence[int]]]
 """{name of the tensor: {value, as text for JSON: the ids that have it}}; all other ids have 0. "2@7-8" is the value 2
 between the ids 7 and 8: GLM-4V writes a video's frames with the token of pictures, between tokens of its own."""
-_TEXT = frozenset({"input_ids", "attention_mask", SEEN})
+_TEXT = frozenset({"input_ids", "attention_mask", "labels", SEEN})
 _TYPES = "token_type_ids"
+ANSWER = "1@answer"
+"""The value of a row's answer, from the first trained token on (PaliGemma): of no ids, see `answer_types`."""
 
 
 def of_text(name: str) -> bool:
@@ -81,6 +83,8 @@ def values_of(ids: NDArray[Any], by_value: Mapping[str, Sequence[int]]) -> NDArr
     """Return the types of tokens: int64 of the shape of `ids`."""
     types = np.zeros(ids.shape, np.int64)
     for value, tokens in by_value.items():
+        if value == ANSWER:
+            continue
         number, _, region = value.partition("@")
         inside: NDArray[np.bool_] | bool = True
         if region:
@@ -88,6 +92,22 @@ def values_of(ids: NDArray[Any], by_value: Mapping[str, Sequence[int]]) -> NDArr
             inside = start > end
         for token in tokens:
             types[(ids == token) & inside] = int(number)
+    return types
+
+
+def answer_types(labels: NDArray[Any], lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return 1 for the tokens of answers, 0 for those of prompts: int64 (length,).
+
+    Args:
+        labels: (length,) of documents one after the other, -100 for what is not trained.
+        lengths: of the documents.
+    """
+    types = np.zeros(len(labels), np.int64)
+    start = 0
+    for end in np.cumsum(np.asarray(lengths)).tolist():
+        trained = np.flatnonzero(labels[start:end] >= 0)
+        types[start + int(trained[0]) if len(trained) else end : end] = 1
+        start = end
     return types
 
 

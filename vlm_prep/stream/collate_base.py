@@ -23,7 +23,7 @@ from vlm_prep.processors.payload.join import join, whole_mask
 from vlm_prep.processors.payload.nested import Nested
 from vlm_prep.processors.payload.stored import CodedTensor, is_numpys
 from vlm_prep.processors.seen_pictures import SEEN, TILES, seen_pictures
-from vlm_prep.processors.token_types import TokenValues, values_of
+from vlm_prep.processors.token_types import ANSWER, TokenValues, answer_types, values_of
 from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.document_padding import PADDED_AT, REAL_LENGTHS
@@ -164,6 +164,9 @@ class Collate:
                         types[number, : len(item[PADDED_AT])][item[PADDED_AT]] = 0
                 if stand_in is not None:
                     types[row, stand_in] = made[row, stand_in]
+            for number, item in enumerate(items if ANSWER in by_value else ()):
+                own = answer_types(array_of(item["labels"]), item.get("seq_lens", [rows_of(item["labels"])]))
+                types[number, : len(own)] = own
             batch[name] = types
 
     def _media(self, items: Sequence[Item]) -> Batch:

@@ -65,4 +65,4 @@ def cut_as(row: Mapping[str, Any], real: Mapping[str, Any], config: LengthConfig
     }
 
 
-_OF_TEXT: Final = frozenset(("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"))
+_OF_TEXT: Final = frozenset(("input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids"))

@@ -35,7 +35,7 @@ from vlm_prep.tokenize.chat.tool_text import Tools
 from vlm_prep.tokenize.coordinates import ByteSpan, PlacedChar, RenderedChar, TextByte
 from vlm_prep.tokenize.cut_rows import CUT, require_cuttable, require_length
 from vlm_prep.tokenize.drafts import Draft, Drafted, Labelled
-from vlm_prep.tokenize.labels.answers import empty_answers, nothing_trained, require_written_media
+from vlm_prep.tokenize.labels.answers import answer_at, empty_answers, nothing_trained, require_written_media
 from vlm_prep.tokenize.labels.documents import Document, DocumentReader
 from vlm_prep.tokenize.labels.masks import in_bytes, mask_tokens, weigh_tokens
 from vlm_prep.tokenize.labels.spans import reject_weights, trained_messages, uses_weights, weigh
@@ -226,8 +226,8 @@ class SampleEncoder:
             rendered += [RenderedChar(turn.end) for turn in turns.values()]
         placed_text = Placed(text) if placed is None else placed
         text, positions = placed_text.text, [placed_text.move(position) for position in rendered]
-        delimiters = document.delimiters
-        tokens = self.text.encode(text) if delimiters is None else self._control.encode(self.text, text, delimiters)
+        marks, at = document.delimiters, answer_at(self.adapter, positions)
+        tokens = self.text.encode(text, at) if marks is None else self._control.encode(self.text, text, marks)
         edges = iter(self.in_bytes(document, positions, placed))
         in_text = [(next(edges), next(edges), weight) for _, _, weight in spans]
         ends = np.searchsorted(tokens.starts, list(edges), side="left").tolist()

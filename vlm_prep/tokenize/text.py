@@ -85,8 +85,11 @@ class TextEncoder:
             return self._fast(text)
         return np.asarray(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
 
-    def encode(self, text: str) -> Tokens:
-        """Return ids and byte spans of `text`."""
+    def encode(self, text: str, apart: int | None = None) -> Tokens:
+        """Return ids and byte spans of `text`; what stands from character `apart` on is tokenized by itself."""
+        if apart is not None:
+            first, second = self.encode(text[:apart]), self.encode(text[apart:])
+            return _one_after_the_other(first, second, len(text[:apart].encode()))
         if self._is_written_as_is(text):
             tokens = self._spans(self.ids(text), text)
             if tokens is not None:
@@ -115,8 +118,11 @@ class TextEncoder:
         # as apply_chat_template decides whether add_special_tokens is left on
         return self._bos is not None and text.startswith(self._bos)
 
-    def encode_by_offsets(self, text: str) -> Tokens:
-        """Return ids and byte spans by the reference tokenizer and its own character offsets (10 times slower)."""
+    def encode_by_offsets(self, text: str, apart: int | None = None) -> Tokens:
+        """Return what `encode` does, by the reference tokenizer and its own character offsets (10 times slower)."""
+        if apart is not None:
+            first, second = self.encode_by_offsets(text[:apart]), self.encode_by_offsets(text[apart:])
+            return _one_after_the_other(first, second, len(text[:apart].encode()))
         encoding = self._backend.encode(text, add_special_tokens=False)
         return self.by_offsets(np.asarray(encoding.ids, np.int32), encoding.offsets, text)
 
@@ -125,6 +131,12 @@ class TextEncoder:
         offsets = np.asarray(characters, np.int64).reshape(-1, 2)
         to_bytes = byte_positions(text)
         return Tokens(ids, to_bytes[offsets[:, 1]], to_bytes[offsets[:, 0]], self._has_bos(text))
+
+
+def _one_after_the_other(first: Tokens, second: Tokens, size: int) -> Tokens:
+    """Tokens of two texts, the first of `size` bytes, as those of one."""
+    ids, ends = np.concatenate([first.ids, second.ids]), np.concatenate([first.ends, second.ends + size])
+    return Tokens(ids, ends, np.concatenate([first.starts, second.starts + size]), first.starts_with_bos)
 
 
 def byte_positions(text: str) -> Ends:

@@ -29,6 +29,7 @@ from vlm_prep.core.user_code import called, digest_of_hook
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.shards.schema import LOSS_WEIGHTS
 from vlm_prep.tokenize.drafts import Draft, Labelled
+from vlm_prep.tokenize.labels.answers import require_own_labels
 from vlm_prep.tokenize.placeholders import IGNORE, find_tokens
 
 SETTING: Final = "token_hook"
@@ -45,8 +46,9 @@ def hook_of(config: TokenizeConfig, adapter: Adapter) -> TokenHook | None:
     """Return the hook of a run, None where it has none.
 
     Raises:
-        InputError: there is no such function.
+        InputError: there is no such function, or the processor's own labels leave no room for one.
     """
+    require_own_labels(config, adapter)
     if config.token_hook is None:
         return None
     return TokenHook(config.token_hook, adapter.hf.tokenizer, adapter.run_ids, weighs=config.loss_weights)

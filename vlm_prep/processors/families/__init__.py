@@ -5,6 +5,7 @@ qwen_vl.py    Qwen2-VL, Qwen2.5-VL, Qwen3-VL: token counts by formula
 qwen_omni.py  Qwen2.5-Omni and Qwen3-Omni
 llava.py  mllama.py  internvl.py  gemma.py  pixtral.py  kimi.py  phi4.py  nemotron.py
 prompt_answer.py  encoder-decoders: Nemotron-Parse, Whisper, Donut
+paligemma.py  prompt and answer in one sequence
 generic.py    any other `AutoProcessor`: by size where that is enough, else by row or whole
 not_chats.py  classes that serve no chat, and why
 checked.py    what was seen of each processor class of transformers

@@ -137,7 +137,7 @@ NemotronH_Omni_Reasoning_V3Processor | built-in family nemotron_omni; its parts 
 NeoMMEProcessor | it is made for retrieval: it takes texts or pictures, never both
 Ovis2Processor | generic | image by size |
 PaddleOCRVLProcessor | generic | image by size |
-PaliGemmaProcessor | it takes the answer apart (suffix=), marked by token_type_ids: two texts
+PaliGemmaProcessor | paligemma | image formula | text
 PerceptionLMProcessor | generic | image by row, video by size | unequal videos
 Phi4MultimodalProcessor | phi4_multimodal | image by size, audio formula |
 PI0Processor | it is made to move robots: it puts its pictures before the text itself

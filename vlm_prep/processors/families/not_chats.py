@@ -17,7 +17,6 @@ NOT_CHATS: Mapping[str, str] = {
     "GotOcr2Processor": "it takes no pictures as chats hand them over, in a list for each row",
     "NeoMMEProcessor": _RETRIEVAL,
     "PI0Processor": "it is made to move robots: it puts its pictures before the text itself",
-    "PaliGemmaProcessor": "it takes the answer apart (suffix=), marked by token_type_ids: two texts",
     "PocketTTSProcessor": "it is made to speak: its prompts hold a voice, its labels are sound",
     "ShieldGemma2Processor": "it classifies pictures with prompts of its own",
 }

@@ -15,6 +15,7 @@ from vlm_prep.processors.families.llava import LlavaOnevision
 from vlm_prep.processors.families.mllama import Mllama
 from vlm_prep.processors.families.nemotron import NemotronOmni
 from vlm_prep.processors.families.not_chats import NOT_CHATS
+from vlm_prep.processors.families.paligemma import PaliGemma
 from vlm_prep.processors.families.phi4 import Phi4Multimodal
 from vlm_prep.processors.families.pixtral import Pixtral
 from vlm_prep.processors.families.prompt_answer import Donut, NemotronParse, Whisper
@@ -39,6 +40,7 @@ FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
     ("NemotronH_Omni_Reasoning_V3Processor", NemotronOmni),
     ("MllamaProcessor", Mllama),
     ("NemotronParseProcessor", NemotronParse),
+    ("PaliGemmaProcessor", PaliGemma),
     ("WhisperProcessor", Whisper),
     ("DonutProcessor", Donut),
 )

@@ -5,17 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.records import Message
-from vlm_prep.core.settings import EmptyAnswers
+from vlm_prep.core.settings import EmptyAnswers, TokenizeConfig
 from vlm_prep.tokenize.chat.template import ChatTemplate
 from vlm_prep.tokenize.labels.spans import is_media_alone, weight_of
 
 if TYPE_CHECKING:
+    from vlm_prep.processors.adapter import Adapter
+    from vlm_prep.tokenize.coordinates import PlacedChar
     from vlm_prep.tokenize.labels.documents import Document
 
 EMPTY_ANSWERS = "empty_answers"
 """Note of a row with a trained answer that says nothing: its end token alone is trained."""
+
+
+def require_own_labels(config: TokenizeConfig, adapter: Adapter) -> None:
+    """Refuse settings by which the tokens or labels of a processor that labels answers itself would be others.
+
+    Raises:
+        InputError: there are such.
+    """
+    setting = "token_hook" if config.token_hook is not None else "train_on=all" if config.train_on == "all" else None
+    if adapter.answer_types is not None and setting is not None:
+        raise InputError(
+            f"`{setting}`: {type(adapter.hf).__name__} says itself which tokens are a row's answer, by labels and "
+            f"{adapter.answer_types}",
+            "leave it out",
+        )
+
+
+def answer_at(adapter: Adapter, trained: Sequence[PlacedChar]) -> PlacedChar | None:
+    """Return where a row's answer begins, whose processor tokenizes it by itself; None for other processors.
+
+    Args:
+        adapter: of the processor.
+        trained: edges of what is trained.
+    """
+    return min(trained, default=None) if adapter.answer_types is not None else None
 
 
 def empty_answers(messages: Sequence[Message], wanted: Sequence[int], policy: EmptyAnswers) -> tuple[str, ...]:

@@ -30,11 +30,12 @@ from vlm_prep.processors.payload.quick import QuickMaker
 from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.seen_pictures import SEEN, TILES, seen_pictures
-from vlm_prep.processors.token_types import values_of
+from vlm_prep.processors.token_types import ANSWER, answer_types, values_of
 from vlm_prep.tokenize.coordinates import ByteSpan, RenderedSpan
 from vlm_prep.tokenize.cut_rows import cut_as
 from vlm_prep.tokenize.drafts import Labelled
 from vlm_prep.tokenize.encoder import SampleEncoder
+from vlm_prep.tokenize.labels.answers import answer_at
 from vlm_prep.tokenize.labels.masks import in_bytes
 from vlm_prep.tokenize.labels.spans import trained_messages
 from vlm_prep.tokenize.placeholders import IGNORE
@@ -184,7 +185,9 @@ class Oracle:
         for name, dtype in stored.items():
             if len(row[name]):
                 ours[name] = torch.from_numpy(np.asarray(row[name]).astype(dtype))
-        ours |= self._of_text(row["input_ids"])
+        ours |= self._of_text(row["input_ids"], row["labels"])
+        if self._adapter.answer_types is not None:  # whose processor makes labels, too
+            ours["labels"] = torch.from_numpy(row["labels"].astype(np.int64))[None]
         token = self._runtime["image_token_id"]
         if token is not None and TILES in ours and (self._runtime.get("backbone") or {}).get("cross_attention"):
             seen = seen_pictures(np.asarray(row["input_ids"])[None], token, ours[TILES].numpy())
@@ -201,14 +204,15 @@ class Oracle:
                 found.append(f"{name}: {difference}")
         return found
 
-    def _of_text(self, ids: NDArray[np.int32]) -> dict[str, Any]:
-        """What follows from the ids alone, as the runtime makes it."""
+    def _of_text(self, ids: NDArray[np.int32], labels: NDArray[np.int32]) -> dict[str, Any]:
+        """What follows from ids and labels alone, as the runtime makes it."""
         import torch
 
         made = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None]}
         made["attention_mask"] = torch.ones_like(made["input_ids"])
         for name, by_value in self._runtime["token_values"].items():
-            made[name] = torch.from_numpy(values_of(ids, by_value))[None]
+            types = answer_types(labels, [len(labels)]) if ANSWER in by_value else values_of(ids, by_value)
+            made[name] = torch.from_numpy(types)[None]
         return made
 
     def _second_labels(self, messages: list[Message], tools: Any, row: Row) -> Labelled | None:
@@ -236,8 +240,8 @@ def _labelled(encoder: SampleEncoder, text: str, spans: Sequence[RenderedSpan], 
     """A stored row's rendered text, its media put in, with its trained spans, whole."""
     media = [probed_media(stored) for stored in row["media"]]
     placed, _ = encoder.place(text, media, row["media"])
-    tokens = encoder.text.encode_by_offsets(placed.text)
     positions = [placed.move(position) for start, end, _ in spans for position in (start, end)]
+    tokens = encoder.text.encode_by_offsets(placed.text, answer_at(encoder.adapter, positions))
     edges = iter(in_bytes(placed.text, [*positions, *(edge for span in placed.inside for edge in span)]))
     in_text: list[ByteSpan] = [(next(edges), next(edges), weight) for _, _, weight in spans]
     inside = [(start, next(edges)) for start in edges]
