@@ -1,9 +1,8 @@
 """Disturb every command at random and compare what it leaves with an undisturbed run: `make soak`.
 
 ingest, tokenize with each payload, pack in each form and of a mix, retry, the parts of an array and finish, merge,
-`tokenize --update` and `run --update`, export, view, push to and pull from a running S3 server, on stores of a few
-rows. A command runs in a forked process and is, up to three times
-before it may end:
+`tokenize --update` and `run --update`, export, gather, gc, view, push to and pull from a running S3 server, on
+stores of a few rows. A command runs in a forked process and is, up to three times before it may end:
 
     killed       at a random instant; before, in or after its n-th write, fsync, rename or unlink
     failed       its n-th write, fsync or rename gives EIO, or ENOSPC as from then on, or writes half

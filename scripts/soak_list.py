@@ -23,10 +23,14 @@ from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.retry_rejects import settle
 from vlm_prep.engine.stage import RunOptions
+from vlm_prep.ingest.gather.gather_free import free, unused
+from vlm_prep.ingest.gather.gather_run import gather
 from vlm_prep.ingest.ingest_run import ingest, retry_ingest
 from vlm_prep.ingest.source import Samples, open_samples
 from vlm_prep.pack.pack_run import pack
+from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.store_check import damaged_files
 from vlm_prep.shards.store_names import ROWS_FILE
 from vlm_prep.shards.transfer import pull, push
 from vlm_prep.tokenize.merge_run import merge
@@ -110,6 +114,7 @@ def commands_of(base: Path, bucket: str | None) -> dict[str, Command]:
     _add_updates(add, base)
     _add_joins(add, base, made, ranks)
     _add_exports(add, base, made)
+    _add_media_stores(add, base, samples)
     page = partial(_view, made)
     add("view", page, begin=_folder, look=_whole_page, shares=False)
     _add_copies(add, made, bucket or f"file://{base}/bucket")
@@ -227,6 +232,33 @@ def _add_joins(add: Callable[..., None], base: Path, made: Path, packed: PackCon
     mix = base / "mix.yaml"
     mix.write_bytes(orjson.dumps({"stores": [{"store": str(made), "weight": 2}, {"store": str(other), "weight": 1}]}))
     add("pack mix", partial(_pack, mix, packed))
+
+
+def _sound_media(out: Path) -> None:
+    if (out / "manifest.json").exists() and (found := damaged_files(out, read_manifest(out))):
+        raise AssertionError(f"{found}")
+
+
+def _add_media_stores(add: Callable[..., None], base: Path, samples: Samples) -> None:
+    """Gather media files, and give back what nothing refers to."""
+    ingested, media = base / "to-gather", base / "gathered"
+    ingest(samples, IngestConfig(), options(ingested))
+    gather([ingested], options(media))
+    few = base / "rows" / "few.jsonl"
+    few.write_bytes(b"".join((base / "rows" / "rows.jsonl").read_bytes().splitlines(keepends=True)[:3]))
+
+    def give_back(out: Path) -> None:
+        uses = base / f"uses-{out.name}"
+        if not (uses / "manifest.json").exists():
+            ingest(open_samples(few), IngestConfig(media_store=[str(out)]), options(uses))
+        if (found := unused(out, [uses])).contents:
+            free(out, found)
+
+    def begin(out: Path) -> None:
+        shutil.copytree(media, out)
+
+    add("gather", lambda out: gather([ingested], options(out)), look=_sound_media)
+    add("gc", give_back, begin=begin, look=lambda out: None, shares=False)  # a kill in it is made good by the next one
 
 
 def _add_exports(add: Callable[..., None], base: Path, store: Path) -> None:

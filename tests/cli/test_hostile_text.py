@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,18 @@ def test_run_files_states_and_places(source: Path, stores: tuple[Path, Path], ru
     run("pull", EVIL, folder, words="\\x1b]0;PWNED")
     run("doctor", "-p", tmp_path / EVIL, words="PWNED")
     run("doctor", source / "meta.json", "-p", PROCESSOR)
+
+
+def test_what_libraries_say_acts_on_no_terminal() -> None:
+    lines = [
+        "import logging, warnings",
+        "from vlm_prep.core.own_process import make_own",
+        "make_own()",
+        f"logging.getLogger('library').error('said of %s', {EVIL!r})",
+        f"warnings.warn({EVIL!r})",
+    ]
+    said = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stderr
+    assert said.count("\\x1b]0;PWNED") == 2 and not ACTS.search(said)
 
 
 def test_a_traceback_of_a_fault_acts_on_no_terminal(

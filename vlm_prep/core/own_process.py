@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+from vlm_prep.core.visible import visible
 
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 """Of our own processes: the parallelism is in the workers, and what libraries say would bury our own words."""
@@ -15,8 +19,27 @@ def make_own() -> None:
     """Set up a process that is ours: the command, or a worker."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # what libraries say of a processor or a file quotes them
+    logging.setLogRecordFactory(_ShownRecord)
+    warnings.formatwarning = _shown_warning
     # pictures are held to `max_image_pixels` by their headers, with a reject
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", module="PIL")
+
+
+class _ShownRecord(logging.LogRecord):
+    """A message of any library, with its controls made visible."""
+
+    def getMessage(self) -> str:  # noqa: N802
+        return visible(super().getMessage(), lines=True)
+
+
+_warning: Final = warnings.formatwarning
+
+
+def _shown_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return visible(_warning(message, category, filename, lineno, line), lines=True)
 
 
 _threads: int | None = None
