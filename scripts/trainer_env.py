@@ -31,6 +31,8 @@ NEEDS = {
                 "triton==3.3.1", "evaluate==0.4.6"),
     "megatron-core": ("megatron-core==0.16.1",),
     "nemo-automodel": ("nemo-automodel==0.7.0",),
+    "torchtitan": ("torchtitan==0.3.0", "torch_checkpointing==0.1.1", "tyro==1.0.17", "docstring-parser==0.18.0",
+                   "shtab==1.13.0", "einops==0.8.2", "spmd_types==0.2.3", "triton==3.3.1"),
     "mosaicml-streaming": ("mosaicml-streaming==0.13.0", "Brotli==1.2.1", "python-snappy==0.7.3", "cramjam==2.14.0",
                            "zstd==1.5.7.2", "catalogue==2.0.10"),
     "readers": ("polars==2.1.0", "polars-runtime-32==2.1.0", "duckdb==2.0.1",

@@ -20,9 +20,11 @@ import pytest
 import torch
 
 from vlm_prep.builtin import builtin_data
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.image import load_rgb
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.load import resolve
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.reader import Store
@@ -92,14 +94,14 @@ class Case:
 
 @pytest.fixture
 def case(options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`case(trainer, convention, processor)`: four chats about photographs; skips where the trainer is not there."""
+    """`case(trainer, convention, processor)`: chats about photographs; skips where the trainer is not there."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
 
-    def make(trainer: str, convention: Any, processor: str = PROCESSOR, **ids: int) -> Case:
+    def make(trainer: str, convention: Any, processor: str = PROCESSOR, rows: int = 4, **ids: int) -> Case:
         if not (ROOT / f".venv-trainers-{trainer}" / ".ready").exists():
             pytest.skip(f"{trainer} is not installed: `make test-trainers`")
         store, model = tmp_path / "tok", tmp_path / "model"
-        samples = open_samples(builtin_data().parent / "photo_talk.jsonl", limit=4)
+        samples = open_samples(builtin_data().parent / "photo_talk.jsonl", limit=rows)
         tokenize(samples, processor, TokenizeConfig(label_convention=convention), options(store))
         shutil.copytree(resolve(processor), model)
         config = importlib.import_module("tiny_model").tiny_model().config
@@ -107,7 +109,7 @@ def case(options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, value in ids.items():
             setattr(config.text_config if name == "vocab_size" else config, name, value)
         config.save_pretrained(model)
-        rows = []
+        chats = []
         for row in Store(store).rows():
             messages = json.loads(row["conversation"])["messages"]
             paths: list[str] = []
@@ -117,8 +119,8 @@ def case(options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 load_rgb(bytes(media["files"][0]["bytes"])).save(path)
                 paths.append(str(path))
             turns = [{"role": each["role"], "content": text_of(each["content"])} for each in messages]
-            rows.append({"messages": turns, "images": paths})
-        (tmp_path / "rows.json").write_text(json.dumps(rows))
+            chats.append({"messages": turns, "images": paths})
+        (tmp_path / "rows.json").write_text(json.dumps(chats))
         return Case(processor, model, store, tmp_path / "rows.json")
 
     return make
@@ -188,3 +190,15 @@ def test_axolotl(case: Any) -> None:
     rows = ShardDataset(made.store, seed=3)
     assert found["store_losses"] == pytest.approx(made.losses(rows), rel=1e-5)
     assert (found["state"]["epoch"], found["state"]["consumed"]) == (10, 0)
+
+
+def test_torchtitan(case: Any, options: Any, tmp_path: Path) -> None:
+    made = case("torchtitan", "ours", rows=12)
+    pack(made.store, PackConfig(pack_length=1280), options(tmp_path / "packed"))
+    found = made.run("torchtitan", tmp_path / "packed")
+    assert len(found["differences"]) > 1
+    for each in found["differences"]:
+        pixels = each.pop("pixel_values")
+        assert pixels < 1e-5
+        assert set(each.values()) == {0}
+    assert found["resumed"]

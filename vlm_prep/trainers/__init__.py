@@ -4,12 +4,14 @@
     trl_sft.py     what TRL's SFTTrainer is told besides
     automodel.py   NeMo Automodel's collate functions
     axolotl_plugin.py  axolotl's plugin
+    torchtitan_loader.py  torchtitan's data loader
     ranks.py          `vlm-prep check-trainer`: batches of every rank
     exporting.py       a store as another trainer's files, whole or not there
     export_formats.py  those files, form by form
     batch_check.py    one of them, and what a tiny model does with it
 
-No trainer is imported here: its class comes from the caller, who has it installed.
+No trainer is imported here: its class comes from the caller, who has it installed. axolotl and torchtitan import their
+modules themselves, by a name in the recipe.
 """
 
 from vlm_prep.trainers.automodel import collate_fn, packed_collate_fn
