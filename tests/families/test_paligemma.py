@@ -14,10 +14,11 @@ from families.test_prompt_answer import row
 from PIL import Image
 from sources import Rows
 
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, ProcessorError
 from vlm_prep.core.records import Encoded, Media, Sample
-from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
+from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.token_types import answer_types
 from vlm_prep.stream import PadCollate, ShardDataset
@@ -138,6 +139,11 @@ def test_a_cut_row_is_the_beginning_of_the_processors(job: Callable[..., Tokeniz
 def test_labels_are_the_processors_and_no_others(job: Callable[..., TokenizeJob], settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="PaliGemmaProcessor"):
         job(**settings)
+
+
+def test_a_template_that_nothing_would_use_is_refused(made: Made) -> None:
+    with pytest.raises(ProcessorError, match="`chat_template`: PaliGemmaProcessor makes rows of a prompt and a suffix"):
+        adapter_for(load_processor(str(made(NAME)), ProcessorConfig(chat_template="{{ messages }}")))
 
 
 def test_types_of_packs_begin_anew_with_each_document() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.records import MediaKind, Message
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.expansion import Expansion, Level
@@ -35,7 +36,11 @@ _TEMPLATE = """\
 
 
 class PaliGemma(PromptAnswer):
-    """PaliGemma and PaliGemma 2. Its rows have a picture at least, one question and one answer."""
+    """PaliGemma and PaliGemma 2. Its rows have a picture at least, one question and one answer.
+
+    Raises:
+        ProcessorError: a template is given, which nothing would use.
+    """
 
     family: ClassVar[str] = "paligemma"
     levels: Mapping[MediaKind, Level] = {"image": "formula"}
@@ -44,6 +49,11 @@ class PaliGemma(PromptAnswer):
     answer_types: ClassVar[str | None] = "token_type_ids"
 
     def __init__(self, loaded: LoadedProcessor) -> None:
+        if loaded.config.chat_template is not None:
+            raise ProcessorError(
+                f"`chat_template`: {type(loaded.hf).__name__} makes rows of a prompt and a suffix, and of no template",
+                "leave it out",
+            )
         super().__init__(loaded)
         self.hf.chat_template = _TEMPLATE  # what the processor makes of a prompt and a suffix is no template's
 
