@@ -146,30 +146,3 @@ def test_the_process_stays_as_it_was(tmp_path: Path) -> None:
 def test_the_options_of_open_samples_are_the_settings_of_a_source() -> None:
     named = signature(vp.open_samples).parameters.keys() - {"path", "how"}
     assert sorted([*get_type_hints(SourceOptions), *named]) == sorted(each.name for each in fields(vp.SourceConfig))
-
-
-TYPED = """
-from pathlib import Path
-import vlm_prep as vp
-
-samples = vp.open_samples("rows.jsonl", format="messages")
-manifest = vp.tokenize(samples, "p", vp.TokenizeConfig(), vp.RunOptions(out=Path("out")))
-collate = vp.PadCollate.for_store(vp.ShardDataset("out"), max_length=5)
-reveal_type(vp.tokenize)
-reveal_type(collate)
-vp.open_samples("rows.jsonl", formt="messages")
-vp.PadCollate.for_store(vp.ShardDataset("out"), max_lenght=5)
-vp.tokenize(samples)
-"""
-
-
-def test_a_type_checker_sees_the_api(tmp_path: Path) -> None:
-    (tmp_path / "user.py").write_text(TYPED)
-    line = [sys.executable, "-m", "mypy", "--no-incremental", "--follow-imports", "silent", "user.py"]
-    environment = {"MYPYPATH": str(ROOT), "PATH": ""}
-    told = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False).stdout
-    assert 'Revealed type is "def (samples: ' in told
-    assert 'Revealed type is "vlm_prep.stream.collate.PadCollate"' in told
-    errors = [line for line in told.splitlines() if ": error:" in line and line.startswith("user.py")]
-    assert len(errors) == 3, told
-    assert '"formt"' in errors[0] and '"max_lenght"' in errors[1]
