@@ -15,6 +15,7 @@ import pytest
 from hub import Hub, running_hub
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.hub_sets import _prepared
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
@@ -182,3 +183,15 @@ def test_what_is_asked_of_the_hub_and_taken_from_the_cache_is_told(tmp_path: Pat
         commit = hub.commit("me/talks")
     done = command(*words, tmp_path / "b", env=environment(None, tmp_path / "cache"))
     assert f"hf:me/talks is read from the cache of this machine, commit {commit}" in done.stderr, done.stderr
+
+
+def test_what_a_set_of_the_hub_needs_and_is_not_installed_is_said() -> None:
+    def load() -> None:
+        try:
+            raise ModuleNotFoundError("No module named 'torchcodec'")
+        except ImportError as error:
+            raise RuntimeError("An error occurred while generating the dataset") from error
+
+    with pytest.raises(InputError, match="generating the dataset: No module named 'torchcodec'") as caught:
+        _prepared("hf:me/speech@v1", load)
+    assert "hf download --repo-type dataset me/speech --local-dir DIR" in str(caught.value.hint)

@@ -157,3 +157,15 @@ def test_an_audiofolder_with_transcripts_is_speech(tmp_path: Path) -> None:
     assert said(tmp_path) == ["a.wav hi, there"]
     with pytest.raises(InputError, match="one whole split is read"):
         open_samples(tmp_path, split="all")
+
+
+def test_a_table_of_pictures_in_data_is_found_and_is_not_told_to_be_speech(tmp_path: Path) -> None:
+    put(tmp_path, data__metadata_dot_csv="file_name,text\na.png,red\n", data__a_dot_png="x")
+    with pytest.raises(InputError) as caught:
+        open_samples(tmp_path)
+    assert "format=asr" not in str(caught.value.hint) and "user=<image>" in str(caught.value.hint)
+    assert len(open_samples(tmp_path, turns=["user=<image>", "assistant={text}"])) == 1
+    put(tmp_path / "b", rows_dot_jsonl='{"shot": "a.png", "text": "red"}')
+    with pytest.raises(InputError) as caught:
+        open_samples(tmp_path / "b" / "rows.jsonl")
+    assert "`columns=images=shot` and `turns`" in str(caught.value.hint)

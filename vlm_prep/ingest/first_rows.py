@@ -15,6 +15,7 @@ from typing import Any, Final
 from vlm_prep.core.errors import InputError, RejectReason
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.derived.tar_rows import MEDIA_ENDINGS
 from vlm_prep.ingest.formats.common import type_name
 from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, COLUMN_NAMES, DEFAULT_TAGS, FROM_VALUE_TAGS, MEDIA_COLUMN_ALIASES
@@ -102,18 +103,26 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     for name, value in row.items():
         if _is_conversation(value):
             return [f"`columns=messages={name}` reads the conversation."]
-    if any(name in row for name in ASR_AUDIO_COLUMNS) and any(name in row for name in COLUMN_NAMES["text"]):
+    sounds = [name for name in ASR_AUDIO_COLUMNS if name in row and _named_kind(row[name]) in (None, "audio")]
+    if sounds and any(name in row for name in COLUMN_NAMES["text"]):
         return ["`format=asr` reads audio files and their transcripts."]
     question = next((name for name in _QUESTIONS if name in row), None)
     answer = next((name for name in _ANSWERS if name in row), None)
     if question and answer:
         columns = f"`columns=instruction={question}` and `columns=output={answer}`"
         return [f"`format=alpaca` with {columns} reads them as one exchange."]
-    if any(name in row for name in _PICTURES) and answer:
+    picture = next((name for name in row if name in _PICTURES or _named_kind(row[name]) == "image"), None)
+    if picture and answer:
         turns = f"`turns` 'user=<image>Describe this image.' and 'assistant={{{answer}}}'"
-        return [f"{turns} make a conversation of each row (docs/sources.md, Any table)."]
+        named = "" if picture in (*_PICTURES, "file_name") else f"`columns=images={picture}` and "
+        return [f"{named}{turns} make a conversation of each row (docs/sources.md, Any table)."]
     nested = next((name for name, value in row.items() if isinstance(value, list) and _holds_rows(value)), None)
     return [f"`rows_key={nested}` reads the rows under {nested!r}."] if nested else []
+
+
+def _named_kind(value: Any) -> str | None:
+    """Return the kind of a media by its name's ending; None for anything else."""
+    return MEDIA_ENDINGS.get(value.lower().rpartition(".")[2]) if isinstance(value, str) else None
 
 
 def _kind(value: Any) -> str:

@@ -129,11 +129,19 @@ def _files(builder: Any, split: str) -> Sequence[Path]:
 
 
 def _unreachable(address: str, error: Exception) -> InputError:
-    said = " ".join(str(error).split())[:400]
+    first: BaseException = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    said = " ".join(": ".join(dict.fromkeys(map(str, (error, first)))).split())[:400]
     hints = {
         **dict.fromkeys(("DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError"), _NO_SET),
         "RevisionNotFoundError": "A revision is a branch, a tag or a commit.",
         "ConnectionError": "Check the network; HF_ENDPOINT names a mirror. What was loaded once is in its cache.",
     }
-    hint = hints.get(type(error).__name__, "`subset` names a configuration, `split` a split.")
+    if isinstance(first, ImportError):
+        name = address.removeprefix("hf:").partition("@")[0]
+        where = f"`hf download --repo-type dataset {name} --local-dir DIR`"
+        hint = f"Install what is missing; or {where}, and give the folder, which needs it not."
+    else:
+        hint = hints.get(type(error).__name__, "`subset` names a configuration, `split` a split.")
     return InputError(f"{address}: {type(error).__name__}: {said}", hint)

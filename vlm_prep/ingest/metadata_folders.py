@@ -1,6 +1,6 @@
 """Folders of media files with a table that names them.
 
-metadata.jsonl, metadata.csv   `audiofolder`, `imagefolder`: `file_name` beside them, or in a folder for each split
+metadata.jsonl, metadata.csv   `audiofolder`, `imagefolder`: `file_name` beside them, or in a folder (a split, data)
 <split>.tsv and clips/         Common Voice as it is unpacked: `path` is a sound in clips/, `sentence` its words
 """
 
@@ -43,7 +43,7 @@ def metadata_file(place: Path, split: str | None) -> Path | None:
                 "`limit` takes its first rows; write an entry of a meta JSON for each split to read several.",
             )
         return None
-    places = (place / split,) if split else (place, place / DEFAULT_SPLIT)
+    places = (place / split,) if split else (place, place / DEFAULT_SPLIT, place / "data")
     files = (each / name for each in places for name in ("metadata.jsonl", "metadata.csv"))
     found = next((file for file in files if file.is_file() and not is_ljspeech(file)), None)
     return found or _voices(place, split)
