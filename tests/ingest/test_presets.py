@@ -246,3 +246,29 @@ def test_a_preset_of_a_path_that_is_not_there_says_only_that(tmp_path: Path) -> 
     with pytest.raises(InputError) as caught:
         read(f"preset:rdr={tmp_path / 'gone'}")
     assert caught.value.message == f"dataset 'rdr': no data file '{tmp_path / 'gone'}'"
+
+
+def test_a_configuration_of_the_hub_is_not_one_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([{"images": [PICTURE], "texts": PAIRS}]), path)
+    assert len(read(f"preset:docmatix={path}")) == 1
+    (tmp_path / "meta.json").write_text(json.dumps({"a": {"preset": "docmatix", "file_name": "a.parquet"}}))
+    assert len(read(str(tmp_path / "meta.json"))) == 1
+
+
+@pytest.mark.parametrize("supervisions", [[], [{"id": "s"}], [{"id": "s", "text": " "}]])
+def test_a_cut_without_words_is_not_trained_on_silence(supervisions: Any, tmp_path: Path) -> None:
+    source = {"type": "file", "channels": [0], "source": "a.wav"}
+    cut = {
+        "id": "1",
+        "start": 1.0,
+        "duration": 1.5,
+        "channel": 0,
+        "type": "MonoCut",
+        "recording": {"sources": [source]},
+    }
+    path = tmp_path / "cuts.jsonl"
+    rows = [{**cut, "supervisions": each} for each in ([{"text": "ONE"}], supervisions)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, row = read(f"preset:lhotse={path}")
+    assert isinstance(row, Rejected) and row.reason in ("missing_column", "not_wanted")

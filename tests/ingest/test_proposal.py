@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from vlm_prep.cli import main
+from vlm_prep.cli.init import _lines
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.look import look
 from vlm_prep.ingest.mapping.proposal import proposed
@@ -67,3 +69,37 @@ CLIP = [{"user": ["video", "{q_question}"]}, {"assistant": {"pick": "captions"}}
 def test_what_is_proposed(row: dict[str, Any], mapping: Any) -> None:
     found = proposed(row)
     assert (found and found["turns"]) == mapping
+
+
+def pictures(folder: Path) -> Path:
+    (folder / "train").mkdir()
+    (folder / "train" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "red"}\n')
+    return folder
+
+
+def mixed(folder: Path) -> Path:
+    turns = [{"from": "user", "value": "q"}, {"from": "gpt", "value": "a"}]
+    rows = [{"conversation": json.dumps(turns)}, {"query": "q", "response": "a"}, {"messages": turns}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "rows.jsonl"
+
+
+def table(folder: Path) -> Path:
+    (folder / "rows.csv").write_text("question,answer\nq,a\n")
+    return folder
+
+
+def preset(folder: Path) -> str:
+    (folder / "rows.jsonl").write_text('{"image": "a.png", "text": "red"}\n')
+    return f"preset:rdr={folder / 'rows.jsonl'}"
+
+
+@pytest.mark.parametrize("make", [pictures, mixed, table, preset])
+def test_what_init_writes_reads_the_rows_as_it_saw_them(make: Any, tmp_path: Path) -> None:
+    found = look(str(make(tmp_path)))
+    written = yaml.safe_load("".join(_lines(found, None, tmp_path / "job.yaml")))
+    options = {name: written["tokenize"][name] for name in ("mapping", "format") if name in written["tokenize"]}
+    source = written["source"] if written["source"].startswith("preset:") else tmp_path / written["source"]
+    samples = open_samples(source, **options)
+    assert len(samples) == found.seen and not found.rejects
+    assert all(isinstance(row, Sample) for row in samples.read(0, len(samples)))

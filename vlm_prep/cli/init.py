@@ -81,17 +81,16 @@ def _said(found: Look) -> Iterator[str]:
 
 
 def _reading(found: Look, file: Path) -> Iterator[str]:
-    """Yield how the rows are read; in a meta JSON each data set says its own."""
-    only = found.datasets[0] if len(found.datasets) == 1 else None
-    if only is None or os.path.basename(found.source) != os.path.basename(str(only.get("file", ""))):
-        return
+    """Yield how the rows are read. What a run finds by itself is a remark: written down it would hold rows to the first
+    row's spelling. In a meta JSON each data set says its own."""
     if found.mapping is not None:
         yield from _mapping(found.mapping)
         return
-    yield _setting("format", only["format"], "found")
-    if only.get("tags"):
-        yield _setting("tags", dict(only["tags"]), "found")
-    if found.media_dir is not None:
+    only = found.datasets[0] if len(found.datasets) == 1 else None
+    if only is None:
+        return
+    yield f"# format: {only['format']}, as its first row shows\n"
+    if found.media_dir is not None and os.path.basename(found.source) == os.path.basename(str(only.get("file", ""))):
         why = f"guessed: {found.there:,} of {found.missing:,} files that are not beside the data are here"
         yield _setting("media_dir", _beside(found.media_dir, file), why)
 
@@ -108,8 +107,5 @@ def _beside(path: str, file: Path) -> str:
 
 
 def _setting(name: str, value: Any, why: str | None = None) -> str:
-    inner = isinstance(value, dict)
-    what = value if inner else {name: value}
-    line = yaml.safe_dump(what, allow_unicode=True, width=10_000, default_flow_style=inner).rstrip("\n")
-    line = f"{name}: {line}" if inner else line
+    line = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).rstrip("\n")
     return f"{line:<40}  # {why}\n" if why else f"{line}\n"

@@ -23,7 +23,7 @@ from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.ingest.source import Samples, open_samples
 
 ROWS: Final = 256
-_DATA_ENDS: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+_DATA_ENDS: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 _MOST_FOLDERS: Final = 200
 
 
@@ -107,6 +107,8 @@ def _data_of(source: str) -> tuple[str, list[str]]:
         _opened(source)
     except InputError as error:
         files = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in _DATA_ENDS and path.is_file())
+        if not files and any(Path(source).rglob("*.parquet")):
+            raise  # it is a data set, and says what it needs to know
         if not files:
             raise InputError(f"{source}: no data files here ({error.message})", error.hint) from error
         files.sort(key=lambda path: -path.stat().st_size)

@@ -157,7 +157,7 @@ def _asked(path: Path, meta: Mapping[str, Any], datasets: Sequence[str] | None) 
 
 
 def _spec(path: Path, name: str, written: object) -> DatasetSpec:
-    entry = with_preset(validated(path, name, written))
+    entry = with_preset(validated(path, name, written), path.parent)
     where = f"dataset {name!r}"
     commit = None
     if entry.file_name.startswith("mock:"):

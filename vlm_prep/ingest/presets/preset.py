@@ -70,8 +70,8 @@ class PresetSource:
             )
         if preset.sets:
             return {name: self._of_set(name, said) for name, said in preset.sets.items()}
-        place = self._place(self.path, preset.hub)
-        return {preset.name: {**_options(preset, given), "file_name": place, **given}}
+        said = {"file_name": self._place(self.path, preset.hub), **given}
+        return {preset.name: {**_options(preset, said), **said}}
 
     def _of_set(self, name: str, said: Mapping[str, Any]) -> dict[str, Any]:
         path = None if self.path is None else _inside(self.path, name)
@@ -106,8 +106,12 @@ def preset_of(source: str) -> PresetSource | None:
     return PresetSource(read_preset(name), path if equals and path else None)
 
 
-def with_preset(entry: Entry) -> Entry:
+def with_preset(entry: Entry, folder: Path) -> Entry:
     """Return an entry of a meta file with what its preset says where it says nothing itself.
+
+    Args:
+        entry: as it is written.
+        folder: where its paths start.
 
     Raises:
         InputError: there is no such preset, or it is a mix.
@@ -118,12 +122,15 @@ def with_preset(entry: Entry) -> Entry:
     if preset.sets:
         raise InputError(f"preset {preset.name!r} is several datasets", f"Use it as a source: {_HEAD}{preset.name}.")
     given = entry.model_dump(include=entry.model_fields_set - {"preset"})
-    return Entry.model_validate({**_options(preset, given), **given})
+    path = os.path.join(folder, entry.file_name)
+    return Entry.model_validate({**_options(preset, {**given, "file_name": path}), **given})
 
 
 def _options(preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a preset says beside what the user says, who comes first: in all, or in the columns of media."""
     said = {name: value for name, value in preset.options.items() if name not in given}
+    if os.path.isfile(given["file_name"]):
+        said.pop("subset", None)  # of the set on the hub, or its folder
     if _HOW & given.keys():
         return {name: value for name, value in said.items() if name not in (*_HOW, "columns")}
     named = {COLUMN_ALIASES.get(role, role) for role in given.get("columns") or {}}
