@@ -16,6 +16,8 @@ from vlm_prep.core.row_json import NotANumber
 from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.row_media import Place, cell_uri
 
+_DATA: Final = ("d", "D")
+"""What `data:` begins with."""
 _KINDS: Final = ("format", "media_type", "mime_type", "mimeType")
 
 
@@ -107,11 +109,18 @@ class _Marker:
     table: bool
 
     def value(self, value: Any, pointer: tuple[str | int, ...]) -> Any:
-        if isinstance(value, str):  # as most are
+        if isinstance(value, str):
             return EmbeddedText(value, self._uri(pointer)) if value[:5].lower() == "data:" else value
         if isinstance(value, dict):
-            keys = [key for key in value if value[key] is not None] if self.table and pointer else value
-            return {key: self._field(key, value, (*pointer, key)) for key in keys}
+            drops = self.table and pointer
+            return {
+                # most are texts, and are looked at no further
+                key: each
+                if type(each) is str and each[:1] not in _DATA and key != "data"
+                else self._field(key, value, (*pointer, key))
+                for key, each in value.items()
+                if not (each is None and drops)
+            }
         if isinstance(value, list):
             return [self.value(each, (*pointer, place)) for place, each in enumerate(value)]
         if isinstance(value, float) and not math.isfinite(value):

@@ -22,9 +22,11 @@ _PAIRS: Final[tuple[Mapping[str, str], ...]] = (
 
 def spec_of_row(row: Row, spec: DatasetSpec, noticed: Noticed) -> DatasetSpec:
     """Return how a row is read: as the data set's first, or in another form."""
-    needed = "instruction" if spec.format == "alpaca" else "messages"
     if spec.is_given_format or spec.format not in ("sharegpt", "messages", "alpaca"):
         return spec
+    needed = "instruction" if spec.format == "alpaca" else "messages"
+    if isinstance(first := row.get(spec.column_names(needed)[0]), list | str) and first:
+        return spec  # as most are
     if any(not is_empty(row.get(name)) for name in spec.column_names(needed)):
         return spec
     found = _other(row, spec)
