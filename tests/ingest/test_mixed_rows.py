@@ -76,6 +76,13 @@ def test_pairs_with_a_system_prompt(tmp_path: Path) -> None:
     assert row.notes == ("read_pairs",)
 
 
+def test_turns_as_lists_side_by_side(tmp_path: Path) -> None:
+    turns = {"role": ["user", "assistant"], "content": ["<image>q", "r"], "weight": [None, 0]}
+    row, other = read(tmp_path, {"messages": turns, "image": "a.png"}, {"messages": {"role": ["user"], "content": []}})
+    assert [each["content"][-1]["text"] for each in row.messages] == ["q", "r"] and not row.messages[1]["train"]
+    assert row.notes == ("read_turns_by_key",) and other.reason == "bad_type"
+
+
 def test_the_data_folder_of_llama_factory_is_its_description(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"instruction": "q", "output": "r"}]))
     info = {"a": {"file_name": "a.json"}, "b": {"file_name": "a.json", "ranking": True}}
@@ -86,3 +93,25 @@ def test_the_data_folder_of_llama_factory_is_its_description(tmp_path: Path) -> 
     saved = datasets.Dataset.from_list([{"instruction": "q", "output": "r"}])
     saved.save_to_disk(str(tmp_path / "saved"))  # holds a file of this name
     assert len(open_samples(tmp_path / "saved")) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"chat": CHAT}, "`columns=messages=chat`"),
+        ({"chat": json.dumps(CHAT)}, '"turns":[{"conversation":"chat"}]'),
+        ({"data": {"messages": CHAT}}, '"turns":[{"conversation":"data.messages"}]'),
+        ({"image": "a.png", "question": "q", "answer": "a"}, "'user=<image>{question}' and 'assistant={answer}'"),
+        ({"image": "a.png", "captions": ["a", "b"]}, '{"pick":"captions"}'),
+        ({"instruction": "q", "context": "c", "response": "a"}, "`columns=output=response`"),
+        ({"Question": "q", "Answer": "a"}, '{"assistant":"{Answer}"}'),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, None),
+    ],
+)
+def test_rows_of_another_shape_are_told_what_reads_them(row: Any, hint: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row))
+    with pytest.raises(InputError) as caught:
+        open_samples(path)
+    said = str(caught.value.hint)
+    assert hint in said if hint else said.endswith("'b').")

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vlm_prep.core.errors import InputError, RejectReason
+from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.derived.tar_rows import MEDIA_ENDINGS
 from vlm_prep.ingest.formats.common import type_name
+from vlm_prep.ingest.mapping.proposal import NOTHING_ASKED, proposed
 from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, COLUMN_NAMES, DEFAULT_TAGS, FROM_VALUE_TAGS, MEDIA_COLUMN_ALIASES
 from vlm_prep.ingest.unread_keys import Unread, count_unread
@@ -25,7 +27,7 @@ FIRST_ROWS: Final = 256
 _SHAPE: Final = frozenset((RejectReason.MISSING_COLUMN.value, RejectReason.BAD_ROW.value, RejectReason.BAD_JSON.value))
 _SAID: Final = 12
 _PICTURES: Final = (*COLUMN_NAMES["images"], *MEDIA_COLUMN_ALIASES["images"])
-_QUESTIONS: Final = ("question", "prompt", "problem", "query", "input")
+_QUESTIONS: Final = ("question", "prompt", "problem", "query", "instruction", "input")
 _ANSWERS: Final = ("answer", "completion", "solution", "response", "output", "caption", "text")
 
 
@@ -107,17 +109,24 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     if sounds and any(name in row for name in COLUMN_NAMES["text"]):
         return ["`format=asr` reads audio files and their transcripts."]
     question = next((name for name in _QUESTIONS if name in row), None)
-    answer = next((name for name in _ANSWERS if name in row), None)
+    answer = next((name for name in _ANSWERS if isinstance(row.get(name), str)), None)
+    picture = next((name for name in row if name in _PICTURES or _named_kind(row[name]) == "image"), None)
+    if picture and answer:
+        asked = f"{{{question}}}" if question else "Describe this image."
+        turns = f"`turns` 'user=<image>{asked}' and 'assistant={{{answer}}}'"
+        named = "" if picture in (*_PICTURES, "file_name") else f"`columns=images={picture}` and "
+        return [f"{named}{turns} make a conversation of each row (docs/sources.md, Any table)."]
     if question and answer:
         columns = f"`columns=instruction={question}` and `columns=output={answer}`"
         return [f"`format=alpaca` with {columns} reads them as one exchange."]
-    picture = next((name for name in row if name in _PICTURES or _named_kind(row[name]) == "image"), None)
-    if picture and answer:
-        turns = f"`turns` 'user=<image>Describe this image.' and 'assistant={{{answer}}}'"
-        named = "" if picture in (*_PICTURES, "file_name") else f"`columns=images={picture}` and "
-        return [f"{named}{turns} make a conversation of each row (docs/sources.md, Any table)."]
     nested = next((name for name, value in row.items() if isinstance(value, list) and _holds_rows(value)), None)
-    return [f"`rows_key={nested}` reads the rows under {nested!r}."] if nested else []
+    if nested:
+        return [f"`rows_key={nested}` reads the rows under {nested!r}."]
+    mapping = proposed(row)
+    if mapping is None or mapping["turns"][0].get("user") == [NOTHING_ASKED]:
+        return []
+    written = canonical_json(mapping).decode()
+    return [f"This mapping may read them, and `vlm-prep init` writes it down: {written}."]
 
 
 def _named_kind(value: Any) -> str | None:

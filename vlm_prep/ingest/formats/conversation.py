@@ -56,6 +56,8 @@ def build_sample(
         Reject: any fault of the row.
     """
     turns = _parsed(turns, noticed, lenient=spec.lenient_json)
+    if isinstance(turns, dict):
+        turns = _of_lists(turns, dialect, noticed)
     if not isinstance(turns, list):
         raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
     turns, numbers = usual_turns(turns, dialect, noticed)
@@ -126,6 +128,16 @@ def _parsed(turns: Any, noticed: Noticed, *, lenient: bool) -> Any:
         raise Reject(RejectReason.BAD_JSON, f"the messages are no JSON as text: {error}; {excerpt(turns)}") from error
     noticed.notes |= notes | {"read_json_text"}
     return found
+
+
+def _of_lists(turns: Row, dialect: Dialect, noticed: Noticed) -> Any:
+    """Return a conversation that is lists side by side, as `datasets` keeps a Sequence; any other as it is."""
+    lists = [value for value in turns.values() if isinstance(value, list)]
+    is_whole = len(lists) == len(turns) and len(set(map(len, lists))) == 1
+    if not is_whole or not all(any(key in turns for key in keys) for keys in (dialect.role_keys, dialect.content_keys)):
+        return turns
+    noticed.note("read_turns_by_key")
+    return [dict(zip(turns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
 def _read_keys(spec: DatasetSpec, read: tuple[str, ...]) -> frozenset[str]:

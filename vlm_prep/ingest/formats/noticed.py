@@ -21,6 +21,7 @@ NOTES: Final[dict[str, str]] = {
     "read_other_tags": "whose keys or role names are not those of the first row",
     "read_other_format": "that are conversations, or questions and answers, where the first row is the other",
     "read_pairs": "whose turns are objects of a question and its answer",
+    "read_turns_by_key": "whose roles and texts are lists side by side",
     "read_doubles": "with one thing given twice, equally",
     "read_media_columns": "with media in a column of a less usual name",
     "read_empty_media": "with nulls or empty texts among their media, which no placeholder asks for",

@@ -30,11 +30,13 @@ _ANSWERS: Final = (
 )
 _ROLES: Final = {"user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
 _DEEPEST: Final = 4
+NOTHING_ASKED: Final = "Continue."
+"""What stands for the question of a text without one and without media."""
 _ASKED: Final[dict[Kind | None, str]] = {
     "image": "Describe this image.",
     "video": "Describe this video.",
     "audio": "Transcribe the audio.",
-    None: "Continue.",
+    None: NOTHING_ASKED,
 }
 
 
