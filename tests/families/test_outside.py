@@ -98,7 +98,7 @@ def test_whatever_a_processor_raises_is_a_sentence(made: Made, monkeypatch: pyte
         adapter_for(loaded)
 
 
-@pytest.mark.parametrize("name", ["Idefics2Processor", "GotOcr2Processor", "PaliGemmaProcessor", "PI0Processor"])
+@pytest.mark.parametrize("name", ["Idefics2Processor", "GotOcr2Processor", "FuyuProcessor", "PI0Processor"])
 def test_doctor_says_in_one_sentence_what_serves_no_chat(made: Made, name: str) -> None:
     result = CliRunner().invoke(app, ["doctor", "--processor", str(made(name))])
     assert isinstance(result.exception, ProcessorError)

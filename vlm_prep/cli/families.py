@@ -39,8 +39,14 @@ def _packs(name: str, family: str) -> str:
     cls = getattr(transformers, name)
     positions = "mrope" if "qwen" in family else positions_of(cls)
     backbone, mrope = describe_backbone(None, models_of(cls)), positions == "mrope"
-    try:
-        forms = [form_for(attention, backbone, mrope=mrope) for attention in ("sdpa", "flash_attention_2")]
-    except InputError:
-        return "unpacked"
-    return ", ".join(dict.fromkeys(forms)) if positions in ("mrope", "plain") else "unpacked"
+    forms: dict[str, None] = {}
+    for attention in ("sdpa", "flash_attention_2") if positions in ("mrope", "plain") else ():
+        # masks for each kind of layer are made of the model's config, where it is known
+        for known, said in ((False, ""), (True, " with the model's config")):
+            try:
+                form = form_for(attention, backbone, mrope=mrope, layer_masks=known)
+            except InputError:
+                continue
+            forms[form + said] = None
+            break
+    return ", ".join(forms) or "unpacked"
