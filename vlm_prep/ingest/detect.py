@@ -26,6 +26,7 @@ from vlm_prep.ingest.names import require_distinct_tags
 from vlm_prep.ingest.row_hook import hooked
 from vlm_prep.ingest.sniff import text_form
 from vlm_prep.ingest.spec import (
+    ASR_AUDIO,
     ASR_AUDIO_COLUMNS,
     COLUMN_NAMES,
     DEFAULT_TAGS,
@@ -38,9 +39,6 @@ from vlm_prep.ingest.spec import (
 from vlm_prep.ingest.table_files import head_rows
 
 Row = dict[str, Any]
-
-_ASR_AUDIO: Final = ASR_AUDIO_COLUMNS[:4]
-"""Columns that are audio by their name alone."""
 
 _HEAD_ROWS = 64
 _HEAD_TABLE_ROWS = 8
@@ -205,7 +203,7 @@ def _detect_format(spec: DatasetSpec, first: Row) -> Format:
         return "completion"
     if has(*spec.column_names("instruction")) and has(*spec.column_names("output")):
         return "alpaca"
-    audio = (spec.columns["audios"],) if "audios" in spec.columns else _ASR_AUDIO
+    audio = (spec.columns["audios"],) if "audios" in spec.columns else ASR_AUDIO
     return "asr" if has(*audio) and has(*spec.column_names("text")) else "sharegpt"
 
 

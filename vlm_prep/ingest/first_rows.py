@@ -102,6 +102,8 @@ def described(row: dict[str, Any]) -> str:
 
 def suggestions(row: dict[str, Any]) -> list[str]:
     """Return the settings that would read a row of this shape."""
+    if "chosen" in row:
+        return _of_preferences(row)
     for name, value in row.items():
         if _is_conversation(value):
             return [f"`columns=messages={name}` reads the conversation."]
@@ -132,6 +134,20 @@ def suggestions(row: dict[str, Any]) -> list[str]:
 def _named_kind(value: Any) -> str | None:
     """Return the kind of a media by its name's ending; None for anything else."""
     return MEDIA_ENDINGS.get(value.lower().rpartition(".")[2]) if isinstance(value, str) else None
+
+
+def _of_preferences(row: dict[str, Any]) -> list[str]:
+    """What reads a row of preference data as one of what was chosen."""
+    others = " and ".join(f"`ignore_keys={name}`" for name in ("chosen", "rejected") if name in row)
+    prompt = next((name for name in _QUESTIONS if name in row), None)
+    how = "`columns=messages=chosen`"
+    if prompt == "prompt":
+        how = "`format=completion` and `columns=completion=chosen`"
+    elif prompt is not None:
+        how = f"`format=alpaca`, `columns=instruction={prompt}` and `columns=output=chosen`"
+    return [
+        f"It is preference data, which also says what not to answer. {how}, with {others}, train what was chosen alone."
+    ]
 
 
 def _kind(value: Any) -> str:

@@ -72,6 +72,8 @@ ASR_AUDIO_COLUMNS: Final = (
     *("path", "file", "file_name", "wav"),
 )
 """Where an asr row's audio is, best first: beside `audio`, a `path` is only its name."""
+ASR_AUDIO: Final = ASR_AUDIO_COLUMNS[:4]
+"""Those of them that are audio by their name alone."""
 
 DEFAULT_TAGS: Final[dict[str, str]] = {
     "role_tag": "role",

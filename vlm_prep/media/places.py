@@ -153,7 +153,7 @@ def _readings(path: str) -> Iterator[str]:
         reading = path
         for is_chosen, change in zip(chosen, changes, strict=True):
             reading = change(reading) if is_chosen else reading
-        others = () if any(chosen) else _quoted(path)
+        others = _quoted(path) if all(chosen) else ()  # the last ones
         for each in (reading, *_once(reading), *others):
             if each not in seen and "\0" not in each:
                 seen.add(each)

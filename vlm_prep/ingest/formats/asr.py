@@ -19,7 +19,7 @@ from vlm_prep.ingest.formats.entries import column_entries
 from vlm_prep.ingest.formats.media_tags import Part
 from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
 from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row
-from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, DatasetSpec
+from vlm_prep.ingest.spec import ASR_AUDIO, ASR_AUDIO_COLUMNS, DatasetSpec
 
 
 def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) -> Sample:
@@ -57,7 +57,9 @@ def _part(written: str) -> Part:
 
 
 def _audio(row: Row, spec: DatasetSpec, noticed: Noticed) -> Media:
-    names = (spec.columns["audios"],) if "audios" in spec.columns else ASR_AUDIO_COLUMNS
+    found = (spec.columns["audios"],) if "audios" in spec.columns else ASR_AUDIO_COLUMNS
+    # a file of several exports has several names of it
+    names = found if "audios" in spec.given_columns else tuple(dict.fromkeys((*found, *ASR_AUDIO)))
     name = next((name for name in names if not (row.get(name) is None or is_nan(row[name]))), None)
     if name is None:
         has = ", ".join(repr(key) for key in list(row)[:20]) or "nothing"
@@ -66,6 +68,8 @@ def _audio(row: Row, spec: DatasetSpec, noticed: Noticed) -> Media:
     value = row[name]
     is_bytes = isinstance(value.get("bytes") if isinstance(value, dict) else value, EmbeddedBytes)
     named = ASR_AUDIO_COLUMNS if is_bytes else ()  # beside bytes a path is their name
+    if name != found[0] and "audios" in spec.columns:
+        noticed.note("read_media_columns")
     noticed.leave("row", row, {name, *named, *spec.column_names("text"), "id", *SEGMENT_KEYS})
     entries = column_entries(value, "audio", spec.media_dir)
     if len(entries) != 1:

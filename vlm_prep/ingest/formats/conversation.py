@@ -21,7 +21,7 @@ from vlm_prep.ingest.formats.content_parts import read_parts
 from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.named_tags import by_name
-from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed, looks_like_media
+from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed, looks_like_media, media_role
 from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
@@ -114,7 +114,11 @@ def _with_unread(reject: Reject, row: Row, read: frozenset[str]) -> Reject:
         return reject
     unread = [key for key in row if key not in read and looks_like_media(row[key])]
     said = " and ".join(f"{excerpt(key)} ({excerpt(row[key])})" for key in unread[:3])
-    more = f"; nobody reads the row's {said}: `columns` says what it holds, e.g. images={unread[0]}" if unread else ""
+    more = (
+        f"; nobody reads the row's {said}: `columns` says what it holds, e.g. {media_role(row[unread[0]])}={unread[0]}"
+        if unread
+        else ""
+    )
     return Reject(reject.reason, reject.message + more)
 
 

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
 from vlm_prep.core.remote import is_remote
+from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import is_positive_number, type_name
 from vlm_prep.ingest.formats.entry_options import SEGMENT_ENDS, SEGMENT_STARTS, bad_entry, require_applied, segment_of
@@ -100,7 +101,10 @@ def absolute_uri(written: str, media_dir: Path | str, where: str) -> str:
         return written
     if scheme := _SCHEME.match(written):
         if scheme.group().lower() != "file://":
-            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} is {written[:200]!r}; download it first")
+            raise Reject(
+                RejectReason.UNSUPPORTED_MEDIA,
+                f"{where} is {excerpt(written, 200)}; download it first, or name its host in `download`",
+            )
         written = _path_of_url(written[scheme.end() :])
     elif written[:6].lower() == "file:/":
         written = _path_of_url(written[5:])

@@ -51,7 +51,7 @@ def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: No
     names = [name for name in spec.media_names[role] if name in row]
     if not names:
         return []
-    if "frames" in names and not isinstance(row["frames"], list):  # how many there are
+    if "frames" in names and _is_count(row["frames"]):
         names.remove("frames")
         noticed.unread.setdefault("row.frames", row["frames"])
     for name in names:
@@ -128,6 +128,11 @@ def _are_films(value: list[Any]) -> bool:
 
 def _present(entries: Entries) -> list[Media]:
     return [entry for entry in entries if entry is not None]
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a column named frames says how many there are."""
+    return isinstance(value, int | float) or (isinstance(value, str) and value.strip().isdecimal())
 
 
 def _is_hollow(value: Any) -> bool:

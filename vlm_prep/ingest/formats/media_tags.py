@@ -38,6 +38,10 @@ _USUAL: Final = "|".join(rf"<{tag}>(?:\s*</{tag}>)?" for tag in ("image", "video
 _TAG = re.compile(rf"({_INLINE}|{_USUAL})", re.IGNORECASE)
 _TAG_OR_SPELT = re.compile(rf"({_INLINE}|{_USUAL}|{SPELT})", re.IGNORECASE)
 _ONE_USUAL = re.compile(_USUAL, re.IGNORECASE)
+_PAGE_PICTURE: Final = re.compile(
+    rf"!\[[^\[\]]*\]\([^()\n]+{MEDIA_NAME}[^()\n]*\)|<img\s[^<>]*\bsrc=[^<>]+>", re.IGNORECASE
+)
+"""As Markdown and HTML write it."""
 _KINDS: dict[str, MediaKind] = {"img": "image", "image": "image", "video": "video", "audio": "audio"}
 
 
@@ -133,6 +137,8 @@ class MediaQueue:
     def note_names(self, text: str) -> None:
         """Keep the tags spelt otherwise of a text that stays text and is no answer."""
         self._names += spelt_tags(text)
+        if found := _PAGE_PICTURE.search(text):  # a picture of a page; what asks for it may be trained without it
+            self.noticed.unread.setdefault("text.picture", found[0])
 
     def drop_doubles(self) -> None:
         """Leave out a column whose media are those that the messages name themselves, all of them in this order."""
@@ -211,6 +217,8 @@ class MediaQueue:
             note += "name each once, and stand alone (`repeated_tags=same` lets one stand again)"
         if own := sum(isinstance(each, Media) and each.kind in kinds for each in self._placed):
             note += f"; the messages name {own} of their own, which are not those of the column: keep one of both"
+        if not note and any(there[kind] == 1 and self._asked[kind] > 1 for kind in kinds):
+            note = "; write one tag for each, or let `repeated_tags=same` read them all as the one that is there"
         if not note and all(not self._asked[kind] for kind in kinds):
             tags = " and ".join(f"<{kind}>" for kind in kinds)
             first = next(each for kind in kinds for each in self._columns[kind] if each is not None)

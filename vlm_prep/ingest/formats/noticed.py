@@ -19,7 +19,7 @@ from vlm_prep.ingest.embedded import AddressText, EmbeddedBytes, EmbeddedText
 
 NOTES: Final[dict[str, str]] = {
     "read_other_tags": "whose keys or role names are not those of the first row",
-    "read_other_format": "that are conversations, or questions and answers, where the first row is the other",
+    "read_other_format": "that are conversations, pairs of texts or speech, where the first row is another of these",
     "read_pairs": "whose turns are objects of a question and its answer",
     "read_turns_by_key": "whose roles and texts are lists side by side",
     "read_doubles": "with one thing given twice, equally",
@@ -178,3 +178,11 @@ def looks_like_media(value: Any) -> bool:
     if isinstance(value, EmbeddedBytes | EmbeddedText) and not isinstance(value, AddressText):
         return True
     return isinstance(value, str) and len(value) < 4096 and _MEDIA_NAME.search(value) is not None
+
+
+def media_role(value: Any) -> str:
+    """Return the column role of media that nobody reads, by how its name ends."""
+    written = str(next((each for each in value if each), "") if isinstance(value, list) else value)
+    if re.search(r"\.(?:wav|mp3|flac|ogg|opus|m4a|aac)\b", written, re.IGNORECASE):
+        return "audios"
+    return "videos" if re.search(r"\.(?:mp4|mkv|webm|mov|avi|m4v)\b", written, re.IGNORECASE) else "images"

@@ -1,6 +1,6 @@
-"""The format of one row in a file whose rows have several: conversations, and questions with answers (ms-swift).
+"""The format of one row in a file whose rows have several: conversations, questions with answers, speech.
 
-The data set's format is that of its first row. A row without the column that it needs is read in the other form, if it
+The data set's format is that of its first row. A row without the column that it needs is read in another form, if it
 has that one's columns and the user named neither the format nor such a column: nothing else can be meant.
 """
 
@@ -12,19 +12,23 @@ from typing import Any, Final
 
 from vlm_prep.ingest.formats.common import Row
 from vlm_prep.ingest.formats.noticed import Noticed, is_empty
-from vlm_prep.ingest.spec import COLUMN_NAMES, QUERY_COLUMNS, DatasetSpec, Format
+from vlm_prep.ingest.spec import ASR_AUDIO, COLUMN_NAMES, MEDIA_COLUMN_ALIASES, QUERY_COLUMNS, DatasetSpec, Format
 
 _PAIRS: Final[tuple[Mapping[str, str], ...]] = (
     {role: COLUMN_NAMES[role][0] for role in ("instruction", "output")},
     QUERY_COLUMNS,
 )
+_NEEDED: Final = {"alpaca": "instruction", "texts": "texts", "completion": "completion", "asr": "text"}
+"""Format → the column without which a row is not of it; of others it is the messages."""
+_BESIDE: Final = frozenset((*MEDIA_COLUMN_ALIASES, "tools", "system", "id", "input", "history"))
+"""Roles of columns that rows of several forms have."""
 
 
 def spec_of_row(row: Row, spec: DatasetSpec, noticed: Noticed) -> DatasetSpec:
     """Return how a row is read: as the data set's first, or in another form."""
-    if spec.is_given_format or spec.format not in ("sharegpt", "messages", "alpaca"):
+    needed = _NEEDED.get(spec.format or "", "messages")
+    if spec.is_given_format or spec.format == "mapping" or not spec.given_columns <= _BESIDE:
         return spec
-    needed = "instruction" if spec.format == "alpaca" else "messages"
     if isinstance(first := row.get(spec.column_names(needed)[0]), list | str) and first:
         return spec  # as most are
     if any(not is_empty(row.get(name)) for name in spec.column_names(needed)):
@@ -37,21 +41,28 @@ def spec_of_row(row: Row, spec: DatasetSpec, noticed: Noticed) -> DatasetSpec:
 
 def _other(row: Row, spec: DatasetSpec) -> DatasetSpec:
     """Return the one other way in which a row can be read; the data set's own where there is none, or are several."""
-    messages = [row[name] for name in COLUMN_NAMES["messages"] if not is_empty(row.get(name))]
-    pairs = [each for each in _PAIRS if all(not is_empty(row.get(name)) for name in each.values())]
-    named = ("messages", *_PAIRS[0]) if messages or spec.format != "alpaca" else tuple(_PAIRS[0])
-    if len(messages) + len(pairs) != 1 or not spec.given_columns.isdisjoint(named):
-        return spec
-    if pairs:
-        return _made(spec, "alpaca", pairs[0])
-    return _made(spec, "messages" if _has_parts(messages[0]) else "sharegpt", {})
+
+    def has(*names: str) -> bool:
+        return all(not is_empty(row.get(name)) for name in names)
+
+    forms: list[tuple[Format, Mapping[str, str]]] = [("alpaca", each) for each in _PAIRS if has(*each.values())]
+    told = [row[name] for name in COLUMN_NAMES["messages"] if has(name)]
+    forms += (("messages" if _has_parts(each) else "sharegpt", {}) for each in told)
+    if has("texts") and isinstance(row["texts"], list):
+        forms.append(("texts", {}))
+    if has("prompt", "completion"):
+        forms.append(("completion", {}))
+    if any(map(has, ASR_AUDIO)) and any(map(has, COLUMN_NAMES["text"])):
+        forms.append(("asr", {}))
+    has_prompts = (spec.system_prompt, spec.user_prompt) != (None, None)
+    return spec if len(forms) != 1 or has_prompts else _made(spec, *forms[0])
 
 
 def _made(spec: DatasetSpec, kind: Format, columns: Mapping[str, str]) -> DatasetSpec:
     key = kind, tuple(columns.values())
     found = spec.other_forms.get(key)
     if found is None:
-        own = {role: name for role, name in spec.columns.items() if role not in ("messages", "instruction", "output")}
+        own = {role: name for role, name in spec.columns.items() if role in spec.given_columns}
         found = spec.other_forms[key] = replace(spec, format=kind, columns={**own, **columns})
     return found
 
