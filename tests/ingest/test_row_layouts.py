@@ -103,3 +103,24 @@ def test_a_column_of_frames_is_a_video_or_how_many_there_are(frames: Any, count:
         assert [each.kind for each in read(row).media] == ["video"]
     else:
         assert refused(row)[0] == R.MEDIA_COUNT_MISMATCH
+
+
+def test_an_object_of_rows_that_name_a_file_is_no_meta_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({name: {"file_name": "a.jpg", "messages": [USER, ANSWER]} for name in ("a", "b")}))
+    samples = open_samples(path)
+    assert [said(row) for row in samples.read(0, len(samples))] == [["hi", "ho"]] * 2
+
+
+def test_messages_without_a_row_around_them_say_where_they_belong(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="put the list of a conversation into an object"):
+        rows_of(tmp_path, [USER, ANSWER])
+    (first, _) = rows_of(tmp_path, [[USER, ANSWER], {"messages": [USER, ANSWER]}])
+    assert isinstance(first, Rejected) and "a conversation stands in a column" in first.message
+
+
+def test_a_call_whose_function_is_its_name_is_read_and_one_without_a_name_is_shown() -> None:
+    call = {"function": "f", "arguments": {"x": 1}}
+    (made,) = read(chat(USER, {**ANSWER, "tool_calls": [call]})).messages[1]["tool_calls"]
+    assert made["function"] == {"name": "f", "arguments": {"x": 1}}
+    assert '"tool": "f"' in refused(chat(USER, {**ANSWER, "tool_calls": [{"tool": "f", "args": {}}]}))[1]

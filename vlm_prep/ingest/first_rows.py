@@ -102,6 +102,8 @@ def described(row: dict[str, Any]) -> str:
 
 def suggestions(row: dict[str, Any]) -> list[str]:
     """Return the settings that would read a row of this shape."""
+    if {"role", "content"} <= row.keys() or {"from", "value"} <= row.keys():
+        return ['Its rows are messages: put the list of a conversation into an object, as {"messages": [...]}.']
     if "chosen" in row:
         return _of_preferences(row)
     for name, value in row.items():

@@ -55,12 +55,17 @@ def _is_meta(value: dict[str, Any]) -> bool:
     if not value:
         return True
     entries = [entry for entry in value.values() if isinstance(entry, dict)]
-    if any("file_name" in entry for entry in entries):
+    if any("file_name" in entry and not _is_row(entry) for entry in entries):
         return True
     keys = set(Entry.model_fields) - {"system_prompt", "user_prompt", "columns", "format", "tags"}
     rows = {name for role in ("messages", "instruction", "text") for name in COLUMN_NAMES[role]}
     near = [entry for entry in entries if not rows & entry.keys() and (keys & entry.keys() or _nearly_names(entry))]
     return bool(entries) and len(entries) == len(value) and len(near) == len(entries)
+
+
+def _is_row(entry: dict[str, Any]) -> bool:
+    """Whether an object holds a conversation: a row, which may name a file of its own."""
+    return any(isinstance(entry.get(name), list) for name in COLUMN_NAMES["messages"])
 
 
 def _nearly_names(entry: dict[str, Any]) -> bool:

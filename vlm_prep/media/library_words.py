@@ -23,6 +23,7 @@ _NOT_OURS = (
     (re.compile(r"^File does not exist or is not a regular file.*"), "damaged: there is no sound that can be read"),
     (re.compile(r"^Unspecified internal error\.?"), "damaged: it does not decode"),
     (re.compile(r"^End of file$"), "it ends too early"),
+    (re.compile(r"^Invalid argument$"), "damaged, or no sound or video"),
 )
 
 

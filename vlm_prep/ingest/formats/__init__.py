@@ -64,7 +64,9 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
         Reject: the row cannot be used, with its code and what to change.
     """
     if not isinstance(row, dict):
-        raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object")
+        told = isinstance(row, list) and any(isinstance(each, dict) and {"role", "from"} & each.keys() for each in row)
+        more = '; a conversation stands in a column, as {"messages": [...]}' if told else ""
+        raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object{more}")
     fields: dict[str, Any] = of_gemini(row)
     place, noticed = (
         RowPlace(sample_id=sample_id, source=source, line=line),

@@ -82,7 +82,7 @@ def _schema(tool: Any, where: str) -> dict[str, Any]:
     if function is None:
         function = {key: value for key, value in tool.items() if (key, value) != ("type", "function")}
     if not isinstance(function, dict) or not _is_name(function.get("name")):
-        raise Reject(RejectReason.BAD_TOOLS, f"{where} has no function name")
+        raise Reject(RejectReason.BAD_TOOLS, f"{where} has no function name: {excerpt(tool)}")
     if "input_schema" in function and "parameters" not in function:  # Anthropic's name of it
         return {
             "type": "function",
@@ -94,8 +94,10 @@ def _schema(tool: Any, where: str) -> dict[str, Any]:
 
 def _call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
+    if _is_name(function) and "name" not in call:  # the name itself
+        function = {**call, "name": function}
     if not isinstance(function, dict) or not _is_name(function.get("name")):
-        raise _bad_call(f"{where} has no function name")
+        raise _bad_call(f"{where} has no function name in 'name' or 'function': {excerpt(call)}")
     arguments = _arguments(function, where)
     result = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return result | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
