@@ -76,6 +76,7 @@ def fit_to_template(
         fitted = [_as_string(message) for message in fitted]
     if findings.reasoning:
         fitted = _with_reasoning_apart(fitted, tools, template)
+    fitted = [_with_a_text(message) for message in fitted]
     _require_empty_strings(fitted, tools, template)
     return Fitted(fitted, tools, tuple(notes))
 
@@ -97,6 +98,14 @@ def _require_empty_strings(messages: Sequence[Message], tools: Tools, template: 
             f"message {empty[0] + 1} is empty: the processor gives its chat template an empty list in its place, and "
             "the template takes text only",
         )
+
+
+def _with_a_text(message: Message) -> Message:
+    """An answer of an empty list as one of an empty text: what ends it is found behind its text."""
+    says_nothing = not message["content"] and not message.get("tool_calls") and not message.get("reasoning_content")
+    if message["role"] != "assistant" or not says_nothing or isinstance(message["content"], str):
+        return message
+    return {**message, "content": [{"type": "text", "text": ""}]}
 
 
 def _require_names_in_ids(messages: Sequence[Message]) -> None:
