@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from vlm_prep.core.errors import RejectRateError
+from vlm_prep.cli.place import Place, Work
+from vlm_prep.core.errors import FirstRowsError, RejectRateError
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine.accounts import FIRST_REJECTS, check_first_rows
@@ -70,3 +71,14 @@ def test_nothing_is_left_behind_by_a_run_that_stopped(tmp_path: Path, options: O
     assert not list(out.rglob("*.arrow")) and not (out / "manifest.json").exists()
     manifest = ingest(open_samples(source), IngestConfig(), options(tmp_path / "all", max_reject_rate=1.0))
     assert manifest is not None and manifest.totals["rejects"] == {"missing_file": FIRST_REJECTS}
+
+
+def test_a_command_that_stopped_before_its_run_says_so_and_shows_no_store(tmp_path: Path) -> None:
+    def run() -> None:
+        check_first_rows(outputs({"bad_row": FIRST_REJECTS}, 0), 0.05)
+
+    (tmp_path / "_work").mkdir()  # what a run has begun
+    place = Place(folder=tmp_path, url="s3://nowhere/at-all")
+    todo = Work(place=place, say=lambda line: None, run=run, preview=lambda: None)
+    with pytest.raises(FirstRowsError, match="stopped before the run"):
+        todo.do_and_show(False)

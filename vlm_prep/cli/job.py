@@ -14,7 +14,7 @@ from vlm_prep.cli import flags, ingest, options, pack, terminal, tokenize
 from vlm_prep.cli.place import Work
 from vlm_prep.cli.run_file import STAGES, RunFile, read_run_file
 from vlm_prep.cli.why import identity_of
-from vlm_prep.core.errors import InputError, RejectRateError
+from vlm_prep.core.errors import FirstRowsError, InputError, RejectRateError
 from vlm_prep.core.fields import Flag, Positional
 
 _WORK: Mapping[str, Callable[..., Work]] = {"ingest": ingest.work, "tokenize": tokenize.work, "pack": pack.work}
@@ -99,6 +99,8 @@ def run(
         todo = step.work(quiet)
         try:
             todo.do()
+        except FirstRowsError:
+            raise
         except RejectRateError:
             _show([*told, _done(step, todo, began)], as_json)
             raise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_doc import Doc
 
 from vlm_prep.cli import options
-from vlm_prep.core.errors import InputError, RejectRateError
+from vlm_prep.core.errors import FirstRowsError, InputError, RejectRateError
 from vlm_prep.core.fields import Flag, IsPath, Positional
 from vlm_prep.core.named_sources import source_stem
 from vlm_prep.core.remote import is_remote
@@ -113,6 +113,8 @@ class Work:
         try:
             if self.run() is None:
                 return False
+        except FirstRowsError:
+            raise
         except RejectRateError:
             self._push()
             raise
@@ -128,6 +130,8 @@ class Work:
         try:
             if not self.do():
                 return
+        except FirstRowsError:
+            raise
         except RejectRateError:
             options.show_store(self.place.folder, as_json)
             raise

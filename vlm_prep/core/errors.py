@@ -11,6 +11,7 @@ message and what to do (no traceback), and the exit status is the class's `exit_
     ├── StoreError          2   a store is unfinished, damaged or of another version
     ├── ExactnessError      4   our result differs from the real processor's
     └── RejectRateError     3   more rows were rejected than --max-reject-rate allows
+        └── FirstRowsError  3   of the first rows, so that nothing is written
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ class RejectRateError(VlmPrepError):
     """The share of rejected rows passed --max-reject-rate."""
 
     exit_code = 3
+
+
+class FirstRowsError(RejectRateError):
+    """Most of the first rows were rejected for one reason; nothing is written."""
 
 
 class RejectReason(StrEnum):

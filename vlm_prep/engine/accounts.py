@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from vlm_prep.core.errors import RejectRateError, RejectReason, VlmPrepError
+from vlm_prep.core.errors import FirstRowsError, RejectRateError, RejectReason, VlmPrepError
 from vlm_prep.core.records import Rejected, in_seconds
 from vlm_prep.engine.run_options import RunOptions
 from vlm_prep.engine.tasks import Record
@@ -68,7 +68,7 @@ def check_first_rows(results: Iterable[object], limit: float) -> None:
         limit: the share of rejected rows that the user allows; at least half of the first rows always may be.
 
     Raises:
-        RejectRateError: before anything is written, with the first reject.
+        FirstRowsError: before anything is written, with the first reject.
     """
     rows, reasons, first = 0, Counter[str](), dict[str, Rejected]()
     for result in results:
@@ -81,7 +81,7 @@ def check_first_rows(results: Iterable[object], limit: float) -> None:
     reason, count = reasons.most_common(1)[0] if reasons else ("", 0)
     if count / rows > max(limit, 0.5):
         example = first[reason]
-        raise RejectRateError(
+        raise FirstRowsError(
             f"stopped before the run: {count} of the first {rows} rows are rejected, {reason}; the first is "
             f"{example.source}:{example.line}: {example.message}",
             "nothing is written; `max_reject_rate=1` goes on all the same" + _about_files({"rejects": reasons}),

@@ -110,7 +110,7 @@ class IngestJob:
         """Read the first rows and the headers of their media, before the long run starts.
 
         Raises:
-            RejectRateError: most of them are rejected for one reason.
+            FirstRowsError: most of them are rejected for one reason.
         """
         items = (item for _, item in read_task(self.samples, task, heartbeat, STAGE))
         check_first_rows((self._probe(item) if isinstance(item, Sample) else item for item in items), max_reject_rate)

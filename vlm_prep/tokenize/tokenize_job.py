@@ -256,7 +256,7 @@ class TokenizeJob:
 
         Raises:
             ExactnessError: a row differs from the real processor's output.
-            RejectRateError: most of the first rows are rejected for one reason.
+            FirstRowsError: most of the first rows are rejected for one reason.
         """
         claims = None if shards is None else ClaimedShapes(shards)
         results = self.encoded(task, heartbeat, compare=True, believing=True, claims=claims)
