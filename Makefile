@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster test-trainers lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
+.PHONY: demo test test-fast test-cluster test-trainers lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-text bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
 
 # torch first: its CPU build where one can be had, see the script
 $(READY): pyproject.toml configs/constraints.txt
@@ -72,6 +72,11 @@ bench-video: $(READY)
 
 bench-audio: $(READY)
 	$(BIN)/python scripts/bench_audio.py
+
+# chats of text alone, in three languages
+bench-text: $(READY)
+	$(BIN)/python $(KIT)/processors/assemble.py out/bench/processors qwen2_5_vl
+	$(BIN)/python scripts/bench_text.py --processor out/bench/processors/qwen2_5_vl
 
 bench-pack: $(READY)
 	$(BIN)/python scripts/bench_pack.py
