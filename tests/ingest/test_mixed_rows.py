@@ -105,7 +105,8 @@ def test_the_data_folder_of_llama_factory_is_its_description(tmp_path: Path) -> 
         ({"image": "a.png", "captions": ["a", "b"]}, '{"pick":"captions"}'),
         ({"instruction": "q", "context": "c", "response": "a"}, "`columns=output=response`"),
         ({"Question": "q", "Answer": "a"}, '{"assistant":"{Answer}"}'),
-        ({"prompt": "q", "chosen": "a", "rejected": "b"}, None),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "chosen"),
+        ({"inputs": "q", "targets": "b"}, None),
     ],
 )
 def test_rows_of_another_shape_are_told_what_reads_them(row: Any, hint: str | None, tmp_path: Path) -> None:
