@@ -96,19 +96,6 @@ def test_a_blank_text_before_a_call_trains_no_line_break_that_never_follows_the_
     assert trained(made("internvl3"), turns) == f"{written.replace(': ', ':').replace(', ', ',')}<|im_end|>ok<|im_end|>"
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "internvl3"])
-def test_an_answer_of_blanks_trains_its_end_token_alone(made: Make, name: str) -> None:
-    assert trained(made(name), [user("A?"), assistant("\n")]) == "<|im_end|>"
-
-
-def test_an_answer_of_an_empty_list_trains_its_end_token_behind_a_think_block(made: Make) -> None:
-    encoder = made("kimi_k25")
-    asked = {"role": "user", "content": [{"type": "text", "text": "A?"}]}
-    messages: list[dict[str, Any]] = [asked, {"role": "assistant", "content": []}]
-    encoded = encoder.encode(Sample(sample_id="a/0", dataset="a", source="a.jsonl", line=1, messages=messages), ())
-    assert encoder.adapter.hf.tokenizer.decode(encoded.input_ids[encoded.labels != IGNORE]) == "<|im_end|>"
-
-
 @pytest.mark.parametrize("text", ["", "\n", "Look."])
 def test_a_call_at_the_end_trains_the_token_at_which_the_result_is_awaited(made: Make, text: str) -> None:
     turns = [user("A?"), assistant(text, tool_calls=[CALL])]

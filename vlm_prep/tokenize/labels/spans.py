@@ -124,17 +124,16 @@ def _turn_spans(
 
 
 def _from_what_is_said(text: str, turn: Turn, message: Message, findings: TemplateFindings) -> Turn:
-    """Let a turn that says nothing begin at its end, and one that says nothing but calls with the first of them, where
-    blanks stand between it and those that its header ends with, which may become one token: the model is asked behind
-    the header, and never writes that. Blanks that it has to write before each answer stay."""
+    """Let a turn that says nothing but calls begin with the first of them, where blanks stand between it and those that
+    its header ends with, which may become one token: the model is asked behind the header, and never writes that.
+    Blanks that it has to write before each answer stay, and so do those that are all of an answer."""
     content = message["content"]
     texts = [content] if isinstance(content, str) else [part.get("text", "media") for part in content]
     header_is_open = turn.start > 0 and text[turn.start - 1].isspace() and not findings.lead
-    if any(each.strip() for each in texts) or message.get("reasoning_content") or not header_is_open:
+    says_more = any(each.strip() for each in texts) or message.get("reasoning_content")
+    if says_more or not message.get("tool_calls") or not header_is_open:
         return turn
     written = text[turn.start : turn.said]
-    if not message.get("tool_calls") and written.strip():
-        return turn  # a template's own words for an answer that says nothing
     return replace(turn, start=turn.start + len(written) - len(written.lstrip()))
 
 
