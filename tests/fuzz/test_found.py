@@ -188,7 +188,7 @@ def test_an_animation_whose_frames_grow_or_are_too_large_is_a_reject(tmp_path: P
     [
         ("pack", ("config", "world_size"), "config.world_size is missing"),
         ("pack", ("splits", "rank_00000"), " packs for rank 0 of 2"),
-        ("tokenize", ("processor", "parts", "image", "outputs"), "processor.parts.image.outputs is missing"),
+        ("tokenize", ("processor", "parts", "image", "outputs"), "processor.parts.image has no outputs"),
     ],
 )
 def test_a_manifest_without_what_readers_need_is_refused(

@@ -188,7 +188,7 @@ def test_openai_tool_calls_may_stand_without_content() -> None:
     assert message["tool_calls"] == [{"type": "function", "function": function, "id": "c1"}]
 
 
-@pytest.mark.parametrize("calls", [{"nam": "a"}, "x", [3], [{"function": "a"}]])
+@pytest.mark.parametrize("calls", [{"nam": "a"}, "x", [3], [{"function": ""}]])
 def test_bad_openai_tool_calls_are_rejected(calls: Any) -> None:
     assert rejected(chat(USER, ANSWER | {"tool_calls": calls}))[0] == R.BAD_TOOL_CALL
 

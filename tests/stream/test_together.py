@@ -25,6 +25,15 @@ CODING = {
 }
 
 
+PART = {
+    "part_class": "Part",
+    "config": {},
+    "kwargs": {},
+    "outputs": {"pixel_values": ["pixel_values", 0]},
+    "added": [],
+}
+
+
 @pytest.fixture
 def pictures(stores: Any, make_sample: Any) -> Path:
     """Twelve rows in three shards, see `store_of`."""
@@ -43,7 +52,7 @@ def store_of(stores: Any, make_sample: Any, name: str, *, stored: bool = True) -
 
     runtime = {
         **stores.runtime,
-        "parts": {"image": {"outputs": {"pixel_values": ["pixel_values", 0]}}},
+        "parts": {"image": PART},
         "payload": {"forms": {"image": {"route": "bytes", "alone": True, "codings": {"pixel_values": CODING}}}},
     }
     rows = [make_sample(number, media=media(number)) for number in range(12)]
