@@ -37,8 +37,8 @@ def wrong_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 
     right = TextEncoder.encode
 
-    def encode(self: TextEncoder, text: str) -> Tokens:
-        tokens = right(self, text)
+    def encode(self: TextEncoder, text: str, apart: int | None = None) -> Tokens:
+        tokens = right(self, text, apart)
         ids = tokens.ids.copy()
         ids[-3] += 1
         return replace(tokens, ids=ids)
