@@ -156,10 +156,10 @@ def test_what_becomes_of_a_row_does_not_depend_on_the_rows_before_it(bench: Make
         return outcome(lambda: made.encode(row).labels.tolist())
 
     for template in (None, TRIMS, NO_SYSTEM, FORGETS, REWRITES, MISTRAL, TWICE, THINKS):
-        forward, backward = bench("qwen3_vl", template=template), bench("qwen3_vl", template=template)
+        forward, backward = bench("builtin", template=template), bench("builtin", template=template)
         ours = [labels(forward, row) for row in rows]
         theirs = [labels(backward, row) for row in reversed(rows)]
-        alone = [labels(bench("qwen3_vl", template=template), row) for row in rows]
+        alone = [labels(bench("builtin", template=template), row) for row in rows]
         assert ours == list(reversed(theirs)) == alone, template
 
 
