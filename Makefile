@@ -24,15 +24,15 @@ test: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
 	$(BIN)/ruff format --check vlm_prep scripts tests
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup tests/families
-	$(BIN)/pytest -n 2 --dist loadgroup tests/tokenize tests/omni tests/oracle
-	$(BIN)/pytest -n 2 --dist loadgroup $(LOADING:%=--ignore=%)
+	$(BIN)/pytest -n 2 --dist loadfile tests/families
+	$(BIN)/pytest -n 2 --dist loadfile tests/tokenize tests/omni tests/oracle
+	$(BIN)/pytest -n 2 --dist loadfile $(LOADING:%=--ignore=%)
 
 # for daily work: without worker processes, the kit's processors, trainers and servers
 test-fast: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 # Ray clusters on this machine; Ray is not in the usual environment
 test-cluster: $(READY)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from s3 import Server, running
+from xdist.scheduler import LoadScopeScheduling
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.pack_settings import PackConfig
@@ -60,6 +61,13 @@ SLOW = (
     "tokenize/test_payload.py",
 )
 """What `make test-fast` leaves out, below tests/: worker processes, the kit's processors, trainers, servers."""
+BY_PARAMETER = (
+    "tests/families/test_certificates.py",
+    "tests/families/test_families.py",
+    "tests/families/test_zoo_certificates.py",
+    "tests/fuzz/test_fuzz.py",
+)
+"""Files whose tests belong to what their parameter names, and not to each other."""
 Options = Callable[..., RunOptions]
 Tree = Callable[[Path], dict[str, str]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -72,17 +80,31 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CONFIG_HOME"] = folder.name
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook, and else before they are there
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow, and keep the tests of a file on one worker of pytest-xdist: it makes their stores, and loads
-    their processors, once."""
+    """Mark what is slow."""
     root = Path(__file__).parent
     for item in items:
         file = item.path.relative_to(root)
         if {str(file), file.parts[0]} & set(SLOW):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("xdist_group") is None and file != Path("test_layers.py"):
-            item.add_marker(pytest.mark.xdist_group(str(file)))
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """Gives the tests of a file to one worker: it makes their stores, and loads their processors, once. Those of
+    families go by the family, over files; those of no store go alone."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if file == "tests/test_layers.py":
+            return nodeid
+        parameter = test.partition("[")[2].removesuffix("]")
+        return parameter if parameter and file in BY_PARAMETER else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How pytest-xdist shares the tests out. Its own groups do nothing under pytest 9.2, where a test's id, to which it
+    adds the group, cannot be changed any more."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -49,7 +49,7 @@ READS_PADDING = ("phi4_multimodal",)
 """Models whose convolutions read what pads a sound, in the processor's own batches, too."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MODELS])
+@pytest.mark.parametrize("name", MODELS)
 def test_batches_compute_what_the_processors_rows_do(adapters: Adapters, name: str) -> None:
     found = certificate(adapters, name, MODELS[name])
     tolerated = 1e-2 if name in READS_PADDING else 0.0

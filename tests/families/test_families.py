@@ -137,11 +137,7 @@ REFUSED = {
 """Rows that the real processor raises on: {(conversation, reason): processors}."""
 RESIZED_IN_FLOAT = ("phi4_multimodal", "nemotron_omni")
 """Processors that resize after they have left uint8."""
-each_family = pytest.mark.parametrize(
-    "name",
-    # a family's tests on one worker, which makes its store once
-    [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FAMILIES],
-)
+each_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def rows_for(kinds: tuple[str, ...], data: Path) -> Rows:

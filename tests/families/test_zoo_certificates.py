@@ -21,8 +21,6 @@ def test_nothing_that_differs_stands_in_the_table() -> None:
     assert cells <= {"equal", "refused"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in sorted(set(STATED) - SLOW)]
-)
+@pytest.mark.parametrize("name", sorted(set(STATED) - SLOW))
 def test_a_class_computes_what_the_table_says(name: str, tmp_path: Path) -> None:
     assert line(name, certificate(name, tmp_path)) == STATED[name]
