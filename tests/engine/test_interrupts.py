@@ -35,16 +35,21 @@ def test_a_tokenize_with_workers_killed_in_the_middle_continues(
     assert tree(out) == tree(tmp_path / "whole")
 
 
-def test_an_interrupt_leaves_no_process_and_says_how_to_continue(tmp_path: Path, many_rows: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "said"), [([VLM_PREP], "vlm-prep"), ([sys.executable, "-m", "vlm_prep"], "python -m vlm_prep")]
+)
+def test_an_interrupt_leaves_no_process_and_says_how_to_continue(
+    tmp_path: Path, many_rows: Path, program: list[str], said: str
+) -> None:
     out = tmp_path / "out"
-    line = [VLM_PREP, "ingest", str(many_rows), "--out", str(out), "--workers", "2"]
+    line = [*program, "ingest", str(many_rows), "--out", str(out), "--workers", "2"]
     run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(out / "_work" / "plan.json", run)
     os.killpg(run.pid, signal.SIGINT)
     _, errors = run.communicate(timeout=20)  # ends only when the last process of the run has closed its stderr
     assert run.returncode == 130
     assert "run the same command again" in errors
-    assert f"  vlm-prep ingest {many_rows} --out {out} --workers 2" in errors
+    assert f"  {said} ingest {many_rows} --out {out} --workers 2" in errors
 
 
 _HANGING_INGEST = """

@@ -142,7 +142,8 @@ def main() -> None:
         status = _say_error(f"{error.strerror or error}{where}", None, 2)
     if status == INTERRUPTED:
         status = ending.status
-        line = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        program = Path(sys.argv[0]).name
+        line = ("python -m vlm_prep" if program == "__main__.py" else program) + f" {shlex.join(sys.argv[1:])}"
         _say(f"{ending.word}: what was committed is kept, run the same command again to continue:\n  {line}")
     sys.exit(status)
 

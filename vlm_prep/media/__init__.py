@@ -24,6 +24,7 @@
     frames_decord.py  decord, for stores that were frozen with it
     animation.py      Pillow: GIF, animated WebP and PNG
     audio.py   an audio file's header and its waveform (libsndfile)
+    audio_header.py  its length where the header and the end prove it
     ffmpeg.py  files opened with FFmpeg (PyAV): containers of a list, whole as their header says
     audio_stream.py  sound by FFmpeg (PyAV): what libsndfile does not read
     segments.py  the part of a file that a row means

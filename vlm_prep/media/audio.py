@@ -2,9 +2,10 @@
 
 A model takes one channel at its own rate: channels are averaged in float32 and resampled by scipy's `resample_poly`,
 whose output length follows from the input's alone. So a token count needs the number of samples only. WAV and AIFF
-state it in their header; of MP3 and Ogg the header is an estimate (2 of 105 test files were off by some hundred
-samples), so these are decoded to be counted, and FLAC with them, whose damage shows only then. So are files that hold
-floats: one that is not finite, or louder than any integer format, makes every feature of the clip NaN.
+state it in their header, and of FLAC the last frame proves it (`audio_header`, which is asked before this); of MP3 and
+Ogg the header is an estimate (2 of 105 test files were off by some hundred samples), so these are decoded to be
+counted. So are files that hold floats: one that is not finite, or louder than any integer format, makes every feature
+of the clip NaN.
 
 A file that was cut short is a reject wherever that can be told: by the size that a WAV, an AIFF or an Ogg page states,
 the samples that a FLAC states, the frames that an MP3 states in its Xing or Info tag. Without that tag a cut MP3 is a

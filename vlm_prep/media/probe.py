@@ -13,7 +13,8 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.records import Media, MediaHeader, Sample
 from vlm_prep.media.animation import frames_of_picture
-from vlm_prep.media.audio import probe_audio
+from vlm_prep.media.audio import probe_audio, require_rate
+from vlm_prep.media.audio_header import stated_sound
 from vlm_prep.media.files import digest_ends, digest_whole, ends_of, local_path, read_bytes, read_ends
 from vlm_prep.media.gathered import OF_GATHERED, STALE
 from vlm_prep.media.image import check_decodes, is_transparent, probe_image
@@ -161,13 +162,20 @@ def _probe_picture(uri: str, keep_bytes: bool, decode: bool, rules: MediaRules) 
 
 def _probe_audio_file(media: Media, keep_bytes: bool, decode: bool, rules: MediaRules) -> Probed:
     (uri,) = media.uris
-    data = read_bytes(uri)
-    digest = digest_bytes(data) if keep_bytes or rules.whole else digest_ends(ends_of(data))
-    whole = probe_audio(data, uri, decode=decode)
+    # of an address over a network all is read at once: most formats need it, and a second way there takes longer
+    data = read_bytes(uri) if keep_bytes or decode or rules.whole or local_path(uri) is None else None
+    ends = read_ends(uri) if data is None else ends_of(data)
+    digest = digest_bytes(data) if data is not None and (keep_bytes or rules.whole) else digest_ends(ends)
+    stated = None if decode else stated_sound(ends)
+    if stated is None:
+        whole = probe_audio(read_bytes(uri) if data is None else data, uri, decode=decode)
+    else:
+        require_rate(stated[1], uri)
+        whole = MediaHeader(samples=stated[0], sampling_rate=stated[1])
     _require_stated(media, (whole.samples or 0) / (whole.sampling_rate or 1))
     header = replace(cut_audio(media, whole), digests=(digest,))
     _require_duration(media, header)
-    return replace(media, header=header), (data,) if keep_bytes else None
+    return replace(media, header=header), (data,) if keep_bytes and data is not None else None
 
 
 def _require_stated(media: Media, seconds: float) -> None:
