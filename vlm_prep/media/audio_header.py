@@ -144,10 +144,11 @@ def _crc16(data: bytes) -> int:
 @cache
 def _shifts() -> list[tuple[Words, Words]]:
     """Return what the high and the low byte of a sum become when 1, 2, 4, ... bytes follow."""
-    high: Words = np.arange(256, dtype=np.uint16) << 8
+    low: Words = (np.arange(256) << 8).astype(np.uint16)
+    high = low
     for _ in range(8):
-        high = (high << 1) ^ np.where(high & 0x8000, np.uint16(0x8005), np.uint16(0))
-    shifts = [(high, np.arange(256, dtype=np.uint16) << 8)]
+        high = ((high.astype(np.int64) << 1) ^ np.where(high & 0x8000, 0x8005, 0)).astype(np.uint16)
+    shifts = [(high, low)]
     while 1 << len(shifts) < END_BYTES:
         high, low = shifts[-1]
         shifts.append((high[high >> 8] ^ low[high & 255], high[low >> 8] ^ low[low & 255]))
