@@ -73,8 +73,12 @@ def test_media_is_in_the_order_of_its_parts_over_both_kinds() -> None:
     ("content", "columns", "counts"),
     [
         ("<image><image>", {"images": ["a.jpg"]}, "2 image placeholder(s) for 1 image(s)"),
-        ("<image>", {"images": ["a.jpg", "b.jpg"]}, "1 image placeholder(s) for 2 image(s)"),
-        ("<image>", {}, "1 image placeholder(s) for 0 image(s)"),
+        (
+            "<image>",
+            {"images": ["a.jpg", "b.jpg"]},
+            "1 image placeholder(s) for 2 image(s); write a tag for 'b.jpg' too",
+        ),
+        ("<image>", {}, "1 image placeholder(s) for 0 image(s); images are read from"),
         ("hi", {"images": ["a.jpg"]}, "0 image placeholder(s) for 1 image(s)"),
         ("<image>", {"videos": ["a.mp4", "b.mp4"]}, "0 video placeholder(s) for 2 video(s)"),
     ],

@@ -309,3 +309,35 @@ def test_a_plain_string_is_verbatim_unless_the_row_has_a_media_column() -> None:
 def test_structured_and_plain_content_mix_in_any_format() -> None:
     row = chat({"role": "user", "content": "<image>"}, ANSWER, USER | {"content": [IMAGE]}, images=["1", "2"])
     assert uris(convert(row, "sharegpt")) == uris(convert(row, None)) == ["/m/1", "/m/2"]
+
+
+# ---- rates of lists of frames, and parts that name nothing ----
+
+
+@pytest.mark.parametrize(("said", "rates"), [({"fps": 2}, [2.0, 2.0]), ({"sample_fps": ["2", 4]}, [2.0, 4.0])])
+def test_a_rate_of_the_row_is_that_of_its_lists_of_frames(said: dict[str, Any], rates: list[float]) -> None:
+    sample = convert(asked("<video><video>", videos=[["0.jpg", "1.jpg"], ["2.jpg", "3.jpg"]], **said))
+    assert [media.fps for media in sample.media] == rates and sample.unread == {}
+
+
+def test_a_rate_of_the_row_is_not_that_of_a_file_nor_of_an_entry_with_its_own() -> None:
+    videos = ["v.mp4", {"video": ["0.jpg", "1.jpg"], "fps": 4}]
+    sample = convert(asked("<video><video>", videos=videos, fps=30))
+    assert [media.fps for media in sample.media] == [None, 4.0] and sample.unread == {"row.fps": 30}
+    reason, message = rejected(asked("<video>", videos=[["0.jpg", "1.jpg"]], fps=[1, 2]))
+    assert reason == R.BAD_MEDIA_ENTRY and "2 rates for 1 video(s)" in message
+
+
+def test_of_two_rates_one_is_read_by_ignoring_the_other() -> None:
+    entry = {"video": ["0.jpg", "1.jpg"], "sample_fps": 2, "raw_fps": 30}
+    reason, message = rejected(asked("<video>", videos=[entry]))
+    assert reason == R.BAD_MEDIA_ENTRY and "`ignore_keys=raw_fps` reads sample_fps" in message
+    (video,) = convert(asked("<video>", videos=[entry]), ignore_keys=("raw_fps",)).media
+    assert video.fps == 2.0
+
+
+@pytest.mark.parametrize("part", [{"type": "image", "image": ""}, {"type": "image_url", "image_url": {"url": ""}}])
+def test_a_part_whose_path_is_empty_is_the_next_of_the_column_or_missing(part: dict[str, Any]) -> None:
+    assert uris(convert(asked([part], images=["a.jpg"]), "messages")) == ["/m/a.jpg"]
+    reason, message = rejected(asked([part]), "messages")
+    assert reason == R.MISSING_MEDIA and "give it a path" in message and "images" in message

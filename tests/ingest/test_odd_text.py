@@ -75,3 +75,15 @@ def test_rows_in_objects_of_objects_are_named_by_the_key_that_reads_them(
     samples = open_samples(path, rows_key=key)
     read = [each for each in samples.read(0, len(samples)) if isinstance(each, Sample)]
     assert [each.messages[0]["content"][0]["text"] for each in read] == TEXTS
+
+
+@pytest.mark.parametrize("between", ["", " ", ", "])
+@pytest.mark.parametrize("lenient", [False, True])
+def test_rows_on_one_line_say_that_each_needs_its_own(tmp_path: Path, between: str, lenient: bool) -> None:
+    path = tmp_path / "rows.jsonl"
+    first, second, third = LINES.splitlines()
+    path.write_text(f"{first}\n{second}{between}{third}\n{first}\n")
+    samples = open_samples(path, lenient_json=lenient)
+    read = list(samples.read(0, 3))
+    assert isinstance(read[1], Rejected) and "2 objects on one line" in read[1].message
+    assert isinstance(read[0], Sample) and isinstance(read[2], Sample)

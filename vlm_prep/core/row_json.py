@@ -35,6 +35,7 @@ _LENIENT_TOKEN: Final = re.compile(
     rf"|{_COMMENT}"
     rf"|,(?=(?:\s++|{_COMMENT})*+[\]}}])"
 )
+_BETWEEN: Final = re.compile(r"[\s,]*")
 _NAMES: Final[dict[str, Any]] = {"true": True, "false": False, "null": None}
 
 
@@ -113,6 +114,9 @@ def _otherwise(data: bytes, error: orjson.JSONDecodeError, lenient: bool) -> tup
     else:
         if NOT_A_NUMBER in notes:
             return value, notes
+    if (count := _objects(text)) > 1:
+        said = f"{count} objects on one line; each row needs a line of its own (`jq -c . FILE` writes the file so)"
+        raise RowJsonError(said, error.lineno, error.colno) from error
     if not lenient or "surrogate" in error.msg:  # half a character can be written nowhere
         hint = "; `lenient_json=true` reads it" if "surrogate" not in error.msg and _is_lenient(text) else ""
         if text.lstrip().startswith(("//", "#", "/*")):
@@ -122,6 +126,23 @@ def _otherwise(data: bytes, error: orjson.JSONDecodeError, lenient: bool) -> tup
     if found is None:
         raise RowJsonError(error.msg, error.lineno, error.colno) from error
     return found
+
+
+def _objects(text: str) -> int:
+    """Return how many objects a text is that holds nothing else, commas and blanks between them apart; else 0."""
+    decoder, count, place = json.JSONDecoder(), 0, 0
+    try:
+        while rest := _BETWEEN.match(text, place):
+            place = rest.end()
+            if place >= len(text):
+                return count
+            if text[place] != "{":
+                return 0
+            _, place = decoder.raw_decode(text, place)
+            count += 1
+    except (ValueError, RecursionError):
+        pass
+    return 0
 
 
 def _keys(value: Any) -> tuple[int, bool]:

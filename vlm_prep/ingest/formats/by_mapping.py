@@ -12,6 +12,7 @@ from typing import Any, Final
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
+from vlm_prep.ingest.formats.entry_options import RATE_KEYS
 from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES
 from vlm_prep.ingest.formats.noticed import SEGMENT_KEYS_WITH_MEANING, Noticed
 from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS
@@ -24,7 +25,7 @@ _DIALECT: Final = Dialect(
     role_keys=("role",), content_keys=("content",), roles={role: role for role in ROLES}, tags_in_text=False
 )
 
-_CARRIED: Final = frozenset((*SEGMENT_KEYS_WITH_MEANING, "duration"))
+_CARRIED: Final = frozenset((*SEGMENT_KEYS_WITH_MEANING, "duration", *RATE_KEYS))
 """Keys of a row that say something of its media, whatever the mapping says."""
 
 
@@ -47,7 +48,8 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
         made["tools"] = found.tools
     sample = build_sample(found.turns, made, mapped, _DIALECT, place, noticed, ())
     parts = any(each.start is not None or each.end is not None for each in sample.media)
-    noticed.leave("row", row, spec.keys_mapped | SEGMENT_KEYS if parts else spec.keys_mapped)
+    read = spec.keys_mapped | SEGMENT_KEYS if parts else spec.keys_mapped
+    noticed.leave("row", row, read.union(RATE_KEYS) if any(each.fps for each in sample.media) else read)
     return sample
 
 

@@ -235,6 +235,17 @@ def _read_calls(part: Row, role: str, content: Content, where: str) -> None:
 def _media_part(part: Row, kind: MediaKind, queue: MediaQueue, where: str) -> Part:
     if not part.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS}:
         return _bare_part(part, kind, queue, where)
+    given = flat(part)
+    if all(is_empty(given.get(key)) for key in (*REFERENCE_KEYS, *CONTENT_KEYS)):  # "" is no media, as null
+        if not queue.has_next(kind):
+            name = next(key for key in part if key in REFERENCE_KEYS or key in CONTENT_KEYS)
+            raise Reject(
+                RejectReason.MISSING_MEDIA,
+                f"{where} is of type {part['type']} and its {name} is {excerpt(part[name])}, nor has the row's column "
+                f"({kind}s, `columns` names another) one for it; give it a path, or leave the part out",
+            )
+        queue.noticed.note("read_empty_media")
+        return _bare_part(part, kind, queue, where)
     return queue.place(media_from(part, kind, queue.media_dir, where, queue.noticed.ignored))
 
 

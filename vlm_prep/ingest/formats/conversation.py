@@ -18,11 +18,12 @@ from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, column, shown, text
 from vlm_prep.ingest.formats.content_parts import read_parts
+from vlm_prep.ingest.formats.entry_options import RATE_KEYS
 from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.named_tags import by_name
 from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed, looks_like_media, media_role
-from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row
+from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row, rate_of_row
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
 from vlm_prep.ingest.formats.usual_turns import system_parts, usual_turns
@@ -85,6 +86,7 @@ def build_sample(
     except Reject as reject:
         raise _with_unread(reject, row, _read_keys(spec, read)) from reject
     cut = part_of_row(row, media, noticed)
+    rated = rate_of_row(row, cut, noticed)
     noticed.refuse_grounding(row, messages)
     if (masked := row.get("mask_history")) is not None and "mask_history" not in noticed.ignored:
         _mask_history(masked, messages, noticed)
@@ -93,7 +95,8 @@ def build_sample(
     tools = tool_schemas(column(row, spec, "tools", noticed))
     require_storable(messages, tools, media)
     keys = _read_keys(spec, read)
-    noticed.leave("row", row, keys if cut == media else keys | SEGMENT_KEYS)
+    keys = keys if cut == media else keys | SEGMENT_KEYS
+    noticed.leave("row", row, keys if rated == cut else keys.union(RATE_KEYS))
     return Sample(
         sample_id=place.sample_id,
         dataset=spec.name,
@@ -101,7 +104,7 @@ def build_sample(
         line=place.line,
         messages=messages,
         strings=strings,
-        media=tuple(cut),
+        media=tuple(rated),
         tools=tools,
         notes=tuple(sorted(noticed.notes)),
         unread=noticed.unread,

@@ -26,8 +26,16 @@ from vlm_prep.core.records import Media, MediaKind
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
-from vlm_prep.ingest.formats.common import is_positive_number, type_name
-from vlm_prep.ingest.formats.entry_options import SEGMENT_ENDS, SEGMENT_STARTS, bad_entry, require_applied, segment_of
+from vlm_prep.ingest.formats.common import type_name
+from vlm_prep.ingest.formats.entry_options import (
+    RATE_KEYS,
+    SEGMENT_ENDS,
+    SEGMENT_STARTS,
+    bad_entry,
+    rate_of,
+    require_applied,
+    segment_of,
+)
 
 REFERENCE_KEYS: Final = (
     *("path", "url", "uri", "value"),
@@ -36,12 +44,8 @@ REFERENCE_KEYS: Final = (
 )
 CONTENT_KEYS: Final = ("bytes", "data", "array")
 """Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
-_RATES = ("fps", "sample_fps", "raw_fps")
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-RATE_AS_TEXT: Final = "rate_as_text"
-"""Note of a video whose rate is a number as text, as in the documents of Qwen's format."""
 READ_KEYS: Final = frozenset(
-    (*REFERENCE_KEYS, *CONTENT_KEYS, *SEGMENT_STARTS, *SEGMENT_ENDS, *_RATES, "duration", "frame_indices", "format")
+    (*REFERENCE_KEYS, *CONTENT_KEYS, *SEGMENT_STARTS, *SEGMENT_ENDS, *RATE_KEYS, "duration", "frame_indices", "format")
 )
 """The keys of an entry that are read; what else one has is counted as unread, or refused by `require_applied`."""
 _RELATIVE = re.compile(r"[^\s/:\0][^:\0]*\Z")
@@ -143,14 +147,14 @@ def _from_object(
     start, end = (None, None) if kind == "image" else segment_of(given, where)
     if (start, end) != (None, None) and (is_list or content is not None):
         raise bad_entry(f"{where}: a part in seconds is taken of a file, not of frames or of bytes in the row")
-    rate, is_text = _fps(given, kind, where)
+    rate, notes = rate_of(given, kind, where, ignored)
     return replace(
         media,
         start=start,
         end=end,
         frame_indices=_frame_indices(given.get("frame_indices"), kind, is_list, where),
         fps=rate,
-        notes=(*media.notes, RATE_AS_TEXT) if is_text else media.notes,
+        notes=(*media.notes, *notes),
     )
 
 
@@ -217,18 +221,3 @@ def _frame_indices(value: Any, kind: MediaKind, is_list: bool, where: str) -> tu
         message = f"{where}: frame_indices must be a list of whole numbers from 0 up"
         raise Reject(RejectReason.BAD_FRAME_INDICES, message)
     return tuple(value)
-
-
-def _fps(given: dict[str, Any], kind: MediaKind, where: str) -> tuple[float | None, bool]:
-    """The rate of an entry: `fps`, or as Qwen's format says of frames `sample_fps` and `raw_fps`; and whether it is a
-    number as text."""
-    rates = {name: given[name] for name in _RATES if name in given}
-    texts = {name: float(rate) for name, rate in rates.items() if isinstance(rate, str) and _NUMBER.fullmatch(rate)}
-    rates |= texts
-    for name, value in rates.items():
-        if kind != "video" or not is_positive_number(value):
-            raise bad_entry(f"{where}: {name} is {value!r}; it must be a number above 0, of a video")
-    if len(set(rates.values())) > 1:
-        said = " and ".join(f"{name} ({value:g})" for name, value in rates.items())
-        raise bad_entry(f"{where}: {said} differ; keep the one at which the frames that are given were taken")
-    return next((float(value) for value in rates.values()), None), bool(texts)

@@ -26,6 +26,10 @@ SEGMENT_ENDS: Final = (
     *(f"end_{unit}" for unit in _SECONDS),
 )
 """Keys of the seconds at which a part of a file begins and ends; `duration` is how long it is."""
+RATE_KEYS: Final = ("fps", "sample_fps", "raw_fps")
+"""Keys of the rate at which the frames of a list were taken, as Qwen's format has them."""
+RATE_AS_TEXT: Final = "rate_as_text"
+"""Note of a video whose rate is a number as text, as in the documents of that format."""
 _BOUNDS: Final = ("min_pixels", "max_pixels", "min_frames", "max_frames")
 _SIZES: Final = (*_BOUNDS[:2], "total_pixels", "resized_height", "resized_width", "resize", "size")
 _FRAMES: Final = (*_BOUNDS[2:], "nframes", "num_frames")
@@ -113,6 +117,30 @@ def _seconds(given: Mapping[str, Any], names: Sequence[str], where: str) -> floa
     if len(set(values.values())) > 1:
         raise bad_entry(f"{where}: {' and '.join(values)} differ")
     return next((float(value) for value in values.values()), None)
+
+
+def rate_of(
+    given: Mapping[str, Any], kind: MediaKind, where: str, ignored: frozenset[str] = frozenset()
+) -> tuple[float | None, tuple[str, ...]]:
+    """Return the rate that keys of an entry or row say, in frames a second, and the note of a number as text.
+
+    Raises:
+        Reject: BAD_MEDIA_ENTRY, it is no rate of a video, or two keys say two.
+    """
+    written = {name: given[name] for name in RATE_KEYS if name in given and name not in ignored}
+    rates = {name: as_number(value) for name, value in written.items()}
+    for name, value in rates.items():
+        if kind != "video" or not is_positive_number(value):
+            raise bad_entry(f"{where}: {name} is {excerpt(written[name])}; it must be a number above 0, of a video")
+    if len(set(rates.values())) > 1:
+        # qwen_vl_utils counts seconds per grid by sample_fps, and the times of Qwen3-VL by raw_fps
+        said = " and ".join(f"{name} ({value:g})" for name, value in rates.items())
+        raise bad_entry(
+            f"{where}: {said} differ; keep the one at which the frames that are given were taken, "
+            f"`ignore_keys={list(rates)[-1]}` reads {next(iter(rates))}"
+        )
+    notes = (RATE_AS_TEXT,) if any(isinstance(value, str) for value in written.values()) else ()
+    return next((float(value) for value in rates.values()), None), notes
 
 
 def as_number(value: Any) -> Any:

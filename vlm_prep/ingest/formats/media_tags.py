@@ -39,7 +39,7 @@ _TAG = re.compile(rf"({_INLINE}|{_USUAL})", re.IGNORECASE)
 _TAG_OR_SPELT = re.compile(rf"({_INLINE}|{_USUAL}|{SPELT})", re.IGNORECASE)
 _ONE_USUAL = re.compile(_USUAL, re.IGNORECASE)
 _PAGE_PICTURE: Final = re.compile(
-    rf"!\[[^\[\]]*\]\([^()\n]+{MEDIA_NAME}[^()\n]*\)|<img\s[^<>]*\bsrc=[^<>]+>", re.IGNORECASE
+    rf"!\[[^\[\]]*\]\([^()\n]+{MEDIA_NAME}[^()\n]*\)|<(?:img|image)\s[^<>]*\bsrc=[^<>]+>", re.IGNORECASE
 )
 """As Markdown and HTML write it."""
 _KINDS: dict[str, MediaKind] = {"img": "image", "image": "image", "video": "video", "audio": "audio"}
@@ -122,6 +122,10 @@ class MediaQueue:
             parts += [{"type": kind}] * self._asked[kind]
         messages[user]["content"] = parts + messages[user]["content"]
         self.noticed.note("read_media_first")
+
+    def has_next(self, kind: MediaKind) -> bool:
+        """Return whether the column has an entry that no placeholder asked for so far."""
+        return self._asked[kind] < len(self._columns[kind])
 
     def asked(self, kind: MediaKind) -> int:
         """Return how many entries of the column were asked for so far."""
@@ -219,6 +223,11 @@ class MediaQueue:
             note += f"; the messages name {own} of their own, which are not those of the column: keep one of both"
         if not note and any(there[kind] == 1 and self._asked[kind] > 1 for kind in kinds):
             note = "; write one tag for each, or let `repeated_tags=same` read them all as the one that is there"
+        if not note and (over := [kind for kind in kinds if self._asked[kind] > there[kind]]):
+            note = f"; {over[0]}s are read from the column {over[0]}s (`columns` names another) or parts of messages"
+        if not note and (under := next((kind for kind in kinds if self._asked[kind]), None)):
+            extra = [each for each in self._columns[under] if each is not None][self._asked[under]]
+            note = f"; write a tag for {excerpt(os.path.basename(extra.uris[0]))} too, or take it out of the column"
         if not note and all(not self._asked[kind] for kind in kinds):
             tags = " and ".join(f"<{kind}>" for kind in kinds)
             first = next(each for kind in kinds for each in self._columns[kind] if each is not None)

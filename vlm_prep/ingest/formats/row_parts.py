@@ -1,7 +1,9 @@
-"""The part of its file that a row's own keys name: `offset` and `duration`, `start` and `end`, in seconds.
+"""What a row's own keys say of its media: the part of a file (`offset` and `duration`, `start` and `end`, in seconds),
+and the rate of frames that are given as a list (`fps`, `sample_fps`).
 
-They belong to the one sound or video of the row. Of several it cannot be told which is meant, and bytes that lie in the
-row (a cell of a table, a file of its WebDataset sample) are the part already: there the keys say where it was cut from.
+A part belongs to the one sound or video of the row. Of several it cannot be told which is meant, and bytes that lie in
+the row (a cell of a table, a file of its WebDataset sample) are the part already: there the keys say where it was cut
+from.
 """
 
 from __future__ import annotations
@@ -12,8 +14,17 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media
+from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, is_positive_number
-from vlm_prep.ingest.formats.entry_options import SEGMENT_ENDS, SEGMENT_STARTS, as_number, segment_of
+from vlm_prep.ingest.formats.entry_options import (
+    RATE_KEYS,
+    SEGMENT_ENDS,
+    SEGMENT_STARTS,
+    as_number,
+    bad_entry,
+    rate_of,
+    segment_of,
+)
 from vlm_prep.ingest.formats.noticed import SEGMENT_KEYS_WITH_MEANING, Noticed, is_empty, unread_key
 from vlm_prep.media.archives import archive_kind
 from vlm_prep.media.files import split_uri
@@ -77,6 +88,30 @@ def part_of_row(row: Row, media: Sequence[Media], noticed: Noticed, *, length_al
     if len(own.uris) > 1:
         raise Reject(RejectReason.BAD_MEDIA_ENTRY, "a part in seconds is taken of a file, not of frames")
     found[places[0]] = replace(own, start=start, end=end)
+    return found
+
+
+def rate_of_row(row: Row, media: Sequence[Media], noticed: Noticed) -> list[Media]:
+    """Return a row's media, lists of frames with the rate that the row says, where their entry says none.
+
+    One rate is that of all; a list has one for each video. Of a file a rate may be its own or the one wanted, and is
+    not read.
+
+    Raises:
+        Reject: BAD_MEDIA_ENTRY, it is no rate, or not one for each video.
+    """
+    found = list(media)
+    films = [place for place, each in enumerate(media) if each.kind == "video"]
+    for number, place in enumerate(films):
+        if not media[place].frame_list or media[place].fps is not None:
+            continue
+        given = {key: row[key] for key in RATE_KEYS if not is_empty(row.get(key))}
+        for key, value in given.items():
+            if isinstance(value, list) and len(value) != len(films):
+                raise bad_entry(f"the row: {key} is {excerpt(value)}, {len(value)} rates for {len(films)} video(s)")
+        rates = {key: value[number] if isinstance(value, list) else value for key, value in given.items()}
+        rate, notes = rate_of(rates, "video", "the row", noticed.ignored)
+        found[place] = replace(media[place], fps=rate, notes=(*media[place].notes, *notes))
     return found
 
 
