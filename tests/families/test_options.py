@@ -14,7 +14,7 @@ import torch
 from families.rows import Adapters
 from PIL import Image
 
-from vlm_prep.core.errors import ProcessorError, StoreError
+from vlm_prep.core.errors import InputError, ProcessorError, StoreError
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.records import Media, Sample
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
@@ -139,6 +139,7 @@ def test_a_size_gives_fewer_tokens_and_one_that_changes_nothing_is_refused(
         ("qwen2_vl", {"size": 448}, "size=448 cannot be taken"),
         ("qwen3_vl", {"num_frames": 8}, "samples by fps=2, and takes fps or num_frames"),
         ("gemma4", {"fps": 1}, "samples by num_frames=32"),
+        ("internvl3", {"min_patches": 4, "max_patches": 2}, "min_patches 4 is more than max_patches 2"),
     ],
 )
 def test_a_setting_that_is_held_and_not_used_is_refused_with_the_true_reason(
@@ -160,6 +161,12 @@ def test_a_setting_that_is_held_and_not_used_is_refused_with_the_true_reason(
 def test_a_setting_with_what_makes_use_of_it_is_taken(folders: Folders, name: str, args: dict[str, Any]) -> None:
     hf = load_processor(str(folders(name)), ProcessorConfig(processor_args=args)).hf
     assert {key for key in args if hasattr(hf.video_processor, key) or hasattr(hf.image_processor, key)} == set(args)
+
+
+def test_a_setting_and_an_argument_of_its_name_that_differ_are_refused() -> None:
+    assert ProcessorConfig(fps=2, processor_args={"fps": 2.0}).fps == 2
+    with pytest.raises(InputError, match="`fps=2` overrides `processor_args` fps=1"):
+        ProcessorConfig(fps=2, processor_args={"fps": 1})
 
 
 def test_a_setting_that_no_part_has_is_refused(folders: Folders) -> None:

@@ -289,6 +289,10 @@ class ProcessorConfig(Settings):
             least, most = getattr(self, few), getattr(self, many)
             if least is not None and most is not None and least > most:
                 raise InputError(f"`{few}={least}` is more than `{many}={most}`", "lower the one or raise the other")
+        for name in ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels"):
+            own, other = getattr(self, name), self.processor_args.get(name)
+            if own is not None and other is not None and own != other:
+                raise InputError(f"`{name}={own:g}` overrides `processor_args` {name}={other!r}", "leave one out")
 
     @property
     def part_settings(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ PARTS: Mapping[MediaKind, tuple[str, ...]] = {
     "audio": ("audio_processor", "feature_extractor"),
 }
 """The attributes of a processor that hold the part for a kind of media."""
+_LOWER = "lower the one or raise the other, in `processor_args`"
 _SAMPLING = ("fps", "num_frames", "min_frames", "max_frames")
 
 
@@ -54,6 +55,11 @@ def require_taken(name: str, hf: Any, args: Mapping[str, Any]) -> None:
                 "check its form, or leave it out",
             )
     for settings in held:
+        for few in (key for key in settings if key.startswith("min_")):
+            many = "max_" + few[4:]
+            pair = settings[few], settings.get(many)
+            if not {few, many}.isdisjoint(args) and all(map(_is_number, pair)) and pair[0] > pair[1]:
+                raise ProcessorError(f"{name}: {few} {pair[0]:g} is more than {many} {pair[1]:g}", _LOWER)
         size = settings.get("size")
         least, most = (size.get(edge) if size else None for edge in ("shortest_edge", "longest_edge"))
         if args and least is not None and most is not None and least > most:
@@ -61,6 +67,10 @@ def require_taken(name: str, hf: Any, args: Mapping[str, Any]) -> None:
                 f"{name}: pictures would have at least {least} and at most {most} pixels",
                 "lower min_pixels (the shortest edge of a size) or raise max_pixels (its longest edge)",
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def require_changed(name: str, before: Any, after: Any, args: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from vlm_prep.core.settings import OverlongAudio
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.audio_limit import audio_limit
 
+_SOUND = "the sound of a video is neither cut nor split; cut the file"
 AUDIO_CUT = "audio_cut"
 AUDIO_SPLIT = "audio_split"
 """Notes of a clip that was cut to what the processor takes, or split into several."""
@@ -61,7 +62,8 @@ class OverlongClips:
             raise Reject(
                 RejectReason.AUDIO_TOO_LONG,
                 f"{media.uris[0]}: {header.samples / header.sampling_rate:g} s, of which the processor takes "
-                f"{limit / rate:g} s (overlong_audio: cut or split)",
+                f"{limit / rate:g} s; "
+                + ("`overlong_audio=cut` or `overlong_audio=split` takes it so" if media.kind == "audio" else _SOUND),
             )
         most = limit * header.sampling_rate // rate
         start = header.segment[0] if header.segment else 0
