@@ -91,6 +91,8 @@ def test_counts_that_differ_are_rejected_with_both(content: str, columns: Any, c
 def test_a_mismatch_mentions_tags_that_an_assistant_turn_keeps_as_text() -> None:
     row = chat(USER, {"role": "assistant", "content": "<image> here"}, images=["a.jpg", "b.jpg"])
     assert "1 more in assistant turns stay text" in rejected(row)[1]
+    row = chat({"role": "user", "content": "<image><image>?"}, {"role": "assistant", "content": "<image>"}, images="a")
+    assert "`repeated_tags=same`" in rejected(row)[1]
 
 
 def test_one_picture_for_several_placeholders_by_a_setting() -> None:

@@ -341,3 +341,7 @@ def test_a_part_whose_path_is_empty_is_the_next_of_the_column_or_missing(part: d
     assert uris(convert(asked([part], images=["a.jpg"]), "messages")) == ["/m/a.jpg"]
     reason, message = rejected(asked([part]), "messages")
     assert reason == R.MISSING_MEDIA and "give it a path" in message and "images" in message
+
+
+def test_content_of_a_part_of_media_is_its_path() -> None:
+    assert uris(convert(asked([{"type": "image", "content": "a.jpg"}]), "messages")) == ["/m/a.jpg"]

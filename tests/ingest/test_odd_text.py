@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.ingest.source import open_samples
+from vlm_prep.media.files import read_bytes
+from vlm_prep.media.places import ANYWHERE, located
 
 TEXTS = [f"ä {n} // it's" for n in range(3)]
 ANSWER = {"role": "assistant", "content": "x"}
@@ -87,3 +92,31 @@ def test_rows_on_one_line_say_that_each_needs_its_own(tmp_path: Path, between: s
     read = list(samples.read(0, 3))
     assert isinstance(read[1], Rejected) and "2 objects on one line" in read[1].message
     assert isinstance(read[0], Sample) and isinstance(read[2], Sample)
+
+
+def test_what_is_no_json_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    first, *others = LINES.splitlines()
+    path.write_text(first + " x\x1b[3m\n" + "\n".join(others))
+    read = next(iter(open_samples(path).read(0, 1)))
+    assert isinstance(read, Rejected) and "x\\x1b[3m'" in read.message
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_a_picture_in_base64_alone_is_that_picture(tmp_path: Path, kind: str) -> None:
+    made = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 10, 10)).save(made, kind)
+    text = base64.b64encode(made.getvalue()).decode()
+    rows = [
+        {"messages": [{"role": "user", "content": "<image>?"}, ANSWER | {"content": text}], "images": images}
+        for images in ([text], [{"bytes": text}], text, ["A" * 9000])
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row).replace("/", "\\/") + "\n" for row in rows))
+    samples = list(open_samples(tmp_path / "rows.jsonl").read(0, 4))
+    for sample in samples[:3]:
+        assert isinstance(sample, Sample) and read_bytes(sample.media[0].uris[0]) == made.getvalue()
+        assert sample.messages[1]["content"][0]["text"] == text
+    assert isinstance(samples[3], Sample)
+    with pytest.raises(Reject) as caught:
+        located(samples[3].media[0], ANYWHERE)
+    assert len(str(caught.value)) < 1000 and "9," in str(caught.value)

@@ -117,14 +117,15 @@ def _otherwise(data: bytes, error: orjson.JSONDecodeError, lenient: bool) -> tup
     if (count := _objects(text)) > 1:
         said = f"{count} objects on one line; each row needs a line of its own (`jq -c . FILE` writes the file so)"
         raise RowJsonError(said, error.lineno, error.colno) from error
+    words = f", at {excerpt(rest)}" if (rest := text[max(0, error.pos - 16) : error.pos + 16]) else ""
     if not lenient or "surrogate" in error.msg:  # half a character can be written nowhere
         hint = "; `lenient_json=true` reads it" if "surrogate" not in error.msg and _is_lenient(text) else ""
         if text.lstrip().startswith(("//", "#", "/*")):
             hint = "; a comment, which `lenient_json=true` leaves out"
-        raise RowJsonError(error.msg + hint, error.lineno, error.colno) from error
+        raise RowJsonError(error.msg + words + hint, error.lineno, error.colno) from error
     found = _leniently(text)
     if found is None:
-        raise RowJsonError(error.msg, error.lineno, error.colno) from error
+        raise RowJsonError(error.msg + words, error.lineno, error.colno) from error
     return found
 
 

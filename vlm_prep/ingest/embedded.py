@@ -1,13 +1,14 @@
 """Media inside a row, marked with the uri by which it is read again.
 
-A data file may hold media itself: bytes in the cells of a Parquet or Arrow file, data: URLs and base64 in JSON. `mark`
-goes through a parsed row and gives each such value its uri (`media.row_media`); formats then treat it as any other
-reference, and nothing is written beside the data.
+A data file may hold media itself: bytes in the cells of a Parquet or Arrow file, data: URLs in JSON, and base64 that
+says otherwise what it is, as a picture's does by how it begins. `mark` goes through a parsed row and gives each such
+value its uri (`media.row_media`); formats then treat it as any other reference, and nothing is written beside the data.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,8 +17,19 @@ from vlm_prep.core.row_json import NotANumber
 from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.row_media import Place, cell_uri
 
-_DATA: Final = ("d", "D")
-"""What `data:` begins with."""
+_FIRST: Final = ("d", "D", "i", "/", "R", "U")
+"""What texts begin with that may be media."""
+_PICTURES: Final = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+"""How base64 of a PNG, JPEG, GIF and WebP (or WAV) begins."""
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+_MARKS: Final = (
+    b"data:",
+    b"input_audio",
+    b"media_type",
+    b"mime",
+    b'"\\/9j',
+    *(f'"{each}'.encode() for each in _PICTURES),
+)
 _KINDS: Final = ("format", "media_type", "mime_type", "mimeType")
 
 
@@ -80,7 +92,7 @@ def mark_addresses(value: Any, downloads: Downloads) -> Any:
 
 def may_embed(data: bytes) -> bool:
     """Whether a row of JSON text can hold media: few do, and only these are gone through."""
-    return b"data:" in data or b"input_audio" in data or b"media_type" in data or b"mime" in data
+    return any(each in data for each in _MARKS)
 
 
 def mark(row: Any, path: str, place: Place, *, table: bool = False) -> Any:
@@ -110,13 +122,13 @@ class _Marker:
 
     def value(self, value: Any, pointer: tuple[str | int, ...]) -> Any:
         if isinstance(value, str):
-            return EmbeddedText(value, self._uri(pointer)) if value[:5].lower() == "data:" else value
+            return EmbeddedText(value, self._uri(pointer)) if _is_media(value) else value
         if isinstance(value, dict):
             drops = self.table and pointer
             return {
                 # most are texts, and are looked at no further
                 key: each
-                if type(each) is str and each[:1] not in _DATA and key != "data"
+                if type(each) is str and each[:1] not in _FIRST and key != "data"
                 else self._field(key, value, (*pointer, key))
                 for key, each in value.items()
                 if not (each is None and drops)
@@ -136,6 +148,11 @@ class _Marker:
         if key == "data" and _is_base64(parent):
             return EmbeddedText(parent[key], self._uri(pointer))
         return self.value(parent[key], pointer)
+
+
+def _is_media(text: str) -> bool:
+    """Whether a text is a data: URL, or a picture in base64 alone: no path is as long, without a dot."""
+    return text[:5].lower() == "data:" or (text.startswith(_PICTURES) and _BASE64.fullmatch(text) is not None)
 
 
 def _is_base64(parent: dict[str, Any]) -> bool:

@@ -34,6 +34,7 @@ _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
 """What Windows puts into folders of pictures."""
 _LARGEST_FOLDER = 200_000
 _SHOWN = 4
+_LONGEST = 400
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,17 @@ def _located(uri: str) -> str:
     if found:
         raise Reject(
             RejectReason.MISSING_FILE,
-            f"{uri}: no such file, and {len(found)} others that it may mean: {', '.join(map(repr, found[:_SHOWN]))}",
+            f"{_short(uri)}: no such file, and {len(found)} others that it may mean: "
+            f"{', '.join(map(repr, found[:_SHOWN]))}",
         )
     other = list(dict.fromkeys(reading for reading in tried if reading != path))
-    also = f"; nor as {', '.join(map(repr, other[:_SHOWN]))}" if other else ""
-    raise Reject(RejectReason.MISSING_FILE, f"{uri}: no such file{also}")
+    also = f"; nor as {', '.join(repr(_short(each)) for each in other[:_SHOWN])}" if other else ""
+    raise Reject(RejectReason.MISSING_FILE, f"{_short(uri)}: no such file{also}")
+
+
+def _short(text: str) -> str:
+    """A path as a message shows it; a text that was none may be as long as a file."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
 
 
 def _readings(path: str) -> Iterator[str]:

@@ -169,7 +169,9 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
     elif kind in _CALL_TYPES:
         _read_calls(part, role, content, where)
     elif kind not in _TEXT_TYPES and not (isinstance(kind, str) and kind in MEDIA_TYPES):
-        what = f"is of the unknown type {excerpt(kind)}" if kind is not None else f"has no type: {excerpt(part)}"
+        what = f"is of the unknown type {excerpt(kind)}"
+        if kind is None:
+            what = f"has no type: {excerpt(part)} (an object that is a text is written as one)"
         raise _bad(f"{where} {what}; known are text, {', '.join((*MEDIA_TYPES, *_REASONING_TYPES, *_CALL_TYPES))}")
     elif content.calls:
         raise _bad(f"{where} follows a tool call; chat templates put tool calls last")
@@ -183,6 +185,9 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
             queue.note_text(written, "answers" if role == "assistant" else "parts")
             content.parts.append({"type": "text", "text": written, **options})
     else:
+        if isinstance(part.get("content"), str) and not part.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS}:
+            queue.noticed.note("read_untyped_content")
+            part = {("path" if key == "content" else key): value for key, value in part.items()}
         _refuse_other(part, ("text", "content"), where)
         content.parts.append(_media_part(part, MEDIA_TYPES[kind], queue, where))
     # a media may stand with its options one level below: {"image_url": {"url": ..., "detail": ...}}

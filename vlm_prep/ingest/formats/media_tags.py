@@ -221,8 +221,8 @@ class MediaQueue:
             note += "name each once, and stand alone (`repeated_tags=same` lets one stand again)"
         if own := sum(isinstance(each, Media) and each.kind in kinds for each in self._placed):
             note += f"; the messages name {own} of their own, which are not those of the column: keep one of both"
-        if not note and any(there[kind] == 1 and self._asked[kind] > 1 for kind in kinds):
-            note = "; write one tag for each, or let `repeated_tags=same` read them all as the one that is there"
+        if not (names or own) and any(there[kind] == 1 and self._asked[kind] > 1 for kind in kinds):
+            note += "; write one tag for each, or let `repeated_tags=same` read them all as the one that is there"
         if not note and (over := [kind for kind in kinds if self._asked[kind] > there[kind]]):
             note = f"; {over[0]}s are read from the column {over[0]}s (`columns` names another) or parts of messages"
         if not note and (under := next((kind for kind in kinds if self._asked[kind]), None)):

@@ -3,7 +3,7 @@
     <image_1>  <image 1>  <image-1>  <image1>  <|image_1|>     the entry of that number, from 0 or 1 on
     [image_1]  {image_1}                                       likewise
     <|image|>  <|vision_start|><|image_pad|><|vision_end|>  <|AUDIO|>  <image_placeholder>  <ImageHere>     the next one
-    <image/>  [image]  {image}  <start_of_image>  <img><IMG_CONTEXT></img>  <vila/video>  <speech>          likewise
+    <image/>  <image >  [image]  {image}  <start_of_image>  <img><IMG_CONTEXT></img>  <vila/video>  <speech>   likewise
 
 Such a tag is text at first: it may be a name that the text speaks of. Where there are media of the kind and no other
 placeholder asks for one, as many tags as media (of a number each, all of them) can only be their places.
@@ -21,7 +21,7 @@ from vlm_prep.core.records import MediaKind
 _NUMBER_OF: Final = r"(?:image|img|video|audio)[ _-]?\d{1,4}"
 _NUMBERED: Final = rf"<\|?{_NUMBER_OF}\|?>|\[{_NUMBER_OF}\]|\{{{_NUMBER_OF}\}}"
 _OF_ANY: Final = (
-    r"<\|{0}(?:_pad)?\|>|<{0}_placeholder>|<{0} ?/>|\[{0}\]|\{{{{?{0}\}}\}}?|<vila/{0}>"
+    r"<\|{0}(?:_pad)?\|>|<{0}_placeholder>|<{0} ?/>|< {0} ?>|<{0} >|\[{0}\]|\{{{{?{0}\}}\}}?|<vila/{0}>"
     r"|<\|media_begin\|>{0}<\|media_content\|><\|media_pad\|><\|media_end\|>"
 )
 _TOKENS: Final[dict[MediaKind, str]] = {

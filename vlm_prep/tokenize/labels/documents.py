@@ -124,7 +124,7 @@ def _dropped(piece: Piece, messages: Sequence[Message]) -> Reject:
     return Reject(
         RejectReason.TEMPLATE_DROPS_CONTENT,
         f"the chat template leaves out {what} of message {piece.message + 1} "
-        f"(role {messages[piece.message]['role']!r}), or a part of it: {words} (chat_template gives another)",
+        f"(role {messages[piece.message]['role']!r}), or a part of it: {words} (`chat_template` gives another)",
     )
 
 
