@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -179,9 +180,10 @@ def undisturbed(line: list[str]) -> float:
     return time.monotonic() - begun
 
 
-def kill_rounds(base: Path, kills: int, stages: list[str], chance: random.Random, tally: Tally, copies: int) -> None:
-    """Kill until `kills` are done."""
-    source = write_source(base, copies)
+def kill_rounds(given: argparse.Namespace, stages: list[str], chance: random.Random, tally: Tally) -> None:
+    """Kill until `kills` are done, or the minutes over."""
+    base, until = given.folder, time.monotonic() + 60 * given.minutes
+    source = write_source(base, given.copies)
     wholes: dict[str, tuple[Path, Path, float]] = {}
     needed = {*stages, *(["tokenize"] if "pack" in stages else [])}
     for stage in (each for each in STAGES if each in needed):
@@ -189,7 +191,7 @@ def kill_rounds(base: Path, kills: int, stages: list[str], chance: random.Random
         whole = base / f"{stage}-whole"
         wholes[stage] = rows, whole, undisturbed(command(stage, rows, whole, 1))
     number = 0
-    while sum(tally.kills.values()) < kills:
+    while sum(tally.kills.values()) < given.kills and time.monotonic() < until:
         stage, workers = stages[number % len(stages)], WORKERS[number // len(stages) % len(WORKERS)]
         rows, whole, seconds = wholes[stage]
         out = base / f"{stage}-{number}"
@@ -259,6 +261,7 @@ def main() -> None:
     """Run the rounds and print what was killed and where."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of rounds of kills, whatever --kills says")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--copies", type=int, default=16, help="how often each of the 40 built-in rows is taken")
     parser.add_argument("--poison", type=int, default=6)
@@ -269,7 +272,7 @@ def main() -> None:
     shutil.rmtree(given.folder, ignore_errors=True)
     given.folder.mkdir(parents=True)
     chance, tally, begun = random.Random(given.seed), Tally(), time.monotonic()
-    kill_rounds(given.folder, given.kills, given.stages.split(","), chance, tally, given.copies)
+    kill_rounds(given, given.stages.split(","), chance, tally)
     if given.poison:
         poison_rounds(given.folder, given.poison, chance, tally)
     stages = [stage for stage in STAGES if stage in given.stages.split(",")]

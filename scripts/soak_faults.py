@@ -10,6 +10,7 @@ comes out must equal, file by file, what an undisturbed run makes.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import shutil
@@ -68,6 +69,7 @@ def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round after so long")
     parser.add_argument("--copies", type=int, default=8, help="how often each of the 40 built-in rows is taken")
     parser.add_argument("--forms", default=",".join(FORMS))
     parser.add_argument("--seed", type=int, default=0)
@@ -90,6 +92,8 @@ def main() -> None:
     table: Counter[tuple[str, str, str]] = Counter()
     wrong: list[str] = []
     for number in range(given.rounds):
+        if time.monotonic() - begun > 60 * given.minutes:
+            break
         form, (call, kind) = forms[number % len(forms)], chance.choice(FAULTS)
         out, nth, workers = base / f"round-{number}", chance.choice((1, 2, 3, 5, 8, 13, 21, 34)), chance.choice((1, 2))
         line, label = line_of(form, source, tokenized, out, workers), f"round {number}: {form}, {call} {nth} {kind}"
@@ -112,7 +116,7 @@ def main() -> None:
     print(f"\n{'command':<20}{'fault':<18}{'outcome':<20}times")
     for (form, what, outcome), times in sorted(table.items()):
         print(f"{form:<20}{what:<18}{outcome:<20}{times}")
-    print(f"{given.rounds} rounds, seed {given.seed}, {len(wrong)} wrong; {time.monotonic() - begun:.0f} s")
+    print(f"{table.total()} rounds, seed {given.seed}, {len(wrong)} wrong; {time.monotonic() - begun:.0f} s")
     if wrong:
         raise SystemExit("\n".join(wrong))
 
