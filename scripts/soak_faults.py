@@ -13,6 +13,7 @@ import argparse
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -101,7 +102,7 @@ def main() -> None:
             status, said = stopped(line, seconds[form], chance)
         else:
             status, said = with_fault(line, out, library, call, kind, nth)
-        if "Traceback" in said or (status and said.count("error: ") != 1):
+        if "Traceback" in said or (status and len(re.findall("^error: ", said, re.MULTILINE)) != 1):
             wrong.append(f"{label}: {said[-1500:]}")
         if status and call in ("clock", "process"):
             wrong.append(f"{label}: ended with {status}: {said[-1500:]}")

@@ -1,14 +1,17 @@
-"""view, export and merge killed at any change of a file: what is there is whole, and the same command completes it."""
+"""view, init, export and merge killed at any change of a file: what is there is whole, and a rerun completes it."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from deaths import deaths
+from deaths import deaths, killed
 
 from vlm_prep.cli.main import app
 from vlm_prep.core.errors import StoreError
@@ -56,6 +59,22 @@ def test_a_page_killed_at_any_change_is_whole_or_not_there(store: Path, tmp_path
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_file_killed_at_any_change_is_whole_or_not_there(store: Path, tmp_path: Path, when: str) -> None:
+    def work(out: Path) -> None:
+        if not (out / "job.yaml").exists():
+            app(["init", str(store.parent / "rows.jsonl"), "--file", str(out / "job.yaml")], standalone_mode=False)
+
+    work(tmp_path / "whole")
+    text, count = (tmp_path / "whole" / "job.yaml").read_bytes(), 0
+    for out in deaths(work, tmp_path, when, os, CHANGES):
+        assert not (out / "job.yaml").exists() or (out / "job.yaml").read_bytes() == text
+        work(out)
+        assert (out / "job.yaml").read_bytes() == text and len(list(out.iterdir())) == 1
+        count += 1
+    assert count >= 3
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_an_export_killed_at_any_change_is_whole_or_not_there(
     store: Path, tmp_path: Path, tree: Tree, when: str
 ) -> None:
@@ -71,6 +90,34 @@ def test_an_export_killed_at_any_change_is_whole_or_not_there(
         assert tree(out) == whole
         count += 1
     assert count >= 4
+
+
+@pytest.mark.skipif(find_spec("lance") is None, reason="Lance is not installed")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_export_to_lance_killed_at_any_change_is_whole_or_not_there(
+    store: Path, tmp_path: Path, tree: Tree, when: str
+) -> None:
+    """Its files are named by chance, so rows are compared; in processes of their own, as Lance is not to be forked."""
+
+    def work(out: Path) -> None:
+        if not out.exists():
+            export(store, "lance", out)
+
+    found = list[Path]()
+    for out in deaths(work, tmp_path, when, os, CHANGES):
+        left = tree(out) if out.exists() else None
+        assert not killed(0, when, partial(work, out), os, CHANGES)
+        assert left in (None, tree(out))
+        found.append(out)
+    assert len(found) >= 4
+    assert not list(tmp_path.glob(".*.partial"))
+
+    def compare() -> None:
+        for out in found:
+            table = importlib.import_module("lance").dataset(str(out)).to_table()
+            assert table["sample_id"].to_pylist() == [row["sample_id"] for row in Store(store).rows()]
+
+    assert not killed(0, when, compare, os, ())
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -183,6 +183,16 @@ def test_an_animation_whose_frames_grow_or_are_too_large_is_a_reject(tmp_path: P
         probe_animation(data, "a.gif", max_pixels=255)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_of_too_many_frames_is_refused_before_one_is_decoded(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), (number % 2 * 60, 0, 0)) for number in range(17)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=100)
+    assert probe_animation(buffer.getvalue(), "a", max_pixels=17 * 16).total_frames == 17
+    with pytest.raises(Reject, match="17 frames of 16x16 are more than 16 x 271 pixels"):
+        probe_animation(buffer.getvalue(), "a", max_pixels=17 * 16 - 1)
+
+
 @pytest.mark.parametrize(
     ("stage", "way", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sqlite3
 import tarfile
 from collections.abc import Callable
@@ -17,7 +18,9 @@ import yaml
 from vlm_prep.cli.run_file import read_run_file
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.yaml_text import YamlFault, read_yaml
-from vlm_prep.ingest.derived import sql_rows
+from vlm_prep.ingest.derived import sql_rows, tar_rows
+from vlm_prep.ingest.derived.axolotl import axolotl_meta
+from vlm_prep.ingest.derived.energon import metadataset
 from vlm_prep.ingest.mapping.compiled import canonical
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.media import table_rows
@@ -133,8 +136,21 @@ TEXTS = {
 }
 
 
+def of_energon(path: Path) -> object:
+    (path.parent / ".nv-meta").mkdir()
+    path.rename(path.parent / ".nv-meta" / "split.yaml")
+    return tar_rows.files(path.parent, None)
+
+
 @pytest.mark.parametrize("what", TEXTS)
-@pytest.mark.parametrize("read", [read_run_file, read_mix, lambda path: canonical(path.read_text())])
+@pytest.mark.parametrize(
+    "read",
+    [
+        *(read_run_file, read_mix, lambda path: canonical(path.read_text())),
+        *(axolotl_meta, lambda path: metadataset(path, {}), of_energon),
+    ],
+    ids=["run file", "mix", "mapping", "axolotl", "metadataset", "energon"],
+)
 def test_a_yaml_that_means_more_than_memory_holds_or_nothing_is_refused(
     what: str, read: Callable[[Path], Any], tmp_path: Path
 ) -> None:
@@ -150,3 +166,26 @@ def test_yaml_that_names_a_part_twice_is_read() -> None:
     assert read_yaml(text) == yaml.safe_load(text)
     with pytest.raises(YamlFault, match="line 2: "):
         read_yaml("a: 1\n]")
+
+
+def test_ranges_of_files_are_counted_together() -> None:
+    with pytest.raises(InputError, match="a range of more than 1,000,000 files"):
+        list(tar_rows.expanded("a{0..999}b{0..999}c{0..1}.tar"))
+    assert len(list(tar_rows.expanded("a{08..11}b{0..1}.tar"))) == 8
+
+
+@pytest.mark.parametrize("ratio", [1e9, 1e300])
+def test_rows_that_no_memory_numbers_are_refused(ratio: float, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps({'messages': turns})}\n" * 2)
+    (tmp_path / "meta.json").write_text(json.dumps({"x": {"file_name": "rows.jsonl", "sample_ratio": ratio}}))
+    with pytest.raises(InputError, match=r"2 rows, each .* times \(sample_ratio\), are more than"):
+        open_samples(tmp_path / "meta.json")
+
+
+@pytest.mark.parametrize("state", ['{"_data_files": 5}', '{"_data_files": [{"filename": 5}]}', "[" * 5000])
+def test_a_saved_dataset_that_names_no_files_is_one_message(state: str, tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(InputError, match=r"state\.json"):
+        open_samples(tmp_path)

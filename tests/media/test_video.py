@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +190,28 @@ def test_stored_bytes_need_no_file(kit: Path, tmp_path: Path) -> None:
     loaded = load_media(struct)
     assert isinstance(loaded, Image.Image)
     assert loaded.size == (640, 427)
+
+
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["path", "bytes"])
+@pytest.mark.parametrize("name", ["list.mp4", "script.mp4", "both.ts"])
+def test_decord_opens_no_file_that_a_file_names(tmp_path: Path, name: str, as_bytes: bool) -> None:
+    """HLS and concat; a file that is a list to one FFmpeg and MPEG-TS to another. What is named is a pipe: opening it
+    would wait for a writer until the alarm."""
+    outside = tmp_path / "outside.ts"
+    os.mkfifo(outside)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.0,\n{outside}\n#EXT-X-ENDLIST\n".encode()
+    packets = (b"G\x1f\xff\x10" + bytes(184)) * 40
+    content = {
+        "list.mp4": playlist,
+        "script.mp4": b"ffconcat version 1.0\nfile outside.ts\n",
+        "both.ts": playlist.ljust(376, b"\n") + packets,
+    }[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    signal.alarm(10)
+    try:
+        with pytest.raises(Reject) as found:
+            probe_video(content if as_bytes else str(path), name, decoder="decord")
+    finally:
+        signal.alarm(0)
+    assert str(found.value).startswith(f"{name}: a list of other files")

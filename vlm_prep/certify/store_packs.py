@@ -24,6 +24,7 @@ from vlm_prep.certify.compare import Finding, Rows, compare_packed, run_alone
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
 from vlm_prep.core.errors import InputError, ProcessorError, StoreError
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.pack.assemble import assemble_pack
 from vlm_prep.pack.model_rule import stored_rule
 from vlm_prep.pack.pack_plan import PLAN_SPLIT
@@ -186,7 +187,7 @@ def _rows_of_packs(packed: _Known) -> list[NDArray[np.int64]]:
     if packed.manifest.extra["layout"] == "index":
         plan = Store(packed.path, split=PLAN_SPLIT, manifest=packed.manifest)
         return [np.asarray(plan.row(number)["rows"]) for number in range(len(plan))]
-    table = io.BytesIO((packed.path / PLAN_FILE).read_bytes())
+    table = io.BytesIO(read_regular(packed.path / PLAN_FILE))
     rows = pq.read_table(table, columns=["rows"]).column("rows")
     return [np.asarray(each) for each in rows.to_pylist()]
 

@@ -12,6 +12,7 @@ from annotated_doc import Doc
 
 from vlm_prep.cli import flags
 from vlm_prep.cli.terminal import echo
+from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import OutputError
 from vlm_prep.core.fields import Flag, Positional
 from vlm_prep.core.named_sources import is_placed, settled
@@ -33,12 +34,15 @@ def command(
     """Look at data and write a run file with what was found and what was guessed, to be read before it is run."""
     from vlm_prep.ingest.look import look
 
-    if file.exists():
+    if os.path.lexists(file):
         raise OutputError(f"{file} is there already", "give another --file")
     found = look(source)
     text = "".join(_lines(found, processor, file))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {file}: {error.strerror or error}") from error
+    write_bytes_atomically(file, text.encode())
     echo(text, nl=False)
     echo(f"\nwritten to {file}. Next: vlm-prep plan --config {file}, then vlm-prep run {file}", err=True)
 

@@ -82,7 +82,8 @@ def command(
     choices = Choices(lengths=lengths, budgets=max_pixels if budgets else (), size=size)
     found = plan(samples, processor, config, how, choices)
     if html is not None:
+        from vlm_prep.core.atomic_files import write_bytes_atomically
         from vlm_prep.report.view.plan_page import plan_page
 
-        html.write_text(plan_page(found, f"plan for {source}"), encoding="utf-8")
+        write_bytes_atomically(html, plan_page(found, f"plan for {source}").encode("utf-8", "replace"))
     options.show(found, render, as_json)

@@ -28,6 +28,7 @@ import yaml
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import IsPath, ReadsFile, Setting, did_you_mean
 from vlm_prep.core.named_sources import is_placed, settled
+from vlm_prep.core.regular_files import read_given
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.visible import excerpt
 from vlm_prep.core.yaml_text import YamlFault, read_yaml, read_yaml_nodes
@@ -84,7 +85,7 @@ def read_run_file(path: Path | None, sets: Sequence[str] = ()) -> RunFile:
 
 def _read(path: Path) -> RunFile:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_given(path)
     except (OSError, UnicodeDecodeError) as error:
         hint = "give a run file: YAML in UTF-8 (`subset` names the configuration of a dataset)"
         raise InputError(f"{path}: {error}", hint) from error
@@ -269,6 +270,6 @@ def _text(file: RunFile, keys: Keys, raw: Any, reads: ReadsFile) -> str:
     if not isinstance(raw, str):
         raise InputError(f"{file.where(keys)}: {keys[-1]}: expected the path of a file, found {excerpt(raw)}")
     try:
-        return Path(_path(file, keys, raw)).read_text(encoding="utf-8")
+        return read_given(Path(_path(file, keys, raw)))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file.where(keys)}: {keys[-1]}: {error}", "give a file in UTF-8") from error

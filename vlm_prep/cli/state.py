@@ -12,6 +12,7 @@ from annotated_doc import Doc
 from vlm_prep.cli import flags, options, terminal
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Positional
+from vlm_prep.core.regular_files import read_given
 
 app = typer.Typer(help="Look at saved positions in a stream.", no_args_is_help=True)
 
@@ -41,10 +42,10 @@ def _read(file: Path) -> Any:
     from vlm_prep.stream.run_state import State
 
     try:
-        data = orjson.loads(file.read_bytes())
+        data = orjson.loads(read_given(file))
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}", "give a file with a state") from error
-    except orjson.JSONDecodeError as error:
+    except ValueError as error:  # of JSON, or of UTF-8
         raise InputError(f"{file} is not JSON: {error}", "save `state.to_json()` as JSON") from error
     if not isinstance(data, dict):
         raise InputError(f"{file} holds no state", "save `state.to_json()` as JSON")

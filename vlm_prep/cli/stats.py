@@ -19,7 +19,8 @@ def command(
 ) -> None:
     """Show rows, tokens, lengths, rejects, fill and the proof of a finished store."""
     if html is not None:
+        from vlm_prep.core.atomic_files import write_bytes_atomically
         from vlm_prep.report.view.viewing import overview
 
-        html.write_text(overview(store), encoding="utf-8")
+        write_bytes_atomically(html, overview(store).encode("utf-8", "replace"))
     options.show_store(store, as_json)

@@ -13,6 +13,7 @@ from vlm_prep.cli import flags, options
 from vlm_prep.cli.place import Local, local
 from vlm_prep.cli.terminal import echo
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.regular_files import read_regular
 
 
 @flags.command
@@ -72,6 +73,9 @@ _SILENT = 60.0
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads(path.read_bytes())
-    age = datetime.now(UTC) - datetime.fromisoformat(found["updated"])
+    try:
+        found: dict[str, Any] = orjson.loads(read_regular(path))
+        age = datetime.now(UTC) - datetime.fromisoformat(found["updated"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{path} is damaged: {error}", "delete it; the next run writes another") from error
     return {**found, "age": round(age.total_seconds(), 1)}

@@ -14,6 +14,7 @@ import typer
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import Flag, Positional, ReadsFile, Setting, Settings, read_annotation, settings_of
+from vlm_prep.core.regular_files import read_given
 from vlm_prep.processors.chat_template import FILES
 
 CommandFunction = Callable[..., None]
@@ -137,6 +138,6 @@ def read_text(setting: Setting, path: str | Path) -> str:
     if Path(path).is_dir():  # a processor's: its own template
         path = next((file for name in FILES if (file := Path(path) / name).is_file()), path)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_given(Path(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"`{setting.name}={path}`: {error}", "give a file in UTF-8") from error

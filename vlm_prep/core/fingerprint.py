@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 import xxhash
 
+from vlm_prep.core.regular_files import open_regular
+
 _CHUNK = 8 << 20
 
 
@@ -35,7 +37,7 @@ def digest_json(value: Any) -> str:
 def digest_file(path: str | Path) -> str:
     """Return the digest of a file's bytes, read in 8 MiB pieces."""
     state = xxhash.xxh3_128()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
     return f"xxh3:{state.hexdigest()}"

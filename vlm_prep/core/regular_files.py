@@ -7,10 +7,19 @@ would cost a worker its whole time limit.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
+
+
+class _Object(Protocol):
+    """What is on an object store, and so no special file."""
+
+    def read_bytes(self) -> bytes:
+        """Return all of it."""
+
 
 _KINDS: Final = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -42,6 +51,25 @@ def open_descriptor(path: str | Path) -> int:
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading. Raises as `open_descriptor`."""
     return open(path, "rb", opener=lambda name, flags: open_descriptor(name))
+
+
+def read_regular(path: Path | _Object) -> bytes:
+    """Return all bytes of a regular file, or of an object of a store. Raises as `open_descriptor`."""
+    if not isinstance(path, Path):
+        return path.read_bytes()
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_given(path: Path) -> str:
+    """Return the text of a file that a user names: a regular one, or a pipe, as a shell makes of `<(command)`.
+
+    Raises:
+        OSError: it is something else, or cannot be read; its strerror says what.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    data = path.read_bytes() if path.is_fifo() else read_regular(path)
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
 
 
 def _require_regular(found: os.stat_result, path: str | Path) -> None:

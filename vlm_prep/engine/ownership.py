@@ -11,6 +11,7 @@ import orjson
 from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import OutputError
 from vlm_prep.core.fingerprint import changes, digest_json
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest
 
 PLAN = "plan.json"
@@ -72,7 +73,7 @@ def read_plan(folder: Path) -> RunPlan:
     """
     path = folder / WORK / PLAN
     try:
-        plan = RunPlan(**orjson.loads(path.read_bytes()))
+        plan = RunPlan(**orjson.loads(read_regular(path)))
         _check(plan)
         return plan
     except (ValueError, TypeError) as error:

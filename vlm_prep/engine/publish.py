@@ -17,6 +17,7 @@ import orjson
 
 from vlm_prep.core.atomic_files import sync_folder, write_bytes_atomically
 from vlm_prep.core.errors import StoreError
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.store_names import (
     OUTDATED_LIST,
@@ -82,7 +83,7 @@ def _drop_outdated(folder: Path) -> None:
 
 def _listed(path: Path) -> list[StoreName]:
     try:
-        found = orjson.loads(path.read_bytes())
+        found = orjson.loads(read_regular(path))
         if not isinstance(found, list):
             raise ValueError("it is no list")
     except ValueError as error:

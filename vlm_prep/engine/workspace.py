@@ -24,6 +24,7 @@ import orjson
 from vlm_prep.core.atomic_files import sync_folder, write_bytes_atomically
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.records import Rejected
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.ownership import RunPlan
 from vlm_prep.engine.publish import publish_staged
@@ -187,6 +188,6 @@ def _noted(path: Path, read: Callable[[dict[str, Any]], _Note]) -> _Note:
         StoreError: it is damaged.
     """
     try:
-        return read(orjson.loads(path.read_bytes()))
+        return read(orjson.loads(read_regular(path)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{path} is damaged: {type(error).__name__}: {error}", "give `fresh` to start over") from error

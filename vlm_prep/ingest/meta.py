@@ -16,6 +16,7 @@ from typing import Any, Final, Unpack, get_args
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.named_sources import is_named, meant_by, source_stem
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.core.remote import cached, is_remote
 from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.derived.axolotl import axolotl_meta
@@ -219,7 +220,7 @@ def _mapping(path: Path, where: str, entry: Entry, media: Mapping[str, str]) -> 
         return None if entry.mapping is None else canonical(entry.mapping, f"{where}: mapping")
     file = path.parent / entry.mapping
     try:
-        return canonical(file.read_text(encoding="utf-8"), str(file))
+        return canonical(read_regular(file).decode(), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{where}: mapping {entry.mapping!r}: {error}", "Give a YAML file in UTF-8.") from error
 

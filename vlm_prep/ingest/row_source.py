@@ -41,6 +41,8 @@ _OPTIONS: Final = (
     *("encoding", "lenient_json", "rows_key", "mapping"),
 )
 """What of a spec is described where it is not the default."""
+_MOST_PICKS: Final = 1_000_000_000
+"""Rows that may be taken of a dataset, each as often as it is taken; their numbers lie in memory."""
 OUTSIDE = "media_outside"
 """Note of a media outside of its data file's folder and its media folder."""
 
@@ -80,7 +82,11 @@ class RowSource:
             with spec.own_name():
                 index = build_index(spec.text, spec.reading)
         rows = np.concatenate([np.arange(*each) for each in spec.rows]) if spec.rows else None
-        picks = pick_rows(len(index) if rows is None else len(rows), spec.sample_ratio)
+        total = len(index) if rows is None else len(rows)
+        if total * spec.sample_ratio > _MOST_PICKS:
+            what = f"{total:,} rows, each {spec.sample_ratio:g} times (sample_ratio), are more than {_MOST_PICKS:,}"
+            raise InputError(f"dataset {spec.name!r}: {what}", "Give a smaller sample_ratio.")
+        picks = pick_rows(total, spec.sample_ratio)
         limits = [each for each in (limit, spec.limit) if each is not None]
         picks = picks[: min(limits)] if limits else picks
         if rows is not None:

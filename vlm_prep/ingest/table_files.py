@@ -7,7 +7,6 @@ like `train-00000-of-00002.parquet`, folders like `train/`).
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_file, digest_json
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.ingest.embedded import mark
 from vlm_prep.ingest.splits import Tables, tables_of
 from vlm_prep.media.table_rows import TableKind, open_table, read_row, table_kind
@@ -144,12 +145,14 @@ def _saved_files(folder: Path) -> tuple[Path, ...]:
         files = tuple(folder / entry["filename"] for entry in _json(folder / "state.json")["_data_files"])
     except KeyError as error:
         raise _no_dataset(folder, f"its state.json has no {error}") from error
+    except TypeError as error:
+        raise _no_dataset(folder, "its state.json lists no files") from error
     return files
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = orjson.loads(read_regular(path))
     except (OSError, ValueError) as error:
         raise _no_dataset(path.parent, f"{path.name}: {error}") from error
     if not isinstance(value, dict):

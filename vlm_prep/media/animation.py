@@ -19,6 +19,9 @@ from vlm_prep.media.library_words import plain_words
 FORMATS = ("GIF", "WEBP", "PNG")
 _USUAL_MS = 100
 """How long a frame is shown that states no duration, as browsers do."""
+_MOST_FRAMES = 16
+"""Times the pixels that one frame may have: of all frames together. They are decoded to be counted and again to be
+read, at about 100 megapixels a second; a WebP of 1,000 bytes can have any number."""
 
 
 def is_animation(head: bytes) -> bool:
@@ -60,7 +63,7 @@ def probe_animation(data: bytes, uri: str, *, max_pixels: int = MAX_PIXELS) -> M
     Args:
         data: the file.
         uri: for messages.
-        max_pixels: most of a frame, told before one is decoded.
+        max_pixels: most of a frame, and a sixteenth of the most of all, told before one is decoded.
 
     Raises:
         Reject: unreadable_video, it does not decode, or is one picture alone; image_too_large.
@@ -69,6 +72,10 @@ def probe_animation(data: bytes, uri: str, *, max_pixels: int = MAX_PIXELS) -> M
     with _opened(data, uri) as picture:
         width, height = picture.size
         check_size(uri, picture.size, max_pixels)
+        number = int(getattr(picture, "n_frames", 1))
+        if number * width * height > _MOST_FRAMES * max_pixels:
+            message = f"{uri}: {number} frames of {width}x{height} are more than {_MOST_FRAMES} x {max_pixels} pixels"
+            raise Reject(RejectReason.IMAGE_TOO_LARGE, f"{message} (--max-image-pixels)")
         for frame in ImageSequence.Iterator(picture):
             if frame.size != (width, height):
                 raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: its frames change their size")
@@ -94,6 +101,8 @@ def read_animation(data: bytes, indices: Sequence[int], uri: str) -> NDArray[np.
         for number, frame in enumerate(ImageSequence.Iterator(picture)):
             if number in wanted:
                 frames[number] = np.asarray(to_rgb(frame, uri))
+            if len(frames) == len(wanted):
+                break
     if missing := wanted - frames.keys():
         raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: no frame {min(missing)}")
     if len({frame.shape for frame in frames.values()}) > 1:

@@ -2,6 +2,9 @@
 
 Frames are numbered as decord numbers them: it knows no edit lists. The first frame is decoded for its size and the last
 one because a file that was cut short still opens.
+
+Decord brings an old FFmpeg, which can be given no list of containers. So a file that would make it open others is
+refused before: by what it begins with, and by PyAV.
 """
 
 from __future__ import annotations
@@ -16,7 +19,11 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.records import MediaHeader
+from vlm_prep.media.ffmpeg import open_container, require_whole
 from vlm_prep.media.library_words import plain_words
+
+_LISTS = (b"#EXTM3U", b"ffconcat")
+"""How files begin that name others, whatever follows; the FFmpeg of PyAV takes the first for one by its name alone."""
 
 
 @contextmanager
@@ -31,6 +38,10 @@ def open_video(source: str | bytes, uri: str) -> Iterator[Any]:
         import decord
     except ImportError as error:
         raise InputError("these videos are read with decord", "pip install decord (x86-64 Linux)") from error
+    if require_whole(source, uri, RejectReason.UNREADABLE_VIDEO).startswith(_LISTS):
+        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: a list of other files, not a video")
+    with open_container(source, uri, RejectReason.UNREADABLE_VIDEO):
+        pass  # it is of a container that names no other file
     # decord's C++ log goes to stderr past Python; the reject carries the message
     decord.logging.set_level(decord.logging.QUIET)
     try:

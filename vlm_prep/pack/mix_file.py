@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import did_you_mean
+from vlm_prep.core.regular_files import read_given
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.visible import excerpt
 from vlm_prep.core.yaml_text import YamlFault, read_yaml
@@ -99,7 +100,7 @@ def read_mix(path: str | Path) -> MixFile:
     """
     path = Path(path)
     try:
-        found = read_yaml(path.read_text(encoding="utf-8"))
+        found = read_yaml(read_given(path))
     except (OSError, UnicodeDecodeError, YamlFault) as error:
         raise InputError(f"{path}: cannot be read as a mix file: {error}", "give a file in YAML") from error
     _known(path, "the file", found, _KEYS)

@@ -89,6 +89,7 @@ def resolve(name: str) -> str:
             raise ProcessorError(str(error)) from error
     path = Path(name).expanduser()
     if path.is_dir():
+        _must_hold_files(path)
         return str(path)
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_like_path and "/" in name:
@@ -98,6 +99,13 @@ def resolve(name: str) -> str:
             "or builtin:qwen2.5-vl-mini",
         )
     return name
+
+
+def _must_hold_files(folder: Path) -> None:
+    """Refuse a folder with what libraries would wait for or never read to its end."""
+    for path in (*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ProcessorError(f"{path} is a pipe, a socket or a device, not a file", "take it away")
 
 
 def must_be_reachable(name: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import InputError, ProcessorError
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.processors import internals
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
@@ -33,8 +34,12 @@ def config_beside(target: str) -> dict[str, Any] | None:
     path: str | Path | None = Path(target) / CONFIG
     if not Path(target).is_dir():
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        found = try_to_load_from_cache(target, CONFIG)
+        try:
+            found = try_to_load_from_cache(target, CONFIG)
+        except HFValidationError:
+            return None  # no name that a repository has
         path = found if isinstance(found, str) else None
     if path is None or not Path(path).is_file():
         return None
@@ -52,7 +57,10 @@ def read_config(name: str) -> dict[str, Any]:
         InputError: there is none, or it is no model's.
     """
     path = Path(name).expanduser()
-    data = _read(path) if path.is_file() else config_beside(str(path) if path.is_dir() else name)
+    if path.exists() and not path.is_dir():
+        data: dict[str, Any] | None = _read(path)
+    else:
+        data = config_beside(str(path) if path.is_dir() else name)
     if data is None or "model_type" not in data:
         raise InputError(f"{name}: no config.json of a model", "give a model's folder, or its config.json")
     return data
@@ -60,7 +68,11 @@ def read_config(name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(path).decode())
+    except RecursionError as error:
+        raise InputError(f"{path} is damaged: nested too deeply", "copy it again") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "give a model's folder, or its config.json") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged: {error}", "copy it again") from error
     if not isinstance(data, dict):

@@ -11,6 +11,7 @@ import os
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.made_here import is_ours
 from vlm_prep.core.processor_record import ProcessorRecord
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.shards.manifest import unsealed
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.store_names import ORIGIN_FILE
@@ -46,7 +47,7 @@ def from_named_place(
 def is_own(folder: StorePath, processor: str) -> bool:
     """Whether this user's own run made a store with the processor at a place."""
     try:
-        note = unsealed((folder / ORIGIN_FILE).read_bytes())[0]
+        note = unsealed(read_regular(folder / ORIGIN_FILE))[0]
     except (OSError, ValueError):
         return False
     return is_ours(note) and note.get("processor") in (processor, os.path.abspath(processor))

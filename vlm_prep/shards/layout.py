@@ -19,6 +19,7 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file
 from vlm_prep.core.plain_text import settled
 from vlm_prep.core.records import Rejected
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.core.run_yaml import is_unchanged
 from vlm_prep.shards.manifest import Manifest, sealed, unsealed
 from vlm_prep.shards.object_store import StorePath, store_path
@@ -138,7 +139,7 @@ def changed_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
 
     for name, unchanged in ((MANIFEST, is_sealed), (ORIGIN_FILE, is_sealed), (RUN_FILE, is_unchanged)):
         try:
-            if not unchanged((folder / name).read_bytes()):
+            if not unchanged(read_regular(folder / name)):
                 yield f"{folder / name}: was changed since it was written"
         except FileNotFoundError:
             pass  # a store need not say where its rows came from
@@ -147,7 +148,7 @@ def changed_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
     yield from _changed_rows(folder)
     for name, about in manifest.files.items():
         try:
-            data = (folder / name).read_bytes()
+            data = read_regular(folder / name)
         except OSError as error:
             yield f"{folder / name}: {'missing' if isinstance(error, FileNotFoundError) else error}"
             continue
@@ -158,8 +159,14 @@ def changed_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
 def _changed_rows(folder: StorePath) -> Iterator[str]:
     """Yield a line where rows.parquet is not as origin.json says; a store that was copied need not have it."""
     try:
-        data = (folder / ROWS_FILE).read_bytes()
-        said = unsealed((folder / ORIGIN_FILE).read_bytes())[0].get("rows")
+        data = read_regular(folder / ROWS_FILE)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield f"{folder / ROWS_FILE}: {error}"
+        return
+    try:
+        said = unsealed(read_regular(folder / ORIGIN_FILE))[0].get("rows")
     except (OSError, ValueError):
         return  # what is wrong with origin.json is said of it
     if not isinstance(said, dict) or said.get("xxh3") != digest_bytes(data):
@@ -193,7 +200,7 @@ def read_origin(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return unsealed(path.read_bytes())[0]
+        return unsealed(read_regular(path))[0]
     except ValueError as error:
         raise StoreError(f"{path} is damaged: {error}", "delete it, and give --source and --processor") from error
 
@@ -210,7 +217,7 @@ def read_rejects(folder: str | StorePath) -> list[dict[str, Any]]:
     """
     path = store_path(folder) / REJECTS_FILE
     try:
-        return _read_rejects(path.read_bytes())
+        return _read_rejects(read_regular(path))
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing", "make the store again") from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

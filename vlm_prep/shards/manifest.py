@@ -21,6 +21,7 @@ import xxhash
 from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.processor_record import ProcessorRecord
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.shards.manifest_rules import check_manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath, store_path
 from vlm_prep.shards.schema import SCHEMA_VERSION
@@ -147,7 +148,7 @@ def read_manifest(folder: str | StorePath, *, stage: str | None = None) -> Manif
     folder = store_path(folder)
     path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise _no_manifest(folder, error) from error
     manifest = parse_manifest(content, folder)
@@ -210,7 +211,7 @@ def read_stage(folder: Path) -> str:
     """
     path = folder / MANIFEST
     try:
-        return str(orjson.loads(path.read_bytes())["stage"])
+        return str(orjson.loads(read_regular(path))["stage"])
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: {error}", "delete the folder, and make the store again") from error
 

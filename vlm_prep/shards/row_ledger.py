@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from vlm_prep.core.atomic_files import write_table_atomically
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.store_names import ROWS_FILE
 
@@ -116,7 +117,7 @@ def read_ledger(folder: Path, manifest: Manifest, said: Mapping[str, Any] | None
     path = folder / ROWS_FILE
     hint = "`fresh` makes the store anew, and it can be updated from then on"
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise StoreError(f"{folder} has no record of its rows ({ROWS_FILE}): it was made elsewhere", hint) from error
     if not isinstance(said, Mapping) or said.get("xxh3") != digest_bytes(data):

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_json
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.shards.earlier import rejected_earlier
 from vlm_prep.shards.layout import changed_files, read_rejects
 from vlm_prep.shards.manifest import Manifest
@@ -87,7 +88,7 @@ def _dataset_files(folder: StorePath, manifest: Manifest) -> Iterator[str]:
         expected[f"{split}/state.json"] = ("_data_files", [{"filename": shard.name} for shard in shards])
     for name, (key, value) in expected.items():
         try:
-            if orjson.loads((folder / name).read_bytes()).get(key) != value:
+            if orjson.loads(read_regular(folder / name)).get(key) != value:
                 yield f"{folder / name}: does not name what the manifest names"
         except (OSError, orjson.JSONDecodeError, AttributeError) as error:
             yield f"{folder / name}: {error}"

@@ -25,6 +25,7 @@ from typing import Any
 from vlm_prep.core.atomic_files import sync_file, sync_folder, write_bytes_atomically
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.core.remote import faults_of, filesystem
 from vlm_prep.shards.cache import COPY_AGAIN, is_at, locked
 from vlm_prep.shards.manifest import Manifest, parse_manifest, read_manifest
@@ -105,7 +106,7 @@ def _must_be_ours(
         raise OutputError(
             f"{url} holds what this store does not: {', '.join(strangers[:5])}", "choose another place, or empty it"
         )
-    if MANIFEST in there and file_system.cat_file(manifest) != (folder / MANIFEST).read_bytes():
+    if MANIFEST in there and file_system.cat_file(manifest) != read_regular(folder / MANIFEST):
         raise OutputError(f"{url} holds another store", "choose another place, or empty it")
 
 
@@ -213,7 +214,7 @@ def _must_be_pullable(folder: Path, content: bytes, names: list[StoreName]) -> N
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file, not a folder", "choose another folder")
-    if (folder / MANIFEST).exists() and (folder / MANIFEST).read_bytes() != content:
+    if (folder / MANIFEST).exists() and read_regular(folder / MANIFEST) != content:
         raise OutputError(f"{folder} holds another store", "choose another folder")
     if foreign := [path.name for path in folder.iterdir() if not is_store_entry(path)]:
         raise OutputError(f"{folder} holds something else: {', '.join(sorted(foreign)[:5])}", "choose another folder")

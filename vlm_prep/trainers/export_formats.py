@@ -19,10 +19,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.media.image import load_rgb
+from vlm_prep.media.image_formats import open_picture
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.writer import ShardWriter
 
@@ -203,7 +203,7 @@ def _pictures(row: Mapping[str, Any], trainer: str) -> list[dict[str, Any]]:
 
 
 def _upright(data: bytes, uri: str) -> bytes:
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_picture(data, uri) as picture:
         turned = picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
     if not turned:
         return data

@@ -6,6 +6,7 @@ folder, which the next one removes, and never a part of a destination. Formats a
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Callable
@@ -102,7 +103,7 @@ _HINTS: Final[dict[Target, str]] = {
 def _remove_left(folder: Path) -> None:
     """Remove what killed exports to this folder left on this machine."""
     host = process_mark().rpartition("-")[0]
-    for left in folder.parent.glob(f".{folder.name}.{host}-*.partial"):
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{glob.escape(host)}-*.partial"):
         number = left.name.removesuffix(".partial").rpartition("-")[2]
         if number.isdigit() and not _runs(int(number)):
             shutil.rmtree(left)

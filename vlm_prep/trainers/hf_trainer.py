@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from torch.utils.data import BatchSampler, DataLoader
 
+from vlm_prep.core.atomic_files import write_bytes_atomically
 from vlm_prep.core.errors import InputError
 from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset, State
 from vlm_prep.trainers.trl_sft import is_sft, sft_arguments
@@ -196,6 +197,7 @@ def shard_trainer(base: type[Any], dataset: ShardDataset) -> type[Any]:
             super()._save_checkpoint(model, trial)
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             if self.is_world_process_zero():
-                (folder / STATE).write_text(json.dumps(self._state_at(self.state.global_step).to_json()))
+                state = self._state_at(self.state.global_step)
+                write_bytes_atomically(folder / STATE, json.dumps(state.to_json()).encode())
 
     return ShardTrainer

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.core.visible import excerpt
+from vlm_prep.core.yaml_text import YamlFault, read_yaml
 from vlm_prep.ingest.spec import ROLE_NAMES
 
 _TYPES: Final = {"chat_template": None, "chat_template.default": None, "sharegpt": "sharegpt", "alpaca": "alpaca"}
@@ -82,8 +82,8 @@ def axolotl_meta(path: Path) -> dict[str, Any] | None:
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return None
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, a date that is none
+        said = read_yaml(read_regular(path).decode())
+    except (YamlFault, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}", _HINT) from error
     if not isinstance(said, Mapping) or not isinstance(said.get("datasets"), list):
         raise InputError(f"{path}: no data sets of axolotl (`datasets:`, a list)", _HINT)

@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.regular_files import read_regular
 from vlm_prep.core.visible import excerpt
+from vlm_prep.core.yaml_text import YamlFault, read_yaml
 from vlm_prep.ingest.splits import DEFAULT_SPLIT
 
 _DATASET: Final = Path(".nv-meta", "dataset.yaml")
@@ -75,8 +75,8 @@ def _dataset(folder: Path) -> Mapping[str, Any]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, a date that is none
+        said = read_yaml(read_regular(path).decode())
+    except (YamlFault, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from error
     return said if isinstance(said, Mapping) else {}
 

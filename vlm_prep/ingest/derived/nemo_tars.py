@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import orjson
 
-from vlm_prep.core.regular_files import open_regular
+from vlm_prep.core.regular_files import open_regular, read_regular
 from vlm_prep.core.tar_members import tar_members
 from vlm_prep.ingest.derived.tar_rows import expanded, spelt_range
 from vlm_prep.media.places import natural_order
@@ -61,7 +61,7 @@ def nemo(base: Path, files: list[Path], split: str | None) -> Iterator[dict[str,
         if file.suffix == ".tar":
             continue
         own = _number(file) if file.parent.name == _SHARDED else next(iter(tars)) if len(tars) == 1 else None
-        for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        for number, line in enumerate(read_regular(file).split(b"\n"), 1):
             if line.strip():
                 row = _row(line, f"{os.path.relpath(file, base)}, line {number}", own, names)
                 if isinstance(row, str) or is_whole or row[_SHARD] in tars:

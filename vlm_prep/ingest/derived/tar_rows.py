@@ -14,6 +14,7 @@ A row with a file twice, or with a link instead of one, is a reject.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tarfile
@@ -22,17 +23,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import yaml
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import did_you_mean
-from vlm_prep.core.regular_files import open_regular
+from vlm_prep.core.regular_files import open_regular, read_regular
 from vlm_prep.core.tar_members import tar_members
+from vlm_prep.core.yaml_text import YamlFault, read_yaml
 from vlm_prep.ingest.derived import energon
 from vlm_prep.ingest.splits import ALL
 from vlm_prep.media.places import natural_order
 
-_RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE: Final = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 MEDIA_ENDINGS: Final = {
     **dict.fromkeys(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "jxl"), "image"),
     **dict.fromkeys(("mp4", "mkv", "webm", "mov", "avi", "m4v"), "video"),
@@ -80,10 +81,10 @@ def _energon(path: Path, split: str | None) -> list[Path]:
     """
     where = path / _SPLITS
     try:
-        said = yaml.safe_load(where.read_text(encoding="utf-8"))
+        said = read_yaml(read_regular(where).decode())
         parts, left_out = said["split_parts"], list(said.get("exclude") or ())
         splits = {str(name): [str(each) for each in shards or ()] for name, shards in parts.items()}
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+    except (YamlFault, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: cannot be read: {error}", "It says split_parts: {train: [shard.tar]}.") from error
     chosen = split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
     if chosen not in splits:
@@ -117,7 +118,7 @@ def expanded(name: str) -> Iterator[str]:
         yield name
         return
     first, last = found[1], found[2]
-    if int(last) - int(first) >= _MOST_FILES:
+    if math.prod(int(last) - int(first) + 1 for first, last in _RANGE.findall(name)) > _MOST_FILES:
         raise InputError(f"{name}: a range of more than {_MOST_FILES:,} files")
     for number in range(int(first), int(last) + 1):
         yield from expanded(f"{name[: found.start()]}{number:0{len(first)}d}{name[found.end() :]}")
