@@ -293,3 +293,12 @@ def test_a_developer_turn_is_kept() -> None:
 def test_unknown_and_null_message_keys_are_ignored() -> None:
     extra = {"id": 3, "timestamp": "x", "name": "bob", "train": None, "tool_calls": None, "thinking": None}
     assert convert(chat(USER | extra, ANSWER)).messages[0] == {"role": "user", "content": texts("hi")}
+
+
+def test_one_conversation_in_two_columns_and_spellings_is_one() -> None:
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "A cat."}]
+    usual = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "A cat."}]
+    sample = convert({"messages": usual, "conversations": turns})
+    assert sample.messages == convert({"messages": usual}).messages and "read_doubles" in sample.notes
+    turns[1]["value"] = "A dog."
+    assert rejected({"messages": usual, "conversations": turns})[0] == R.BAD_ROW

@@ -14,13 +14,15 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes
 from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
-from vlm_prep.ingest.spec import DatasetSpec
+from vlm_prep.ingest.spec import ROLE_NAMES, DatasetSpec
 
 Row = dict[str, Any]
 
 _LARGEST = sys.float_info.max
 REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 _LARGEST_WEIGHT = 1e6
+_PAIRS: Final = ({"role", "content"}, {"from", "value"})
+_TAGS: Final = {name: tag for tag, names in ROLE_NAMES.items() for name in names}
 _WEIGHT_KEYS: Final = ("loss", "loss_weight", "weight", "loss_scale")
 _FLAG_KEYS: Final = ("loss_mask", "train_on_turn", "training")
 TRAINING_KEYS: Final = ("train", *_WEIGHT_KEYS, *_FLAG_KEYS)
@@ -40,13 +42,33 @@ def column(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> Any:
         return row[names[0]] if names else None
     filled = [name for name in names if not is_empty(row[name])]
     for other in filled[1:]:
-        if row[other] != row[filled[0]]:
+        if row[other] != row[filled[0]] and not _say_the_same(row[other], row[filled[0]]):
             both = " and ".join(f"{name!r} ({excerpt(row[name])})" for name in (filled[0], other))
             raise Reject(
                 RejectReason.BAD_ROW, f"the columns {both} are both filled and differ; name one with columns.{role}"
             )
         noticed.note("read_doubles")
     return row[(filled or names)[0]]
+
+
+def _say_the_same(one: Any, other: Any) -> bool:
+    """Whether two columns hold one plain conversation in two spellings (`role` and `content`, `from` and `value`)."""
+    said = _said(one)
+    return said is not None and said == _said(other)
+
+
+def _said(turns: Any) -> list[tuple[str, str]] | None:
+    found = []
+    for turn in turns if isinstance(turns, list) else [None]:
+        if not isinstance(turn, dict) or turn.keys() not in _PAIRS:
+            return None
+        role, text = (
+            next(turn[key] for key in keys if key in turn) for keys in (("role", "from"), ("content", "value"))
+        )
+        if not isinstance(text, str) or not isinstance(role, str) or role.lower() not in _TAGS:
+            return None
+        found.append((_TAGS[role.lower()], text))
+    return found
 
 
 def required_column(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> Any:
