@@ -2,8 +2,8 @@
 
     python scripts/bench_update.py FOLDER --rows 200000 [--processor P]
 
-Rows are texts of a few turns; each second one has a picture of its own (224 x 224, about 6 KB). Both are timed as the
-command does them, workers, start of processes and the proof included.
+Rows are texts of a few turns; each second one has a picture of its own (224 x 224, about 6 KB). Times are as the
+command takes them, workers, start of processes and the proof included; with --workers 0 they are CPU seconds.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import random
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,29 +39,52 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.01)
     parser.add_argument("--processor", default="builtin:qwen2.5-vl-mini")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--media", default="encoded")
     asked = parser.parse_args()
+    settings = TokenizeConfig(media=asked.media)
+    clock.append(time.perf_counter if asked.workers else time.process_time)
     new = round(asked.rows * asked.share)
     source, out = asked.folder / "rows.jsonl", asked.folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     lines = corpus(asked.folder, asked.rows + new)
     source.write_text("".join(lines[: asked.rows]))
     run = RunOptions(out=out, workers=asked.workers, progress=False)
-    whole = timed(lambda: tokenize(open_samples(source), asked.processor, TokenizeConfig(), run))
+    whole = timed(lambda: tokenize(open_samples(source), asked.processor, settings, run))
     source.write_text("".join(lines))
-    part = timed(lambda: update(open_samples(source), asked.processor, TokenizeConfig(), run))
+    part = timed(lambda: update(open_samples(source), asked.processor, settings, run))
     print(f"{asked.rows:,} rows: {whole:.1f} s; {new:,} more: {part:.1f} s, {part / whole:.1%} of the whole")
     middle = len(lines) // 2
     source.write_text("".join([*lines[:middle], lines[0], *lines[middle:]]))
-    part = timed(lambda: update(open_samples(source), asked.processor, TokenizeConfig(), run))
+    part = timed(lambda: update(open_samples(source), asked.processor, settings, run))
     print(f"one row in the middle, whose followers get other sample_ids: {part:.1f} s, {part / whole:.1%}")
     print(f"{len(Store(out)):,} rows in the store")
+    for name, change in OTHERS.items():
+        config = replace(settings, **change)
+        shutil.rmtree(asked.folder / "anew", ignore_errors=True)
+        anew = replace(run, out=asked.folder / "anew")
+        whole = timed(lambda: tokenize(open_samples(source), asked.processor, config, anew))  # noqa: B023
+        shutil.rmtree(asked.folder / "copy", ignore_errors=True)
+        shutil.copytree(out, asked.folder / "copy", copy_function=os.link)
+        copy = replace(run, out=asked.folder / "copy")
+        part = timed(lambda: update(open_samples(source), asked.processor, config, copy))  # noqa: B023
+        print(f"{name}: {whole:.1f} s anew, {part:.1f} s by update, {part / whole:.1%}")
 
 
-def timed(work: object) -> float:
-    """Return the seconds that a call takes."""
-    began = time.perf_counter()
-    work()  # type: ignore[operator]
-    return time.perf_counter() - began
+OTHERS: dict[str, dict[str, Any]] = {
+    "a shorter limit": {"max_length": 400},
+    "the last turn alone": {"train_on": "last"},
+    "fewer pixels": {"max_pixels": 100_352},
+}
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that a call takes; without workers, CPU seconds."""
+    began = clock[0]()
+    work()
+    return clock[0]() - began
+
+
+clock: list[Callable[[], float]] = []
 
 
 def corpus(folder: Path, rows: int) -> list[str]:

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from changing_rows import PHOTOS, Rows, Source, row, rows_of
+from changing_rows import (
+    CONFIG,
+    PHOTOS,
+    PROCESSOR,
+    Killed,
+    Rows,
+    Source,
+    assert_as_from_scratch,
+    bring_up,
+    done_rows,
+    dying,
+    row,
+    rows_of,
+)
 
 from vlm_prep.core.errors import OutputError, StoreError
-from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.report.differences import differences
-from vlm_prep.shards.layout import read_origin, read_rejects
+from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
-from vlm_prep.shards.row_ledger import read_ledger
-from vlm_prep.shards.store_check import damaged_files, wrong_accounts
-from vlm_prep.stream import ShardDataset
-from vlm_prep.tokenize import tokenize_job
+from vlm_prep.shards.store_check import damaged_files
 from vlm_prep.tokenize.tokenize_run import retry_tokenize, tokenize
 from vlm_prep.tokenize.update_run import update
 
-PROCESSOR = "builtin:qwen2.5-vl-mini"
-CONFIG = TokenizeConfig(max_length=1024, verify_fraction=0.005)
 Options = Callable[..., RunOptions]
 Tree = Callable[[Path], dict[str, str]]
 
@@ -59,42 +65,6 @@ def store(first: tuple[Source, Path], tmp_path: Path) -> tuple[Source, Path]:
     return made, Path(shutil.copytree(out, tmp_path / "store"))
 
 
-def bring_up(
-    source: Source, out: Path, options: Options, config: TokenizeConfig = CONFIG, **settings: Any
-) -> list[str]:
-    said: list[str] = []
-    run = options(out, max_reject_rate=1.0, say=said.append, **settings)
-    update(open_samples(source.path, keep_columns=["score"]), PROCESSOR, config, run)
-    return said
-
-
-def assert_as_from_scratch(
-    source: Source, out: Path, folder: Path, options: Options, config: TokenizeConfig = CONFIG
-) -> None:
-    """The updated store has the rows, rejects, accounts and record of one that is made anew."""
-    scratch = folder / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
-    samples = open_samples(source.path, keep_columns=["score"])
-    tokenize(samples, PROCESSOR, config, options(scratch, max_reject_rate=1.0))
-    found = differences(Store(scratch), Store(out))
-    assert found.same, found.to_json()
-    assert read_rejects(out) == read_rejects(scratch)
-    one, other = read_manifest(out), read_manifest(scratch)
-    for name in one.totals.keys() | other.totals.keys():
-        if not name.startswith(("media_shared", "media_repeated")):  # how often depends on where shards end
-            assert one.totals.get(name) == other.totals.get(name), name
-    assert one.identity == other.identity
-    assert damaged_files(out, one) + wrong_accounts(out, one) == []
-    ledgers = [read_ledger(each, read_manifest(each), (read_origin(each) or {})["rows"]) for each in (out, scratch)]
-    for name in ("sample_ids", "files", "notes"):
-        assert getattr(ledgers[0], name) == getattr(ledgers[1], name)
-    for name in ("digests", "documents", "states"):
-        assert getattr(ledgers[0], name).tolist() == getattr(ledgers[1], name).tolist()
-    assert not (out / "_work").exists()
-    assert sorted(path.name for path in (out / "train").glob("*.arrow")) == [info.name for _, info in one.shards()]
-    assert len(ShardDataset(out)) == len(Store(scratch))
-
-
 CHANGES: dict[str, Callable[[Rows], Rows]] = {
     "rows at the end": lambda rows: rows + rows_of(range(1000, 1020)),
     "a row in front": lambda rows: [row(5000), *rows],
@@ -123,20 +93,7 @@ def test_rows_that_came_changed_or_went(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def done_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The rows that are really tokenized."""
-    names: list[str] = []
-    whole = tokenize_job.TokenizeJob._made
-
-    def noted(self: Any, item: Any, **options: Any) -> Any:
-        names.append(item.sample_id)
-        return whole(self, item, **options)
-
-    monkeypatch.setattr(tokenize_job.TokenizeJob, "_made", noted)
-    return names
-
-
-@pytest.mark.parametrize(("limit", "done"), [(4096, 6), (None, 6), (512, 6), (200, 39), (1023, 6)])
+@pytest.mark.parametrize(("limit", "done"), [(4096, 6), (None, 6), (512, 12), (200, 45), (1023, 12)])
 def test_another_limit_does_the_rows_that_it_lets_in_or_keeps_out(
     store: tuple[Source, Path],
     tmp_path: Path,
@@ -145,7 +102,7 @@ def test_another_limit_does_the_rows_that_it_lets_in_or_keeps_out(
     limit: int | None,
     done: int,
 ) -> None:
-    """Of 530 rows 6 were too long before; those with a picture have more than 200 tokens."""
+    """Of 530 rows 6 were too long before, and 6 lack their file; those with a picture have more than 200 tokens."""
     made, out = store
     names = done_rows(monkeypatch)
     other = replace(CONFIG, max_length=limit)
@@ -157,12 +114,20 @@ def test_another_limit_does_the_rows_that_it_lets_in_or_keeps_out(
         assert max(Store(out).lengths()) <= limit
 
 
-def test_another_limit_of_rows_that_are_cut_is_refused(
-    store: tuple[Source, Path], tmp_path: Path, options: Options
+@pytest.mark.parametrize("policy", ["truncate", "rescue", "cut"])
+def test_another_policy_does_the_rows_that_are_too_long(
+    store: tuple[Source, Path], tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch, policy: Any
 ) -> None:
+    """And back again: of rows that were truncated it is not known, and all are encoded."""
     made, out = store
-    with pytest.raises(OutputError, match="overlong"):
-        bring_up(made, out, options, replace(CONFIG, overlong="truncate", max_length=512))
+    changes: tuple[tuple[Any, int], ...] = ((policy, 50), ("drop", 530 if policy == "truncate" else 50))
+    for overlong, most in changes:
+        names = done_rows(monkeypatch)
+        other = replace(CONFIG, overlong=overlong, max_length=512)
+        bring_up(made, out, options, other)
+        assert 0 < len(names) <= most
+        monkeypatch.undo()
+        assert_as_from_scratch(made, out, tmp_path, options, other)
 
 
 def test_only_what_changed_is_done_and_shards_stay(
@@ -249,8 +214,8 @@ def test_a_store_that_was_retried_is_put_in_order(store: tuple[Source, Path], tm
 
 def test_other_settings_are_refused_with_what_differs(store: tuple[Source, Path], options: Options) -> None:
     made, out = store
-    with pytest.raises(OutputError, match="train_on: 'assistant' then, 'last' now"):
-        update(open_samples(made.path), PROCESSOR, replace(CONFIG, train_on="last"), options(out))
+    with pytest.raises(OutputError, match="check_media: 'header' then, 'decode' now"):
+        update(open_samples(made.path), PROCESSOR, replace(CONFIG, check_media="decode"), options(out))
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "of another store"])
@@ -272,10 +237,6 @@ def test_a_record_of_rows_that_is_not_the_stores_is_not_believed(
     with pytest.raises(StoreError, match=r"rows.parquet"):
         bring_up(made, out, options)
     assert (damage == "cut") == any("rows.parquet" in line for line in damaged_files(out, read_manifest(out)))
-
-
-class Killed(BaseException):
-    """A kill, as far as this process goes."""
 
 
 def test_a_kill_at_any_instant_leaves_the_old_store_or_the_new_one(
@@ -317,12 +278,3 @@ def test_a_kill_at_any_instant_leaves_the_old_store_or_the_new_one(
             assert tree(at) == files(whole)
         shutil.rmtree(at)
     assert seen == {"old", "new"} and kill_at > 15
-
-
-def dying(real: Callable[..., Any], steps: Iterator[int], kill_at: int) -> Callable[..., Any]:
-    def step(*arguments: Any, **named: Any) -> Any:
-        if next(steps) == kill_at:
-            raise Killed
-        return real(*arguments, **named)
-
-    return step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,10 +47,9 @@ class Step:
         """Whether its store is finished and an update can make good what changed; media may have, too."""
         if not self.update or self.stage != "tokenize" or self.state not in (CHANGED, DONE):
             return False
-        from vlm_prep.tokenize.update_run import is_of_rows
+        from vlm_prep.tokenize.update_run import is_made_good
 
-        config = asdict(self.arguments["config"])
-        return all(is_of_rows(line, config) for line in self.changes)
+        return all(is_made_good(line) for line in self.changes)
 
     def work(self, quiet: bool) -> Work:
         """Return what is to be done; a store of other settings is made anew."""

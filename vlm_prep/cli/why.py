@@ -70,17 +70,17 @@ def command(
             terminal.echo(f"{_meaning(line):<10} {line}")
         found = f"{len(lines)} difference(s) from the {stage} in {store}"
         terminal.echo(found if lines else f"{store}: nothing changed")
-        if stage == "tokenize" and all(_is_of_rows(line, then["config"]) for line in lines):
+        if stage == "tokenize" and all(line.startswith("media: ") or _is_made_good(line) for line in lines):
             words = context.args
             origin = _origin(words) if words else options.origin_of(folder, None, None, trust_places)
             _say_update(folder, origin, now)
     raise typer.Exit(1 if lines else 0)
 
 
-def _is_of_rows(line: str, config: Mapping[str, Any]) -> bool:
-    from vlm_prep.tokenize.update_run import is_of_rows
+def _is_made_good(line: str) -> bool:
+    from vlm_prep.tokenize.update_run import is_made_good
 
-    return line.startswith("media: ") or is_of_rows(line, config)
+    return is_made_good(line)
 
 
 def _changed_media(folder: Path, stage: str, all_media: bool) -> list[str]:

@@ -5,7 +5,8 @@
     documents  how many rows of the store the row became; 0 of a rejected one
     state      of its media files when they were read (`media.file_state`): 0 without any, -1 not known
     compared   see `COMPARED`
-    files      of a rejected row, its media files; those of a written one stand in its shard
+    files      of a rejected row, its media files; those of a written one stand in its shard, and here where it was read
+               from a media store
     notes      what was done to the row that the statistics count
 
 The schema's metadata holds the tasks' accounts as JSON. Like origin.json, which has its checksum, it speaks of this

@@ -7,6 +7,8 @@ run_accounts.py  from the records of tasks to the manifest, and the top-up of th
 row_facts.py     what is told of each row, for later updates
 update_plan.py   what an update of a store would do
 update_job.py    rows that are copied, among rows that are done
+update_layers.py what other settings mean for a store's rows
+known_media.py   the media of rows as the store that is updated knows them
 update_staging.py  its new files until they replace the old ones
 update_run.py    a store brought up to its source
 recipe.py        what it needs beside rows, made once and inherited by all workers

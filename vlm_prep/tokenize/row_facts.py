@@ -21,6 +21,7 @@ from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.ingest.row_digests import row_digests, sample_ids
 from vlm_prep.ingest.source import Samples
 from vlm_prep.media.file_state import Stats, state_of
+from vlm_prep.media.gathered import OF_GATHERED
 from vlm_prep.media.places import READ_OTHERWISE
 from vlm_prep.shards.row_ledger import COMPARED, NO_FILES, UNKNOWN, RowLedger, TaskAccounts, joined_lists
 from vlm_prep.shards.schema import BOXES, KEPT, RESCUE
@@ -95,7 +96,12 @@ class RowFacts:
             self._notes[number] = list(encoded.notes)
         uris = self._uris.pop(number, None)
         stored = [str(file["uri"]) for item in encoded.media for file in item["files"]]
-        if READ_OTHERWISE in encoded.notes or (uris is not None and encoded.document == 1 and stored != uris):
+        gathered = OF_GATHERED in encoded.notes and READ_OTHERWISE not in encoded.notes
+        if uris and gathered and len(stored) == len(uris):
+            # which files of media stores they are is looked up again; whether these are the same, their shards tell
+            self._files[number] = uris
+            self._states[number] = state_of(stored, self.own, self._known)
+        elif READ_OTHERWISE in encoded.notes or (uris is not None and encoded.document == 1 and stored != uris):
             # the files that were read are others than the row names: which these would be today is found by reading it
             self._states[number] = UNKNOWN
 

@@ -1,4 +1,5 @@
-"""Tokenizing rows of which the store that is updated has some: these are copied, with their new sample_ids."""
+"""Tokenizing rows of which the store that is updated has some: these are copied, with their new sample_ids, or encoded
+again with their media as the store knows them."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from vlm_prep.core.records import Encoded, Sample
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_ledger import COMPARED
 from vlm_prep.shards.schema import KEPT, LOSS_WEIGHTS, RESCUE
+from vlm_prep.tokenize.known_media import KnownMedia, KnownRow
+from vlm_prep.tokenize.probe_rows import RowProbe
 from vlm_prep.tokenize.row_facts import CopiedDocument
 from vlm_prep.tokenize.tokenize_job import TokenizeJob
 from vlm_prep.tokenize.verify.choose import LABELS, UNREADABLE, media_kind
@@ -38,14 +41,16 @@ class UpdateJob(TokenizeJob):
 
     Args:
         folder: the store.
-        rows: {number in the source: what the store knows of it}.
+        rows: {number in the source: what the store knows of it} of rows that are copied.
+        media: of rows that are not, and whose media are as they were, see `KnownMedia`.
     """
 
     folder: Path = field(kw_only=True)
     rows: Mapping[int, CopiedRow] = field(kw_only=True, repr=False)
+    media: Mapping[str, KnownRow] = field(kw_only=True, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "folder": self.folder, "rows": self.rows}
+        return {**super().__getstate__(), "folder": self.folder, "rows": self.rows, "media": self.media}
 
     def stored(self, number: int, sample: Sample) -> Sequence[Encoded] | None:
         """See `TokenizeJob.stored`.
@@ -62,6 +67,10 @@ class UpdateJob(TokenizeJob):
         return list(self._copied(known, sample))
 
     @cached_property
+    def _media(self) -> RowProbe:
+        return KnownMedia(self.config, self.samples.data_files, self.folder, self.media)
+
+    @cached_property
     def _store(self) -> Store:
         return Store(self.folder, stage="tokenize")
 
@@ -70,7 +79,7 @@ class UpdateJob(TokenizeJob):
             row = self._store.row(known.first + place)
             suffix = f"~{place + 1}" if known.documents > 1 else ""
             name = sample.sample_id + suffix
-            row = {**row, "sample_id": name, KEPT: sample.kept}
+            row = {RESCUE: "", **row, "sample_id": name, KEPT: sample.kept}
             compared: Counter[str] = Counter()
             if known.compared and COMPARED[known.compared] == "unreadable":
                 compared[UNREADABLE] = 1

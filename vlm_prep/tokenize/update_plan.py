@@ -2,8 +2,8 @@
 
 Rows of the source and of the store are matched by digest (`ingest.row_digests`), those that kept their sample_id
 first. A matched row is done again all the same where its media files are not what they were, or where its new
-sample_id is, or the old one was, among those whose pictures are decoded for the comparison, or where another
-`max_length` may let it in or keep it out. A task of the store
+sample_id is, or the old one was, among those whose pictures are decoded for the comparison. Where other settings
+concern it (`update_layers`) it is encoded again with its media as they are known. A task of the store
 whose rows all stand together and unchanged keeps its shards; between such tasks rows are written anew, the
 unchanged ones as they stand in the store.
 """
@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.errors import Reject
 from vlm_prep.engine.tasks import Task, rows_per_task
 from vlm_prep.ingest.row_digests import Digests
 from vlm_prep.media.file_state import Stats, state_of
 from vlm_prep.media.files import digest_ends, digest_matches, read_bytes, read_ends
+from vlm_prep.media.gathered import NOTHING_GATHERED, Gathered
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_ledger import NO_FILES, UNKNOWN, RowLedger
+from vlm_prep.tokenize.update_layers import Layers
 from vlm_prep.tokenize.verify.choose import is_chosen
 
 NEW = -1
@@ -58,6 +60,8 @@ class UpdatePlan:
     """Rows that the store had with other content, other media, or another place to be compared."""
     removed: int
     """Rows of the store whose sample_id is gone."""
+    known: dict[int, int]
+    """Of the rows that are done those whose media are known: {row of the source: row of the store}."""
     renewed: dict[int, int]
     """{row of the store: state of its media files} where they were touched and hold the same."""
 
@@ -75,6 +79,7 @@ class UpdatePlan:
             "changed": self.changed,
             "removed": self.removed,
             "rows_done": done,
+            "rows_with_known_media": len(self.known),
             "rows_kept": kept,
             "rows_copied": len(self.matches) - kept - done,
         }
@@ -82,9 +87,10 @@ class UpdatePlan:
     def said(self) -> str:
         """Return the accounts as a line."""
         found = {name.removeprefix("rows_"): f"{count:,}" for name, count in self.to_json().items()}
+        known = f" ({found['with_known_media']} of them without looking at media again)" if self.known else ""
         return (
             f"{found['added']} rows added, {found['changed']} changed, {found['removed']} removed: {found['done']} to "
-            f"do, {found['kept']} stay in their shards, {found['copied']} are copied into new ones"
+            f"do{known}, {found['kept']} stay in their shards, {found['copied']} are copied into new ones"
         )
 
 
@@ -97,7 +103,8 @@ def plan_update(
     own: frozenset[str],
     fraction: float,
     reasons: dict[str, str],
-    limits: tuple[int | None, int | None] = (None, None),
+    layers: Layers,
+    gathered: Gathered = NOTHING_GATHERED,
 ) -> UpdatePlan:
     """Return what an update does.
 
@@ -109,10 +116,13 @@ def plan_update(
         own: real paths of the source's data files.
         fraction: share of rows that are compared.
         reasons: {sample_id: reason} of the store's rejects.
-        limits: `max_length` of the store, and the one that is asked for.
+        layers: what other settings than the store's mean.
+        gathered: the run's media stores.
     """
     matches = _matched(ledger, digests, sample_ids)
-    clean = _Clean(store, ledger, own, reasons, limits)
+    clean = _Clean(store, ledger, own, reasons, layers, gathered)
+    stays = layers.keeps(ledger, store.lengths).tolist()
+    known = {}
     for row in np.flatnonzero(matches != NEW).tolist():
         old = int(matches[row])
         moved = sample_ids[row] != ledger.sample_ids[old]
@@ -120,7 +130,11 @@ def plan_update(
             moved and fraction and is_chosen(sample_ids[row], fraction) != is_chosen(ledger.sample_ids[old], fraction)
         ):
             matches[row] = NEW
-    kept, tasks = _tasks(ledger, matches, sample_ids)
+        elif not stays[old] and ledger.documents[old]:
+            matches[row] = NEW
+            if ledger.documents[old] == 1:  # of several, the record has the first one's notes alone
+                known[row] = old
+    kept, tasks = _tasks(ledger, matches, sample_ids, none=layers.other_columns)
     before, now = set(ledger.sample_ids), set(sample_ids)
     done = [sample_ids[row] for row in np.flatnonzero(matches == NEW).tolist()]
     added = sum(name not in before for name in sample_ids)
@@ -131,6 +145,7 @@ def plan_update(
         added=added,
         changed=sum(name in before for name in done) + _renamed(ledger, matches, sample_ids, before),
         removed=sum(name not in now for name in ledger.sample_ids),
+        known=known,
         renewed=clean.renewed,
     )
 
@@ -175,9 +190,11 @@ class _Clean:
         ledger: RowLedger,
         own: frozenset[str],
         reasons: dict[str, str],
-        limits: tuple[int | None, int | None],
+        layers: Layers,
+        gathered: Gathered,
     ) -> None:
         self._store, self._ledger, self._own, self._reasons = store, ledger, own, reasons
+        self._layers, self._gathered = layers, gathered
         self._known: Stats = {}
         self.renewed: dict[int, int] = {}
         """States of files that were touched and hold the same, by row of the store."""
@@ -185,29 +202,22 @@ class _Clean:
         self._documents = ledger.documents.tolist()
         self._states: list[int] = ledger.states.tolist()
         self._uris = list(_stored_uris(store)) if any(state != NO_FILES for state in self._states) else []
-        before, now = limits
-        self._other_limit = before != now
-        self._too_long = store.lengths() > now if self._other_limit and now is not None else None
 
     def __call__(self, row: int) -> bool:
-        """Whether a row of the store is as the source and the settings would make it now."""
-        if self._too_long is not None and self._too_long[self._begins[row] : self._begins[row + 1]].any():
-            return False
-        return self._is_as_it_was(row)
-
-    def _is_as_it_was(self, row: int) -> bool:
+        """Whether the media of a row of the store are as they were; of a reject, whether it would be one again."""
         if not self._documents[row]:
             reason = self._reasons.get(self._ledger.sample_ids[row])
-            if reason is None or reason in _AGAIN:  # None: a retry wrote it
-                return False
-            if self._other_limit and reason == RejectReason.OVERLONG.value:
+            if reason is None or reason in _AGAIN or not self._layers.keeps_reject(reason):  # None: a retry wrote it
                 return False
             return self._now(self._ledger.files[row] or ()) == self._states[row]
         if self._states[row] == NO_FILES:
             return True
         if self._states[row] == UNKNOWN:
             return False
-        now = self._now(self._uris[self._begins[row]])
+        uris = self._uris[self._begins[row]]
+        if (names := self._ledger.files[row]) and [self._gathered.place(uri)[0] for uri in names] != uris:
+            return False  # another media store has them, or none
+        now = self._now(uris)
         if now == self._states[row]:
             return True
         if not self._same_content(row):
@@ -258,14 +268,15 @@ def _stored_uris(store: Store) -> Iterator[list[str]]:
 
 
 def _tasks(
-    ledger: RowLedger, matches: NDArray[np.int64], sample_ids: list[str]
+    ledger: RowLedger, matches: NDArray[np.int64], sample_ids: list[str], *, none: bool
 ) -> tuple[dict[int, KeptTask], list[Task]]:
-    """Return the new tasks: those of the store that stay, and ranges of at most a task's rows between them."""
+    """Return the new tasks: those of the store that stay, or none, and ranges of at most a task's rows between them."""
     begins = np.cumsum([0, *(task.rows for task in ledger.tasks)]).tolist()
     by_start = {begin: number for number, begin in enumerate(begins[:-1]) if ledger.tasks[number].rows}
     same = np.array(
-        [old != NEW and sample_ids[row] == ledger.sample_ids[old] for row, old in enumerate(matches.tolist())]
+        [old != NEW and sample_ids[row] == ledger.sample_ids[old] for row, old in enumerate(matches.tolist())], np.bool_
     )
+    same &= not none
     # a run of rows that follow each other in the store, too, and kept their names
     joins = np.concatenate([[False], same[1:] & same[:-1] & (np.diff(matches) == 1)]) if len(matches) else same
     run_end = np.append(np.flatnonzero(~joins), len(matches))

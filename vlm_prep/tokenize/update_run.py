@@ -9,7 +9,7 @@ So a kill at any instant leaves the old store or the new one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vlm_prep.engine.tasks import Assignment, Poison, Record
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.ingest.row_digests import row_digests, sample_ids
 from vlm_prep.ingest.source import Samples
+from vlm_prep.media.gathered import open_gathered
 from vlm_prep.shards.earlier import rejected_earlier
 from vlm_prep.shards.layout import (
     read_origin,
@@ -37,26 +38,21 @@ from vlm_prep.shards.manifest import MANIFEST, Manifest, read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_ledger import read_ledger
 from vlm_prep.shards.store_names import STAGED_LIST, WORK
+from vlm_prep.tokenize.known_media import KnownRow
 from vlm_prep.tokenize.row_facts import ROWS
 from vlm_prep.tokenize.run_accounts import describe_run
 from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
 from vlm_prep.tokenize.tokenize_run import begin, tokenize
 from vlm_prep.tokenize.update_job import CopiedRow, UpdateJob
+from vlm_prep.tokenize.update_layers import Layers, layer_of
 from vlm_prep.tokenize.update_plan import NEW, plan_update
 from vlm_prep.tokenize.update_staging import Update, kept_record, stage, unstage
 from vlm_prep.tokenize.verify.refusals import Refusals, top_up
 
 
-def is_of_rows(line: str, config: Mapping[str, Any]) -> bool:
-    """Whether an update can make good a difference between two runs, see `fingerprint.changes`.
-
-    Rows that are too long are dropped whatever the limit, so that another one concerns rows by their length alone.
-
-    Args:
-        line: the difference.
-        config: the store's settings.
-    """
-    return line.startswith("samples.") or (line.startswith("config.max_length: ") and config["overlong"] == "drop")
+def is_made_good(line: str) -> bool:
+    """Whether an update can make good a difference between two runs, see `fingerprint.changes`."""
+    return line.startswith("samples.") or layer_of(line) is not None
 
 
 def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
@@ -76,12 +72,13 @@ def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
     beside = [
         {name: value for name, value in each.items() if name != "samples"} for each in (manifest.identity, identity)
     ]
-    if lines := [line for line in changes(*beside) if not is_of_rows(line, manifest.config)]:
-        differs = "\n    ".join(["", *lines[:MOST_CHANGES]])
+    lines = changes(*beside)
+    if others := [line for line in lines if not is_made_good(line)]:
+        differs = "\n    ".join(["", *others[:MOST_CHANGES]])
         raise OutputError(
             f"{folder} was made with other settings; what differs:{differs}",
-            "an update is for rows, and for another `max_length` where long rows are dropped; with other settings make "
-            "the store anew (`fresh`)",
+            "an update is for rows, and for other settings of length, labels, pixels and frames; with others make the "
+            "store anew (`fresh`)",
         )
     ledger = read_ledger(folder, manifest, (read_origin(folder) or {}).get(ROWS))
     digests = row_digests(samples)
@@ -97,7 +94,8 @@ def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
         own=samples.data_files,
         fraction=manifest.config["verify_fraction"],
         reasons={each.sample_id: each.reason for each in rejects},
-        limits=(manifest.config["max_length"], identity["config"]["max_length"]),
+        layers=Layers.of(lines, manifest.config, identity["config"]),
+        gathered=open_gathered(manifest.config.get("media_store")),
     )
     states = ledger.states.copy()
     states[list(plan.renewed)] = list(plan.renewed.values())
@@ -137,7 +135,8 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
     options.say(f"{options.out}: {found.plan.said()}")
     if found.plan.nothing and digest_json(found.manifest.identity) == digest_json(identity):
         return found.manifest
-    run = UpdateJob(samples, processor, config, job.payload, folder=options.out, rows=_copied_rows(found, samples))
+    rows, media = _copied_rows(found), _known_rows(found)
+    run = UpdateJob(samples, processor, config, job.payload, folder=options.out, rows=rows, media=media)
     if not options.workers:
         run.setup()
     workspace = _workspace(found.folder, found.manifest, options)
@@ -197,7 +196,7 @@ def _target(found: Update) -> str:
     )
 
 
-def _copied_rows(found: Update, samples: Samples) -> dict[int, CopiedRow]:
+def _copied_rows(found: Update) -> dict[int, CopiedRow]:
     """Return what the store knows of the rows that are copied; those of kept tasks are not read."""
     ledger, plan = found.ledger, found.plan
     begins = ledger.begins.tolist()
@@ -215,6 +214,15 @@ def _copied_rows(found: Update, samples: Samples) -> dict[int, CopiedRow]:
             reject=None if ledger.documents[old] else reasons.get(ledger.sample_ids[old]),
         )
     return rows
+
+
+def _known_rows(found: Update) -> dict[str, KnownRow]:
+    """Return where the media of rows that are encoded again stand in the store."""
+    ledger, begins = found.ledger, found.ledger.begins.tolist()
+    return {
+        found.ids[row]: KnownRow(place=begins[old], notes=tuple(ledger.notes[old] or ()))
+        for row, old in found.plan.known.items()
+    }
 
 
 def _records(
