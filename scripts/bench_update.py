@@ -48,7 +48,7 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     lines = corpus(asked.folder, asked.rows + new)
     source.write_text("".join(lines[: asked.rows]))
-    run = RunOptions(out=out, workers=asked.workers, progress=False)
+    run = RunOptions(out=out, workers=asked.workers, progress=False, max_reject_rate=1.0)
     whole = timed(lambda: tokenize(open_samples(source), asked.processor, settings, run))
     source.write_text("".join(lines))
     part = timed(lambda: update(open_samples(source), asked.processor, settings, run))
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 OTHERS: dict[str, dict[str, Any]] = {
-    "a shorter limit": {"max_length": 400},
+    "a shorter limit": {"max_length": 2000},
     "the last turn alone": {"train_on": "last"},
     "fewer pixels": {"max_pixels": 100_352},
 }

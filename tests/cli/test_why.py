@@ -80,7 +80,9 @@ def test_a_changed_file_of_the_processor_is_named(
         path.write_text(path.read_text() + "{# a comment #}!")
     status, out = why(tmp_path / "out", source, "--processor", processor)
     assert status == 1
-    assert {line.split()[0] for line in out.splitlines()[:-1]} == {meaning}
+    found = {line.split()[0] for line in out.splitlines()}
+    # all rows can be encoded again with another template, of another tokenizer they cannot
+    assert found == ({"1", meaning, "update"} if meaning == "template" else {"1", meaning})
 
 
 def test_a_packed_store_is_compared_with_its_source_as_it_is_now(
