@@ -128,6 +128,7 @@ def main() -> None:
     """Run the command line; a fault prints one message and what to do, and sets the exit status."""
     _have_streams()
     lean_imports.install()
+    lean_imports.no_pandas()
     make_own()
     sys.excepthook = _show_fault
     _stay_out_of_workers()
