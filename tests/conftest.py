@@ -27,6 +27,7 @@ from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.load import LoadedProcessor, load_processor, resolve
 from vlm_prep.tokenize import recipe, tokenize_job
+from vlm_prep.tokenize import text as text_encoder
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -69,6 +70,7 @@ BY_PARAMETER = (
 )
 """Files whose tests belong to what their parameter names, and not to each other."""
 Options = Callable[..., RunOptions]
+Loader = Callable[..., LoadedProcessor]
 Tree = Callable[[Path], dict[str, str]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -108,23 +110,34 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _processors_loaded_once() -> Iterator[None]:
-    """Runs in this process take a processor from memory while neither its files nor its settings change: tests run
-    hundreds of times with the same few, and a large vocabulary takes seconds to load and 200 MB to hold."""
-    load = load_processor
-    kept: dict[object, LoadedProcessor] = {}
+def load_once() -> Iterator[Loader]:
+    """`load_once(name, config)`: a processor from memory while neither its files nor its settings change, as runs in
+    this process take it: tests run hundreds of times with the same few, and a large vocabulary takes seconds to load
+    and 200 MB to hold. So do gigatoken's tables. Tests must leave it as it is."""
+    load, make_tables = load_processor, text_encoder._gigatoken
+    kept: dict[object, tuple[LoadedProcessor, list[Any]]] = {}
 
-    def load_once(name: str, config: ProcessorConfig) -> LoadedProcessor:
+    def once(name: str, config: ProcessorConfig | None = None) -> LoadedProcessor:
+        config = config or ProcessorConfig()
         files = sorted(Path(resolve(name)).rglob("*"))
         key = name, repr(config), tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-        kept[key] = kept.pop(key) if key in kept else load(name, config)  # the last one was asked for last
+        kept[key] = kept.pop(key) if key in kept else (load(name, config), [])  # the last one was asked for last
         if len(kept) > 4:
             del kept[next(iter(kept))]
-        return kept[key]
+        return kept[key][0]
+
+    def tables_once(tokenizer: Any) -> Any:
+        for loaded, tables in kept.values():
+            if loaded.hf.tokenizer is tokenizer:
+                if not tables:
+                    tables.append(make_tables(tokenizer))
+                return tables[0]
+        return make_tables(tokenizer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "load_processor", load_once)
-        yield
+        patch.setattr(recipe, "load_processor", once)
+        patch.setattr(text_encoder, "_gigatoken", tables_once)
+        yield once
 
 
 @pytest.fixture(scope="module")

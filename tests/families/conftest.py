@@ -16,7 +16,7 @@ from families.rows import REMOTE, Adapters, Made
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
-from vlm_prep.processors.load import load_processor
+from vlm_prep.processors.load import LoadedProcessor
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +36,12 @@ def folders(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
 
 
 @pytest.fixture(scope="session")
-def adapters(folders: Callable[[str], Path]) -> Adapters:
+def adapters(folders: Callable[[str], Path], load_once: Callable[..., LoadedProcessor]) -> Adapters:
     """`adapters("gemma3")`: a family's adapter, loaded once; tests must leave it as it is."""
 
     @functools.lru_cache(maxsize=2)  # a tokenizer of 262,144 pieces takes 400 MB
     def adapter(name: str) -> Adapter:
-        return adapter_for(load_processor(str(folders(name)), ProcessorConfig(trust_remote_code=name in REMOTE)))
+        return adapter_for(load_once(str(folders(name)), ProcessorConfig(trust_remote_code=name in REMOTE)))
 
     return adapter
 
