@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 import torch
 from families.rows import Adapters
 from PIL import Image
+from slim import slim
 
 from vlm_prep.core.errors import InputError, ProcessorError, StoreError
 from vlm_prep.core.fingerprint import digest_bytes
@@ -35,6 +37,13 @@ from vlm_prep.tokenize.verify.real_processor import Oracle
 Folders = Callable[[str], Path]
 
 
+@pytest.fixture(scope="module")
+def small(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """`small("gemma3")`: a family's processor with a small vocabulary, as each test loads its own."""
+    root = tmp_path_factory.mktemp("small")
+    return functools.cache(lambda name: slim(folders(name), root / name))
+
+
 def row_with(path: Path) -> Sample:
     messages = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
@@ -51,23 +60,23 @@ def encoded_and_equal(adapter: Adapter, sample: Sample) -> Any:
     return encoded
 
 
-def test_gemma3_pan_and_scan_by_a_setting_is_the_processors(folders: Folders, kit: Path) -> None:
+def test_gemma3_pan_and_scan_by_a_setting_is_the_processors(small: Folders, kit: Path) -> None:
     wide = row_with(kit / "data" / "images" / "autonomous_driving.jpg")
     lengths = {}
     for pan in (False, True):
         config = ProcessorConfig(processor_args={"do_pan_and_scan": pan})
-        adapter = adapter_for(load_processor(str(folders("gemma3")), config))
+        adapter = adapter_for(load_processor(str(small("gemma3")), config))
         lengths[pan] = len(encoded_and_equal(adapter, wide).input_ids)
     assert lengths[True] >= lengths[False] + 2 * 256  # two crops at least
 
 
-def test_a_setting_of_pixels_changes_the_tokens_and_the_identity(folders: Folders, kit: Path) -> None:
+def test_a_setting_of_pixels_changes_the_tokens_and_the_identity(small: Folders, kit: Path) -> None:
     sample = row_with(kit / "data" / "images" / "coffee.png")
-    loaded = load_processor(str(folders("qwen3_vl")))
-    small = load_processor(str(folders("qwen3_vl")), ProcessorConfig(processor_args={"max_pixels": 100 * 32 * 32}))
-    assert small.identity["image_processor"] != loaded.identity["image_processor"]
-    ids = encoded_and_equal(adapter_for(small), sample).input_ids
-    assert (ids == small.hf.image_token_id).sum() <= 100
+    loaded = load_processor(str(small("qwen3_vl")))
+    fewer = load_processor(str(small("qwen3_vl")), ProcessorConfig(processor_args={"max_pixels": 100 * 32 * 32}))
+    assert fewer.identity["image_processor"] != loaded.identity["image_processor"]
+    ids = encoded_and_equal(adapter_for(fewer), sample).input_ids
+    assert (ids == fewer.hf.image_token_id).sum() <= 100
 
 
 PIXELS = 100 * 32 * 32
@@ -75,12 +84,12 @@ PIXELS = 100 * 32 * 32
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "llava_onevision_1_5"])
 def test_a_pixel_budget_is_that_of_from_pretrained_without_a_warning(
-    folders: Folders, kit: Path, name: str, recwarn: pytest.WarningsRecorder
+    small: Folders, kit: Path, name: str, recwarn: pytest.WarningsRecorder
 ) -> None:
     from transformers import AutoProcessor
 
-    loaded = load_processor(str(folders(name)), ProcessorConfig(max_pixels=PIXELS, min_pixels=4 * 32 * 32))
-    theirs = AutoProcessor.from_pretrained(folders(name), max_pixels=PIXELS, min_pixels=4 * 32 * 32)
+    loaded = load_processor(str(small(name)), ProcessorConfig(max_pixels=PIXELS, min_pixels=4 * 32 * 32))
+    theirs = AutoProcessor.from_pretrained(small(name), max_pixels=PIXELS, min_pixels=4 * 32 * 32)
     for part in ("image_processor", "video_processor"):
         if hasattr(theirs, part):
             assert getattr(loaded.hf, part).to_dict() == getattr(theirs, part).to_dict()
@@ -106,26 +115,26 @@ def test_a_size_that_was_asked_for_is_not_passed_over(kit: Path) -> None:
     assert (ids == encoded_and_equal(adapter_for(by_pixels), sample).input_ids).all()
 
 
-def test_a_pixel_budget_of_a_processor_without_one_is_refused(folders: Folders) -> None:
+def test_a_pixel_budget_of_a_processor_without_one_is_refused(small: Folders) -> None:
     with pytest.raises(ProcessorError, match="no setting 'max_pixels'"):
-        load_processor(str(folders("internvl3")), ProcessorConfig(max_pixels=PIXELS))
+        load_processor(str(small("internvl3")), ProcessorConfig(max_pixels=PIXELS))
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen2_5_omni"])
 def test_a_size_gives_fewer_tokens_and_one_that_changes_nothing_is_refused(
-    folders: Folders, kit: Path, name: str
+    small: Folders, kit: Path, name: str
 ) -> None:
     size = {"shortest_edge": 3136, "longest_edge": 50_176}
-    loaded = load_processor(str(folders(name)), ProcessorConfig(processor_args={"size": size}))
+    loaded = load_processor(str(small(name)), ProcessorConfig(processor_args={"size": size}))
     ids = encoded_and_equal(adapter_for(loaded), row_with(kit / "data" / "images" / "coffee.png")).input_ids
     image = loaded.hf.tokenizer.convert_tokens_to_ids(loaded.hf.image_token)
     assert 0 < (ids == image).sum() <= 50_176 // 28**2
-    own = dict(load_processor(str(folders(name))).hf.image_processor.size)
+    own = dict(load_processor(str(small(name))).hf.image_processor.size)
     # Omni's videos have another size than its pictures, which this changes
     same: list[dict[str, Any]] = [] if name == "qwen2_5_omni" else [{"size": own}]
     for args in (*same, {"do_resize": True}, {"patch_size": 14}):
         with pytest.raises(ProcessorError, match="changes nothing"):
-            load_processor(str(folders(name)), ProcessorConfig(processor_args=args))
+            load_processor(str(small(name)), ProcessorConfig(processor_args=args))
 
 
 @pytest.mark.parametrize(
@@ -143,10 +152,10 @@ def test_a_size_gives_fewer_tokens_and_one_that_changes_nothing_is_refused(
     ],
 )
 def test_a_setting_that_is_held_and_not_used_is_refused_with_the_true_reason(
-    folders: Folders, name: str, args: dict[str, Any], words: str
+    small: Folders, name: str, args: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ProcessorError) as caught:
-        load_processor(str(folders(name)), ProcessorConfig(processor_args=args))
+        load_processor(str(small(name)), ProcessorConfig(processor_args=args))
     assert words in str(caught.value) and "SizeDict" not in str(caught.value)
 
 
@@ -158,8 +167,8 @@ def test_a_setting_that_is_held_and_not_used_is_refused_with_the_true_reason(
         ("llava_onevision", {"do_center_crop": True, "crop_size": {"height": 64, "width": 64}}),
     ],
 )
-def test_a_setting_with_what_makes_use_of_it_is_taken(folders: Folders, name: str, args: dict[str, Any]) -> None:
-    hf = load_processor(str(folders(name)), ProcessorConfig(processor_args=args)).hf
+def test_a_setting_with_what_makes_use_of_it_is_taken(small: Folders, name: str, args: dict[str, Any]) -> None:
+    hf = load_processor(str(small(name)), ProcessorConfig(processor_args=args)).hf
     assert {key for key in args if hasattr(hf.video_processor, key) or hasattr(hf.image_processor, key)} == set(args)
 
 
@@ -169,25 +178,25 @@ def test_a_setting_and_an_argument_of_its_name_that_differ_are_refused() -> None
         ProcessorConfig(fps=2, processor_args={"fps": 1})
 
 
-def test_a_setting_that_no_part_has_is_refused(folders: Folders) -> None:
+def test_a_setting_that_no_part_has_is_refused(small: Folders) -> None:
     with pytest.raises(ProcessorError, match="no setting 'max_pixles'"):
-        load_processor(str(folders("qwen3_vl")), ProcessorConfig(processor_args={"max_pixles": 1}))
+        load_processor(str(small("qwen3_vl")), ProcessorConfig(processor_args={"max_pixles": 1}))
 
 
-def test_a_chat_template_of_the_run_is_used_and_named_in_the_identity(folders: Folders, kit: Path) -> None:
-    own = load_processor(str(folders("internvl3")))
+def test_a_chat_template_of_the_run_is_used_and_named_in_the_identity(small: Folders, kit: Path) -> None:
+    own = load_processor(str(small("internvl3")))
     template = own.chat_template.replace("<|im_start|>", "<|im_start|>the ")
-    changed = load_processor(str(folders("internvl3")), ProcessorConfig(chat_template=template))
+    changed = load_processor(str(small("internvl3")), ProcessorConfig(chat_template=template))
     assert changed.identity["chat_template"] != own.identity["chat_template"]
     encoded = encoded_and_equal(adapter_for(changed), row_with(kit / "data" / "images" / "page.png"))
     assert changed.hf.tokenizer.decode(encoded.input_ids).startswith("<|im_start|>the user")
 
 
-def test_code_that_comes_with_a_processor_needs_trust_and_is_named_in_the_identity(folders: Folders) -> None:
+def test_code_that_comes_with_a_processor_needs_trust_and_is_named_in_the_identity(small: Folders) -> None:
     with pytest.raises(ProcessorError) as caught:
-        load_processor(str(folders("kimi_vl")))
+        load_processor(str(small("kimi_vl")))
     assert "`trust_remote_code`" in (caught.value.hint or "")
-    loaded = load_processor(str(folders("kimi_vl")), ProcessorConfig(trust_remote_code=True))
+    loaded = load_processor(str(small("kimi_vl")), ProcessorConfig(trust_remote_code=True))
     assert loaded.identity["remote_code"].startswith("xxh3:")
 
 
@@ -214,8 +223,8 @@ class Trimming:
         return self._part([[image.crop(image.getbbox() or (0, 0, *image.size)) for image in flat]], **kwargs)
 
 
-def test_a_processor_that_looks_at_pixels_gets_the_level_full(folders: Folders, tmp_path: Path) -> None:
-    loaded = load_processor(str(folders("llava_next")))
+def test_a_processor_that_looks_at_pixels_gets_the_level_full(small: Folders, tmp_path: Path) -> None:
+    loaded = load_processor(str(small("llava_next")))
     loaded.hf.image_processor = Trimming(loaded.hf.image_processor)
     adapter = Generic(loaded)
     assert adapter.levels == {"image": "full"}
