@@ -94,7 +94,7 @@ def test_a_borrowed_processor_is_not_taken_for_its_lender(
 def test_whatever_a_processor_raises_is_a_sentence(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_processor(str(made("Gemma3Processor")))
     monkeypatch.setattr(type(loaded.hf.tokenizer), "convert_tokens_to_ids", lambda *_: 1 / 0)
-    with pytest.raises(ProcessorError, match="Gemma3Processor is not understood: ZeroDivisionError"):
+    with pytest.raises(ProcessorError, match="Gemma3Processor is not understood: its code fails in test_outside"):
         adapter_for(loaded)
 
 
@@ -109,7 +109,7 @@ def test_doctor_turns_whatever_is_raised_into_a_sentence(made: Made, monkeypatch
     monkeypatch.setattr("vlm_prep.tokenize.encoder.ChatTemplate", Mock(side_effect=KeyError("a fault")))
     result = CliRunner().invoke(app, ["doctor", "--processor", str(made("LlavaProcessor"))])
     assert isinstance(result.exception, ProcessorError)
-    assert "LlavaProcessor is not understood: KeyError" in result.exception.message
+    assert "LlavaProcessor is not understood: its code fails in " in result.exception.message
 
 
 def test_families_prints_the_table() -> None:

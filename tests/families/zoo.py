@@ -6,6 +6,7 @@ chat template that writes the tokens which the class looks for. What a class nee
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
@@ -79,6 +80,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 TOKENS: dict[str, dict[str, str]] = {
     "FuyuProcessor": {"speaker_token": "|SPEAKER|", "newline_token": "|NEWLINE|", "answer_token": "<0x04>"},
     "PaliGemmaProcessor": {"image_token": "<image>"},
+    "SmolVLMProcessor": {"image_token": "<image>", "video_token": "<video>"},
 }
 """Tokens that a class's tokenizer names: {class: {name: token}}."""
 GLM = {
@@ -106,22 +108,27 @@ WRITES: dict[str, dict[str, str]] = {
 """What a class's template writes for a kind of media, where it is not its token alone."""
 
 
-def chat_classes() -> dict[str, tuple[str, Any]]:
-    """{class: (folder of transformers.models, class)} of all that write media into a text or render a chat."""
+@functools.cache
+def all_classes() -> dict[str, tuple[str, Any]]:
+    """{class: (folder of transformers.models, class)} of all processors."""
     ensure_torchvision()
     import transformers
     from transformers.processing_utils import ProcessorMixin
 
     found = {}
     for file in sorted((Path(transformers.__file__).parent / "models").glob("*/processing_*.py")):
-        source = file.read_text()
-        if "replace_" not in source and "chat_template" not in source:
-            continue
         module = importlib.import_module(f"transformers.models.{file.parent.name}.{file.stem}")
         for name, each in vars(module).items():
             if inspect.isclass(each) and issubclass(each, ProcessorMixin) and each.__module__ == module.__name__:
                 found[name] = (file.parent.name, each)
     return found
+
+
+def chat_classes() -> dict[str, tuple[str, Any]]:
+    """Those that write media into a text or render a chat."""
+    sources = {name: inspect.getsource(sys.modules[cls.__module__]) for name, (_, cls) in all_classes().items()}
+    signs = ("replace_", "chat_template")
+    return {name: found for name, found in all_classes().items() if any(sign in sources[name] for sign in signs)}
 
 
 def part_class(attribute: str, folder: str, name: str) -> Any:
@@ -150,7 +157,7 @@ def make(name: str) -> Any:
     """A processor of a class."""
     if name in NOT_BUILT:
         raise LookupError(NOT_BUILT[name])
-    folder, cls = chat_classes()[name]
+    folder, cls = all_classes()[name]
     source = inspect.getsource(sys.modules[cls.__module__])
     defaults = inspect.signature(cls).parameters
     named = {a or b for a, b in NAMED.findall(source)} - NOT_TOKENS
@@ -177,7 +184,8 @@ def make(name: str) -> Any:
     template = "{{- bos_token }}" * (name in OPENS) + TEMPLATE
     for kind, token in written.items():
         template = template.replace(kind.upper(), repr(token))
-    made.chat_template = template
+    # SmolVLM's processor has one of its own for videos, which its models' is
+    made.chat_template = getattr(sys.modules[cls.__module__], "DEFAULT_CHAT_TEMPLATE", template)
     return made
 
 

@@ -12,6 +12,7 @@ from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
 from vlm_prep.core.errors import InputError, ProcessorError, StoreError
 from vlm_prep.core.processor_record import ProcessorRecord
+from vlm_prep.processors.fault_words import said
 from vlm_prep.stream.collate import PackedCollate, PadCollate
 from vlm_prep.stream.dummy import DummyMedia
 from vlm_prep.stream.forms import Mask
@@ -76,7 +77,7 @@ def run_alone(model: TinyModel, rows: Rows, attention: str) -> tuple[Alone, dict
         try:
             made[name] = model.run(row, attention)
         except Exception as error:  # models raise whatever they raise on a row that they do not take
-            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+            failed[name] = said(error)
     if failed and (not made or "text" in failed):
         raise ProcessorError(
             f"{type(model.model).__name__} of this config does not take what the processor makes: "
@@ -175,7 +176,7 @@ def _compared(
     except Exception as error:  # models raise whatever they raise on a batch that they do not take
         message = str(error).strip().split("\n")[0][:200]
         refused = "packed sequences apart" in message
-        why = message if refused else f"{type(error).__name__}: {message}"
+        why = message if refused else said(error)
         return Finding(form=form, attention=attention, verdict="refused" if refused else "failed", why=why)
     worst, where = 0.0, ""
     for name, (row, start, stop) in places:

@@ -11,6 +11,7 @@ from vlm_prep.certify.tiny_config import tiny_config, token_ids
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.processors import internals
 from vlm_prep.processors.backbone import sources_of
+from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.model_config import model_class
 
 _SEED = 20
@@ -46,7 +47,7 @@ class TinyModel:
                         parameter.normal_(0, 0.02)
         except Exception as error:  # whatever a model's constructor raises
             raise ProcessorError(
-                f"{cls.__name__} cannot be made small: {type(error).__name__}: {error}",
+                f"{cls.__name__} cannot be made small: {said(error)}",
                 "that is a limit of the certificate; compare a step of your model padded and packed by hand",
             ) from error
 

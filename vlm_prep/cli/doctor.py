@@ -42,8 +42,8 @@ def command(
 ) -> None:
     """Say which family a processor is, how its tokens are counted, and what its chat template supports."""
     from vlm_prep.core.errors import ProcessorError, VlmPrepError
-    from vlm_prep.processors.expansion import said
     from vlm_prep.processors.families.table import adapter_for
+    from vlm_prep.processors.fault_words import said
     from vlm_prep.processors.load import load_processor
     from vlm_prep.processors.model_config import read_config
     from vlm_prep.report.certificate_text import certificate_lines
@@ -57,7 +57,7 @@ def command(
         raise
     except Exception as error:  # whatever its tokenizer or template raises: this command is there to say so
         raise ProcessorError(
-            f"{processor}: {type(loaded.hf).__name__} is not understood: {type(error).__name__}: {said(error)}",
+            f"{processor}: {type(loaded.hf).__name__} is not understood: {said(error)}",
             "please report it with the processor's name",
         ) from error
     data = read_config(model) if model is not None else loaded.model
@@ -119,7 +119,7 @@ def _findings(encoder: Any) -> dict[str, Any]:
     video = getattr(adapter.hf, "video_processor", None)
     stored = [tensor.name for tensor in adapter.geometry]
     sampling = "every frame is kept (give --fps)"
-    if video is not None and video.do_sample_frames:
+    if video is not None and getattr(video, "do_sample_frames", False):
         sampling = f"fps {video.fps}, {getattr(video, 'min_frames', '-')} to {getattr(video, 'max_frames', '-')} frames"
     return {
         "processor": adapter.loaded.identity["class"],

@@ -30,10 +30,9 @@ from vlm_prep.processors.frames import choose_frames, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions
 from vlm_prep.processors.processor_parts import PartRecord, observe, part_of, small_calls
-from vlm_prep.processors.runs import RunFinder
+from vlm_prep.processors.runs import RunFinder, ids_of
 
-_CACHED = 65536
-_OTHER = "another `processor` may take it"
+_CACHED, _OTHER = 65536, "another `processor` may take it"
 
 
 class Adapter(ABC):
@@ -59,6 +58,8 @@ class Adapter(ABC):
     """Whether the videos of a row go into one tensor, so that all must have as many frames."""
     interleaved: ClassVar[bool] = False
     """Whether the processor returns the tensors of pictures and videos in one, in the order of the row."""
+    unresized: ClassVar[bool] = False
+    """Whether the family's arithmetic holds where a processor does not resize (`do_resize`)."""
     unplaced: ClassVar[tuple[MediaKind, ...]] = ()
     """Kinds that it takes without a placeholder in the text."""
     thinking_prefix: ClassVar[tuple[str, str] | None] = None
@@ -89,7 +90,7 @@ class Adapter(ABC):
         taken = {*self.placeholders.values(), *self.unplaced}
         self.kinds: tuple[MediaKind, ...] = tuple(kind for kind in get_args(MediaKind) if kind in taken)
         self.run_tokens = self.find_run_tokens()
-        self.run_ids = frozenset(int(self.hf.tokenizer.convert_tokens_to_ids(token)) for token in self.run_tokens)
+        self.run_ids = ids_of(self.run_tokens, loaded)
         self.finder = RunFinder(self.run_tokens)
         self._images = lru_cache(maxsize=_CACHED)(self._expand_images)
         self._audio = lru_cache(maxsize=_CACHED)(self._expand_audio)
@@ -136,8 +137,7 @@ class Adapter(ABC):
     def replacement(self, kind: MediaKind, inputs: Mapping[str, Any], index: int) -> str:
         """Return the text that replaces a placeholder, by the processor's own method."""
         write = getattr(self.hf, f"replace_{kind}_token")
-        text: str = write(inputs, **{f"{kind}_idx": index}, **self.part_record(kind).kwargs)
-        return text
+        return str(write(inputs, **{f"{kind}_idx": index}, **self.part_record(kind).kwargs))
 
     def call_options(self, metadata: Sequence[Any]) -> dict[str, Any]:
         """Return the arguments of the whole processor's call for videos whose frames are chosen already."""
@@ -243,7 +243,7 @@ class Adapter(ABC):
     def part_record(self, kind: MediaKind) -> PartRecord:
         """Return how the processor uses its part for a kind of media."""
         if kind not in self._part_records:
-            self._part_records[kind] = observe(self.hf, kind, self.small_calls(kind))
+            self._part_records[kind] = observe(self.hf, kind, self.small_calls)
         return self._part_records[kind]
 
     @property

@@ -13,6 +13,9 @@ from vlm_prep.core.records import MediaHeader, MediaKind
 Show = Literal["blank", "white", "noise", "margin", "dark margin"]
 Place = tuple[MediaKind, MediaHeader, tuple[int, ...] | None, float | None]
 """A media as the answer may depend on it: kind, header, frames that are taken, and their rate."""
+LARGER = 7
+"""By how much tiny media are enlarged, for processors that take none as small, or none of sides that are no multiples
+of a patch."""
 TINY = MediaHeader(height=64, width=96, total_frames=4, fps=2.0, samples=16_000, sampling_rate=16_000)
 
 

@@ -10,6 +10,8 @@ A JSON read as Jinja would render: its braces and keys are literal text, which t
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 import orjson
@@ -49,3 +51,23 @@ def template_text(given: str) -> str:
             f"give a Jinja file, or one of {', '.join(FILES[1:])} with the key chat_template",
         )
     return value
+
+
+_EITHER = """\
+{%- set found = namespace(videos=false) -%}
+{%- for message in messages if message.content is sequence and message.content is not string -%}
+{%- for part in message.content if part.type == 'video' -%}{%- set found.videos = true -%}{%- endfor -%}
+{%- endfor -%}
+{%- if found.videos +%}OF_VIDEOS{%+ else +%}OTHERWISE{%+ endif %}"""
+
+
+def with_videos(hf: Any) -> Any:
+    """Return what a processor renders by itself: its template, which SmolVLM's takes for conversations without videos
+    alone."""
+    template = getattr(hf, "chat_template", None)
+    classes = (cls for cls in type(hf).__mro__ if cls.__name__ == "SmolVLMProcessor")
+    own = next((getattr(sys.modules[cls.__module__], "DEFAULT_CHAT_TEMPLATE", None) for cls in classes), None)
+    if own is None or not isinstance(template, str) or own.strip() == template.strip():
+        return template
+    parts = {"OF_VIDEOS": own, "OTHERWISE": template}
+    return re.sub("|".join(parts), lambda found: parts[found[0]].removesuffix("\n"), _EITHER)

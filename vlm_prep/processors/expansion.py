@@ -13,6 +13,7 @@ from vlm_prep.core.errors import Reject, RejectReason, VlmPrepError
 from vlm_prep.core.plain_text import settled
 from vlm_prep.core.records import Media, MediaKind
 from vlm_prep.core.visible import visible
+from vlm_prep.processors.fault_words import said
 
 Level = Literal["formula", "by size", "by row", "full"]
 Size = tuple[int, int]
@@ -108,12 +109,6 @@ def _of_one(reject: Reject, media: Sequence[Media], alone: Callable[[int], objec
             if own.reason == reject.reason:
                 return own, media[number : number + 1]
     return reject, media
-
-
-def said(error: BaseException) -> str:
-    """Return what a library's error says, on one line; its class where that is nothing."""
-    line = " ".join(str(error).split())
-    return line[:300] if line and not isinstance(error, KeyError) else f"{type(error).__name__} {line}".strip()
 
 
 def check_frames(name: str, videos: Sequence[Expansion]) -> None:

@@ -11,6 +11,7 @@ from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.core.stored_media import StoredMedia, store_media
 from vlm_prep.media.decode import load_media
 from vlm_prep.processors.blank_media import Place
+from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.video_sampling import frames_by_rule, keyframes_of
 
 
@@ -68,7 +69,7 @@ def choose_frames(
 def _in_words(error: Exception) -> str:
     if isinstance(error, ZeroDivisionError):
         return "at this rate it would take none of so few"
-    return f"{type(error).__name__}: {error} (`fps`, or num_frames in `processor_args`)"
+    return f"{said(error)} (`fps`, or num_frames in `processor_args`)"
 
 
 def _settings(video_processor: Any) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from vlm_prep.processors.argument_checks import (
     require_taken,
     require_used,
 )
-from vlm_prep.processors.chat_template import template_text
+from vlm_prep.processors.chat_template import template_text, with_videos
+from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.hub import ask_hub
 from vlm_prep.processors.lean_imports import no_garbage
 from vlm_prep.processors.model_config import config_beside
@@ -70,7 +71,7 @@ class LoadedProcessor:
         if isinstance(template, dict):
             template = template.get("default")
         if not template:
-            raise ProcessorError(f"{self.name}: the processor has no chat template")
+            raise ProcessorError(f"{self.name}: the processor has no chat template", "give one with `chat_template`")
         return str(template)
 
 
@@ -152,6 +153,8 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
     require_used(name, hf, config.processor_args)
     if config.chat_template is not None:
         hf.chat_template = template_text(config.chat_template)
+    else:
+        hf.chat_template = with_videos(hf)
     model = config_beside(target)
     identity = identity_of(hf, target) | ({"model": digest_json(model)} if model is not None else {})
     return LoadedProcessor(name, hf, identity, (note,) if note else (), config, model)
@@ -184,14 +187,14 @@ def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:
             else:
                 given = " and ".join(f"{key}={value!r}" for key, value in config.part_settings.items())
                 raise ProcessorError(
-                    f"{name}: `processor_args` {given} cannot be taken: {_first_line(error)}", "check their form"
+                    f"{name}: `processor_args` {given} cannot be taken: {said(error)}", "check their form"
                 ) from error
         hint = "check the name, or download the processor's files and give their folder; "
         hint += "set HF_HUB_OFFLINE=1 to use the local cache only"
         if os.path.isdir(target):
             files = sorted(path.name for path in Path(target).iterdir())
             hint = f"the folder holds: {', '.join(files[:12]) or 'nothing'}"
-        raise ProcessorError(f"cannot load the processor {name}: {_first_line(error)}", hint) from error
+        raise ProcessorError(f"cannot load the processor {name}: {said(error)}", hint) from error
 
 
 def _set_call_defaults(hf: Any, args: Mapping[str, Any]) -> None:
@@ -213,11 +216,6 @@ def _set_size(hf: Any, args: Mapping[str, Any]) -> None:
             for edge, name in (("longest_edge", "max_pixels"), ("shortest_edge", "min_pixels")):
                 asked |= {edge: args[name]} if name in args and edge in asked else {}
             part.size = type(own)(**asked)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
 
 
 def _set_sampling(name: str, hf: Any, fps: float | None, min_frames: int | None, max_frames: int | None) -> None:

@@ -9,7 +9,7 @@ part made is either stored in the row (`Adapter.geometry`) or makes the runtime 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ import orjson
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.processor_record import PartFields
 from vlm_prep.core.records import MediaKind
+from vlm_prep.processors.blank_media import LARGER
+from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.load import PARTS
 from vlm_prep.processors.payload.nested import Nested, kept
 from vlm_prep.processors.token_types import TokenValues, join_values, of_text, read_values
@@ -103,15 +105,21 @@ class _Watched:
         return made
 
 
-def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> PartRecord:
+def observe(
+    hf: Any,
+    kind: MediaKind,
+    small_calls: Callable[[MediaKind, int], Sequence[Mapping[str, Any]]],
+    scale: int = 1,
+) -> PartRecord:
     """Return how `hf` uses its part for `kind`.
 
     Args:
         hf: the processor.
         kind: of media.
-        calls: arguments of calls of `hf` with media of this kind and their placeholders. Some tensors are returned
-            only for several media, or only for large ones, and not every processor takes several: what it returns in
-            the calls that work is put together.
+        small_calls: gives the arguments of calls of `hf` with media of this kind, by that many times larger, and their
+            placeholders. Some tensors are returned only for several media, or only for large ones, and not every
+            processor takes several: what it returns in the calls that work is put together.
+        scale: of the media; where no call works, larger ones are tried.
 
     Raises:
         ProcessorError: none of them works, or the part's settings cannot be written as JSON.
@@ -132,7 +140,7 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Par
     worked = False
     setattr(hf, name, watched)
     try:
-        for call in calls:
+        for call in small_calls(kind, scale):
             try:
                 whole = dict(hf(**call))
             except Exception as error:  # whatever a processor raises: it does not take such media together
@@ -148,9 +156,11 @@ def observe(hf: Any, kind: MediaKind, calls: Sequence[Mapping[str, Any]]) -> Par
             shapes.append({key: tuple(value.shape) for key, value in media.items() if hasattr(value, "shape")})
     finally:
         setattr(hf, name, part)
+    if not worked and scale == 1:
+        return observe(hf, kind, small_calls, LARGER)
     if not worked:
-        message = " ".join(str(fault).split())
-        raise ProcessorError(f"{type(hf).__name__} fails on a small {kind}: {type(fault).__name__}: {message}")
+        words = said(fault) if fault is not None else "there is none"
+        raise ProcessorError(f"{type(hf).__name__} does not take a small {kind}: {words}") from fault
     kept = {
         key: value
         for key, value in kwargs.items()

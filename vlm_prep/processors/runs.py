@@ -15,6 +15,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vlm_prep.core.errors import ProcessorError
+from vlm_prep.processors.load import LoadedProcessor
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -23,6 +26,22 @@ class Run:
     text: str
     runs: tuple[int, ...]
     """How often each media token of `text` stands there, in order."""
+
+
+def ids_of(tokens: Iterable[str], loaded: LoadedProcessor) -> frozenset[int]:
+    """Return the ids of tokens that a processor repeats.
+
+    Raises:
+        ProcessorError: its tokenizer has none for one of them.
+    """
+    ids = {token: loaded.hf.tokenizer.convert_tokens_to_ids(token) for token in tokens}
+    if lacking := [token for token, number in ids.items() if number is None]:
+        raise ProcessorError(
+            f"{loaded.name}: {type(loaded.hf).__name__} puts {', '.join(lacking)} into texts, and its tokenizer has no "
+            "such token",
+            "the processor and the tokenizer beside it are of different models",
+        )
+    return frozenset(map(int, ids.values()))
 
 
 class RunFinder:

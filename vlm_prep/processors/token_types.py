@@ -22,6 +22,9 @@ TokenValues = Mapping[str, Mapping[str, Sequence[int]]]
 between the ids 7 and 8: GLM-4V writes a video's frames with the token of pictures, between tokens of its own."""
 _TEXT = frozenset({"input_ids", "attention_mask", "labels", SEEN})
 _TYPES = "token_type_ids"
+_COUNTS = ("n_images", "n_videos", "n_audios", "seq_lens")
+_RESERVED = frozenset((*_COUNTS, "sample_id", "sample_ids", "position_ids", "labels", "loss_weights"))
+"""What items of a dataset hold of a row under these names is no tensor of its processor."""
 ANSWER = "1@answer"
 """The value of a row's answer, from the first trained token on (PaliGemma): of no ids, see `answer_types`."""
 
@@ -111,14 +114,29 @@ def answer_types(labels: NDArray[Any], lengths: Sequence[int] | NDArray[Any]) ->
     return types
 
 
-def of_each_token(calls: Sequence[Mapping[str, Any]]) -> list[str]:
+def why_not_held(calls: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say what of a processor's output no row or batch here holds; None where there is no such tensor.
+
+    Args:
+        calls: what it returned for the same media between texts of several lengths.
+    """
+    if taken := _RESERVED.intersection(calls[0]):
+        return f"it returns {', '.join(sorted(taken))}, a name that rows of a store have for something else"
+    if lost := _of_each_token(calls):
+        return f"{', '.join(lost)} has an entry for each token, which no batch here holds"
+    if told := _places_in_text(calls):
+        return f"{', '.join(told)} depends on where its placeholder stands in the text, which no pack here keeps"
+    return None
+
+
+def _of_each_token(calls: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the tensors of a processor, beside types, that are as long as the text in each of several calls."""
     lengths = [np.shape(made["input_ids"])[1] for made in calls]
     names = [name for name in calls[0] if not of_text(name) or name == SEEN]
     return [name for name in names if [_second_size(made.get(name)) for made in calls] == lengths]
 
 
-def places_in_text(calls: Sequence[Mapping[str, Any]]) -> list[str]:
+def _places_in_text(calls: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the tensors of a processor that are others where the same media stands between other texts."""
     first, *others = [{name: kept(value) for name, value in made.items() if not of_text(name)} for made in calls]
     return [name for name, value in first.items() if any(not same_values(value, made.get(name)) for made in others)]

@@ -26,22 +26,22 @@ import numpy as np
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Media, MediaHeader, MediaKind
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.blank_media import TINY, Place, Show, described, drawn, place_of, size_of
-from vlm_prep.processors.expansion import Expansion, Level, as_reject, said
+from vlm_prep.processors.blank_media import LARGER, TINY, Place, Show, described, drawn, place_of, size_of
+from vlm_prep.processors.expansion import Expansion, Level, as_reject
+from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.frames import load_row, video_metadata
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.processors.model_positions import Positions, positions_of
-from vlm_prep.processors.placeholder_texts import written_for
+from vlm_prep.processors.placeholder_texts import why_refused, written_for
 from vlm_prep.processors.processor_parts import part_of
 from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
 from vlm_prep.processors.runs import Run
 from vlm_prep.processors.token_formula import TokenFormula, find_formula
-from vlm_prep.processors.token_types import of_each_token, places_in_text
+from vlm_prep.processors.token_types import why_not_held
 
 _TRIED = ((64, 96), (224, 224), (333, 777))
 """(height, width) of pictures that are tried out."""
 _LARGE = (1600, 1200)
-_LARGER = 7
 _CACHED = 65536
 
 
@@ -82,13 +82,14 @@ class Generic(Adapter):
                 if written.token in found:
                     continue
                 reason = self._why_not(kind, written)
-                if reason is not None and kind == "video" and "video_metadata" in reason:
-                    # its own frame times need what only a caller can ask for
+                if reason is not None and kind == "video":
+                    # its own frame times may need what only a caller can ask for
                     self._asks_metadata = True
-                    reason = self._why_not(kind, written)
+                    told, reason = reason, self._why_not(kind, written)
+                    self._asks_metadata, reason = reason is None, told if reason is not None else None
                 if reason is not None:
                     # it may not take media as small as ours
-                    self._scales[kind] = _LARGER
+                    self._scales[kind] = LARGER
                     reason = self._why_not(kind, written)
                 if reason is None:
                     found[written.token] = kind
@@ -110,7 +111,7 @@ class Generic(Adapter):
         try:
             return written_for(self.loaded, kind)
         except Exception as error:  # templates raise whatever their expressions raise
-            self.refusals[kind] = f"its chat template refuses it: {said(error)}"
+            self.refusals[kind] = why_refused(self.loaded, error)
             return []
 
     def _why_not(self, kind: MediaKind, written: Written) -> str | None:
@@ -119,15 +120,14 @@ class Generic(Adapter):
         place = place_of(kind, self._small(kind))
         try:
             answer, *others = (self._ask([place], ["noise"], separators=[each]) for each in SEPARATORS[:2])
+        except ProcessorError as error:
+            return error.message.partition(": ")[2] or error.message
         except Exception as error:  # whatever the processor raises: it does not take this kind the usual way
-            ours = error.message.partition(": ")[2] if isinstance(error, ProcessorError) else ""
-            return ours or f"{type(error).__name__}: {said(error)}"
+            return said(error)
         if any(other.texts != answer.texts for other in others):
             return "what its placeholder becomes depends on the text beside it"
-        if lost := of_each_token([each.made for each in (answer, *others)]):
-            return f"{', '.join(lost)} has an entry for each token and media, which no batch here holds"
-        if told := places_in_text([each.made for each in (answer, *others)]):
-            return f"{', '.join(told)} depends on where its placeholder stands in the text, which no pack here keeps"
+        if why := why_not_held([each.made for each in (answer, *others)]):
+            return why
         self._around = self._around or answer.around
         return None
 
@@ -193,8 +193,8 @@ class Generic(Adapter):
         if self._shared and len({place[0] for place in places}) > 1:
             raise Reject(
                 RejectReason.PROCESSOR_ERROR,
-                f"{type(self.hf).__name__} returns {', '.join(self._shared)} of several kinds of media under one name, "
-                "so that those of one kind are lost: such a row cannot be trained",
+                f"{type(self.hf).__name__} returns {', '.join(self._shared)} of several kinds of media under one name: "
+                "which are whose cannot be told, so no row here has both",
             )
         if self._is_each_alone(places):
             return tuple(self._alone(place) for place in places)

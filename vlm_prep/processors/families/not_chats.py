@@ -15,6 +15,8 @@ NOT_CHATS: Mapping[str, str] = {
     "FuyuProcessor": "it puts its one picture before the text itself: no placeholder stands for it",
     "GlmImageProcessor": "it is made to draw: behind the text it writes the grid of what is drawn",
     "GotOcr2Processor": "it takes no pictures as chats hand them over, in a list for each row",
+    "InstructBlipProcessor": "its Q-Former reads the question once more: two texts",
+    "InstructBlipVideoProcessor": "its Q-Former reads the question once more: two texts",
     "NeoMMEProcessor": _RETRIEVAL,
     "PI0Processor": "it is made to move robots: it puts its pictures before the text itself",
     "PocketTTSProcessor": "it is made to speak: its prompts hold a voice, its labels are sound",

@@ -33,6 +33,7 @@ class PromptAnswer(Adapter):
     """A model whose encoder takes the media of a row, and whose decoder takes its text."""
 
     prompts_are_tokens: ClassVar[bool] = True
+    unresized: ClassVar[bool] = True
 
     def __init__(self, loaded: LoadedProcessor) -> None:
         super().__init__(loaded)

@@ -29,6 +29,7 @@ class Qwen2VL(Adapter):
     family: ClassVar[str] = "qwen2_vl"
     levels: Mapping[MediaKind, Level] = {"image": "formula", "video": "formula"}
     geometry: tuple[Tensor, ...] = (IMAGE_GRID, VIDEO_GRID)
+    unresized: ClassVar[bool] = True
 
     @property
     def side_multiple(self) -> int:
@@ -77,6 +78,7 @@ class Qwen2VL(Adapter):
                 min_pixels=size["shortest_edge"],
                 max_pixels=size["longest_edge"],
             )
+        self._require_patches("image", height, width)
         return 1, height // patch, width // patch
 
     def _video_grid(self, video: Video) -> Grid:
@@ -84,7 +86,14 @@ class Qwen2VL(Adapter):
         height, width = video.height, video.width
         if self._setting("video", "do_resize"):
             height, width = self._resize_video(video.frames, height, width)
+        self._require_patches("video", height, width)
         return -(-video.frames // int(self._setting("video", "temporal_patch_size"))), height // patch, width // patch
+
+    def _require_patches(self, kind: MediaKind, height: int, width: int) -> None:
+        """What is not resized must be whole patches."""
+        side = int(self._setting(kind, "patch_size")) * int(self._setting(kind, "merge_size"))
+        if height % side or width % side:
+            raise ValueError(f"without `do_resize`, sides must be multiples of {side}")
 
     def _resize_video(self, frames: int, height: int, width: int) -> Size:
         factor = int(self._setting("video", "patch_size")) * int(self._setting("video", "merge_size"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from importlib.metadata import entry_points
+from typing import Any
 
 from vlm_prep.core.errors import ProcessorError, VlmPrepError
 from vlm_prep.processors.adapter import Adapter
-from vlm_prep.processors.expansion import said
 from vlm_prep.processors.families.gemma import Gemma3, Gemma4
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.families.internvl import InternVL
@@ -19,9 +21,11 @@ from vlm_prep.processors.families.paligemma import PaliGemma
 from vlm_prep.processors.families.phi4 import Phi4Multimodal
 from vlm_prep.processors.families.pixtral import Pixtral
 from vlm_prep.processors.families.prompt_answer import Donut, NemotronParse, Whisper
+from vlm_prep.processors.families.proof import arithmetic_holds
 from vlm_prep.processors.families.qwen_omni import Qwen2_5Omni, Qwen3Omni
 from vlm_prep.processors.families.qwen_vl import Qwen2_5VL, Qwen2VL, Qwen3VL
-from vlm_prep.processors.load import LoadedProcessor
+from vlm_prep.processors.fault_words import said
+from vlm_prep.processors.load import PARTS, REMOTE_MODULES, LoadedProcessor
 from vlm_prep.processors.model_config import config_of
 
 FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
@@ -47,6 +51,8 @@ FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
 """(transformers class in the processor's ancestry, adapter); the first match counts."""
 
 
+_OF_NO_CALL = re.compile(r"^__(?!call__)|decode|post_process|pretrained|^(to|from)_|^push")
+"""Methods of processors that make no rows."""
 GROUP = "vlm_prep.families"
 """The entry points by which an installed package adds a family: `ProcessorClass = "package.module:AdapterClass"`."""
 
@@ -67,7 +73,7 @@ def adapter_for(loaded: LoadedProcessor) -> Adapter:
         raise
     except Exception as error:  # processors raise whatever they raise; the user is told of whose
         raise ProcessorError(
-            f"{loaded.name}: {type(loaded.hf).__name__} is not understood: {type(error).__name__}: {said(error)}",
+            f"{loaded.name}: {type(loaded.hf).__name__} is not understood: {said(error)}",
             "please report it with the processor's name",
         ) from error
     _require_decoder(adapter)
@@ -89,8 +95,11 @@ def _made(loaded: LoadedProcessor) -> Adapter:
                 ) from error
             return outside(loaded)
     for name, adapter in FAMILIES:
-        if name in ancestry:
-            return adapter(loaded)
+        if name in ancestry and _is_unchanged(loaded.hf, ancestry.index(name)):
+            family = adapter(loaded)
+            if (family.unresized or not _is_unresized(loaded.hf)) and arithmetic_holds(family):
+                return family
+            break
     try:
         return Generic(loaded)
     except ProcessorError as error:
@@ -98,6 +107,26 @@ def _made(loaded: LoadedProcessor) -> Adapter:
         if why is None:
             raise
         raise ProcessorError(f"{loaded.name}: {type(loaded.hf).__name__} takes no media in a chat", why) from error
+
+
+def _is_unchanged(hf: Any, depth: int) -> bool:
+    """Whether a processor does what the class `depth` steps up its ancestry does: neither the classes between have code
+    of their own for calls, nor its parts where that class is transformers'."""
+    own = {name for cls in type(hf).__mro__[:depth] for name, value in vars(cls).items() if inspect.isroutine(value)}
+    if any(not _OF_NO_CALL.search(name) for name in own):
+        return False
+    parts = _parts(hf)
+    modules = {type(part).__module__.partition(".")[0] for part in parts}
+    return REMOTE_MODULES not in modules or type(hf).__mro__[depth].__module__.startswith(REMOTE_MODULES)
+
+
+def _is_unresized(hf: Any) -> bool:
+    return any(getattr(part, "do_resize", None) is False for part in _parts(hf))
+
+
+def _parts(hf: Any) -> list[Any]:
+    found = (getattr(hf, name, None) for names in PARTS.values() for name in names)
+    return [part for part in found if part is not None]
 
 
 def _require_decoder(adapter: Adapter) -> None:

@@ -23,6 +23,7 @@ from vlm_prep.core.bounds import bounded
 from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.processors import internals
+from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.tokenize.chat.sentinels import (
     Edges,
@@ -114,7 +115,7 @@ class ChatTemplate:
         except Exception as error:  # templates raise TemplateError and whatever their expressions raise
             raise Reject(
                 RejectReason.TEMPLATE_ERROR,
-                f"the chat template refused: {type(error).__name__}: {error} (`chat_template` gives another template)",
+                f"the chat template refused: {said(error)} (`chat_template` gives another template)",
             ) from error
         return text
 
