@@ -13,6 +13,10 @@ import torch
 from families import zoo
 from families.outcomes import outcome
 
+from vlm_prep.processors.backbone import possible_backbone
+from vlm_prep.processors.kinds_apart import check_apart
+
+ROWS = (("a", 40), ("also a", 40), ("b", 80))
 NAME = "GraniteSpeechProcessor"
 MODULE = "transformers.models.granite_speech.feature_extraction_granite_speech"
 
@@ -47,3 +51,14 @@ def test_rows_are_the_processors(tmp_path: Path) -> None:
     found, wrong = outcome(NAME, tmp_path)
     assert wrong == []
     assert (found.family, found.levels, found.rejects) == ("generic", {"audio": "by size"}, ())
+
+
+def test_clips_of_unequal_length_are_no_batch_and_no_packs() -> None:
+    backbone = possible_backbone(["granite_speech"])
+    clips = [{"sample_id": name, "n_audios": 1, "input_features": torch.zeros(1, n, 160)} for name, n in ROWS]
+    check_apart(clips[:2], backbone)
+    with pytest.raises(ValueError, match=r"b \(80\) and a \(40\) differ in the length of their sound: granite_speech"):
+        check_apart(clips, backbone)
+    check_apart(clips, possible_backbone(["qwen2_audio"]))
+    assert backbone.has_rows_apart
+    assert "reads what pads a clip" in str(backbone.unpackable)

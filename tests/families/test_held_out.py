@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -217,3 +218,10 @@ def test_classes_of_no_chats_are_refused_in_words(name: str, told: str, tmp_path
         adapter_for(load_processor(str(zoo.build(name, tmp_path / "p"))))
     assert told in str(caught.value.hint)
     assert "Error" not in str(caught.value.hint)
+
+
+def test_a_tokenizer_of_another_library_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = SimpleNamespace(tokenizer=SimpleNamespace())
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: processor)
+    with pytest.raises(ProcessorError, match="its tokenizer, SimpleNamespace, is none of the tokenizers library's"):
+        load_processor(str(tmp_path))

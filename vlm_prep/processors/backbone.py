@@ -44,6 +44,8 @@ _NEVER_TOLD = {"selective_scan_fn", "mamba_inner_fn"}
 """Mamba-1's, which know of one sequence only."""
 _STATEFUL = re.compile(r"class \w*(?:Rwkv|xLSTM|Mamba|RecurrentBlock|ShortConv|DeltaNet)\w*\(")
 _SHARED_TOKEN = "special_video_mask = input_ids == self.config.image_token_id"
+_HEARS_PADDING = "audio_features = audio_features[input_features_mask]"
+"""Of an encoder that runs over all of a batch's sound, and drops what comes of padding behind it."""
 SEQ_IDX, LENGTHS = "seq_idx", "cu_seq_lens_q"
 
 
@@ -74,6 +76,8 @@ class Backbone:
     """Whether sound is read in another way once the batch has pictures, of whichever row (Phi-4)."""
     pictures_or_videos: bool = False
     """Whether a batch may hold pictures or videos, not both: they share a token (GLM-4V)."""
+    hears_padding: bool = False
+    """Whether the encoder of sound reads what pads a clip beside longer ones (Granite Speech)."""
     loss_reads_mask: bool = False
     """Whether the loss is taken where a 2-D mask says, so that the model takes no other with labels (Qwen2-Audio)."""
     text_axis: bool = False
@@ -101,12 +105,14 @@ class Backbone:
             return "is an encoder-decoder, whose encoder takes one document at a time"
         if self.cross_attention:
             return "has cross attention, which shows the pictures of all documents of a pack to each of them"
+        if self.hears_padding:
+            return "has an encoder of sound which reads what pads a clip beside a longer one"
         return self.never_told
 
     @property
     def has_rows_apart(self) -> bool:
         """Whether there are rows that must not meet in a batch, see `kinds_apart`."""
-        return self.kinds_apart or self.pictures_or_videos or self.cross_attention
+        return self.kinds_apart or self.pictures_or_videos or self.cross_attention or self.hears_padding
 
     @property
     def name(self) -> str:
@@ -140,6 +146,7 @@ def backbone_of(config: Any) -> Backbone:
         encoder_decoder=bool(config.is_encoder_decoder),
         kinds_apart="audio_projection_mode" in both,
         pictures_or_videos=_SHARED_TOKEN in both,
+        hears_padding=_HEARS_PADDING in both,
         loss_reads_mask="shift_attention_mask = attention_mask[" in both,
         text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),
     )
@@ -153,6 +160,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
     reads: set[str] = set()
     state: set[str] = set()
     blocks, axis, crosses, decoder, apart, shared, loss = False, True, True, True, False, False, False
+    hears = False
     own_masks: set[str] = set()
     for name in models:
         config = CONFIG_MAPPING[name]()
@@ -165,6 +173,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         blocks, axis = blocks or found.media_blocks, axis and found.text_axis
         crosses, decoder = crosses and found.cross_attention, decoder and found.encoder_decoder
         apart = apart or found.kinds_apart
+        hears = hears or found.hears_padding
         shared, loss = shared or found.pictures_or_videos, loss or found.loss_reads_mask
         own_masks |= set(found.own_masks)
     return Backbone(
@@ -177,6 +186,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         encoder_decoder=bool(models) and decoder,
         kinds_apart=apart,
         pictures_or_videos=shared,
+        hears_padding=hears,
         loss_reads_mask=loss,
         text_axis=bool(models) and axis,
     )

@@ -5,6 +5,8 @@ so what must not meet are rows with pictures and rows with sound alone. GLM-4V w
 token of pictures, and its models put the features of each kind in place of all such tokens: a batch has pictures or
 videos, and a row with both is none that it takes. `pack` plans by this, and the collaters hold it.
 
+Granite Speech's encoder has no mask of what pads a clip, so that one beside a longer one is read otherwise than alone.
+
 Where layers of cross attention show pictures (Llama 3.2 Vision), tokens before a row's first picture see all pictures
 that the batch is padded to, evenly: rows of a batch have equally many, or none.
 """
@@ -66,6 +68,8 @@ def check_apart(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
     """
     if backbone.cross_attention:
         _require_as_many(items, backbone)
+    if backbone.hears_padding:
+        _require_as_long(items, backbone)
     first: dict[int, str] = {}
     for item in items:
         named = str(item.get("sample_id", item.get("sample_ids")))
@@ -91,4 +95,16 @@ def _require_as_many(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> 
             f"{' and '.join(named)} differ in their number of pictures: {backbone.name} shows tokens before a row's "
             "first picture all that the batch is padded to; give rows of as many pictures batches of their own, or "
             "train with batch_size=1"
+        )
+
+
+def _require_as_long(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
+    heard = [item for item in items if "input_features" in item]
+    steps = [int(item["input_features"].shape[1]) for item in heard]
+    if len(set(steps)) > 1:
+        most, least = steps.index(max(steps)), steps.index(min(steps))
+        named = [f"{heard[place].get('sample_id')} ({steps[place]})" for place in (most, least)]
+        raise ValueError(
+            f"{' and '.join(named)} differ in the length of their sound: {backbone.name} reads what pads a clip beside "
+            "a longer one; give rows of as long ones batches of their own, or train with batch_size=1"
         )

@@ -137,6 +137,12 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
             f"{name}: loads as {type(hf).__name__}, which is no multimodal processor",
             "the folder needs the processor's preprocessor_config.json or processor_config.json beside its tokenizer",
         )
+    if not hasattr(hf.tokenizer, "backend_tokenizer"):
+        raise ProcessorError(
+            f"{name}: its tokenizer, {type(hf.tokenizer).__name__}, is none of the tokenizers library's, whose offsets "
+            "tell where labels are",
+            "give a folder whose tokenizer.json transformers loads as such",
+        )
     settings = config.part_settings
     require_known(name, hf, settings)
     _set_call_defaults(hf, settings)
