@@ -20,6 +20,7 @@
     audio_limit.py       how much of a clip a processor takes
     left_out.py          what of pictures and videos it leaves out
     expansion.py         a placeholder → the tokens it stands for; runs.py, equal tokens in a row
+    fault_words.py       what a processor raised, in words
     video_sampling.py    other libraries' rules for that
     frames.py            which frames of a video are taken
     box_conventions.py   in which numbers a family's models give boxes
