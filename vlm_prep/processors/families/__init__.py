@@ -7,6 +7,7 @@ llava.py  mllama.py  internvl.py  gemma.py  pixtral.py  kimi.py  phi4.py  nemotr
 prompt_answer.py  encoder-decoders: Nemotron-Parse, Whisper, Donut
 paligemma.py  prompt and answer in one sequence
 generic.py    any other `AutoProcessor`: by size where that is enough, else by row or whole
+proof.py      whether a family's arithmetic holds for a processor
 not_chats.py  classes that serve no chat, and why
 checked.py    what was seen of each processor class of transformers
 """
