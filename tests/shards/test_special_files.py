@@ -17,7 +17,7 @@ from vlm_prep.core.errors import InputError, OutputError, ProcessorError, StoreE
 from vlm_prep.engine.ownership import read_plan
 from vlm_prep.pack.mix_file import read_mix
 from vlm_prep.processors.load import resolve
-from vlm_prep.processors.model_config import read_config
+from vlm_prep.processors.model_config import config_of, model_class, read_config
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.store_check import damaged_files
@@ -90,3 +90,9 @@ def test_a_processor_with_a_pipe_is_not_loaded(name: str, tmp_path: Path) -> Non
 def test_a_model_that_no_repository_is_named_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(VlmPrepError, match=r"no config\.json of a model"):
         read_config(str(tmp_path / "nothing"))
+
+
+def test_a_class_that_a_config_names_is_a_models_or_left_out() -> None:
+    """`pipeline` is a function of transformers, `AutoModel` no model of its own."""
+    config = config_of({"model_type": "qwen2", "architectures": ["pipeline", "AutoModel", 5]})
+    assert model_class(config).__name__ == "Qwen2ForCausalLM"

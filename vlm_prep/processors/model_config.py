@@ -117,8 +117,9 @@ def model_class(config: Any) -> Any:
     from transformers.models.auto import modeling_auto
 
     for name in getattr(config, "architectures", None) or ():
-        if hasattr(transformers, name) and getattr(transformers, name).config_class is type(config):
-            return getattr(transformers, name)
+        found = getattr(transformers, str(name), None)
+        if getattr(found, "config_class", None) is type(config):
+            return found
     tables = ["IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"]
     if getattr(config, "is_encoder_decoder", False):
         tables = [*tables[3:], *tables[:2]]  # not its decoder alone
