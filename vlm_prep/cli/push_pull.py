@@ -10,21 +10,25 @@ from annotated_doc import Doc
 from vlm_prep.cli import flags, options
 from vlm_prep.cli.place import Local, check_remote, local
 from vlm_prep.core.fields import Positional
+from vlm_prep.media.along import pull_with_media, push_with_media
 from vlm_prep.shards import transfer
 from vlm_prep.shards.elsewhere import said_of_media_elsewhere
+
+WithMedia = Annotated[bool, Doc("Take the media stores along that its rows refer to: beside it, as media-....")]
 
 
 @flags.command
 def push(
     store: Annotated[Local, Doc("A finished folder made by ingest, tokenize or pack.")],
     url: Annotated[str, Positional(), Doc("Where it goes, e.g. s3://bucket/prefix.")],
+    with_media: WithMedia = False,
     quiet: flags.Quiet = False,
 ) -> None:
     """Copy a finished store to an object store, the manifest last; after a kill the same command continues."""
     check_remote(url)
     say = options.sayer(quiet)
-    transfer.push(local(store), url, say)
-    if note := said_of_media_elsewhere(local(store)):
+    (push_with_media if with_media else transfer.push)(local(store), url, say)
+    if not with_media and (note := said_of_media_elsewhere(local(store))):
         say(note)
 
 
@@ -32,11 +36,12 @@ def push(
 def pull(
     url: Annotated[str, Positional(), Doc("Where the store is, e.g. s3://bucket/prefix.")],
     folder: Annotated[Path, Positional(), Doc("Where it goes.")],
+    with_media: WithMedia = False,
     quiet: flags.Quiet = False,
 ) -> None:
     """Copy a store from an object store into a folder and check it; after a kill the same command continues."""
     check_remote(url)
     say = options.sayer(quiet)
-    transfer.pull(url, folder, say)
-    if note := said_of_media_elsewhere(folder):
+    (pull_with_media if with_media else transfer.pull)(url, folder, say)
+    if not with_media and (note := said_of_media_elsewhere(folder)):
         say(note)

@@ -21,6 +21,7 @@ regular_files.py     files that are opened because a row names them
 tar_members.py       the members of a tar, forward only
 remote.py            files on object stores
 made_here.py         whether a store was made by this user
+media_places.py      where media stores lie that came along with a store
 
 typed_json.py        JSON of others, compared with declared types
 row_json.py          a row's text → values, exactly

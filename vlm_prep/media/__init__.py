@@ -8,6 +8,7 @@
     archives.py  files inside a zip or tar
     changed_media.py  media that are no longer what a store says of them
     gathered.py  media stores: files by content, which rows of any store refer to
+    along.py     media stores pushed and pulled with a store that refers to them
     downloads.py  media by http(s), from hosts that the user names
     public_hosts.py  which addresses are of the public network
     mock_media.py  media that are made when they are read

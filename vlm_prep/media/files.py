@@ -16,6 +16,7 @@ import xxhash
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes, digest_file
+from vlm_prep.core.media_places import found_beside
 from vlm_prep.core.regular_files import open_descriptor, open_regular
 from vlm_prep.core.remote import is_remote, read_remote, read_remote_ends
 from vlm_prep.media.archives import archive_kind, read_member
@@ -165,7 +166,7 @@ def _os_reject(uri: str, error: OSError | ValueError) -> Reject:
 def _read_key(path: str, key: str) -> bytes:
     if path == MADE:
         return make_media(path + key)
-    path = _moved(path)
+    path = moved(path)
     if not os.path.exists(path):
         raise Reject(RejectReason.MISSING_FILE, f"{path}: no such LMDB, archive or data file")
     if (archive := archive_kind(path)) is not None:
@@ -174,14 +175,17 @@ def _read_key(path: str, key: str) -> bytes:
     return _read_lmdb(path, key) if kind is None else read_cell(path, kind, key)
 
 
-def _moved(path: str) -> str:
+def moved(path: str) -> str:
     """Return where a shard of a media store lies on this machine; a digest beside each uri says whether it is that."""
-    places = os.environ.get(MEDIA_STORES)
-    if not places or os.path.exists(path):
+    if os.path.exists(path) or not path.endswith(".arrow"):
         return path
+    places = os.environ.get(MEDIA_STORES)
+    if not places:
+        return found_beside(path) or path
     name = os.path.join(*path.split(os.sep)[-2:])
     return next(
-        (found for place in places.split(os.pathsep) if os.path.exists(found := os.path.join(place, name))), path
+        (found for place in places.split(os.pathsep) if os.path.exists(found := os.path.join(place, name))),
+        found_beside(path) or path,
     )
 
 

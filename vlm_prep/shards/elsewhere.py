@@ -27,6 +27,11 @@ def said_of_media_elsewhere(folder: Path) -> str | None:
     return next((_said(uri) for row in islice(rows, _ROWS) for uri in _named(row)), None)
 
 
+def named_media(folder: Path) -> Iterator[str]:
+    """Yield the uris of all media of a store that are not in it."""
+    return (uri for row in Store(folder).rows() if row.get("media") for uri in _named(row))
+
+
 def _named(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield the uris of a row's media that are not in it."""
     media = row["media"]
@@ -43,7 +48,7 @@ def _said(uri: str) -> str:
     if cell:
         return (
             f"note: rows refer to media stores, such as {Path(shard).parent.parent}, which are not part of this store: "
-            "push and pull them, too, and say with VLM_PREP_MEDIA_STORES=FOLDER where they lie then"
+            "`with_media` of push and pull takes them along; VLM_PREP_MEDIA_STORES=FOLDER says where others lie"
         )
     return (
         f"note: rows name their media, such as {uri}, and do not hold them: they are read from there; `media=encoded` "

@@ -8,7 +8,6 @@ hold no locks, threads or shared memory, so a reader survives fork, and a killed
 What decides where Arrow looks for a row is compared with the manifest when a shard is mapped and when a batch is read
 first (see `heads`), and the batch is validated, so that a damaged shard is an error and never a crash. What only a
 checksum can tell, a changed token or pixel, is found by `verify`.
-
 On an object store the manifest alone is read at first; a shard is fetched when it is read, see `cache`.
 """
 
@@ -28,6 +27,7 @@ import pyarrow as pa
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.core.media_places import opened
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.columns import ColumnReaders, reader_makers
 from vlm_prep.shards.heads import checked_head, must_be_valid, must_be_whole, read_schema, size_of
@@ -277,7 +277,7 @@ class Store:
         manifest: Manifest | None = None,
         open_shards: OpenShards | None = None,
     ) -> None:
-        self.folder = store_path(folder)
+        self.folder = opened(store_path(folder))
         self.manifest: Manifest = manifest or read_manifest(self.folder, stage=stage)
         if stage is None and manifest is None:
             must_hold_rows(self.folder, self.manifest.stage)
