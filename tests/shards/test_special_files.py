@@ -96,3 +96,19 @@ def test_a_class_that_a_config_names_is_a_models_or_left_out() -> None:
     """`pipeline` is a function of transformers, `AutoModel` no model of its own."""
     config = config_of({"model_type": "qwen2", "architectures": ["pipeline", "AutoModel", 5]})
     assert model_class(config).__name__ == "Qwen2ForCausalLM"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"model_type": "qwen2", "num_hidden_layers": 10**9},
+        {"model_type": "qwen2_5_vl", "vision_config": {"depth": 10**9}},
+        {"model_type": "qwen2", "num_hidden_layers": -5},
+        {"model_type": "qwen2", "num_hidden_layers": "many"},
+        {"model_type": "qwen2_5_vl", "text_config": [1, 2]},
+    ],
+)
+def test_a_model_that_cannot_be_is_one_message(data: dict[str, Any]) -> None:
+    """Of a thousand million layers, transformers would list the kinds of all."""
+    with pytest.raises(InputError, match="a model's config"):
+        config_of(data)

@@ -12,13 +12,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vlm_prep.processors.model_config import LAYERS
+
 HIDDEN, INNER, HEADS, HEAD_DIM = 64, 96, 4, 32
 WINDOW = 24
 """Tokens of a sliding window and of a chunk."""
-_LAYERS = re.compile(
-    r"^(num_hidden_layers|num_layers|n_layers?|depth|layers|(en|de)coder_layers|num_blocks|"
-    r"conf_num_hidden_layers|num_conformer_blocks|num_local_layers)$"
-)
 _HIDDEN = re.compile(
     r"^(\w*hidden_size|\w*hidden_dim|embed_dim|d_model|dim|\w*output_dim|\w*out_dim|\w*proj\w*_dim|"
     r"\w*projection_size|\w*_hidden|n_embd|n_state|\w*output_dims|out_hidden_size|width)$"
@@ -139,7 +137,7 @@ def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[i
         return _list(name, value, kept)
     if not isinstance(value, int):
         return value
-    if _LAYERS.match(name):
+    if LAYERS.match(name):
         return len(kept) if kept is not None else 2
     if name.endswith(("layer_id", "layer_idx")):  # behind which something is put in
         return min(value, (len(kept) if kept is not None else 2) - 1)
@@ -173,7 +171,7 @@ def _by_layer(name: str) -> bool:
 
 def _kept_layers(data: Mapping[str, Any]) -> list[int] | None:
     """Which layers stay: the first two of each kind, at least two; None where a config has no layers."""
-    count = next((v for name, v in data.items() if isinstance(v, int) and _LAYERS.match(str(name))), None)
+    count = next((v for name, v in data.items() if isinstance(v, int) and LAYERS.match(str(name))), None)
     if count is None:
         return None
     kinds: Iterable[Any] = data.get("layer_types") or data.get("layers_block_type") or ["layer"] * count

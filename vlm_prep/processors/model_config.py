@@ -8,6 +8,7 @@ processor, and what any of them needs is taken care of.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,16 @@ from typing import Any
 from vlm_prep.core.errors import InputError, ProcessorError
 from vlm_prep.core.regular_files import read_regular
 from vlm_prep.processors import internals
+from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 CONFIG = "config.json"
+MOST_LAYERS = 4096
+LAYERS = re.compile(
+    r"^(num_hidden_layers|num_layers|n_layers?|depth|layers|(en|de)coder_layers|num_blocks|"
+    r"conf_num_hidden_layers|num_conformer_blocks|num_local_layers)$"
+)
+"""Names of the numbers of layers of a model or a part of it."""
 _DROPPED = ("transformers_version", "torch_dtype", "dtype", "_name_or_path", "quantization_config")
 """Entries that say nothing of the layers."""
 
@@ -81,15 +89,37 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def config_of(data: Mapping[str, Any]) -> Any | None:
-    """Return transformers' config object of a config's JSON; None if it has no such model (its code comes with it)."""
+    """Return transformers' config object of a config's JSON; None if it has no such model (its code comes with it).
+
+    Raises:
+        InputError: it states layers that no model has, or transformers cannot read it.
+    """
     ensure_torchvision()
     from transformers import CONFIG_MAPPING
 
     name = str(data.get("model_type"))
     if name not in CONFIG_MAPPING:
         return None
+    _require_buildable(data)
     cls = CONFIG_MAPPING[name]
-    return cls.from_dict(internals.decode_special_floats.of(cls)(dict(data)))  # infinity, which JSON has no word for
+    try:
+        # infinity, which JSON has no word for
+        return cls.from_dict(internals.decode_special_floats.of(cls)(dict(data)))
+    except Exception as error:  # what a class of transformers raises on odd values, of any kind
+        message = f"a model's config of type {name} cannot be read: {said(error)}"
+        raise InputError(message, "give the config.json that came with the model") from error
+
+
+def _require_buildable(data: Mapping[str, Any]) -> None:
+    """Refuse numbers of layers that no model has: transformers lists the kinds of them all, at once."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            _require_buildable(value)
+        elif isinstance(value, int) and LAYERS.match(str(name)) and not 0 <= value <= MOST_LAYERS:
+            raise InputError(
+                f"a model's config states {name}={value}, which no model has (0 to {MOST_LAYERS})",
+                "give the config.json that came with the model",
+            )
 
 
 def models_of(processor: type) -> tuple[str, ...]:
