@@ -51,6 +51,16 @@ def test_a_layout_that_the_user_names_is_the_only_one(tmp_path: Path) -> None:
     assert isinstance(rows_of(tmp_path, renamed, columns={"messages": "talk"})[1], Rejected)
 
 
+def test_a_row_that_is_its_messages_is_a_conversation(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
+    for rows in ([[USER, ANSWER], turns], [turns, OTHERS[0], [USER, ANSWER]]):
+        found = rows_of(tmp_path, rows)
+        assert [said(row) for row in found] == [["hi", "ho"]] * len(rows)
+        assert sum("read_bare_messages" in row.notes for row in found if isinstance(row, Sample)) == 2
+    odd = rows_of(tmp_path, [OTHERS[0], [USER, "ho"], []])[1:]
+    assert [isinstance(row, Rejected) and row.reason for row in odd] == ["bad_row", "bad_row"]
+
+
 def test_speech_and_chats_in_one_file_and_sound_under_several_names(tmp_path: Path) -> None:
     rows = [{"audio_filepath": "a.wav", "text": "hi"}, {"audio": "b.wav", "text": "hi"}, OTHERS[0]]
     first, second, chats = rows_of(tmp_path, rows)
@@ -115,8 +125,6 @@ def test_an_object_of_rows_that_name_a_file_is_no_meta_file(tmp_path: Path) -> N
 def test_messages_without_a_row_around_them_say_where_they_belong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="put the list of a conversation into an object"):
         rows_of(tmp_path, [USER, ANSWER])
-    (first, _) = rows_of(tmp_path, [[USER, ANSWER], {"messages": [USER, ANSWER]}])
-    assert isinstance(first, Rejected) and "a conversation stands in a column" in first.message
 
 
 def test_a_call_whose_function_is_its_name_is_read_and_one_without_a_name_is_shown() -> None:

@@ -63,14 +63,24 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
     Raises:
         Reject: the row cannot be used, with its code and what to change.
     """
-    if not isinstance(row, dict):
-        told = isinstance(row, list) and any(isinstance(each, dict) and {"role", "from"} & each.keys() for each in row)
-        more = '; a conversation stands in a column, as {"messages": [...]}' if told else ""
-        raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object{more}")
-    fields: dict[str, Any] = of_gemini(row)
     place, noticed = (
         RowPlace(sample_id=sample_id, source=source, line=line),
         Noticed(frozenset(spec.ignore_keys) | _BOXES.intersection(spec.kept)),
     )
+    if _is_conversation(row):
+        noticed.note("read_bare_messages")
+        row = {"messages": row}
+    if not isinstance(row, dict):
+        raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object")
+    fields: dict[str, Any] = of_gemini(row)
     spec = spec_of_row(fields, spec, noticed)
     return _CONVERT[spec.format or "sharegpt"](fields, spec, place, noticed)
+
+
+def _is_conversation(row: object) -> bool:
+    """Whether a row is its messages themselves, in no column."""
+    return (
+        isinstance(row, list)
+        and bool(row)
+        and all(isinstance(each, dict) and not {"role", "from"}.isdisjoint(each) for each in row)
+    )

@@ -19,6 +19,7 @@ from vlm_prep.ingest.embedded import AddressText, EmbeddedBytes, EmbeddedText
 
 NOTES: Final[dict[str, str]] = {
     "read_other_tags": "whose keys or role names are not those of the first row",
+    "read_bare_messages": "that are a list of their messages, in no column",
     "read_other_format": "that are conversations, pairs of texts or speech, where the first row is another of these",
     "read_pairs": "whose turns are objects of a question and its answer",
     "read_turns_by_key": "whose roles and texts are lists side by side",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vlm_prep.tokenize.labels.documents import Document
 
 EMPTY_ANSWERS = "empty_answers"
-"""Note of a row with a trained answer that says nothing: its end token alone is trained."""
+"""Note of a row with a trained answer that says nothing: of it the end token, and its blanks, are trained."""
 
 
 def require_own_labels(config: TokenizeConfig, adapter: Adapter) -> None:
@@ -55,7 +55,8 @@ def empty_answers(messages: Sequence[Message], wanted: Sequence[int], policy: Em
     if empty and policy == "reject":
         raise Reject(
             RejectReason.EMPTY_ANSWER,
-            f"message {empty[0] + 1} is an answer that says nothing: its end token alone is trained (empty_answers)",
+            f"message {empty[0] + 1} is an answer that says nothing: no word of it would be trained, its end alone and what "
+            "blanks it has (`empty_answers=keep` trains it)",
         )
     return (EMPTY_ANSWERS,) if empty else ()
 
