@@ -75,6 +75,21 @@ def test_packs_of_a_small_plan_are_evened_out_by_exchanges(seed: int) -> None:
     assert spreads[1][1] < spreads[0][1] / 2
 
 
+def test_steps_that_stay_uneven_are_evened_out_with_others_of_their_kinds() -> None:
+    worst = []
+    for mates in (0, 16):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vlm_prep.pack.even_out._MATES", mates)
+            found, tokens, kinds, cost = deal(3000, 8, seed=3, shares=(0.1, 0.5, 0.2, 0.2))
+        assert np.array_equal(np.sort(np.concatenate(found.packs)), np.arange(3000))
+        assert by_pack(tokens, found.packs, np.add).max() <= CAPACITY
+        per_pack = by_pack(kinds, found.packs, np.bitwise_or)
+        numbers = step_numbers(per_pack, by_pack(cost, found.packs, np.add), 8)
+        assert numbers["mixed_steps"] == 0
+        worst.append(numbers["cost_spread"]["p99"])
+    assert worst[1] < worst[0]
+
+
 def test_packs_of_a_step_cost_nearly_the_same() -> None:
     found, _, kinds, cost = deal(20_000, 8)
     numbers = step_numbers(by_pack(kinds, found.packs, np.bitwise_or), by_pack(cost, found.packs, np.add), 8)

@@ -27,10 +27,6 @@ _MOST_DONORS = 50_000
 """Packs that are looked at for an exchange."""
 _MOST_LOOKED_AT = 64
 """Documents of more and of fewer tokens that are looked at for one document."""
-_LEVEL = 0.02
-"""Of its most expensive pack's cost: what a step's packs may differ by without being shared out again."""
-_MOST_LEVELLED = 10_000
-"""Steps that are shared out again."""
 _MOST_TRIES = 64
 """Packs that are tried for each that is left."""
 
@@ -87,7 +83,9 @@ class Dealer:
             self._mend()
         order, mixed = self._steps()
         if self.mend:
-            self._level(order)
+            steps = order[: len(order) // self.world_size * self.world_size].reshape(-1, self.world_size)
+            evener = Evener(self.demands, self.capacities, self.kinds, self.cost)
+            self._levelled = evener.level(self._packs, self._of_pack, steps)
         return Deal(
             packs=[self._packs[number] for number in order],
             mixed_steps=mixed,
@@ -115,60 +113,6 @@ class Dealer:
         # the most expensive step first: what does not fit into memory is seen at once
         order = np.argsort(-cost[steps].max(axis=1), kind="stable") if len(steps) else np.empty(0, np.int64)
         return np.concatenate([steps[order].reshape(-1), last]), mixed
-
-    def _level(self, order: Numbers) -> None:
-        """Share the documents of a step out again where its packs differ in cost."""
-        world = self.world_size
-        cost = by_pack(self.cost, self._packs, np.add)
-        steps = order[: len(order) // world * world].reshape(-1, world)
-        spread = 1 - cost[steps].min(axis=1) / cost[steps].max(axis=1)
-        evener = Evener(self.demands, self.capacities, self.kinds, self.cost, _LEVEL / 4)
-        for number in np.flatnonzero(spread > _LEVEL)[:_MOST_LEVELLED].tolist():
-            step = steps[number]
-            best, packs = float(spread[number]), [self._packs[each] for each in step]
-            kinds = int(self._of_pack[step[0]])
-            if (self._of_pack[step] == kinds).all():
-                shared = self._share_out(np.concatenate(packs), kinds)
-                if shared is not None and self._spread(shared) < best:
-                    best, packs = self._spread(shared), shared
-            evened = evener.even_out(packs)
-            if self._spread(evened) < best:
-                best, packs = self._spread(evened), evened
-            if best < spread[number]:
-                for each, rows in zip(step.tolist(), packs, strict=True):
-                    self._packs[each] = rows
-                self._levelled += 1
-
-    def _spread(self, packs: Sequence[Numbers]) -> float:
-        costs = by_pack(self.cost, packs, np.add)
-        return float(1 - costs.min() / costs.max())
-
-    def _share_out(self, rows: Numbers, kinds: int) -> list[Numbers] | None:
-        """Return the rows in `world_size` packs with all `kinds` each, of about equal cost; None where that cannot be.
-
-        The most expensive first, each into the cheapest pack that has room, after each pack has all its kinds.
-        """
-        packs: list[list[int]] = [[] for _ in range(self.world_size)]
-        load = np.zeros((self.world_size, len(self.capacities)), np.int64)
-        cost = np.zeros(self.world_size)
-        lacks = [kinds] * self.world_size
-        left = sorted(rows.tolist(), key=lambda row: (-float(self.cost[row]), row))
-        while left:
-            needed = [pack for pack in range(self.world_size) if lacks[pack]]
-            at = next((at for at, row in enumerate(left) if any(int(self.kinds[row]) & lacks[p] for p in needed)), None)
-            if needed and at is None:
-                return None
-            row = left.pop(at or 0)
-            allowed = [p for p in needed if int(self.kinds[row]) & lacks[p]] or range(self.world_size)
-            fits = [p for p in allowed if (load[p] + self.demands[row] <= self.capacities).all()]
-            if not fits:
-                return None
-            pack = min(fits, key=lambda p: (cost[p], p))
-            packs[pack].append(row)
-            load[pack] += self.demands[row]
-            cost[pack] += self.cost[row]
-            lacks[pack] &= ~int(self.kinds[row])
-        return [np.asarray(pack, np.int64) for pack in packs]
 
     def _mend(self) -> None:
         """Exchange and split until the groups of each kind divide by the world size, as far as that can be."""
