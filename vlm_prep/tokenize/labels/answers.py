@@ -55,8 +55,8 @@ def empty_answers(messages: Sequence[Message], wanted: Sequence[int], policy: Em
     if empty and policy == "reject":
         raise Reject(
             RejectReason.EMPTY_ANSWER,
-            f"message {empty[0] + 1} is an answer that says nothing: no word of it would be trained, its end alone and what "
-            "blanks it has (`empty_answers=keep` trains it)",
+            f"message {empty[0] + 1} is an answer that says nothing: its end alone would be "
+            "trained, with what blanks it has (`empty_answers=keep` trains it)",
         )
     return (EMPTY_ANSWERS,) if empty else ()
 
