@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from hub import Hub, running_hub
 
 from vlm_prep.core.errors import InputError
@@ -167,6 +171,45 @@ def test_the_files_that_the_hubs_own_client_downloaded_are_read_where_they_are_w
     shutil.rmtree(cache / "datasets")  # what is prepared is whole
     next((cache / "hub").rglob("train-00001-of-00002.jsonl")).unlink()
     assert "1 of the 2 files en/train-...-of-00002.jsonl" in read("hf:me/talks", cache, None)
+
+
+def tarred(path: Path, files: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def sound() -> bytes:
+    data = io.BytesIO()
+    soundfile.write(data, np.zeros(8000, np.float32), 8000, format="WAV", subtype="PCM_16")
+    return data.getvalue()
+
+
+def test_tars_of_the_hub_are_rows_as_those_of_a_folder_are(tmp_path: Path, read: Callable[..., Any]) -> None:
+    folder, cache = tmp_path / "talks", tmp_path / "cache"
+    for name, keys in (("train-2", "a"), ("train-10", "b"), ("test-0", "c")):
+        said = [{"role": "user", "content": "<audio>?"}, {"role": "assistant", "content": keys}]
+        tarred(folder / "data" / f"{name}.tar", {"1.wav": sound(), "1.json": json.dumps({"messages": said}).encode()})
+    with running_hub({"me/talks": folder}) as hub:
+        assert read("hf:me/talks", cache, hub) == ["a", "b"]
+        assert not [path for path in hub.asked if "test-0.tar" in path and path.startswith("GET")]
+        assert "one whole split" in read("hf:me/talks", cache, hub, "--split", "train[:1]")
+    assert read("hf:me/talks", cache, None) == ["a", "b"]
+    assert not list(cache.rglob("*.arrow"))
+
+
+def test_an_audiofolder_of_the_hub_needs_no_library_that_decodes(tmp_path: Path, read: Callable[..., Any]) -> None:
+    folder, cache = tmp_path / "talks", tmp_path / "cache"
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        (folder / split / "a.wav").write_bytes(sound())
+        (folder / split / "metadata.csv").write_text(f"file_name,transcription\na.wav,said in {split}\n")
+    with running_hub({"me/talks": folder}) as hub:
+        assert read("hf:me/talks", cache, hub, "--split", "test") == ["said in test"]
+    assert read("hf:me/talks", cache, None, "--split", "test") == ["said in test"]
 
 
 def test_a_split_without_rows_says_how_many_there_are(tmp_path: Path, read: Callable[..., Any]) -> None:

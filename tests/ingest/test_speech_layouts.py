@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.records import Rejected
+from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.ingest.source import open_samples
 
 
@@ -118,6 +118,14 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(make: Any, the
     with pytest.raises(InputError, match="has no split 'validation'") as caught:
         open_samples(tmp_path, split="validation")
     assert f"It has: {there}." in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("place", ["train/a.wav", "wav/a.wav"])
+def test_kaldis_sounds_start_at_the_folder_that_is_given_or_beside_their_list(place: str, tmp_path: Path) -> None:
+    put(tmp_path / "train", wav_dot_scp=f"u {place.removeprefix('train/')}\n", text="u one\n")
+    put(tmp_path, **{place.replace("/", "__").replace(".", "_dot_"): "x"})
+    (sample,) = open_samples(tmp_path, split="train").read(0, 1)
+    assert isinstance(sample, Sample) and sample.media[0].uris == (str(tmp_path / place),)
 
 
 def test_sounds_that_are_still_packed_are_said(tmp_path: Path) -> None:

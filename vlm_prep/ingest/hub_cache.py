@@ -23,6 +23,8 @@ import yaml
 from vlm_prep.core.errors import InputError
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+MEDIA_SETS: Final = ("webdataset", "audiofolder", "videofolder")
+"""Builders of `datasets` whose sets are files of media."""
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHARD: Final = re.compile(r"(.*-)\d{5}(-of-(\d{5}).*)")
 
@@ -68,8 +70,12 @@ class HubCache:
             hint = f"The cache has the commits {', '.join(held)}: name one, hf:{self.name}@COMMIT, or load it once."
         raise InputError(f"hf:{self.name}: the hub cannot be asked, and is not known from the cache{asked}", hint)
 
+    def snapshot(self, commit: str) -> Path:
+        """Return the folder of the set's own files of a commit; need not be there."""
+        return self._files / "snapshots" / commit
+
     def builder(self, commit: str, subset: str | None) -> Any:
-        """Return the library's builder over what the caches hold of a commit, prepared.
+        """Return the library's builder over what the caches hold of a commit.
 
         Raises:
             InputError: they hold no such configuration, or not all of its files.
@@ -77,13 +83,12 @@ class HubCache:
         from datasets.packaged_modules.cache.cache import Cache
 
         configs = {each.parent.parent.name: each.parent.name for each in sorted(self._prepared.glob(f"*/*/{commit}"))}
-        snapshot = self._files / "snapshots" / commit
+        snapshot = self.snapshot(commit)
         wanted = subset or _default_config(snapshot / "README.md", list(configs))
         if wanted in configs:
             builder: Any = Cache(
                 repo_id=self.name, dataset_name=self.own_name, config_name=wanted, version=configs[wanted], hash=commit
             )
-            builder.download_and_prepare()
             return builder
         if wanted is None and configs:
             names = ", ".join(configs)
@@ -104,6 +109,8 @@ class HubCache:
             ) as error:  # StopIteration: no file at all
                 what = f"hf:{self.name}: the cache does not hold the files of {subset or 'its own configuration'}"
                 raise InputError(f"{what} {' '.join(str(error).split())[:200]}".strip(), hint) from error
+            if builder.name in MEDIA_SETS:  # its files may be read where they lie, and not by a link that is gone
+                return datasets.load_dataset_builder(str(snapshot), subset)
             builder.download_and_prepare()
             return builder
 

@@ -3,6 +3,9 @@
 The library downloads a set once and keeps it as Arrow files, which are read like all tables. The commit that a revision
 means is asked for first, and is part of a run's fingerprint. Where the hub does not answer, what the caches of this
 machine hold of that commit is opened (`hub_cache`); `HF_ENDPOINT` names a mirror.
+
+WebDataset tars, and sounds or videos beside a metadata file, are read as such files are that lie in a folder: Arrow files of
+them would be a second copy of all media, and `datasets` wants torchcodec to make one, whatever it decodes.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.ingest.hub_cache import HubCache
+from vlm_prep.ingest.derived.tar_rows import MEDIA_ENDINGS
+from vlm_prep.ingest.hub_cache import MEDIA_SETS, HubCache
 from vlm_prep.ingest.splits import Tables, tables_of
+from vlm_prep.media.places import natural_order
 
 _ADDRESS: Final = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 _NO_SET: Final = "Check the name; a gated set needs a token (`hf auth login`, or HF_TOKEN)."
+_METADATA: Final = ("metadata.jsonl", "metadata.csv")
 SECONDS: Final = 10.0
 """To wait for the hub's first answer."""
 _LOG = logging.getLogger(__name__)
@@ -33,8 +39,12 @@ class HubTables:
 
     folder: Path
     tables: Tables
+    """Its tables; the files are the set's own where it is read as tars or by a metadata file."""
     commit: str
     """The commit that the files are of."""
+    are_tars: bool = False
+    metadata: Path | None = None
+    """The table among the files that names the others."""
 
 
 def hub_tables(address: str, subset: str | None, split: str | None) -> HubTables:
@@ -64,6 +74,9 @@ def hub_tables(address: str, subset: str | None, split: str | None) -> HubTables
                 f"{address}: is commit {commit} on the hub, and `datasets` opened {builder.hash}",
                 f"Start again if the set has just changed; hf:{found['name']}@COMMIT names what is read.",
             )
+    if (as_files := _as_files(address, builder, split, HubCache(found["name"]).snapshot(commit))) is not None:
+        return as_files
+    _prepared(address, builder.download_and_prepare)
     names = {str(name): int(info.num_examples) for name, info in (builder.info.splits or {}).items()}
     if not names:
         raise InputError(f"{address}: has no splits")
@@ -98,11 +111,49 @@ def _from_hub(name: str, subset: str | None, revision: str | None) -> Any:
     import datasets
 
     # a folder of this name in the working directory is not what is meant
-    builder = datasets.load_dataset_builder(
+    return datasets.load_dataset_builder(
         f"hf://datasets/{name}" if os.path.exists(name) else name, subset, revision=revision
     )
-    builder.download_and_prepare()
-    return builder
+
+
+def _as_files(address: str, builder: Any, split: str | None, snapshot: Path) -> HubTables | None:
+    """Return a set whose own files are read; None for one that is read as the tables that `datasets` makes of it.
+
+    Args:
+        address: what messages begin with.
+        builder: of the set, not prepared.
+        split: what is asked for.
+        snapshot: the folder of the hub's cache that its files lie in.
+    """
+    import datasets
+
+    if builder.name not in MEDIA_SETS:
+        return None
+    listed = {str(name): [str(file) for file in files] for name, files in builder.config.data_files.items()}
+    are_tars = builder.name == "webdataset"
+    if not are_tars and not all(map(_is_described, listed.values())):
+        return None
+
+    def fetched(name: str) -> list[Path]:
+        manager = datasets.DownloadManager(dataset_name=builder.dataset_name)
+        found = _prepared(address, lambda: manager.download(listed[name]))
+        return [Path(os.path.abspath(file)) for file in sorted(found, key=natural_order)]
+
+    def counted(name: str) -> int:
+        raise InputError(
+            f"{address}: split {split!r}: of a set of media files one whole split is read",
+            "`limit` takes its first rows; write an entry of a meta JSON for each split to read several.",
+        )
+
+    tables = tables_of(address, split, list(listed), fetched, counted)
+    metadata = next((file for file in tables.files if file.name in _METADATA), None)
+    return HubTables(snapshot, tables, snapshot.name, are_tars, metadata)
+
+
+def _is_described(files: Sequence[str]) -> bool:
+    """Whether files are media beside one table that names them: archives and folders by class are not."""
+    others = [file for file in files if file.rpartition(".")[2].lower() not in MEDIA_ENDINGS]
+    return len(others) == 1 and others[0].rpartition("/")[2] in _METADATA
 
 
 def _prepared(address: str, load: Callable[[], Any]) -> Any:

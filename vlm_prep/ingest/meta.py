@@ -20,14 +20,14 @@ from vlm_prep.core.regular_files import read_regular
 from vlm_prep.core.remote import cached, is_remote
 from vlm_prep.core.settings import MissingTags, RepeatedTags, TagBlanks
 from vlm_prep.ingest.derived.axolotl import axolotl_meta
-from vlm_prep.ingest.derived.derived_rows import derived
+from vlm_prep.ingest.derived.derived_rows import Derived, derived, of_tars
 from vlm_prep.ingest.derived.energon import metadataset
 from vlm_prep.ingest.derived.nemo_tars import folder_of
 from vlm_prep.ingest.derived.other_tools import as_meta, described_in, is_dataset_info
 from vlm_prep.ingest.derived.tar_rows import spelt_range
 from vlm_prep.ingest.detect import resolve
 from vlm_prep.ingest.entry import EXAMPLE, Entry, SourceOptions, validated
-from vlm_prep.ingest.hub_sets import hub_tables
+from vlm_prep.ingest.hub_sets import HubTables, hub_tables
 from vlm_prep.ingest.interleave import Mix, read_mix
 from vlm_prep.ingest.mapping.compiled import canonical, of_turns, read_mapping
 from vlm_prep.ingest.meta_file import read_meta
@@ -165,7 +165,8 @@ def _spec(path: Path, name: str, written: object) -> DatasetSpec:
         file, tables = Path(check_mock(entry.file_name)), Tables()
     elif is_named(entry.file_name):
         hub = hub_tables(entry.file_name, entry.subset, entry.split)
-        file, tables, commit = hub.folder, hub.tables, hub.commit
+        entry, file, tables = _of_hub(entry, hub)
+        commit = hub.commit
     else:
         entry, file, tables = _files(path, name, entry)
     media_dir = _media_dir(path, file, entry)
@@ -236,6 +237,28 @@ def _media_dir(path: Path, file: Path, entry: Entry) -> Path | str:
     return Path(os.path.abspath(file if file.is_dir() else file.parent))
 
 
+def _of_hub(entry: Entry, hub: HubTables) -> tuple[Entry, Path, Tables]:
+    """Return `_files` of a set of the hub."""
+    if hub.are_tars:
+        entry, file, _ = _as_made(entry, of_tars(hub.folder, list(hub.tables.files)))
+        return entry, file, Tables(hub.tables.split)
+    if hub.metadata is not None:
+        return described_entry(entry, hub.folder, hub.metadata), hub.metadata, Tables(hub.tables.split)
+    return entry, hub.folder, hub.tables
+
+
+def _as_made(entry: Entry, made: Derived) -> tuple[Entry, Path, Tables]:
+    """Return `_files` of rows that were written down."""
+    said = {**made.options, "media_dir": str(made.media_dir)}
+    if entry.mapping is not None or entry.format is not None or entry.columns:
+        said.pop("turns", None)  # what the user says of the columns comes first
+    if entry.mapping is not None or entry.turns is not None:
+        said.pop("format", None)
+    unsaid = {key: value for key, value in said.items() if getattr(entry, key) is None}
+    tables = Tables(entry.split, (made.file,)) if table_kind(str(made.file)) else Tables(entry.split)
+    return entry.model_copy(update=unsaid), made.file, tables
+
+
 def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
     """Return the file or folder of an entry and, of a dataset of tables, which they are."""
     remote = entry.file_name if is_remote(entry.file_name) else None
@@ -247,14 +270,7 @@ def _files(path: Path, name: str, entry: Entry) -> tuple[Entry, Path, Tables]:
     if made is not None:
         if entry.subset is not None:
             raise InputError(f"dataset {name!r}: subset {entry.subset!r} of what has none", "Leave it out.")
-        said = {**made.options, "media_dir": str(made.media_dir)}
-        if entry.mapping is not None or entry.format is not None or entry.columns:
-            said.pop("turns", None)  # what the user says of the columns comes first
-        if entry.mapping is not None or entry.turns is not None:
-            said.pop("format", None)
-        unsaid = {key: value for key, value in said.items() if getattr(entry, key) is None}
-        tables = Tables(entry.split, (made.file,)) if table_kind(str(made.file)) else Tables(entry.split)
-        return entry.model_copy(update=unsaid), made.file, tables
+        return _as_made(entry, made)
     if not file.exists():
         meta = f"{path}: " if path.is_file() else ""  # a preset is none
         raise InputError(f"{meta}dataset {name!r}: no data file {entry.file_name!r}", f"Looked for {file}.")

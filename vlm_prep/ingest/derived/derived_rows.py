@@ -56,9 +56,10 @@ class Form:
 
 
 _SPEECH: Final = {"format": "asr"}
+_TARS: Final = Form("webdataset", tar_rows.files, tar_rows.rows, {}, tar_rows.parts, energon.field_map)
 FORMS: Final = (
     Form("nemo_tars", nemo_tars.nemo_files, nemo_tars.nemo, _SPEECH),  # before tars: they hold no texts
-    Form("webdataset", tar_rows.files, tar_rows.rows, {}, tar_rows.parts, energon.field_map),
+    _TARS,
     Form("librispeech", layouts.librispeech_files, layouts.librispeech, _SPEECH, layouts.librispeech_parts),
     Form("mls", layouts.mls_files, layouts.mls, _SPEECH, layouts.mls_parts),
     Form("aishell", layouts.aishell_files, layouts.aishell, _SPEECH, layouts.aishell_parts),
@@ -98,10 +99,21 @@ def derived(path: Path, split: str | None) -> Derived | None:
             if not path.is_dir() and form.name not in _OF_FILES:
                 _refuse_split(path, split)
             base = path if path.is_dir() else path.parent
-            turns = energon.turns_of(base) if form.name == "webdataset" else None
+            if form is _TARS:
+                return of_tars(base, files)
             made = _written(form, base, files, split if form.name in _OF_FILES else None)
-            return Derived(made, base, form.options | ({"turns": turns} if turns else {}))
+            return Derived(made, base, form.options)
     return None
+
+
+def of_tars(base: Path, files: list[Path]) -> Derived:
+    """Return the rows of WebDataset tars in a folder.
+
+    Raises:
+        InputError: a tar cannot be read.
+    """
+    turns = energon.turns_of(base)
+    return Derived(_written(_TARS, base, files, None), base, {"turns": turns} if turns else {})
 
 
 def _refuse_split(path: Path, split: str | None) -> None:
