@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from vlm_prep.cli import main
 from vlm_prep.cli.init import _lines
+from vlm_prep.core.errors import InputError
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.look import look
 from vlm_prep.ingest.mapping.proposal import proposed
@@ -92,6 +95,49 @@ def table(folder: Path) -> Path:
 def preset(folder: Path) -> str:
     (folder / "rows.jsonl").write_text('{"image": "a.png", "text": "red"}\n')
     return f"preset:rdr={folder / 'rows.jsonl'}"
+
+
+def cuts(folder: Path) -> Path:
+    """Cuts of Lhotse beside the longer lists that they are made of."""
+    recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}], "duration": 9.0}
+    said = [{"id": "s", "text": "said"}]
+    cut = {"start": 1.0, "duration": 2.0, "channel": 0, "supervisions": said, "recording": recording}
+    lists = {"cuts": [{"id": "c", **cut, "type": "MonoCut"}], "recordings": [{**recording, "note": 99 * "."}] * 99}
+    for name, rows in lists.items():
+        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(b"\n".join(map(orjson.dumps, rows))))
+    return folder
+
+
+def pages(folder: Path) -> Path:
+    (folder / "images").mkdir()
+    (folder / "images" / "p.png").write_bytes(b"x")
+    blocks = [{"order": 2, "html": "<table></table>"}, {"order": 1, "text": "Title"}]
+    row = {"layout_dets": blocks, "page_info": {"image_path": "p.png", "page_no": 0}}
+    (folder / "OmniDocBench.json").write_text(json.dumps([row]))
+    return folder
+
+
+def test_init_knows_rows_of_lhotse_and_omnidocbench_by_their_columns(tmp_path: Path) -> None:
+    said = []
+    for make in (cuts, pages):
+        (tmp_path / make.__name__).mkdir()
+        found = look(str(make(tmp_path / make.__name__)))
+        written = yaml.safe_load("".join(_lines(found, None, tmp_path / "job.yaml")))
+        media_dir = written["tokenize"].get("media_dir")
+        (row,) = open_samples(written["source"], media_dir=media_dir and tmp_path / media_dir).read(0, 1)
+        assert isinstance(row, Sample), row
+        (media,) = row.media
+        said.append((Path(media.uris[0]), media.start, media.end, row.messages[-1]["content"][0]["text"]))
+    page = tmp_path / "pages" / "images" / "p.png", None, None, "Title\n\n<table></table>"
+    assert said == [(tmp_path / "cuts" / "a.wav", 1.0, 3.0, "said"), page]
+
+
+def test_init_looks_at_the_configuration_that_is_named(lookalikes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ihm"):
+        look(str(lookalikes / "ami-configs"))
+    found = look(str(lookalikes / "ami-configs"), subset="sdm", split="train")
+    written = yaml.safe_load("".join(_lines(found, None, tmp_path / "job.yaml")))
+    assert found.rows == 2 and {"subset": "sdm", "split": "train"}.items() <= written["tokenize"].items()
 
 
 @pytest.mark.parametrize("make", [pictures, mixed, table, preset])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -191,6 +193,12 @@ def test_a_named_host_that_gives_nothing_any_more_stops_the_run(server: str) -> 
             fetch(f"{server}/down-{number}.png")
     with pytest.raises(InputError, match=r"127\.0\.0\.1 \(`download`\) gave nothing for 8 files in a row"):
         fetch(f"{server}/down.png")
+    for number in range(downloads._PATIENCE - 1):  # other workers' count, too
+        with pytest.raises(Reject):
+            fetch(f"{server}/down-{number}.png")
+    last = f"from vlm_prep.media.downloads import Downloads as D; D(('127.0.0.1',), True).path('{server}/down-x.png')"
+    done = subprocess.run([sys.executable, "-c", last], capture_output=True, text=True, timeout=60)
+    assert "gave nothing for 8 files in a row" in done.stderr, done.stderr
     anyone = Downloads(("*",), private=True)  # of the whole network some are gone for ever
     for number in range(3 * downloads._PATIENCE):
         with pytest.raises(Reject):

@@ -29,6 +29,8 @@ def command(
     processor: Annotated[
         str | None, Flag(short="-p"), Doc("Hugging Face id, or folder. [default: guessed from the kinds of media]")
     ] = None,
+    subset: Annotated[str | None, Doc("Configuration of a hub set or dataset folder.")] = None,
+    split: Annotated[str | None, Doc("Split of a hub set or dataset folder. [default: train, or the only one]")] = None,
     file: Annotated[Path, Flag("--file"), Doc("The run file to write.")] = Path("job.yaml"),
 ) -> None:
     """Look at data and write a run file with what was found and what was guessed, to be read before it is run."""
@@ -36,7 +38,7 @@ def command(
 
     if os.path.lexists(file):
         raise OutputError(f"{file} is there already", "give another --file")
-    found = look(source)
+    found = look(source, subset=subset, split=split)
     text = "".join(_lines(found, processor, file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +54,8 @@ def _lines(found: Look, processor: str | None, file: Path) -> Iterator[str]:
     name = Path(found.source.rstrip("/")).stem or "data"
     yield f"# Made by `vlm-prep init`. Run it with `vlm-prep run {file.name}`; see docs/jobs.md.\n"
     yield from _said(found)
-    yield _setting("source", _beside(found.source, file))
+    known = found.preset and f"guessed by its columns: `vlm-prep presets {found.preset}`"
+    yield _setting("source", _beside(found.source, file), known)
     for other in found.others:
         yield f"#   found, too: {_beside(other, file)}\n"
     guess = _PROCESSORS["audio" if found.kinds["audio"] else None]
@@ -87,13 +90,15 @@ def _said(found: Look) -> Iterator[str]:
 def _reading(found: Look, file: Path) -> Iterator[str]:
     """Yield how the rows are read. What a run finds by itself is a remark: written down it would hold rows to the first
     row's spelling. In a meta JSON each data set says its own."""
+    yield from (_setting(name, value) for name, value in found.how.items())
     if found.mapping is not None:
         yield from _mapping(found.mapping)
         return
     only = found.datasets[0] if len(found.datasets) == 1 else None
     if only is None:
         return
-    yield f"# format: {only['format']}, as its first row shows\n"
+    if found.preset is None:
+        yield f"# format: {only['format']}, as its first row shows\n"
     if found.media_dir is not None and os.path.basename(found.source) == os.path.basename(str(only.get("file", ""))):
         why = f"guessed: {found.there:,} of {found.missing:,} files that are not beside the data are here"
         yield _setting("media_dir", _beside(found.media_dir, file), why)

@@ -57,7 +57,7 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     if spec.is_mock:
         return replace(spec, format="messages")
     with spec.own_name():
-        rows = list(_through_hook(spec, _head_rows(spec)))
+        rows = list(_through_hook(spec, head_objects(spec)))
     if not rows:
         return replace(spec, format=spec.format or ("sharegpt" if spec.mapping is None else "mapping"))
     for role in spec.columns:
@@ -157,7 +157,8 @@ def _through_hook(spec: DatasetSpec, rows: Iterable[Row]) -> Iterator[Row]:
             continue
 
 
-def _head_rows(spec: DatasetSpec) -> Iterator[Row]:
+def head_objects(spec: DatasetSpec) -> Iterator[Row]:
+    """Yield the first rows of a dataset that are objects, as they stand in its file; of a table at most 8, else 64."""
     if spec.tables:
         yield from islice(head_rows(spec.tables), _HEAD_TABLE_ROWS)
         return

@@ -4,8 +4,8 @@ The library downloads a set once and keeps it as Arrow files, which are read lik
 means is asked for first, and is part of a run's fingerprint. Where the hub does not answer, what the caches of this
 machine hold of that commit is opened (`hub_cache`); `HF_ENDPOINT` names a mirror.
 
-WebDataset tars, and sounds or videos beside a metadata file, are read as such files are that lie in a folder: Arrow files of
-them would be a second copy of all media, and `datasets` wants torchcodec to make one, whatever it decodes.
+WebDataset tars, and sounds or videos beside a metadata file, are read as such files are that lie in a folder: Arrow
+files of them would be a second copy of all media, and `datasets` wants torchcodec to make one, whatever it decodes.
 """
 
 from __future__ import annotations

@@ -17,14 +17,18 @@ from typing import Any, Final
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.named_sources import is_placed
 from vlm_prep.core.records import Sample
+from vlm_prep.ingest.detect import head_objects
 from vlm_prep.ingest.mapping.proposal import proposed
 from vlm_prep.ingest.meta import load_source
-from vlm_prep.ingest.row_source import RowSource
+from vlm_prep.ingest.presets.preset import PRESET, told_by_columns
 from vlm_prep.ingest.source import Samples, open_samples
+from vlm_prep.media.text_files import plain_name
 
 ROWS: Final = 256
 _DATA_ENDS: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 _MOST_FOLDERS: Final = 200
+_MOST_READ: Final = 16
+"""Files of a folder that are looked into for the one that is known."""
 
 
 @dataclass
@@ -32,7 +36,9 @@ class Look:
     """What was seen of a source."""
 
     source: str
-    """The data that was looked at: what was given, or a file in that folder."""
+    """The data that was looked at: what was given, or a file in that folder; by a preset where its columns tell one."""
+    how: dict[str, str] = field(default_factory=dict)
+    """What was said of how it is read."""
     others: list[str] = field(default_factory=list)
     """Other data files of the folder."""
     datasets: list[dict[str, Any]] = field(default_factory=list)
@@ -53,19 +59,30 @@ class Look:
     """Rows with reasoning."""
     tools: int = 0
     """Rows with tools."""
+    preset: str | None = None
+    """The preset that its columns tell, where none was given."""
     mapping: dict[str, Any] | None = None
     """A guess at what the columns of a table are, where its rows are no conversations."""
 
 
-def look(source: str) -> Look:
-    """Look at a data file, a folder, or a meta JSON.
+def look(source: str, *, subset: str | None = None, split: str | None = None) -> Look:
+    """Look at a data file, a folder, a set of the hub, or a meta JSON.
+
+    Args:
+        source: what it is.
+        subset: its configuration, where it has several.
+        split: the split to look at.
 
     Raises:
         InputError: there is no data in it.
     """
-    chosen, others = _data_of(source)
-    samples, mapping = _opened(chosen)
-    found = Look(chosen, others, samples.describe(), len(samples), min(ROWS, len(samples)), mapping=mapping)
+    how = {name: value for name, value in (("subset", subset), ("split", split)) if value is not None}
+    data, others = _data_of(source, how)
+    chosen, samples, mapping = _opened(data, how)
+    seen = min(ROWS, len(samples))
+    found = Look(chosen, how, others, samples.describe(), len(samples), seen, mapping=mapping)
+    if chosen != data:
+        found.preset = chosen.removeprefix(PRESET).partition("=")[0]
     missing: list[str] = []
     for each in samples.read(0, found.seen):
         if not isinstance(each, Sample):
@@ -78,42 +95,67 @@ def look(source: str) -> Look:
         missing += [uri for uri in uris if uri.startswith("/") and "::" not in uri and not os.path.exists(uri)]
     found.missing = len(missing)
     if missing and len(found.datasets) == 1:
-        found.media_dir, found.there = _folder_of(missing, Path(chosen), samples)
+        found.media_dir, found.there = _folder_of(missing, Path(data))
     return found
 
 
-def _opened(source: str) -> tuple[Samples, dict[str, Any] | None]:
-    """Open a source; with a proposed mapping where its rows are no conversations."""
+def _opened(source: str, how: dict[str, str]) -> tuple[str, Samples, dict[str, Any] | None]:
+    """Open a source; where its rows are no conversations by the preset that they tell, or with a proposed mapping."""
     try:
-        return open_samples(source), None
+        return source, _open(source, how), None
     except InputError as error:
-        mapping = None
         try:
-            specs = load_source(source)
-            row = RowSource.open(specs[0]).first_object() if len(specs) == 1 else None
+            row = _first_row(source, how)
+            preset = None if row is None or source.startswith(PRESET) else told_by_columns(row)
+            if preset is not None:
+                named = f"{PRESET}{preset}={source}"
+                return named, _open(named, how), None
             mapping = None if row is None else proposed(row)
             if mapping is not None:
-                return open_samples(source, mapping=mapping), mapping
+                return source, _open(source, how, mapping), mapping
         except InputError:
             raise error from None  # it says more of the source than what a guess gave
         raise
 
 
-def _data_of(source: str) -> tuple[str, list[str]]:
+def _open(source: str, how: dict[str, str], mapping: dict[str, Any] | None = None) -> Samples:
+    return open_samples(source, mapping=mapping, subset=how.get("subset"), split=how.get("split"))
+
+
+def _first_row(source: str, how: dict[str, str]) -> dict[str, Any] | None:
+    specs = load_source(source, subset=how.get("subset"), split=how.get("split"))
+    return next(iter(head_objects(specs[0])), None) if len(specs) == 1 else None
+
+
+def _is_told(file: Path) -> bool:
+    """Whether a preset is told by the columns of a file."""
+    try:
+        row = _first_row(str(file), {})
+    except InputError:
+        return False
+    return row is not None and told_by_columns(row) is not None
+
+
+def _data_of(source: str, how: dict[str, str]) -> tuple[str, list[str]]:
     """Return the data to look at, and other data beside it."""
     if is_placed(source) or not os.path.isdir(source):
         return source, []
     try:
-        _opened(source)
+        _opened(source, how)
     except InputError as error:
-        files = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in _DATA_ENDS and path.is_file())
-        if not files and any(Path(source).rglob("*.parquet")):
+        files = sorted(path for path in Path(source).iterdir() if _is_data(path))
+        if how or (not files and any(Path(source).rglob("*.parquet"))):
             raise  # it is a data set, and says what it needs to know
         if not files:
             raise InputError(f"{source}: no data files here ({error.message})", error.hint) from error
         files.sort(key=lambda path: -path.stat().st_size)
+        files[:_MOST_READ] = sorted(files[:_MOST_READ], key=lambda path: not _is_told(path))
         return str(files[0]), [str(path) for path in files[1:]]
     return source, []
+
+
+def _is_data(path: Path) -> bool:
+    return plain_name(path).lower().endswith(_DATA_ENDS) and path.is_file()
 
 
 def _thinks(message: Any) -> bool:
@@ -124,7 +166,7 @@ def _thinks(message: Any) -> bool:
     )
 
 
-def _folder_of(missing: Sequence[str], data: Path, samples: Samples) -> tuple[str | None, int]:
+def _folder_of(missing: Sequence[str], data: Path) -> tuple[str | None, int]:
     """Return the folder in which most of the missing files are, and how many."""
     beside = data if data.is_dir() else data.parent
     names = [os.path.relpath(uri, beside) for uri in missing]

@@ -21,7 +21,6 @@ import ssl
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,11 @@ _LONGEST: Final = 240.0
 _TRIES: Final = 3
 _REDIRECTS: Final = 5
 _PATIENCE: Final = 8
-"""Files of one host in a row that may be there another time, after all tries."""
+"""Files of one host in a row that may be there another time, after all tries, of all processes together."""
+_SILENT: Final = ".silent"
+"""Beside the files: for each host that gives nothing a file with a byte for each file in a row."""
+_FORGOTTEN: Final = 600.0
+"""Seconds after which a host that was silent is counted anew, and is another run's."""
 _HTML: Final = (b"<!doctype html", b"<html")
 _ASCII: Final = "".join(map(chr, range(33, 127)))
 _OTHERS: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -103,7 +106,7 @@ class Downloads:
             except (ValueError, UnicodeError) as error:
                 raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{url}: no address of http: {error}") from error
             except Reject:
-                _in_a_row.pop(host, None)  # it answers
+                _silent(host).unlink(missing_ok=True)  # it answers
                 raise
             except _MayPassError as error:
                 if time.monotonic() > end:
@@ -112,7 +115,7 @@ class Downloads:
                     raise self._given_up(host, f"{url}: {error}, {_TRIES} times") from error
                 time.sleep(0.5 * 2**attempt)
             else:
-                _in_a_row.pop(host, None)
+                _silent(host).unlink(missing_ok=True)
                 return
 
     def _given_up(self, host: str, what: str) -> Exception:
@@ -120,11 +123,10 @@ class Downloads:
 
         With `*` many hosts are asked, of which some are gone for ever.
         """
-        _in_a_row[host] += 1
         is_named = any(each != "*" and fnmatch.fnmatchcase(host, each.lower()) for each in self.hosts)
-        if _in_a_row[host] < _PATIENCE or not is_named:
+        if not is_named or _in_a_row(host) < _PATIENCE:
             return Reject(RejectReason.UNREADABLE_FILE, what)
-        _in_a_row.pop(host)
+        _silent(host).unlink(missing_ok=True)
         return InputError(
             f"{host} (`download`) gave nothing for {_PATIENCE} files in a row; the last: {what}",
             "Start again when it answers: what was fetched is kept.",
@@ -180,8 +182,20 @@ class Downloads:
         return kind(host, port, addresses, is_public=not inside), quote(path, safe=_ASCII)
 
 
-_in_a_row: Counter[str] = Counter()
-"""Host → files of it in a row that were given up, in this process."""
+def _silent(host: str) -> Path:
+    return downloads_folder() / _SILENT / _OTHERS.sub("_", host)
+
+
+def _in_a_row(host: str) -> int:
+    """Count one more file of a host that was given up; return how many there are in a row."""
+    path = _silent(host)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > _FORGOTTEN:
+            path.unlink()
+    with open(path, "ab", buffering=0) as file:
+        file.write(b".")  # at the end, whoever else writes there
+        return file.tell()
 
 
 class _MayPassError(Exception):

@@ -265,7 +265,7 @@ def kaldi(base: Path, files: list[Path], split: str | None) -> Iterator[Row | st
         if not place or place.endswith("|"):
             yield f"{name}: {'its sound is what a command writes' if place else 'not in wav.scp'}"
             continue
-        if not (base / place).exists():  # Kaldi takes it from where a recipe ran: the folder that is given, else its own
+        if not (base / place).exists():  # Kaldi starts where a recipe ran: not known, the list's folder is next
             place = str(files[0].parent / place)
         yield {"id": name, "audio": place, **times, "text": text}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,8 @@ from vlm_prep.ingest.spec import COLUMN_ALIASES
 _HOW: Final = frozenset(("format", "mapping", "turns"))
 """What says how rows are read: of what the user says of it nothing of a preset's is left, its columns among it."""
 _FOLDER: Final = Path(__file__).parent
-_HEAD: Final = "preset:"
+PRESET: Final = "preset:"
+"""What a source begins with that is read by a preset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Preset:
     """Its id on the hub; None where it is given by path alone."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keys of a meta JSON's entry."""
+    told_by: Sequence[str] = ()
+    """Columns that rows of no other kind have all of."""
     sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of a mix: the name of each dataset → its hub and options; by path they are folders or files of these names."""
     mix: Mapping[str, Any] | None = None
@@ -66,7 +69,7 @@ class PresetSource:
         if preset.sets and given:
             names = ", ".join(given)
             raise InputError(
-                f"{_HEAD}{preset.name}: {names} cannot be given for several datasets", "Write a meta JSON."
+                f"{PRESET}{preset.name}: {names} cannot be given for several datasets", "Write a meta JSON."
             )
         if preset.sets:
             return {name: self._of_set(name, said) for name, said in preset.sets.items()}
@@ -82,7 +85,7 @@ class PresetSource:
             return path if is_placed(path) else os.path.abspath(os.path.expanduser(path))
         if hub is None:
             name = self.preset.name
-            raise InputError(f"{_HEAD}{name} needs a path: {self.preset.expects}", f"Write {_HEAD}{name}=PATH.")
+            raise InputError(f"{PRESET}{name} needs a path: {self.preset.expects}", f"Write {PRESET}{name}=PATH.")
         return f"hf:{hub}"
 
 
@@ -100,10 +103,15 @@ def preset_of(source: str) -> PresetSource | None:
     Raises:
         InputError: there is none of this name.
     """
-    if not source.startswith(_HEAD):
+    if not source.startswith(PRESET):
         return None
-    name, equals, path = source.removeprefix(_HEAD).partition("=")
+    name, equals, path = source.removeprefix(PRESET).partition("=")
     return PresetSource(read_preset(name), path if equals and path else None)
+
+
+def told_by_columns(row: Mapping[str, Any]) -> str | None:
+    """Return the name of the preset whose own columns a row has, None where it has none's."""
+    return next((name for name, each in presets().items() if each.told_by and row.keys() >= {*each.told_by}), None)
 
 
 def with_preset(entry: Entry, folder: Path) -> Entry:
@@ -120,7 +128,7 @@ def with_preset(entry: Entry, folder: Path) -> Entry:
         return entry
     preset = read_preset(entry.preset)
     if preset.sets:
-        raise InputError(f"preset {preset.name!r} is several datasets", f"Use it as a source: {_HEAD}{preset.name}.")
+        raise InputError(f"preset {preset.name!r} is several datasets", f"Use it as a source: {PRESET}{preset.name}.")
     given = entry.model_dump(include=entry.model_fields_set - {"preset"})
     path = os.path.join(folder, entry.file_name)
     return Entry.model_validate({**_options(preset, {**given, "file_name": path}), **given})
