@@ -20,6 +20,7 @@ from hub import Hub, running_hub
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.ingest.hub_sets import _prepared
+from vlm_prep.ingest.row_source import said_of_outside
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
@@ -123,7 +124,7 @@ def read(tmp_path: Path, command: Callable[..., Any]) -> Callable[..., list[str]
         if found.returncode:
             assert found.returncode == 2 and "Traceback" not in found.stderr, found.stderr
             return str(found.stderr)
-        assert found.stderr == ""
+        assert found.stderr == "" and said_of_outside(read_manifest(out).totals) is None
         rows = Store(out).rows()
         return [json.loads(row["conversation"])["messages"][1]["content"][0]["text"] for row in rows]
 

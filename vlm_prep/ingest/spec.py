@@ -229,7 +229,10 @@ class DatasetSpec:
         """Its folder, that of its media and that of what is fetched, within which rows' media are expected."""
         own = frozenset(os.path.realpath(path) for path in self.tables)
         fetched = () if self.downloads is None else (str(downloads_folder()),)
-        return check_roots((str(self.folder), str(self.media_dir), *fetched), own)
+        places = (Path(self.media_dir), *Path(self.media_dir).parents)
+        # a snapshot of the hub's cache, <set>/snapshots/<commit>, has links into <set>/blobs
+        linked = [str(each.parent.parent) for each in places if each.name == self.commit]
+        return check_roots((str(self.folder), str(self.media_dir), *fetched, *linked), own)
 
     @cached_property
     def media_first(self) -> DatasetSpec:
