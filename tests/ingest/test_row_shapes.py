@@ -65,7 +65,8 @@ def test_a_bad_alpaca_row_is_rejected(row: Any, reason: RejectReason) -> None:
     ("row", "reason"),
     [
         (None, R.BAD_ROW),
-        ([USER], R.BAD_ROW),
+        ([USER], R.NO_ASSISTANT_TURN),
+        ([USER, "x"], R.BAD_ROW),
         ("x", R.BAD_ROW),
         ({}, R.MISSING_COLUMN),
         ({"messages": None}, R.BAD_TYPE),
