@@ -87,24 +87,26 @@ def check_apart(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
 
 
 def _require_as_many(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
-    numbers = [int(item.get("n_images", 0)) for item in items]
-    if len(set(numbers)) > 1:
-        most, least = numbers.index(max(numbers)), numbers.index(min(numbers))
-        named = [f"{items[place].get('sample_id')} ({numbers[place]})" for place in (most, least)]
+    if named := _that_differ(items, [int(item.get("n_images", 0)) for item in items]):
         raise ValueError(
-            f"{' and '.join(named)} differ in their number of pictures: {backbone.name} shows tokens before a row's "
-            "first picture all that the batch is padded to; give rows of as many pictures batches of their own, or "
-            "train with batch_size=1"
+            f"{named} differ in their number of pictures: {backbone.name} shows tokens before a row's first picture "
+            "all that the batch is padded to; give rows of as many pictures batches of their own, or train with "
+            "batch_size=1"
         )
 
 
 def _require_as_long(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
     heard = [item for item in items if "input_features" in item]
-    steps = [int(item["input_features"].shape[1]) for item in heard]
-    if len(set(steps)) > 1:
-        most, least = steps.index(max(steps)), steps.index(min(steps))
-        named = [f"{heard[place].get('sample_id')} ({steps[place]})" for place in (most, least)]
+    if named := _that_differ(heard, [int(item["input_features"].shape[1]) for item in heard]):
         raise ValueError(
-            f"{' and '.join(named)} differ in the length of their sound: {backbone.name} reads what pads a clip beside "
-            "a longer one; give rows of as long ones batches of their own, or train with batch_size=1"
+            f"{named} differ in the length of their sound: {backbone.name} reads what pads a clip beside a longer one; "
+            "give rows of as long ones batches of their own, or train with batch_size=1"
         )
+
+
+def _that_differ(items: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> str | None:
+    """Name the rows with the most and the least; None where all have as many."""
+    if len(set(numbers)) < 2:
+        return None
+    places = numbers.index(max(numbers)), numbers.index(min(numbers))
+    return " and ".join(f"{items[place].get('sample_id')} ({numbers[place]})" for place in places)
