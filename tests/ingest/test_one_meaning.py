@@ -24,9 +24,12 @@ ENDINGS = {"image": "png", "video": "mp4"}
 
 def references(kind: str, name: str) -> list[dict[str, Any]]:
     """Parts that say themselves which file they are."""
+    of_pictures: list[dict[str, Any]] = [{"type": "picture", "picture": name}, {"img": name}]
     return [
+        *(of_pictures if kind == "image" else []),
         {"type": kind, kind: name},
         {"type": kind, "path": name},
+        {"type": kind, "file_name": name},
         {kind: name},
         {"type": f"{kind}_url", f"{kind}_url": {"url": name}},
         {"type": kind, "source": {"type": "url", "url": name}},
@@ -84,7 +87,7 @@ def spelt(draw: st.DrawFn, meaning: dict[str, Any]) -> dict[str, Any]:
         for kind in turn["media"]:
             name = f"{kind}{sum(map(len, files.values()))}.{ENDINGS[kind]}"
             names.append((kind, name))
-            files[kind].append(pick(name, {"path": name}, {"path": name, "bytes": None}))
+            files[kind].append(pick(name, {"path": name}, {"path": name, "bytes": None}, {"filename": name}))
         ask = {"type": "text", "text": turn["ask"]}
         if style == "refs":
             content = [pick(*references(kind, name)) for kind, name in names] + [ask]

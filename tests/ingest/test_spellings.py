@@ -112,6 +112,24 @@ def test_a_picture_under_a_less_usual_name_is_read(name: str) -> None:
     assert (sample.media[0].uris, sample.notes) == (("/m/a.png",), ("read_media_columns",))
 
 
+@pytest.mark.parametrize("name", ["file_name", "filename", "file", "img", "picture", "image_file"])
+def test_a_path_under_a_less_usual_name_in_its_entry_is_read(name: str) -> None:
+    sample = read(chat({"role": "user", "content": "<image>hi"}, ANSWER) | {"images": [{name: "a.png", "id": 7}]})
+    assert sample.media[0].uris == ("/m/a.png",) and sample.media[0].notes == ("read_path_keys",)
+    assert sample.unread == {"image.id": 7}
+    parts = [{"type": "picture", name: "a.png"}, {"type": "text", "text": "hi"}]
+    sample = read(chat({"role": "user", "content": parts}, ANSWER))
+    assert sample.media[0].uris == ("/m/a.png",) and not sample.unread
+
+
+def test_of_two_less_usual_names_of_a_path_none_is_taken() -> None:
+    row = chat({"role": "user", "content": "<image>hi"}, ANSWER)
+    reason, words = refused(row | {"images": [{"file_name": "a.png", "img": "b.png"}]})
+    assert reason == R.BAD_MEDIA_ENTRY and "'file_name', 'img'" in words
+    named = read(row | {"images": [{"path": "x/a.png", "file_name": "a.png"}]})
+    assert named.media[0].uris == ("/m/x/a.png",) and named.unread == {"image.file_name": "a.png"}
+
+
 def test_a_path_beside_a_column_of_bytes_is_its_name() -> None:
     row = chat({"role": "user", "content": "<image>hi"}, ANSWER, image=EmbeddedBytes("u::1"), image_path="x/a.png")
     sample = read(row)

@@ -22,8 +22,9 @@ def make_own() -> None:
     # what libraries say of a processor or a file quotes them
     logging.setLogRecordFactory(_ShownRecord)
     warnings.formatwarning = _shown_warning
-    # pictures are held to `max_image_pixels` by their headers, with a reject
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit", module="PIL")
+    # pictures are held to `max_image_pixels` by their headers, with a reject (Image size exceeds limit), and what is
+    # damaged beside their pixels changes nothing (Corrupt EXIF data); no warning names the file
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class _ShownRecord(logging.LogRecord):

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.ingest.json_scan import BOM, elements
+from vlm_prep.ingest.json_scan import BOM, LENIENT_BETWEEN, elements
 from vlm_prep.ingest.sniff import text_form
 from vlm_prep.ingest.spec import TextForm, TextReading
 
@@ -44,6 +44,8 @@ class RowIndex:
     lines: NDArray[np.int64]
     """1-based line on which each row starts."""
     kind: TextForm
+    notes: frozenset[str] = frozenset()
+    """What of the file as a whole was read in another form, of `formats.noticed.NOTES`; it holds for each row."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -64,11 +66,16 @@ def build_index(path: str | Path, reading: TextReading | None = None) -> RowInde
     form = text_form(path, reading)
     if form in ("lines", "cr_lines"):
         return _index_lines(path, form, lenient=reading.lenient_json)
-    found = array("q")
-    for element in elements(path, form, rows_key=reading.rows_key, lenient=reading.lenient_json):
+    found, noticed = array("q"), set[str]()
+    for element in elements(path, form, rows_key=reading.rows_key, lenient=reading.lenient_json, noticed=noticed):
         found.extend(element)
     starts, ends, lines = np.array(found, dtype=np.int64).reshape(-1, 3).T.copy()
-    return RowIndex(starts, ends, lines, form)
+    return RowIndex(starts, ends, lines, form, frozenset(noticed | _form_note(form)))
+
+
+def _form_note(form: TextForm) -> set[str]:
+    """Return the note of a form that is not one of the two usual ones."""
+    return set() if form in ("array", "lines") else {f"read_{form}"}
 
 
 def read_row(file: BinaryIO, start: int, end: int) -> bytes:
@@ -92,8 +99,9 @@ def read_row(file: BinaryIO, start: int, end: int) -> bytes:
 def _index_lines(path: str | Path, form: TextForm, *, lenient: bool) -> RowIndex:
     end = b"\r" if form == "cr_lines" else b"\n"
     blocks = [_rows_of_block(*block, end[0], lenient) for block in _line_blocks(path, end)]
-    starts, ends, lines = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    return RowIndex(starts, ends, lines, form)
+    starts, ends, lines = (np.concatenate(column) for column in zip(*(block[:3] for block in blocks), strict=True))
+    noticed = {LENIENT_BETWEEN} if any(block[3] for block in blocks) else set()
+    return RowIndex(starts, ends, lines, form, frozenset(noticed | _form_note(form)))
 
 
 def _line_blocks(path: str | Path, line_end: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -114,7 +122,8 @@ def _line_blocks(path: str | Path, line_end: bytes) -> Iterator[tuple[bytes, int
 
 def _rows_of_block(
     block: bytes, offset: int, line: int, line_end: int, lenient: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], bool]:
+    """Return starts, ends and lines of a block's rows, and whether lines of comments were left out."""
     data = np.frombuffer(block, dtype=np.uint8)
     ends = np.flatnonzero(data == line_end)
     if not block.endswith(bytes((line_end,))):
@@ -127,9 +136,11 @@ def _rows_of_block(
     # only a line that begins with a blank can be all blank, so Python looks at few
     for number in np.flatnonzero(keep)[data[starts[keep]] <= ord(" ")]:
         keep[number] = bool(block[starts[number] : ends[number]].strip(_LINE_BLANKS))
+    has_comments = False
     if lenient:
         for number in np.flatnonzero(keep)[np.isin(data[starts[keep]], _BEFORE_COMMENTS)]:
             keep[number] = _COMMENT.fullmatch(block[starts[number] : ends[number]]) is None
+            has_comments |= not keep[number]
     starts, ends, lines = starts[keep], ends[keep], np.flatnonzero(keep) + line
     ends = ends - (data[ends - 1] == 13)
-    return starts + offset, ends + offset, lines.astype(np.int64)
+    return starts + offset, ends + offset, lines.astype(np.int64), bool(has_comments)

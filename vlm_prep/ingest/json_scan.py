@@ -45,11 +45,17 @@ _KEY = re.compile(_STRING)
 _LENIENT_KEY = re.compile(_STRING + rb"|" + _SINGLE)
 _OPENING = frozenset(b"[{")
 _REPAIR: Final = "Repair the file, or write it as JSON lines (.jsonl), one row to a line."
+LENIENT_BETWEEN: Final = "read_lenient_file"
 LENIENT_HINT: Final = "`lenient_json=true` reads comments, trailing commas and Python literals."
 
 
 def elements(
-    path: str | Path, form: TextForm, *, rows_key: str | None = None, lenient: bool = False
+    path: str | Path,
+    form: TextForm,
+    *,
+    rows_key: str | None = None,
+    lenient: bool = False,
+    noticed: set[str] | None = None,
 ) -> Iterator[Element]:
     """Yield where each row of a JSON text is, as far as it is asked for.
 
@@ -58,6 +64,7 @@ def elements(
         form: how the rows stand.
         rows_key: of form wrapped: the key, or keys joined by dots.
         lenient: take comments, trailing commas and single quotes.
+        noticed: gets the name of a note where something between the rows is read by `lenient` alone.
 
     Raises:
         InputError: the brackets and commas do not add up, with the line; or there is no such key.
@@ -72,6 +79,8 @@ def elements(
             yield from scan.under(rows_key or "")
         else:
             yield from scan.objects()
+        if noticed is not None and scan.took_leniently:
+            noticed.add(LENIENT_BETWEEN)
 
 
 def first_members(path: str | Path, count: int, *, lenient: bool = False) -> tuple[dict[str, Element], bool]:
@@ -110,6 +119,8 @@ class _Scan:
         self.data, self.path, self.lenient = data, path, lenient
         self.released = self.counted = 0
         self.line = 1
+        self.took_leniently = False
+        """Whether a comment, a last comma or a key in single quotes stood between the elements."""
         self.blanks = _LENIENT_BLANKS if lenient else _BLANKS
         self.to_bracket = _LENIENT_TO_BRACKET if lenient else _TO_BRACKET
 
@@ -131,7 +142,7 @@ class _Scan:
             position = self.skip_blanks(end)
             closed = self._after_element(position, b"]")
             position = position if closed else self.skip_blanks(position + 1)
-            closed = closed or (self.lenient and data[position : position + 1] == b"]")
+            closed = closed or self._closes_after_comma(position, b"]")
         rest = self.skip_blanks(position + 1)
         if whole and rest < len(data):
             raise self._fault(rest, "text follows the end of the array")
@@ -171,7 +182,7 @@ class _Scan:
             position = self.skip_blanks(end)
             closed = self._after_element(position, b"}")
             position = position if closed else self.skip_blanks(position + 1)
-            closed = closed or (self.lenient and data[position : position + 1] == b"}")
+            closed = closed or self._closes_after_comma(position, b"}")
 
     def under(self, rows_key: str) -> Iterator[Element]:
         """Yield the rows under a key of the text's object."""
@@ -194,7 +205,13 @@ class _Scan:
     def _has(self, position: int, key: str) -> bool:
         return "." not in key or any(name == key for name, _ in self.members(position))
 
+    def _closes_after_comma(self, position: int, close: bytes) -> bool:
+        closes = self.lenient and self.data[position : position + 1] == close
+        self.took_leniently |= closes
+        return closes
+
     def _key(self, written: bytes) -> str:
+        self.took_leniently |= written.startswith(b"'")
         try:
             return str(parse_row(written, lenient=self.lenient)[0])
         except RowJsonError:
@@ -202,6 +219,8 @@ class _Scan:
 
     def skip_blanks(self, position: int) -> int:
         match = self.blanks.match(self.data, position)
+        if self.lenient and match and not match[0].isspace():
+            self.took_leniently |= bool(match[0])
         return match.end() if match else position
 
     def element_end(self, start: int) -> int:

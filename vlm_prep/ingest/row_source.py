@@ -32,7 +32,7 @@ from vlm_prep.ingest.sampling import copies, occurrences, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 from vlm_prep.ingest.table_files import TableIndex, build_table_index
-from vlm_prep.media.text_files import form_of
+from vlm_prep.media.text_files import form_of, is_encoded
 
 STAGE = "ingest"
 _OPTIONS: Final = (
@@ -43,6 +43,7 @@ _OPTIONS: Final = (
 """What of a spec is described where it is not the default."""
 _MOST_PICKS: Final = 1_000_000_000
 """Rows that may be taken of a dataset, each as often as it is taken; their numbers lie in memory."""
+RE_ENCODED: Final = "read_encoding"
 OUTSIDE = "media_outside"
 """Note of a media outside of its data file's folder and its media folder."""
 
@@ -221,8 +222,9 @@ class RowSource:
         if isinstance(index, TableIndex | MockIndex):
             yield lambda row: (index.read(row), frozenset())
             return
+        notes = index.notes | ({RE_ENCODED} if is_encoded(spec.file, spec.encoding) else set())
         with open_input(spec.text) as file:
-            yield lambda row: _json_row(file, index, row, spec)
+            yield lambda row: _json_row(file, index, row, spec, notes)
 
     def _read_pick(self, read: Callable[[int], tuple[Any, frozenset[str]]], place: int) -> Sample | Rejected:
         row = int(self.picks[place])
@@ -275,13 +277,15 @@ class RowSource:
         return replace(sample, media=tuple(media))
 
 
-def _json_row(file: BinaryIO, index: RowIndex, row: int, spec: DatasetSpec) -> tuple[Any, frozenset[str]]:
+def _json_row(
+    file: BinaryIO, index: RowIndex, row: int, spec: DatasetSpec, of_file: frozenset[str]
+) -> tuple[Any, frozenset[str]]:
     start, end = int(index.starts[row]), int(index.ends[row])
     data = read_row(file, start, end)
     value, notes = _parse(data, int(index.lines[row]), spec)
     if may_embed(data) and spec.encoding is None:  # what needs a word of the user to be read is found by no uri
         value = mark(value, str(spec.file), (start, end - start))
-    return value, notes
+    return value, notes | of_file
 
 
 def _parse(data: bytes, line: int, spec: DatasetSpec) -> tuple[Any, frozenset[str]]:

@@ -14,7 +14,7 @@ from vlm_prep.core.records import MediaHeader
 from vlm_prep.media.files import read_bytes
 from vlm_prep.media.image import MAX_PIXELS, check_size, to_rgb
 from vlm_prep.media.image_formats import open_picture
-from vlm_prep.media.library_words import plain_words
+from vlm_prep.media.library_words import named_words
 
 FORMATS = ("GIF", "WEBP", "PNG")
 _USUAL_MS = 100
@@ -118,6 +118,4 @@ def _opened(data: bytes, uri: str) -> Iterator[Image.Image]:
     except (Reject, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise Reject(
-            RejectReason.UNREADABLE_VIDEO, f"{uri}: does not decode: {type(error).__name__}: {plain_words(error)}"
-        ) from error
+        raise Reject(RejectReason.UNREADABLE_VIDEO, f"{uri}: does not decode: {named_words(error)}") from error

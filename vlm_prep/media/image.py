@@ -26,7 +26,7 @@ from vlm_prep.core.regular_files import open_regular
 from vlm_prep.media.files import Ends, local_path, read_bytes
 from vlm_prep.media.image_formats import open_picture
 from vlm_prep.media.jpeg import decode_rgbx
-from vlm_prep.media.library_words import begins, plain_words
+from vlm_prep.media.library_words import begins, named_words
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit for a decompression bomb (a quarter of a gigabyte of RGB, rounded by Pillow)."""
@@ -157,7 +157,7 @@ def _unreadable(uri: str, error: Exception, more: str = "") -> Reject:
         return Reject(RejectReason.IMAGE_TOO_LARGE, f"{uri}: {error}")
     if isinstance(error, UnidentifiedImageError):
         return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: not an image that Pillow can identify{more}")
-    return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: {type(error).__name__}: {plain_words(error)}")
+    return Reject(RejectReason.UNREADABLE_IMAGE, f"{uri}: {named_words(error)}")
 
 
 def check_size(uri: str, size: tuple[int, int], max_pixels: int) -> None:
@@ -287,7 +287,7 @@ def _undecodable(uri: str, error: Exception) -> Reject:
         return _unreadable(uri, error)
     cut = "truncated" in text or "unexpected end" in text.lower() or isinstance(error, EOFError)
     reason = RejectReason.TRUNCATED_IMAGE if cut else RejectReason.UNREADABLE_IMAGE
-    return Reject(reason, f"{uri}: does not decode: {type(error).__name__}: {plain_words(error)}")
+    return Reject(reason, f"{uri}: does not decode: {named_words(error)}")
 
 
 def to_rgb(picture: Image.Image, uri: str) -> Image.Image:

@@ -22,7 +22,8 @@ _NOT_OURS = (
     (re.compile(r"^Error number -?\d+ occurred"), "damaged: it does not decode"),
     (re.compile(r"^File does not exist or is not a regular file.*"), "damaged: there is no sound that can be read"),
     (re.compile(r"^Unspecified internal error\.?"), "damaged: it does not decode"),
-    (re.compile(r"^End of file$"), "it ends too early"),
+    (re.compile(r"^could not create decoder object$"), "damaged, or it ends too early"),
+    (re.compile(r"^(?:End of file|Truncated File Read)$"), "it ends too early"),
     (re.compile(r"^Invalid argument$"), "damaged, or no sound or video"),
 )
 
@@ -59,3 +60,10 @@ def plain_words(error: BaseException | str) -> str:
         if line := line.strip(" \t:;"):
             return line[:_LONGEST]
     return type(error).__name__
+
+
+def named_words(error: BaseException) -> str:
+    """Return `plain_words`, after the type's name where the words alone say little (a KeyError's key)."""
+    words = plain_words(error)
+    speaks = isinstance(error, OSError | SyntaxError | ValueError | EOFError) or words == type(error).__name__
+    return words if speaks else f"{type(error).__name__}: {words}"

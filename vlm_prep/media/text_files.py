@@ -44,6 +44,7 @@ _MARKS: Final = (
     *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
 ENDINGS: Final = (".gz", ".zst", ".zstd", ".xz", ".bz2")
+_UTF8: Final = (None, "utf-8", "ascii", "utf-8-sig")
 _VERSION: Final = 1
 MOST_TIMES: Final = 200
 _ANYWAY: Final = 1 << 30
@@ -92,6 +93,19 @@ def _form(path: str | Path, *, by_name: bool) -> str | None:
     return found or next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
+def is_encoded(path: str | Path, encoding: str | None) -> bool:
+    """Whether the text of a file, unpacked, is in another encoding than UTF-8: by its mark, or as the user names it.
+
+    Raises:
+        InputError: there is no such file.
+        OSError: it cannot be unpacked.
+    """
+    if encoding not in _UTF8:
+        return True
+    with _opened(str(path), _form(path, by_name=False)) as file:
+        return file.read(4).startswith(tuple(mark for mark, _ in _MARKS))
+
+
 _NO_TEXT: Final = (
     *(OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeError, csv.Error),
     MemoryError,  # xz states how much is to be remembered, up to 4 GiB
@@ -101,7 +115,7 @@ _NO_TEXT: Final = (
 @lru_cache(maxsize=256)
 def _utf8_path(path: str, size: int, changed: int, encoding: str | None) -> str:
     form, delimiter = _form(path, by_name=False), delimiter_of(plain_name(path))
-    if delimiter is None and form is None and encoding in (None, "utf-8", "ascii", "utf-8-sig"):
+    if delimiter is None and form is None and encoding in _UTF8:
         return path
     key = digest_json([_VERSION, path, size, changed, encoding]).removeprefix("xxh3:")[:16]
     target = cache_folder() / "text" / key / (plain_name(path) + (".jsonl" if delimiter else ""))

@@ -28,6 +28,7 @@ from vlm_prep.ingest.formats.entries import (
     flat,
     media_from,
     with_frames,
+    with_path,
 )
 from vlm_prep.ingest.formats.entry_options import require_applied
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, TextPlace, split_tags
@@ -39,6 +40,8 @@ MEDIA_TYPES: dict[str, MediaKind] = {
     "image": "image",
     "image_url": "image",
     "image_path": "image",
+    "img": "image",
+    "picture": "image",
     "input_image": "image",
     "video": "video",
     "video_url": "video",
@@ -47,6 +50,7 @@ MEDIA_TYPES: dict[str, MediaKind] = {
     "audio_url": "audio",
     "audio_path": "audio",
     "input_audio": "audio",
+    "sound": "audio",
 }
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
@@ -188,6 +192,9 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
         if isinstance(part.get("content"), str) and not part.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS}:
             queue.noticed.note("read_untyped_content")
             part = {("path" if key == "content" else key): value for key, value in part.items()}
+        elif (read := with_path(part)) is not part:
+            queue.noticed.note("read_untyped_content")
+            part = read
         _refuse_other(part, ("text", "content"), where)
         content.parts.append(_media_part(part, MEDIA_TYPES[kind], queue, where))
     # a media may stand with its options one level below: {"image_url": {"url": ..., "detail": ...}}

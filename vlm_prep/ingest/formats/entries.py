@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,12 @@ REFERENCE_KEYS: Final = (
     *("image", "video", "audio", "image_url", "video_url", "audio_url", "input_audio"),
     *("image_path", "video_path", "audio_path"),
 )
+_OTHER_REFERENCES: Final = (
+    *("file_name", "filename", "file_path", "filepath", "file"),
+    *("img", "picture", "img_path", "image_file", "audio_filepath", "audio_file", "video_file", "sound"),
+)
+"""Other names of an entry's path, read where it has none of the usual ones and one of these."""
+OTHER_REFERENCE: Final = "read_path_keys"
 CONTENT_KEYS: Final = ("bytes", "data", "array")
 """Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
 READ_KEYS: Final = frozenset(
@@ -67,6 +74,11 @@ def column_entries(value: Any, kind: MediaKind, media_dir: Path | str) -> list[M
     if not isinstance(value, list):
         raise Reject(RejectReason.BAD_TYPE, f"the {kind} column is {type_name(value)}, not a list")
     return [media_from(entry, kind, media_dir, f"{kind} {place}") for place, entry in enumerate(value)]
+
+
+def are_same(some: Iterable[Media], others: Iterable[Media]) -> bool:
+    """Whether two lists are the same media in the same order, however their entries are written."""
+    return [replace(each, notes=()) for each in some] == [replace(each, notes=()) for each in others]
 
 
 def media_from(
@@ -148,6 +160,8 @@ def _from_object(
     if (start, end) != (None, None) and (is_list or content is not None):
         raise bad_entry(f"{where}: a part in seconds is taken of a file, not of frames or of bytes in the row")
     rate, notes = rate_of(given, kind, where, ignored)
+    if "path" in given and not entry.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS, "frames"}:
+        notes = (*notes, OTHER_REFERENCE)
     return replace(
         media,
         start=start,
@@ -181,7 +195,17 @@ def flat(entry: dict[str, Any]) -> dict[str, Any]:
             given |= {inner: each for inner, each in value.items() if each is not None}
         elif value is not None:
             given[key] = value
-    return with_frames(given)
+    return with_frames(with_path(given))
+
+
+def with_path(given: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry whose path has a less usual name with it as its path."""
+    if given.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS}:
+        return given
+    names = [key for key in _OTHER_REFERENCES if isinstance(given.get(key), str) and given[key]]
+    if len(names) != 1:
+        return given
+    return {("path" if key == names[0] else key): value for key, value in given.items()}
 
 
 def with_frames(given: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import Row, shown
-from vlm_prep.ingest.formats.entries import READ_KEYS, flat, media_from
+from vlm_prep.ingest.formats.entries import READ_KEYS, are_same, flat, media_from
 from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 
@@ -68,7 +68,7 @@ def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: No
     for other in others:
         if _holds_bytes(row[first]) and _is_name(row[other]):
             noticed.unread.setdefault(f"row.{other}", row[other])
-        elif _present(_entries(row[other], kind, spec, noticed)) == _present(entries):
+        elif are_same(_present(_entries(row[other], kind, spec, noticed)), _present(entries)):
             noticed.note("read_doubles")
         else:
             raise Reject(

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, MediaKind
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.formats.entries import media_from
+from vlm_prep.ingest.formats.entries import are_same, media_from
 from vlm_prep.ingest.formats.noticed import MEDIA_NAME, Noticed
 from vlm_prep.ingest.formats.spelt_tags import SPELT, SpeltTag, firsts, may_hold, spelt_tag, spelt_tags
 
@@ -148,7 +148,7 @@ class MediaQueue:
         """Leave out a column whose media are those that the messages name themselves, all of them in this order."""
         for kind, entries in self._columns.items() if self._has_own else ():
             own = [each for each in self._placed if isinstance(each, Media) and each.kind == kind]
-            if own and not self._asked[kind] and own == [entry for entry in entries if entry is not None]:
+            if own and not self._asked[kind] and are_same(own, filter(None, entries)):
                 self._columns[kind] = []
                 self.noticed.note("read_doubles")
 

@@ -25,6 +25,7 @@ NOTES: Final[dict[str, str]] = {
     "read_turns_by_key": "whose roles and texts are lists side by side",
     "read_doubles": "with one thing given twice, equally",
     "read_media_columns": "with media in a column of a less usual name",
+    "read_path_keys": "with media whose path has a less usual name in its entry (file_name, img, ...)",
     "read_empty_media": "with nulls or empty texts among their media, which no placeholder asks for",
     "read_nested_media": "with a list in the list of their media",
     "read_media_first": "without placeholders, with their media put before the first user text (missing_tags=first)",
@@ -45,6 +46,12 @@ NOTES: Final[dict[str, str]] = {
     "read_repeated_keys": "with a key twice in one object, with the same value",
     "read_not_a_number": "with NaN or Infinity where nobody reads it",
     "read_lenient": "that are JSON only by lenient_json",
+    "read_lenient_file": "of files with comments or last commas between their rows (lenient_json)",
+    "read_cr_lines": "of files whose lines end with a carriage return alone",
+    "read_objects": "of files of objects one after the other, over any number of lines",
+    "read_keyed": "of files that are one object, whose values are the rows",
+    "read_wrapped": "of files that are one object, with the rows under a key (rows_key)",
+    "read_encoding": "of files in another encoding than UTF-8",
 }
 """Name of a note, as it stands in the totals → what it says of a number of rows."""
 
