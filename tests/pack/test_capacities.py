@@ -10,10 +10,10 @@ from vlm_prep.pack.bins import best_fit_decreasing, fill_best
 from vlm_prep.pack.capacities import lower_bounds, pack_within
 
 
-def documents(count: int, text: float, seed: int = 0) -> NDArray[np.int64]:
+def documents(count: int, text: float, seed: int = 0, longest: int = 6000) -> NDArray[np.int64]:
     """(count, 3) tokens, patches and media of text rows and rows with one picture."""
     draw = np.random.default_rng(seed)
-    tokens = np.clip(draw.lognormal(5.5, 1.0, count), 20, 6000).astype(np.int64)
+    tokens = np.clip(draw.lognormal(5.5, 1.0, count), 20, longest).astype(np.int64)
     patches = np.where(draw.random(count) >= text, 4 * draw.integers(8, 40, count) * draw.integers(8, 40, count), 0)
     return np.stack([tokens + patches // 4, patches, (patches > 0).astype(np.int64)], axis=1)
 
@@ -43,6 +43,52 @@ def test_tokens_are_filled_where_another_capacity_binds_in_many_bins() -> None:
     by_tokens = best_fit_decreasing(demands[:, 0], 8192)
     assert np.add.reduceat(demands[by_tokens.rows, 1], by_tokens.offsets[:-1]).max() > 20_000
     assert max(lower_bounds(demands, capacities)) / bins.n_bins > 0.999
+
+
+def test_packs_come_close_to_the_bound_where_patches_bind_and_small_pictures_have_long_texts() -> None:
+    demands, capacities = documents(40_000, 0.3, longest=2048)[:, :2], (8192, 12_000)
+    bins = pack_within(demands, capacities)
+    bounds = lower_bounds(demands, capacities)
+    assert bounds[1] > bounds[0]
+    assert bounds[1] / bins.n_bins > 0.999
+
+
+def test_small_numbers_of_media_fill_packs_whole() -> None:
+    demands = np.stack([np.full(30, 100), np.full(30, 4), np.ones(30, np.int64)], 1)
+    assert [pack_within(demands, (8192, 1000, most)).n_bins for most in (1, 2, 3, 5)] == [30, 15, 10, 6]
+
+
+def fewest(sizes: list[int], capacity: int) -> int:
+    """Count the bins of the best of all ways to lay a few documents."""
+    best = len(sizes)
+
+    def lay(at: int, bins: list[int]) -> None:
+        nonlocal best
+        if len(bins) >= best:
+            return
+        if at == len(sizes):
+            best = len(bins)
+            return
+        for number, used in enumerate(bins):
+            if used + sizes[at] <= capacity:
+                lay(at + 1, [*bins[:number], used + sizes[at], *bins[number + 1 :]])
+        lay(at + 1, [*bins, sizes[at]])
+
+    lay(0, [])
+    return best
+
+
+def test_the_lower_bound_is_never_above_the_fewest_bins_and_counts_what_cannot_share_one() -> None:
+    draw, higher = np.random.default_rng(3), 0
+    for _ in range(150):
+        capacity = int(draw.integers(4, 30))
+        sizes = draw.integers(1, capacity + 1, 8)
+        (bound,) = lower_bounds(sizes[:, None], [capacity])
+        by_sum = -(-int(sizes.sum()) // capacity)
+        assert by_sum <= bound <= fewest(sizes.tolist(), capacity)
+        higher += bound > by_sum
+    assert higher > 20
+    assert lower_bounds(np.array([[6], [6], [6], [11]]), [10]) == [3]  # what no bin holds is in none
 
 
 def test_the_same_demands_give_the_same_bins() -> None:
