@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from vlm_prep.builtin import builtin_data
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import IngestConfig, ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
+from vlm_prep.engine.worker import ONE_THREAD
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
@@ -76,10 +77,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The key of this user's stores is made in a folder that goes with the tests."""
+    """The key of this user's stores is made in a folder that goes with the tests. They compute as workers do: threads
+    of one test would wait for those of another, at a third of the suite's CPU time."""
     folder = tempfile.TemporaryDirectory(prefix="vlm-prep-config-")
     config.add_cleanup(folder.cleanup)
     os.environ["XDG_CONFIG_HOME"] = folder.name
+    os.environ.update(ONE_THREAD)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -175,11 +178,15 @@ def tree() -> Tree:
 
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """`command("stats", folder)`: the real command in a process of its own; `env=` and `cwd=` go to it."""
+    """`command("stats", folder)`: the real command in a process of its own, with as many threads as a user's; `env=`
+    and `cwd=` go to it."""
 
-    def run(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, env: Mapping[str, str] = os.environ, **settings: Any
+    ) -> subprocess.CompletedProcess[str]:
         line = [str(Path(sys.executable).with_name("vlm-prep")), *(str(each) for each in arguments)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=120, **settings)
+        env = {name: value for name, value in env.items() if name not in ONE_THREAD}
+        return subprocess.run(line, capture_output=True, text=True, timeout=120, env=env, **settings)
 
     return run
 

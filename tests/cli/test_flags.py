@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -48,6 +49,7 @@ SEVERAL = {("plan", "max_pixels"), ("labels", "limit")}
 """Options of a command's own: plan shows several budgets, labels has another default."""
 
 
+@functools.cache
 def options_of(name: str) -> dict[str, tuple[object, str]]:
     """Return {flag: (default, help)} of a command, as Typer has them."""
     command = typer.main.get_command(main.app).commands[name]  # type: ignore[attr-defined]

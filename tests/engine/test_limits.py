@@ -113,6 +113,16 @@ def test_an_input_that_changes_while_it_is_read_stops_the_run(tmp_path: Path, op
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.fixture(params=[False, True], ids=["", "frozen"])
+def frozen(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether this program keeps the collector from what it holds, itself."""
+    if request.param:
+        gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("frozen")
 def test_a_run_in_this_process_leaves_nothing_that_the_collector_may_not_take(tmp_path: Path, options: Options) -> None:
     held: list[weakref.ref[Any]] = []
 
@@ -127,6 +137,6 @@ def test_a_run_in_this_process_leaves_nothing_that_the_collector_may_not_take(tm
         tokenize_run.tokenize(
             open_samples(builtin_data()), PROCESSOR, TokenizeConfig(fps=2.0), options(tmp_path / "out")
         )
-    assert gc.get_freeze_count() == before
+    assert gc.get_freeze_count() <= before
     gc.collect()
     assert [encoder() for encoder in held] == [None]

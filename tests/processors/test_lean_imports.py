@@ -12,7 +12,7 @@ import transformers
 from transformers.utils import import_utils
 
 from vlm_prep.core.own_process import ENVIRONMENT
-from vlm_prep.engine.worker import _ONE_THREAD
+from vlm_prep.engine.worker import ONE_THREAD
 from vlm_prep.processors.lean_imports import _exported
 
 LEAN = """
@@ -50,7 +50,7 @@ assert torchvision.ops.nms is not None and torchvision.datasets.CIFAR10 is not N
 
 
 def test_a_worker_starts_with_a_processor_and_without_models_compilers_or_threads() -> None:
-    environment = {**ENVIRONMENT, **_ONE_THREAD, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**ENVIRONMENT, **ONE_THREAD, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -32,10 +32,7 @@ PROCESSOR = "builtin:qwen2.5-vl-mini"
 def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """`example("torch_loop")`: an example as a module."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield importlib.import_module
-    torch.set_num_threads(threads)
     for path in SCRIPTS.glob("*.py"):
         sys.modules.pop(path.stem, None)
 

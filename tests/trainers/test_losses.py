@@ -28,14 +28,6 @@ STEPS = 3
 ROWS = 6
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A tiny Qwen2.5-VL with random weights, the same ones each time: `model()`."""

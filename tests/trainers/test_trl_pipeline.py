@@ -54,10 +54,7 @@ def sft(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         )
         return importlib.import_module("tiny_model").tiny_model(), processor, arguments
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield make
-    torch.set_num_threads(threads)
+    return make
 
 
 def in_parts(message: dict[str, Any]) -> dict[str, Any]:

@@ -109,13 +109,14 @@ class InProcessExecutor:
         self._job = job
 
     def __enter__(self) -> InProcessExecutor:
-        self._settled = not gc.get_freeze_count()
-        gc.freeze()  # without a collection first, which may walk a large program's objects for seconds
+        self._frozen = not gc.get_freeze_count()  # what a program froze itself could not be told from ours afterwards
+        if self._frozen:
+            gc.freeze()  # without a collection first, which may walk a large program's objects for seconds
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Give what was loaded back to the collector: this process lives on, and a processor holds itself in cycles."""
-        if self._settled:
+        if self._frozen:
             gc.unfreeze()
 
     def run(self, assignments: Sequence[Assignment], done: Done, progress: Progress) -> None:

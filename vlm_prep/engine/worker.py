@@ -29,7 +29,7 @@ from vlm_prep.core.own_process import ENVIRONMENT, make_own
 from vlm_prep.engine.heartbeat import Beat, SharedHeartbeat
 from vlm_prep.engine.tasks import NO_ROW, Assignment, Job
 
-_ONE_THREAD = {
+ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -82,7 +82,7 @@ def forkserver(job: Job) -> Any:
     resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to start first
     # Ctrl-C is this process's matter: while it imports, the forkserver would print a traceback and die of it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    settings = {**_ONE_THREAD, **ENVIRONMENT, **job.before_fork()}
+    settings = {**ONE_THREAD, **ENVIRONMENT, **job.before_fork()}
     kept = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
