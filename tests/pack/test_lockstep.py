@@ -90,6 +90,18 @@ def test_steps_that_stay_uneven_are_evened_out_with_others_of_their_kinds() -> N
     assert worst[1] < worst[0]
 
 
+def test_full_packs_with_a_few_dear_documents_are_evened_out() -> None:
+    # one step of two full packs: to even them out the dear document of the first goes for three that are just as long
+    tokens = np.array([1832, 2732, 1574, 1010, 1044, 923, 800, 610, 422, 1700, 1500, 1237, 1000])
+    cost = tokens + np.array([1900, 2800, *[0] * 3, 900, *[0] * 7]).astype(float)
+    packs = [np.arange(5), np.arange(5, 13)]
+    assert [tokens[pack].sum() for pack in packs] == [8192, 8192]
+    found = Dealer(tokens[:, None], [8192], np.where(cost > tokens, 2, 0).astype(np.uint8), cost, 2).deal(packs)
+    costs = by_pack(cost, found.packs, np.add)
+    assert by_pack(tokens, found.packs, np.add).max() <= 8192
+    assert costs.min() / costs.max() > 0.97
+
+
 def test_packs_of_a_step_cost_nearly_the_same() -> None:
     found, _, kinds, cost = deal(20_000, 8)
     numbers = step_numbers(by_pack(kinds, found.packs, np.bitwise_or), by_pack(cost, found.packs, np.add), 8)

@@ -2,9 +2,10 @@
 
 The most expensive pack gives one document to the cheapest, for none, one or two, such that both keep their capacities
 and their kinds of media and the gap between them shrinks most (two for one, since full packs of long and of short
-documents take the same tokens); where these two have none to give, each tries the
-others. Each exchange lowers the sum of the squares of costs, so it ends. A step that stays uneven is evened out, by two
-documents at once, together with a step of the same kinds and nearly its cost, and the packs of both are dealt anew.
+documents take the same tokens); where these two have none to give, each tries the others. Each exchange lowers the sum
+of the squares of costs, so it ends. A step that stays uneven gives two at once, for up to three: full packs exchange
+what takes the same tokens, and few choices do. Then it is evened out together with a step of the same kinds and nearly
+its cost, and the packs of both are dealt anew.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _MOST_EXCHANGES = 64
 """Of one step."""
 _MOST_IN_PAIRS = 48
 """Documents of a pack of which two may be given at once."""
+_MOST_IN_THREES = 16
+"""Documents of a pack of which three may be given for two."""
 _MOST_CHOICES = 1 << 20
 """Exchanges of two packs that are counted through."""
 _LEVEL = 0.02
@@ -72,6 +75,8 @@ class Evener:
             if shared is not None:
                 ways += [shared, self.even_out(shared)]
             best = min(ways, key=self._spread)
+            if self._spread(best) > _LEVEL:
+                best = min(best, *(self.even_out(way, 2) for way in (tried, best)), key=self._spread)
             if self._spread(best) < spread[number]:
                 self._put(packs, steps[number], best)
                 spread[number] = self._spread(best)
@@ -168,7 +173,7 @@ class Evener:
 
         `most` documents of the first are given at once.
         """
-        givens, in_return = _choices(len(high))[1:], _choices(len(low))
+        givens, in_return = _choices(len(high), 2)[1:], _choices(len(low), most + 1)
         if most == 1 or len(givens) * len(in_return) > _MOST_CHOICES:
             givens = givens[: len(high)]
         given, got = self._sums(self.demands, high, givens), self._sums(self.demands, low, in_return)
@@ -201,7 +206,8 @@ class Evener:
 
 
 @cache
-def _choices(count: int) -> list[tuple[int, ...]]:
-    """Return which of so many documents may be given for one: none, each, and any two."""
+def _choices(count: int, most: int) -> list[tuple[int, ...]]:
+    """Return which of so many documents may be given at once: none, each, any two, and any three if `most` is 3."""
     pairs = combinations(range(count), 2) if count <= _MOST_IN_PAIRS else ()
-    return [(), *((each,) for each in range(count)), *pairs]
+    threes = combinations(range(count), 3) if most == 3 and count <= _MOST_IN_THREES else ()
+    return [(), *((each,) for each in range(count)), *pairs, *threes]
