@@ -131,7 +131,6 @@ def main() -> None:
     lean_imports.no_pandas()
     make_own()
     sys.excepthook = _show_fault
-    _stay_out_of_workers()
     ending = _Ending()
     try:
         status = _run()
@@ -160,15 +159,6 @@ def _have_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-
-
-def _stay_out_of_workers() -> None:
-    """Have no worker import the command line: multiprocessing runs the main module in each, for classes that may be
-    defined there, and none is."""
-    main_module = sys.modules["__main__"]
-    if getattr(main_module, "__file__", None) is not None and main_module.__dict__.get("main") is main:
-        main_module.__spec__ = None
-        del main_module.__file__
 
 
 def _run() -> int:

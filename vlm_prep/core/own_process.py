@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,20 @@ def _shown_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     return visible(_warning(message, category, filename, lineno, line), lines=True)
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes that do not run the main module again, as multiprocessing has them do for classes that may be
+    defined there: none of ours is, and a user's script that calls us without `if __name__ == "__main__"` would start
+    itself in each worker."""
+    main = vars(sys.modules["__main__"])
+    kept = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+    main["__spec__"] = None  # multiprocessing asks for it
+    try:
+        yield
+    finally:
+        main |= {"__spec__": None, **kept}
 
 
 _threads: int | None = None

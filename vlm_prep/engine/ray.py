@@ -45,8 +45,6 @@ class Hand:
 
     def __init__(self, job: Job, limits: Limits) -> None:
         self._found: list[Poison] = []
-        # an actor's __main__ is Ray's own script; worker processes would import it again
-        sys.modules["__main__"].__dict__.pop("__file__", None)
         self._workers = Workers(job, 1, limits, Path(), self._found.append)
 
     def ready(self) -> str:

@@ -39,3 +39,7 @@ class RunOptions:
     say: Say = print
     events: Events = Events()  # noqa: RUF009 - frozen
     """Told of what happens, for dashboards."""
+
+    def __post_init__(self) -> None:
+        """Take `out` as text, too, as people write it."""
+        object.__setattr__(self, "out", Path(self.out))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import RejectReason, VlmPrepError
-from vlm_prep.core.own_process import ENVIRONMENT, make_own
+from vlm_prep.core.own_process import ENVIRONMENT, make_own, without_main
 from vlm_prep.engine.heartbeat import Beat, SharedHeartbeat
 from vlm_prep.engine.tasks import NO_ROW, Assignment, Job
 
@@ -113,7 +113,8 @@ class Worker:
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(job, theirs, self._heartbeat), daemon=True)
         try:
-            self._process.start()
+            with without_main():
+                self._process.start()
         except BaseException:
             self._heartbeat.close()
             self.connection.close()
