@@ -50,12 +50,14 @@ def without_main() -> Iterator[None]:
     defined there: none of ours is, and a user's script that calls us without `if __name__ == "__main__"` would start
     itself in each worker."""
     main = vars(sys.modules["__main__"])
-    kept = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
-    main["__spec__"] = None  # multiprocessing asks for it
+    spec, file = main.get("__spec__"), main.pop("__file__", None)
+    main["__spec__"] = None
     try:
         yield
     finally:
-        main |= {"__spec__": None, **kept}
+        main["__spec__"] = spec
+        if file is not None:
+            main["__file__"] = file
 
 
 _threads: int | None = None
