@@ -223,6 +223,23 @@ def packed(tokenized: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def compressed(tokenized: Path) -> Path:
+    """`tokenized` with compressed shards."""
+    out = tokenized.with_name("compressed")
+    config = TokenizeConfig(fps=2.0, compress="zstd", verify_fraction=0.0)
+    tokenize(open_samples(builtin_data()), PROCESSOR, config, _options(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def compressed_packs(compressed: Path) -> Path:
+    """The packs of `packed`, from compressed shards and compressed otherwise."""
+    out = compressed.with_name("compressed_packs")
+    pack(compressed, PackConfig(pack_length=2048, world_size=2, compress="lz4"), _options(out))
+    return out
+
+
+@pytest.fixture(scope="session")
 def packed_index(tokenized: Path) -> Path:
     """The plan of the same packs, layout "index"."""
     out = tokenized.with_name("index")

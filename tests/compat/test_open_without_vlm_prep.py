@@ -81,7 +81,7 @@ WAYS = ("load_from_disk", "load_dataset", "streaming", "ipc")
 Rows = dict[str, list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module", params=["tokenized", "packed", "packed_index", "ingested"])
+@pytest.fixture(scope="module", params=["tokenized", "compressed", "packed", "packed_index", "ingested"])
 def store(request: pytest.FixtureRequest) -> Path:
     """Each kind of store."""
     folder: Path = request.getfixturevalue(request.param)

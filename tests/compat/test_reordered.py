@@ -109,7 +109,7 @@ def contents(store: Path) -> list[str]:
     return sorted(hashlib.sha256(bytes(file["bytes"])).hexdigest() for file in files)
 
 
-@pytest.mark.parametrize("name", ["tokenized", "packed"])
+@pytest.mark.parametrize("name", ["tokenized", "packed", "compressed_packs"])
 def test_each_row_keeps_its_media_whoever_reorders_the_rows(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -120,7 +120,7 @@ def test_each_row_keeps_its_media_whoever_reorders_the_rows(
         assert sorted(str(content) for _, content, _ in files) == whole, way
 
 
-@pytest.mark.parametrize("name", ["tokenized", "packed"])
+@pytest.mark.parametrize("name", ["tokenized", "packed", "compressed", "compressed_packs"])
 def test_the_same_with_polars_and_duckdb(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if not READERS.exists():
         pytest.skip("polars and duckdb are not installed: `make test-trainers`")

@@ -18,6 +18,7 @@ from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.processor_record import TensorRecord
 from vlm_prep.shards.layout import is_store_entry
 from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.shards.mapped import OpenShards
 from vlm_prep.shards.reader import ShardReader, Store
 from vlm_prep.shards.schema import packed_schema, plan_schema, sample_schema, tokenized_schema
 from vlm_prep.shards.shard_info import ShardInfo
@@ -78,8 +79,10 @@ DOCUMENTS = [
 ]
 
 
-def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA, *, size: int = 100) -> ShardInfo:
-    with ShardWriter(path, schema) as writer:
+def write(
+    path: Path, rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA, *, size: int = 100, compress: Any = "none"
+) -> ShardInfo:
+    with ShardWriter(path, schema, compress=compress) as writer:
         for row in rows:
             writer.write(row, size=size, tokens=len(row.get("input_ids", ())))
         return writer.commit()
@@ -98,12 +101,56 @@ def assert_same(found: Any, wanted: Any) -> None:
         assert plain_media(found) == wanted
 
 
+@pytest.mark.parametrize("compress", ["none", "lz4", "zstd"])
 @pytest.mark.parametrize("size", [100, BATCH_BYTES], ids=["one batch", "a batch for each row"])
-def test_tokenized_rows_come_back_as_they_were_written(tmp_path: Path, size: int) -> None:
-    reader = ShardReader(tmp_path / "a.arrow", write(tmp_path / "a.arrow", DOCUMENTS, size=size))
+def test_tokenized_rows_come_back_as_they_were_written(tmp_path: Path, size: int, compress: str) -> None:
+    info = write(tmp_path / "a.arrow", DOCUMENTS, size=size, compress=compress)
+    reader = ShardReader(tmp_path / "a.arrow", info)
     assert len(reader) == len(DOCUMENTS)
     for index, row in reversed(list(enumerate(DOCUMENTS))):
         assert_same(reader.row(index), row)
+    assert reader.column("input_ids").to_pylist() == [row["input_ids"].tolist() for row in DOCUMENTS]
+    assert ShardInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+
+
+@pytest.mark.parametrize("compress", ["lz4", "zstd"])
+def test_compressed_rows_are_few_bytes_and_few_of_them_are_held(
+    tmp_path: Path, compress: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of placeholders takes nothing; batches are small, as a row asks for a whole one, and those held are few."""
+    placeholders = np.full(100_000, 151_655, np.int32)
+    rows = [document(number, 0) | {"input_ids": placeholders + number, "labels": placeholders} for number in range(12)]
+    info = write(tmp_path / "a.arrow", rows, size=800_000, compress=compress)
+    assert info.bytes < 12 * 800_000 / 100
+    assert [count for _, count in info.batches] == [3, 3, 3, 3]
+    monkeypatch.setattr("vlm_prep.shards.mapped.MOST_HELD", 6_000_000)
+    opened = OpenShards()
+    reader = ShardReader(tmp_path / "a.arrow", info, opened=opened)
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in range(2):
+        for index in (0, 4, 8, 11, 1):
+            assert reader.row(index)["input_ids"][-1] == 151_655 + index
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert 2_400_000 < most < 3 * 2_500_000
+    reader.column("labels")
+    assert pa.total_allocated_bytes() - before <= most
+
+
+@pytest.mark.parametrize("compress", ["lz4", "zstd"])
+def test_a_changed_byte_of_what_is_compressed_is_an_error_or_a_value(tmp_path: Path, compress: str) -> None:
+    """Never a crash: lengths of buffers, frames and checksums of the codec all lie in the body."""
+    path = tmp_path / "a.arrow"
+    info = write(path, DOCUMENTS, compress=compress)
+    whole, errors, places = path.read_bytes(), 0, range(info.batches[0][0] + 3000, info.bytes - 8, 5)
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x81]) + whole[place + 1 :])
+        reader = ShardReader(path, info)
+        try:
+            for index in range(len(DOCUMENTS)):
+                str(reader.row(index))
+        except StoreError:
+            errors += 1
+    assert errors > len(places) // 3
 
 
 @pytest.mark.parametrize("kind", ["mrope", "plain"])

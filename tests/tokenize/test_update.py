@@ -32,6 +32,7 @@ from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.store_check import damaged_files
+from vlm_prep.tokenize.merge_run import merge
 from vlm_prep.tokenize.tokenize_run import retry_tokenize, tokenize
 from vlm_prep.tokenize.update_run import update
 
@@ -184,6 +185,22 @@ def test_updates_follow_each_other(store: tuple[Source, Path], tmp_path: Path, o
         bring_up(made, out, options, workers=number)
     assert read_manifest(out).extra["updates"] == 2
     assert_as_from_scratch(made, out, tmp_path, options)
+
+
+def test_a_compressed_store_stays_compressed(source: Source, tmp_path: Path, options: Options) -> None:
+    """Updated, of rows that are copied, and merged, of shards that are."""
+    out, config = tmp_path / "out", replace(CONFIG, compress="zstd")
+    rows = [row(number) for number in range(300)]
+    source.write(rows)
+    bring_up(source, out, options, config)
+    source.write([*rows[:270], row(-5), *rows[275:]])
+    bring_up(source, out, options, config)
+    assert_as_from_scratch(source, out, tmp_path, options, config)
+    merge([out, tmp_path / "scratch"], options(tmp_path / "both"))
+    assert len({info.compressed for each in (out, tmp_path / "both") for _, info in read_manifest(each).shards()}) == 1
+    assert sum(1 for _ in Store(tmp_path / "both").rows()) == 2 * 296
+    with pytest.raises(OutputError, match="compress"):
+        bring_up(source, out, options, replace(config, compress="lz4"))
 
 
 def test_a_lost_shard_of_an_updated_store_is_made_again(

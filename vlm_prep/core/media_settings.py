@@ -14,6 +14,15 @@ MultiFrame = Literal["first", "video", "reject"]
 VideoDecoder = Literal["pyav", "decord"]
 CheckMedia = Literal["header", "decode", "full"]
 MediaSharing = Literal["shard", "none"]
+Compression = Literal["none", "lz4", "zstd"]
+Compress = Annotated[
+    Compression,
+    Later(),
+    Doc(
+        "Compress shards: a token takes about 1 byte in place of 8 (zstd), or a little more and is read faster (lz4). "
+        "Any library opens them, but copies into memory what it otherwise maps; media in shards do not shrink."
+    ),
+]
 ShareMedia = Annotated[
     MediaSharing,
     Later(),

@@ -9,7 +9,7 @@ from annotated_doc import Doc
 from annotated_types import Ge, Gt
 
 from vlm_prep.core.fields import Flag, IsPath, Later, Settings
-from vlm_prep.core.media_settings import ShareMedia
+from vlm_prep.core.media_settings import Compress, ShareMedia
 from vlm_prep.core.settings import AudioForm, MediaMode, ShardFormat, TarMedia
 
 Layout = Literal["ranks", "index"]
@@ -108,6 +108,7 @@ class PackConfig(Settings):
     ] = None
     audio: AudioForm = "waveform"
     share_media: ShareMedia = "none"
+    compress: Compress = "none"
     tar_media: Annotated[TarMedia, Doc("In tars: a pack's media files as one field, or a field each.")] = "joined"
     certify: Annotated[
         bool,

@@ -20,8 +20,8 @@ from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings
 from vlm_prep.core.label_convention import Convention
 from vlm_prep.core.length_settings import LengthConfig as LengthConfig
 from vlm_prep.core.length_settings import OverlongAudio as OverlongAudio
+from vlm_prep.core.media_settings import Compress, ShareMedia
 from vlm_prep.core.media_settings import MediaCheck as MediaCheck
-from vlm_prep.core.media_settings import ShareMedia
 
 MediaMode = Literal["reference", "encoded", "pixels"]
 MissingTags = Literal["reject", "first"]
@@ -167,6 +167,7 @@ class PayloadConfig(Settings):
     ] = "encoded"
     audio: AudioForm = "waveform"
     share_media: ShareMedia = "none"
+    compress: Compress = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from vlm_prep.core.errors import ExactnessError, Reject, RejectReason, StoreError
-from vlm_prep.core.media_settings import MediaSharing
+from vlm_prep.core.media_settings import Compression, MediaSharing
 from vlm_prep.core.own_process import one_thread
 from vlm_prep.core.processor_record import ProcessorRecord, TensorRecord
 from vlm_prep.core.records import Rejected
@@ -70,6 +70,7 @@ class PackJob:
     format: ShardFormat = "arrow"
     tar_media: TarMedia = "joined"
     share_media: MediaSharing = "none"
+    compress: Compression = "none"
     media: MediaMode | None = None
     payload: dict[str, Any] | None = None
     trust_remote_code: bool = False
@@ -86,6 +87,7 @@ class PackJob:
             "format",
             "tar_media",
             "share_media",
+            "compress",
             "media",
             "payload",
             "trust_remote_code",
@@ -156,7 +158,8 @@ class PackJob:
         names = self._store.shards[0].schema.names
         beside = [name for name in BESIDE if name in names]
         schema = packed_schema(self._tensors, positions=self._positions, weights=LOSS_WEIGHTS in names, beside=beside)
-        return ShardWriter(path.with_suffix(".arrow"), schema, share=self.share_media == "shard")
+        share = self.share_media == "shard"
+        return ShardWriter(path.with_suffix(".arrow"), schema, share=share, compress=self.compress)
 
     @property
     def _positions(self) -> str:

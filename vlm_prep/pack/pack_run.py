@@ -135,6 +135,8 @@ def pack(
         raise InputError("`certify` with `format=webdataset`: collaters read Arrow shards", "leave one out")
     if config.format == "webdataset" and config.layout == "index":
         raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
+    if config.format == "webdataset" and config.compress != "none":
+        raise InputError("`compress` with `format=webdataset`: tars are not compressed", "leave one out")
     store = local_source(source)
     _take_processor(store, processor, trust_remote_code=trust_remote_code)
     choice = choose_rule(store, config, trust_remote_code=trust_remote_code)
@@ -153,6 +155,7 @@ def pack(
         format=config.format,
         tar_media=config.tar_media,
         share_media=config.share_media,
+        compress=config.compress,
         media=media,
         payload=payload,
         trust_remote_code=trust_remote_code,

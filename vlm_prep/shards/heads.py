@@ -5,7 +5,7 @@
 The schema message says what the bytes of each batch mean, the metadata of a record batch where its buffers lie. One
 changed byte in them makes Arrow read outside of the file, or end the process (measured: SIGSEGV, SIGABRT); no check of
 Arrow's looks at it. So the manifest holds a digest of each head (a few KB), compared when the shard or the batch is
-mapped; the bodies are validated by Arrow itself.
+mapped; the bodies are validated by Arrow itself, decompressed first where they are compressed.
 """
 
 from __future__ import annotations
@@ -81,6 +81,42 @@ def read_schema(source: pa.MemoryMappedFile, info: ShardInfo) -> pa.Schema:
     schema = pa.ipc.read_schema(pa.py_buffer(checked_head(source, info, 0)))
     must_be_readable(schema)
     return schema
+
+
+def read_batch(
+    source: pa.MemoryMappedFile, info: ShardInfo, number: int, schema: pa.Schema, only: int | None = None
+) -> pa.RecordBatch:
+    """Return record batch `number` of a shard: a view of the map, or decompressed.
+
+    Args:
+        source: the shard, mapped.
+        info: what the manifest says of it.
+        number: of the batch.
+        schema: of the shard.
+        only: the place of the one column that is wanted, so that no other is decompressed.
+
+    Raises:
+        ValueError: it is not the batch that was written.
+        pa.ArrowException: it is damaged.
+    """
+    must_be_whole(source, info)  # where it was cut since it was mapped a read ends the process
+    checked_head(source, info, number + 1)
+    start, rows = info.batches[number]
+    if info.compressed:
+        stop = info.batches[number + 1][0] if number + 1 < len(info.batches) else info.bytes - len(_END)
+        alone = schema.serialize().to_pybytes() + source.read_at(stop - start, start)
+        # `read_record_batch` decompresses in threads of Arrow's, which a forked reader must not have
+        options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=None if only is None else [only])
+        with pa.ipc.open_stream(alone, options=options) as stream:
+            found = stream.read_next_batch()
+    else:
+        source.seek(start)
+        found = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
+        found = found if only is None else found.select([only])
+    must_be_valid(found)
+    if found.num_rows != rows:
+        raise ValueError(f"it has {found.num_rows} rows, the manifest says {rows}")
+    return found
 
 
 def size_of(source: pa.MemoryMappedFile) -> int:

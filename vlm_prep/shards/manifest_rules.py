@@ -24,7 +24,7 @@ _DIGEST = re.compile(r"xxh3:[0-9a-f]{32}")
 _HEAD = re.compile(r"[0-9a-f]{16}")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _LEAST_BYTES_OF_ROW = 4
-"""A row takes an offset in each list or text of its table, and a tar's much more."""
+"""A row takes an offset in each list or text of its table, and a tar's much more; compressed, a byte of all of them."""
 _END_BYTES = 8
 _TEXT_KEYS = ("stage", "fingerprint")
 _TABLE_KEYS = ("config", "totals", "processor", "proof", "identity", "extra", "splits", "files")
@@ -75,14 +75,17 @@ def check_shard(shard: Any, where: str) -> None:
     rows, size = _count(shard["rows"], f"{where}.rows"), _count(shard["bytes"], f"{where}.bytes")
     _count(shard["tokens"], f"{where}.tokens")
     _digest(shard["xxh3"], f"{where}.xxh3")
-    _must(rows <= size // _LEAST_BYTES_OF_ROW, f"{where}.rows", f"is {rows}: more than {size} bytes hold")
+    compressed = shard.get("compressed", False)
+    _must(isinstance(compressed, bool), f"{where}.compressed", f"is {compressed!r}")
+    least = 1 if compressed else _LEAST_BYTES_OF_ROW
+    _must(rows <= size // least, f"{where}.rows", f"is {rows}: more than {size} bytes hold")
     batches = _list(shard["batches"], f"{where}.batches")
     offsets = [_batch(pair, f"{where}.batches[{number}]") for number, pair in enumerate(batches)]
     starts = [*(offset for offset, _ in offsets), max(0, size - _END_BYTES)]
     for number, (start, stop) in enumerate(pairwise(starts)):
         count = offsets[number][1]
         _must(
-            0 < start < stop and start % 8 == 0 and count <= (stop - start) // _LEAST_BYTES_OF_ROW,
+            0 < start < stop and start % 8 == 0 and count <= (stop - start) // least,
             f"{where}.batches[{number}]",
             f"says {count} rows at byte {start} of {size}, before byte {stop}",
         )

@@ -16,7 +16,8 @@ MOST_OPEN = 128
 shard's map until it is let go, also when the shard was closed."""
 MOST_READ = 512
 """Record batches of a store whose offsets are held as Python's numbers, several times a shuffle's window of blocks."""
-
+MOST_HELD = 256 << 20
+"""Bytes of decompressed record batches that are held: two windows of a shuffle's blocks, which are of 2 MiB there."""
 
 LOOK_AGAIN = 0.2
 """Seconds after which the sizes of mapped files are asked for again: 128 of them take up to 0.2 ms."""
@@ -47,7 +48,8 @@ class OpenShards:
         self._most = most
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._last: Shard | None = None
-        self._read: deque[tuple[Shard, int]] = deque()
+        self._read: deque[tuple[Shard, int, int]] = deque()
+        self._held = 0
         self._look = 0.0
 
     def __len__(self) -> int:
@@ -63,12 +65,20 @@ class OpenShards:
         if len(self._open) > self._most:
             self._open.popitem(last=False)[1].close()
 
-    def begun(self, shard: Shard, batch: int) -> None:
+    def begun(self, shard: Shard, batch: int, held: int) -> None:
         """Note that a shard's record batch is read for the first time; the one that was begun MOST_READ before it is
-        forgotten, and made ready again if it is read again."""
-        self._read.append((shard, batch))
-        if len(self._read) > MOST_READ:
-            earlier, number = self._read.popleft()
+        forgotten, and made ready again if it is read again. So are earlier ones once MOST_HELD bytes are held.
+
+        Args:
+            shard: the shard.
+            batch: number of the batch in it.
+            held: bytes of memory that the batch takes beside the map.
+        """
+        self._read.append((shard, batch, held))
+        self._held += held
+        while len(self._read) > MOST_READ or (self._held > MOST_HELD and len(self._read) > 1):
+            earlier, number, given = self._read.popleft()
+            self._held -= given
             earlier.forget(number)
 
     def drop_evicted(self) -> None:

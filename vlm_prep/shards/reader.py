@@ -7,7 +7,8 @@ hold no locks, threads or shared memory, so a reader survives fork, and a killed
 
 What decides where Arrow looks for a row is compared with the manifest when a shard is mapped and when a batch is read
 first (see `heads`), and the batch is validated, so that a damaged shard is an error and never a crash. What only a
-checksum can tell, a changed token or pixel, is found by `verify`.
+checksum can tell, a changed token or pixel, is found by `verify`. A batch of a compressed shard is decompressed when a
+row of it is read, and held for the next ones (see `mapped`); of a column that is read alone nothing is held.
 On an object store the manifest alone is read at first; a shard is fetched when it is read, see `cache`.
 """
 
@@ -30,7 +31,7 @@ from vlm_prep.core.fingerprint import digest_file
 from vlm_prep.core.media_places import opened
 from vlm_prep.shards.cache import COPY_AGAIN, CachedShard
 from vlm_prep.shards.columns import ColumnReaders, reader_makers
-from vlm_prep.shards.heads import checked_head, must_be_valid, must_be_whole, read_schema, size_of
+from vlm_prep.shards.heads import read_batch, read_schema, size_of
 from vlm_prep.shards.layout import must_be_unchanged
 from vlm_prep.shards.manifest import Manifest, must_hold_rows, read_manifest
 from vlm_prep.shards.mapped import OpenShards, open_shards_of
@@ -134,28 +135,22 @@ class ShardReader:
         return self._map
 
     def batch(self, index: int) -> pa.RecordBatch:
-        """Return record batch `index`, without copying it."""
+        """Return record batch `index`, without copying it; a compressed one is the caller's to hold."""
         found = self._batches.get(index)
         if found is None:
-            found = self._read_batch(self._open(), index)
-            self._batches[index] = found
+            found = self._read_batch(index)
+            if not self.info.compressed:
+                self._batches[index] = found
             if self._cached is not None:
                 self._cached.touch()  # now and then while it is read, not for each row
         return found
 
-    def _read_batch(self, source: pa.MemoryMappedFile, index: int) -> pa.RecordBatch:
+    def _read_batch(self, index: int, only: int | None = None) -> pa.RecordBatch:
+        source = self._open()
         try:
-            must_be_whole(source, self.info)  # where it was cut since it was mapped a read ends the process
-            checked_head(source, self.info, index + 1)
-            source.seek(self.info.batches[index][0])
-            found = pa.ipc.read_record_batch(pa.ipc.read_message(source), self._schema)
-            must_be_valid(found)
+            return read_batch(source, self.info, index, self._schema, only)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StoreError(f"{self.path}: record batch {index} is damaged: {error}", self._repair) from error
-        if (rows := found.num_rows) != (said := self.info.batches[index][1]):
-            what = f"has {rows} rows, the manifest says {said}: the shard is damaged or another one"
-            raise StoreError(f"{self.path}: record batch {index} {what}", self._repair)
-        return found
 
     def row(self, index: int, without: Collection[str] = ()) -> dict[str, Any]:
         """Return row `index`: numpy views for number lists and binary, Python values for the rest.
@@ -214,14 +209,18 @@ class ShardReader:
     def _columns(self, number: int) -> ColumnReaders:
         found = self._readers.get(number)
         if found is None:
-            found = self._readers[number] = ColumnReaders(reader_makers(self._schema), self.batch(number).column)
-            self._opened.begun(self, number)
+            batch = self.batch(number)
+            found = self._readers[number] = ColumnReaders(reader_makers(self._schema), batch.column)
+            self._opened.begun(self, number, batch.nbytes if self.info.compressed else 0)
         return found
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return a whole column, without copying it."""
-        position = self.schema.get_field_index(name)
-        chunks = [self.batch(i).column(position) for i in range(len(self.info.batches))]
+        """Return a whole column, without copying it unless it is compressed."""
+        position, alone = self.schema.get_field_index(name), self.info.compressed
+        chunks = [
+            self._read_batch(number, position).column(0) if alone else self.batch(number).column(position)
+            for number in range(len(self.info.batches))
+        ]
         return pa.chunked_array(chunks, type=self.schema.field(position).type)
 
     @property

@@ -21,10 +21,13 @@ class ShardInfo:
     heads: tuple[str, ...] = field(default=(), compare=False)
     """Digests of the schema message and of each record batch's header, see `heads.py`; none in earlier stores and tars.
     `xxh3` covers them too, so that two shards are equal without."""
+    compressed: bool = False
+    """Whether record batches have to be decompressed, so that a row of a map is no view of it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
-        return {**asdict(self), "batches": [list(pair) for pair in self.batches], "heads": list(self.heads)}
+        said = {**asdict(self), "batches": [list(pair) for pair in self.batches], "heads": list(self.heads)}
+        return said if said.pop("compressed") is False else {**said, "compressed": True}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ShardInfo:

@@ -3,7 +3,8 @@
 A shard is written under a temporary name, flushed and fsynced, reopened and counted, then renamed, and the folder is
 fsynced. fsync of a 64 MB shard costs 30-40 ms, the checksum 12 GB/s: nothing next to tokenization.
 
-Rows are gathered into record batches of about 16 MiB, cut by bytes in row order, so the bytes of a shard depend on
+Rows are gathered into record batches of about 16 MiB (of 2 MiB where they are compressed, as one row then asks for the
+whole batch; see `mapped` for what a reader holds), cut by bytes in row order, so the bytes of a shard depend on
 its rows alone. Integer lists are gathered as numpy arrays and become Arrow buffers in one concatenation per batch:
 building them through Python lists would cost more than tokenizing (40 ns a token).
 """
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from vlm_prep.core.atomic_files import process_mark, sync_file, sync_folder
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_file
+from vlm_prep.core.media_settings import Compression
 from vlm_prep.core.scratch import Scratch
 from vlm_prep.shards.heads import head_digests
 from vlm_prep.shards.schema import MEDIA_COLUMN, has_media
@@ -30,6 +32,7 @@ from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.shared import SharedMedia, payload_bytes
 
 BATCH_BYTES = 16 << 20
+COMPRESSED_BATCH_BYTES = 2 << 20
 SHARD_BYTES = 256 << 20
 MOST_BYTES = (1 << 31) - 1
 Row = Mapping[str, Any]
@@ -137,9 +140,10 @@ class ShardWriter:
             which lives on for a moment can have, nor one on another machine.
         schema: one of `schema.py`.
         share: store a media that several rows have once, see `shared`.
+        compress: how the buffers of record batches are compressed.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, share: bool = False) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, *, share: bool = False, compress: Compression = "none") -> None:
         self.path = path
         self._temporary = path.with_name(f"{path.name}.{process_mark()}.tmp")
         self._schema = schema
@@ -153,7 +157,9 @@ class ShardWriter:
         self._batches: list[tuple[int, int]] = []
         self._tokens = 0
         self._sink = pa.OSFile(str(self._temporary), "wb")
-        self._stream = pa.ipc.new_stream(self._sink, schema)
+        self._compressed = compress != "none"
+        options = pa.ipc.IpcWriteOptions(compression=compress if self._compressed else None, use_threads=False)
+        self._stream = pa.ipc.new_stream(self._sink, schema, options=options)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -182,7 +188,7 @@ class ShardWriter:
         self._number += 1
         self._pending_bytes += size
         self._tokens += tokens
-        if self._pending_bytes >= BATCH_BYTES:
+        if self._pending_bytes >= (COMPRESSED_BATCH_BYTES if self._compressed else BATCH_BYTES):
             self._flush()
 
     def _flush(self) -> None:
@@ -214,6 +220,7 @@ class ShardWriter:
             xxh3=digest_file(self._temporary),
             batches=tuple(self._batches),
             heads=head_digests(self._temporary, [offset for offset, _ in self._batches]),
+            compressed=self._compressed,
         )
         os.replace(self._temporary, self.path)
         sync_folder(self.path.parent)

@@ -46,8 +46,8 @@ def schema_for(adapter: Adapter, config: TokenizeConfig, *, kept: bool) -> pa.Sc
 class TaskWriter:
     """The shards of one task: a new one each 256 MiB."""
 
-    def __init__(self, task: int, folder: Path, schema: Any, *, share: bool = False) -> None:
-        self._task, self._folder, self._schema, self._share = task, folder, schema, share
+    def __init__(self, task: int, folder: Path, schema: pa.Schema, config: TokenizeConfig) -> None:
+        self._task, self._folder, self._schema, self._config = task, folder, schema, config
         self._writer: ShardWriter | None = None
         self._rows = 0
         self._infos: list[ShardInfo] = []
@@ -65,7 +65,9 @@ class TaskWriter:
         """Write a row; return (shard number in the task, row in it)."""
         if self._writer is None:
             name = f"task-{self._task:06d}-{len(self._infos):03d}.arrow"
-            self._writer, self._rows = ShardWriter(self._folder / name, self._schema, share=self._share), 0
+            share = self._config.share_media == "shard"
+            path, compress = self._folder / name, self._config.compress
+            self._writer, self._rows = ShardWriter(path, self._schema, share=share, compress=compress), 0
         a_token = 8 if encoded.loss_weights is None else 12
         size = a_token * len(encoded.input_ids) + len(encoded.conversation) + 256
         self._writer.write(row, size=size, tokens=len(encoded.input_ids))

@@ -120,7 +120,7 @@ class TokenizeJob:
         tally, facts = Tally(self.encoder.is_media), RowFacts(self.samples.data_files)
         compared = TaskComparisons(ClaimedShapes(shards), self._believed)
         schema = schema_for(self.encoder.adapter, self.config, kept=keeps_columns(self.samples))
-        writer = TaskWriter(task.index, shards, schema, share=self.config.share_media == "shard")
+        writer = TaskWriter(task.index, shards, schema, self.config)
         with writer:
             for number, result in self.encoded(task, heartbeat, tally.unread, refused, facts):
                 if isinstance(result, Rejected):
