@@ -252,6 +252,11 @@ class ProcessorConfig(Settings):
         ReadsFile(),
         Doc("A Jinja file, or a JSON or folder that holds one, to use in place of the processor's own chat template."),
     ] = None
+    template_date: Annotated[
+        str | None,
+        Later(),
+        Doc("The day, as 2026-07-31, that a chat template writes which asks for it. [default: the day a run begins]"),
+    ] = None
     trust_remote_code: TrustRemoteCode = False
     video_sampling: Annotated[
         str,
@@ -284,6 +289,8 @@ class ProcessorConfig(Settings):
         if not re.fullmatch(r"transformers|qwen_vl_utils|llava|keyframes|uniform:[1-9]\d{0,5}", self.video_sampling):
             rules = "it is transformers, qwen_vl_utils, llava, keyframes, or uniform:N, such as uniform:32"
             raise InputError(f"`video_sampling={self.video_sampling}`: no such rule", rules)
+        if self.template_date is not None and not re.fullmatch(r"\d{4}-[01]\d-[0-3]\d", self.template_date):
+            raise InputError(f"`template_date={self.template_date}`: no such day", "write it as 2026-07-31")
         if self.sound_offset == "keep" and not self.audio_in_video:
             raise InputError("`sound_offset=keep` changes nothing without `audio_in_video`", "leave one or give both")
         for few, many in (("min_frames", "max_frames"), ("min_pixels", "max_pixels")):

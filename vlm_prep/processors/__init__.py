@@ -3,6 +3,7 @@
     torchvision_cpu.py   makes torchvision import beside CPU torch
     lean_imports.py      the command line and its workers import what they use, no more
     chat_template.py     a template from Jinja, or from a JSON that holds it
+    template_date.py     the day that a chat template writes, one for all rows
     argument_checks.py   settings of its parts that nobody knows, takes or uses
     load.py              finds and loads a processor, names its identity by content
     hub.py               whether the Hugging Face hub answers, before it is asked file by file
@@ -15,6 +16,7 @@
     families/            one module a family, and the table of them
     placeholder_texts.py what a chat template writes for a media
     row_call.py          one call of the whole processor with a row's media
+    text_probe.py        what a processor does to texts beside that
     token_formula.py     a processor's own arithmetic for pictures, where it is proved
     blank_media.py       media of a size that show nothing, or noise
     audio_limit.py       how much of a clip a processor takes

@@ -35,6 +35,7 @@ from vlm_prep.processors.hub import ask_hub
 from vlm_prep.processors.lean_imports import no_garbage
 from vlm_prep.processors.model_config import config_beside
 from vlm_prep.processors.quiet import quiet
+from vlm_prep.processors.template_date import asks_for_the_day, today, with_day
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 BUILTIN = "builtin:"
@@ -161,9 +162,16 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
         hf.chat_template = template_text(config.chat_template)
     else:
         hf.chat_template = with_videos(hf)
+    notes = [note] if note else []
+    template = hf.chat_template or getattr(hf.tokenizer, "chat_template", None)
+    template = template.get("default") if isinstance(template, dict) else template
+    if asks_for_the_day(template):
+        day = config.template_date or today()
+        hf.chat_template = with_day(template, day)
+        notes.append(f"the chat template writes the day, which is {day} in all rows (`template_date`)")
     model = config_beside(target)
     identity = identity_of(hf, target) | ({"model": digest_json(model)} if model is not None else {})
-    return LoadedProcessor(name, hf, identity, (note,) if note else (), config, model)
+    return LoadedProcessor(name, hf, identity, tuple(notes), config, model)
 
 
 def _from_pretrained(name: str, target: str, config: ProcessorConfig) -> Any:

@@ -26,6 +26,7 @@ from vlm_prep.processors.payload.encodings import describe_payload
 from vlm_prep.processors.payload.maker import PayloadMaker
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.runtime import describe_processor
+from vlm_prep.processors.template_date import asks_for_the_day
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.verify.real_processor import Oracle
 
@@ -49,6 +50,8 @@ class ProcessorFindings:
     """`processor` of the store's manifest."""
     every_frame: str | None
     """The class of its video processor if that samples no frames by itself."""
+    template_date: str | None = None
+    """The day that its chat template writes; None where it writes none."""
 
 
 def findings_of(encoder: SampleEncoder, payload: dict[str, Any] | None) -> ProcessorFindings:
@@ -60,6 +63,7 @@ def findings_of(encoder: SampleEncoder, payload: dict[str, Any] | None) -> Proce
         notes=tuple(note for note in (*adapter.loaded.notes, encoder.text.note, _end_note(encoder)) if note),
         runtime={**describe_processor(adapter), "payload": payload},
         every_frame=type(video).__name__ if video is not None and not video.do_sample_frames else None,
+        template_date=encoder.config.template_date if asks_for_the_day(encoder.template.source) else None,
     )
 
 

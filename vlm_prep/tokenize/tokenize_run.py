@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import vlm_prep
-from vlm_prep.core.errors import InputError, RejectReason
+from vlm_prep.core.errors import InputError, RejectReason, StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.own_process import as_before
 from vlm_prep.core.records import Encoded
@@ -20,6 +20,7 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_settings import stored_settings
 from vlm_prep.engine.accounts import check_reject_rate
 from vlm_prep.engine.local import Limits, ask, start_forkserver
+from vlm_prep.engine.ownership import read_run
 from vlm_prep.engine.retry_rejects import added_totals, open_retry, run_retry
 from vlm_prep.engine.stage import RunOptions, Send, Stage, run_stage
 from vlm_prep.engine.tasks import Assignment, Poison, Record, Task, no_heartbeat, rows_per_task, split_rows
@@ -30,6 +31,7 @@ from vlm_prep.ingest.unread_keys import unread_notes
 from vlm_prep.media.changed_media import said_of_changes
 from vlm_prep.media.rules import rules_of
 from vlm_prep.processors.load import must_be_reachable
+from vlm_prep.processors.template_date import today
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest
 from vlm_prep.shards.reader import Store
@@ -74,6 +76,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         RejectRateError: the store is complete, with too many rejects.
     """
     job, identity, findings = begin(samples, processor, config, options)
+    config = replace(config, template_date=findings.template_date)
     checked: list[Counter[str]] = []
 
     tasks = split_rows(len(samples), rows_per_task(len(samples)))
@@ -138,7 +141,7 @@ def begin(
     processor: where there are workers, only they load it, and this process never imports torch."""
     if not len(samples):
         raise InputError("the source has no rows")
-    job = TokenizeJob(samples, processor, config)
+    job = TokenizeJob(samples, processor, _with_day(config, options))
     rules_of(config)
     must_be_reachable(processor)
     supervised = options.engine == "local" and options.workers > 0
@@ -159,11 +162,22 @@ def begin(
         "schema": SCHEMA_VERSION,
         "vlm_prep": vlm_prep.__version__,
         "samples": source,
-        "config": config.to_json(),
+        "config": replace(config, template_date=findings.template_date).to_json(),
         "processor": findings.identity,
         **({"token_hook": hook} if (hook := digest_of(config.token_hook)) else {}),
     }
     return job, identity, findings
+
+
+def _with_day(config: TokenizeConfig, options: RunOptions) -> TokenizeConfig:
+    """The settings with the day that templates are told: a store's own where it is gone on with."""
+    if config.template_date is not None:
+        return config
+    try:
+        held = {} if options.fresh else read_run(options.out)[1].get("config", {})
+    except StoreError:  # a new one
+        held = {}
+    return replace(config, template_date=held.get("template_date") or today())
 
 
 def prepare(

@@ -131,6 +131,7 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
         raise InputError("`update` excludes `part` and `fresh`", "leave one out")
     _settle(options)
     job, identity, findings = begin(samples, processor, config, options)
+    config = replace(config, template_date=findings.template_date)
     found = look(samples, identity, options.out)
     options.say(f"{options.out}: {found.plan.said()}")
     if found.plan.nothing and digest_json(found.manifest.identity) == digest_json(identity):
