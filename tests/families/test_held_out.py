@@ -26,6 +26,7 @@ from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
+from vlm_prep.tokenize.verify.real_processor import _tensor_difference
 
 TRUSTED = TokenizeConfig(trust_remote_code=True)
 # llava-hf's own: a message's pictures stand before all its texts
@@ -225,3 +226,47 @@ def test_a_tokenizer_of_another_library_is_said(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: processor)
     with pytest.raises(ProcessorError, match="its tokenizer, SimpleNamespace, is none of the tokenizers library's"):
         load_processor(str(tmp_path))
+
+
+SAME = "        text = [text] if isinstance(text, str) else text\n        {0}\n"
+MADE = "        made = super().__call__(images=images, text=text, **options)\n        {1}\n        return made\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("text = [each.lower() for each in text]", "", "texts otherwise than they are: capitals"),
+        ("text = [each.replace('  ', ' ') for each in text]", "", "texts otherwise than they are: two blanks"),
+        (
+            "text = [each.strip(' ') for each in text]",
+            "",
+            "texts otherwise than they are: blanks at the ends of a text",
+        ),
+        ("import html; text = [html.unescape(each) for each in text]", "", "otherwise than they are: marked-up text"),
+        ("text = [each.format(x=1) if '{' in each else each for each in text]", "", "they are: marked-up text"),
+        (
+            "",
+            "pad = 64 - made['input_ids'].shape[1] % 64; "
+            "made = {name: each if name == 'pixel_values' else __import__('torch').nn.functional.pad(each, (pad, 0)) "
+            "for name, each in made.items()}",
+            "it pads each row by itself",
+        ),
+    ],
+    ids=["small letters", "one blank for two", "no blanks at ends", "unescaped", "formatted", "padded"],
+)
+def test_a_processor_that_writes_texts_otherwise_is_refused_at_the_start(
+    before: str, after: str, told: str, made: Made, tmp_path: Path
+) -> None:
+    code = BASE.format("LlavaProcessor") + CALL + (SAME + MADE).format(before or "pass", after or "pass")
+    folder = remote(made("LlavaProcessor"), tmp_path / "new", code)
+    with pytest.raises(ProcessorError, match="takes no media in a chat") as caught:
+        adapter_for(load_processor(str(folder), ProcessorConfig(trust_remote_code=True)))
+    assert told in str(caught.value.hint)
+
+
+def test_bools_that_differ_are_a_difference() -> None:
+    said = _tensor_difference(torch.tensor([True, False]), torch.tensor([True, True]))
+    assert said == "1 of 2 values differ, by up to 1"
+    assert _tensor_difference(torch.tensor([1], dtype=torch.uint8), torch.tensor([3], dtype=torch.uint8)) == (
+        "1 of 1 values differ, by up to 2"
+    )

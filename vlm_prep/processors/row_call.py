@@ -108,6 +108,23 @@ class RowCall:
                         return RowAnswer(tuple(texts), around, made)
         raise ProcessorError(f"{self._name}: what its placeholders become cannot be told from the ids that it returns")
 
+    def keeps(self, text: str, written: Written, answer: RowAnswer, arguments: Mapping[str, Any]) -> bool:
+        """Whether a text on both sides of a placeholder becomes the ids of just that text.
+
+        Args:
+            text: of any words.
+            written: the placeholder.
+            answer: what it becomes.
+            arguments: of the call, see `arguments`.
+        """
+        try:
+            made = self._hf(text=[text + written.text + text], **arguments)
+        except Exception:  # whatever the processor raises: it does not take such a text
+            return False
+        (replaced,), (first, last) = answer.texts, answer.around
+        ids = self._tokenize(f"{text}{written.before}{replaced}{written.after}{text}")
+        return [int(token) for token in np.asarray(made["input_ids"][0])] == [*first, *ids, *last]
+
     def replacements(
         self, text: str, media: Sequence[tuple[MediaKind, Any]], options: Mapping[str, Any]
     ) -> list[str] | None:

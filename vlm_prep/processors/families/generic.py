@@ -36,6 +36,7 @@ from vlm_prep.processors.placeholder_texts import why_refused, written_for
 from vlm_prep.processors.processor_parts import part_of
 from vlm_prep.processors.row_call import SEPARATORS, RowAnswer, RowCall, Written
 from vlm_prep.processors.runs import Run
+from vlm_prep.processors.text_probe import why_no_row
 from vlm_prep.processors.token_formula import TokenFormula, find_formula
 from vlm_prep.processors.token_types import why_not_held
 
@@ -78,9 +79,7 @@ class Generic(Adapter):
             if part_of(self.hf, kind) is None:
                 continue
             reason: str | None = None
-            for written in self._candidates(kind):
-                if written.token in found:
-                    continue
+            for written in (each for each in self._candidates(kind) if each.token not in found):
                 reason = self._why_not(kind, written)
                 if reason is not None and kind == "video":
                     # its own frame times may need what only a caller can ask for
@@ -126,10 +125,12 @@ class Generic(Adapter):
             return said(error)
         if any(other.texts != answer.texts for other in others):
             return "what its placeholder becomes depends on the text beside it"
-        if why := why_not_held([each.made for each in (answer, *others)]):
-            return why
-        self._around = self._around or answer.around
-        return None
+        media, options = (kind, self._shown(place, "noise")), self.call_options(_metadata([place]))
+        why = why_not_held([each.made for each in (answer, *others)])
+        why = why or why_no_row(self._call, written, media, options, answer)
+        if why is None:
+            self._around = self._around or answer.around
+        return why
 
     def _small(self, kind: MediaKind) -> MediaHeader:
         """A small media that the processor takes."""
@@ -263,8 +264,8 @@ class Generic(Adapter):
             (place[0], self._shown(place, show or "blank") if show is None or isinstance(show, str) else show)
             for place, show in zip(places, shown, strict=True)
         ]
-        options = self.call_options(_metadata(places))
-        return self._call([self.written[place[0]] for place in places], media, options, separators)
+        written = [self.written[place[0]] for place in places]
+        return self._call(written, media, self.call_options(_metadata(places)), separators)
 
     def _shown(self, place: Place, show: Any) -> Any:
         return drawn(place, show, self.audio_samples(place[1]) if place[0] == "audio" else 0)
@@ -308,8 +309,7 @@ class Generic(Adapter):
 
     def _sees_others(self) -> bool:
         """Whether three pictures in one call become other texts than each alone, or are not taken together."""
-        headers = [MediaHeader(height=height, width=width) for height, width in _TRIED]
-        places = [place_of("image", header) for header in headers]
+        places = [place_of("image", MediaHeader(height=height, width=width)) for height, width in _TRIED]
         try:
             together = self._ask(places, ["blank"] * len(places)).texts
         except Exception:  # it does not take several, or not of several sizes: each row is asked for

@@ -328,7 +328,7 @@ def _tensor_difference(ours: Any, real: Any) -> str | None:
         return f"{_said(ours)}, the processor makes {_said(real)}"
     if ours.shape != real.shape or ours.dtype != real.dtype:
         return f"{ours.dtype} {tuple(ours.shape)}, the processor makes {real.dtype} {tuple(real.shape)}"
-    gap = (ours - real).abs()
+    gap = (ours.double() - real.double()).abs()  # bools have no difference, and unsigned ones a wrong one
     return f"{int((gap > 0).sum())} of {gap.numel()} values differ, by up to {float(gap.max()):.6g}"
 
 
