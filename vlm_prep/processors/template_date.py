@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from string import ascii_letters
+from typing import TypeGuard
 
 ASKS = "strftime_now"
 """The function of transformers that a template calls."""
 
 
-def asks_for_the_day(template: object) -> bool:
+def asks_for_the_day(template: object) -> TypeGuard[str]:
     """Whether a chat template calls for the day."""
     return isinstance(template, str) and ASKS in template
 
