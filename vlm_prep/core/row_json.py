@@ -31,10 +31,12 @@ _NO_NOTES: Final[frozenset[str]] = frozenset()
 _LARGEST: Final = 1 << 63
 _COMMENT: Final = r"(?://[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/|\#[^\n]*+)"
 _LENIENT_TOKEN: Final = re.compile(
-    r'("[^"\\]*+(?:\\[\s\S][^"\\]*+)*+")'
+    r'("[^"\\]*+(?:\\[\s\S][^"\\]*+)*+"?)'
     rf"|{_COMMENT}"
+    r"|(/\*[\s\S]*+)"
     rf"|,(?=(?:\s++|{_COMMENT})*+[\]}}])"
 )
+"""A text or a comment that is not closed goes on to the end: no end is looked for again from each place inside it."""
 _BETWEEN: Final = re.compile(r"[\s,]*")
 _NAMES: Final[dict[str, Any]] = {"true": True, "false": False, "null": None}
 
@@ -227,7 +229,7 @@ def _leniently(text: str) -> tuple[Any, frozenset[str]] | None:
     text = text.rstrip()
     text = text.removesuffix(",")  # of a row that was cut out of an array
     try:
-        value, notes = _exactly(_LENIENT_TOKEN.sub(lambda found: found[1] or " ", text), strict=False)
+        value, notes = _exactly(_LENIENT_TOKEN.sub(lambda found: found[1] or found[2] or " ", text), strict=False)
         return value, notes | {LENIENT}
     except RepeatedKeyError:
         raise

@@ -21,7 +21,7 @@ _FIRST: Final = ("d", "D", "i", "/", "R", "U")
 """What texts begin with that may be media."""
 _PICTURES: Final = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 """How base64 of a PNG, JPEG, GIF and WebP (or WAV) begins."""
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]{64,}+={0,2}+\s*+")
 _MARKS: Final = (
     b"data:",
     b"input_audio",

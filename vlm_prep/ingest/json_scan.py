@@ -38,7 +38,7 @@ _TO_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+[\[\]
 _SCALAR = re.compile(rb"(?:" + _STRING + rb'|[^"\[\]{},\s]++)++')
 _BLANKS = re.compile(rb"[ \t\r\n]*+")
 _LENIENT_TO_BRACKET = re.compile(
-    rb"(?:[^\"'/\#\[\]{}]++|" + _STRING + rb"|" + _SINGLE + rb"|" + _COMMENT + rb"|/)*+[\[\]{}]"
+    rb"(?:[^\"'/\#\[\]{}]++|" + _STRING + rb"|" + _SINGLE + rb"|" + _COMMENT + rb"|/\*[\s\S]*+|/)*+[\[\]{}]"
 )
 _LENIENT_BLANKS = re.compile(rb"(?:[ \t\r\n]++|" + _COMMENT + rb")*+")
 _KEY = re.compile(_STRING)

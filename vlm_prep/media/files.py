@@ -25,6 +25,8 @@ from vlm_prep.media.mock_media import MADE, is_made, make_media
 from vlm_prep.media.row_media import read_cell, rows_kind
 
 END_BYTES = 64 << 10
+LONGEST_PATH = 4096
+"""Characters; systems open no longer one. What is longer is a text that was taken for a path."""
 SEPARATOR = "::"
 MEDIA_STORES = "VLM_PREP_MEDIA_STORES"
 """Variable of the environment: folders of media stores (`media.gathered`) that lie elsewhere than when rows were made
@@ -55,7 +57,7 @@ def split_uri(uri: str) -> tuple[str, str | None]:
     # a key may hold `::` and so may a folder: the LMDB or data file is the first prefix that is one, else the shortest
     position = first = uri.index(SEPARATOR)
     while position >= 0 and not _holds_keys(uri[:position]):
-        position = uri.find(SEPARATOR, position + 1)
+        position = uri.find(SEPARATOR, position + 1, LONGEST_PATH)
     position = first if position < 0 else position
     return uri[:position], uri[position + len(SEPARATOR) :]
 

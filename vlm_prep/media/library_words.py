@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 
 _LONGEST = 300
+_READ = 10 * _LONGEST
+"""Characters of a line that are looked at: some hold the text that they are about, of any length."""
 _NOT_OURS = (
     (re.compile(r"\[\d\d:\d\d:\d\d\]\s*"), ""),
-    (re.compile(r"\S*?[\w./+-]+\.(?:cc|cpp|cxx|c|h|hpp|pyx|py):\d+:?\s*"), ""),
+    (re.compile(r"\S*?[\w./+-]\.(?:cc|cpp|cxx|c|h|hpp|pyx|py):\d+:?\s*"), ""),
     (re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>"), "the file"),
     (re.compile(r"<_io\.\w+[^>]*>"), "the file"),
     (re.compile(r"\s*(?:at |@ ?)?\b0x[0-9a-fA-F]{6,}\b"), ""),
@@ -54,7 +56,7 @@ def begins(head: bytes) -> str:
 def plain_words(error: BaseException | str) -> str:
     """Return the first line of an error that says something, cleaned; its type's name where nothing is left."""
     words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    for line in str(words).splitlines():
+    for line in (each[:_READ] for each in str(words).splitlines()):
         for pattern, instead in _NOT_OURS:
             line = pattern.sub(instead, line)
         if line := line.strip(" \t:;"):

@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media
 from vlm_prep.core.remote import is_remote
-from vlm_prep.media.files import SEPARATOR, split_uri
+from vlm_prep.media.files import LONGEST_PATH, SEPARATOR, split_uri
 from vlm_prep.media.mock_media import is_made
 
 READ_OTHERWISE = "paths_read_otherwise"
@@ -33,6 +33,8 @@ _UNSEEN = "\ufeff\u200b\u200e\u200f"
 _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
 """What Windows puts into folders of pictures."""
 _LARGEST_FOLDER = 200_000
+_MOST_FOLDERS = 64
+"""Of a path that may name some of them twice: one of two thousand has millions of other readings."""
 _SHOWN = 4
 _LONGEST = 400
 
@@ -132,7 +134,7 @@ def _located(uri: str) -> str:
     if os.path.lexists(path):
         return uri
     end = "" if key is None else SEPARATOR + key
-    tried = list(_readings(path))
+    tried = list(_readings(path)) if len(path) <= LONGEST_PATH else []
     found = list(dict.fromkeys(place for reading in tried for place in _existing(reading)))
     if len(found) == 1:
         return found[0] + end
@@ -186,7 +188,7 @@ def _without_blanks(path: str) -> str:
 def _once(path: str) -> Iterator[str]:
     """Yield a path without folders that it names twice in a row, as a media folder that rows name again."""
     parts = path.split("/")
-    for start in range(1, len(parts)):
+    for start in range(1, len(parts)) if len(parts) <= _MOST_FOLDERS else ():
         for length in range(1, (len(parts) - start) // 2 + 1):
             if parts[start : start + length] == parts[start + length : start + 2 * length]:
                 yield "/".join(parts[: start + length] + parts[start + 2 * length :])

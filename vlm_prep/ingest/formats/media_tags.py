@@ -39,7 +39,9 @@ _TAG = re.compile(rf"({_INLINE}|{_USUAL})", re.IGNORECASE)
 _TAG_OR_SPELT = re.compile(rf"({_INLINE}|{_USUAL}|{SPELT})", re.IGNORECASE)
 _ONE_USUAL = re.compile(_USUAL, re.IGNORECASE)
 _PAGE_PICTURE: Final = re.compile(
-    rf"!\[[^\[\]]*\]\([^()\n]+{MEDIA_NAME}[^()\n]*\)|<(?:img|image)\s[^<>]*\bsrc=[^<>]+>", re.IGNORECASE
+    rf"!\[[^\[\]]*\]\((?=[^()\n]*+\))[^()\n]+{MEDIA_NAME}[^()\n]*\)"
+    r"|<(?:img|image)\s(?=[^<>]*+>)[^<>]*\bsrc=[^<>]+>",
+    re.IGNORECASE,
 )
 """As Markdown and HTML write it."""
 _KINDS: dict[str, MediaKind] = {"img": "image", "image": "image", "video": "video", "audio": "audio"}
