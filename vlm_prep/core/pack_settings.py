@@ -63,6 +63,18 @@ class PackConfig(Settings):
             "and moves none of them for lockstep."
         ),
     ] = "best-fit"
+    epochs: Annotated[
+        int, Ge(1), Later(), Doc("Epochs in one plan: each is another deal of the same rows, read one after the other.")
+    ] = 1
+    pack_seed: Annotated[int, Ge(0), Later(), Doc("Of what differs between epochs.")] = 0
+    sample_weight: Annotated[
+        str | None,
+        Later(),
+        Doc(
+            "How often an epoch has a row: a number, or a column of numbers that travels with the rows; 1.5 is once, "
+            "and a stable half of the rows twice. [default: once]"
+        ),
+    ] = None
     lockstep: Annotated[
         Lockstep,
         Doc(

@@ -2,6 +2,7 @@
 
     bins.py       exact best-fit-decreasing over document lengths, global over a store
     capacities.py the same with several capacities: tokens, patches, media, documents, audio
+    epochs.py     several epochs in one plan, and how often each has a row
     units.py      rows that are packed as one, and packs in the order of the source
     mix_file.py   which rows of which stores, as a file
     mix_filter.py expressions over the columns of a store

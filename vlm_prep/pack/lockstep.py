@@ -252,23 +252,30 @@ class Dealer:
         return int(np.bitwise_or.reduce(self.kinds[rows])) if len(rows) else 0
 
 
-def step_numbers(kinds: NDArray[np.uint8], cost: NDArray[np.float64], world_size: int) -> dict[str, Any]:
+def step_numbers(
+    kinds: NDArray[np.uint8], cost: NDArray[np.float64], world_size: int, epochs: Sequence[int] = ()
+) -> dict[str, Any]:
     """Return what steps of `world_size` packs in this order look like.
 
     Args:
         kinds: (packs,) kinds of media.
         cost: (packs,) of training it.
         world_size: packs in a step.
+        epochs: packs of each epoch, whose steps begin anew; one of all by default.
 
     Returns:
         steps; mixed_steps: those whose packs differ in kinds; cost_spread: median, p99 and max over steps of how much
         cheaper the cheapest pack of a step is than its most expensive one, in 0..1.
     """
-    whole = len(kinds) // world_size * world_size
-    last = len(kinds) > whole
-    by_kind, by_cost = kinds[:whole].reshape(-1, world_size), cost[:whole].reshape(-1, world_size)
-    mixed = int((by_kind != by_kind[:, :1]).any(axis=1).sum()) + int(last and len(np.unique(kinds[whole:])) > 1)
-    found: dict[str, Any] = {"steps": len(by_kind) + last, "mixed_steps": mixed}
+    ends = np.cumsum(epochs or [len(kinds)])
+    starts = [0, *ends[:-1].tolist()]
+    of_whole = [slice(start, end - (end - start) % world_size) for start, end in zip(starts, ends, strict=True)]
+    lasts = [kinds[whole.stop : end] for whole, end in zip(of_whole, ends, strict=True) if whole.stop < end]
+    by_kind, by_cost = (
+        np.concatenate([values[whole].reshape(-1, world_size) for whole in of_whole]) for values in (kinds, cost)
+    )
+    mixed = int((by_kind != by_kind[:, :1]).any(axis=1).sum()) + sum(len(np.unique(last)) > 1 for last in lasts)
+    found: dict[str, Any] = {"steps": len(by_kind) + len(lasts), "mixed_steps": mixed}
     if len(by_cost):
         spread = 1 - by_cost.min(axis=1) / by_cost.max(axis=1)
         values = [np.quantile(spread, 0.5), np.quantile(spread, 0.99), spread.max()]

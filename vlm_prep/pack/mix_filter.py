@@ -124,7 +124,7 @@ def _constant(node: ast.AST, text: str) -> Any:
 def _column(store: Store, name: str, expression: str) -> pa.ChunkedArray | pa.Array:
     if name in COLUMNS:
         return COLUMNS[name](store)
-    kept = _kept(store)
+    kept = kept_table(store)
     if name in kept.column_names:
         return kept.column(name)
     known = [*COLUMNS, *kept.column_names]
@@ -134,7 +134,7 @@ def _column(store: Store, name: str, expression: str) -> pa.ChunkedArray | pa.Ar
     )
 
 
-def _kept(store: Store) -> pa.Table:
+def kept_table(store: Store) -> pa.Table:
     """Return the columns that travel with the rows as a table, a row each."""
     if not any(KEPT in shard.schema.names for shard in store.shards[:1]):
         return pa.table({})

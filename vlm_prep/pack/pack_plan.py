@@ -22,6 +22,7 @@ from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.pack.capacities import lower_bounds, pack_within
 from vlm_prep.pack.cost import read_cost
 from vlm_prep.pack.demands import Demands, demands_of
+from vlm_prep.pack.epochs import check_epochs, epoch_numbers, in_epoch, rounded_up, times_taken
 from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
 from vlm_prep.pack.units import in_order, units_of
 from vlm_prep.processors.backbone import Backbone
@@ -79,7 +80,10 @@ class Plan:
     too_long_in: list[str] = field(default_factory=list)
     """What of a pack each of them exceeds: tokens, patches, media, audio_ms."""
     numbers: dict[str, Any] = field(default_factory=dict)
-    """What the manifest says of the plan: lower bounds, and of its steps mixed ones, cost, exchanges."""
+    """What the manifest says of the plan: lower bounds, and of its steps mixed ones, cost, exchanges; its epochs, if
+    there are several or rows have weights."""
+    documents: int = 0
+    """Documents that were asked for: each row as often as the epochs have it, rejected ones once."""
 
     @property
     def n_packs(self) -> int:
@@ -114,31 +118,45 @@ def make_plan(
     Raises:
         InputError: `lockstep` is strict and some steps cannot be, or a setting does not fit the store.
     """
+    check_epochs(config)
     demands, units = demands_of(store), units_of(store, config.keep_together)
+    times = times_taken(store, config)
     names, limited, capacities = demands.limited(config)
     coefficients, counted = read_cost(config.cost, model)
     cost = coefficients.of(demands)
     asked = Asked(demands=units.summed(limited), kinds=units.joined(demands.kinds), cost=units.summed(cost))
-    whole: list[Rows] = []
-    last: list[Rows] = []
     room, numbers = 0, Counter[str]()
     sides = units.joined(sides_of(demands.kinds, backbone))
     torn = sides == BOTH
     too_large = np.flatnonzero((asked.demands > capacities).any(axis=1) | torn)
-    for length, members in _by_length(asked.demands, too_large, sides, config):
-        part, limits = asked.of(members), [length, *capacities[1:]]
-        deal = _deal(part, limits, config)
-        packs = [members[pack] for pack in deal.packs]
-        end = len(packs) // config.world_size * config.world_size
-        whole, last, room = whole + packs[:end], last + packs[end:], room + length * len(packs)
-        numbers.update(exchanged=deal.exchanged, split=deal.split, levelled=deal.levelled)
-        numbers.update(dict(zip(names, lower_bounds(part.demands, limits), strict=True)))
-    packs = [units.rows_of(pack) for pack in [*whole, *last]]
-    steps = _steps(packs, demands, cost, config.world_size)
+    epochs: list[list[Rows]] = []
+    firsts: list[tuple[int, int]] = []
+    for epoch in range(config.epochs):
+        whole: list[Rows] = []
+        last: list[Rows] = []
+        for group, (length, each) in enumerate(_by_length(asked.demands, too_large, sides, config)):
+            members = in_epoch(each, times, config, epoch)
+            part, limits = asked.of(members), [length, *capacities[1:]]
+            if not epoch:
+                deal = _deal(part, part.demands, limits, config)
+                firsts.append((deal.mixed_steps, len(deal.packs)))
+            else:
+                deal = _dealt_otherwise(part, limits, config, firsts[group] if times is None else None)
+            packs = [members[pack] for pack in deal.packs]
+            end = len(packs) // config.world_size * config.world_size
+            whole, last, room = whole + packs[:end], last + packs[end:], room + length * len(packs)
+            numbers.update(exchanged=deal.exchanged, split=deal.split, levelled=deal.levelled)
+            numbers.update(dict(zip(names, lower_bounds(part.demands, limits), strict=True)))
+        epochs.append([units.rows_of(pack) for pack in [*whole, *last]])
+    packs = [pack for dealt in epochs for pack in dealt]
+    steps = _steps(epochs, demands, cost, config.world_size)
     if config.lockstep == "strict":
-        _require_lockstep(steps["mixed_steps"], len(packs), config)
+        for dealt in epochs:
+            _require_lockstep(steps["mixed_steps"], len(dealt), config)
     rows = np.concatenate([*packs, np.empty(0, np.int64)]).astype(np.int64)
     too_long = np.sort(units.rows_of(too_large))
+    fit = np.setdiff1d(np.arange(len(demands.tokens)), too_long, assume_unique=True)
+    documents = len(too_long) + (config.epochs * len(fit) if times is None else int(times[:, fit].sum()))
     excess = asked.demands[units.of[too_long]] > np.asarray(capacities)
     plan = Plan(
         rows=rows,
@@ -148,6 +166,7 @@ def make_plan(
         tokens=int(demands.tokens[rows].sum()),
         room=room,
         too_long=too_long,
+        documents=documents,
         too_long_in=[
             names[int(most)] if each.any() else KINDS_APART
             for each, most in zip(excess, excess.argmax(axis=1), strict=True)
@@ -156,6 +175,9 @@ def make_plan(
             "cost": {**asdict(coefficients), "of": counted},
             "lower_bounds": {name: numbers[name] for name in names},
             "steps": {**steps, **{name: numbers[name] for name in ("exchanged", "split", "levelled")}},
+            **(
+                {"epochs": epoch_numbers(epochs, len(demands.tokens))} if config.epochs > 1 or times is not None else {}
+            ),
         },
     )
     if isinstance(store, PickedStore):
@@ -177,15 +199,32 @@ def _by_length(
                 yield length, group
 
 
-def _deal(asked: Asked, capacities: Sequence[int], config: PackConfig) -> Deal:
-    """Return the packs of one length in steps."""
+def _deal(asked: Asked, sizes: Rows, capacities: Sequence[int], config: PackConfig) -> Deal:
+    """Return the packs of one length in steps; `sizes` are the demands, or what they are rounded up to."""
     if config.pack_order == "source":
         packs = in_order(asked.demands, capacities)
         return Deal(packs=packs, mixed_steps=0, exchanged=0, split=0, levelled=0)
-    bins = pack_within(asked.demands, capacities)
+    bins = pack_within(sizes, capacities)
     mend = config.lockstep != "off"
     dealer = Dealer(asked.demands, capacities, asked.kinds, asked.cost, config.world_size, mend=mend)
     return dealer.deal([bins.bin_rows(number) for number in range(bins.n_bins)])
+
+
+def _dealt_otherwise(
+    asked: Asked, capacities: Sequence[int], config: PackConfig, wanted: tuple[int, int] | None
+) -> Deal:
+    """Return a deal of a later epoch: the most unlike one with as few mixed steps and packs as wanted, else the best.
+
+    `wanted` are the numbers of the first epoch; None, where epochs have other rows, those of the rows as they are.
+    """
+    found: list[tuple[tuple[int, int], Deal]] = []
+    for sizes in rounded_up(asked.demands, capacities):
+        deal = _deal(asked, sizes, capacities, config)
+        found.append(((deal.mixed_steps, len(deal.packs)), deal))
+        if wanted is not None and found[-1][0] <= wanted:
+            return deal
+    at_least = found[-1][0] if wanted is None else min(numbers for numbers, _ in found)
+    return next(deal for numbers, deal in found if numbers <= at_least)
 
 
 def _require_lockstep(mixed: int, packs: int, config: PackConfig) -> None:
@@ -201,14 +240,15 @@ def _require_lockstep(mixed: int, packs: int, config: PackConfig) -> None:
         )
 
 
-def _steps(packs: list[Rows], demands: Demands, cost: NDArray[np.float64], world_size: int) -> dict[str, Any]:
+def _steps(epochs: list[list[Rows]], demands: Demands, cost: NDArray[np.float64], world_size: int) -> dict[str, Any]:
     """Return numbers of the steps, beside those of a random deal of the same packs."""
+    packs, sizes = [pack for each in epochs for pack in each], [len(each) for each in epochs]
     kinds, costs = by_pack(demands.kinds, packs, np.bitwise_or), by_pack(cost, packs, np.add)
-    found = step_numbers(kinds, costs, world_size)
+    found = step_numbers(kinds, costs, world_size, sizes)
     if world_size > 1:
         draws = np.random.PCG64(_RANDOM_SEED).random_raw(len(costs))
-        random = np.argsort(draws, kind="stable")
-        found["random_deal"] = step_numbers(kinds[random], costs[random], world_size)
+        random = np.lexsort((draws, np.repeat(np.arange(len(sizes)), sizes)))
+        found["random_deal"] = step_numbers(kinds[random], costs[random], world_size, sizes)
     return found
 
 
@@ -216,8 +256,10 @@ def plan_table(plan: Plan) -> pa.Table:
     """Return the plan as a table: pack_id, rank, rows (document rows of the tokenized store)."""
     numbers = np.arange(plan.n_packs, dtype=np.int64)
     rows = pa.ListArray.from_arrays(pa.array(plan.offsets.astype(np.int32)), pa.array(plan.rows))
+    packs = plan.numbers.get("epochs", {}).get("packs", [plan.n_packs])
     columns: dict[str, Any] = {
         "pack_id": pa.array(numbers),
+        **({"epoch": pa.array(np.repeat(np.arange(len(packs)), packs).astype(np.int32))} if len(packs) > 1 else {}),
         "rank": pa.array((numbers % plan.world_size).astype(np.int32)),
         "rows": rows,
     }

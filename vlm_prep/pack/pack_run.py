@@ -55,6 +55,9 @@ _CARD = """# Packed by vlm-prep
 
 - a row is a pack: `input_ids`, `labels` (unshifted), `position_ids`, `seq_lens` (documents), media and their geometry
 - `plan.parquet`: which documents of the tokenized store are in which pack
+{epochs}"""
+
+_EPOCHS = """- epochs of {packs} packs, one after the other, each with all rows: `ShardDataset` reads one at a time
 """
 
 _TAR_CARD = """# Packed by vlm-prep, for webdataset
@@ -66,7 +69,7 @@ _TAR_CARD = """# Packed by vlm-prep, for webdataset
 - media files are `media.bin`, joined; offset and size of each are in `media`. With --tar-media separate they are
   `media.0.jpg`, ...
 - `plan.parquet`: which documents of the tokenized store are in which pack
-"""
+{epochs}"""
 
 
 def raised_payload(
@@ -234,7 +237,7 @@ def _describe(
     records: Sequence[Record],
     splits: dict[str, list[ShardInfo]],
 ) -> tuple[Manifest, str]:
-    totals: dict[str, Any] = sum_counts(records, rows=len(store))
+    totals: dict[str, Any] = sum_counts(records, rows=plan.documents)
     totals["rejects"] = reject_reasons(records)
     totals["fill"] = round(plan.fill, 6)
     totals["packs_by_rank"] = [len(plan.packs_of(rank)) for rank in range(plan.world_size)]
@@ -269,6 +272,7 @@ def _describe(
         world=plan.world_size,
         fill=plan.fill,
         shared=card_warning(totals),
+        epochs=_EPOCHS.format(packs=plan.numbers["epochs"]["packs"]) if config.epochs > 1 else "",
     )
     return manifest, card
 

@@ -8,6 +8,7 @@ differences.py  what differs between two stores
 facts_text.py   what a dry run found
 labels_text.py  rows as the model reads them, what is trained in colour
 row_steps.py    how one row is read, step by step
+pack_text.py    what the plan of packs came to
 certificate_text.py  what a model needs of packs, and what its certificate found
 audit.py        the same as counts, for CI
 view/           a store as one page for the browser

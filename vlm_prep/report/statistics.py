@@ -18,6 +18,7 @@ from vlm_prep.core.remote import is_remote
 from vlm_prep.ingest.formats.noticed import NOTES
 from vlm_prep.ingest.source import sample_from_row
 from vlm_prep.ingest.unread_keys import UNREAD, unread_lines
+from vlm_prep.report.pack_text import plan_lines
 from vlm_prep.shards.earlier import EARLIER
 from vlm_prep.shards.manifest import GATHERED, read_manifest
 from vlm_prep.shards.object_store import StorePath
@@ -169,7 +170,7 @@ def render(stats: dict[str, Any]) -> str:
     if "packs" in totals:
         ranks = totals["packs_by_rank"]
         lines.append(f"  packs       {totals['packs']:,} for {len(ranks)} rank(s), fill {totals['fill']:.2%}")
-        lines += _steps(stats.get("plan", {}))
+        lines += plan_lines(stats.get("plan", {}))
     if "tokens" in totals:
         trained = f", {totals['trained_tokens']:,} trained" if "trained_tokens" in totals else ""
         lines.append(f"  tokens      {_tokens(totals)}{trained}")
@@ -197,34 +198,6 @@ def render(stats: dict[str, Any]) -> str:
     lines += [f"  unread      {line}" for line in unread_lines(totals.get(UNREAD, {}))]
     lines += _identity(stats)
     return "\n".join(lines)
-
-
-def _coefficients(cost: dict[str, Any] | None) -> str:
-    if cost is None:
-        return ""
-    return f"; attention {cost['attention']:.2e}, vision {cost['vision']:.3f} of a token's ({cost['of']})"
-
-
-def _steps(plan: dict[str, Any]) -> list[str]:
-    """How near the packs are to the fewest possible, and how alike the packs of a step."""
-    if not plan:
-        return []
-    steps = plan["steps"]
-    bounds = ", ".join(f"{count:,} by {name.replace('_ms', '')}" for name, count in plan["lower_bounds"].items())
-    lines = [f"  at least    {bounds}"]
-    if "random_deal" in steps:
-        random = steps["random_deal"]
-        lines.append(
-            f"  steps       {steps['steps']:,}, {steps['mixed_steps']:,} with ranks that differ in kinds of media "
-            f"(a random deal: {random['mixed_steps']:,})"
-        )
-        if "cost_spread" in steps:
-            spread, other = steps["cost_spread"], random["cost_spread"]
-            lines.append(
-                f"  cost        of a step's packs differs by {spread['median']:.1%} in the median, {spread['p99']:.1%} "
-                f"at p99 (a random deal: {other['median']:.1%}, {other['p99']:.1%}){_coefficients(plan.get('cost'))}"
-            )
-    return lines
 
 
 def _payload(stats: dict[str, Any], totals: dict[str, Any]) -> list[str]:

@@ -69,12 +69,22 @@ class CostRecord(TypedDict):
     of: str
 
 
+class EpochsRecord(TypedDict):
+    """See `pack.epochs.epoch_numbers`."""
+
+    packs: list[int]
+    documents: list[int]
+    times_taken: dict[str, int]
+    mates_again: float
+
+
 class PlanRecord(TypedDict):
     """What `pack.pack_plan` counted."""
 
     lower_bounds: dict[str, int]
     steps: StepsRecord
     cost: NotRequired[CostRecord | None]
+    epochs: NotRequired[EpochsRecord]
 
 
 class FindingRecord(TypedDict):

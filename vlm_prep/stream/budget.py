@@ -94,7 +94,7 @@ class TokenBudget(Sampler[list[Pick]]):
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield the positions of each batch of an epoch, of all ranks."""
         dataset, waiting = self._dataset, dict[int, list[Batch]]()
-        for number, start in enumerate(range(0, dataset.n_rows, self._window)):
+        for number, start in enumerate(range(0, dataset.count(epoch), self._window)):
             rows = dataset.rows_at(epoch, start, start + self._window)
             seeds = np.random.SeedSequence(dataset.seed, spawn_key=(epoch, 3, number))
             draws = np.random.PCG64(seeds)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +35,7 @@ from vlm_prep.shards.cache import shard_cache
 from vlm_prep.shards.code_place import from_named_place
 from vlm_prep.shards.object_store import absolute, store_path
 from vlm_prep.stream.cache_size import check_cache
-from vlm_prep.stream.order import EpochOrder, Order, Remainder, steps_left
+from vlm_prep.stream.order import Order, Remainder, order_of, steps_left
 from vlm_prep.stream.restore import Pixels, tensor_makers
 from vlm_prep.stream.run_state import State
 from vlm_prep.stream.sampler import Cursor, Pick, ShardSampler
@@ -80,7 +79,7 @@ class ShardDataset(Dataset[Item]):
             size, for `to_pixel_values` on the device.
         remainder: what happens when the rows do not divide by world_size, see `order.steps_left`; said once.
         verify: compare all shards' checksums first; of an object store's, cached copies' when they are mapped.
-        max_rows: only the first rows of the store.
+        max_rows: only the first rows of the store, or of each epoch that its packs were planned for.
         on_bad: "raise" stops at a row that cannot be read; "skip" leaves it out of its batch, which gets smaller,
             says so, and counts it in `skipped`. No other row takes its place and positions still count it, so ranks
             stay in step: a batch with no row left is a placeholder, see `collate`. Skips when loaders fetch batches;
@@ -141,21 +140,14 @@ class ShardDataset(Dataset[Item]):
 
     def _open(self, *, verify: bool) -> tuple[Rows, Order]:
         rows = open_rows(self.path, verify=verify, cache=self._cache)
-        places = replace(rows.places, rows=min(len(rows), self._max_rows or len(rows)))
-        return rows, EpochOrder(places, self.seed, shuffle=self._shuffle)
+        return rows, order_of(rows.places, self.seed, shuffle=self._shuffle, most=self._max_rows)
 
     def _say_remainder(self) -> None:
         left = self.n_rows % self.world_size
         if left and self.rank == 0:
             does = f"repeats {self.world_size - left}" if self._remainder == "pad" else f"leaves out {left}"
-            _LOG.warning(
-                "%s: %d rows among %d ranks: each epoch %s of them (remainder=%r)",
-                self.path,
-                self.n_rows,
-                self.world_size,
-                does,
-                self._remainder,
-            )
+            told = (self.path, self.n_rows, self.world_size, does, self._remainder)
+            _LOG.warning("%s: %d rows among %d ranks: each epoch %s of them (remainder=%r)", *told)
 
     def __getstate__(self) -> dict[str, Any]:
         # memory maps are opened again in each process, and workers that are given Picks need no order
@@ -171,8 +163,12 @@ class ShardDataset(Dataset[Item]):
 
     @property
     def n_rows(self) -> int:
-        """Rows in an epoch, of all ranks."""
-        return self._order.positions
+        """Rows in the current epoch, of all ranks."""
+        return self.count(self.epoch)
+
+    def count(self, epoch: int) -> int:
+        """Return the rows in an epoch; planned ones may differ in it."""
+        return self._order.count(epoch)
 
     @property
     def manifest(self) -> Any:
@@ -226,11 +222,11 @@ class ShardDataset(Dataset[Item]):
 
     def row_at(self, epoch: int, position: int) -> int:
         """Return the store row at a position of an epoch; past the last row the order begins again."""
-        return self._order.row(epoch, position % self.n_rows)
+        return self._order.row(epoch, position % self.count(epoch))
 
     def rows_at(self, epoch: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the store rows at positions start .. stop of an epoch, none past its last row."""
-        return self._order.rows(epoch, start, min(stop, self.n_rows))
+        return self._order.rows(epoch, start, min(stop, self.count(epoch)))
 
     def rows_of(self, epoch: int, positions: range) -> Iterable[int]:
         """Return the store rows at positions of an epoch; past the last row the order begins again."""

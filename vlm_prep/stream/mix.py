@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlm_prep.stream.order import EpochOrder, Numbers
+from vlm_prep.stream.order import Numbers, Order
 
 STRETCH = 4096
 
@@ -26,27 +26,32 @@ class MixedOrder:
     """Positions of a mixed epoch to rows, the stores' rows numbered through.
 
     Args:
-        orders: of the stores; all of one group.
+        orders: of the stores; all of one group, with as many rows in each epoch.
         weights: of the stores, above 0.
         positions: rows in an epoch; rounded down to whole slots, and up to one for each store.
     """
 
-    def __init__(self, orders: Sequence[EpochOrder], weights: Sequence[float], positions: int) -> None:
+    def __init__(self, orders: Sequence[Order], weights: Sequence[float], positions: int) -> None:
         self._orders = list(orders)
-        self._group = orders[0].places.group
+        self.group = self._group = orders[0].group
         self.counts = shares(weights, max(len(orders), positions // self._group))
         self._slots = sum(self.counts)
         self.positions = self._slots * self._group
-        self._firsts = np.cumsum([0, *(order.positions for order in orders)]).tolist()
+        self._firsts = np.cumsum([0, *(order.rows_of_all for order in orders)]).tolist()
+        self.rows_of_all = self._firsts[-1]
         self._stretches = -(-self._slots // STRETCH)
         self._made: tuple[int, int, Numbers, Numbers] | None = None
+
+    def count(self, epoch: int) -> int:
+        """See `Order.count`."""
+        return self.positions
 
     def row(self, epoch: int, position: int) -> int:
         """See `Order.row`."""
         slot, inside = divmod(position, self._group)
         store, turn = self._slot(slot)
         order = self._orders[store]
-        own_epoch, own = divmod((epoch * self.counts[store] + turn) * self._group + inside, order.positions)
+        own_epoch, own = divmod((epoch * self.counts[store] + turn) * self._group + inside, order.count(0))
         return int(self._firsts[store]) + order.row(own_epoch, own)
 
     def rows(self, epoch: int, start: int, stop: int) -> Numbers:

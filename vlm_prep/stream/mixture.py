@@ -13,7 +13,7 @@ from vlm_prep.shards.object_store import absolute, store_path
 from vlm_prep.stream.dataset import OnBad, ShardDataset
 from vlm_prep.stream.mix import MixedOrder
 from vlm_prep.stream.mixed_rows import MixedRows
-from vlm_prep.stream.order import EpochOrder, Order, Remainder
+from vlm_prep.stream.order import Order, Remainder, order_of
 from vlm_prep.stream.restore import Pixels
 from vlm_prep.stream.stored_rows import Rows, open_rows
 
@@ -79,8 +79,14 @@ class MixedDataset(ShardDataset):
         if empty:
             raise StoreError(f"no rows in {', '.join(empty)}", "leave it out of the mix")
         rows = MixedRows(parts)
-        orders = [EpochOrder(part.places, self.seed, shuffle=self._shuffle) for part in parts]
-        return rows, MixedOrder(orders, self.weights, self._epoch_rows or len(rows))
+        uneven = [str(path) for path, part in zip(self.paths, parts, strict=True) if len(set(part.places.epochs)) > 1]
+        if uneven:
+            raise StoreError(
+                f"{', '.join(uneven)}: planned epochs of unequal numbers of packs do not mix", "pack again"
+            )
+        orders = [order_of(part.places, self.seed, shuffle=self._shuffle) for part in parts]
+        of_epoch = self._epoch_rows or sum(order.count(0) for order in orders)
+        return rows, MixedOrder(orders, self.weights, of_epoch)
 
     def rows_of(self, epoch: int, positions: range) -> Iterable[int]:
         """See `ShardDataset.rows_of`; a mix is drawn row by row."""

@@ -26,7 +26,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal, Protocol
 
 import numpy as np
@@ -43,11 +45,16 @@ MOST_STEPS = 1 << 14
 class Order(Protocol):
     """Which row stands at which position of which epoch."""
 
-    positions: int
-    """In an epoch."""
+    rows_of_all: int
+    """Rows that numbers count through."""
+    group: int
+    """Rows planned as one step."""
+
+    def count(self, epoch: int) -> int:
+        """Return the positions of an epoch."""
 
     def row(self, epoch: int, position: int) -> int:
-        """Return the row at a position below `positions`."""
+        """Return the row at a position below the epoch's count."""
 
     def rows(self, epoch: int, start: int, stop: int) -> Numbers:
         """Return the rows at positions start .. stop."""
@@ -64,6 +71,8 @@ class Places:
     """Steps that lie next to each other and are read together."""
     shard: int = 1
     """Blocks in a shard."""
+    epochs: tuple[int, ...] = ()
+    """Rows of each epoch that was planned, one after the other; none were of a store whose epochs have all rows."""
 
     @property
     def shards_at_a_time(self) -> int:
@@ -71,13 +80,13 @@ class Places:
         return max(SHARDS, -(-BLOCKS // self.shard))
 
     @classmethod
-    def of(cls, rows: int, *, group: int, batches: int, shards: int) -> Places:
+    def of(cls, rows: int, *, group: int, batches: int, shards: int, epochs: Sequence[int] = ()) -> Places:
         """Return the places of `rows` rows in `batches` record batches of `shards` shards."""
         per_batch = -(-rows // max(1, batches))
         block = min(MOST_STEPS, max(1, per_batch))
         steps = rows // group
         per_shard = -(-steps * group // max(1, shards))
-        return cls(rows=rows, group=group, block=block, shard=max(1, per_shard // block))
+        return cls(rows=rows, group=group, block=block, shard=max(1, per_shard // block), epochs=tuple(epochs))
 
 
 class EpochOrder:
@@ -91,12 +100,16 @@ class EpochOrder:
 
     def __init__(self, places: Places, seed: int, *, shuffle: bool) -> None:
         self.places, self.seed, self.shuffle = places, seed, shuffle
-        self.positions = places.rows
+        self.rows_of_all, self.group = places.rows, places.group
         self._steps = places.rows // places.group
         self._blocks: tuple[int, Numbers, list[int]] | None = None
         self._last: tuple[int, int, int, Numbers] = (-1, 0, 0, np.empty(0, np.int64))
         # two: the positions of a step, or of two ranks, may lie on both sides of a boundary
         self._windows: OrderedDict[tuple[int, int], Numbers] = OrderedDict()
+
+    def count(self, epoch: int) -> int:
+        """See `Order.count`."""
+        return self.places.rows
 
     def row(self, epoch: int, position: int) -> int:
         """See `Order.row`."""
@@ -157,6 +170,50 @@ class EpochOrder:
 
     def _draws(self, count: int, *key: int) -> NDArray[np.uint64]:
         return np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)).random_raw(count)
+
+
+class PlannedOrder:
+    """The order of packs planned for several epochs: epoch e reads those of planned epoch e modulo their number.
+
+    Args:
+        places: where all packs lie; they say the packs of each planned epoch.
+        seed: of the run.
+        shuffle: False gives the store's own order.
+        most: packs of each epoch that are read, the first ones.
+    """
+
+    def __init__(self, places: Places, seed: int, *, shuffle: bool, most: int | None = None) -> None:
+        self.rows_of_all, self.group = places.rows, places.group
+        self._firsts = [0, *accumulate(places.epochs)]
+        self._orders = [
+            EpochOrder(replace(places, rows=min(count, most or count)), seed, shuffle=shuffle)
+            for count in places.epochs
+        ]
+
+    def _of(self, epoch: int) -> tuple[EpochOrder, int]:
+        planned = epoch % len(self._orders)
+        return self._orders[planned], self._firsts[planned]
+
+    def count(self, epoch: int) -> int:
+        """See `Order.count`."""
+        return self._of(epoch)[0].count(epoch)
+
+    def row(self, epoch: int, position: int) -> int:
+        """See `Order.row`."""
+        order, first = self._of(epoch)
+        return first + order.row(epoch, position)
+
+    def rows(self, epoch: int, start: int, stop: int) -> Numbers:
+        """See `Order.rows`."""
+        order, first = self._of(epoch)
+        return first + order.rows(epoch, start, stop)
+
+
+def order_of(places: Places, seed: int, *, shuffle: bool, most: int | None = None) -> EpochOrder | PlannedOrder:
+    """Return the order of a store, of which `most` rows of an epoch, the first ones, are read."""
+    if places.epochs:
+        return PlannedOrder(places, seed, shuffle=shuffle, most=most)
+    return EpochOrder(replace(places, rows=min(places.rows, most or places.rows)), seed, shuffle=shuffle)
 
 
 def _sort(draws: NDArray[np.uint64]) -> Numbers:

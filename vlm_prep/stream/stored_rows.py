@@ -76,7 +76,7 @@ class _InTurn:
         self.manifest, self._stores = manifest, stores
         self._length = sum(len(store) for store in stores)
         self._opened = opened_by(stores)
-        self.places = _places(stores, len(stores))
+        self.places = _places(stores, len(stores), manifest)
 
     def __len__(self) -> int:
         return self._length
@@ -188,7 +188,7 @@ class IndexPacks:
     def __init__(self, folder: StorePath, manifest: Manifest, *, verify: bool, cache: ShardCache | None = None) -> None:
         self.manifest = manifest
         self._plan = Store(folder, split=PLAN_SPLIT, verify=verify, manifest=manifest)
-        self.places = _places([self._plan], int(manifest.config["world_size"]))
+        self.places = _places([self._plan], int(manifest.config["world_size"]), manifest)
         self._source = open_sources(folder, manifest, cache, verify=verify)
         self._opened = opened_by([self._plan, self._source])
         self._rule = stored_rule(manifest.processor)
@@ -251,10 +251,16 @@ def _columns(stores: Sequence[Store]) -> tuple[str, ...]:
     return tuple(shards[0].schema.names) if shards else ()
 
 
-def _places(stores: Sequence[Store], group: int) -> Places:
+def _places(stores: Sequence[Store], group: int, manifest: Manifest) -> Places:
     shards = [shard.info for store in stores for shard in store.shards]
     rows = sum(len(store) for store in stores)
-    return Places.of(rows, group=group, batches=sum(len(info.batches) for info in shards), shards=len(shards))
+    return Places.of(
+        rows,
+        group=group,
+        batches=sum(len(info.batches) for info in shards),
+        shards=len(shards),
+        epochs=manifest.extra.get("plan", {}).get("epochs", {}).get("packs", ()),
+    )
 
 
 def _shards(places: Places, rounds: int, shuffle: bool) -> int:

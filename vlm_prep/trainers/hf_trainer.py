@@ -85,6 +85,13 @@ def over_shards(
     """
     args.remove_unused_columns = False
     dataset = _dataset(store, args, shuffle=True)
+    sizes = [dataset.count(epoch) for epoch in range(dataset.manifest.config.get("epochs", 1))]
+    if len(set(sizes)) > 1:
+        raise InputError(
+            f"{dataset.path}: its planned epochs have {sizes} packs, and the Trainer takes "
+            "all epochs for as long as the first",
+            "pack without `sample_weight`, or pack each epoch for itself",
+        )
     own = {**more, "data_collator": collater(dataset, model, collate or {})}
     own |= sft_arguments(args) if is_sft(base) else {"train_dataset": dataset}
     trainer = shard_trainer(base, dataset)(model=model, args=args, **own)
