@@ -46,7 +46,7 @@ def media_in(folder: Path) -> dict[str, Media]:
     made: dict[str, Media] = {}
     for number, (width, height) in enumerate(SIZES):
         path = folder / f"{number}.png"
-        Image.fromarray(draws.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+        Image.fromarray(draws.integers(0, 256, (height, width, 3), np.uint8)).save(path, compress_level=0)
         made[f"image:{number}"] = Media(kind="image", uris=(str(path),))
     frames = []
     for number in range(6):

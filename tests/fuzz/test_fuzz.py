@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
+import gc
+import multiprocessing
+import os
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ fixed = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 TEXT = st.text(max_size=30)
+from_here = pytest.mark.usefixtures("packed")
+"""Has torch and the processor loaded before `run` forks."""
 PARTS = st.sampled_from(["..", ".", "", "/", "train", "_work", "manifest.json", "data-0-of-1.arrow", "\\", "\0"])
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), TEXT)
 JSON = st.recursive(
@@ -34,28 +39,47 @@ JSON = st.recursive(
 )
 
 
-def run(*line: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *map(str, line)], capture_output=True, text=True, timeout=280, check=False)
+def run(script: str, folder: Path, *words: object) -> tuple[int | None, str]:
+    """Run a script in a fork, which need not import and load anew what is here; return its status and its output."""
+    told = folder / "told"
+
+    def main() -> None:
+        with open(told, "w", buffering=1) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            gc.freeze()  # what this process holds is not looked through again and again by its forks
+            sys.argv = [script, *map(str, words)]
+            sys.path.insert(0, str(SCRIPTS))
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+
+    process = multiprocessing.get_context("fork").Process(target=main)
+    process.start()
+    process.join()
+    return process.exitcode, told.read_text()
 
 
+@from_here
 def test_no_changed_byte_is_missed_and_none_crashes_a_reader(tmp_path: Path) -> None:
-    ended = run(SCRIPTS / "every_byte.py", "--every", "2999", "--folder", tmp_path / "bytes")
-    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
-    assert "encoded" in ended.stdout
+    status, told = run("every_byte.py", tmp_path, "--every", "2999", "--folder", tmp_path / "bytes")
+    assert status == 0, told[-3000:]
+    assert "encoded" in told
 
 
+@from_here
 @pytest.mark.parametrize(("every", "stores"), [(1999, "encoded,ranks"), (12, "ingested")])
 def test_no_forged_shard_crashes_a_reader(every: int, stores: str, tmp_path: Path) -> None:
-    line = ["--forge", "--every", every, "--folder", tmp_path / "bytes", "--stores", stores]
-    ended = run(SCRIPTS / "every_byte.py", *line)
-    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
+    words = ["--forge", "--every", every, "--folder", tmp_path / "bytes", "--stores", stores]
+    status, told = run("every_byte.py", tmp_path, *words)
+    assert status == 0, told[-3000:]
 
 
+@from_here
 @pytest.mark.parametrize("part", [f"{part}/4" for part in range(1, 5)])
 def test_no_changed_input_ends_in_a_traceback_or_outside_of_its_folder(part: str, tmp_path: Path) -> None:
     """The same 26,000 inputs each time, 60 to 3,000 of each target."""
-    ended = run(SCRIPTS / "fuzz.py", "--inputs", "1", "--part", part, "--folder", tmp_path / "fuzz")
-    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
+    status, told = run("fuzz.py", tmp_path, "--inputs", "1", "--part", part, "--folder", tmp_path / "fuzz")
+    assert status == 0, told[-3000:]
 
 
 @fixed

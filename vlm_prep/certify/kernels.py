@@ -101,10 +101,13 @@ def flash_attention(
         if sliding_window is not None:
             seen &= places[:, None] - places[None, :] < sliding_window
         seen |= torch.eye(len(places), dtype=torch.bool)
-        scores = flat[0][:, start:stop] @ flat[1][:, start:stop].transpose(1, 2) * scale
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        made[:, start:stop] = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ flat[2][:, start:stop]
+        of_q, of_k, of_v = (each[:, start:stop] for each in flat)
+        if softcap is None:  # the same, without the scores of all heads in memory
+            attend = torch.nn.functional.scaled_dot_product_attention
+            made[:, start:stop] = attend(of_q, of_k, of_v, attn_mask=seen, scale=scale)
+            continue
+        scores = torch.tanh(of_q @ of_k.transpose(1, 2) * scale / softcap) * softcap
+        made[:, start:stop] = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ of_v
     return made.transpose(0, 1).reshape(batch, length, heads, -1), None
 
 

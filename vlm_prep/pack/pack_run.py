@@ -134,12 +134,7 @@ def pack(
         InputError: no document fits a pack, or the source does not fit its cache.
         RejectRateError: the store is complete, with too many rejects.
     """
-    if config.format == "webdataset" and config.certify:
-        raise InputError("`certify` with `format=webdataset`: collaters read Arrow shards", "leave one out")
-    if config.format == "webdataset" and config.layout == "index":
-        raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
-    if config.format == "webdataset" and config.compress != "none":
-        raise InputError("`compress` with `format=webdataset`: tars are not compressed", "leave one out")
+    _must_go_together(config)
     store = local_source(source)
     _take_processor(store, processor, trust_remote_code=trust_remote_code)
     choice = choose_rule(store, config, trust_remote_code=trust_remote_code)
@@ -149,23 +144,8 @@ def pack(
     plan = make_plan(store, config, choice.backbone, choice.model)
     if not plan.n_packs:
         raise InputError(f"{store.folder}: no document fits `pack_length={config.pack_length}`")
-    media, payload = raised_payload(store, config, trust_remote_code)
-    job = PackJob(
-        tuple(part.folder for part in parts_of(store)),
-        plan,
-        choice.rule,
-        write_plan=config.layout == "index",
-        format=config.format,
-        tar_media=config.tar_media,
-        share_media=config.share_media,
-        compress=config.compress,
-        media=media,
-        payload=payload,
-        trust_remote_code=trust_remote_code,
-        processor=processor,
-    )
-    job.setup()
-    about = choice.about | ({"payload": payload} if payload is not None else {})
+    job = _job(store, plan, choice, config, trust_remote_code=trust_remote_code, processor=processor)
+    about = choice.about | ({"payload": job.payload} if job.payload is not None else {})
 
     def write_plan(records: Sequence[Record], shards: Path, send: Send) -> None:
         write_table_atomically(options.out / PLAN_FILE, plan_table(plan))
@@ -185,6 +165,38 @@ def pack(
     if manifest is not None:
         check_reject_rate(manifest.totals, options)
     return manifest
+
+
+def _must_go_together(config: PackConfig) -> None:
+    if config.format == "webdataset" and config.certify:
+        raise InputError("`certify` with `format=webdataset`: collaters read Arrow shards", "leave one out")
+    if config.format == "webdataset" and config.layout == "index":
+        raise InputError("`format=webdataset` with `layout=index`: a plan over Arrow shards is no tar", "leave one out")
+    if config.format == "webdataset" and config.compress != "none":
+        raise InputError("`compress` with `format=webdataset`: tars are not compressed", "leave one out")
+
+
+def _job(
+    store: Store, plan: Plan, choice: Choice, config: PackConfig, *, trust_remote_code: bool, processor: str | None
+) -> PackJob:
+    """Return the job of a run, ready in this process."""
+    media, payload = raised_payload(store, config, trust_remote_code)
+    job = PackJob(
+        tuple(part.folder for part in parts_of(store)),
+        plan,
+        choice.rule,
+        write_plan=config.layout == "index",
+        format=config.format,
+        tar_media=config.tar_media,
+        share_media=config.share_media,
+        compress=config.compress,
+        media=media,
+        payload=payload,
+        trust_remote_code=trust_remote_code,
+        processor=processor,
+    )
+    job.setup()
+    return job
 
 
 def _take_processor(store: Store, processor: str | None, *, trust_remote_code: bool) -> None:

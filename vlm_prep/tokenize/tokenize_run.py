@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from vlm_prep.tokenize.token_hook import digest_of
 from vlm_prep.tokenize.tokenize_job import STAGE, STARTUP_ROWS, TokenizeJob
 from vlm_prep.tokenize.verify.asking import ASKED
 from vlm_prep.tokenize.verify.choose import LABELS, REFUSED, UNREADABLE, proof
-from vlm_prep.tokenize.verify.refusals import Refusals, said_of, top_up
+from vlm_prep.tokenize.verify.refusals import LastCheck, Refusals
 
 
 @as_before()
@@ -77,19 +77,11 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
     """
     job, identity, findings = begin(samples, processor, config, options)
     config = replace(config, template_date=findings.template_date)
-    checked: list[Counter[str]] = []
-
-    tasks = split_rows(len(samples), rows_per_task(len(samples)))
-    refusals, again = Refusals(tasks), origin_of(samples, processor)
+    tasks, again = split_rows(len(samples), rows_per_task(len(samples))), origin_of(samples, processor)
+    last = LastCheck(Refusals(tasks), config, options.say)
 
     def check(records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
-        refused = refusals.find(records, shards, send)
-        if not refused:
-            compared, refused = top_up(config, records, shards, send, Counter())
-            refused = refusals.spread(refused, records, send)
-            checked[:] = [compared]
-        if refused:
-            options.say(said_of(refused))
+        refused = last.refused(records, shards, send)
         if not refused and (said := write_ledger(samples, identity["samples"], records, options.out)):
             again[ROWS] = said
         return refused
@@ -99,11 +91,11 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         identity=identity,
         tasks=tasks,
         job=job,
-        describe=partial(describe_run, samples, config, findings.runtime, checked),
+        describe=partial(describe_run, samples, config, findings.runtime, last.compared),
         begin=Assignment(
             task=startup_task(job), folder=options.out, method="check_start", arguments=(options.max_reject_rate,)
         ),
-        begun=refusals.knows,
+        begun=last.refusals.knows,
         check=check,
         again=again,
         settings=run_file(samples, processor, config),
@@ -112,24 +104,12 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
     )
     was_complete = (options.out / MANIFEST).is_file() and not options.fresh
     manifest = run_stage(stage, options)
-    if was_complete and manifest is not None and (said := said_of_changes(Store(options.out, stage=STAGE))):
-        options.say(said)
     if manifest is None:
         return None
-    if asked := manifest.totals.get(ASKED):
-        options.say(
-            f"note: {asked} rows were made by asking the whole processor for each, since of such rows it makes other "
-            "tokens or tensors than the calls showed by which we learned its ways: they are equal to its output"
-        )
-    _say_about_overlong_video(manifest, findings, options)
-    for note in (said_of_outside(manifest.totals), *unread_notes(manifest.totals)):
-        if note:
-            options.say(note)
-    if unreadable := manifest.proof["unreadable"]:
-        options.say(
-            f"note: {unreadable} compared rows have media that do not decode; training would stop at them and at "
-            "others like them: `check_media=decode` finds and rejects all of them"
-        )
+    if was_complete and (said := said_of_changes(Store(options.out, stage=STAGE))):
+        options.say(said)
+    for note in _notes(manifest, findings, options.out):
+        options.say(note)
     check_reject_rate(manifest.totals, options)
     return manifest
 
@@ -187,18 +167,28 @@ def prepare(
     return begin(samples, processor, config, replace(options, workers=0, engine="local"))[:2]
 
 
-def _say_about_overlong_video(manifest: Manifest, findings: ProcessorFindings, options: RunOptions) -> None:
-    """Say what to do when rows were too long because the processor keeps every frame of a video."""
-    if findings.every_frame is None or not manifest.totals["rejects"].get(RejectReason.OVERLONG.value):
-        return
-    long = sum(
-        row["reason"] == RejectReason.OVERLONG.value and VIDEO_FRAMES in row["message"]
-        for row in read_rejects(options.out)
-    )
-    if long:
-        options.say(
-            f"note: {long} rows with video were too long: {findings.every_frame} samples no frames by itself, so every "
-            "frame was kept, as the processor would; `fps=2` takes two a second"
+def _notes(manifest: Manifest, findings: ProcessorFindings, out: Path) -> Iterator[str]:
+    """Yield what to tell the user of a finished store."""
+    if asked := manifest.totals.get(ASKED):
+        yield (
+            f"note: {asked} rows were made by asking the whole processor for each, since of such rows it makes other "
+            "tokens or tensors than the calls showed by which we learned its ways: they are equal to its output"
+        )
+    # the processor keeps every frame of a video
+    if findings.every_frame is not None and manifest.totals["rejects"].get(RejectReason.OVERLONG.value):
+        overlong = [row["message"] for row in read_rejects(out) if row["reason"] == RejectReason.OVERLONG.value]
+        if long := sum(VIDEO_FRAMES in message for message in overlong):
+            yield (
+                f"note: {long} rows with video were too long: {findings.every_frame} samples no frames by itself, so "
+                "every frame was kept, as the processor would; `fps=2` takes two a second"
+            )
+    if outside := said_of_outside(manifest.totals):
+        yield outside
+    yield from unread_notes(manifest.totals)
+    if unreadable := manifest.proof["unreadable"]:
+        yield (
+            f"note: {unreadable} compared rows have media that do not decode; training would stop at them and at "
+            "others like them: `check_media=decode` finds and rejects all of them"
         )
 
 
@@ -243,19 +233,7 @@ def retry_tokenize(
     retry = open_retry(options.out, reasons, identity, samples.numbers)
     before = {reject.sample_id: reject.reason for reject in retry.rejects}
     suspects = frozenset(number for name, number in retry.numbers.items() if before[name] in REFUSED)
-    refusals, compared = Refusals(retry.tasks(), suspects), Counter[str]()
-
-    def check(records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
-        refused = refusals.find(records, shards, send)
-        if not refused:
-            done = Counter(retry.manifest.proof["rows"])
-            added, refused = top_up(config, records, shards, send, done)
-            refused = refusals.spread(refused, records, send)
-            compared.clear()
-            compared.update(added)
-        if refused:
-            options.say(said_of(refused))
-        return refused
+    last = LastCheck(Refusals(retry.tasks(), suspects), config, options.say, Counter(retry.manifest.proof["rows"]))
 
     def amend(manifest: Manifest, records: Sequence[Record], shards: Path, send: Send) -> tuple[Manifest, str]:
         before = manifest.proof
@@ -266,7 +244,7 @@ def retry_tokenize(
         checked = [
             {**before["rows"], LABELS: before["labels_found_twice"], UNREADABLE: before["unreadable"]},
             *(record.facts["checked"] for record in records),
-            compared,
+            *last.compared,
         ]
         totals = added_totals(manifest.totals, records)
         proved = proof(checked, kinds, manifest.processor, config.verify_fraction, shapes)
@@ -277,7 +255,7 @@ def retry_tokenize(
         )
         return amended, data_card(totals)
 
-    return run_retry(retry, options, job, amend, check)
+    return run_retry(retry, options, job, amend, last.refused)
 
 
 @as_before()

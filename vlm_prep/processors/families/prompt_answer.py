@@ -117,6 +117,11 @@ class _TextBeside(PromptAnswer):
         """See `Adapter.added_around`: nothing, the prompt and the answer's end are in the row's text."""
         return (), ()
 
+    def small_calls(self, kind: MediaKind, scale: int = 1) -> list[dict[str, Any]]:
+        """See `Adapter.small_calls`: without text, whose ids it would return as labels."""
+        calls = super().small_calls(kind, scale)
+        return [{name: value for name, value in call.items() if name != "text"} for call in calls]
+
     def call_with(self, text: str, media: Sequence[Any]) -> Mapping[str, Any]:
         """See `PromptAnswer.call_with`."""
         made = dict(self.call_on(text, media))
@@ -144,11 +149,6 @@ class Whisper(_TextBeside):
         """See `PromptAnswer.default_prompt`: what its tokenizer begins transcripts with."""
         return "".join(self.hf.tokenizer.convert_ids_to_tokens(self.hf.tokenizer.prefix_tokens))
 
-    def small_calls(self, kind: MediaKind, scale: int = 1) -> list[dict[str, Any]]:
-        """See `Adapter.small_calls`: without text, whose ids it would return as labels."""
-        calls = super().small_calls(kind, scale)
-        return [{name: value for name, value in call.items() if name != "text"} for call in calls]
-
     def call_on(self, text: str, media: Sequence[Any]) -> Mapping[str, Any]:
         """See `_TextBeside.call_on`; its feature extractor is given no more than it knows."""
         made = dict(self.hf(audio=list(media), sampling_rate=self.sampling_rate, return_tensors="pt"))
@@ -172,11 +172,6 @@ class Donut(_TextBeside):
         made = dict(self.call_on(text, media))
         made.pop("labels")
         return made
-
-    def small_calls(self, kind: MediaKind, scale: int = 1) -> list[dict[str, Any]]:
-        """See `Adapter.small_calls`: without text, whose ids it would return as labels."""
-        calls = super().small_calls(kind, scale)
-        return [{name: value for name, value in call.items() if name != "text"} for call in calls]
 
     def decoder_start(self) -> int | None:
         """See `Adapter.decoder_start`.

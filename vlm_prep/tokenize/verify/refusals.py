@@ -10,7 +10,7 @@ not compared, is not found (`verify_fraction=1` compares all).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -99,14 +99,6 @@ class Refusals:
         return replace(task, only=only, poison=())
 
 
-def said_of(refused: Sequence[Poison]) -> str:
-    """Return what to tell the user of rows that were found."""
-    others = sum(poison.reason == RejectReason.PROCESSOR_DIFFERS.value for poison in refused)
-    cannot = f"the processor cannot take {len(refused) - others} rows more" if len(refused) > others else ""
-    makes = f"it makes {others} rows otherwise than we do, and is asked for them" if others else ""
-    return f"note: {'; '.join(each for each in (cannot, makes) if each)}: their tasks are done again"
-
-
 def top_up(
     config: TokenizeConfig, records: Sequence[Record], shards: Path, send: Send, done: Counter[str]
 ) -> tuple[Counter[str], list[Poison]]:
@@ -139,3 +131,41 @@ def top_up(
                 done.update(counts)
                 added.update(counts)
     return added, refused
+
+
+@dataclass
+class LastCheck:
+    """What a run compares when its tasks are done: shapes that it met first, then kinds of which it compared too few.
+
+    Args:
+        refusals: of the run.
+        config: its settings.
+        say: tells the user a line.
+        before: how many rows of each kind the store had compared.
+    """
+
+    refusals: Refusals
+    config: TokenizeConfig
+    say: Callable[[str], None]
+    before: Counter[str] = field(default_factory=Counter)
+    compared: list[Counter[str]] = field(default_factory=list)
+    """What the last call compared beside what the records tell; empty before there is nothing to do again."""
+
+    def refused(self, records: Sequence[Record], shards: Path, send: Send) -> list[Poison]:
+        """Return the rows whose tasks are to be done again, see `engine.stage.Stage.check`."""
+        refused = self.refusals.find(records, shards, send)
+        if not refused:
+            compared, refused = top_up(self.config, records, shards, send, self.before.copy())
+            refused = self.refusals.spread(refused, records, send)
+            self.compared[:] = [compared]
+        if refused:
+            self.say(_said_of(refused))
+        return refused
+
+
+def _said_of(refused: Sequence[Poison]) -> str:
+    """Return what to tell the user of rows that were found."""
+    others = sum(poison.reason == RejectReason.PROCESSOR_DIFFERS.value for poison in refused)
+    cannot = f"the processor cannot take {len(refused) - others} rows more" if len(refused) > others else ""
+    makes = f"it makes {others} rows otherwise than we do, and is asked for them" if others else ""
+    return f"note: {'; '.join(each for each in (cannot, makes) if each)}: their tasks are done again"
