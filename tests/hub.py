@@ -24,6 +24,8 @@ class Hub:
     sets: dict[str, Path]
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    token: str | None = None
+    """What opens its sets, which are gated; None where all are open."""
 
     def commit(self, name: str) -> str:
         """The commit of a set: of its files."""
@@ -64,6 +66,12 @@ def running_hub(sets: dict[str, Path]) -> Iterator[Hub]:
             if name is None:
                 return self._send(404, b"{}", body, {"X-Error-Code": "RepoNotFound"})
             rest = path.partition(f"/{name}")[2].strip("/").split("/")
+            if (
+                hub.token
+                and self.headers.get("Authorization") != f"Bearer {hub.token}"
+                and rest[0] not in ("", "revision")
+            ):
+                return self._send(401, b"{}", body, {"X-Error-Code": "GatedRepo"})
             if path.startswith("/api/"):
                 return self._api(name, rest, body)
             if len(rest) >= 3 and rest[0] in ("resolve", "raw"):
@@ -79,6 +87,7 @@ def running_hub(sets: dict[str, Path]) -> Iterator[Hub]:
             if rest[0] in ("", "revision"):
                 siblings = [{"rfilename": each["path"]} for each in entries]
                 info = {"id": name, "_id": "1", "sha": commit, "siblings": siblings, "tags": [], "private": False}
+                info |= {"gated": "auto"} if hub.token else {}
                 return self._json(info | {"lastModified": "2026-01-01T00:00:00.000Z", "downloads": 0, "likes": 0}, body)
             if rest[0] == "tree":
                 below = "/".join(rest[2:])

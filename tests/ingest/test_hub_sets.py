@@ -219,6 +219,17 @@ def test_a_split_without_rows_says_how_many_there_are(tmp_path: Path, read: Call
         assert "train 5, test 2" in read("hf:me/talks", tmp_path / "cache", hub, "--split", "train[7:9]")
 
 
+def test_a_gated_set_wants_a_token(tmp_path: Path, read: Callable[..., Any]) -> None:
+    folder, cache = talks(tmp_path / "talks", mark="x"), tmp_path / "cache"
+    with running_hub({"me/talks": folder}) as hub:
+        hub.token = "hf_of_this_test"
+        refused = read("hf:me/talks", cache, hub)
+        assert "gated" in refused and "`hf auth login`, or HF_TOKEN" in refused, refused
+        cache.mkdir(exist_ok=True)
+        (cache / "token").write_text(hub.token)  # as `hf auth login` leaves it
+        assert len(read("hf:me/talks", cache, hub)) == 5
+
+
 def test_what_is_asked_of_the_hub_and_taken_from_the_cache_is_told(tmp_path: Path, command: Callable[..., Any]) -> None:
     folder, words = talks(tmp_path / "talks", mark="x"), ("ingest", "hf:me/talks", "--out")
     with running_hub({"me/talks": folder}) as hub:
