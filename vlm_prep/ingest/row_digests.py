@@ -18,6 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from vlm_prep.core.fingerprint import canonical_json, digest_file
+from vlm_prep.core.remote import cache_folder
 from vlm_prep.ingest.embedded import may_embed
 from vlm_prep.ingest.index import RowIndex
 from vlm_prep.ingest.mock_rows import MockIndex
@@ -71,8 +72,15 @@ def _of_source(source: RowSource) -> bytes:
 def _reading(source: RowSource) -> int:
     about: dict[str, Any] = {name: value for name, value in source.describe().items() if name not in _NOT_READING}
     # uris are absolute
-    about["places"] = [str(source.spec.folder), str(source.spec.media_dir), str(source.spec.file)]
+    own = [] if _is_copy(source) else [str(source.spec.folder), str(source.spec.file)]
+    about["places"] = [*own[:1], str(source.spec.media_dir), *own[1:]]
     return xxhash.xxh3_64_intdigest(canonical_json(about))
+
+
+def _is_copy(source: RowSource) -> bool:
+    """Whether a source's rows were written down (folders, tars), in a file with another name whenever a file of the
+    source is touched."""
+    return source.spec.file.is_relative_to(os.path.abspath(cache_folder()))
 
 
 def _of_tables(index: TableIndex, seed: int) -> Digests:
@@ -92,6 +100,7 @@ def _of_text(source: RowSource, index: RowIndex, seed: int) -> Digests:
     if not len(index):
         return np.empty((0, DIGEST_BYTES), np.uint8)
     digest = xxhash.xxh3_128_digest
+    name = f"\n{source.spec.file}" if _is_copy(source) else ""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if os.fstat(file.fileno()).st_size < int(index.ends[-1]):
             return np.empty((0, DIGEST_BYTES), np.uint8)  # cut while it was read: no row is believed
@@ -99,7 +108,7 @@ def _of_text(source: RowSource, index: RowIndex, seed: int) -> Digests:
         for start, end in zip(index.starts.tolist(), index.ends.tolist(), strict=True):
             row = data[start:end]
             if may_embed(row):
-                row += f"\n{start}".encode()
+                row += f"{name}\n{start}".encode()
             pieces.append(digest(row, seed=seed))
     return np.frombuffer(b"".join(pieces), np.uint8).reshape(-1, DIGEST_BYTES)
 
