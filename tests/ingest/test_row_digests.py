@@ -1,4 +1,4 @@
-"""Digests of rows that were written down (folders, tars): a file that is touched or added leaves those of the others."""
+"""Digests of rows that were written down (folders, tars): a file that is touched or added leaves the others alone."""
 
 from __future__ import annotations
 
