@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import _options
 from typer.testing import CliRunner
 
 from vlm_prep.cli import main
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.pack_settings import PackConfig
+from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.stream import PackedCollate
+from vlm_prep.tokenize.tokenize_run import tokenize
+from vlm_prep.trainers import ranks
 from vlm_prep.trainers.ranks import TrainerOptions, check_trainer
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -51,7 +57,11 @@ def test_packs_are_sound_on_two_ranks(packed: Path, model: Path) -> None:
     assert {tuple(each["kinds"]) for each in found["batches"] if each["step"] == 1} == {tuple(first["kinds"])}
 
 
-def test_ranks_that_would_wait_for_each_other_are_found(tokenized: Path, options: TrainerOptions, model: Path) -> None:
+def test_ranks_that_would_wait_for_each_other_are_found(
+    tokenized: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torch and transformers are here; the test above has ranks that share nothing
+    monkeypatch.setattr(ranks, "get_context", lambda method: multiprocessing.get_context("fork"))
     words = ["check-trainer", str(tokenized), "--world-size", "2", "--batches", "6", "--model", str(model)]
     result = CliRunner().invoke(main.app, words)
     assert result.exit_code == 1
@@ -113,8 +123,6 @@ def test_without_a_model_kinds_of_media_are_compared(packed: Path, tokenized: Pa
 
 
 def test_padded_documents_are_no_fault(tokenized: Path, options: TrainerOptions, tmp_path: Path) -> None:
-    from conftest import _options
-
     pack(tokenized, PackConfig(pack_length=2048, document_multiple=16), _options(tmp_path / "packs"))
     assert check_trainer(str(tmp_path / "packs"), replace(options, batches=1)).sound
 
@@ -122,7 +130,7 @@ def test_padded_documents_are_no_fault(tokenized: Path, options: TrainerOptions,
 def test_a_store_without_rows_is_refused(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A cup."}]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns, "images": ["none.png"]}))
-    words = ["tokenize", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "tok"), "-p", PROCESSOR]
-    assert CliRunner().invoke(main.app, [*words, "--max-reject-rate", "1", "--quiet"]).exit_code == 0
+    options = _options(tmp_path / "tok", max_reject_rate=1.0)
+    tokenize(open_samples(tmp_path / "rows.jsonl"), PROCESSOR, TokenizeConfig(), options)
     with pytest.raises(StoreError, match="has no rows"):
         check_trainer(str(tmp_path / "tok"), TrainerOptions(workers=0))
