@@ -31,7 +31,7 @@ TEMPLATE = """\
 {%- endif %}{% endfor %}{{ '<|im_end|>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
-ONE_TURN = ("PaliGemmaProcessor",)
+ONE_TURN = ("Florence2Processor", "PaliGemmaProcessor")
 """Classes that take one question and one answer."""
 OPENS = ("MllamaProcessor",)
 """Classes whose templates begin with the tokenizer's BOS."""
@@ -53,6 +53,7 @@ OTHER_PARTS = {
 """Classes of parts that transformers pairs with no model of the processor's."""
 LLAVA = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 SIDE_336 = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+SIDES_768 = {"height": 768, "width": 768}
 SIDES_448 = {"height": 448, "width": 448}
 PARTS: dict[str, dict[str, Any]] = {
     "DeepseekVLProcessor": {"image_processor": {"size": {"height": 384, "width": 384}}},
@@ -66,6 +67,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "Qwen3VLProcessor": {"image_processor": {"patch_size": 16}},
     "Ernie4_5_VLMoeProcessor": {"video_processor": {"draw_on_frames": False}},
     "PaliGemmaProcessor": {"image_processor": {"image_seq_length": 256}},
+    "Florence2Processor": {"image_processor": {"image_seq_length": 577, "size": SIDES_768, "crop_size": SIDES_768}},
 }
 """Arguments of a class's parts: {class: {attribute: part or (part class, arguments)}}."""
 ARGUMENTS: dict[str, dict[str, Any]] = {

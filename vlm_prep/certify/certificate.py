@@ -47,6 +47,7 @@ from vlm_prep.shards.schema import tokenized_schema
 from vlm_prep.shards.writer import ShardWriter
 from vlm_prep.stream.collate_base import store_options
 from vlm_prep.stream.dataset import ShardDataset
+from vlm_prep.stream.decoder_batches import DECODER
 from vlm_prep.tokenize.encoder import SampleEncoder
 from vlm_prep.tokenize.tokenize_job import row_of
 from vlm_prep.tokenize.verify.real_processor import Oracle
@@ -167,11 +168,11 @@ def _findings(
     folder: Path,
     notes: list[str],
 ) -> Sequence[Finding]:
-    start = dataset.manifest.processor["decoder_start_token_id"]
+    decoder = {name: dataset.manifest.processor.get(name) for name in DECODER}
     items = [dataset[number] for number in range(len(dataset))]
     options = store_options(dataset, {})
     alone = {"sdpa": first}
-    padded = compare_padded(model, first, items, {**options, "decoder_start_token_id": start})
+    padded = compare_padded(model, first, items, {**options, **decoder})
     stand_in = compare_stand_in(model, first, items, dataset.manifest.processor, options)
     try:
         packs = _packs(dataset, items, folder)
@@ -199,9 +200,10 @@ def _rows(encoder: SampleEncoder, folder: Path, notes: list[str]) -> tuple[list[
     import torch
 
     oracle = Oracle(encoder, encoder.config)
-    start = encoder.adapter.decoder_start()
+    start, end = encoder.adapter.decoder_start(), describe_processor(encoder.adapter).get("encoder_end_token_id")
     rows, alone = [], {}
-    for sample in conversations(encoder.adapter.kinds, folder, one_turn=encoder.adapter.answer_types is not None):
+    one_turn = encoder.adapter.answer_types is not None or end is not None
+    for sample in conversations(encoder.adapter.kinds, folder, one_turn=one_turn):
         try:
             row = row_of(encoder.encode(sample, (None,) * len(sample.media)))
         except Reject as reject:
@@ -212,6 +214,9 @@ def _rows(encoder: SampleEncoder, folder: Path, notes: list[str]) -> tuple[list[
         if start is not None:
             ids = real.pop("input_ids")
             real.pop("attention_mask", None)
+            if end is not None:
+                read = int((ids[0] == end).nonzero()[0]) + 1
+                real["input_ids"], ids, labels = ids[:, :read], ids[:, read:], labels[:, read:]
             real["decoder_input_ids"] = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], 1)
         rows.append(row)
         alone[sample.sample_id] = {**real, "labels": labels}

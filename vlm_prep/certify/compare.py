@@ -93,7 +93,7 @@ def compare_padded(model: TinyModel, alone: Alone, items: Sequence[Mapping[str, 
     """Compare rows in one padded batch with each alone."""
     batch = PadCollate(**{**options, "shift": False, "counts": False})([dict(item) for item in items])
     names = [item["sample_id"] for item in items]
-    places = [(row, 0, len(item["input_ids"])) for row, item in enumerate(items)]
+    places = [(row, 0, len(alone.logits[name])) for row, name in enumerate(names)]
     return _compared("padded", "sdpa", model, alone, batch, list(zip(names, places, strict=True)))
 
 

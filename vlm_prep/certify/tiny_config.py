@@ -79,7 +79,7 @@ def tiny_config(data: Mapping[str, Any], ids: Sequence[int], *, mrope: bool) -> 
 
 def _hidden_sizes(data: Mapping[str, Any]) -> frozenset[int]:
     """The hidden sizes of all parts: another number of theirs that is one of these is a width, too."""
-    found = {value for name, value in data.items() if name in ("hidden_size", "d_model", "embed_dim")}
+    found = [value for name, value in data.items() if name in ("hidden_size", "d_model", "embed_dim")]
     parts = (value for value in data.values() if isinstance(value, Mapping))
     own = {value for value in found if type(value) is int and value > _WIDE}
     return frozenset(own.union(*map(_hidden_sizes, parts)))
@@ -115,8 +115,13 @@ def _shrunk(
             made[name] = HEADS if value == heads else min(2, value)
         else:
             made[name] = _size(name, value, kept, widths)
-    if isinstance(data.get("depths"), list) and "embed_dim" in made:  # of Swin: the width doubles with each stage
-        made["embed_dim"] = HIDDEN >> (len(data["depths"]) - 1)
+    if isinstance(data.get("depths"), list) and "embed_dim" in made:  # of Swin, DaViT: widths double with each stage
+        halved = range(len(data["depths"]) - 1, -1, -1)
+        a_stage = {"embed_dim": HIDDEN, "num_heads": HEADS, "num_groups": HEADS}
+        for name in (name for name in a_stage if isinstance(data.get(name), list)):
+            made[name] = [max(1, a_stage[name] >> times) for times in halved]
+        if isinstance(data["embed_dim"], int):
+            made["embed_dim"] = HIDDEN >> halved[0]
     if _TAKEN in made:  # of Llama 3.2 Vision: layers that are laid beside the last one
         made["vision_output_dim"] = HIDDEN * (1 + len(made[_TAKEN]))
     own = data.get("hidden_size")

@@ -75,6 +75,8 @@ class ProcessorRecord(TypedDict):
     video_token_id: int | None
     decoder_start_token_id: int | None
     """Of an encoder-decoder."""
+    encoder_end_token_id: NotRequired[int]
+    """Of an encoder-decoder whose encoder reads a row's question, which this token ends."""
     vocab_size: NotRequired[int]
     mrope: NotRequired[dict[str, Any] | None]
     """Settings of the family's positions, see `pack.positions`; in a packed store how they were counted."""

@@ -156,6 +156,10 @@ class Adapter(ABC):
         )
         return made
 
+    def asked(self, messages: list[Message]) -> list[Message]:
+        """Return a conversation with its question as the processor asks it; raises Reject where it cannot."""
+        return messages
+
     def mrope(self) -> dict[str, Any] | None:
         """Return the fields of `pack.positions.Mrope`, or None for plain positions."""
         return None
@@ -179,8 +183,8 @@ class Adapter(ABC):
                 reason = self.refusals.get(kind, f"it has no {kind} processor")
                 raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{name} takes no {kind} media: {reason} ({_OTHER})")
         if self.needs_media and not media:
-            kinds = " or ".join(self.kinds)
-            raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{name} takes no row without {kinds} media ({_OTHER})")
+            without = f"{name} takes no row without {' or '.join(self.kinds)} media ({_OTHER})"
+            raise Reject(RejectReason.UNSUPPORTED_MEDIA, without)
 
     def expand(self, media: Sequence[Media], stored: Sequence[Mapping[str, Any]] = ()) -> tuple[Expansion, ...]:
         """Return what the placeholders of one row become.
@@ -288,9 +292,8 @@ class Adapter(ABC):
             metadata=video_metadata(header, fps, indices, times := self._times(header, indices)),
             sound=sound,
         )
-        with as_reject(
-            f"{media.uris[0]}: the processor cannot take {video.frames} frames of {video.width}x{video.height}"
-        ):
+        taken = f"{video.frames} frames of {video.width}x{video.height}"
+        with as_reject(f"{media.uris[0]}: the processor cannot take {taken}"):
             made = self._expansion("video", self.video_inputs(video), 0)
         return replace(made, frame_indices=indices, fps=fps, times=times)
 
@@ -311,23 +314,20 @@ class Adapter(ABC):
 
     def _fps(self, media: Media, header: MediaHeader) -> float | None:
         stated = media.fps if media.frame_list else header.fps
-        if stated is None and self.needs_time:
-            # the video processor's own fps is what it samples files at, and says nothing of these frames
-            stated = self.loaded.config.fps
-            if stated is None:
-                raise Reject(
-                    RejectReason.MISSING_FPS,
-                    f"{media.uris[0]}: a list of frames needs its frame rate for {self.family}: "
-                    'write the entry as {"path": [...], "fps": 2} or give `fps`',
-                )
+        # the video processor's own fps is what it samples files at, and says nothing of these frames
+        if stated is None and self.needs_time and (stated := self.loaded.config.fps) is None:
+            raise Reject(
+                RejectReason.MISSING_FPS,
+                f"{media.uris[0]}: a list of frames needs its frame rate for {self.family}: "
+                'write the entry as {"path": [...], "fps": 2} or give `fps`',
+            )
         return stated
 
     def _run_part(self, kind: MediaKind, media: Any, **more: Any) -> Mapping[str, Any]:
         found = part_of(self.hf, kind)
         if found is None:
             raise ProcessorError(f"{self.loaded.name} takes no {kind}")
-        made: Mapping[str, Any] = found[1](media, **{**self.part_record(kind).kwargs, **more})
-        return made
+        return dict(found[1](media, **{**self.part_record(kind).kwargs, **more}))
 
     def text_for(self, kind: MediaKind) -> str:
         """Return what a text holds for one media."""

@@ -50,6 +50,8 @@ def describe_processor(adapter: Adapter) -> ProcessorRecord:
         "model": adapter.loaded.model,
         "backbone": describe_backbone(adapter.loaded.model, models_of(type(adapter.hf))).to_json(),
     }
+    if adapter.decoder_start() is not None and adapter.placeholders:  # media stand in what its encoder reads
+        made["encoder_end_token_id"] = int(adapter.hf.tokenizer.eos_token_id)
     if adapter.loaded.config.sound_offset == "keep":
         made["sound_offset"] = "keep"
     return made

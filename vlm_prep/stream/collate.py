@@ -31,7 +31,6 @@ from vlm_prep.stream.attention import (
     thd_lengths,
 )
 from vlm_prep.stream.collate_base import (
-    IGNORE,
     TRAINED,
     Batch,
     Collate,
@@ -43,6 +42,7 @@ from vlm_prep.stream.collate_base import (
     tensors,
 )
 from vlm_prep.stream.dataset import Item, ShardDataset
+from vlm_prep.stream.decoder_batches import DECODER, for_decoder, for_encoder, opened, parted
 from vlm_prep.stream.document_padding import REAL_LENGTHS, boundaries, pad_documents, with_row_padding
 from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, failed_forms, form_for
 from vlm_prep.stream.layer_masks import LayerMasks
@@ -54,6 +54,7 @@ class PadOptions(StoreOptions, total=False):
     """Options of `PadCollate.for_store`."""
 
     decoder_start_token_id: int | None
+    encoder_end_token_id: int | None
 
 
 class PackedOptions(StoreOptions, total=False):
@@ -91,6 +92,8 @@ class PadCollate(Collate):
             decoder_input_ids and decoder_attention_mask in place of input_ids and attention_mask; labels[t] is what
             the decoder is to say at t, so `shift` has no meaning. The decoder's first token is this one: put before
             rows that do not open with it themselves, as transformers' `generate` does with a decoder's prompt.
+        encoder_end_token_id: of one whose encoder reads the question (Florence-2; `for_store` knows), which this token
+            ends: the batch holds it in input_ids and attention_mask, and of the rest what a decoder is given.
         options: see `collate_base.Collate`.
     """
 
@@ -100,16 +103,18 @@ class PadCollate(Collate):
         *,
         shift: bool = True,
         decoder_start_token_id: int | None = None,
+        encoder_end_token_id: int | None = None,
         **options: Unpack[CollateOptions],
     ) -> None:
         super().__init__(pad_token_id, **options)
         self.shift, self.decoder_start_token_id = shift and decoder_start_token_id is None, decoder_start_token_id
+        self.encoder_end_token_id = encoder_end_token_id
 
     @classmethod
     def for_store(cls, dataset: ShardDataset, **options: Unpack[PadOptions]) -> PadCollate:
         """Return a collater with the token ids of the dataset's processor."""
-        start = dataset.manifest.processor["decoder_start_token_id"]
-        return cls(**{"decoder_start_token_id": start, **store_options(dataset, options)})
+        known = {name: dataset.manifest.processor.get(name) for name in DECODER}
+        return cls(**{**known, **store_options(dataset, options)})
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Collate items of a tokenized store."""
@@ -118,9 +123,13 @@ class PadCollate(Collate):
             raise ValueError("these items are packs, whose documents must not see each other: use PackedCollate")
         room = len(self.dummy.ids) + self.shift if self.dummy is not None else 0
         length = self._length(items, room)
+        read: list[Any] = []
+        if self.encoder_end_token_id is not None:
+            items, read = parted(items, self.encoder_end_token_id)
+            length = self._length(items, 0)
         if self.decoder_start_token_id is not None:
             # one longer: the last token of a row is no input, and the first is no label
-            items, length = [_opened(item, self.decoder_start_token_id) for item in items], length + 1
+            items, length = [opened(item, self.decoder_start_token_id) for item in items], length + 1
         batch = self._tokens(items, length)
         lengths = np.array([rows_of(item["input_ids"]) for item in items])
         batch["attention_mask"] = (np.arange(length) < lengths[:, None]).astype(np.int64)
@@ -128,25 +137,10 @@ class PadCollate(Collate):
         if self.shift:
             for name, values in batch.items():
                 batch[name] = values[:, 1:] if name in TRAINED else values[:, :-1]
-        made = {**tensors(batch), **media}
-        return made if self.decoder_start_token_id is None else self._for_decoder(made)
-
-    def _for_decoder(self, batch: Batch) -> Batch:
-        ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
-        for name in self.token_values:
-            batch.pop(name, None)
-        trained = {name: batch.pop(name)[:, 1:] for name in TRAINED if name in batch}
-        return {"decoder_input_ids": ids[:, :-1], "decoder_attention_mask": mask[:, 1:], **trained, **batch}
-
-
-def _opened(item: Item, start: int) -> Item:
-    """An item whose ids open with a decoder's first token."""
-    ids = array_of(item["input_ids"])
-    if rows_of(ids) and int(ids[0]) == start:
-        return item
-    fill = {"input_ids": start, "labels": IGNORE, "loss_weights": 0}
-    arrays = {name: array_of(item[name]) for name in fill if name in item}
-    return {**item, **{name: np.concatenate([np.full(1, fill[name], a.dtype), a]) for name, a in arrays.items()}}
+        if self.decoder_start_token_id is not None:
+            batch = for_decoder(batch, tuple(self.token_values))
+        encoder = for_encoder(read, self.pad_token_id, self.pad_to_multiple_of or 1) if read else {}
+        return {**tensors(batch), **tensors(encoder), **media}
 
 
 class PackedCollate(Collate):

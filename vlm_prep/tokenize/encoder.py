@@ -113,7 +113,7 @@ class SampleEncoder:
         """Encode a sample whatever its length."""
         sample, boxes = self._boxes.written(sample)
         fitted = fit_to_template(sample.messages, sample.tools, self.template, self.config, sample.strings)
-        messages, tools = fitted.messages, fitted.tools
+        messages, tools = self.adapter.asked(fitted.messages), fitted.tools
         if not self.config.loss_weights and uses_weights(messages):
             raise reject_weights()
         wanted = trained_messages(messages, self.config.train_on)

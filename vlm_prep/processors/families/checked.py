@@ -88,7 +88,7 @@ Emu3Processor | generic | image by size |
 Ernie4_5_VLMoeProcessor | generic | image formula, video by size |
 EvollaProcessor | it takes proteins
 Exaone4_5_Processor | generic | image formula, video by size |
-Florence2Processor | its encoder reads picture and prompt, its decoder the answer: two texts
+Florence2Processor | florence2 | image formula | text, pictures
 FunAsrNanoProcessor | its feature extractor needs torchaudio; with it: audio by size
 FuyuProcessor | it puts its one picture before the text itself: no placeholder stands for it
 Gemma3Processor | gemma3 | image by size |

@@ -11,7 +11,6 @@ _RETRIEVAL = "it is made for retrieval: it takes texts or pictures, never both"
 NOT_CHATS: Mapping[str, str] = {
     "ColPaliProcessor": _RETRIEVAL,
     "ColQwen2Processor": _RETRIEVAL,
-    "Florence2Processor": "its encoder reads picture and prompt, its decoder the answer: two texts",
     "FuyuProcessor": "it puts its one picture before the text itself: no placeholder stands for it",
     "GlmImageProcessor": "it is made to draw: behind the text it writes the grid of what is drawn",
     "GotOcr2Processor": "it takes no pictures as chats hand them over, in a list for each row",

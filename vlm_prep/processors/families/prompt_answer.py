@@ -82,10 +82,11 @@ class PromptAnswer(Adapter):
         return made
 
 
-def _stated_start(adapter: Adapter) -> int | None:
-    """The token that the model's config says its decoder starts with."""
+def stated_start(adapter: Adapter) -> int | None:
+    """Return the token that the model's config says its decoder starts with."""
     config = adapter.loaded.model or {}
-    named = (part.get("decoder_start_token_id") for part in (config, config.get("decoder") or {}))
+    parts = (config, config.get("decoder") or {}, config.get("text_config") or {})
+    named = (part.get("decoder_start_token_id") for part in parts)
     return next((int(token) for token in named if token is not None), None)
 
 
@@ -103,7 +104,7 @@ class NemotronParse(PromptAnswer):
     def decoder_start(self) -> int | None:
         """See `Adapter.decoder_start`: what the model's config says; without one, what its task prompts open with
         (</s>, as the decoders of mBART's kind do)."""
-        stated = _stated_start(self)
+        stated = stated_start(self)
         return stated if stated is not None else int(self.hf.tokenizer.eos_token_id)
 
 
@@ -156,7 +157,7 @@ class Whisper(_TextBeside):
 
     def decoder_start(self) -> int | None:
         """See `Adapter.decoder_start`: what begins a transcript."""
-        stated = _stated_start(self)
+        stated = stated_start(self)
         return stated if stated is not None else int(self.hf.tokenizer.prefix_tokens[0])
 
 
@@ -179,7 +180,7 @@ class Donut(_TextBeside):
         Raises:
             ProcessorError: there is no config to tell; each finetuned model has a token of its own task.
         """
-        stated = _stated_start(self)
+        stated = stated_start(self)
         if stated is None:
             raise ProcessorError(
                 f"{self.loaded.name}: the token that the model's decoder starts with is not known",

@@ -9,6 +9,7 @@ from typing import Any
 
 from vlm_prep.core.errors import ProcessorError, VlmPrepError
 from vlm_prep.processors.adapter import Adapter
+from vlm_prep.processors.families.florence import Florence2
 from vlm_prep.processors.families.gemma import Gemma3, Gemma4
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.families.internvl import InternVL
@@ -45,6 +46,7 @@ FAMILIES: tuple[tuple[str, type[Adapter]], ...] = (
     ("MllamaProcessor", Mllama),
     ("NemotronParseProcessor", NemotronParse),
     ("PaliGemmaProcessor", PaliGemma),
+    ("Florence2Processor", Florence2),
     ("WhisperProcessor", Whisper),
     ("DonutProcessor", Donut),
 )
@@ -140,7 +142,7 @@ def _require_decoder(adapter: Adapter) -> None:
         raise ProcessorError(
             f"{adapter.loaded.name}: its model ({name}) is an encoder-decoder, which takes the question and the answer "
             f"apart; {type(adapter.hf).__name__} is borrowed from a decoder",
-            "vlm-prep prepares such models for Nemotron-Parse, Whisper and Donut alone",
+            "vlm-prep prepares such models for Nemotron-Parse, Whisper, Donut and Florence-2 alone",
         )
     if "diffusion" in name:
         raise ProcessorError(
