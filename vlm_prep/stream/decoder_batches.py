@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_prep.stream.collate_base import IGNORE, TRAINED, Arrays, Item, array_of, rows_of
+from vlm_prep.stream.collate_base import IGNORE, TRAINED, Arrays, array_of, rows_of
+from vlm_prep.stream.dataset import Item
 
 DECODER = ("decoder_start_token_id", "encoder_end_token_id")
 """What a store's processor says of it, and `PadCollate` takes."""
