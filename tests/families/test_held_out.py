@@ -270,3 +270,11 @@ def test_bools_that_differ_are_a_difference() -> None:
     assert _tensor_difference(torch.tensor([1], dtype=torch.uint8), torch.tensor([3], dtype=torch.uint8)) == (
         "1 of 1 values differ, by up to 2"
     )
+
+
+def test_voxtral_without_mistral_common_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = type("VoxtralProcessor", (), {"tokenizer": SimpleNamespace()})()
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: processor)
+    monkeypatch.setattr("vlm_prep.processors.voxtral.find_spec", lambda _: None)
+    with pytest.raises(ProcessorError, match="mistral-common's, which is not installed"):
+        load_processor(str(tmp_path))

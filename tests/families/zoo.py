@@ -43,7 +43,7 @@ NOT_BUILT = {
     "GraniteSpeechProcessor": "its feature extractor needs torchaudio; with it: audio by size",
     "HiggsAudioV2Processor": "it needs an audio tokenizer, which is a model with weights",
     "NemotronH_Omni_Reasoning_V3Processor": "built-in family nemotron_omni; its parts come with the model's own files",
-    "VoxtralProcessor": "its tokenizer and its template are mistral-common's",
+    "VoxtralProcessor": "its tokenizer needs mistral-common; with it: audio by size",
 }
 """Classes of which no small one is built here, and why."""
 OTHER_PARTS = {

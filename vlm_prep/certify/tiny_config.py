@@ -125,7 +125,8 @@ def _shrunk(
     if _TAKEN in made:  # of Llama 3.2 Vision: layers that are laid beside the last one
         made["vision_output_dim"] = HIDDEN * (1 + len(made[_TAKEN]))
     own = data.get("hidden_size")
-    if type(own) is int and "vocab_size" not in data:
+    # Voxtral's encoder has a vocabulary's size, of Whisper's, and no vocabulary
+    if type(own) is int and ("vocab_size" not in data or "num_mel_bins" in data):
         for name in _MULTIPLES:
             value = data.get(name)
             if type(value) is int and value % own == 0:

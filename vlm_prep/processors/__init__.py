@@ -6,6 +6,7 @@
     template_date.py     the day that a chat template writes, one for all rows
     argument_checks.py   settings of its parts that nobody knows, takes or uses
     load.py              finds and loads a processor, names its identity by content
+    voxtral.py           Voxtral's processor, which mistral-common encodes for, called as others are
     hub.py               whether the Hugging Face hub answers, before it is asked file by file
     quiet.py             transformers without its words while a processor loads
     preload.py           what workers import before they are forked

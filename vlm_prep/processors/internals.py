@@ -104,6 +104,7 @@ qwen3_omni_audio_tokens: Final = Internal(
 kimi_resize: Final = Internal("models.kimi_k25.image_processing_kimi_k25", "navit_resize")
 pixtral_resize: Final = Internal("models.pixtral.image_processing_pixtral", "get_resize_output_image_size")
 _NEMOTRON: Final = "models.nemotron_h_omni"
+mistral_tokenizer: Final = Internal("tokenization_mistral_common", "MistralCommonBackend")
 florence_prompts: Final = Internal("models.florence2.processing_florence2", "Florence2Processor._construct_prompts")
 nemotron_grid: Final = Internal(f"{_NEMOTRON}.image_processing_nemotron_h_omni", "get_patch_grid_size")
 _NEMOTRON_VIDEO: Final = f"{_NEMOTRON}.video_processing_nemotron_h_omni"

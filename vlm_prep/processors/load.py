@@ -37,6 +37,7 @@ from vlm_prep.processors.model_config import config_beside
 from vlm_prep.processors.quiet import quiet
 from vlm_prep.processors.template_date import asks_for_the_day, today, with_day
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
+from vlm_prep.processors.voxtral import as_others, is_voxtral
 
 BUILTIN = "builtin:"
 DEFAULT = ProcessorConfig()
@@ -138,6 +139,8 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
             f"{name}: loads as {type(hf).__name__}, which is no multimodal processor",
             "the folder needs the processor's preprocessor_config.json or processor_config.json beside its tokenizer",
         )
+    if is_voxtral(hf):
+        hf = as_others(hf, target)
     if not hasattr(hf.tokenizer, "backend_tokenizer"):
         raise ProcessorError(
             f"{name}: its tokenizer, {type(hf.tokenizer).__name__}, is none of the tokenizers library's, whose offsets "

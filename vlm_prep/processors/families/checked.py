@@ -160,5 +160,5 @@ VibeVoiceProcessor | generic | audio by size |
 VibeVoiceAsrProcessor | generic | audio by size |
 VideoLlama3Processor | generic | image formula, video full |
 VideoLlavaProcessor | generic | image by size, video by size | unequal videos
-VoxtralProcessor | its tokenizer and its template are mistral-common's
+VoxtralProcessor | its tokenizer needs mistral-common; with it: audio by size
 """
