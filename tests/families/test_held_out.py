@@ -25,6 +25,7 @@ from vlm_prep.core.records import Encoded, Media, Rejected, Sample
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
+from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
 from vlm_prep.tokenize.verify.real_processor import _tensor_difference
 
@@ -223,6 +224,7 @@ def test_classes_of_no_chats_are_refused_in_words(name: str, told: str, tmp_path
 
 def test_a_tokenizer_of_another_library_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     processor = SimpleNamespace(tokenizer=SimpleNamespace())
+    ensure_torchvision()
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: processor)
     with pytest.raises(ProcessorError, match="its tokenizer, SimpleNamespace, is none of the tokenizers library's"):
         load_processor(str(tmp_path))
@@ -274,6 +276,7 @@ def test_bools_that_differ_are_a_difference() -> None:
 
 def test_voxtral_without_mistral_common_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     processor = type("VoxtralProcessor", (), {"tokenizer": SimpleNamespace()})()
+    ensure_torchvision()
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: processor)
     monkeypatch.setattr("vlm_prep.processors.voxtral.find_spec", lambda _: None)
     with pytest.raises(ProcessorError, match="mistral-common's, which is not installed"):
