@@ -5,6 +5,7 @@ Where a row may hold one of these (its colons are counted, and the keys of its v
 
     a key twice in one object     the same value: noted; different ones: an error
     NaN, Infinity                 `NotANumber`, which cannot be written as JSON: it may stand where nobody reads it
+    a text that is JSON itself    an object or list that was written twice: noted
     lenient                       comments, trailing commas, raw control characters, Python literals
 """
 
@@ -26,6 +27,7 @@ from vlm_prep.core.visible import excerpt
 REPEATED_KEYS: Final = "read_repeated_keys"
 NOT_A_NUMBER: Final = "read_not_a_number"
 LENIENT: Final = "read_lenient"
+JSON_TEXT: Final = "read_json_text"
 
 _NO_NOTES: Final[frozenset[str]] = frozenset()
 _LARGEST: Final = 1 << 63
@@ -81,10 +83,22 @@ def parse_row(data: bytes, *, lenient: bool = False) -> tuple[Any, frozenset[str
         if "Not enough memory" in str(error):  # which is no fault of the row
             raise MemoryError(str(error)) from error
         return _otherwise(data, error, lenient)
+    if type(value) is str and value[:1] in ("{", "["):
+        return _of_text(value, lenient)
     keys, is_rounded = _keys(value)
     if not is_rounded and (data.count(b":") == keys or _most_keys(data) == keys):
         return value, _NO_NOTES
     return _exactly(data.decode())
+
+
+def _of_text(text: str, lenient: bool) -> tuple[Any, frozenset[str]]:
+    try:
+        value, notes = parse_row(text.encode(), lenient=lenient)
+    except RepeatedKeyError:
+        raise
+    except (RowJsonError, UnicodeEncodeError):
+        return text, _NO_NOTES
+    return value, notes | {JSON_TEXT}
 
 
 def _most_keys(data: bytes) -> int:

@@ -78,4 +78,4 @@ def _plain(value: Any, limit: int) -> str:
         return json.dumps(value[: limit + 1], ensure_ascii=False)
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return repr(value) if isinstance(value, int | float) else f"<{type(value).__name__}>"
+    return repr(value) if isinstance(value, int | float) else f"<{getattr(value, 'shown_as', type(value).__name__)}>"

@@ -19,6 +19,7 @@ import orjson
 
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.row_json import RowJsonError, parse_row
+from vlm_prep.ingest.formats.letter_case import row_of_usual_case
 from vlm_prep.ingest.formats.usual_turns import of_gemini
 from vlm_prep.ingest.json_scan import BOM, elements
 from vlm_prep.ingest.mapping.compiled import compiled
@@ -152,7 +153,7 @@ def _through_hook(spec: DatasetSpec, rows: Iterable[Row]) -> Iterator[Row]:
     """Yield rows as the user's hook gives them, without those that it leaves out."""
     for row in rows:
         try:
-            yield of_gemini(row if spec.row_hook is None else hooked(spec.row_hook, row))
+            yield of_gemini(row_of_usual_case(row if spec.row_hook is None else hooked(spec.row_hook, row), spec))
         except Reject:
             continue
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.row_json import NotANumber
+from vlm_prep.core.visible import excerpt
 from vlm_prep.media.downloads import Downloads
 from vlm_prep.media.row_media import Place, cell_uri
 
@@ -35,6 +36,9 @@ _KINDS: Final = ("format", "media_type", "mime_type", "mimeType")
 
 class EmbeddedBytes:
     """A binary value of a table's row. No dataclass, so that it cannot be written as JSON where it is no media."""
+
+    shown_as: Final = "bytes"
+    """What messages call it."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -134,12 +138,25 @@ class _Marker:
                 if not (each is None and drops)
             }
         if isinstance(value, list):
+            if value and type(value[0]) is tuple and all(type(key) is str for key, _ in value):
+                return self._of_map(value, pointer)
             return [self.value(each, (*pointer, place)) for place, each in enumerate(value)]
         if isinstance(value, float) and not math.isfinite(value):
             return NotANumber(value)  # a plain one would be written as null
         if isinstance(value, bytes):
             return EmbeddedBytes(self._uri(pointer))
         return value
+
+    def _of_map(self, pairs: list[tuple[str, Any]], pointer: tuple[str | int, ...]) -> dict[str, Any]:
+        """An object of a map of Arrow, which Python has as pairs."""
+        found = {
+            key: self.value(each, (*pointer, place, 1))
+            for place, (key, each) in enumerate(pairs)
+            if each is not None
+        }
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise Reject(RejectReason.DUPLICATE_KEY, f"a key stands twice in a map: {excerpt(dict(pairs))}")
+        return found
 
     def _uri(self, pointer: tuple[str | int, ...]) -> str:
         return cell_uri(self.path, self.place, pointer)

@@ -32,7 +32,8 @@ from vlm_prep.ingest.sampling import copies, occurrences, pick_rows
 from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 from vlm_prep.ingest.table_files import TableIndex, build_table_index
-from vlm_prep.media.text_files import form_of, is_encoded
+from vlm_prep.media.delimited import delimiter_of
+from vlm_prep.media.text_files import form_of, is_encoded, plain_name
 
 STAGE = "ingest"
 _OPTIONS: Final = (
@@ -283,6 +284,8 @@ def _json_row(
     start, end = int(index.starts[row]), int(index.ends[row])
     data = read_row(file, start, end)
     value, notes = _parse(data, int(index.lines[row]), spec)
+    if isinstance(value, str) and delimiter_of(plain_name(spec.file)):  # what is wrong with a record
+        raise Reject(RejectReason.BAD_ROW, f"line {int(index.lines[row])}: {value}")
     if may_embed(data) and spec.encoding is None:  # what needs a word of the user to be read is found by no uri
         value = mark(value, str(spec.file), (start, end - start))
     return value, notes | of_file

@@ -61,6 +61,8 @@ def text_form(path: str | Path, reading: TextReading) -> TextForm:
         return "lines" if is_lines else "array"
     if b"\r" in lines[0] and not is_json(lines[0]) and is_json(lines[0].split(b"\r")[0]):
         return "cr_lines"
+    if lines[0].startswith(b'"') and (_suffix(path) in LINE_SUFFIXES or is_row(lines[0])):
+        return "lines"  # rows that are written as JSON twice, or records of CSV that are none
     if lines[0].startswith(b"{"):
         return _objects_form(path, lines, reading, cut=cut)
     if reading.lenient_json:

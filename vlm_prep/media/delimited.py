@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import orjson
 
+from vlm_prep.core.visible import excerpt
+
 _NUMBERS: Final = frozenset(
     (*("offset", "duration", "start", "end", "start_time", "end_time", "begin_time", "audio_start", "audio_end"),
      *("video_start", "video_end", "fps", "sample_fps"))
@@ -38,6 +40,8 @@ def json_lines(lines: Iterable[str], delimiter: str) -> Iterator[str]:
     quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     names, written = next(reader, []), 0
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise csv.Error(f"two columns are named {excerpt(twice[0])} in the first line")
     begins = reader.line_num
     for record in reader:
         if record:
@@ -50,8 +54,6 @@ def json_lines(lines: Iterable[str], delimiter: str) -> Iterator[str]:
 def _row(names: list[str], record: list[str]) -> dict[str, Any] | str:
     if len(record) != len(names):
         return f"{len(record)} fields, and {len(names)} columns in the first line"
-    if len(set(names)) < len(names):
-        return "two columns have one name in the first line"
     return {name: _value(name, value) for name, value in zip(names, record, strict=True)}
 
 

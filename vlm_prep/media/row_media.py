@@ -80,7 +80,9 @@ def read_cell(path: str, kind: TableKind | Literal["json"], key: str) -> bytes:
 def _table_value(path: str, row: str, steps: list[str]) -> Any:
     value = read_scalar(path, int(row), steps[0])
     for step in steps[1:]:
-        value = value[step if pa.types.is_struct(value.type) else int(step)]  # lists of all kinds, views too
+        # lists of all kinds, views too; an entry of a map is a tuple
+        is_field = not isinstance(value, tuple) and pa.types.is_struct(value.type)
+        value = value[step if is_field else int(step)]
     return value.as_py()
 
 

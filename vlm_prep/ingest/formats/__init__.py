@@ -9,6 +9,7 @@ order:
     pairs         hub tables of user and assistant texts, or of prompt and completion
     asr           an audio file and its transcript
     by_mapping    any table, by a mapping that says what its columns are (`ingest.mapping`)
+    letter_case   keys in other letter case
     row_format    the format of a row in a file whose rows have several
     conversation  what the first three share: a row's messages, in any of the spellings → Sample
     row_turns     one message
@@ -35,6 +36,7 @@ from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats import alpaca, asr, by_mapping, messages, pairs, sharegpt
 from vlm_prep.ingest.formats.common import shown
 from vlm_prep.ingest.formats.conversation import RowPlace
+from vlm_prep.ingest.formats.letter_case import KEY_CASE, row_of_usual_case
 from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_format import spec_of_row
 from vlm_prep.ingest.formats.usual_turns import of_gemini
@@ -72,7 +74,9 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
         row = {"messages": row}
     if not isinstance(row, dict):
         raise Reject(RejectReason.BAD_ROW, f"the row is {shown(row)}, not an object")
-    fields: dict[str, Any] = of_gemini(row)
+    fields: dict[str, Any] = of_gemini(usual := row_of_usual_case(row, spec))
+    if usual is not row:
+        noticed.note(KEY_CASE)
     spec = spec_of_row(fields, spec, noticed)
     return _CONVERT[spec.format or "sharegpt"](fields, spec, place, noticed)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
-from vlm_prep.ingest.formats.common import Row, column, required_column, shown, text
+from vlm_prep.ingest.formats.common import Row, column, parsed_list, required_column, shown, text
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.noticed import Noticed, is_empty
 from vlm_prep.ingest.formats.row_turns import Dialect
@@ -31,7 +31,8 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
     extra = column(row, spec, "input", noticed)
     if not is_empty(extra) and text(extra, "the input"):
         question = f"{question}\n{extra}"
-    turns = [*_history(column(row, spec, "history", noticed)), *_exchange(question, answer)]
+    history = parsed_list(column(row, spec, "history", noticed), "the history is", noticed, lenient=spec.lenient_json)
+    turns = [*_history(history), *_exchange(question, answer)]
     return build_sample(turns, row, spec, _DIALECT, place, noticed, _READ)
 
 

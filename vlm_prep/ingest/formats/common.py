@@ -11,6 +11,7 @@ import sys
 from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes
 from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
@@ -96,6 +97,24 @@ def text(value: Any, what: str) -> str:
         hint = "; write it as a text" if isinstance(value, int | float) else ""
         raise Reject(RejectReason.BAD_TYPE, f"{what} is {shown(value)}, not a string{hint}")
     return str(value)  # an `EmbeddedText` becomes the text it is
+
+
+def parsed_list(value: Any, what: str, noticed: Noticed, *, lenient: bool) -> Any:
+    """Return a list that is written as JSON text in its column (UniMM-Chat, CSV files), or twice so; else the value.
+
+    Raises:
+        Reject: BAD_JSON or DUPLICATE_KEY; `what` begins the message.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", '"[')):
+        return value
+    try:
+        found, notes = parse_row(value.encode(), lenient=lenient)
+    except RepeatedKeyError as error:
+        raise Reject(RejectReason.DUPLICATE_KEY, f"{what}: {error}") from error
+    except (RowJsonError, UnicodeEncodeError) as error:
+        raise Reject(RejectReason.BAD_JSON, f"{what} no JSON as text: {error}; {excerpt(value)}") from error
+    noticed.notes |= notes | {"read_json_text"}
+    return found
 
 
 def type_name(value: Any) -> str:

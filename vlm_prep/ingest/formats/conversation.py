@@ -8,15 +8,15 @@ rejected here and not in the middle of a shard.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.records import Media, Message, Sample
-from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.formats.common import Row, column, shown, text
+from vlm_prep.ingest.formats.common import Row, column, parsed_list, shown, text
 from vlm_prep.ingest.formats.content_parts import read_parts
 from vlm_prep.ingest.formats.entry_options import RATE_KEYS
 from vlm_prep.ingest.formats.media_columns import media_columns
@@ -56,7 +56,7 @@ def build_sample(
     Raises:
         Reject: any fault of the row.
     """
-    turns = _parsed(turns, noticed, lenient=spec.lenient_json)
+    turns = parsed_list(turns, "the messages are", noticed, lenient=spec.lenient_json)
     if isinstance(turns, dict):
         turns = _of_lists(turns, dialect, noticed)
     if not isinstance(turns, list):
@@ -123,18 +123,6 @@ def _with_unread(reject: Reject, row: Row, read: frozenset[str]) -> Reject:
         else ""
     )
     return Reject(reject.reason, reject.message + more)
-
-
-def _parsed(turns: Any, noticed: Noticed, *, lenient: bool) -> Any:
-    """Return a conversation that is written as JSON text in its column (UniMM-Chat, CSV files)."""
-    if not isinstance(turns, str) or not turns.lstrip().startswith("["):
-        return turns
-    try:
-        found, notes = parse_row(turns.encode(), lenient=lenient)
-    except (RowJsonError, UnicodeEncodeError) as error:
-        raise Reject(RejectReason.BAD_JSON, f"the messages are no JSON as text: {error}; {excerpt(turns)}") from error
-    noticed.notes |= notes | {"read_json_text"}
-    return found
 
 
 def _of_lists(turns: Row, dialect: Dialect, noticed: Noticed) -> Any:
@@ -239,4 +227,23 @@ def require_storable(messages: list[Message], tools: Any, media: list[Media]) ->
     try:
         canonical_json([messages, tools, [each.uris for each in media]])
     except TypeError as error:  # orjson's encode error
-        raise Reject(RejectReason.BAD_TYPE, f"the row cannot be written as JSON: {error}") from error
+        what = next(filter(None, map(_unstorable, (messages, tools))), "it is nested too deeply")
+        raise Reject(RejectReason.BAD_TYPE, f"the row cannot be written as JSON: {what}") from error
+
+
+def _unstorable(value: Any) -> str | None:
+    """Say which value in others is none of JSON's in 64 bits; None where there is none."""
+    stack = [value]
+    while stack:
+        each = stack.pop()
+        if isinstance(each, dict | list):
+            stack += (*each.keys(), *each.values()) if isinstance(each, dict) else each
+        elif isinstance(each, str) and each != (whole := each.encode(errors="ignore").decode()):
+            return f"half a surrogate pair stands in {excerpt(each)}, without which it is {excerpt(whole)}"
+        elif isinstance(each, float) and not math.isfinite(each):
+            return f"{each} is no number of JSON; write null or a text"
+        elif isinstance(each, int) and each.bit_length() > 63 and not 0 <= each < 1 << 64:
+            return f"{excerpt(each)} is a whole number beyond 64 bits; write it as a text"
+        elif not isinstance(each, str | int | float | None):
+            return f"{excerpt(each)} is no value of JSON"
+    return None

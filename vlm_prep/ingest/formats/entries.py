@@ -37,6 +37,7 @@ from vlm_prep.ingest.formats.entry_options import (
     require_applied,
     segment_of,
 )
+from vlm_prep.ingest.formats.noticed import is_empty
 
 REFERENCE_KEYS: Final = (
     *("path", "url", "uri", "value"),
@@ -153,7 +154,7 @@ def _from_object(
     given = flat(entry)
     content = _content(given, where)
     require_applied(given, kind, where, ignored)
-    reference = _reference(given, where) if content is None else content
+    reference = _reference(given, media_dir, where) if content is None else content
     is_list = isinstance(reference, list)
     media = media_from(reference, kind, media_dir, where)
     start, end = (None, None) if kind == "image" else segment_of(given, where)
@@ -178,7 +179,7 @@ def _content(given: dict[str, Any], where: str) -> EmbeddedBytes | EmbeddedText 
         content = given.get(key)
         if isinstance(content, EmbeddedBytes | EmbeddedText):
             return content
-        if content is not None:
+        if not is_empty(content):
             what = "bytes as text" if key == "bytes" else "data without the format that says what it is"
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} holds {what}; write a file or a data: URL")
     if "array" in given:
@@ -215,13 +216,16 @@ def with_frames(given: dict[str, Any]) -> dict[str, Any]:
     return {("video" if key == "frames" else key): value for key, value in given.items()}
 
 
-def _reference(given: dict[str, Any], where: str) -> str | list[Any] | EmbeddedBytes:
+def _reference(given: dict[str, Any], media_dir: Path | str, where: str) -> str | list[Any] | EmbeddedBytes:
     references = [given[key] for key in REFERENCE_KEYS if key in given]
     if not references:
         raise bad_entry(f"{where} has no path; it has {', '.join(map(repr, given)) or 'nothing'}")
     reference = references[0]
-    if any(other != reference for other in references[1:]):
-        raise bad_entry(f"{where} has several paths that differ")
+    if len(references) > 1:
+        paths = [absolute_uri(each, media_dir, where) if isinstance(each, str) else each for each in references]
+        if any(path != paths[0] for path in paths):
+            both = " and ".join(f"{key} ({excerpt(given[key])})" for key in REFERENCE_KEYS if key in given)
+            raise bad_entry(f"{where} has several paths that differ: {both}")
     if not isinstance(reference, str | list | EmbeddedBytes):
         raise bad_entry(f"{where}: the path is {type_name(reference)}, not a string")
     return reference

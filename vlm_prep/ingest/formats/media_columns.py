@@ -63,7 +63,7 @@ def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: No
         if any(isinstance(row[name], list) and row[name] for name in names):
             noticed.note("read_empty_media")
         return [None] if holes else []
-    first, *others = filled
+    first, *others = sorted(filled, key=lambda name: not _holds_bytes(row[name])) if len(filled) > 1 else filled
     entries = _entries(row[first], kind, spec, noticed)
     for other in others:
         if _holds_bytes(row[first]) and _is_name(row[other]):

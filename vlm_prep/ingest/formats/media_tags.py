@@ -34,7 +34,13 @@ FRAMES_AS_VIDEO = "frames_as_video"
 _PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "heic", "avif", "jxl")
 _INLINE: Final = "|".join(rf"<{tag}>[^<>\n]+{MEDIA_NAME} *</{tag}>" for tag in ("img", "image", "video", "audio"))
 _WITH_PATH = re.compile(_INLINE, re.IGNORECASE)
-_USUAL: Final = "|".join(rf"<{tag}>(?:\s*</{tag}>)?" for tag in ("image", "video", "audio"))
+_USUAL: Final = "|".join(
+    (
+        *(rf"<{tag}>(?:\s*</{tag}>)?" for tag in ("image", "video", "audio")),
+        r"<img>\s*<image>\s*</img>|<\|vision_start\|><(?:image|video)><\|vision_end\|>|<\|audio_bos\|><audio><\|audio_eos\|>",
+    )
+)
+"""In a model's own wrapper, too, which its template writes around the media in any case."""
 _TAG = re.compile(rf"({_INLINE}|{_USUAL})", re.IGNORECASE)
 _TAG_OR_SPELT = re.compile(rf"({_INLINE}|{_USUAL}|{SPELT})", re.IGNORECASE)
 _ONE_USUAL = re.compile(_USUAL, re.IGNORECASE)
@@ -44,6 +50,7 @@ _PAGE_PICTURE: Final = re.compile(
     re.IGNORECASE,
 )
 """As Markdown and HTML write it."""
+_NAME: Final = re.compile("img|image|video|audio", re.IGNORECASE)
 _KINDS: dict[str, MediaKind] = {"img": "image", "image": "image", "video": "video", "audio": "audio"}
 
 
@@ -275,13 +282,14 @@ def split_tags(text: str, queue: MediaQueue) -> list[Part]:
 
 
 def _kind_of(tag: str) -> MediaKind:
-    """The kind of a tag that begins with its name."""
-    return _KINDS[tag[1:].partition(">")[0].lower()]
+    """The kind of a tag by the first name in it."""
+    found = _NAME.search(tag)
+    return _KINDS[found[0].lower()] if found else "image"
 
 
 def _piece(piece: str, queue: MediaQueue) -> Part:
     if _ONE_USUAL.fullmatch(piece):
-        if piece.count("<") > 1:  # <image></image>
+        if piece.count("<") > 1:  # <image></image>, <img><image></img>
             queue.noticed.note("read_tag_spellings")
         kind = _kind_of(piece)
         return queue.place_next(queue.image_tag if kind == "image" else kind)

@@ -19,6 +19,7 @@ from vlm_prep.ingest.embedded import AddressText, EmbeddedBytes, EmbeddedText
 
 NOTES: Final[dict[str, str]] = {
     "read_other_tags": "whose keys or role names are not those of the first row",
+    "read_key_case": "with keys or columns in other letter case, or with blanks around them",
     "read_bare_messages": "that are a list of their messages, in no column",
     "read_other_format": "that are conversations, pairs of texts or speech, where the first row is another of these",
     "read_pairs": "whose turns are objects of a question and its answer",
@@ -40,7 +41,7 @@ NOTES: Final[dict[str, str]] = {
     "read_tool_blocks": "with tool calls or results as blocks of a message's content (Anthropic)",
     "read_gemini": "whose messages are parts in Gemini's form",
     "read_completion_text": "whose prompt or completion is a text, read as the user's or the assistant's turn",
-    "read_json_text": "whose conversation, content or list of media is JSON text in its column",
+    "read_json_text": "that are JSON text, or whose conversation, content, history or list of media is, in its column",
     "read_skipped_turns": "with turns that their mapping leaves out",
     "read_training_keys": "with training options under another tool's name",
     "read_repeated_keys": "with a key twice in one object, with the same value",

@@ -2,7 +2,7 @@
 
     texts       the-cauldron, FineVision: images, texts [{user, assistant, source}]
     completion  TRL's prompt-completion: prompt [messages], completion [messages]; the prompt is not trained. Either may
-                be a text: then it is the user's, or the assistant's
+                be a text: then it is the user's, or the assistant's, unless it is JSON of messages (CSV)
 
 Both are written as messages and read by the rules of `conversation`. Media without a placeholder are put before the
 first user text, as those data sets' own readers do (Idefics' and TRL's `prepare_multimodal_messages`), and counted.
@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
-from vlm_prep.ingest.formats.common import Row, required_column, shown
+from vlm_prep.core.visible import excerpt
+from vlm_prep.ingest.formats.common import Row, parsed_list, required_column, shown
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_turns import Dialect, dialect_of
@@ -66,6 +67,8 @@ def _messages(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> list[
     value = required_column(row, spec, role, noticed)
     if isinstance(value, dict):
         return [value]
+    if isinstance(value, str) and (told := _told(value, spec, f"the {role} is", noticed)):
+        return told
     if isinstance(value, str):
         noticed.note("read_completion_text")
         speaker = "user_tag" if role == "prompt" else "assistant_tag"
@@ -73,3 +76,20 @@ def _messages(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> list[
     if not isinstance(value, list):
         raise Reject(RejectReason.BAD_TYPE, f"the {role} is {shown(value)}, not a list of messages or a text")
     return value
+
+
+def _told(written: str, spec: DatasetSpec, what: str, noticed: Noticed) -> list[Any] | None:
+    """Return the messages that a text is as JSON; None for any other, which may begin as a list does."""
+    apart = Noticed()
+    try:
+        found = parsed_list(written, what, apart, lenient=True)
+    except Reject:
+        return None
+    is_told = isinstance(found, list) and bool(found)
+    if not is_told or not all(isinstance(each, dict) and not each.keys().isdisjoint(spec.role_keys) for each in found):
+        return None
+    if "read_lenient" in apart.notes and not spec.lenient_json:
+        said = f"{what} a list of messages in Python's words, {excerpt(written)}; `lenient_json=true` reads it"
+        raise Reject(RejectReason.BAD_JSON, said)
+    noticed.notes |= apart.notes
+    return list(found)

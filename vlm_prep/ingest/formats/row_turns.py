@@ -15,8 +15,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import REASONING_KEYS, TRAINING_KEYS, Row, reasoning, shown, text, training_options
-from vlm_prep.ingest.formats.content_parts import Content, plain_parts, read_parts
-from vlm_prep.ingest.formats.media_columns import MEDIA_ROLES
+from vlm_prep.ingest.formats.content_parts import MEDIA_TYPES, Content, plain_parts, read_parts
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_paths, has_tags, split_tags
 from vlm_prep.ingest.formats.noticed import MESSAGE_KEYS_WITH_MEANING, Noticed, is_empty
 from vlm_prep.ingest.formats.spelt_tags import may_hold
@@ -47,6 +46,12 @@ class Dialect:
         """The roles of messages that need no second look: a usual name, under the first key, of no tool call."""
         names = self.usual or self.roles.keys()
         return {name: role for name, role in self.roles.items() if name in names and role != TOOL_CALL}
+
+    def role_of(self, written: Any) -> str | None:
+        """Return which role a name is, in any letter case; None for what is none."""
+        if not isinstance(written, str):
+            return None
+        return self.roles.get(written) or self.roles.get(written.strip().lower())
 
 
 def dialect_of(spec: DatasetSpec, *, tags_in_text: bool = True) -> Dialect:
@@ -80,8 +85,8 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
     thought = reasoning(turn, role, where)
     calls = _own_calls(turn, role, where)
     value = _content(turn, dialect, where, noticed)
-    kind = turn["type"] if isinstance(turn.get("type"), str) else None
-    if isinstance(value, str) and kind in MEDIA_ROLES:  # NeMo: a message that is a media
+    kind = turn["type"].lower() if isinstance(turn.get("type"), str) else None
+    if isinstance(value, str) and kind in MEDIA_TYPES:  # NeMo: a message that is a media
         value = [{"type": kind, kind: value, **{key: turn[key] for key in _PART_KEYS & turn.keys()}}]
     if role == TOOL_CALL:
         role, content = "assistant", Content(calls=written_calls(value, where))
@@ -96,14 +101,15 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         wanted, has = " or ".join(map(repr, dialect.content_keys)), ", ".join(map(excerpt, turn))
         raise Reject(RejectReason.BAD_TYPE, f"{where} has no {wanted}, but {has}; name the key with tags.content_tag")
     else:
-        content = Content(parts=_string_parts(role, text(value, f"{where}: {dialect.content_keys[0]}"), dialect, queue))
-    if (calls and content.calls) or (thought is not None and content.reasoning is not None):
-        raise Reject(RejectReason.BAD_ROW, f"{where} has reasoning or tool calls both in its content and beside it")
+        key = next((key for key in dialect.content_keys if turn.get(key) is not None), dialect.content_keys[0])
+        content = Content(parts=_string_parts(role, text(value, f"{where}: {key}"), dialect, queue))
+    _require_one("reasoning", content.reasoning, thought, where, noticed)
+    _require_one("tool calls", _functions(content.calls), _functions(calls), where, noticed)
     if role == "assistant" and (said := content.reasoning or thought) and content.parts:
         _without_double(content.parts, said, where, noticed)
     message: Message = {"role": role, "content": content.parts}
     options = {
-        "reasoning_content": content.reasoning if thought is None else thought,
+        "reasoning_content": content.reasoning if not thought and content.reasoning is not None else thought,
         "tool_calls": content.calls or calls or None,
         "name": _own_text(turn, "name", role),
         "tool_call_id": _own_text(turn, "tool_call_id", role),
@@ -114,7 +120,7 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         noticed.unread.setdefault(f"message.{key} of {role} turns", turn[key])
     noticed.refuse(where, turn, MESSAGE_KEYS_WITH_MEANING)
     read = _keys_read(dialect.role_keys, dialect.content_keys, role)
-    typed = kind == "text" or (kind in MEDIA_ROLES and isinstance(value, list))
+    typed = kind == "text" or (kind in MEDIA_TYPES and isinstance(value, list))
     noticed.leave("message", turn, read | {"type", *_PART_KEYS} if typed else read)
     return message | {key: option for key, option in options.items() if option is not None}
 
@@ -143,7 +149,7 @@ def _role(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> str:
     if not written:
         wanted, has = " or ".join(map(repr, dialect.role_keys)), excerpt(turn)
         raise Reject(RejectReason.BAD_TYPE, f"{where} has no role in {wanted}: {has}; name the key with tags.role_tag")
-    roles = {key: _known(value, dialect) for key, value in written.items()}
+    roles = {key: dialect.role_of(value) for key, value in written.items()}
     known = {role for role in roles.values() if role is not None}
     if not known:
         key, value = next(iter(written.items()))
@@ -171,12 +177,6 @@ def _role(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> str:
 def _keys_read(role_keys: tuple[str, ...], content_keys: tuple[str, ...], role: str) -> frozenset[str]:
     own = {"tool": ("name", "tool_call_id"), "assistant": ("tool_calls", "function_call", *REASONING_KEYS)}
     return frozenset((*role_keys, *content_keys, *TRAINING_KEYS, *own.get(role, ())))
-
-
-def _known(written: Any, dialect: Dialect) -> str | None:
-    if not isinstance(written, str):
-        return None
-    return dialect.roles.get(written) or dialect.roles.get(written.strip().lower())
 
 
 def _content(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> Any:
@@ -215,6 +215,24 @@ def text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
     return [{"type": "text", "text": written}]
 
 
+def _require_one(what: str, inside: Any, beside: Any, where: str, noticed: Noticed) -> None:
+    """Refuse a message that says other things in its content than beside it; equal ones are one.
+
+    Raises:
+        Reject: BAD_ROW.
+    """
+    if not inside or not beside:
+        return
+    if inside != beside:
+        both = f"{what} in its content ({excerpt(inside)}) and beside it ({excerpt(beside)})"
+        raise Reject(RejectReason.BAD_ROW, f"{where}: {both} differ; keep one")
+    noticed.note("read_doubles")
+
+
+def _functions(calls: ToolCalls) -> list[Any]:
+    return [call["function"] for call in calls]
+
+
 def _without_double(parts: list[Part], thought: str, where: str, noticed: Noticed) -> None:
     """Leave reasoning out of a text that begins with it, where its own field says the same.
 
@@ -233,12 +251,17 @@ def _without_double(parts: list[Part], thought: str, where: str, noticed: Notice
 
 def _own_calls(turn: Row, role: str, where: str) -> ToolCalls:
     """Return the calls beside the content; `function_call` is OpenAI's older key for a single one."""
-    value = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
-    if value is None or is_empty(value):
+    given = {key: turn[key] for key in ("tool_calls", "function_call") if turn.get(key) and not is_empty(turn[key])}
+    if not given:
         return []
     if role != "assistant":
         raise Reject(RejectReason.BAD_TOOL_CALL, f"{where}: tool calls outside an assistant message")
-    return message_calls(value, where)
+    read = {key: message_calls(value, f"{where}: {key}" if len(given) > 1 else where) for key, value in given.items()}
+    calls, *others = read.values()
+    if any(_functions(each) != _functions(calls) for each in others):
+        both = " and ".join(f"{key} ({excerpt(value)})" for key, value in given.items())
+        raise Reject(RejectReason.BAD_TOOL_CALL, f"{where}: {both} are different calls; keep one")
+    return calls
 
 
 def _own_text(turn: Row, key: str, role: str) -> str | None:

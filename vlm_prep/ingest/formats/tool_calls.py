@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import shown, type_name
 
@@ -83,13 +82,19 @@ def _schema(tool: Any, where: str) -> dict[str, Any]:
         function = {key: value for key, value in tool.items() if (key, value) != ("type", "function")}
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise Reject(RejectReason.BAD_TOOLS, f"{where} has no function name: {excerpt(tool)}")
+    own = function
     if "input_schema" in function and "parameters" not in function:  # Anthropic's name of it
-        return {
-            "type": "function",
-            "function": {"parameters" if key == "input_schema" else key: each for key, each in function.items()},
-        }
+        function = {"parameters" if key == "input_schema" else key: each for key, each in function.items()}
+    if isinstance(written := function.get("parameters"), str) and written.strip():  # a table's column has one type
+        parameters = _parse(written, RejectReason.BAD_TOOLS, f"{where}: parameters ({excerpt(written)})")
+        if not isinstance(parameters, dict):
+            raise Reject(RejectReason.BAD_TOOLS, f"{where}: parameters are {shown(parameters)}, not an object")
+        function = {**function, "parameters": parameters}
     # the source's own key order is kept, templates print it
-    return tool if wrapped and tool.get("type") == "function" else {"type": "function", "function": function}
+    is_usual = wrapped and tool.get("type") == "function"
+    if is_usual:
+        return tool if function is own else {**tool, "function": function}
+    return {"type": "function", "function": function}
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
@@ -120,9 +125,11 @@ def _arguments(function: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _parse(written: str, reason: RejectReason, what: str) -> Any:
     try:
-        return orjson.loads(written)
-    except orjson.JSONDecodeError as error:
-        raise Reject(reason, f"{what} is not valid JSON: {error.msg} at character {error.pos}") from error
+        return parse_row(written.encode())[0]
+    except RepeatedKeyError as error:
+        raise Reject(RejectReason.DUPLICATE_KEY, f"{what}: {error}") from error
+    except (RowJsonError, UnicodeEncodeError) as error:
+        raise Reject(reason, f"{what} is not valid JSON: {error}") from error
 
 
 def _is_name(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
     Anthropic   content blocks tool_use (a call) and tool_result (a tool's turn, inside of the user's)
     Gemini      {"contents": [{"role": "model", "parts": [...]}], "systemInstruction": {"parts": [...]}}
-    pairs       {"human": ..., "assistant": ...} (ms-swift), {"system": ..., "input": ..., "output": ...} (XTuner)
+    pairs       {"human": ..., "assistant": ...} (ms-swift; any role names), {"system", "input", "output"} (XTuner)
     tables      content that is a list of typed parts as JSON text, since a column has one type
 
 One message may become several: a tool's result is a turn of its own, where it stands. Content as JSON text is read
@@ -16,14 +16,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
 from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.row_json import RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row
 from vlm_prep.ingest.formats.content_parts import MEDIA_TYPES, PART_TYPES
+from vlm_prep.ingest.formats.letter_case import KEY_CASE, message_of_usual_case
 from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_turns import Dialect
+from vlm_prep.ingest.spec import ROLE_NAMES
 
 _USE, _RESULT = "tool_use", "tool_result"
 _RESULT_KEYS: Final = frozenset(("type", "tool_use_id", "content"))
@@ -35,7 +36,8 @@ _SNAKE: Final = {
     "functionResponse": "function_response",
     "videoMetadata": "video_metadata",
 }
-_PAIRS: Final = ((None, "human", "assistant"), ("system", "input", "output"))
+_ASKS: Final = frozenset(("input", *ROLE_NAMES["user_tag"]))
+_ANSWERS: Final = frozenset(("output", *ROLE_NAMES["assistant_tag"]))
 _OFFSETS: Final = {"startOffset": "start", "start_offset": "start", "endOffset": "end", "end_offset": "end"}
 _PART_KINDS: Final = ("text", "inline_data", "file_data", "function_call", "function_response")
 
@@ -66,7 +68,11 @@ def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[l
             break
     else:
         return turns, range(1, len(turns) + 1)
-    turns = _from_text(turns, dialect, noticed)
+    own = (*dialect.role_keys, *dialect.content_keys)
+    cased = [message_of_usual_case(turn, own) if isinstance(turn, dict) else turn for turn in turns]
+    if any(one is not other for one, other in zip(cased, turns, strict=True)):
+        noticed.note(KEY_CASE)
+    turns = _from_text(cased, dialect, noticed)
     found: list[Any] = []
     numbers: list[int] = []
     called: dict[str, str] = {}
@@ -86,7 +92,7 @@ def system_parts(value: Any, noticed: Noticed) -> Any:
 
 
 def _is_other(turn: Row, dialect: Dialect) -> bool:
-    if "parts" in turn or _pair_of(turn) is not None:
+    if "parts" in turn or _pair_of(turn) is not None or message_of_usual_case(turn, ()) is not turn:
         return True
     for key in dialect.content_keys:
         value = turn.get(key)
@@ -99,7 +105,12 @@ def _is_other(turn: Row, dialect: Dialect) -> bool:
 
 def _pair_of(turn: Row) -> tuple[str | None, str, str] | None:
     """Return the keys of a system prompt, a question and its answer, where a message is an object of them."""
-    return next((keys for keys in _PAIRS if turn.keys() >= {*keys[1:]} and turn.keys() <= {*keys}), None)
+    if not 2 <= len(turn) <= 3:
+        return None
+    asks, answers = turn.keys() & _ASKS, turn.keys() & _ANSWERS
+    if len(asks) != 1 or len(answers) != 1 or not turn.keys() - asks - answers <= {"system"}:
+        return None
+    return "system" if len(turn) == 3 else None, next(iter(asks)), next(iter(answers))
 
 
 def _of_pair(turn: Row, keys: tuple[str | None, str, str], dialect: Dialect) -> Iterator[Row]:
@@ -118,7 +129,7 @@ def _from_text(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[Any
         for key in dialect.content_keys if isinstance(turn, dict) else ():
             if (parts := _typed_parts(turn.get(key))) is not None:
                 made = {**(made or turn), key: parts}
-                answers = any(dialect.roles.get(str(turn.get(each))) == "assistant" for each in dialect.role_keys)
+                answers = any(dialect.role_of(turn.get(each)) == "assistant" for each in dialect.role_keys)
                 decides |= not answers and any(part["type"] in MEDIA_TYPES for part in parts)
             else:
                 plain |= isinstance(turn.get(key), str)
@@ -133,8 +144,8 @@ def _typed_parts(value: Any) -> list[Row] | None:
     if not isinstance(value, str) or not value.startswith("[{"):
         return None
     try:
-        parts = orjson.loads(value)
-    except orjson.JSONDecodeError:
+        parts, _ = parse_row(value.encode())
+    except (RowJsonError, UnicodeEncodeError):
         return None
     is_typed = all(isinstance(part, dict) and str(part.get("type")) in PART_TYPES for part in parts)
     return list(parts) if is_typed else None
