@@ -150,9 +150,7 @@ class _Marker:
     def _of_map(self, pairs: list[tuple[str, Any]], pointer: tuple[str | int, ...]) -> dict[str, Any]:
         """An object of a map of Arrow, which Python has as pairs."""
         found = {
-            key: self.value(each, (*pointer, place, 1))
-            for place, (key, each) in enumerate(pairs)
-            if each is not None
+            key: self.value(each, (*pointer, place, 1)) for place, (key, each) in enumerate(pairs) if each is not None
         }
         if len({key for key, _ in pairs}) < len(pairs):
             raise Reject(RejectReason.DUPLICATE_KEY, f"a key stands twice in a map: {excerpt(dict(pairs))}")
