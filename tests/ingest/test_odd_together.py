@@ -77,6 +77,30 @@ def test_parameters_of_a_schema_as_text_are_the_object(wrap: Any) -> None:
     assert refused(chat(tools=[wrap({"name": "f", "parameters": "[1]"})]))[0] == R.BAD_TOOLS
 
 
+def test_tools_and_calls_may_be_texts_in_a_list() -> None:
+    tool = {"name": "f", "parameters": {}}
+    assert read(chat(tools=[json.dumps(tool)])).tools == read(chat(tools=[tool])).tools
+    calls = [json.dumps(FUNCTION)]
+    assert (
+        read(chat(USER, called(tool_calls=calls))).messages == read(chat(USER, called(tool_calls=[FUNCTION]))).messages
+    )
+    assert refused(chat(tools=["look"]))[1].startswith("tool 0 ('look') is not valid JSON")
+    assert "lenient_json" in refused(chat(tools=str([tool])))[1]
+    assert read(chat(tools=str([tool])), lenient_json=True).tools == read(chat(tools=[tool])).tools
+    assert "lenient_json" not in refused(chat(USER, called(tool_calls=str([FUNCTION]))))[1]  # nobody reads it so
+
+
+def test_content_as_json_text_may_be_one_part_and_has_each_key_once() -> None:
+    ask, answer = (
+        {**each, "content": json.dumps({"type": "text", "text": each["content"]})} for each in (USER, ANSWER)
+    )
+    assert read(chat(ask, answer)).messages == read(chat()).messages
+    assert read(chat(USER, answer)).messages[1]["content"][0]["text"] == answer["content"]  # an answer about JSON
+    twice = '[{"type": "image", "image": "a.png"}, {"type": "text", "text": "a", "text": "b"}]'
+    reason, words = refused(chat({**USER, "content": twice}, ANSWER))
+    assert reason == R.DUPLICATE_KEY and "'text'" in words
+
+
 def test_prompts_completions_and_histories_of_csv_are_their_messages(tmp_path: Path) -> None:
     turns = json.dumps([USER]), json.dumps([ANSWER])
     path = as_csv(tmp_path / "a.csv", ["prompt", "completion"], ["q", "x"], [*turns], ["[INST] q", "[1]"])
@@ -182,6 +206,15 @@ def test_an_entrys_paths_are_one_where_they_name_one_file() -> None:
         assert read(chat(user, ANSWER, image=entry)).media[0].uris == ("/m/a.png",)
     words = refused(chat(user, ANSWER, image={"url": "a.png", "path": "b.png"}))[1]
     assert "path ('b.png') and url ('a.png')" in words
+
+
+def test_paths_and_bytes_side_by_side_are_entries() -> None:
+    user = {"role": "user", "content": "<image><image>hi"}
+    sample = read(chat(user, ANSWER, images={"path": ["a.png", "b.png"], "bytes": [None, None]}))
+    assert [each.uris for each in sample.media] == [("/m/a.png",), ("/m/b.png",)]
+    assert "read_media_by_key" in sample.notes
+    words = refused(chat(user, ANSWER, images={"path": ["a.png"], "bytes": [None, None]}))[1]
+    assert "bytes as a list" in words
 
 
 # ---- tables ----

@@ -92,7 +92,7 @@ def build_sample(
         _mask_history(masked, messages, noticed)
     strings = _strings([*(lead if _is_added(lead, messages) else []), *messages], turns, dialect)
     messages = _with_lead(lead, messages)
-    tools = tool_schemas(column(row, spec, "tools", noticed))
+    tools = tool_schemas(column(row, spec, "tools", noticed), lenient=spec.lenient_json)
     require_storable(messages, tools, media)
     keys = _read_keys(spec, read)
     keys = keys if cut == media else keys | SEGMENT_KEYS

@@ -180,7 +180,9 @@ def _content(given: dict[str, Any], where: str) -> EmbeddedBytes | EmbeddedText 
         if isinstance(content, EmbeddedBytes | EmbeddedText):
             return content
         if not is_empty(content):
-            what = "bytes as text" if key == "bytes" else "data without the format that says what it is"
+            what = (
+                f"bytes as {type_name(content)}" if key == "bytes" else "data without the format that says what it is"
+            )
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} holds {what}; write a file or a data: URL")
     if "array" in given:
         what = "decoded samples; store the file's bytes or its path, as cast_column(..., Audio(decode=False)) does"

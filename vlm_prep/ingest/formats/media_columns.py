@@ -84,6 +84,8 @@ def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: No
 def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, noticed: Noticed) -> Entries:
     if type(value) is str:
         return [media_from(value, kind, spec.media_dir, f"{kind} 0")]
+    if kind != "video" and isinstance(value, dict) and value and all(isinstance(value[key], list) for key in value):
+        value = _by_key(value, noticed)
     if isinstance(value, str | dict | EmbeddedBytes):
         value = [value]
     if not isinstance(value, list):
@@ -98,6 +100,14 @@ def _entries(value: Any, kind: MediaKind, spec: DatasetSpec, noticed: Noticed) -
         None if _is_hole(each) else media_from(each, kind, spec.media_dir, f"{kind} {place}", noticed.ignored)
         for place, each in enumerate(value)
     ]
+
+
+def _by_key(value: Row, noticed: Noticed) -> Any:
+    """Return entries whose paths and bytes are lists side by side, as `datasets` keeps a Sequence; others unchanged."""
+    if not value.keys() <= {"path", "bytes"} or len(set(map(len, value.values()))) != 1:
+        return value
+    noticed.note("read_media_by_key")
+    return [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
 
 
 def _parsed(value: Any, name: str, spec: DatasetSpec, noticed: Noticed) -> Any:

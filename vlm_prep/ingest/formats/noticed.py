@@ -24,6 +24,7 @@ NOTES: Final[dict[str, str]] = {
     "read_other_format": "that are conversations, pairs of texts or speech, where the first row is another of these",
     "read_pairs": "whose turns are objects of a question and its answer",
     "read_turns_by_key": "whose roles and texts are lists side by side",
+    "read_media_by_key": "whose media's paths and bytes are lists side by side",
     "read_doubles": "with one thing given twice, equally",
     "read_media_columns": "with media in a column of a less usual name",
     "read_path_keys": "with media whose path has a less usual name in its entry (file_name, img, ...)",

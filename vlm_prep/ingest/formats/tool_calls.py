@@ -21,20 +21,29 @@ ToolSchemas = list[dict[str, Any]]
 ToolCalls = list[dict[str, Any]]
 
 
-def tool_schemas(value: Any) -> ToolSchemas | None:
+def tool_schemas(value: Any, *, lenient: bool = False) -> ToolSchemas | None:
     """Return the tools column as `{"type": "function", "function": {...}}` objects; None where it is empty.
 
+    Args:
+        value: of the column: a list, one tool, or JSON text of these; a list may hold such texts, too.
+        lenient: see `core.row_json`.
+
     Raises:
-        Reject: BAD_TOOLS.
+        Reject: BAD_TOOLS or DUPLICATE_KEY.
     """
+    bad = RejectReason.BAD_TOOLS
     if isinstance(value, str):
-        value = _parse(value, RejectReason.BAD_TOOLS, f"the tools column ({excerpt(value)})") if value.strip() else None
+        value = _parse(value, bad, f"the tools column ({excerpt(value)})", lenient=lenient) if value.strip() else None
     if value is None or value == []:
         return None
     if isinstance(value, dict) and ("function" in value or "name" in value):
         value = [value]
     if not isinstance(value, list):
         raise Reject(RejectReason.BAD_TOOLS, f"the tools column is {shown(value)}, not a list of tools")
+    value = [
+        _parse(tool, bad, f"tool {place} ({excerpt(tool)})", lenient=lenient) if isinstance(tool, str) else tool
+        for place, tool in enumerate(value)
+    ]
     return [_schema(tool, f"tool {place}") for place, tool in enumerate(_flat(value))]
 
 
@@ -98,6 +107,8 @@ def _schema(tool: Any, where: str) -> dict[str, Any]:
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
+    if isinstance(call, str):
+        call = _parse(call, RejectReason.BAD_TOOL_CALL, where)
     function = call.get("function", call) if isinstance(call, dict) else None
     if _is_name(function) and "name" not in call:  # the name itself
         function = {**call, "name": function}
@@ -123,13 +134,15 @@ def _arguments(function: dict[str, Any], where: str) -> dict[str, Any]:
     return arguments
 
 
-def _parse(written: str, reason: RejectReason, what: str) -> Any:
+def _parse(written: str, reason: RejectReason, what: str, *, lenient: bool | None = None) -> Any:
+    """Return what JSON text holds; `lenient` is None where no setting says how it is read."""
     try:
-        return parse_row(written.encode())[0]
+        return parse_row(written.encode(), lenient=lenient or False)[0]
     except RepeatedKeyError as error:
         raise Reject(RejectReason.DUPLICATE_KEY, f"{what}: {error}") from error
     except (RowJsonError, UnicodeEncodeError) as error:
-        raise Reject(reason, f"{what} is not valid JSON: {error}") from error
+        said = str(error) if lenient is not None else str(error).partition("; `lenient_json")[0]
+        raise Reject(reason, f"{what} is not valid JSON: {said}") from error
 
 
 def _is_name(value: Any) -> bool:

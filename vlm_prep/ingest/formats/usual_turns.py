@@ -3,7 +3,7 @@
     Anthropic   content blocks tool_use (a call) and tool_result (a tool's turn, inside of the user's)
     Gemini      {"contents": [{"role": "model", "parts": [...]}], "systemInstruction": {"parts": [...]}}
     pairs       {"human": ..., "assistant": ...} (ms-swift; any role names), {"system", "input", "output"} (XTuner)
-    tables      content that is a list of typed parts as JSON text, since a column has one type
+    tables      content that is typed parts, or one, as JSON text, since a column has one type
 
 One message may become several: a tool's result is a turn of its own, where it stands. Content as JSON text is read
 where every message of the row has it, or one that is no answer has a media among its parts; else a text that looks
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
-from vlm_prep.core.row_json import RowJsonError, parse_row
+from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row
 from vlm_prep.ingest.formats.content_parts import MEDIA_TYPES, PART_TYPES
@@ -62,7 +62,7 @@ def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[l
     """
     key = dialect.content_keys[0]
     for turn in turns:
-        if type(turn) is dict and type(said := turn.get(key)) is str and said[:2] != "[{" and len(turn) == 2:
+        if type(turn) is dict and type(said := turn.get(key)) is str and said[:1] not in ("[", "{") and len(turn) == 2:
             continue  # as most are
         if isinstance(turn, dict) and _is_other(turn, dialect):
             break
@@ -98,7 +98,7 @@ def _is_other(turn: Row, dialect: Dialect) -> bool:
         value = turn.get(key)
         if isinstance(value, list):
             return any(isinstance(part, dict) and part.get("type") in (_USE, _RESULT) for part in value)
-        if isinstance(value, str) and value.startswith("[{"):
+        if isinstance(value, str) and value.startswith(("[{", "{")):
             return True
     return False
 
@@ -127,9 +127,9 @@ def _from_text(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[Any
     for turn in turns:
         made = None
         for key in dialect.content_keys if isinstance(turn, dict) else ():
-            if (parts := _typed_parts(turn.get(key))) is not None:
+            answers = any(dialect.role_of(turn.get(each)) == "assistant" for each in dialect.role_keys)
+            if (parts := _typed_parts(turn.get(key), answers=answers)) is not None:
                 made = {**(made or turn), key: parts}
-                answers = any(dialect.role_of(turn.get(each)) == "assistant" for each in dialect.role_keys)
                 decides |= not answers and any(part["type"] in MEDIA_TYPES for part in parts)
             else:
                 plain |= isinstance(turn.get(key), str)
@@ -140,13 +140,16 @@ def _from_text(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[Any
     return [turn if made is None else made for turn, made in zip(turns, parsed, strict=True)]
 
 
-def _typed_parts(value: Any) -> list[Row] | None:
-    if not isinstance(value, str) or not value.startswith("[{"):
+def _typed_parts(value: Any, *, answers: bool) -> list[Row] | None:
+    if not isinstance(value, str) or not value.startswith(("[{", "{")):
         return None
     try:
         parts, _ = parse_row(value.encode())
-    except (RowJsonError, UnicodeEncodeError):
+    except (RowJsonError, UnicodeEncodeError) as error:
+        if isinstance(error, RepeatedKeyError) and '"type"' in value and not answers:
+            raise Reject(RejectReason.DUPLICATE_KEY, f"the content as JSON text: {error}") from error
         return None
+    parts = [parts] if isinstance(parts, dict) else parts
     is_typed = all(isinstance(part, dict) and str(part.get("type")) in PART_TYPES for part in parts)
     return list(parts) if is_typed else None
 
