@@ -108,9 +108,23 @@ def test_prompts_completions_and_histories_of_csv_are_their_messages(tmp_path: P
     other = as_csv(tmp_path / "b.csv", ["prompt", "completion"], ["q", "x"], [repr([USER]), repr([ANSWER])])
     assert "lenient_json=true" in rows_of(other)[1].message  # type: ignore[union-attr]
     assert said(rows_of(other, lenient_json=True)[1]) == ["hi", "ho"]
+    broken = as_csv(
+        tmp_path / "d.csv", ["prompt", "completion"], ["q", "x"], [turns[0][:-1], "x"], [f"[{turns[0][2:]}", "x"]
+    )
+    assert [type(row) for row in rows_of(broken)] == [Sample, Rejected, Sample]
+    one = json.dumps(USER), json.dumps(ANSWER)
+    twice = '{"role": "user", "content": "a", "content": "b"}'
+    found = rows_of(as_csv(tmp_path / "e.csv", ["prompt", "completion"], ["q", "x"], [*one], [twice, "x"]))
+    assert said(found[1]) == ["hi", "ho"] and found[2].reason == R.DUPLICATE_KEY  # type: ignore[union-attr]
     alpaca = ["instruction", "output", "history"]
     path = as_csv(tmp_path / "c.csv", alpaca, ["q", "x", ""], ["q", "x", "[]"], ["q", "x", '[["a", "b"]]'])
     assert [said(row) for row in rows_of(path)] == [["q", "x"], ["q", "x"], ["a", "b", "q", "x"]]
+
+
+@pytest.mark.parametrize("instruction", ["", "do"])
+def test_an_input_without_an_instruction_is_the_question(instruction: str) -> None:
+    sample = read({"instruction": instruction, "input": "hi", "output": "ho"}, format="alpaca")
+    assert sample.messages[0]["content"][0]["text"] == ("do\nhi" if instruction else "hi")
 
 
 def test_rows_and_conversations_that_are_written_as_json_twice_are_read_and_counted(tmp_path: Path) -> None:
@@ -135,6 +149,7 @@ def test_rows_and_conversations_that_are_written_as_json_twice_are_read_and_coun
         (chat({"role": "user", "content": "<image>hi"}, ANSWER, Image="a.png"), ["<image>", "hi", "ho"], 1),
         (chat(**{"System ": "s"}), ["s", "hi", "ho"], 0),
         ({"Instruction": "hi", "Output": "ho"}, ["hi", "ho"], 0),
+        ({"Audio": "a.wav", "Text": "ho"}, ["<audio>", "ho"], 1),
     ],
 )
 def test_columns_and_keys_are_known_in_any_letter_case(
@@ -168,6 +183,12 @@ def test_pairs_go_by_any_names_of_the_two_roles() -> None:
 def test_the_key_that_is_wrong_is_the_one_that_is_named() -> None:
     from_value = {"tags": {"role_tag": "from", "content_tag": "value"}}
     assert "message 1: content is a number" in refused(chat({"role": "user", "content": 0}, ANSWER), **from_value)[1]
+
+
+@pytest.mark.parametrize("audio", [None, "", []])
+def test_a_speech_row_without_its_sound_says_so(audio: Any) -> None:
+    reason, words = refused({"audio": audio, "text": "ho"}, format="asr")
+    assert reason == R.MISSING_MEDIA and "'audio' is null or empty" in words
 
 
 # ---- one thing in two places ----

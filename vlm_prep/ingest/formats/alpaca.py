@@ -1,7 +1,7 @@
 """Alpaca rows: instruction, input and output columns, with earlier turns in history.
 
 The row is written as messages and read by the rules of ShareGPT, placeholders included. `input` follows the
-instruction on a line of its own, as LLaMA-Factory joins them.
+instruction, if that says anything, on a line of its own, as LLaMA-Factory joins them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
     answer = text(required_column(row, spec, "output", noticed), "the output")
     extra = column(row, spec, "input", noticed)
     if not is_empty(extra) and text(extra, "the input"):
-        question = f"{question}\n{extra}"
+        question = f"{question}\n{extra}" if question else str(extra)
     history = parsed_list(column(row, spec, "history", noticed), "the history is", noticed, lenient=spec.lenient_json)
     turns = [*_history(history), *_exchange(question, answer)]
     return build_sample(turns, row, spec, _DIALECT, place, noticed, _READ)

@@ -17,7 +17,7 @@ from vlm_prep.ingest.formats.common import Row, required_column, text
 from vlm_prep.ingest.formats.conversation import RowPlace, require_storable
 from vlm_prep.ingest.formats.entries import column_entries
 from vlm_prep.ingest.formats.media_tags import Part
-from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
+from vlm_prep.ingest.formats.noticed import Noticed, is_empty
 from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row
 from vlm_prep.ingest.spec import ASR_AUDIO, ASR_AUDIO_COLUMNS, DatasetSpec
 
@@ -60,7 +60,9 @@ def _audio(row: Row, spec: DatasetSpec, noticed: Noticed) -> Media:
     found = (spec.columns["audios"],) if "audios" in spec.columns else ASR_AUDIO_COLUMNS
     # a file of several exports has several names of it
     names = found if "audios" in spec.given_columns else tuple(dict.fromkeys((*found, *ASR_AUDIO)))
-    name = next((name for name in names if not (row.get(name) is None or is_nan(row[name]))), None)
+    name = next((name for name in names if not is_empty(row.get(name))), None)
+    if name is None and (empty := next((each for each in names if each in row), None)):
+        raise Reject(RejectReason.MISSING_MEDIA, f"the audio in {empty!r} is null or empty (columns.audio)")
     if name is None:
         has = ", ".join(repr(key) for key in list(row)[:20]) or "nothing"
         wanted = " or ".join(repr(each) for each in names)

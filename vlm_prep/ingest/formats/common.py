@@ -105,14 +105,18 @@ def parsed_list(value: Any, what: str, noticed: Noticed, *, lenient: bool) -> An
     Raises:
         Reject: BAD_JSON or DUPLICATE_KEY; `what` begins the message.
     """
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", '"[')):
-        return value
+    is_text = isinstance(value, str) and value.lstrip().startswith(("[", '"['))
+    return parsed_json(value, what, noticed, lenient=lenient) if is_text else value
+
+
+def parsed_json(written: str, what: str, noticed: Noticed, *, lenient: bool) -> Any:
+    """Return what JSON text in a column holds. Raises as `parsed_list`."""
     try:
-        found, notes = parse_row(value.encode(), lenient=lenient)
+        found, notes = parse_row(written.encode(), lenient=lenient)
     except RepeatedKeyError as error:
         raise Reject(RejectReason.DUPLICATE_KEY, f"{what}: {error}") from error
     except (RowJsonError, UnicodeEncodeError) as error:
-        raise Reject(RejectReason.BAD_JSON, f"{what} no JSON as text: {error}; {excerpt(value)}") from error
+        raise Reject(RejectReason.BAD_JSON, f"{what} no JSON as text: {error}; {excerpt(written)}") from error
     noticed.notes |= notes | {"read_json_text"}
     return found
 

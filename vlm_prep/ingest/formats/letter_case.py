@@ -20,7 +20,7 @@ from vlm_prep.ingest.spec import COLUMN_NAMES, MEDIA_COLUMN_ALIASES, QUERY_COLUM
 _ROW_KEYS: Final = frozenset(
     name
     for names in (
-        *(names for role, names in COLUMN_NAMES.items() if role not in ("id", "text")),
+        *(names for role, names in COLUMN_NAMES.items() if role not in ("id", "text")),  # words of many tables
         *MEDIA_COLUMN_ALIASES.values(),
         QUERY_COLUMNS.values(),
         ROW_KEYS_WITH_MEANING,
@@ -42,7 +42,8 @@ def row_of_usual_case(row: dict[str, Any], spec: DatasetSpec) -> dict[str, Any]:
     """Return a row with its columns of other letter case under their usual names; the row itself where it has none."""
     if _is_usual(row) or spec.format == "mapping":
         return row
-    return _renamed(row, _ROW_KEYS, {*spec.columns.values(), *spec.keep_columns, *spec.ignore_keys})
+    known = _ROW_KEYS.union(COLUMN_NAMES["text"]) if spec.format in (None, "asr") else _ROW_KEYS
+    return _renamed(row, known, {*spec.columns.values(), *spec.keep_columns, *spec.ignore_keys})
 
 
 def message_of_usual_case(turn: dict[str, Any], own: Container[str]) -> dict[str, Any]:

@@ -10,19 +10,21 @@ first user text, as those data sets' own readers do (Idefics' and TRL's `prepare
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
-from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.formats.common import Row, parsed_list, required_column, shown
+from vlm_prep.ingest.formats.common import Row, parsed_json, required_column, shown
 from vlm_prep.ingest.formats.conversation import RowPlace, build_sample
 from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_turns import Dialect, dialect_of
 from vlm_prep.ingest.spec import DatasetSpec
 
 _PAIR: Final = Dialect(role_keys=("role",), content_keys=("content",), roles={"user": "user", "assistant": "assistant"})
+_MESSAGES: Final = re.compile(r"""\s*\[?\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
+"""How messages as JSON begin, or one of them."""
 _READ_OF_A_PAIR: Final = frozenset(("user", "assistant"))
 
 
@@ -79,17 +81,12 @@ def _messages(row: Row, spec: DatasetSpec, role: str, noticed: Noticed) -> list[
 
 
 def _told(written: str, spec: DatasetSpec, what: str, noticed: Noticed) -> list[Any] | None:
-    """Return the messages that a text is as JSON; None for any other, which may begin as a list does."""
-    apart = Noticed()
-    try:
-        found = parsed_list(written, what, apart, lenient=True)
-    except Reject:
+    """Return the messages, or the one, that a text is as JSON; None for any other, which may begin as a list does.
+
+    Raises:
+        Reject: BAD_JSON or DUPLICATE_KEY, it begins as messages do.
+    """
+    if not _MESSAGES.match(written):
         return None
-    is_told = isinstance(found, list) and bool(found)
-    if not is_told or not all(isinstance(each, dict) and not each.keys().isdisjoint(spec.role_keys) for each in found):
-        return None
-    if "read_lenient" in apart.notes and not spec.lenient_json:
-        said = f"{what} a list of messages in Python's words, {excerpt(written)}; `lenient_json=true` reads it"
-        raise Reject(RejectReason.BAD_JSON, said)
-    noticed.notes |= apart.notes
-    return list(found)
+    found = parsed_json(written, what, noticed, lenient=spec.lenient_json)
+    return found if isinstance(found, list) else [found]
