@@ -18,7 +18,7 @@ from vlm_prep.core.records import Media, Sample
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
-from vlm_prep.processors.load import load_processor
+from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.tokenize.chat.fit import fit_to_template
 from vlm_prep.tokenize.coordinates import PlacedChar
 from vlm_prep.tokenize.encoder import SampleEncoder
@@ -36,14 +36,15 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def made(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+def made(kit: Path, tmp_path_factory: pytest.TempPathFactory, load_once: Callable[..., LoadedProcessor]) -> Make:
+    """`made("gemma3", **settings)`: an encoder. Tests that share a processor follow each other: each takes seconds."""
     folder = tmp_path_factory.mktemp("families")
     script = str(kit / "processors" / "assemble.py")
     subprocess.run([sys.executable, script, str(folder), *NAMES], check=True, capture_output=True)
 
-    @functools.lru_cache(maxsize=2)  # a tokenizer of 262,144 pieces takes 400 MB
+    @functools.lru_cache(maxsize=4)  # a tokenizer of 262,144 pieces takes 400 MB
     def adapter(name: str) -> Adapter:
-        return adapter_for(load_processor(str(folder / name), ProcessorConfig(trust_remote_code=name == "kimi_vl")))
+        return adapter_for(load_once(str(folder / name), ProcessorConfig(trust_remote_code=name == "kimi_vl")))
 
     def make(name: str, **config: Any) -> SampleEncoder:
         return SampleEncoder(adapter(name), TokenizeConfig(**config))
@@ -120,6 +121,14 @@ def test_an_answer_of_a_picture_alone_trains_nothing_behind_a_think_block(
         encoder.encode(Sample(**place, messages=[asked[0], shown]), (None,))
 
 
+def test_reasoning_behind_a_real_template_that_drops_it_from_earlier_turns(made: Make) -> None:
+    thought = [user("A?"), assistant("a", reasoning_content="hm")]
+    once = trained(made("nemotron_omni"), thought)
+    assert once == "hm\n</think>\na<|im_end|>"
+    assert trained(made("nemotron_omni"), [*thought, user("B?"), assistant("b")]) == "rejected: rewritten_history"
+    assert trained(made("nemotron_omni", train_on="last"), [*thought, user("B?"), assistant("b")]) == "b<|im_end|>"
+
+
 TWO = [user("A?"), assistant("no"), user("no cat?"), assistant("42")]
 SPACED = [user(" A? "), assistant("\n Yes. \n")]
 
@@ -127,16 +136,16 @@ SPACED = [user(" A? "), assistant("\n Yes. \n")]
 @pytest.mark.parametrize(
     ("name", "two_turns", "blanks", "empty"),
     [
-        ("gemma3", "no<end_of_turn>42<end_of_turn>", "Yes.<end_of_turn>", "<end_of_turn>"),
+        # behind the template's own empty <think> block, with which it trims the answer: at one end
+        ("nemotron_omni", "no<|im_end|>42<|im_end|>", "\n Yes.<|im_end|>", "<|im_end|>"),
+        ("kimi_k25", "no<|im_end|>42<|im_end|>", "\n Yes. \n<|im_end|>", "<|im_end|>"),
         ("gemma4", "no<turn|>42<turn|>", "Yes.<turn|>", "<turn|>"),
+        ("internvl3", "no<|im_end|>42<|im_end|>", "\n\n Yes. \n<|im_end|>", "<|im_end|>"),
+        ("gemma3", "no<end_of_turn>42<end_of_turn>", "Yes.<end_of_turn>", "<end_of_turn>"),
         ("phi4_multimodal", "no<|end|>42<|end|>", "\n Yes. \n<|end|>", "<|end|>"),
         # the template has the model write a line break first, in one token with the header's
         ("llava_onevision", "\n\nno<|im_end|>\n\n42<|im_end|>", "\n\n\n Yes. \n<|im_end|>", "\n\n<|im_end|>"),
-        ("internvl3", "no<|im_end|>42<|im_end|>", "\n\n Yes. \n<|im_end|>", "<|im_end|>"),
         ("kimi_vl", "no<|im_end|>42<|im_end|>", "\n Yes. \n<|im_end|>", "<|im_end|>"),
-        ("kimi_k25", "no<|im_end|>42<|im_end|>", "\n Yes. \n<|im_end|>", "<|im_end|>"),
-        # behind the template's own empty <think> block, with which it trims the answer: at one end
-        ("nemotron_omni", "no<|im_end|>42<|im_end|>", "\n Yes.<|im_end|>", "<|im_end|>"),
     ],
 )
 def test_answers_are_trained_behind_real_templates(
@@ -146,11 +155,3 @@ def test_answers_are_trained_behind_real_templates(
     assert trained(encoder, TWO) == two_turns
     assert trained(encoder, SPACED) == blanks
     assert trained(encoder, [user("A?"), assistant("")]) == empty
-
-
-def test_reasoning_behind_a_real_template_that_drops_it_from_earlier_turns(made: Make) -> None:
-    thought = [user("A?"), assistant("a", reasoning_content="hm")]
-    once = trained(made("nemotron_omni"), thought)
-    assert once == "hm\n</think>\na<|im_end|>"
-    assert trained(made("nemotron_omni"), [*thought, user("B?"), assistant("b")]) == "rejected: rewritten_history"
-    assert trained(made("nemotron_omni", train_on="last"), [*thought, user("B?"), assistant("b")]) == "b<|im_end|>"
