@@ -4,7 +4,8 @@
     def tokenize(source: Source, rows: SourceConfig, config: TokenizeConfig, quiet: Quiet = False) -> None: ...
 
 A parameter that is a group of settings (`core.fields.Settings`) gives an option for each of its fields, any other one
-is an option itself. A parameter takes the place of a field with its name. No option has a default of its own, so what
+is an option itself. A parameter takes the place of a field with its name; where it takes several values and the field
+one, the field has the last. No option has a default of its own, so what
 was not given is known, and a run file or the field's default stands in for it.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le
 from vlm_prep.cli import flags, options
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.run_settings import WorkerConfig
-from vlm_prep.core.settings import LengthConfig, SourceConfig, TokenizeConfig
+from vlm_prep.core.settings import SourceConfig, TokenizeConfig
 
 
 @flags.command
@@ -20,7 +20,7 @@ def command(
     source: flags.Source,
     processor: flags.Processor,
     rows_config: SourceConfig,
-    config: Annotated[TokenizeConfig, flags.Without(LengthConfig)],
+    config: TokenizeConfig,
     run: WorkerConfig,
     fraction: Annotated[
         float | None,
@@ -49,8 +49,8 @@ def command(
         Path | None,
         Doc(
             "In place of the plan, list the rows that a run would reject in this file (.jsonl, .csv or .parquet), with "
-            "reason, file and line; rows longer than a `max_length` that is given are among them. Looks at all rows, "
-            "or at those of `fraction` and `rows`."
+            "reason, file and line, under the same settings. Of several values of `max_length`, rows longer than any "
+            "are among them (`overlong=drop`). Looks at all rows, or at those of `fraction` and `rows`."
         ),
     ] = None,
     html: Annotated[Path | None, Doc("Write the plan with charts as a page, too.")] = None,
@@ -80,7 +80,7 @@ def command(
         return
     lengths, size = sorted(set(max_length or LENGTHS)), SampleSize(fraction=fraction, rows=rows)
     choices = Choices(lengths=lengths, budgets=max_pixels if budgets else (), size=size)
-    found = plan(samples, processor, config, how, choices)
+    found = plan(samples, processor, replace(config, max_pixels=None), how, choices)
     if html is not None:
         from vlm_prep.core.atomic_files import write_bytes_atomically
         from vlm_prep.report.view.plan_page import plan_page

@@ -64,10 +64,15 @@ class Taken:
             each.check(values[each.name])
         own = {name: values[name] for name in self.own}
         made = {
-            name: kind(**{each.name: values[each.name] for each in found})
+            name: kind(**{each.name: values[each.name] for each in found}, **self._last(kind, own))
             for name, (kind, found) in self.groups.items()
         }
         return own | made
+
+    def _last(self, kind: type[Settings], own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what several values of a parameter mean for the field of a group whose place it takes: the last."""
+        fields = (each for each in settings_of(kind) if each.name in own and not each.is_list)
+        return {each.name: own[each.name][-1] for each in fields if self.own[each.name].is_list and own[each.name]}
 
 
 @cache

@@ -1,9 +1,9 @@
 """The rows that a run over a source would reject, with the reason of each, before it is started.
 
 Rows are tokenized by the job of `tokenize` itself, without writing anything: a row that it would reject while reading,
-probing, rendering or labelling is one here, and so is one that crashes or hangs its worker. Lengths are compared with
-each --max-length that is given. What the run compares with the real processor beyond the first rows of each shape is
-not compared here.
+probing, rendering, labelling, rescuing or cutting is one here, and so is one that crashes or hangs its worker. Rows
+that are not made shorter may be compared with several lengths at once. What the run compares with the real processor
+beyond the first rows of each shape is not compared here.
 """
 
 from __future__ import annotations
@@ -52,22 +52,30 @@ class PreflightJob(TokenizeJob):
             task: the rows.
             folder: not used; nothing is written.
             heartbeat: see `engine.tasks.Job`.
-            lengths: the limits to compare with, ascending.
+            lengths: limits to compare with beside the settings' own, ascending; all are smaller.
         """
+        limit = self.config.max_length
         found: dict[int, Rejected] = {}
         longest: dict[int, tuple[int, str]] = {}
         for number, result in self.encoded(task, heartbeat, compare=True):
             if isinstance(result, Rejected):
+                if lengths and result.reason == RejectReason.OVERLONG.value:
+                    message = result.message.replace(f"--max-length is {limit}", _exceeded([*lengths, limit or 0]), 1)
+                    result = replace(result, message=message)
                 found[number] = result
             else:
                 longest[number] = max(longest.get(number, (0, "")), (len(result.input_ids), result.kept))
         heartbeat(NO_ROW)
         for number, (length, kept) in longest.items():
-            if over := [limit for limit in lengths if length > limit]:
-                message = f"{length:,} tokens, --max-length is {' or '.join(f'{limit:,}' for limit in over)}"
+            if over := [each for each in lengths if length > each]:
+                message = f"{length} tokens, {_exceeded(over)}"
                 reject = self.samples.reject(number, STAGE, RejectReason.OVERLONG.value, message)
                 found[number] = replace(reject, kept=kept)
         return sorted(found.items())
+
+
+def _exceeded(limits: Sequence[int]) -> str:
+    return f"--max-length is {' or '.join(f'{limit:,}' for limit in limits)}"
 
 
 @as_before()
@@ -85,14 +93,15 @@ def preflight(
     Args:
         samples: the source.
         processor: as for `tokenize`.
-        config: as for `tokenize`; `max_length` is not used.
+        config: as for `tokenize`, but for `max_length`; with `overlong=error` rows that would end the run are listed.
         options: how to run; `out` is not used.
-        lengths: values of --max-length, ascending; none compares no length.
+        lengths: values of --max-length, ascending; none compares no length, and several are for `overlong=drop`.
         size: which share of the rows to look at.
         file: a .jsonl, .csv or .parquet file: number, and the columns of rejects.parquet.
 
     Raises:
-        InputError: there are no rows, or the file's form is none of these.
+        InputError: there are no rows, the file's form is none of these, or several lengths are given for rows that
+            are made shorter.
         ProcessorError: the processor does not load.
         ExactnessError: a row differs from the real processor's output.
     """
@@ -101,8 +110,12 @@ def preflight(
     if not len(samples):
         raise InputError("the source has no rows")
     numbers = choose_rows(len(samples), size.of(len(samples)))
-    job = PreflightJob(samples, processor, replace(config, max_length=None, exact_length=None, overlong="drop"))
-    told = _look(job, tasks_of(numbers, ROWS_PER_ASSIGNMENT), lengths, options)
+    if config.overlong in ("drop", "error"):
+        config = replace(config, overlong="drop")
+    elif len(lengths) > 1:
+        raise InputError(f"`overlong={config.overlong}` with {len(lengths)} values of `max_length`", "give one of them")
+    job = PreflightJob(samples, processor, replace(config, max_length=lengths[-1] if lengths else None))
+    told = _look(job, tasks_of(numbers, ROWS_PER_ASSIGNMENT), lengths[:-1], options)
     _write(file, told)
     reasons, datasets = Counter(each.reason for _, each in told), Counter(each.dataset for _, each in told)
     return {
@@ -112,6 +125,7 @@ def preflight(
         "rejects": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "datasets": dict(sorted(datasets.items())),
         "max_lengths": list(lengths),
+        "lengths_compared": job.config.most_tokens is not None,
         "file": str(file),
     }
 
@@ -178,6 +192,6 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"  {reason:<28} {count:>10,}"
     for dataset, count in found["datasets"].items():
         yield f"  of {dataset:<25} {count:>10,}"
-    if not found["max_lengths"]:
+    if not found["lengths_compared"]:
         yield "  lengths were not compared: give --max-length"
     yield f"{found['file']} names them"
