@@ -34,7 +34,10 @@ def source(tmp_path: Path) -> Path:
     """300 rows: some no JSON, some without their file, some without an answer, some long, of one turn or of many."""
     lines = []
     for number in range(300):
-        turns = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": f"It is {number}."}]
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": "<image>What?"},
+            {"role": "assistant", "content": f"It is {number}."},
+        ]
         if number % 50 == 9:
             turns.pop()
         if number % 60 == 11:
