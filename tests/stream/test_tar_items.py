@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +75,37 @@ def test_two_nodes_with_workers_read_each_its_ranks_packs(
             made = expected([item])
             assert batch.keys() == made.keys()
             assert all(torch.equal(batch[name], made[name]) for name in made if isinstance(made[name], torch.Tensor))
+
+
+@pytest.mark.parametrize("how", ["planned", "webdataset"])
+def test_two_nodes_of_two_workers_read_each_pack_once(
+    tokenized: Path, packed: Path, options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """In processes of their own, with webdataset's splitters of nodes and of workers."""
+    out = tmp_path / "tars"
+    monkeypatch.setattr("vlm_prep.pack.pack_job.SHARD_BYTES", 1)  # a tar for each pack
+    pack(tokenized, PackConfig(pack_length=2048, world_size=2, format="webdataset"), options(out))
+    line = [sys.executable, str(Path(__file__).with_name("tar_node.py")), str(out), how, "2"]
+    nodes = [
+        subprocess.Popen(line, stdout=subprocess.PIPE, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"})
+        for rank in range(2)
+    ]
+    read = [json.loads(node.communicate()[0]) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0]
+    for rank in range(2):
+        planned = ShardDataset(packed, rank=rank, world_size=2, shuffle=False, pixels=False)
+        assert read[rank] == [list(item["sample_ids"]) for item in planned]
+
+
+def test_tars_that_do_not_go_round_are_refused_all_at_once(tokenized: Path, options: Any, tmp_path: Path) -> None:
+    out = tmp_path / "tars"
+    pack(tokenized, PackConfig(pack_length=2048, world_size=2, format="webdataset"), options(out))
+    items = TarItems(out)
+    assert items.urls() == [*items.urls(0), *items.urls(1)]
+    first, second = (f"rank_{rank:05d}" for rank in range(2))
+    items.manifest.splits[second] = [*items.manifest.splits[second], *items.manifest.splits[first]]
+    with pytest.raises(StoreError, match="ranks have 1, 2 tars"):
+        items.urls()
 
 
 def test_stock_decoders_read_every_member(tokenized: Path, options: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -66,13 +67,26 @@ class TarItems:
         self.__dict__.update(state)
         self._open()
 
-    def urls(self, rank: int) -> list[str]:
+    def urls(self, rank: int | None = None) -> list[str]:
         """Return the tars of a planned rank, in their order: that rank's packs are in step with those of the others.
 
+        Without a rank the tars of all of them in turn, of which webdataset's `split_by_node` gives each of as many
+        nodes its own.
+
         Raises:
-            StoreError: the packs were planned for fewer ranks.
+            StoreError: the packs were planned for fewer ranks; or, of all, ranks have so many tars that they do not
+                come in turn.
         """
         ranks = int(self.manifest.config["world_size"])
+        if rank is None:
+            each = [self.urls(number) for number in range(ranks)]
+            counts = [len(tars) for tars in each]
+            if counts != sorted(counts, reverse=True) or counts[0] - counts[-1] > 1:
+                raise StoreError(
+                    f"{self._store}: ranks have {', '.join(map(str, counts))} tars, which do not come in turn",
+                    "give each rank its own, urls(rank), with nodesplitter=None",
+                )
+            return [tar for step in zip_longest(*each) for tar in step if tar is not None]
         if not 0 <= rank < ranks:
             raise StoreError(f"{self._store}: packs for {ranks} ranks, none for rank {rank}", "pack for as many ranks")
         split = rank_split(rank)
