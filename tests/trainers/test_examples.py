@@ -130,13 +130,22 @@ def test_a_trainer_evaluates_on_a_store(store: Path, tmp_path: Path, example: An
     assert min(alone) < found < max(alone)
 
 
-def test_automodels_signature_collates(tokenized: Path, packs: Path) -> None:
+MASKS: tuple[Any, ...] = ("sdpa", "document_ids", "varlen")
+
+
+def test_automodels_signature_collates(tokenized: Path, packs: Path, packed: Path) -> None:
     processor = load_processor(PROCESSOR).hf
     rows = ShardDataset(tokenized)
     batch = trainers.collate_fn([rows[0], rows[1]], processor)
     assert batch["input_ids"].shape == batch["labels"].shape
     assert batch["pixel_values"].dtype == torch.bfloat16
     assert trainers.packed_collate_fn([ShardDataset(packs)[0]], processor, mask="thd")["qkv_format"] == "thd"
+    # which document a token is of, where Automodel's MTP and context parallelism look
+    several = next(item for item in ShardDataset(packed) if len(item["seq_lens"]) > 1)
+    of = {mask: trainers.packed_collate_fn([several], processor, mask=mask) for mask in MASKS}
+    assert all("seq_lens" not in batch for batch in of.values())
+    for batch in of.values():
+        assert torch.equal(batch["_packed_seq_ids"], of["document_ids"]["attention_mask"])
     # of a store, what its own collater makes
     told = trainers.collate_fn([rows[0], rows[1]], processor, store=str(tokenized))
     own = PadCollate.for_store(rows, pixel_dtype=torch.bfloat16)([rows[0], rows[1]])

@@ -48,10 +48,10 @@ class Case:
     rows: Path
     """The chats as these trainers' users write them: texts with <image>, and the pictures' paths."""
 
-    def run(self, trainer: str, exported: Path) -> dict[str, Any]:
-        """Return what the trainer's script says, in the trainer's environment."""
+    def run(self, trainer: str, exported: Path, what: str = "run") -> dict[str, Any]:
+        """Return what a script of the trainer says, in the trainer's environment."""
         python = ROOT / f".venv-trainers-{trainer}" / "bin" / "python"
-        script = REAL / f"{trainer.replace('-', '_').removeprefix('nemo_')}_run.py"
+        script = REAL / f"{trainer.replace('-', '_').removeprefix('nemo_')}_{what}.py"
         environment = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}{os.pathsep}{REAL}",
@@ -164,6 +164,20 @@ def test_automodel(case: Any, tmp_path: Path) -> None:
     assert found["raw_losses"] == pytest.approx(made.losses(), rel=1e-3)
 
 
+def test_packs_are_laid_out_by_automodels_packed_contracts(case: Any, options: Any, tmp_path: Path) -> None:
+    made = case("nemo-automodel", "automodel", rows=8)
+    pack(made.store, PackConfig(pack_length=1280), options(tmp_path / "packed"))
+    found = made.run("nemo-automodel", tmp_path / "packed", "packed")
+    assert set(found) == {"sdpa", "document_ids", "varlen", "thd"}
+    assert found["varlen"].pop("ours") == ["use_cache"]
+    shapes = found["varlen"].pop("position_ids")  # ours have the text's own axis in front, as transformers' flash reads
+    assert shapes == [[4, 2, 1536], [3, 2, 1536]]
+    for contract in found.values():
+        assert contract.pop("ours", []) == contract.pop("theirs") == []
+        assert len(contract) > 7
+        assert set(contract.values()) == {0}
+
+
 def test_megatron_reads_its_index(options: Any, tmp_path: Path) -> None:
     python = ROOT / ".venv-trainers-megatron-core" / "bin" / "python"
     if not python.exists():
@@ -202,3 +216,16 @@ def test_torchtitan(case: Any, options: Any, tmp_path: Path) -> None:
         assert pixels < 1e-5
         assert set(each.values()) == {0}
     assert found["resumed"]
+
+
+def test_torchtitan_takes_up_a_checkpoint_of_two_ranks_with_one_and_with_three(
+    case: Any, options: Any, tmp_path: Path
+) -> None:
+    made = case("torchtitan", "ours", rows=12)
+    # as many packs as an epoch needs to go on without repeats
+    packs = pack(made.store, PackConfig(pack_length=1280, pack_documents=1), options(tmp_path / "packed"))
+    assert packs is not None
+    assert packs.totals["packs"] > 10
+    found = made.run("torchtitan", tmp_path / "packed", "resume")
+    assert found.pop("different") == 10
+    assert found == {"2": True, "1": True, "3": True}

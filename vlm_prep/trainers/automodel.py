@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from vlm_prep.stream import PackedCollate, PadCollate, ShardDataset
+from vlm_prep.stream.attention import document_ids
 from vlm_prep.stream.forms import Mask
 
 
@@ -54,12 +55,22 @@ def packed_collate_fn(
     """Lay out packs; `mask` is the packing contract (block-causal "sdpa", "document_ids", "varlen", "thd").
 
     `document_ids` is what Automodel's neat packing gives (attention_implementation flash_attention_2 or sdpa, which it
-    patches to read them), `thd` what its Transformer Engine models read.
+    patches to read them), `thd` what its Transformer Engine models read. With all but `thd`, packs of several documents
+    come with `_packed_seq_ids`, int64 (batch, length), 1-based document numbers, 0 where padded: its losses of further
+    tokens (MTP), its context parallelism and some of its models read there which document a token is of.
     """
-    if store is not None:
-        return _packed(store, max_length, mask)(examples)
     options: dict[str, Any] = {"max_length": max_length, "pixel_dtype": torch.bfloat16}
-    return PackedCollate(mask=mask, shift=True, **options, **_tokens(processor))(examples)
+    if store is not None:
+        collate = _packed(store, max_length, mask)
+    else:
+        collate = PackedCollate(mask=mask, shift=True, **options, **_tokens(processor))
+    batch = dict(collate(examples))
+    if mask != "thd":
+        multiple = collate.document_multiple
+        lengths = [-(-each // multiple) * multiple for each in batch.pop("seq_lens")]
+        if max(map(len, lengths)) > 1:
+            batch["_packed_seq_ids"] = document_ids(lengths, batch["input_ids"].shape[1])
+    return batch
 
 
 @functools.lru_cache(maxsize=8)
