@@ -11,6 +11,7 @@ import pytest
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.cli import main
+from vlm_prep.cli.options import sayer
 from vlm_prep.cli.status import status_of
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine import events, progress
@@ -58,6 +59,17 @@ def test_a_run_that_is_gone_is_not_called_running(tmp_path: Path, monkeypatch: p
     events.write_progress(out / "_work" / "progress.json", facts)
     found = status_of(out)
     assert found["state"].startswith("stopped") and found["progress"][0]["age"] > 1000
+
+
+def test_what_data_say_is_made_visible_in_the_log_and_the_events(tmp_path: Path) -> None:
+    text = "set \x1b]0;x\x07\x9b31m\r\u202e \udcff"  # the last is a byte of a file's name that is no UTF-8
+    told = events.Events(tmp_path / "events.jsonl")
+    sayer(True, str(tmp_path / "log.txt"), told)(text)
+    log, written = ((tmp_path / name).read_bytes().decode() for name in ("log.txt", "events.jsonl"))
+    for each in (log, written):
+        assert each.removesuffix("\n").isprintable()
+    assert json.loads(written)["text"] == text
+    assert "\\x1b]0;x\\x07\\x9b31m\\r\\u202e \\udcff" in log
 
 
 def test_events_and_the_log_tell_what_happened(

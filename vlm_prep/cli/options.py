@@ -20,7 +20,7 @@ from vlm_prep.core.named_sources import is_placed, settled
 from vlm_prep.core.run_settings import FinishConfig, RunConfig, WorkerConfig
 from vlm_prep.core.settings import SourceConfig
 from vlm_prep.core.stored_settings import must_name_the_hook
-from vlm_prep.core.visible import visible_json
+from vlm_prep.core.visible import visible, visible_json
 from vlm_prep.engine.array_parts import parse_part
 from vlm_prep.engine.events import Events, now
 from vlm_prep.engine.stage import RunOptions
@@ -91,7 +91,7 @@ def sayer(quiet: bool, log_file: str | None = None, events: Events = Events()) -
         events("note", text=line)
         if log_file is not None:
             with open(log_file, "a", encoding="utf-8") as file:
-                file.write(f"{now()} {with_flags(line)}\n")
+                file.write(f"{now()} {visible(with_flags(line), lines=True)}\n")
 
     log = logging.getLogger("vlm_prep")
     log.handlers = [_Said(say)]

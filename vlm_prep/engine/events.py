@@ -8,6 +8,7 @@ Nothing of it is read by a run, so it may be incomplete after a kill.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+from vlm_prep.core.visible import visible_json
 
 EVERY = 2.0
 """Seconds between two writings of progress.json."""
@@ -41,8 +44,10 @@ class Events:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # not orjson: names of files may hold what is no UTF-8
+        told = json.dumps({"time": now(), "event": event, **facts}, ensure_ascii=False, separators=(",", ":"))
         with open(self.path, "ab") as file:  # one write, so that several runs may share the file
-            file.write(orjson.dumps({"time": now(), "event": event, **facts}) + b"\n")
+            file.write(visible_json(told).encode() + b"\n")
 
 
 def write_progress(path: Path, facts: Mapping[str, Any]) -> None:
