@@ -4,8 +4,8 @@ Each round runs one command (ingest, tokenize with each payload, or pack; 1, 2 o
 instant: the main process, one of its workers, or its whole process group. After a kill of the main process or the
 group the same command is run again and may be killed again; a killed worker must be replaced by the run itself. When
 the command ends, every file of its folder must equal that of an undisturbed run. After the kills come rounds of
-poison (rows that crash, hang or bloat a worker, with kills in between) and of damage (shards deleted, cut, swapped,
-and made again).
+poison (rows that crash, hang or bloat a worker, with kills in between) and of damage (shards deleted or cut, and made
+again). `--parts` does some of the three alone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from vlm_prep.builtin import builtin_data
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 PLANTED = Path(__file__).parent.parent / "tests" / "engine" / "planted"
+PARTS = ("kills", "poison", "damage")
 STAGES = ("ingest", "tokenize", "tokenize:encoded", "tokenize:pixels", "pack")
 WORKERS = (1, 2, 4)
 _POISONED = """
@@ -43,7 +44,7 @@ from vlm_prep.ingest.source import open_samples
 if __name__ == "__main__":
     run.IngestJob = poison_media.PoisonedIngestJob
     options = RunOptions(out=Path(sys.argv[3]), workers=int(sys.argv[4]), progress=False, say=lambda line: None,
-                         sample_timeout=10.0, worker_memory=400 << 20, max_reject_rate=1.0)
+                         sample_timeout=5.0, worker_memory=400 << 20, max_reject_rate=1.0)
     run.ingest(open_samples(sys.argv[2]), IngestConfig(), options)
 """
 
@@ -180,16 +181,26 @@ def undisturbed(line: list[str]) -> float:
     return time.monotonic() - begun
 
 
-def kill_rounds(given: argparse.Namespace, stages: list[str], chance: random.Random, tally: Tally) -> None:
-    """Kill until `kills` are done, or the minutes over."""
-    base, until = given.folder, time.monotonic() + 60 * given.minutes
-    source = write_source(base, given.copies)
-    wholes: dict[str, tuple[Path, Path, float]] = {}
+Whole = tuple[Path, Path, float]
+"""Of a stage: what it reads, what an undisturbed run made, and its seconds."""
+
+
+def make_wholes(base: Path, copies: int, stages: list[str]) -> dict[str, Whole]:
+    """Run each stage undisturbed."""
+    source, wholes = write_source(base, copies), dict[str, Whole]()
     needed = {*stages, *(["tokenize"] if "pack" in stages else [])}
     for stage in (each for each in STAGES if each in needed):
         rows = wholes["tokenize"][1] if stage == "pack" else source
         whole = base / f"{stage}-whole"
         wholes[stage] = rows, whole, undisturbed(command(stage, rows, whole, 1))
+    return wholes
+
+
+def kill_rounds(
+    given: argparse.Namespace, wholes: dict[str, Whole], stages: list[str], chance: random.Random, tally: Tally
+) -> None:
+    """Kill until `kills` are done, or the minutes over."""
+    base, until = given.folder, time.monotonic() + 60 * given.minutes
     number = 0
     while sum(tally.kills.values()) < given.kills and time.monotonic() < until:
         stage, workers = stages[number % len(stages)], WORKERS[number // len(stages) % len(WORKERS)]
@@ -233,12 +244,14 @@ def poison_rounds(base: Path, rounds: int, chance: random.Random, tally: Tally) 
         print(f"poison round {number}: {workers} worker(s)", flush=True)
 
 
-def damage_rounds(base: Path, rounds: int, stages: list[str], chance: random.Random, tally: Tally) -> None:
+def damage_rounds(
+    base: Path, rounds: int, wholes: dict[str, Whole], stages: list[str], chance: random.Random, tally: Tally
+) -> None:
     """Damage shards of finished stores and have the same command make them again."""
     for number in range(rounds):
         stage = stages[number % len(stages)]
-        rows = base / "tokenize-whole" if stage == "pack" else base / "meta.json"
-        whole, out = base / f"{stage}-whole", base / f"damage-{number}"
+        rows, whole, _ = wholes[stage]
+        out = base / f"damage-{number}"
         shutil.copytree(whole, out)
         shards = sorted(out.glob("*/data-*.arrow"))
         chosen = chance.sample(shards, chance.randint(1, len(shards)))
@@ -262,6 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=math.inf, help="of rounds of kills, whatever --kills says")
+    parser.add_argument("--parts", default=",".join(PARTS), help="only these, with commas between them")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--copies", type=int, default=16, help="how often each of the 40 built-in rows is taken")
     parser.add_argument("--poison", type=int, default=6)
@@ -271,12 +285,16 @@ def main() -> None:
     given = parser.parse_args()
     shutil.rmtree(given.folder, ignore_errors=True)
     given.folder.mkdir(parents=True)
-    chance, tally, begun = random.Random(given.seed), Tally(), time.monotonic()
-    kill_rounds(given, given.stages.split(","), chance, tally)
-    if given.poison:
-        poison_rounds(given.folder, given.poison, chance, tally)
-    stages = [stage for stage in STAGES if stage in given.stages.split(",")]
-    damage_rounds(given.folder, given.damage, stages, chance, tally)
+    tally, begun = Tally(), time.monotonic()
+    parts, stages = given.parts.split(","), [stage for stage in STAGES if stage in given.stages.split(",")]
+    # each part has a chance of its own: done alone it is what it is among the others
+    wholes = make_wholes(given.folder, given.copies, stages) if {"kills", "damage"} & set(parts) else {}
+    if "kills" in parts:
+        kill_rounds(given, wholes, stages, random.Random(f"kills {given.seed}"), tally)
+    if "poison" in parts and given.poison:
+        poison_rounds(given.folder, given.poison, random.Random(f"poison {given.seed}"), tally)
+    if "damage" in parts:
+        damage_rounds(given.folder, given.damage, wholes, stages, random.Random(f"damage {given.seed}"), tally)
     print(f"\n{'stage':<18}{'killed':<9}{'while':<15}times")
     for (stage, what, when), times in sorted(tally.kills.items()):
         print(f"{stage:<18}{what:<9}{when:<15}{times}")

@@ -12,7 +12,8 @@ stores of a few rows. A command runs in a forked process and is, up to three tim
 
 After each disturbance a reader must find either no store or a whole one. A command that fails must say so in one line.
 In the end what is there must equal, file by file, what an undisturbed run makes. Every round is made again from the
-seed and its number (`--only`).
+seed and its number (`--only`). Rounds are played beside each other (`--jobs`): most of one's time is waiting, for a
+disk, a server, or a process that stands still.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import itertools
+import multiprocessing
 import os
 import random
 import shutil
@@ -29,6 +32,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +55,12 @@ class Tally:
         """Keep what is wrong."""
         self.wrong.append(line)
         print(f"WRONG: {line}", flush=True)
+
+    def add(self, other: Tally) -> None:
+        """Take in what another process did."""
+        self.counts += other.counts
+        self.compared += other.compared
+        self.wrong += other.wrong
 
     @property
     def kills(self) -> int:
@@ -104,9 +114,13 @@ class Known:
     whole: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def learn(name: str, command: Command, base: Path, known: Known, library: ctypes.CDLL) -> None:
-    """Run a command undisturbed, in forked processes as the rounds do."""
-    out, log = base / f"whole {name}".replace(" ", "-").replace(",", "").replace(":", ""), base / "whole.log"
+Learned = tuple[list[tuple[float, dict[str, int]]], dict[str, str]]
+
+
+def learn(name: str, command: Command, base: Path, library: ctypes.CDLL) -> Learned:
+    """Run a command undisturbed, in forked processes as the rounds do; return what `Known` holds of it."""
+    out = base / f"whole {name}".replace(" ", "-").replace(",", "").replace(":", "")
+    log = out.with_suffix(".log")
     command.begin(out)
     steps = []
     for work in command.steps:
@@ -134,7 +148,58 @@ def learn(name: str, command: Command, base: Path, known: Known, library: ctypes
         steps.append((time.monotonic() - begun, calls))
         if (status := ended(started(work, out, log, {}))) != DONE:
             raise SystemExit(f"{name} does not run: {log.read_text()}")
-    known.of[name], known.whole[name] = steps, command.made(out)
+    return steps, command.made(out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soak:
+    """What each process that plays rounds has from the one that forked it."""
+
+    base: Path
+    seed: int
+    commands: dict[str, Command]
+    known: Known
+    library: ctypes.CDLL
+
+    def learned(self, name: str) -> Learned:
+        """Run a command undisturbed."""
+        return learn(name, self.commands[name], self.base, self.library)
+
+    def round(self, number: int) -> Tally:
+        """Play a round."""
+        name = list(self.commands)[number % len(self.commands)]
+        chance, tally = random.Random(f"{self.seed} {number} {name}"), Tally()
+        play(name, self.commands[name], self.base / f"round-{number}", chance, self.known, tally)
+        return tally
+
+
+_soak: Soak
+
+
+def _learned(name: str) -> Learned:
+    return _soak.learned(name)
+
+
+def _round(number: int) -> Tally:
+    return _soak.round(number)
+
+
+def begin(soak: Soak, jobs: int) -> ProcessPoolExecutor:
+    """Fork processes that know what this one does."""
+    global _soak
+    _soak = soak
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"))
+
+
+def played(pool: ProcessPoolExecutor, numbers: Iterator[int], jobs: int) -> Iterator[Tally]:
+    """Yield what came of each round as it ends, as many at a time as there are processes."""
+    running: set[Future[Tally]] = set()
+    while True:
+        running |= {pool.submit(_round, number) for number in itertools.islice(numbers, jobs - len(running))}
+        if not running:
+            return
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        yield from (each.result() for each in done)
 
 
 @contextlib.contextmanager
@@ -167,9 +232,10 @@ def main() -> None:
     """Play the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--minutes", type=float, help="begin no round after so long, whatever --kills says")
+    parser.add_argument("--minutes", type=float, help="of rounds, whatever --kills says")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="this round alone")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="rounds at a time")
     parser.add_argument("--commands", help="only those whose names begin so, with commas between them")
     parser.add_argument("--no-server", action="store_true", help="push to and pull from a folder")
     parser.add_argument("--no-minutes", action="store_true", help="stop nothing for a minute")
@@ -189,18 +255,23 @@ def main() -> None:
         made = commands_of(base, bucket)
         commands = {name: each for name, each in made.items() if name.startswith(wanted)}
         known = Known(minutes=not given.no_minutes)
-        for name, command in commands.items():
-            learn(name, command, base, known, library)
-        number = given.only or 0
-        over = begun + 60 * given.minutes if given.minutes else float("inf")
-        while time.monotonic() < over and (tally.kills < given.kills if given.only is None else number == given.only):
-            name = list(commands)[number % len(commands)]
-            chance = random.Random(f"{given.seed} {number} {name}")
-            play(name, commands[name], base / f"round-{number}", chance, known, tally)
-            number += 1
-            if number % 50 == 0:  # so that a run that is ended from outside has said what it found
-                show(tally, list(commands), given.seed, number, time.monotonic() - begun)
-    show(tally, list(commands), given.seed, number, time.monotonic() - begun)
+        soak = Soak(base=base, seed=given.seed, commands=commands, known=known, library=library)
+        with begin(soak, given.jobs) as pool:  # as busy as the rounds will be, so that seconds are as long
+            for name, (steps, whole) in zip(commands, pool.map(_learned, commands), strict=True):
+                known.of[name], known.whole[name] = steps, whole
+        print(f"undisturbed runs: {time.monotonic() - begun:.0f} s", flush=True)
+        over = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
+        numbers = itertools.takewhile(
+            lambda number: time.monotonic() < over and tally.kills < given.kills, itertools.count()
+        )
+        rounds = 0
+        with begin(soak, given.jobs) as pool:
+            for each in played(pool, numbers if given.only is None else iter([given.only]), given.jobs):
+                tally.add(each)
+                rounds += 1
+                if rounds % 50 == 0:  # so that a run that is ended from outside has said what it found
+                    show(tally, list(commands), given.seed, rounds, time.monotonic() - begun)
+    show(tally, list(commands), given.seed, rounds, time.monotonic() - begun)
     if tally.wrong:
         raise SystemExit(1)
 
