@@ -96,9 +96,21 @@ def test_content_as_json_text_may_be_one_part_and_has_each_key_once() -> None:
     )
     assert read(chat(ask, answer)).messages == read(chat()).messages
     assert read(chat(USER, answer)).messages[1]["content"][0]["text"] == answer["content"]  # an answer about JSON
+    about = {**USER, "content": '{"type": "image", "image": "a.png"}'}
+    assert not read(chat(about, ANSWER)).media
     twice = '[{"type": "image", "image": "a.png"}, {"type": "text", "text": "a", "text": "b"}]'
     reason, words = refused(chat({**USER, "content": twice}, ANSWER))
     assert reason == R.DUPLICATE_KEY and "'text'" in words
+
+
+def test_content_as_json_text_is_read_beside_an_empty_answer_and_a_system_turn() -> None:
+    ask, answer = (
+        {**each, "content": json.dumps([{"type": "text", "text": each["content"]}])} for each in (USER, ANSWER)
+    )
+    calls, result = called(tool_calls=[{"function": FUNCTION}]), {"role": "tool", "content": "5"}
+    sample = read(chat({"role": "system", "content": "s"}, ask, calls, result, answer))
+    texts = [part["text"] for message in sample.messages for part in message["content"]]
+    assert [each for each in texts if each] == ["s", "hi", "5", "ho"] and "read_json_text" in sample.notes
 
 
 def test_prompts_completions_and_histories_of_csv_are_their_messages(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@
     tables      content that is typed parts, or one, as JSON text, since a column has one type
 
 One message may become several: a tool's result is a turn of its own, where it stands. Content as JSON text is read
-where every message of the row has it, or one that is no answer has a media among its parts; else a text that looks
-like it may be about JSON.
+where every question and answer of the row that says something has it, or one that is no answer has a media among its
+parts; else a text that looks like it may be about JSON.
 """
 
 from __future__ import annotations
@@ -127,12 +127,14 @@ def _from_text(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[Any
     for turn in turns:
         made = None
         for key in dialect.content_keys if isinstance(turn, dict) else ():
-            answers = any(dialect.role_of(turn.get(each)) == "assistant" for each in dialect.role_keys)
+            roles = {dialect.role_of(turn.get(each)) for each in dialect.role_keys}
+            answers = "assistant" in roles
             if (parts := _typed_parts(turn.get(key), answers=answers)) is not None:
                 made = {**(made or turn), key: parts}
-                decides |= not answers and any(part["type"] in MEDIA_TYPES for part in parts)
+                is_list = turn[key].startswith("[")  # an object alone may be what a question is about
+                decides |= is_list and not answers and any(part["type"] in MEDIA_TYPES for part in parts)
             else:
-                plain |= isinstance(turn.get(key), str)
+                plain |= isinstance(turn.get(key), str) and turn[key] != "" and bool(roles & {"user", "assistant"})
         parsed.append(made)
     if not any(parsed) or (plain and not decides):
         return turns
