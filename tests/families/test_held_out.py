@@ -281,3 +281,21 @@ def test_voxtral_without_mistral_common_says_what_it_needs(tmp_path: Path, monke
     monkeypatch.setattr("vlm_prep.processors.voxtral.find_spec", lambda _: None)
     with pytest.raises(ProcessorError, match="mistral-common's, which is not installed"):
         load_processor(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [("loop.index", "' #2<|im_end|>"), ("m.content | string | length", " and another with ' #")],
+    ids=["place", "length"],
+)
+def test_a_template_that_ends_answers_each_otherwise_is_refused(written: str, told: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(builtin_processor("qwen2.5-vl-mini"), tmp_path / "p")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role + '\\n' }}{% for p in m.content %}{% if p.type == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ p.text }}{% endif %}{% endfor %}"
+        f"{{% if m.role == 'assistant' %}} #{{{{ {written} }}}}{{% endif %}}{{{{ '<|im_end|>\\n' }}}}{{% endfor %}}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    with pytest.raises(ProcessorError, match="ends one answer with") as caught:
+        made_of(folder, media_in(tmp_path), TokenizeConfig(), ("image:2",))
+    assert told in caught.value.message

@@ -103,6 +103,7 @@ class _Probe:
             raise ProcessorError(f"{name}: its chat template renders no assistant answer")
         self.user = message("user", _QUESTION, self.parts)
         self.answer = message("assistant", _SENTINEL, self.parts)
+        self._require_one_end(name)
 
     def findings(self, source: str) -> TemplateFindings:
         user, answer = self.user, self.answer
@@ -144,6 +145,20 @@ class _Probe:
             reasoning_of_earlier_turns=self._reasoning(plain),
             trims=self._trims(),
         )
+
+    def _require_one_end(self, name: str) -> None:
+        """Refuse a template that ends an answer otherwise by its place or its length: no end could be told from it."""
+        longer = message("assistant", f"And {_SENTINEL}", self.parts)
+        try:
+            made = [self._render([self.user, self.answer]), self._render([self.user, self.answer, self.user, longer])]
+        except Reject:  # it takes one answer alone
+            return
+        tails = [text.rpartition(_SENTINEL)[2] for text in made if _SENTINEL in text]
+        if len(set(tails)) > 1:
+            raise ProcessorError(
+                f"{name}: its chat template ends one answer with {tails[0]!r} and another with {tails[1]!r}",
+                "what is trained behind answers must be one text: give another one as `chat_template`",
+            )
 
     def _prompt(self, after_last: str) -> tuple[str, str]:
         """A question without and with the generation prompt; the same twice where the one does not extend the other."""
