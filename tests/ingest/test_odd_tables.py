@@ -9,8 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
+from vlm_prep.core.errors import InputError
 from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.ingest.look import look
 from vlm_prep.ingest.source import open_samples
@@ -132,3 +134,18 @@ def test_captions_in_a_list(tmp_path: Path) -> None:
     said = read(source, mapping={"images": "filename", "turns": [asked, {"assistant": lines}]})[0][0][1]
     assert "".join(said) == "A cup.\nIt is red.\n- cup\n- red"
     assert proposal(source)["images"] == "filename"
+
+
+@pytest.mark.parametrize("form", ["parquet", "file", "stream"])
+def test_two_columns_of_one_name_are_refused_and_none_is_dropped(form: str, tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    columns = [pa.array([[*talk, *talk]]), pa.array([talk])]
+    twice = pa.Table.from_arrays(columns, names=["messages", "messages"])
+    path = tmp_path / ("rows.parquet" if form == "parquet" else "rows.arrow")
+    if form == "parquet":
+        pq.write_table(twice, path)
+    else:
+        with (pa.ipc.new_file if form == "file" else pa.ipc.new_stream)(str(path), twice.schema) as writer:
+            writer.write_table(twice)
+    with pytest.raises(InputError, match="two columns are named 'messages'"):
+        open_samples(path)

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from vlm_prep.core.bounds import TABLE_BYTES, at_most
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.regular_files import open_regular
+from vlm_prep.core.visible import excerpt
 from vlm_prep.shards.heads import must_be_valid
 
 TableKind = Literal["parquet", "arrow"]
@@ -164,7 +165,7 @@ class _ParquetTable:
         counts = [group.num_rows for group in groups]
         if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
             raise pa.ArrowInvalid(f"it says {metadata.num_rows} rows, and its row groups have {sum(counts)}")
-        self._names = set(self._file.schema_arrow.names)
+        self._names = _distinct(self._file.schema_arrow)
         self._starts: list[int] = [0, *accumulate(counts)]
         self._sizes = [_rows_of(BATCH_BYTES, group.num_rows, group.total_byte_size) for group in groups]
 
@@ -188,6 +189,15 @@ class _ParquetTable:
             walk.seek(row)
         self._walk = walk
         return walk
+
+
+def _distinct(schema: pa.Schema) -> set[str]:
+    """Return the names of columns; a row as a dictionary would hold the last of two that share one."""
+    names = set(schema.names)
+    if len(names) < len(schema.names):
+        twice = next(name for place, name in enumerate(schema.names) if name in schema.names[:place])
+        raise pa.ArrowInvalid(f"two columns are named {excerpt(twice)}")
+    return names
 
 
 def _rows_of(size: int, rows: int, of: int) -> int:
@@ -246,6 +256,8 @@ class _ArrowTable:
                 source.seek(0)
                 self._batches = list(pa.ipc.open_stream(source))
                 lengths = list(map(len, self._batches))
+        for each in self._batches[:1] if self._reader is None else (self._reader,):
+            _distinct(each.schema)
         self.ahead: tuple[int, list[dict[str, Any]]] = 0, []
         self._starts = [0, *accumulate(lengths)]
         self._is_valid: set[int] = set()
