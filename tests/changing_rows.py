@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +118,30 @@ def done_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 class Killed(BaseException):
     """A kill, as far as this process goes."""
+
+
+def killed_at_each_step(
+    monkeypatch: pytest.MonkeyPatch, old: Path, at: Path, bring: Callable[[Path], object]
+) -> Iterator[bool]:
+    """Copy a store to `at` and kill `bring` at its first change of a file, then at the second, and so on.
+
+    Yields after each whether it came to its end, which it does the last time.
+    """
+    ended, kill_at = False, 0
+    while not ended:
+        kill_at += 1
+        shutil.copytree(old, at)
+        steps = iter(range(1, 10_000))
+        with monkeypatch.context() as patch:
+            for name in ("replace", "rename", "link", "unlink"):
+                patch.setattr(os, name, dying(getattr(os, name), steps, kill_at))
+            try:
+                bring(at)
+                ended = True
+            except Killed:
+                pass
+        yield ended
+        shutil.rmtree(at)
 
 
 def dying(real: Callable[..., Any], steps: Iterator[int], kill_at: int) -> Callable[..., Any]:

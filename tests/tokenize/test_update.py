@@ -14,13 +14,12 @@ from changing_rows import (
     CONFIG,
     PHOTOS,
     PROCESSOR,
-    Killed,
     Rows,
     Source,
     assert_as_from_scratch,
     bring_up,
     done_rows,
-    dying,
+    killed_at_each_step,
     row,
     rows_of,
 )
@@ -274,24 +273,13 @@ def test_a_kill_at_any_instant_leaves_the_old_store_or_the_new_one(
     source.write([*rows[:270], row(-5), *rows[275:]])
     shutil.copytree(old, whole)
     bring_up(source, whole, options)
-    seen, ended, kill_at = set(), False, 0
-    while not ended:
-        kill_at += 1
-        at = Path(shutil.copytree(old, tmp_path / "killed"))
-        steps = iter(range(1, 10_000))
-        with monkeypatch.context() as patch:
-            for name in ("replace", "rename", "link", "unlink"):
-                patch.setattr(os, name, dying(getattr(os, name), steps, kill_at))
-            try:
-                bring_up(source, at, options)
-                ended = True
-            except Killed:
-                pass
+    seen, kills, at = set(), 0, tmp_path / "killed"
+    for _ in killed_at_each_step(monkeypatch, old, at, lambda at: bring_up(source, at, options)):
+        kills += 1
         same = [name for name, other in (("old", old), ("new", whole)) if shown(at) == shown(other)]
         assert len(same) == 1
         seen.update(same)
-        if kill_at % 4 == 0 or "new" in same:
+        if kills % 4 == 0 or "new" in same:
             bring_up(source, at, options)
             assert tree(at) == files(whole)
-        shutil.rmtree(at)
-    assert seen == {"old", "new"} and kill_at > 15
+    assert seen == {"old", "new"} and kills > 15

@@ -3,7 +3,6 @@ done than a layer of the settings asks for."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from changing_rows import CONFIG, PHOTOS, Killed, Rows, Source, assert_as_from_scratch, bring_up, done_rows, dying, row
+from changing_rows import (
+    CONFIG,
+    PHOTOS,
+    Rows,
+    Source,
+    assert_as_from_scratch,
+    bring_up,
+    done_rows,
+    killed_at_each_step,
+    row,
+)
+from chat_styles import STYLES
 from PIL import Image
 
 from vlm_prep.builtin import builtin_data
@@ -55,7 +65,10 @@ def all_rows() -> Rows:
     thinks = talk("Think?", 3)
     for turn in thinks["messages"][1::2]:
         turn["reasoning_content"] = "Hm."
-    return [*rows, untrained, {**late, "images": ["large.jpg"]}, thinks, *(row(number) for number in range(12))]
+    aloud = talk("Think aloud?", 3)
+    for turn in aloud["messages"][1::2]:
+        turn["content"] = f"<think>Hm.</think>{turn['content']}"
+    return [*rows, aloud, untrained, {**late, "images": ["large.jpg"]}, thinks, *(row(number) for number in range(12))]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +114,8 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+SPLIT: dict[str, Any] = {"rewritten_history": "split", "chat_template": STYLES["qwen3"].template}
+"""With a template that drops the reasoning of earlier turns: without one no row becomes several documents."""
 LENGTHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no limit to dropped": ({"max_length": None}, {"max_length": 200}),
     "dropped to no limit": ({"max_length": 200}, {"max_length": None}),
@@ -121,14 +136,19 @@ LENGTHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dropped to exact": ({"max_length": 300}, {"max_length": None, "exact_length": 40}),
     "exact to others": ({"max_length": None, "exact_length": 40}, {"max_length": 500}),
     "split documents to shorter": (
-        {"max_length": 1024, "rewritten_history": "split"},
-        {"max_length": 150, "rewritten_history": "split"},
+        {"max_length": 1024, **SPLIT},
+        {"max_length": 150, **SPLIT},
     ),
     "split documents to longer": (
-        {"max_length": 150, "rewritten_history": "split"},
-        {"max_length": None, "rewritten_history": "split"},
+        {"max_length": 60, **SPLIT},
+        {"max_length": None, **SPLIT},
     ),
 }
+
+
+def has_documents(store: Path) -> bool:
+    """Whether a row of a store became several documents by its history."""
+    return any("~2" in name for shard in Store(store).shards for name in shard.column("sample_id").to_pylist())
 
 
 @pytest.mark.parametrize("change", LENGTHS)
@@ -142,6 +162,7 @@ def test_another_limit_or_policy(
     few = before.get("overlong") != "truncate" and not {"rewritten_history", "exact_length"} & {*before, *after}
     assert not few or len(names) < len(all_rows())
     monkeypatch.undo()
+    assert "rewritten_history" not in after or has_documents(out)
     assert_as_from_scratch(source, out, tmp_path, options, TokenizeConfig(**after))
 
 
@@ -153,7 +174,7 @@ LABELS: dict[str, dict[str, Any]] = {
     "no empty answers": {"empty_answers": "reject"},
     "no reasoning": {"train_reasoning": False},
     "weights": {"loss_weights": True},
-    "documents": {"rewritten_history": "split"},
+    "documents": SPLIT,
     "the last turn of longer rows": {"train_on": "last", "max_length": None},
     "the last turn, truncated": {"train_on": "last", "max_length": 120, "overlong": "truncate"},
 }
@@ -187,6 +208,7 @@ def test_other_labels_and_pixels_look_at_no_media(
         assert not {*names} - {"gone.jpg", "ball.mp4", "0.jpg", "alpha.png"}, names  # see `known_media`
         assert "gone.jpg" in names and names.count("0.jpg") <= 1
     monkeypatch.undo()
+    assert change != "documents" or has_documents(out)
     assert_as_from_scratch(source, out, tmp_path, options, after)
     anew = [info.xxh3 for _, info in read_manifest(tmp_path / "scratch").shards()]
     assert [info.xxh3 for _, info in read_manifest(out).shards()] == anew
@@ -234,32 +256,24 @@ def test_rows_of_a_media_store(
 
 
 def test_a_kill_leaves_the_rows_of_the_old_settings_or_of_the_new(
-    source: Source, made: Made, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch, tree: Tree
+    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch, tree: Tree
 ) -> None:
-    old, after = made(CONFIG), replace(CONFIG, train_on="last", max_length=150)
+    source, after = Source(tmp_path), replace(CONFIG, train_on="last", max_length=150)
+    source.write([talk("Long?", 40), talk("Middle?", 4), row(0, "0.jpg"), row(1)])
+    old, at = tmp_path / "old", tmp_path / "killed"
+    bring_up(source, old, options)
     whole = Path(shutil.copytree(old, tmp_path / "whole"))
     bring_up(source, whole, options, after)
     fingerprints = [read_manifest(each).fingerprint for each in (old, whole)]
-    expected, seen, kill_at = tree(whole), set(), 0
-    while "ended" not in seen:
-        kill_at += 1
-        at = Path(shutil.copytree(old, tmp_path / "killed"))
-        steps = iter(range(1, 10_000))
-        with monkeypatch.context() as patch:
-            for name in ("replace", "rename", "link", "unlink"):
-                patch.setattr(os, name, dying(getattr(os, name), steps, kill_at))
-            try:
-                bring_up(source, at, options, after)
-                seen.add("ended")
-            except Killed:
-                pass
+    expected, seen, kills = tree(whole), set(), 0
+    for _ in killed_at_each_step(monkeypatch, old, at, lambda at: bring_up(source, at, options, after)):
+        kills += 1
         now = read_manifest(at)
         assert now.fingerprint in fingerprints
         assert all((at / name).exists() for name, _ in now.shards())
         state = ["old", "new"][fingerprints.index(now.fingerprint)]
         seen.add(state)
-        if state == "new" or kill_at % 6 == 0:
+        if state == "new" or kills % 6 == 0:
             bring_up(source, at, options, after)
             assert {name: each for name, each in tree(at).items() if not name.startswith("_work")} == expected
-        shutil.rmtree(at)
-    assert seen == {"old", "new", "ended"} and kill_at > 10
+    assert seen == {"old", "new"} and kills > 10
