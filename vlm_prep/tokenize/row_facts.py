@@ -1,7 +1,7 @@
 """What a task tells of its rows one by one, for the store's record of them (`shards.row_ledger`).
 
-In a task's record, arrays stand in base 85, so that a hundred million rows are a gigabyte of text and not of
-Python's numbers.
+In a task's record, arrays stand in base 64, so that a hundred million rows are two gigabytes of text and not of
+Python's numbers. (Python's base 85 is a fifth shorter, and took 3 µs a row of each update.)
 """
 
 from __future__ import annotations
@@ -125,11 +125,11 @@ class RowFacts:
 
 
 def _text(values: Sequence[int], dtype: Any) -> str:
-    return base64.b85encode(np.asarray(values, dtype).tobytes()).decode()
+    return base64.b64encode(np.asarray(values, dtype).tobytes()).decode()
 
 
 def _array(text: str, dtype: Any) -> NDArray[np.int64]:
-    return np.frombuffer(base64.b85decode(text), dtype).astype(np.int64)
+    return np.frombuffer(base64.b64decode(text), dtype).astype(np.int64)
 
 
 def facts_json(ledger: RowLedger, start: int, stop: int) -> dict[str, Any]:

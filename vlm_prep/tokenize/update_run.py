@@ -29,6 +29,7 @@ from vlm_prep.engine.workspace import Workspace
 from vlm_prep.ingest.row_digests import row_digests, sample_ids
 from vlm_prep.ingest.source import Samples
 from vlm_prep.media.gathered import open_gathered
+from vlm_prep.processors.lean_imports import no_garbage
 from vlm_prep.shards.earlier import rejected_earlier
 from vlm_prep.shards.layout import (
     read_origin,
@@ -132,7 +133,8 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
     _settle(options)
     job, identity, findings = begin(samples, processor, config, options)
     config = replace(config, template_date=findings.template_date)
-    found = look(samples, identity, options.out)
+    with no_garbage():  # millions of small objects, none of them garbage
+        found = look(samples, identity, options.out)
     options.say(f"{options.out}: {found.plan.said()}")
     if found.plan.nothing and digest_json(found.manifest.identity) == digest_json(identity):
         return found.manifest
@@ -145,7 +147,8 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
         reopen(workspace, {"update": found.round, "of": found.manifest.fingerprint, "to": _target(found)})
         records, checked = _records(found, workspace, run, config, options)
         made = describe_run(samples, config, findings.runtime, [checked], records, {})
-        stage(found, workspace, records, made, samples, processor, config)
+        with no_garbage():
+            stage(found, workspace, records, made, samples, processor, config)
         workspace.publish()
         workspace.close()
     except OSError as error:
