@@ -249,7 +249,18 @@ def test_a_store_that_does_not_exist(call: Call, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_store(call: Call, tmp_path: Path) -> None:
-    assert_says(call("stats", tmp_path), "not a vlm-prep store")
+    assert_says(call("stats", tmp_path), "not a vlm-prep store", "give a folder made by")
+
+
+@pytest.mark.parametrize("name", ["stats", "status", "verify", "rejects"])
+def test_the_folder_of_a_job_names_the_stores_in_it(call: Call, ingested: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "ingested").symlink_to(ingested)
+    (tmp_path / "tokenized" / "_work").mkdir(parents=True)
+    assert_says(call(name, tmp_path), str(tmp_path), f"{tmp_path / 'ingested'}, {tmp_path / 'tokenized'}")
+
+
+def test_an_audit_of_a_store_is_no_audit_of_a_source(call: Call, tokenized: Path) -> None:
+    assert_says(call("labels", tokenized, "--audit"), "--audit counts the rows of a source", "is a store")
 
 
 def test_a_store_of_the_wrong_stage_for_pack(call: Call, ingested: Path, tmp_path: Path) -> None:

@@ -123,3 +123,28 @@ def test_too_many_rejects_stop_a_job_and_show_what_was_done(job: Job, tmp_path: 
     assert [each["stage"] for each in told] == ["ingest", "tokenize"]
     assert told[1]["rows_rejected"] == 6
     assert not (tmp_path / "job" / "packed").exists()
+
+
+def test_a_job_that_stopped_says_what_did_not_begin_and_what_goes_on(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str, status: int) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["vlm-prep", "run", str(file), "--set", "tokenize.max_length=260", *words])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert ended.value.code == status
+        return (told := capsys.readouterr()).out, told.err
+
+    table, said = run("--quiet", status=3)
+    assert [line.split()[:2] for line in table.splitlines()] == [
+        ["stage", "state"],
+        ["ingest", "made"],
+        ["tokenize", "made"],
+    ]
+    assert f"pack did not begin: with a higher tokenize.max_reject_rate in {file} run goes on" in said
+    table, _ = run("--quiet", "--set", "tokenize.max_reject_rate=1", status=0)
+    assert [[line.split()[0], "done before" in line] for line in table.splitlines()[1:]] == [
+        ["ingest", True],
+        ["tokenize", True],
+        ["pack", False],
+    ]

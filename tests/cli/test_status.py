@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,33 @@ def test_what_data_say_is_made_visible_in_the_log_and_the_events(tmp_path: Path)
         assert each.removesuffix("\n").isprintable()
     assert json.loads(written)["text"] == text
     assert "\\x1b]0;x\\x07\\x9b31m\\r\\u202e \\udcff" in log
+
+
+def test_a_run_of_this_machine_that_was_killed_is_not_called_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "out" / "_work"
+    work.mkdir(parents=True)
+    (work / "plan.json").write_text(json.dumps({"stage": "ingest", "fingerprint": "", "identity": {}, "tasks": 3}))
+    facts = {"stage": "ingest", "rows": 9, "rows_done": 4, "rejected": 0, "seconds_left": 2.0}
+    events.write_progress(work / "progress.json", facts)
+    assert status_of(tmp_path / "out")["state"] == "running"
+    written = json.loads((work / "progress.json").read_bytes())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for changed, state in (
+        ({"pid": dead.pid}, "stopped"),
+        ({"pid": dead.pid, "host": "elsewhere"}, "running"),
+        ({"pid": dead.pid, "boot": "another start"}, "running"),
+        ({"pid": dead.pid, "boot": None}, "running"),
+    ):
+        (work / "progress.json").write_text(json.dumps(written | changed))
+        assert status_of(tmp_path / "out")["state"] == state
+    (work / "progress.json").write_text(json.dumps(written | {"pid": dead.pid}))
+    monkeypatch.setattr(sys, "argv", ["vlm-prep", "status", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        main.main()
+    assert f"process {dead.pid} on {written['host']}, which is gone" in capsys.readouterr().out
 
 
 def test_events_and_the_log_tell_what_happened(

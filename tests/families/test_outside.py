@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,13 +13,24 @@ from families.rows import Made, picture, row
 from sources import Rows
 from typer.testing import CliRunner
 
+from vlm_prep.builtin import builtin_data
 from vlm_prep.cli.main import app
-from vlm_prep.core.errors import ProcessorError
+from vlm_prep.core.errors import ProcessorError, StoreError
+from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.records import Encoded
 from vlm_prep.core.settings import TokenizeConfig
+from vlm_prep.engine.run_options import RunOptions
+from vlm_prep.ingest.source import open_samples
+from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
+from vlm_prep.stream import PadCollate, ShardDataset
 from vlm_prep.tokenize.tokenize_job import TokenizeJob, row_of
+from vlm_prep.tokenize.tokenize_run import tokenize
+from vlm_prep.tokenize.verify.store import check_store
+
+Options = Callable[..., RunOptions]
+PROCESSOR = "builtin:qwen2.5-vl-mini"
 
 FAMILY = """\
 import numpy as np
@@ -61,6 +73,32 @@ def test_an_installed_package_adds_a_family(
     for result in job.results(0, 2):
         assert isinstance(result, Encoded)
         assert job.oracle.compare(row_of(result)).differences == ()
+
+
+def test_its_store_is_packed_read_and_verified_also_where_the_package_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Options
+) -> None:
+    about = tmp_path / "plain_family-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(METADATA.replace("llava", "plain"))
+    (about / "entry_points.txt").write_text("[vlm_prep.families]\nQwen2_5_VLProcessor = plain_family:Plain\n")
+    code = "from vlm_prep.processors.adapter import Adapter\n\n\nclass Plain(Adapter):\n    family = 'plain'\n"
+    (tmp_path / "plain_family.py").write_text(code)
+    store = tmp_path / "tok"
+    with monkeypatch.context() as installed:
+        installed.syspath_prepend(tmp_path)
+        assert "plain-family 1.0" in CliRunner().invoke(app, ["doctor", "-p", PROCESSOR]).output
+        samples = open_samples(builtin_data(), datasets=("photo_talk",), limit=3)
+        tokenize(samples, PROCESSOR, TokenizeConfig(), options(store))
+        assert check_store(store, processor=PROCESSOR).identity == []
+    with pytest.raises(
+        StoreError, match=r"family plain of plain-family 1\.0; here it is qwen2_5_vl of vlm-prep\n  install plain"
+    ):
+        check_store(store, processor=PROCESSOR)
+    pack(store, PackConfig(pack_length=4096), options(tmp_path / "packed"))
+    rows = ShardDataset(store)
+    batch = PadCollate.for_store(rows)([rows[0]])
+    assert batch["image_grid_thw"].shape == (1, 3) and "pixel_values" in batch
 
 
 def test_a_family_that_does_not_load_names_its_package(

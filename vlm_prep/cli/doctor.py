@@ -10,6 +10,7 @@ from annotated_doc import Doc
 from vlm_prep.cli import flags, options, terminal
 from vlm_prep.core.errors import ExactnessError, InputError
 from vlm_prep.core.fields import IsPath
+from vlm_prep.core.processor_record import FAMILY_FROM
 from vlm_prep.core.settings import LengthConfig, MediaCheck, PayloadConfig, ProofConfig, TokenizeConfig
 from vlm_prep.processors.audio_limit import audio_limit
 from vlm_prep.processors.left_out import center_crop
@@ -124,6 +125,7 @@ def _findings(encoder: Any) -> dict[str, Any]:
     return {
         "processor": adapter.loaded.identity["class"],
         "family": adapter.family,
+        "family from": adapter.loaded.identity.get(FAMILY_FROM, "vlm-prep"),
         "level": adapter.level,
         "media": list(adapter.kinds),
         "stored per sample": ["input_ids", "labels", *stored, "media", "conversation"],

@@ -21,6 +21,8 @@ _WORK: Mapping[str, Callable[..., Work]] = {"ingest": ingest.work, "tokenize": t
 MISSING, UNFINISHED, CHANGED, DONE = "missing", "unfinished", "changed", "done"
 WAITS = "waits"
 """A stage whose input is not there yet, so that nobody can say more."""
+_DID = {MISSING: "made", UNFINISHED: "continued", CHANGED: "made again", DONE: "done before"}
+"""What was done with a stage that was found in a state."""
 _SWITCHES = ("dry_run", "as_json", "quiet")
 
 
@@ -100,9 +102,11 @@ def run(
             todo.do()
         except FirstRowsError:
             raise
-        except RejectRateError:
+        except RejectRateError as error:
             _show([*told, _done(step, todo, began)], as_json)
-            raise
+            rest = " and ".join(each.stage for each in steps[len(told) + 1 :])
+            more = f"\n  {rest} did not begin: with a higher {step.stage}.max_reject_rate in {file} run goes on"
+            raise RejectRateError(error.message, f"{error.hint}{more if rest else ''}") from error
         told.append(_done(step, todo, began))
     _show(told, as_json)
 
@@ -164,15 +168,17 @@ def _done(step: Step, todo: Work, began: float) -> dict[str, Any]:
 
     totals = read_manifest(todo.place.folder).totals
     counts = {name: totals.get(name) for name in ("rows_in", "rows_written", "rows_rejected", "tokens")}
-    return {**_told(step), **counts, "seconds": round(time.monotonic() - began, 1)}
+    did = "brought up" if step.updates else _DID[step.state]
+    return {**_told(step), "did": did, **counts, "seconds": round(time.monotonic() - began, 1)}
 
 
 def _show(told: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         options.show_json(told)
         return
-    names = [name for name in told[0] if name != "changes"] if told else []
-    table = [names, *([_cell(each.get(name)) for name in names] for each in told)]
+    shown = [{("state" if name == "did" else name): value for name, value in each.items()} for each in told]
+    names = [name for name in shown[0] if name != "changes"] if shown else []
+    table = [names, *([_cell(each.get(name)) for name in names] for each in shown)]
     widths = [max(len(row[column]) for row in table) for column in range(len(names))]
     for row in table:
         terminal.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

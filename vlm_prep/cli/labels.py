@@ -44,7 +44,12 @@ def command(
     as_json: flags.AsJson = False,
 ) -> None:
     """Show rows as the model reads them: trained tokens in green (between ⟦ ⟧ when not a terminal)."""
-    if not audit and is_store(source):
+    if is_store(source):
+        if audit:
+            raise InputError(
+                f"`audit` counts the rows of a source, and {source} is a store",
+                "give what it was made of, with `processor`; `vlm-prep stats` counts what the store holds",
+            )
         _show_store(source, processor, config, row, limit or DEFAULT_LIMIT, as_json)
         return
     if row:

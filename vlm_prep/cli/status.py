@@ -35,6 +35,7 @@ def command(
         echo(
             f"{'progress':<12} {part['rows_done']:,} of {part['rows']:,} rows since it was started, "
             f"{part['rejected']:,} rejected{rest}; {part['age']:.0f} s ago, process {part['pid']} on {part['host']}"
+            + (", which is gone" if part["gone"] else "")
         )
 
 
@@ -45,7 +46,7 @@ def status_of(folder: Path) -> dict[str, Any]:
         StoreError: there is no run.
     """
     from vlm_prep.engine.ownership import PLAN, read_plan
-    from vlm_prep.shards.manifest import read_manifest
+    from vlm_prep.shards.manifest import read_manifest, runs_below
     from vlm_prep.shards.store_names import MANIFEST, WORK
 
     if (folder / MANIFEST).exists():
@@ -54,14 +55,19 @@ def status_of(folder: Path) -> dict[str, Any]:
         counts = {name: manifest.totals.get(name) for name in names}
         return {"stage": manifest.stage, "state": "finished", **counts, "progress": []}
     if not (folder / WORK / PLAN).exists():
-        raise StoreError(f"{folder}: no run has begun here", "give the folder `out` of ingest, tokenize or pack")
+        below = ", ".join(str(path) for path in runs_below(folder))
+        raise StoreError(
+            f"{folder}: no run has begun here",
+            f"in it there are {below}" if below else "give the folder `out` of ingest, tokenize or pack",
+        )
     plan = read_plan(folder)
     done = sum(1 for _ in (folder / WORK / "done").glob("task-*.json"))
     parts = [_read(path) for path in sorted((folder / WORK).glob("progress*.json"))]
-    alive = any(part["age"] < _SILENT for part in parts)
+    alive = any(part["age"] < _SILENT and not part["gone"] for part in parts)
+    gone = bool(parts) and all(part["gone"] for part in parts)
     return {
         "stage": plan.stage,
-        "state": "running" if alive else "stopped, or nothing heard of it",
+        "state": "running" if alive else "stopped" if gone else "stopped, or nothing heard of it",
         "tasks": plan.tasks,
         "tasks_done": done,
         "progress": parts,
@@ -73,9 +79,13 @@ _SILENT = 60.0
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from vlm_prep.engine.lock import is_dead, is_here
+
     try:
         found: dict[str, Any] = orjson.loads(read_regular(path))
         age = datetime.now(UTC) - datetime.fromisoformat(found["updated"])
+        # without the machine's start, as earlier versions wrote it, a name may be that of another
+        gone = found.get("boot") is not None and is_here(found) and is_dead(found["pid"])
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{path} is damaged: {error}", "delete it; the next run writes another") from error
-    return {**found, "age": round(age.total_seconds(), 1)}
+    return {**found, "gone": gone, "age": round(age.total_seconds(), 1)}

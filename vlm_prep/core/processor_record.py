@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
+FAMILY_FROM = "family_from"
+"""The key of `identity` that names the package of a family from outside; a processor that is loaded alone has none."""
+
 
 class TensorRecord(TypedDict):
     """A tensor that rows hold beside their media."""

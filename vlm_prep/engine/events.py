@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import orjson
 
 from vlm_prep.core.visible import visible_json
+from vlm_prep.engine.lock import this_process
 
 EVERY = 2.0
 """Seconds between two writings of progress.json."""
@@ -52,7 +52,7 @@ class Events:
 
 def write_progress(path: Path, facts: Mapping[str, Any]) -> None:
     """Write progress.json; a reader sees all of it or the one before."""
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "updated": now()}
+    mine = {**this_process(), "updated": now()}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(orjson.dumps({**facts, **mine}, option=orjson.OPT_INDENT_2) + b"\n")
     os.replace(temporary, path)

@@ -13,7 +13,7 @@ import fcntl
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Lock:
         self._say = say
         self._descriptor: int | None = None
         self._over = threading.Event()
-        self._mine = {"host": socket.gethostname(), "boot": boot(), "pid": os.getpid()}
+        self._mine = this_process()
 
     def acquire(self) -> None:
         """Take the lock, also from an owner that died.
@@ -59,7 +59,7 @@ class Lock:
                 if self._descriptor is None:
                     os.close(descriptor)
         if owner is not None:
-            where = "" if self._is_here(owner) else f" on {owner['host']}"
+            where = "" if is_here(owner) else f" on {owner['host']}"
             self._say(f"taking over {self.folder}: process {owner['pid']}{where} that was writing it is gone")
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, orjson.dumps(self._mine), 0)
@@ -92,13 +92,13 @@ class Lock:
         except OSError:  # a file system without locks
             held = reaches = False
         owner = _read(descriptor)
-        here = owner is None or self._is_here(owner)
+        here = owner is None or is_here(owner)
         if held and here:
             who = f"process {owner['pid']}" if owner is not None else "another process"
             raise OutputError(f"{self.folder} is being written by {who}", "wait for it, or stop it")
         if owner is not None and (held or not here or not reaches):
             silent = self._seconds_silent(descriptor)
-            if held or (silent < STALE_SECONDS and not (here and _is_dead(owner["pid"]))):
+            if held or (silent < STALE_SECONDS and not (here and is_dead(owner["pid"]))):
                 raise OutputError(
                     f"{self.folder} is locked by process {owner['pid']} on {owner['host']}, "
                     f"whose last sign of life is {max(0, silent):.0f} s old",
@@ -106,10 +106,6 @@ class Lock:
                     f"you delete {self.path})",
                 )
         return owner
-
-    def _is_here(self, owner: dict[str, Any]) -> bool:
-        """Whether an owner is of this machine since it started: a name alone is that of each copy of an image, too."""
-        return owner["host"] == self._mine["host"] and owner["boot"] in (None, self._mine["boot"])
 
     def _seconds_silent(self, descriptor: int) -> float:
         """Return how long ago the file was renewed, by the clock of the file system."""
@@ -167,7 +163,18 @@ def boot() -> str | None:
         return None
 
 
-def _is_dead(pid: int) -> bool:
+def this_process() -> dict[str, Any]:
+    """Return what names this process: host, boot, pid."""
+    return {"host": socket.gethostname(), "boot": boot(), "pid": os.getpid()}
+
+
+def is_here(process: Mapping[str, Any]) -> bool:
+    """Whether a process that was named so is of this machine since it started: a name alone is that of each copy of an
+    image, too."""
+    return process["host"] == socket.gethostname() and process["boot"] in (None, boot())
+
+
+def is_dead(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

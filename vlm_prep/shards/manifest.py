@@ -229,4 +229,15 @@ def _no_manifest(folder: StorePath, error: OSError) -> StoreError:
             f"{folder} is unfinished: it has no manifest.json",
             "run the same command again, it continues where it stopped",
         )
-    return StoreError(f"{folder} is not a vlm-prep store: it has no manifest.json", "give a folder made by `vlm-prep`")
+    below = ", ".join(str(path) for path in runs_below(folder))
+    return StoreError(
+        f"{folder} is not a vlm-prep store: it has no manifest.json",
+        f"the stores in it are {below}" if below else "give a folder made by `vlm-prep`",
+    )
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """Return the folders in a folder, as that of a job, that are a store or will be one."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if (path / MANIFEST).exists() or (path / WORK).is_dir())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
 from vlm_prep.core.errors import ProcessorError, VlmPrepError
+from vlm_prep.core.processor_record import FAMILY_FROM
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.florence import Florence2
 from vlm_prep.processors.families.gemma import Gemma3, Gemma4
@@ -87,7 +89,7 @@ def _made(loaded: LoadedProcessor) -> Adapter:
     for point in entry_points(group=GROUP):
         if point.name in ancestry:
             package = f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
-            loaded.identity["family_from"] = package
+            loaded = replace(loaded, identity={**loaded.identity, FAMILY_FROM: package})
             try:
                 outside: type[Adapter] = point.load()
             except Exception as error:  # whatever an import of someone else's code raises

@@ -18,7 +18,7 @@ import numpy as np
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes
-from vlm_prep.core.processor_record import ProcessorRecord
+from vlm_prep.core.processor_record import FAMILY_FROM, ProcessorRecord
 from vlm_prep.core.records import MediaKind
 from vlm_prep.core.settings import ProcessorConfig
 from vlm_prep.core.stored_media import StoredMedia
@@ -53,7 +53,7 @@ class PixelMaker:
 
     def __init__(self, runtime: ProcessorRecord, *, whole: Any = None, trust_remote_code: bool = False) -> None:
         self._whole = runtime["whole"]
-        self._identity = runtime["identity"]
+        self._identity = {name: value for name, value in runtime["identity"].items() if name != FAMILY_FROM}
         self._trusted = trust_remote_code
         self._parts = runtime["parts"]
         self._interleaved = bool(runtime["interleaved"])
@@ -302,7 +302,7 @@ class PixelMaker:
                     "pass trust_remote_code=True if you trust it",
                 )
             loaded = load_processor(how["name"], config)
-            if differing := changes(dict(self._identity), loaded.identity):
+            if differing := changes(self._identity, loaded.identity):
                 raise StoreError(f"{how['name']} is another processor than the store's", "; ".join(differing))
             self._made["whole"] = loaded.hf
         return self._made["whole"]

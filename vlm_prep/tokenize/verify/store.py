@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlm_prep.core.errors import Reject, StoreError
+from vlm_prep.core.processor_record import FAMILY_FROM
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_settings import stored_settings
 from vlm_prep.engine.tasks import Progress
+from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.table import adapter_for
 from vlm_prep.processors.load import load_processor
 from vlm_prep.shards.manifest import read_manifest
@@ -98,8 +100,10 @@ def _check_rows(
     store: Store, processor: str, config: TokenizeConfig, fraction: float, found: Findings, progress: Progress
 ) -> None:
     loaded = load_processor(processor, config.processor)
-    found.identity = _identity_changes(store.manifest.processor["identity"], loaded.identity)
-    oracle = Oracle(SampleEncoder(adapter_for(loaded), config), config, store.manifest.processor.get("payload"))
+    adapter = adapter_for(loaded)
+    _must_be_the_family(store, adapter)
+    oracle = Oracle(SampleEncoder(adapter, config), config, store.manifest.processor.get("payload"))
+    found.identity = _identity_changes(store.manifest.processor["identity"], adapter.loaded.identity)
     for row in store.rows():
         counts = found.kinds.setdefault(media_kind(row["media"]), {"rows": 0, "checked": 0, "differing": 0})
         counts["rows"] += 1
@@ -111,6 +115,21 @@ def _check_rows(
                 found.differences.append(f"{row['sample_id']}: " + "; ".join(lines))
         progress(1, len(row["input_ids"]), 0)
     found.kinds = dict(sorted(found.kinds.items()))
+
+
+def _must_be_the_family(store: Store, adapter: Adapter) -> None:
+    """Refuse a store whose rows hold other tensors than the processor's family has here.
+
+    Raises:
+        StoreError: they do, as where the package of a family is not installed.
+    """
+    then = store.manifest.processor
+    if {tensor["name"] for tensor in then["tensors"]} != {tensor.name for tensor in adapter.geometry}:
+        made, here = (each.get(FAMILY_FROM, "vlm-prep") for each in (then["identity"], adapter.loaded.identity))
+        raise StoreError(
+            f"{store.folder} is of the family {then['family']} of {made}; here it is {adapter.family} of {here}",
+            f"install {made}, or make the store again" if made != here else "make the store again",
+        )
 
 
 def _differences(oracle: Oracle, row: dict[str, Any]) -> list[str]:
