@@ -1,6 +1,6 @@
 """Change every byte of every file of small stores, one at a time, and see what becomes of it: `make bytes`.
 
-For each payload and each form of store (ingested, tokenized, packed by rank, as an index, as tars): every byte of every
+For each payload and each form of store (ingested, tokenized, compressed, packed by rank, as an index, as tars): every byte of every
 file is changed once, and the manifest and each shard are cut at every length (shards: within 4 KiB of either end). Each
 time `verify` must name the file and `ShardDataset(verify=True)` must refuse. Without `verify` nothing may crash: a read
 gives the right rows, an error, or, where only a checksum can tell, other rows, which are counted.
@@ -92,6 +92,8 @@ def make_stores(base: Path) -> dict[str, Path]:
     ingest(samples, IngestConfig(), options("ingested"))
     for media in ("reference", "encoded", "pixels"):
         tokenize(samples, PROCESSOR, TokenizeConfig(media=media, max_image_pixels=10**6), options(media))
+    for how in ("lz4", "zstd"):
+        tokenize(samples, PROCESSOR, TokenizeConfig(media="reference", compress=how), options(how))
     packed = PackConfig(pack_length=64, world_size=2)
     pack(base / "encoded", packed, options("ranks"))
     pack(base / "encoded", replace(packed, layout="index"), options("index"))
