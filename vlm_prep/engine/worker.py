@@ -9,13 +9,11 @@ through one shared pipe, such as pebble's and concurrent.futures', break when a 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import traceback
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.errors import RejectReason, VlmPrepError
-from vlm_prep.core.own_process import ENVIRONMENT, make_own, without_main
+from vlm_prep.core.own_process import ENVIRONMENT, end_with_parent, make_own, without_main
 from vlm_prep.engine.heartbeat import Beat, SharedHeartbeat
 from vlm_prep.engine.tasks import NO_ROW, Assignment, Job
 
@@ -42,7 +40,6 @@ ONE_THREAD = {
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
 """The parallelism is in the processes. Workers inherit these from the forkserver; this process keeps its own."""
-_PR_SET_PDEATHSIG = 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SENT_BY_OTHERS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 _LOST_SERVER = 255
@@ -255,15 +252,11 @@ def _sendable(error: Exception) -> Exception:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this worker when the forkserver ends, as it does when the run is killed: a worker that lived
-    on would finish its task beside the rerun, or hang for ever."""
+    """End when the forkserver ends, as it does when the run is killed: a worker that lived on would finish its task
+    beside the rerun, or hang for ever."""
     # the forkserver ends when nobody holds this pipe any more; it gives each worker a copy
     os.close(_forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]  # noqa: SLF001
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    run = multiprocessing.parent_process()
-    if run is not None and not run.is_alive():
-        os._exit(1)  # it was killed before the line above
+    end_with_parent()
 
 
 def settle_memory() -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from vlm_prep.certify.tiny_model import TinyModel
 from vlm_prep.core.errors import InputError, StoreError
+from vlm_prep.core.own_process import end_with_parent, without_main
 from vlm_prep.processors.model_config import config_of
 from vlm_prep.stream.dataset import ShardDataset
 from vlm_prep.trainers.batch_check import BatchCheck, check_batch
@@ -85,9 +86,7 @@ def check_trainer(store: str, options: TrainerOptions) -> TrainerCheck:
     if options.world_size == 1:
         found = [_rank(store, 0, options)]
     else:
-        # spawned: a rank shares nothing with this process, as in training
-        most = min(options.world_size, os.cpu_count() or 1)
-        with ProcessPoolExecutor(most, mp_context=get_context("spawn")) as pool:
+        with rank_processes(options.world_size) as pool, without_main():
             found = list(pool.map(_rank, [store] * len(ranks), ranks, [options] * len(ranks)))
     check = TrainerCheck(
         store=store,
@@ -102,6 +101,13 @@ def check_trainer(store: str, options: TrainerOptions) -> TrainerCheck:
         check.notes.append("the model is not known, so none was run (--model FOLDER)")
     check.faults += _across_ranks(check.batches, options)
     return check
+
+
+def rank_processes(world_size: int) -> ProcessPoolExecutor:
+    """Return processes for the ranks, as many as there are cores at most: spawned, for a rank shares nothing with this
+    process, as in training."""
+    most = min(world_size, os.cpu_count() or 1)
+    return ProcessPoolExecutor(most, mp_context=get_context("spawn"), initializer=end_with_parent)
 
 
 def _rank(store: str, rank: int, options: TrainerOptions) -> tuple[list[BatchCheck], str | None, str]:
