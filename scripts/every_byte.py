@@ -1,9 +1,9 @@
 """Change every byte of every file of small stores, one at a time, and see what becomes of it: `make bytes`.
 
-For each payload and each form of store (ingested, tokenized, compressed, packed by rank, as an index, as tars): every byte of every
-file is changed once, and the manifest and each shard are cut at every length (shards: within 4 KiB of either end). Each
-time `verify` must name the file and `ShardDataset(verify=True)` must refuse. Without `verify` nothing may crash: a read
-gives the right rows, an error, or, where only a checksum can tell, other rows, which are counted.
+For each payload and each form of store (ingested, tokenized, compressed, packed by rank, as an index, as tars): every
+byte of every file is changed once, and the manifest and each shard are cut at every length (shards: within 4 KiB of
+either end). Each time `verify` must name the file and `ShardDataset(verify=True)` must refuse. Without `verify` nothing
+may crash: a read gives the right rows, an error, or, where only a checksum can tell, other rows, which are counted.
 
 Readers run in forked processes, whose death by a signal is a crash. With --forge the manifest is written again after
 each change of a shard with the checksums of what is there now, as whoever means harm would: `verify` cannot notice, and
