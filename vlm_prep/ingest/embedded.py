@@ -144,7 +144,7 @@ class _Marker:
         if isinstance(value, float) and not math.isfinite(value):
             return NotANumber(value)  # a plain one would be written as null
         if isinstance(value, bytes):
-            return EmbeddedBytes(self._uri(pointer))
+            return EmbeddedBytes(self._uri(pointer)) if value else ""  # no bytes are none, as in a text
         return value
 
     def _of_map(self, pairs: list[tuple[str, Any]], pointer: tuple[str | int, ...]) -> dict[str, Any]:

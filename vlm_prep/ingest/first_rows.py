@@ -18,6 +18,7 @@ from vlm_prep.core.records import Rejected
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.derived.tar_rows import MEDIA_ENDINGS
 from vlm_prep.ingest.formats.common import type_name
+from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, looks_like_media
 from vlm_prep.ingest.mapping.proposal import NOTHING_ASKED, proposed
 from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.ingest.spec import ASR_AUDIO_COLUMNS, COLUMN_NAMES, DEFAULT_TAGS, FROM_VALUE_TAGS, MEDIA_COLUMN_ALIASES
@@ -107,7 +108,7 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     if "chosen" in row:
         return _of_preferences(row)
     for name, value in row.items():
-        if _is_conversation(value):
+        if _is_conversation(value) and name not in ROW_KEYS_WITH_MEANING:
             return [f"`columns=messages={name}` reads the conversation."]
     sounds = [name for name in ASR_AUDIO_COLUMNS if name in row and _named_kind(row[name]) in (None, "audio")]
     if sounds and any(name in row for name in COLUMN_NAMES["text"]):
@@ -120,7 +121,7 @@ def suggestions(row: dict[str, Any]) -> list[str]:
         turns = f"`turns` 'user=<image>{asked}' and 'assistant={{{answer}}}'"
         named = "" if picture in (*_PICTURES, "file_name") else f"`columns=images={picture}` and "
         return [f"{named}{turns} make a conversation of each row (docs/sources.md, Any table)."]
-    if question and answer:
+    if question and answer and not any(map(looks_like_media, row.values())):
         columns = f"`columns=instruction={question}` and `columns=output={answer}`"
         return [f"`format=alpaca` with {columns} reads them as one exchange."]
     nested = next((name for name, value in row.items() if isinstance(value, list) and _holds_rows(value)), None)

@@ -51,7 +51,7 @@ MEDIA_COLUMN_ALIASES: Final[dict[str, tuple[str, ...]]] = {
     for kind, more in (
         ("image", ("img", "imgs", "img_path", "img_paths")),
         ("video", ("frames", "frame_paths")),
-        ("audio", ("audio_filepath",)),
+        ("audio", ("audio_filepath", "sound", "sounds")),
     )
 }
 """Other names of media columns in conversations; beside a column that holds bytes they are the names of its files."""

@@ -9,8 +9,9 @@ rejected here and not in the middle of a shard.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
@@ -22,12 +23,15 @@ from vlm_prep.ingest.formats.entry_options import RATE_KEYS
 from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.named_tags import by_name
-from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed, looks_like_media, media_role
+from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed, is_empty, looks_like_media, media_role
 from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row, rate_of_row
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
 from vlm_prep.ingest.formats.usual_turns import system_parts, usual_turns
 from vlm_prep.ingest.spec import DatasetSpec
+
+_ANSWERS: Final = ("response", "choices", "completion", "output", "answer", "solution")
+"""Columns that may hold an answer which the messages lack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,7 @@ def build_sample(
 
     how: dict[str, Any] = {"repeats": spec.repeated_tags == "same", "strips": spec.tag_blanks == "strip"}
     queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **how))
-    _require_conversation(messages)
+    _require_conversation(messages, row)
     queue.drop_doubles()
     if other := queue.other_reading():
         queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **other[1], **how))
@@ -84,7 +88,7 @@ def build_sample(
     try:
         media = queue.placed()
     except Reject as reject:
-        raise _with_unread(reject, row, _read_keys(spec, read)) from reject
+        raise _with_unread(reject, row, _read_keys(spec, read), noticed.unread) from reject
     cut = part_of_row(row, media, noticed)
     rated = rate_of_row(row, cut, noticed)
     noticed.refuse_grounding(row, messages)
@@ -111,17 +115,21 @@ def build_sample(
     )
 
 
-def _with_unread(reject: Reject, row: Row, read: frozenset[str]) -> Reject:
-    """Return the reject of media that do not fit their tags, with the columns of the row that hold media unread."""
+def _with_unread(reject: Reject, row: Row, read: frozenset[str], parts: Mapping[str, Any]) -> Reject:
+    """Return the reject of media that do not fit their tags, with the columns of media and the keys of `parts` that
+    nobody reads."""
     if reject.reason is not RejectReason.MEDIA_COUNT_MISMATCH:
         return reject
     unread = [key for key in row if key not in read and looks_like_media(row[key])]
+    own = [f"{key} ({excerpt(value)})" for key, value in parts.items() if key.startswith("part.")]
     said = " and ".join(f"{excerpt(key)} ({excerpt(row[key])})" for key in unread[:3])
     more = (
         f"; nobody reads the row's {said}: `columns` says what it holds, e.g. {media_role(row[unread[0]])}={unread[0]}"
         if unread
         else ""
     )
+    if own:
+        more += f"; nobody reads {' and '.join(own[:3])}"
     return Reject(reject.reason, reject.message + more)
 
 
@@ -206,11 +214,18 @@ def _mask_history(masked: Any, messages: list[Message], noticed: Noticed) -> Non
 # ---- the whole conversation ----
 
 
-def _require_conversation(messages: list[Message]) -> None:
+def _require_conversation(messages: list[Message], row: Row) -> None:
     if not any(_says_something(message) for message in messages):
         raise Reject(RejectReason.EMPTY_CONVERSATION, "no message says anything")
     if not any(message["role"] == "assistant" for message in messages):
-        raise Reject(RejectReason.NO_ASSISTANT_TURN, "no message is the assistant's; there is nothing to train on")
+        beside = next((key for key in _ANSWERS if not is_empty(row.get(key))), None)
+        more = (
+            f"; nobody reads the row's {beside} ({excerpt(row[beside])}): a message of the assistant says it"
+            if beside
+            else ""
+        )
+        message = f"no message is the assistant's; there is nothing to train on{more}"
+        raise Reject(RejectReason.NO_ASSISTANT_TURN, message)
 
 
 def _says_something(message: Message) -> bool:

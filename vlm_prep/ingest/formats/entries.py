@@ -50,7 +50,7 @@ _OTHER_REFERENCES: Final = (
 )
 """Other names of an entry's path, read where it has none of the usual ones and one of these."""
 OTHER_REFERENCE: Final = "read_path_keys"
-CONTENT_KEYS: Final = ("bytes", "data", "array")
+CONTENT_KEYS: Final = ("bytes", "data", "base64", "array")
 """Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
 READ_KEYS: Final = frozenset(
     (*REFERENCE_KEYS, *CONTENT_KEYS, *SEGMENT_STARTS, *SEGMENT_ENDS, *RATE_KEYS, "duration", "frame_indices", "format")
@@ -175,13 +175,13 @@ def _from_object(
 
 def _content(given: dict[str, Any], where: str) -> EmbeddedBytes | EmbeddedText | None:
     """Return the media that the entry itself holds; where there is one, a path beside it is only its name."""
-    for key in ("bytes", "data"):
+    for key in ("bytes", "data", "base64"):
         content = given.get(key)
         if isinstance(content, EmbeddedBytes | EmbeddedText):
             return content
         if not is_empty(content):
             what = (
-                f"bytes as {type_name(content)}" if key == "bytes" else "data without the format that says what it is"
+                f"bytes as {type_name(content)}" if key == "bytes" else f"{key} without the format that says what it is"
             )
             raise Reject(RejectReason.UNSUPPORTED_MEDIA, f"{where} holds {what}; write a file or a data: URL")
     if "array" in given:

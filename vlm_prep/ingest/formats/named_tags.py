@@ -3,7 +3,7 @@
     {"image": {"<image_00>": "a.png", "<image_01>": "b.png"}, "conversations": [... "<image_01> or <image_00>?" ...]}
 
 The tags of prompts become the usual ones and the column a list in their order. Each name must be in a text; a tag that
-is there twice is the same media twice.
+is there twice is the same media twice; one of their form that is no name has no media.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.spec import DatasetSpec
 
 _NAME = re.compile(r"<[^<>]+>")
+_NUMBER = re.compile(r"\d+")
 
 
 def by_name(turns: list[Any], row: Row, spec: DatasetSpec, noticed: Noticed) -> tuple[list[Any], Row]:
     """Return the messages and the row with usual tags and lists in place of named ones.
 
     Raises:
-        Reject: MEDIA_COUNT_MISMATCH, a name that no prompt has.
+        Reject: MEDIA_COUNT_MISMATCH, a name that no prompt has, or a tag of their form that is no name.
     """
     if not any(isinstance(value, dict) for value in row.values()):
         return turns, row  # as most are
@@ -40,6 +41,10 @@ def by_name(turns: list[Any], row: Row, spec: DatasetSpec, noticed: Noticed) -> 
                 names = ", ".join(map(excerpt, unused))
                 message = f"the column {column!r} gives media for {names}, which no text but an answer has"
                 raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, message)
+            if others := [tag for tag in asked if tag not in named]:
+                has = ", ".join(map(excerpt, named))
+                message = f"a text has {excerpt(others[0])}, and the column {column!r} gives media for {has} alone"
+                raise Reject(RejectReason.MEDIA_COUNT_MISMATCH, message)
             row = {**row, column: [named[tag] for tag in asked]}
             noticed.note("read_named_tags")
     return turns, row
@@ -48,7 +53,7 @@ def by_name(turns: list[Any], row: Row, spec: DatasetSpec, noticed: Noticed) -> 
 def _with_usual_tags(turn: Any, named: dict[str, Any], usual: str, asked: list[str], spec: DatasetSpec) -> Any:
     if not isinstance(turn, dict) or any(spec.roles.get(str(turn.get(key))) == "assistant" for key in spec.role_keys):
         return turn
-    tags = re.compile("|".join(map(re.escape, named)))
+    tags = re.compile("|".join(sorted({_NUMBER.sub(r"\\d+", re.escape(name)) for name in named})))
     found: list[str] = []
 
     def said(tag: re.Match[str]) -> str:

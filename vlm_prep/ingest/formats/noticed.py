@@ -40,6 +40,7 @@ NOTES: Final[dict[str, str]] = {
     "read_named_tags": "whose media column names the tag of each media",
     "read_untyped_content": "with content as one object, or with parts that are texts, null or say no usual type",
     "read_tool_blocks": "with tool calls or results as blocks of a message's content (Anthropic)",
+    "read_joined_calls": "with calls in turns of their own, one after the other, that are one turn",
     "read_gemini": "whose messages are parts in Gemini's form",
     "read_completion_text": "whose prompt or completion is a text, read as the user's or the assistant's turn",
     "read_json_text": "that are JSON text, or whose conversation, content, history or list of media is, in its column",
@@ -63,8 +64,12 @@ _SEGMENT = (
     "takes a part of a video or audio; that is applied in seconds (`start` and `end`, `offset` and `duration`) where "
     "the row has one such file, else put it into the media's own entry"
 )
+_PREFERENCES: Final = (
+    *("rejected_response", "rejected_messages", "rejected_images", "rejected", "chosen"),
+    *("preferred_output", "non_preferred_output"),
+)
 ROW_KEYS_WITH_MEANING: Final[dict[str, str]] = {
-    **dict.fromkeys(("rejected_response", "rejected_messages", "rejected_images", "rejected", "chosen"), _PREFERENCE),
+    **dict.fromkeys(_PREFERENCES, _PREFERENCE),
     **dict.fromkeys(("label", "kto_tag"), "says whether the answer is a good one (KTO), or the class to predict"),
     **dict.fromkeys(("loss_mask", "loss_masks", "loss_scale", "mask", "assistant_masks", "completion_mask"), _MASK),
     **dict.fromkeys(("train_detail", "training_detail", "train_on_turn", "training"), _MASK),

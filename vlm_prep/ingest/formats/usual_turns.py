@@ -24,7 +24,7 @@ from vlm_prep.ingest.formats.content_parts import MEDIA_TYPES, PART_TYPES
 from vlm_prep.ingest.formats.letter_case import KEY_CASE, message_of_usual_case
 from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_turns import Dialect
-from vlm_prep.ingest.spec import ROLE_NAMES
+from vlm_prep.ingest.spec import ROLE_NAMES, TOOL_CALL
 
 _USE, _RESULT = "tool_use", "tool_result"
 _RESULT_KEYS: Final = frozenset(("type", "tool_use_id", "content"))
@@ -76,7 +76,7 @@ def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[l
     found: list[Any] = []
     numbers: list[int] = []
     called: dict[str, str] = {}
-    for number, turn in enumerate(turns, 1):
+    for number, turn in _with_joined_calls(turns, dialect, noticed):
         made = list(_made(turn, dialect, noticed, called, f"message {number}")) if isinstance(turn, dict) else [turn]
         found += made
         numbers += [number] * len(made)
@@ -85,10 +85,11 @@ def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[l
 
 def system_parts(value: Any, noticed: Noticed) -> Any:
     """Return a system prompt of Gemini's `parts` as typed parts; any other as it is."""
-    if not isinstance(value, dict) or not isinstance(value.get("parts"), list):
+    if not isinstance(value, dict) or not isinstance(given := value.get("parts"), list | dict):
         return value
     noticed.note("read_gemini")
-    return [_gemini_part(part, f"the system column, part {n}") for n, part in enumerate(value["parts"])]
+    listed = [given] if isinstance(given, dict) else given
+    return [_gemini_part(part, f"the system column, part {n}") for n, part in enumerate(listed)]
 
 
 def _is_other(turn: Row, dialect: Dialect) -> bool:
@@ -142,6 +143,29 @@ def _from_text(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[Any
     return [turn if made is None else made for turn, made in zip(turns, parsed, strict=True)]
 
 
+def _with_joined_calls(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[tuple[int, Any]]:
+    """Return the messages with their numbers; calls in turns of their own that follow each other are one turn, since
+    no result stands between them (ms-swift's parallel calls)."""
+    found: list[tuple[int, Any]] = []
+    for number, turn in enumerate(turns, 1):
+        one, other = found[-1][1] if found else None, _lone_call(turn, dialect)
+        key = dialect.content_keys[0]
+        if other is None or (first := _lone_call(one, dialect)) is None:
+            found.append((number, turn))
+            continue
+        noticed.note("read_joined_calls")
+        found[-1] = found[-1][0], {**one, key: [*first, *other]}
+    return found
+
+
+def _lone_call(turn: Any, dialect: Dialect) -> list[Any] | None:
+    """Return the call of a turn of a role and an object as JSON text alone, or those joined so far; None for others."""
+    if not isinstance(turn, dict) or len(turn) != 2 or dialect.role_of(turn.get(dialect.role_keys[0])) != TOOL_CALL:
+        return None
+    said = turn.get(dialect.content_keys[0])
+    return said if isinstance(said, list) else [said] if isinstance(said, str) and said.startswith("{") else None
+
+
 def _typed_parts(value: Any, *, answers: bool) -> list[Row] | None:
     if not isinstance(value, str) or not value.startswith(("[{", "{")):
         return None
@@ -162,9 +186,10 @@ def _made(turn: Row, dialect: Dialect, noticed: Noticed, called: dict[str, str],
         noticed.note("read_pairs")
         yield from _of_pair(turn, keys, dialect)
         return
-    if isinstance(turn.get("parts"), list) and not any(turn.get(key) for key in dialect.content_keys):
+    if isinstance(given := turn.get("parts"), list | dict) and not any(turn.get(key) for key in dialect.content_keys):
         noticed.note("read_gemini")
-        parts: Any = [_gemini_part(part, f"{where}, part {n}") for n, part in enumerate(turn["parts"])]
+        listed = [given] if isinstance(given, dict) else given
+        parts: Any = [_gemini_part(part, f"{where}, part {n}") for n, part in enumerate(listed)]
         turn = {key: value for key, value in turn.items() if key != "parts"} | {dialect.content_keys[0]: parts}
     else:
         parts = next((turn[key] for key in dialect.content_keys if isinstance(turn.get(key), list)), ())

@@ -26,7 +26,7 @@ _ENDINGS: Final[dict[str, Kind]] = {
 _QUESTIONS: Final = ("question", "query", "prompt", "instruction", "problem", "user", "ask")
 _ANSWERS: Final = (
     *("answer", "answers", "response", "completion", "solution", "output", "caption", "captions", "text", "transcript"),
-    *("transcription", "sentence", "description", "label", "category", "assistant", "reply", "target"),
+    *("transcription", "txt", "sentence", "description", "label", "category", "assistant", "reply", "target"),
 )
 _ROLES: Final = {"user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
 _DEEPEST: Final = 4
