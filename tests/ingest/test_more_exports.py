@@ -102,3 +102,12 @@ def test_hints_leave_out_no_media_and_take_no_answer_alone_for_a_conversation(tm
     said = hint_of(path, {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [USER]})
     assert "columns=messages=preferred_output" not in said
     assert '{"assistant":"{txt}"}' in hint_of(path, {"key": "u1", "wav": "s.wav", "txt": "ho"})
+
+
+@pytest.mark.parametrize("key", ["fps", "sample_fps"])
+def test_a_rows_rate_is_that_of_its_folder_of_frames_and_not_of_a_file(key: str) -> None:
+    user = {"role": "user", "content": "<video><video>hi"}
+    sample = read(chat(user, ANSWER, videos=["clips/0001", "b.mp4"], **{key: 4}))
+    assert [each.fps for each in sample.media] == [4.0, None] and not sample.unread
+    sample = read(chat({"role": "user", "content": "<video>hi"}, ANSWER, video="b.mp4", **{key: 25}))
+    assert sample.media[0].fps is None and sample.unread == {f"row.{key}": 25}

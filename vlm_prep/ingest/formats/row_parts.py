@@ -1,5 +1,5 @@
 """What a row's own keys say of its media: the part of a file (`offset` and `duration`, `start` and `end`, in seconds),
-and the rate of frames that are given as a list (`fps`, `sample_fps`).
+and the rate of frames that are given as a list or folder (`fps`, `sample_fps`).
 
 A part belongs to the one sound or video of the row. Of several it cannot be told which is meant, and bytes that lie in
 the row (a cell of a table, a file of its WebDataset sample) are the part already: there the keys say where it was cut
@@ -8,12 +8,14 @@ from.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media
+from vlm_prep.core.remote import is_remote
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row, is_positive_number
 from vlm_prep.ingest.formats.entry_options import (
@@ -95,7 +97,7 @@ def rate_of_row(row: Row, media: Sequence[Media], noticed: Noticed) -> list[Medi
     """Return a row's media, lists of frames with the rate that the row says, where their entry says none.
 
     One rate is that of all; a list has one for each video. Of a file a rate may be its own or the one wanted, and is
-    not read.
+    not read; what has no ending is a folder of frames.
 
     Raises:
         Reject: BAD_MEDIA_ENTRY, it is no rate, or not one for each video.
@@ -103,7 +105,7 @@ def rate_of_row(row: Row, media: Sequence[Media], noticed: Noticed) -> list[Medi
     found = list(media)
     films = [place for place, each in enumerate(media) if each.kind == "video"]
     for number, place in enumerate(films):
-        if not media[place].frame_list or media[place].fps is not None:
+        if not (media[place].frame_list or _may_be_folder(media[place])) or media[place].fps is not None:
             continue
         given = {key: row[key] for key in RATE_KEYS if not is_empty(row.get(key))}
         for key, value in given.items():
@@ -113,6 +115,12 @@ def rate_of_row(row: Row, media: Sequence[Media], noticed: Noticed) -> list[Medi
         rate, notes = rate_of(rates, "video", "the row", noticed.ignored)
         found[place] = replace(media[place], fps=rate, notes=(*media[place].notes, *notes))
     return found
+
+
+def _may_be_folder(media: Media) -> bool:
+    """Whether a video's name has no ending, as folders of frames have none and files that are read do."""
+    path, key = split_uri(media.uris[0])
+    return key is None and not is_remote(path) and "." not in os.path.basename(path)
 
 
 def _stated(row: Row, noticed: Noticed) -> tuple[str, float] | None:

@@ -148,13 +148,13 @@ def _with_joined_calls(turns: list[Any], dialect: Dialect, noticed: Noticed) -> 
     no result stands between them (ms-swift's parallel calls)."""
     found: list[tuple[int, Any]] = []
     for number, turn in enumerate(turns, 1):
-        one, other = found[-1][1] if found else None, _lone_call(turn, dialect)
-        key = dialect.content_keys[0]
-        if other is None or (first := _lone_call(one, dialect)) is None:
+        at, one = found[-1] if found else (0, {})
+        first, other = _lone_call(one, dialect), _lone_call(turn, dialect)
+        if first and other:
+            noticed.note("read_joined_calls")
+            found[-1] = at, {**one, dialect.content_keys[0]: [*first, *other]}
+        else:
             found.append((number, turn))
-            continue
-        noticed.note("read_joined_calls")
-        found[-1] = found[-1][0], {**one, key: [*first, *other]}
     return found
 
 
