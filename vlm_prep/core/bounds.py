@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from vlm_prep.core.errors import ProcessorError
+from vlm_prep.core.errors import ProcessorError, Reject, RejectReason
 
 SECONDS = 20.0
 """Of this process's own work, so that a process that was stopped, or waits for a busy machine, is not at fault."""
@@ -38,6 +38,36 @@ def bounded(what: str, seconds: float = SECONDS, more_bytes: int = MORE_BYTES) -
         ProcessorError: it was stopped.
     """
     hint = "a conversation of two short turns should take neither; look for endless loops in it"
+    try:
+        with _within(seconds, more_bytes):
+            yield
+    except _OutOfTime:
+        raise ProcessorError(f"{what} was not done after {seconds:g} seconds of work", hint) from None
+    except (MemoryError, OverflowError) as error:
+        raise ProcessorError(f"{what} took more than {more_bytes >> 20} MiB of memory", hint) from error
+
+
+@contextmanager
+def rows_bounded(seconds: float, more_bytes: int) -> Iterator[None]:
+    """Hold what is done of rows in this process to what a worker may take for one.
+
+    Time stops the main thread alone, memory is limited on Linux alone.
+
+    Raises:
+        Reject: timeout, out_of_memory.
+    """
+    try:
+        with _within(seconds, more_bytes):
+            yield
+    except _OutOfTime:
+        raise Reject(RejectReason.TIMEOUT, f"was worked on for longer than {seconds:g} s") from None
+    except MemoryError as error:
+        raise Reject(RejectReason.OUT_OF_MEMORY, f"needs more than {more_bytes >> 20} MiB of memory") from error
+
+
+@contextmanager
+def _within(seconds: float, more_bytes: int) -> Iterator[None]:
+    """Raise `_OutOfTime` in the block after some time, or MemoryError once it takes too much."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGPROF, _stop) if main else None
     try:
@@ -45,10 +75,6 @@ def bounded(what: str, seconds: float = SECONDS, more_bytes: int = MORE_BYTES) -
             signal.setitimer(signal.ITIMER_PROF, seconds)
         with at_most(more_bytes):
             yield
-    except _OutOfTime:
-        raise ProcessorError(f"{what} was not done after {seconds:g} seconds of work", hint) from None
-    except (MemoryError, OverflowError) as error:
-        raise ProcessorError(f"{what} took more than {more_bytes >> 20} MiB of memory", hint) from error
     finally:
         if main:
             signal.setitimer(signal.ITIMER_PROF, 0)

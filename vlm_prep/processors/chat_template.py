@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
+from vlm_prep.core.bounds import bounded
 from vlm_prep.core.errors import ProcessorError
+from vlm_prep.processors import internals
 
 FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
 """The files of a processor's folder that may hold its template, in the order in which transformers asks them."""
@@ -59,6 +62,26 @@ _EITHER = """\
 {%- for part in message.content if part.type == 'video' -%}{%- set found.videos = true -%}{%- endfor -%}
 {%- endfor -%}
 {%- if found.videos +%}OF_VIDEOS{%+ else +%}OTHERWISE{%+ endif %}"""
+
+
+def compiled_within_limits(name: str, template: str) -> None:
+    """Have transformers compile a template, and keep what comes of it, before any row asks: Jinja computes what is
+    constant in it ('x' * 10**10), and gives that up where it may not have the memory.
+
+    Args:
+        name: the processor's, for messages.
+        template: Jinja; what is none is told when it is rendered.
+
+    Raises:
+        ProcessorError: it takes too long, or too much.
+    """
+    from jinja2 import TemplateError
+
+    with (
+        bounded(f"{name}: compiling its chat template"),
+        suppress(TemplateError, RecursionError, SyntaxError, ValueError),
+    ):
+        internals.template_variables.get()(template)
 
 
 def with_videos(hf: Any) -> Any:

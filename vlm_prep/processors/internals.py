@@ -75,6 +75,7 @@ _PROCESSING: Final = "processing_utils"
 _CONFIG: Final = "configuration_utils"
 
 compile_template: Final = Internal(_CHAT, "_compile_jinja_template")
+template_variables: Final = Internal(_CHAT, "_get_template_variables")
 render_with_spans: Final = Internal(_CHAT, "_render_with_assistant_indices")
 control_token_start: Final = Internal(_CHAT, "_CONTROL_TOKEN_START")
 control_token_end: Final = Internal(_CHAT, "_CONTROL_TOKEN_END")

@@ -29,7 +29,7 @@ from vlm_prep.processors.argument_checks import (
     require_taken,
     require_used,
 )
-from vlm_prep.processors.chat_template import template_text, with_videos
+from vlm_prep.processors.chat_template import compiled_within_limits, template_text, with_videos
 from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.hub import ask_hub
 from vlm_prep.processors.lean_imports import no_garbage
@@ -172,6 +172,8 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
         day = config.template_date or today()
         hf.chat_template = with_day(template, day)
         notes.append(f"the chat template writes the day, which is {day} in all rows (`template_date`)")
+    if template is not None:
+        compiled_within_limits(name, template if isinstance(hf.chat_template, dict) else hf.chat_template or template)
     model = config_beside(target)
     identity = identity_of(hf, target) | ({"model": digest_json(model)} if model is not None else {})
     return LoadedProcessor(name, hf, identity, tuple(notes), config, model)
