@@ -204,6 +204,7 @@ def test_equal_values_under_one_key_are_one() -> None:
 def test_numbers_are_what_they_are() -> None:
     value, notes = parse_row(b'{"a": 1180591620717411303424, "b": 18446744073709551616}')
     assert value == {"a": 2**70, "b": 2**64} and not notes
+    assert parse_row(b'{"a": -1' + b"0" * 400 + b"}") == ({"a": -(10**400)}, frozenset())
     value, notes = parse_row(b'{"a": NaN, "b": [-Infinity, 1e999]}')
     assert notes == {"read_not_a_number"} and json.dumps(value) == '{"a": NaN, "b": [-Infinity, Infinity]}'
 

@@ -128,7 +128,7 @@ def _otherwise(data: bytes, error: orjson.JSONDecodeError, lenient: bool) -> tup
     except RowJsonError:
         pass
     else:
-        if NOT_A_NUMBER in notes:
+        if NOT_A_NUMBER in notes or "number is infinity" in error.msg:  # a whole number beyond the doubles
             return value, notes
     if (count := _objects(text)) > 1:
         said = f"{count} objects on one line; each row needs a line of its own (`jq -c . FILE` writes the file so)"
