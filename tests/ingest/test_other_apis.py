@@ -247,3 +247,16 @@ def test_holes_among_parts_and_types_in_capitals_are_read() -> None:
         sample = read(chat({"role": "user", "content": content}, ANSWER))
         assert sample.messages == read(chat({"role": "user", "content": PARTS}, ANSWER)).messages
         assert sample.notes == ("read_untyped_content",)
+
+
+def test_texts_of_assistants_threads_are_texts_and_their_notes_are_counted() -> None:
+    words: dict[str, Any] = {"value": "Read.", "annotations": []}
+    ask = {"role": "user", "content": [{"type": "text", "text": words}]}
+    sample = read(chat(ask, ANSWER))
+    assert (
+        sample.messages == read(chat({"role": "user", "content": [{"type": "text", "text": "Read."}]}, ANSWER)).messages
+    )
+    assert sample.notes == ("read_untyped_content",) and sample.unread == {}
+    cited = {**words, "annotations": [{"type": "file_citation"}]}
+    sample = read(chat({"role": "user", "content": [{"type": "text", "text": cited}]}, ANSWER))
+    assert list(sample.unread) == ["text.annotations"]

@@ -1,6 +1,6 @@
 """A content list of typed parts → text and media parts, reasoning and tool calls.
 
-    {"type": "text", "text" | "value": ..., "train": ..., "weight": ...}
+    {"type": "text", "text" | "value": ..., "train": ..., "weight": ...}     text may be {"value": ...}
     {"type": "image" | "image_url" | "video" | "video_url" | "audio" | "audio_url" | "input_audio", ...}
                                                                    with a reference, or bare
     {"type": "reasoning" | "thinking", ...}                        must come first: templates print it first
@@ -182,6 +182,10 @@ def _read_part(part: Row, role: str, content: Content, queue: MediaQueue, where:
     elif kind in _TEXT_TYPES:
         _refuse_other(part, MEDIA_TYPES, where)
         options = training_options(part, where, queue.noticed)
+        if isinstance(inner := part.get("text"), dict) and "value" in inner:  # as threads of OpenAI's Assistants
+            queue.noticed.note("read_untyped_content")
+            queue.noticed.leave("text", inner, frozenset(("value",)))
+            part = {**part, "text": inner["value"]}
         written = _part_text(part, where)
         if (queue.tags_in == "parts" or queue.spelt) and role != "assistant":
             content.parts += [{**each, **options} for each in split_tags(written, queue)]
