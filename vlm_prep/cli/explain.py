@@ -43,7 +43,7 @@ def command(
 
     def encode() -> list[Any]:
         from vlm_prep.report import labels_text
-        from vlm_prep.tokenize.shown_rows import shown_rows
+        from vlm_prep.tokenize.bounded_rows import bounded_rows
         from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
         job = TokenizeJob(samples, str(processor), replace(config, media="reference", verify_fraction=0.0))
@@ -52,7 +52,7 @@ def command(
         colour = sys.stdout.isatty() and not as_json
         return [
             (each, labels_text.render(each, tokenizer, media, colour=colour) if isinstance(each, Encoded) else "")
-            for each in shown_rows(job, number, number + 1)
+            for each in bounded_rows(job, number, number + 1)
         ]
 
     steps = report.explain(samples, number, header_of, encode if processor else None)

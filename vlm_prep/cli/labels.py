@@ -57,13 +57,13 @@ def command(
     if processor is None:
         raise InputError(f"--processor is missing: {source} is no tokenized store", "the labels depend on it")
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.tokenize.shown_rows import shown_rows
+    from vlm_prep.tokenize.bounded_rows import bounded_rows
     from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
     samples = open_samples(source, **asdict(replace(rows, limit=limit or (None if audit else DEFAULT_LIMIT))))
     job = TokenizeJob(samples, processor, replace(config, media="reference", verify_fraction=0.0))
     job.setup()
-    results = shown_rows(job, 0, len(samples))
+    results = bounded_rows(job, 0, len(samples))
     if audit:
         _audit(job.encoder, results, as_json)
     else:

@@ -40,7 +40,7 @@ from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.row_facts import ROWS, write_ledger
 from vlm_prep.tokenize.run_accounts import data_card, describe_run, proof_of_hook, shapes_in
-from vlm_prep.tokenize.shown_rows import shown_rows
+from vlm_prep.tokenize.bounded_rows import bounded_rows
 from vlm_prep.tokenize.token_hook import digest_of
 from vlm_prep.tokenize.tokenize_job import STAGE, STARTUP_ROWS, TokenizeJob
 from vlm_prep.tokenize.verify.asking import ASKED
@@ -269,7 +269,7 @@ def dry_run(samples: Samples, processor: str, config: TokenizeConfig, options: R
     job, identity = prepare(samples, processor, config, options)
     job.check_start(startup_task(job), None, no_heartbeat)
     count = min(4 * STARTUP_ROWS, len(samples))
-    results = list(shown_rows(job, 0, count))
+    results = list(bounded_rows(job, 0, count))
     written = [result for result in results if isinstance(result, Encoded)]
     rejects = Counter(result.reason for result in results if not isinstance(result, Encoded))
     tokens = sum(len(encoded.input_ids) for encoded in written)

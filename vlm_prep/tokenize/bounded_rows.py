@@ -15,7 +15,7 @@ _OF_WORKERS = Limits()
 _TOGETHER = 16
 
 
-def shown_rows(job: TokenizeJob, start: int, stop: int, limits: Limits = _OF_WORKERS) -> Iterator[Encoded | Rejected]:
+def bounded_rows(job: TokenizeJob, start: int, stop: int, limits: Limits = _OF_WORKERS) -> Iterator[Encoded | Rejected]:
     """Yield the outputs of each row in [start, stop): its documents, mostly one, or its reject.
 
     A chat template that never ends, or fills the memory, would take the machine with it: no worker does this work that

@@ -14,7 +14,7 @@ from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.local import Limits
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.processors.load import load_processor
-from vlm_prep.tokenize.shown_rows import shown_rows
+from vlm_prep.tokenize.bounded_rows import bounded_rows
 from vlm_prep.tokenize.tokenize_job import TokenizeJob
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -38,7 +38,7 @@ def test_a_row_that_takes_too_much_is_a_reject_and_the_others_are_shown(kind: st
     config = TokenizeConfig(chat_template=HARM[kind] + TURNS, media="reference", verify_fraction=0)
     job = TokenizeJob(open_samples(tmp_path / "rows.jsonl"), PROCESSOR, config)
     job.setup()
-    first, second, third = shown_rows(job, 0, 3, Limits(sample_timeout=2.0, worker_memory=1 << 29))
+    first, second, third = bounded_rows(job, 0, 3, Limits(sample_timeout=2.0, worker_memory=1 << 29))
     assert isinstance(first, Encoded) and isinstance(third, Encoded)
     assert not isinstance(second, Encoded) and (second.sample_id, second.reason) == ("rows/1", reason)
 
