@@ -36,11 +36,11 @@ from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.schema import SCHEMA_VERSION
+from vlm_prep.tokenize.bounded_rows import bounded_rows
 from vlm_prep.tokenize.encoder import VIDEO_FRAMES
 from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.row_facts import ROWS, write_ledger
 from vlm_prep.tokenize.run_accounts import data_card, describe_run, proof_of_hook, shapes_in
-from vlm_prep.tokenize.bounded_rows import bounded_rows
 from vlm_prep.tokenize.token_hook import digest_of
 from vlm_prep.tokenize.tokenize_job import STAGE, STARTUP_ROWS, TokenizeJob
 from vlm_prep.tokenize.verify.asking import ASKED
