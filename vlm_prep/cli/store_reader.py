@@ -13,7 +13,7 @@ from vlm_prep.core.errors import StoreError, VlmPrepError
 from vlm_prep.core.settings import ProcessorConfig
 
 if TYPE_CHECKING:
-    from vlm_prep.report.view.bounded_rows import Reader
+    from vlm_prep.report.view.shown_rows import Reader
     from vlm_prep.shards.reader import Store
 
 BUILTIN = "builtin:"
@@ -30,7 +30,7 @@ def reader_for(store: Store, processor: str | None, config: ProcessorConfig) -> 
     Raises:
         ProcessorError: the one that the user names does not load.
     """
-    from vlm_prep.report.view.bounded_rows import Reader
+    from vlm_prep.report.view.shown_rows import Reader
 
     name = processor or _named(store)
     if name is None:

@@ -58,7 +58,7 @@ def command(
 
 
 def _of_store(store: str, processor: str | None, config: TokenizeConfig, rows: int, seed: int) -> str:
-    from vlm_prep.report.view.bounded_rows import Reader
+    from vlm_prep.report.view.shown_rows import Reader
     from vlm_prep.report.view.viewing import view
 
     reader = None
@@ -79,7 +79,7 @@ def _of_source(
     from vlm_prep.ingest.some_samples import SomeSamples
     from vlm_prep.ingest.source import open_samples
     from vlm_prep.report.plan.estimate import choose_rows
-    from vlm_prep.report.view.bounded_rows import Reader
+    from vlm_prep.report.view.shown_rows import Reader
     from vlm_prep.report.view.viewing import view
     from vlm_prep.tokenize.tokenize_run import tokenize
 

@@ -11,7 +11,7 @@ update_layers.py what other settings mean for a store's rows
 known_media.py   the media of rows as the store that is updated knows them
 update_staging.py  its new files until they replace the old ones
 update_run.py    a store brought up to its source
-bounded_rows.py    rows that are done in the command's own process, within limits
+bounded_rows.py  rows that are done in the command's own process, within limits
 recipe.py        what it needs beside rows, made once and inherited by all workers
 before_fork.py   what the forkserver imports and makes
 task_output.py   the shards and counts of a range
