@@ -13,7 +13,7 @@ import pytest
 from ingest.spelt import ANSWER, USER, R, chat, read, refused
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.records import Sample
+from vlm_prep.core.records import Rejected, Sample
 from vlm_prep.ingest.source import open_samples
 
 PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
@@ -111,3 +111,23 @@ def test_a_rows_rate_is_that_of_its_folder_of_frames_and_not_of_a_file(key: str)
     assert [each.fps for each in sample.media] == [4.0, None] and not sample.unread
     sample = read(chat({"role": "user", "content": "<video>hi"}, ANSWER, video="b.mp4", **{key: 25}))
     assert sample.media[0].fps is None and sample.unread == {f"row.{key}": 25}
+
+
+def test_calls_of_one_turn_are_joined_whatever_keys_the_first_row_has(tmp_path: Path) -> None:
+    call = {"role": "tool_call", "content": json.dumps({"name": "f", "arguments": {}})}
+    first = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]}
+    (path := tmp_path / "a.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(chat(USER, call, call, ANSWER))}\n")
+    _, sample = open_samples(path).read(0, 2)
+    assert isinstance(sample, Sample) and len(sample.messages[1]["tool_calls"]) == 2
+
+
+@pytest.mark.parametrize("columns", [{}, {"images": None}, {"images": ""}, {"picture": "a.png"}, {"images": []}])
+def test_a_tag_of_a_row_of_plain_texts_asks_for_its_picture_whatever_the_first_row_is(
+    tmp_path: Path, columns: dict[str, Any]
+) -> None:
+    asked = chat({"role": "user", "content": "<image>hi"}, ANSWER, **columns)
+    typed = chat({"role": "user", "content": [{"type": "text", "text": "about <image>"}]}, ANSWER)
+    (path := tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (typed, asked, typed)))
+    first, second, third = open_samples(path).read(0, 3)
+    assert isinstance(first, Sample) and isinstance(third, Sample)
+    assert isinstance(second, Rejected) and second.reason in (R.MEDIA_COUNT_MISMATCH, R.MISSING_MEDIA)

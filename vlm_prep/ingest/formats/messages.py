@@ -1,11 +1,14 @@
 """OpenAI and Hugging Face messages: content is a list of typed parts, or a plain string.
 
-Texts are verbatim and `<image>` in a part is text, because here a part says what it is. Only a plain string
-in a row that has a media column is read as in ShareGPT; there is no other way to say where the media stands.
+Texts are verbatim and `<image>` in a part is text, because here a part says what it is. Only a plain string in a row
+that has a media column is read as in ShareGPT, and so is a row of plain strings alone, whatever the first row is:
+there is no other way to say where the media stands.
 Media comes from the part itself, or, for a bare `{"type": "image"}`, from the next entry of the column.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from vlm_prep.core.records import Sample
 from vlm_prep.ingest.formats.common import Row, required_column
@@ -23,5 +26,12 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
         Reject: the row cannot be used.
     """
     turns = required_column(row, spec, "messages", noticed)
-    dialect = dialect_of(spec, tags_in_text=has_media_column(row, spec))
+    dialect = dialect_of(spec, tags_in_text=has_media_column(row, spec) or not _has_parts(turns, spec))
     return build_sample(turns, row, spec, dialect, place, noticed, ("messages",))
+
+
+def _has_parts(turns: Any, spec: DatasetSpec) -> bool:
+    """Whether the content of a message is a list or an object."""
+    return isinstance(turns, list) and any(
+        isinstance(turn.get(key), list | dict) for turn in turns if isinstance(turn, dict) for key in spec.content_keys
+    )

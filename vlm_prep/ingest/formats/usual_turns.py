@@ -152,7 +152,8 @@ def _with_joined_calls(turns: list[Any], dialect: Dialect, noticed: Noticed) -> 
         first, other = _lone_call(one, dialect), _lone_call(turn, dialect)
         if first and other:
             noticed.note("read_joined_calls")
-            found[-1] = at, {**one, dialect.content_keys[0]: [*first, *other]}
+            key = next(key for key in dialect.content_keys if key in one)
+            found[-1] = at, {**one, key: [*first, *other]}
         else:
             found.append((number, turn))
     return found
@@ -160,9 +161,9 @@ def _with_joined_calls(turns: list[Any], dialect: Dialect, noticed: Noticed) -> 
 
 def _lone_call(turn: Any, dialect: Dialect) -> list[Any] | None:
     """Return the call of a turn of a role and an object as JSON text alone, or those joined so far; None for others."""
-    if not isinstance(turn, dict) or len(turn) != 2 or dialect.role_of(turn.get(dialect.role_keys[0])) != TOOL_CALL:
+    if not isinstance(turn, dict) or len(turn) != 2 or TOOL_CALL not in map(dialect.role_of, turn.values()):
         return None
-    said = turn.get(dialect.content_keys[0])
+    said = next((turn[key] for key in dialect.content_keys if key in turn), None)
     return said if isinstance(said, list) else [said] if isinstance(said, str) and said.startswith("{") else None
 
 
