@@ -298,7 +298,8 @@ def test_the_unknown_part_type_is_named() -> None:
 
 
 def test_a_plain_string_is_verbatim_unless_the_row_has_a_media_column() -> None:
-    assert convert(asked(" <image> "), "messages").messages[0]["content"] == texts(" <image> ")
+    verbatim = convert(asked(" <image> "), "messages", is_given_format=True)
+    assert verbatim.messages[0]["content"] == texts(" <image> ")
     assert convert(asked(" <image> a", images=["a"]), "messages").messages[0]["content"] == [
         *texts(" "),
         IMAGE,

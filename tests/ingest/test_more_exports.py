@@ -56,6 +56,20 @@ def test_a_fault_after_joined_calls_names_the_rows_own_message() -> None:
     assert refused(chat(USER, call, call, {"role": "tool", "content": 5}, ANSWER))[1].startswith("message 4:")
 
 
+@pytest.mark.parametrize("none", ["null", "[]", "{}"])
+def test_no_calls_and_no_tools_as_json_text_or_an_empty_object_are_none(none: str) -> None:
+    plain = read(chat())
+    assert read(chat(USER, {**ANSWER, "tool_calls": none})).messages == plain.messages
+    assert read(chat(tools=none)).tools == read(chat(tools={})).tools == plain.tools
+
+
+def test_a_data_url_is_one_in_any_usual_letter_case(tmp_path: Path) -> None:
+    for head in ("DATA:image/png;BASE64,", "Data:image/png;base64,"):
+        user = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": head + PICTURE}}]}
+        (path := tmp_path / "a.jsonl").write_text(json.dumps(chat(user, ANSWER)) + "\n")
+        assert only(path).media[0].uris[0].endswith("/image_url/url")
+
+
 @pytest.mark.parametrize("key", ["base64", "bytes"])
 def test_a_part_holds_its_picture_in_base64(tmp_path: Path, key: str) -> None:
     user = {"role": "user", "content": [{"type": "image", key: PICTURE}, {"type": "text", "text": "hi"}]}

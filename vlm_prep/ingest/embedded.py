@@ -25,6 +25,8 @@ _PICTURES: Final = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/\s]{64,}+={0,2}+\s*+")
 _MARKS: Final = (
     b"data:",
+    b'"DATA:',
+    b'"Data:',
     b"input_audio",
     b"media_type",
     b"mime",

@@ -1,8 +1,8 @@
 """OpenAI and Hugging Face messages: content is a list of typed parts, or a plain string.
 
 Texts are verbatim and `<image>` in a part is text, because here a part says what it is. Only a plain string in a row
-that has a media column is read as in ShareGPT, and so is a row of plain strings alone, whatever the first row is:
-there is no other way to say where the media stands.
+that has a media column is read as in ShareGPT: there is no other way to say where the media stands. So is a row of
+plain strings alone, unless the user named this format: the file's first row does not say what its others are.
 Media comes from the part itself, or, for a bare `{"type": "image"}`, from the next entry of the column.
 """
 
@@ -26,7 +26,8 @@ def to_sample(row: Row, spec: DatasetSpec, place: RowPlace, noticed: Noticed) ->
         Reject: the row cannot be used.
     """
     turns = required_column(row, spec, "messages", noticed)
-    dialect = dialect_of(spec, tags_in_text=has_media_column(row, spec) or not _has_parts(turns, spec))
+    has_tags = has_media_column(row, spec) or not (spec.is_given_format or _has_parts(turns, spec))
+    dialect = dialect_of(spec, tags_in_text=has_tags)
     return build_sample(turns, row, spec, dialect, place, noticed, ("messages",))
 
 

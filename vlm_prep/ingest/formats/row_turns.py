@@ -23,6 +23,8 @@ from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, written
 from vlm_prep.ingest.spec import TOOL_CALL, DatasetSpec
 
 _THOUGHT: Final = re.compile(r"\s*<think>(.*?)</think>\n*", re.DOTALL)
+_NO_CALLS: Final = ("null", "[]", "{}")
+"""No calls as JSON text, as a column of texts has them."""
 _PART_KEYS: Final = frozenset(("offset", "duration"))
 """What NeMo's message of a sound says of its part of the file."""
 
@@ -252,6 +254,7 @@ def _without_double(parts: list[Part], thought: str, where: str, noticed: Notice
 def _own_calls(turn: Row, role: str, where: str) -> ToolCalls:
     """Return the calls beside the content; `function_call` is OpenAI's older key for a single one."""
     given = {key: turn[key] for key in ("tool_calls", "function_call") if turn.get(key) and not is_empty(turn[key])}
+    given = {key: value for key, value in given.items() if value not in _NO_CALLS}
     if not given:
         return []
     if role != "assistant":

@@ -34,7 +34,7 @@ def tool_schemas(value: Any, *, lenient: bool = False) -> ToolSchemas | None:
     bad = RejectReason.BAD_TOOLS
     if isinstance(value, str):
         value = _parse(value, bad, f"the tools column ({excerpt(value)})", lenient=lenient) if value.strip() else None
-    if value is None or value == []:
+    if value is None or value == [] or value == {}:
         return None
     if isinstance(value, dict) and ("function" in value or "name" in value):
         value = [value]
