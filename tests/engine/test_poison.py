@@ -310,3 +310,15 @@ def test_a_poisonous_row_of_a_tokenize_is_rejected_also_where_the_run_begins_wit
     }
     assert read_manifest(tmp_path / "1").totals["rows_written"] == 4
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+def test_a_row_that_ends_the_worker_that_compares_it_at_the_end_is_rejected(
+    tmp_path: Path, planted: Any, monkeypatch: pytest.MonkeyPatch, options: Options
+) -> None:
+    monkeypatch.setattr(tokenize_run, "TokenizeJob", planted.DiesComparingJob)
+    source = rows_with(tmp_path, [], 5, planted)
+    limits = {**LIMITS, "worker_memory": 8 << 30}
+    tokenize(open_samples(source), PROCESSOR, TokenizeConfig(), options(tmp_path / "out", workers=1, **limits))
+    rejects = [(each["sample_id"], each["reason"]) for each in read_rejects(tmp_path / "out")]
+    assert rejects == [("rows/3", "worker_crashed")]
+    assert read_manifest(tmp_path / "out").totals["rows_written"] == 4

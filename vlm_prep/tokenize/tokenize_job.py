@@ -317,6 +317,8 @@ class TokenizeJob:
     ) -> tuple[Counter[str], Reject | None]:
         """Compare a written row; return what to count, see `check_row`, and why the processor cannot take it."""
         heartbeat(task.start)
+        if task.poison:  # it ended the worker that compared it, and its task is done again without it
+            return Counter({UNREADABLE: 1}), None
         try:
             return check_row(self.oracle, ShardReader(path, info).row(index)), None
         except Reject as reject:
@@ -335,10 +337,8 @@ class TokenizeJob:
             encoded = replace(encoded, media=media)
         size = sum(payload_bytes(item) for item in encoded.media)
         if size > MOST_BYTES:
-            raise Reject(
-                RejectReason.PAYLOAD_TOO_LARGE,
-                f"its media take {size:,} bytes, a row holds {MOST_BYTES:,}; --media reference holds none",
-            )
+            what = f"its media take {size:,} bytes, a row holds {MOST_BYTES:,}; --media reference holds none"
+            raise Reject(RejectReason.PAYLOAD_TOO_LARGE, what)
         return encoded
 
     @cached_property

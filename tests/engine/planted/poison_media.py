@@ -165,3 +165,19 @@ class DoubtfulIngestJob(IngestJob):
                 raise ExactnessError("a row differs", "report it")
             time.sleep(0.01)
         raise RuntimeError("nobody worked meanwhile")
+
+
+@dataclass
+class DiesComparingJob(TokenizeJob):
+    """Ends each worker that compares the row `rows/3` with the real processor."""
+
+    def setup(self, *loaded: object) -> None:
+        super().setup(*loaded)  # type: ignore[arg-type]
+        compare = self.oracle.compare
+
+        def dying(row: Any) -> Any:
+            if row["sample_id"] == "rows/3":
+                abort()
+            return compare(row)
+
+        self.oracle.compare = dying  # type: ignore[method-assign]
