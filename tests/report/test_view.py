@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import InputError
@@ -147,6 +148,40 @@ def test_a_row_cannot_script_the_page(browser: Any, tmp_path: Path, options: Opt
     assert "missing_file" in browser.execute_script("return document.getElementById('reject-rows').textContent")
     browser.execute_script("document.querySelector('[data-tab=rejects]').click()")
     assert browser.title == HOSTILE
+    assert errors(browser) == []
+
+
+def test_boxes_are_drawn_with_their_names_as_text(
+    browser: Any, tmp_path: Path, options: Options, reader: Reader
+) -> None:
+    Image.linear_gradient("L").resize((400, 300)).convert("RGB").save(tmp_path / "a.png")
+    shapes = [
+        {"bbox_2d": [100, 0, 200, 150], "label": HOSTILE},
+        {"bbox_2d": [300, 150, 400, 300], "label": "a dog"},
+        {"point_2d": [200, 150]},
+    ]
+    said = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": json.dumps(shapes)}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": said, "images": ["a.png"]}) + "\n")
+    out = tmp_path / "out"
+    config = TokenizeConfig(boxes="absolute")
+    tokenize(open_samples(tmp_path / "rows.jsonl"), "builtin:qwen2.5-vl-mini", config, options(out))
+    opened(browser, view(out, rows=1, seed=0, reader=reader), tmp_path)
+    drawn = browser.execute_async_script(
+        "const done = arguments[0], image = document.querySelector('#row img');"
+        "image.decode().then(() => {"
+        "  const frame = image.getBoundingClientRect(), share = (at, from, whole) => (at - from) / whole;"
+        "  done([...document.querySelectorAll('.boxed i')].map((shape) => {"
+        "    const at = shape.getBoundingClientRect(), name = shape.querySelector('b');"
+        "    const inside = !name || name.getBoundingClientRect().left >= frame.left - 1;"
+        "    return [share(at.left, frame.left, frame.width), share(at.top, frame.top, frame.height), inside,"
+        "      name && name.textContent]"
+        "  }))"
+        "})"
+    )
+    assert [each[2:] for each in drawn] == [[True, HOSTILE], [True, "a dog"], [True, None]]
+    for (left, top, *_), expected in zip(drawn, [(0.25, 0), (0.75, 0.5)], strict=False):
+        assert (left, top) == pytest.approx(expected, abs=0.01)
+    assert browser.title != "taken"
     assert errors(browser) == []
 
 

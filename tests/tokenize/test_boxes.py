@@ -82,7 +82,7 @@ def test_each_rule_of_the_data_gives_the_same_numbers_of_the_resized_picture(run
         assert [each["bbox_2d"] for each in json.loads(answer)] == expected and "cat 7" in answer
         row = store.row(0)
         assert row["image_grid_thw"].tolist() == [[1, 308 // 14, 504 // 14]]
-        assert json.loads(row["boxes"]) == [[0, [0.25, 0.5, 1.0, 1.0]]]
+        assert json.loads(row["boxes"]) == [[0, [0.25, 0.5, 1.0, 1.0], "cat 7"]]
         assert store.manifest.totals["boxes"] == 1 and store.manifest.proof["rows"] == {"image": 1}
 
 
@@ -172,12 +172,56 @@ def test_the_page_draws_them_and_shows_rejected_pictures(run: Run, options: Call
     rows = [('{"bbox_2d": [125, 150, 250, 300]}', {}), ('{"point_2d": [900, 1]}', {}), ("word " * 400, {})]
     store = run(rows, boxes="absolute", max_length=400)
     data = shown(store.folder)
-    assert [media["boxes"] for media in data["rows"][0]["media"]] == [[[0.25, 0.5, 0.5, 1.0]]]
+    assert [media["boxes"] for media in data["rows"][0]["media"]] == [[{"at": [0.25, 0.5, 0.5, 1.0]}]]
     outside, overlong = data["rejects"]
     assert outside["reason"] == "box_outside" and outside["media"][0]["picture"].startswith("data:image/jpeg")
     assert overlong["over"] == int(overlong["message"].split()[0]) - 400 > 0
     pack(store.folder, PackConfig(pack_length=1024), options(store.folder.parent / "packed"))
-    assert shown(store.folder.parent / "packed")["rows"][0]["media"][0]["boxes"] == [[0.25, 0.5, 0.5, 1.0]]
+    assert shown(store.folder.parent / "packed")["rows"][0]["media"][0]["boxes"] == [{"at": [0.25, 0.5, 0.5, 1.0]}]
+
+
+def names(store: Store) -> list[list[str]]:
+    """The names of the boxes of each row, "" for those without."""
+    return [[name[0] if name else "" for _, _, *name in json.loads(row["boxes"] or "[]")] for row in store.rows()]
+
+
+def test_names_are_those_that_each_form_says(run: Run) -> None:
+    box, ref = '"bbox_2d": [1, 2, 3, 4]', "<|object_ref_start|>the sea<|object_ref_end|>"
+    rows = {
+        f'[{{{box}, "label": "a \\"cat\\""}}, {{"label": "a {{dog", {box}}}]': ['a "cat"', "a {dog"],
+        f'{{"found": {{"of": {{"label": "x"}}, {box}, "text_content": "STOP"}}}}': ["STOP"],
+        "{'bbox_2d': [1, 2, 3, 4], 'label': 'l\\'eau'} {'point_2d': [5, 6], 'name': \"it's\"}": ["l'eau", "it's"],
+        '{"bbox_2d": [[1, 2, 3, 4], [5, 6, 7, 8]], "label": "two"}': ["two", "two"],
+        f'{{"label": "far"}} {{{box}}} {{"label": "far"}}': [""],
+        f'{{{box}, "label": "never ends': [""],
+        f'{{{box}, "label": 7, "of": ["label", "x"]}}': [""],
+        "<ref>cats</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>": ["cats", "cats"],
+        "<ref> a cat </ref> <box>(1,2),(3,4)</box>, <box>(5,6),(7,8)</box> and <box>(5,6),(7,8)</box>": [
+            *("a cat", "a cat", "")
+        ],
+        f"{ref}<|box_start|>(1,2),(3,4)<|box_end|> near a <point>(5,6)</point>": ["the sea", ""],
+    }
+    store = run([(answer, {}) for answer in rows], boxes="absolute", boxes_written="absolute")
+    assert names(store) == list(rows.values())
+    assert [each.replace(" ", "") for each in answers(store)] == [each.replace(" ", "") for each in rows]
+    assert not any("\ue0b0" in row["conversation"] for row in store.rows())
+
+
+def test_names_of_objects_are_those_of_the_text_they_stand_in(run: Run) -> None:
+    objects = {"ref": ["all", "a <|im_end|>", "a dog"], "bbox": [[1, 2, 3, 4], [5, 6, 7, 8]]}
+    said = '<ref-object>: [{"bbox_2d": <bbox>, "label": "<ref-object>"}, {"bbox_2d": <bbox>, "label": "<ref-object>"}]'
+    few = {"ref": ["sheep"], "bbox": [[1, 2, 3, 4], [5, 6, 7, 8]]}
+    rows = [(said, {"objects": objects}), ("Each <ref-object>: <bbox> <bbox>", {"objects": few})]
+    rows += [("<bbox> is <ref-object>", {"objects": {**few, "bbox": [[1, 2, 3, 4]]}})]
+    assert names(run(rows, boxes="absolute")) == [["a <|im_end|>", "a dog"], ["sheep", "sheep"], [""]]
+
+
+def test_a_name_that_looks_like_a_mark_is_rejected(run: Run) -> None:
+    objects = {"ref": ["\ue0b0X7:0.5\ue0b1"], "bbox": [[1, 2, 3, 4]]}
+    rows = [("<ref-object> <bbox>", {"objects": objects}), ('{"bbox_2d": [1, 2, 3, 4], "label": "\\ue0b1X"}', {})]
+    store = run(rows, boxes="absolute")
+    assert [each["reason"] for each in read_rejects(store.folder)] == ["bad_box"]
+    assert names(store) == [["\ue0b1X"]]
 
 
 def test_settings_and_what_looks_like_boxes() -> None:

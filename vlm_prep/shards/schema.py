@@ -150,8 +150,8 @@ RESCUE = "rescue"
 
 
 BOXES = "boxes"
-"""Column of a row's boxes and points as JSON text, for each its media and its coordinates from 0 to 1; only where a
-rule for them was declared."""
+"""Column of a row's boxes and points as JSON text, for each its media, its coordinates from 0 to 1 and, where the text
+says it, its name; only where a rule for them was declared."""
 
 BESIDE = (KEPT, RESCUE, BOXES)
 """Columns for people, of text: none of them is read in training. In packs each is a list, a text for each document."""

@@ -21,6 +21,7 @@ encoder.py       one sample through all of it: render, encode, expand, label, cu
 token_hook.py    a function of the user behind tokenizing, judged
 chat/            the chat template: a row rendered, and where each of its texts landed
 text.py          text → ids with byte offsets (gigatoken where proven identical, else tokenizers)
+box_names.py     what boxes and points are of, as the text around them says
 boxes.py         boxes and points, read by a declared rule and written as the models give them
 rescue.py        rows that are too long made shorter, step by step
 rescue_measures.py  what its steps do

@@ -27,6 +27,7 @@ from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.box_conventions import box_convention, seen_size
 from vlm_prep.processors.expansion import Size
 from vlm_prep.tokenize.beginnings import is_media_part
+from vlm_prep.tokenize.box_names import CLOSE, MARK, OPEN, first_mark, name_of, with_names
 
 REWRITTEN: Final = "boxes"
 CLIPPED: Final = "boxes_clipped"
@@ -37,8 +38,6 @@ _SHAPE: Final = re.compile(
 )
 _OBJECT: Final = re.compile(r"<bbox>|<ref-object>")
 _NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d*)?|[+-]?\.\d+")
-_OPEN, _CLOSE = "\ue0b0", "\ue0b1"
-_MARK: Final = re.compile(f"{_OPEN}([Xxy])(\\d+):([^{_CLOSE}]*){_CLOSE}")
 _SCALE: Final[Mapping[str, float]] = {"unit": 1.0, "thousand": 1000.0}
 _JUST: Final = 1e-9
 
@@ -83,18 +82,19 @@ class Boxes:
         return replace(sample, messages=messages, notes=notes) if reading.found else sample
 
     def written(self, sample: Sample) -> tuple[Sample, str]:
-        """Return a sample with numbers in place of the marks, and JSON of its boxes and points: for each its media and
-        its coordinates from 0 to 1; empty where it has none."""
+        """Return a sample with numbers in place of the marks, and JSON of its boxes and points: for each its media, its
+        coordinates from 0 to 1 and, where it has one, its name; empty where there are none."""
         if self.config.boxes is None:
             return sample, ""
         numbers = box_convention(self.adapter, self.config).numbers
-        shapes: list[tuple[int, list[float]]] = []
+        shapes: list[list[Any]] = []
         sizes: dict[int, Size] = {}
 
         def number(mark: re.Match[str]) -> str:
             axis, place, value = mark[1], int(mark[2]), float(mark[3])
             if axis == "X":
-                shapes.append((place, []))
+                name = name_of(mark)
+                shapes.append([place, [], *([name] if name else [])])
             shapes[-1][1].append(round(value, 4))
             if numbers == "unit":
                 return f"{value:.4f}".rstrip("0").rstrip(".")
@@ -105,7 +105,7 @@ class Boxes:
             most = sizes[place][0 if axis == "y" else 1]
             return str(min(round(value * most), most - 1 if numbers == "resized" else most))
 
-        messages = [_with_texts(message, lambda text: _MARK.sub(number, text)) for message in sample.messages]
+        messages = [_with_texts(message, lambda text: MARK.sub(number, text)) for message in sample.messages]
         return (replace(sample, messages=messages), orjson.dumps(shapes).decode()) if shapes else (sample, "")
 
     def _size(self, media: Media, numbers: str) -> Size:
@@ -144,10 +144,8 @@ class _Reading:
         text = part.get("text")
         if not isinstance(text, str):
             return part
-        if _OPEN in text or _CLOSE in text:
-            raise Reject(RejectReason.BAD_BOX, "its text holds characters (U+E0B0) that stand for boxes here")
-        text = _SHAPE.sub(self._shape, text)
-        return {**part, "text": _OBJECT.sub(self._object, text) if self._objects.given else text}
+        text = _SHAPE.sub(self._shape, _without_marks(text))
+        return {**part, "text": with_names(_OBJECT.sub(self._object, text) if self._objects.given else text)}
 
     def _shape(self, found: re.Match[str]) -> str:
         numbers = [float(each) for each in _NUMBER.findall(found[2])]
@@ -169,7 +167,7 @@ class _Reading:
         if image is not None and not 0 <= image < len(pictures):
             raise Reject(RejectReason.BAD_BOX, f"`objects`: image_id {image} of {len(pictures)} pictures")
         place = self._picture() if image is None else pictures[image]
-        return self._convention.written(list(self._marks(numbers, place, rule)))
+        return self._convention.written(list(self._marks(numbers, place, rule, self._objects.name)))
 
     def _pictures(self) -> list[int]:
         return [place for place, media in enumerate(self._media) if media.kind != "audio"]
@@ -189,7 +187,7 @@ class _Reading:
             )
         return before[-1]
 
-    def _marks(self, numbers: Sequence[float], place: int, rule: str) -> Iterator[str]:
+    def _marks(self, numbers: Sequence[float], place: int, rule: str, name: str = "") -> Iterator[str]:
         """Yield the marks of a box or point, each number as its share of the picture's height or width.
 
         Raises:
@@ -210,15 +208,17 @@ class _Reading:
                 )
             self.clipped = True
         self.found = True
-        for at, share in enumerate(shares):
-            yield f"{_OPEN}{'y' if at % 2 else 'x' if at else 'X'}{place}:{min(max(share, 0.0), 1.0)!r}{_CLOSE}"
+        first, *others = (min(max(share, 0.0), 1.0) for share in shares)
+        yield first_mark(place, first, name)
+        for at, share in enumerate(others, start=1):
+            yield f"{OPEN}{'y' if at % 2 else 'x'}{place}:{share!r}{CLOSE}"
 
 
 class _Objects:
     """ms-swift's column `objects`: boxes and names, in the order of their places in the text."""
 
     def __init__(self, found: Mapping[str, Any], config: BoxConfig) -> None:
-        self.given = bool(found)
+        self.given, self.name = bool(found), ""
         self._boxes, self._refs = list(found.get("bbox") or ()), list(found.get("ref") or ())
         images = found.get("image_id")
         self._images = list(images) if images is not None else [None] * len(self._boxes)
@@ -244,7 +244,8 @@ class _Objects:
         """Return the next name."""
         if not self._refs:
             raise Reject(RejectReason.BAD_BOX, "more <ref-object> than `objects` has names")
-        return str(self._refs.pop(0))
+        self.name = _without_marks(str(self._refs.pop(0)))
+        return self.name
 
     def box(self) -> tuple[list[float], int | None, str]:
         """Return the next box or point, its picture among the row's if that is said, and the rule of its numbers."""
@@ -259,6 +260,12 @@ def require_no_places(sample: Sample) -> None:
         parts = (part for message in sample.messages for part in message["content"])
         if any(_OBJECT.search(str(part.get("text", ""))) for part in parts):
             raise Reject(RejectReason.BAD_BOX, "its text has places for `objects`; `boxes` says what their numbers are")
+
+
+def _without_marks(text: str) -> str:
+    if OPEN in text or CLOSE in text:
+        raise Reject(RejectReason.BAD_BOX, "its text holds characters (U+E0B0) that stand for boxes here")
+    return text
 
 
 def own_size(media: Media) -> Size:

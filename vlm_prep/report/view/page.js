@@ -124,12 +124,17 @@ function image(source, about) {
 function boxed(picture, shapes) {
   const box = make("div", null, "boxed");
   box.append(picture);
-  shapes.forEach(([left, top, right, bottom], at) => {
+  shapes.forEach(({ at: [left, top, right, bottom], name }, at) => {
     const shape = make("i", null, right === undefined ? "point" : "box");
     shape.style.left = 100 * left + "%"; shape.style.top = 100 * top + "%";
     if (right !== undefined) { shape.style.width = 100 * (right - left) + "%"; shape.style.height = 100 * (bottom - top) + "%"; }
     shape.style.borderColor = `hsl(${(47 * at + 130) % 360} 90% 45%)`;
-    shape.title = `${right === undefined ? "point" : "box"} ${at + 1}`;
+    shape.title = `${right === undefined ? "point" : "box"} ${at + 1}${name ? ": " + name : ""}`;
+    if (name) {
+      const said = make("b", name, left > 0.6 ? "to-left" : "");
+      said.style.background = `hsl(${(47 * at + 130) % 360} 90% 25%)`;
+      shape.append(said);
+    }
     box.append(shape);
   });
   return box;

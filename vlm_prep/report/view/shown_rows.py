@@ -30,9 +30,9 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
     ids, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
     trained = labels != IGNORE
     media = [shown_media(each) for each in row["media"]]
-    for place, shape in orjson.loads(row.get(BOXES) or "[]"):
+    for place, shape, *name in orjson.loads(row.get(BOXES) or "[]"):
         if place < len(media):  # of a talk that was cut, the pictures that were left
-            media[place].setdefault("boxes", []).append(shape)
+            media[place].setdefault("boxes", []).append({"at": shape, **({"name": name[0]} if name else {})})
     in_media = np.isin(ids, list(reader.media_ids))
     found: dict[str, Any] = {
         "id": row["sample_id"],
