@@ -1,6 +1,6 @@
 """What boxes and points are of, as the text around them says it: names for people, which `view` draws beside them.
 
-    {"bbox_2d": [...], "label": "a cat"}         of the object that the box stands in: `label`, else `text_content`, `name`
+    {"bbox_2d": [...], "label": "a cat"}         of the object it stands in: `label`, `text_content` or `name`
     <ref>a cat</ref><box>...</box>, <box>...     the name right before it, also of several boxes one after the other
     <ref-object> at <bbox>                       of `objects` in other text: the name that was placed last before it
 
@@ -82,7 +82,8 @@ def _texts_of(text: str, brace: int, key: int) -> dict[str, str] | None:
 
     A brace inside of a text begins none: seen from there the quotes of the key are the others' ends.
     """
-    depth, found, has_key = 0, {}, False
+    found: dict[str, str] = {}
+    depth, has_key = 0, False
     end = key + _NEAR
     at = brace
     while token := _TOKEN.search(text, at, end):
