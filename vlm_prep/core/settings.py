@@ -60,7 +60,9 @@ class SourceConfig(Settings):
     datasets: Annotated[
         list[str] | None, Flag("--dataset"), Doc("Only this dataset of a meta JSON or preset; may be repeated.")
     ] = None
-    format: Annotated[str | None, Doc("Format of rows: sharegpt, messages, alpaca, texts, completion, asr.")] = None
+    format: Annotated[
+        str | None, Doc("Format of rows: sharegpt, messages, alpaca, texts, completion, asr, or a package's.")
+    ] = None
     columns: Annotated[
         dict[str, str] | None,
         Flag("--column", example="messages=conversations"),

@@ -12,6 +12,7 @@ to read it in:
     derived/  tars, folders, databases and other tools' descriptions as rows
     hub_sets, hub_cache, splits  datasets of the hub, with and without a network; which files and rows a split is
     gather/   media files by content in shards, each once
+    format_packages  formats of rows that installed packages add
     row_hook  a function of the user between a row and its reading
     mock_rows  rows that are made up
     meta      load_source: a meta JSON, a data file or a folder → [DatasetSpec], or an InputError that says what to fix

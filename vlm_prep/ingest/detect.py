@@ -19,6 +19,7 @@ import orjson
 
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.row_json import RowJsonError, parse_row
+from vlm_prep.ingest.format_packages import outside_format, recognised
 from vlm_prep.ingest.formats.letter_case import row_of_usual_case
 from vlm_prep.ingest.formats.usual_turns import of_gemini
 from vlm_prep.ingest.json_scan import BOM, elements
@@ -58,7 +59,12 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     if spec.is_mock:
         return replace(spec, format="messages")
     with spec.own_name():
-        rows = list(_through_hook(spec, head_objects(spec)))
+        given = list(_through_hook(spec, head_objects(spec)))
+    if given and (spec.is_outside or not _says_form(spec)):
+        spec = replace(spec, format=spec.format or recognised(given[0], spec.file_name))
+    if spec.is_outside:
+        return _resolve_outside(spec, given)
+    rows = list(_usual(spec, given))
     if not rows:
         return replace(spec, format=spec.format or ("sharegpt" if spec.mapping is None else "mapping"))
     for role in spec.columns:
@@ -81,6 +87,26 @@ def resolve(spec: DatasetSpec) -> DatasetSpec:
     spec = replace(spec, format=kind, columns=spec.columns | {"messages": column})
     _check_message_keys(spec, rows)
     return replace(spec, tags=_detect_tags(spec, _messages(spec, first)))
+
+
+def _says_form(spec: DatasetSpec) -> bool:
+    """Whether the user says how rows are read, in words that mean something to our own formats alone."""
+    named = spec.given_columns - {"id"} or spec.given_tags
+    return spec.format is not None or spec.mapping is not None or bool(named)
+
+
+def _resolve_outside(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
+    """Return `spec` of a package's format, which names columns and roles itself."""
+    found = outside_format(str(spec.format))
+    for name, given in (("columns", spec.given_columns - {"id"}), ("tags", spec.given_tags)):
+        if given:
+            what = f"dataset {spec.name!r}: {name} ({', '.join(sorted(given))}) mean nothing to {found}"
+            raise InputError(what, f"It reads {', '.join(sorted(found.columns))}. Leave them out.")
+    if spec.mapping is not None:
+        raise InputError(f"dataset {spec.name!r}: {found} and a mapping both say how rows are read", "Leave one out.")
+    _refuse_prompts(spec, found.name)
+    # so it is read alike whether it was named or recognised
+    return replace(_resolve_kept(spec, rows) if rows else spec, is_given_format=True)
 
 
 def _resolve_asr(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
@@ -140,7 +166,7 @@ def _resolve_mapping(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
     return replace(spec, format="mapping")
 
 
-def _refuse_prompts(spec: DatasetSpec, kind: Format) -> None:
+def _refuse_prompts(spec: DatasetSpec, kind: str) -> None:
     for name in ("system_prompt", "user_prompt"):
         if getattr(spec, name) is not None:
             raise InputError(
@@ -153,7 +179,16 @@ def _through_hook(spec: DatasetSpec, rows: Iterable[Row]) -> Iterator[Row]:
     """Yield rows as the user's hook gives them, without those that it leaves out."""
     for row in rows:
         try:
-            yield of_gemini(row_of_usual_case(row if spec.row_hook is None else hooked(spec.row_hook, row), spec))
+            yield row if spec.row_hook is None else hooked(spec.row_hook, row)
+        except Reject:
+            continue
+
+
+def _usual(spec: DatasetSpec, rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows as our own formats read them, without those that say no more than what is wrong with them."""
+    for row in rows:
+        try:
+            yield of_gemini(row_of_usual_case(row, spec))
         except Reject:
             continue
 

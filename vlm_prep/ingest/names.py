@@ -10,9 +10,10 @@ import codecs
 import math
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.ingest.format_packages import outside_names
 from vlm_prep.ingest.mapping.compiled import compiled
 from vlm_prep.ingest.spec import (
     COLUMN_ALIASES,
@@ -21,21 +22,21 @@ from vlm_prep.ingest.spec import (
     FORMATS,
     MEDIA_COLUMN_ALIASES,
     TAG_ALIASES,
-    Format,
     did_you_mean,
 )
 
 
-def check_format(where: str, format: str | None) -> Format | None:
+def check_format(where: str, format: str | None) -> str | None:
     """Return a format's name.
 
     Raises:
-        InputError: it is not one of `FORMATS`.
+        InputError: it is none of `FORMATS` and of no installed package.
     """
-    if format is not None and format not in FORMATS:
-        hint = f"Formats: {', '.join(FORMATS)}; leave it out to have it detected.{did_you_mean(format, FORMATS)}"
+    if format is not None and format not in FORMATS and format not in (more := outside_names()):
+        known = (*FORMATS, *more)
+        hint = f"Formats: {', '.join(known)}; leave it out to have it detected.{did_you_mean(format, known)}"
         raise InputError(f"{where}: unknown format {format!r}", hint)
-    return cast(Format | None, format)
+    return format
 
 
 def check_mapping(where: str, format: str | None, mapping: str | None, columns: Collection[str]) -> None:

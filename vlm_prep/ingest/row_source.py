@@ -23,6 +23,7 @@ from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.sides import bounds_of, is_between, read_split
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import mark, mark_addresses, may_embed
+from vlm_prep.ingest.format_packages import outside_format
 from vlm_prep.ingest.formats import to_sample
 from vlm_prep.ingest.index import RowIndex, build_index, read_row
 from vlm_prep.ingest.kept_columns import kept_of, left_unread
@@ -162,6 +163,11 @@ class RowSource:
             options["download"] = list(spec.downloads.hosts)
         if spec.row_hook is not None:
             options["row_hook"] = [spec.row_hook, row_hook_digest(spec.row_hook)]
+        columns = {role: spec.columns.get(role) or " or ".join(spec.column_names(role)) for role in COLUMN_NAMES}
+        if spec.is_outside:
+            found = outside_format(str(spec.format))
+            options["format_from"] = [found.package, found.digest]
+            columns = {name: name for name in sorted(found.columns)}
         if not spec.tables and not spec.is_mock and (form := form_of(spec.file)):
             options["text"] = form
         return {
@@ -169,7 +175,7 @@ class RowSource:
             "file": spec.file_name,
             "kind": self.index.kind,
             "format": spec.format,
-            "columns": {role: spec.columns.get(role) or " or ".join(spec.column_names(role)) for role in COLUMN_NAMES},
+            "columns": columns,
             "tags": dict(spec.tags),
             # relative, so that moving data and media together changes nothing
             "media_dir": spec.media_dir

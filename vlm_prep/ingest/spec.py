@@ -132,8 +132,9 @@ class DatasetSpec:
     """The data file as the meta file writes it; what reports and rejects show."""
     media_dir: Path | str
     """Absolute folder that relative media paths start from; a str is a place on an object store."""
-    format: Format | None = None
-    """None until `detect.resolve` has seen the first row; then rows are read as sharegpt."""
+    format: str | None = None
+    """One of `FORMATS` or of a package (`ingest.format_packages`); None until `detect.resolve` has seen the first row;
+    then rows are read as sharegpt."""
     is_given_format: bool = False
     """Whether the user gave it, and not the first row."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -196,6 +197,11 @@ class DatasetSpec:
     def is_mock(self) -> bool:
         """Whether its rows are made up, see `ingest.mock_rows`."""
         return self.file_name.startswith("mock:")
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether its format is a package's."""
+        return self.format is not None and self.format not in FORMATS
 
     @property
     def reading(self) -> TextReading:

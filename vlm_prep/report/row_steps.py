@@ -71,7 +71,8 @@ def explain(samples: Samples, number: int, probe: Probe, encode: Callable[[], li
         yield Step("raw", (visible(raw[:_RAW]) + ("..." if len(raw) > _RAW else ""),), raw[:_RAW])
         about = source.describe()
         tags = ", ".join(f"{tag} {value!r}" for tag, value in about["tags"].items()) or "the usual ones"
-        lines = (f"format {about['format']}, rows as {about['kind']}", f"tags {tags}")
+        outside = "".join(f" of {each}" for each in about.get("format_from", ())[:1])
+        lines = (f"format {about['format']}{outside}, rows as {about['kind']}", f"tags {tags}")
         yield Step("found", lines, {name: about[name] for name in ("kind", "format", "columns", "tags", "media_dir")})
     if isinstance(result, Rejected):
         yield _rejected(result.reason, result.message)

@@ -8,6 +8,7 @@ order:
     alpaca        instruction, input, output, history: written as messages, then read as sharegpt
     pairs         hub tables of user and assistant texts, or of prompt and completion
     asr           an audio file and its transcript
+    by_package    rows of a format from outside (`ingest.format_packages`)
     by_mapping    any table, by a mapping that says what its columns are (`ingest.mapping`)
     letter_case   keys in other letter case
     row_format    the format of a row in a file whose rows have several
@@ -33,7 +34,7 @@ from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Sample
-from vlm_prep.ingest.formats import alpaca, asr, by_mapping, messages, pairs, sharegpt
+from vlm_prep.ingest.formats import alpaca, asr, by_mapping, by_package, messages, pairs, sharegpt
 from vlm_prep.ingest.formats.common import shown
 from vlm_prep.ingest.formats.conversation import RowPlace
 from vlm_prep.ingest.formats.letter_case import KEY_CASE, row_of_usual_case
@@ -69,7 +70,9 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
         RowPlace(sample_id=sample_id, source=source, line=line),
         Noticed(frozenset(spec.ignore_keys) | _BOXES.intersection(spec.kept)),
     )
-    if _is_conversation(row):
+    if spec.is_outside and isinstance(row, dict):
+        return by_package.to_sample(row, spec, place, noticed)
+    if _is_conversation(row) and not spec.is_outside:
         noticed.note("read_bare_messages")
         row = {"messages": row}
     if not isinstance(row, dict):

@@ -78,7 +78,7 @@ def build_sample(
 
     how: dict[str, Any] = {"repeats": spec.repeated_tags == "same", "strips": spec.tag_blanks == "strip"}
     queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **how))
-    _require_conversation(messages, row)
+    require_conversation(messages, row)
     queue.drop_doubles()
     if other := queue.other_reading():
         queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **other[1], **how))
@@ -214,7 +214,12 @@ def _mask_history(masked: Any, messages: list[Message], noticed: Noticed) -> Non
 # ---- the whole conversation ----
 
 
-def _require_conversation(messages: list[Message], row: Row) -> None:
+def require_conversation(messages: list[Message], row: Row) -> None:
+    """Check that something is said, some of it by the assistant.
+
+    Raises:
+        Reject: EMPTY_CONVERSATION, NO_ASSISTANT_TURN.
+    """
     if not any(_says_something(message) for message in messages):
         raise Reject(RejectReason.EMPTY_CONVERSATION, "no message says anything")
     if not any(message["role"] == "assistant" for message in messages):

@@ -174,6 +174,7 @@ def require_own_words(samples: Samples, number: int, encoded: Encoded, template:
     asked = (spec.mapping, spec.encoding, spec.lenient_json, spec.row_hook, spec.system_prompt, spec.user_prompt)
     if (
         spec.is_mock
+        or spec.is_outside
         or spec.given_tags
         or spec.given_columns
         or (spec.repeated_tags, spec.tag_blanks) != ("reject", "keep")
