@@ -16,10 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from vlm_prep.core import bounds
 from vlm_prep.core.errors import InputError, Reject
 from vlm_prep.core.records import Media, Rejected
 from vlm_prep.ingest.source import open_samples
-from vlm_prep.media import text_files
 from vlm_prep.media.probe import probe
 
 ROW = b'{"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]}\n'
@@ -40,7 +40,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_text_that_becomes_200_times_as_large_is_refused_and_leaves_no_copy(
     end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_files, "_ANYWAY", 1 << 20)
+    monkeypatch.setattr(bounds, "_ANYWAY", 1 << 20)
     path = tmp_path / f"rows.jsonl.{end}"
     path.write_bytes(PACK[end](b" " * (24 << 20)))
     with pytest.raises(InputError, match="200 times its size: unpack it yourself") as caught:

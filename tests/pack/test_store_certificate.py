@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import vlm_prep.certify.store_packs as store_packs
@@ -74,7 +76,7 @@ def test_packs_of_each_mixture_of_kinds_are_compared(certified: Path, monkeypatc
     monkeypatch.setattr(store_packs, "PACKS", 4)
     kinds = ShardDataset(certified).kinds()
     known = store_packs._Known(certified, ShardDataset(certified).manifest, trust_remote_code=False)
-    chosen = store_packs._chosen(known, store_packs._rows_of_packs(known))
+    chosen = store_packs._chosen(known, store_packs._rows_of_packs(known, 10**6))
     assert {int(kinds[number]) for number in chosen} == {int(each) for each in kinds}
 
 
@@ -209,3 +211,17 @@ def test_packs_whose_documents_are_gone_cannot_be_compared(certified: Path, tmp_
     alone = shutil.copytree(certified, tmp_path / "elsewhere" / "packed")
     with pytest.raises(StoreError):
         certify_packs(alone)
+
+
+@pytest.mark.parametrize("rows", [[[-1]], [[10**9]], [], [None], ["x"], None], ids=repr)
+def test_a_plan_that_is_none_of_these_packs_is_refused(certified: Path, rows: Any) -> None:
+    store = certified.with_name("planned")  # beside it: the manifest says from there where the tokenized store is
+    shutil.copytree(certified, store, dirs_exist_ok=True)
+    plan = store / "plan.parquet"
+    if rows is None:
+        plan.write_bytes(b"PAR1" * 10)
+    else:
+        whole = pq.read_table(plan)
+        pq.write_table(pa.table({"rows": pa.array(rows * (len(whole) if rows else 1))}), plan)
+    with pytest.raises(StoreError, match=r"plan\.parquet is missing or damaged"):
+        certify_packs(store)

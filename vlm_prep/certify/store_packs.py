@@ -10,19 +10,20 @@ of ten from 1e-6 on: the last bits of float32 are the machine's, and a store is 
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vlm_prep.certify.compare import Finding, Rows, compare_packed, run_alone
 from vlm_prep.certify.kernels import FLASH
 from vlm_prep.certify.tiny_model import TinyModel
+from vlm_prep.core.bounds import unpacking
 from vlm_prep.core.errors import InputError, ProcessorError, StoreError
 from vlm_prep.core.regular_files import read_regular
 from vlm_prep.pack.assemble import assemble_pack
@@ -139,7 +140,7 @@ def certify_packs(
             f"{source} is not the tokenized store that {folder} was packed from", "restore it, or pack again"
         )
     packed = _Known(folder, manifest, trust_remote_code=trust_remote_code)
-    rows, notes = _rows_of_packs(packed), list[str]()
+    rows, notes = _rows_of_packs(packed, len(alone)), list[str]()
     numbers = _chosen(packed, rows)
     if not numbers:
         notes.append("no pack has several documents")
@@ -182,14 +183,27 @@ class _Known(ShardDataset):
         return self._item(row, dict(made or {}))
 
 
-def _rows_of_packs(packed: _Known) -> list[NDArray[np.int64]]:
-    """Which rows of the tokenized store each pack holds."""
+def _rows_of_packs(packed: _Known, documents: int) -> list[NDArray[np.int64]]:
+    """Which rows of the tokenized store, which has so many, each pack holds.
+
+    Raises:
+        StoreError: the plan beside the packs is missing, damaged, or of another store.
+    """
     if packed.manifest.extra["layout"] == "index":
         plan = Store(packed.path, split=PLAN_SPLIT, manifest=packed.manifest)
         return [np.asarray(plan.row(number)["rows"]) for number in range(len(plan))]
-    table = io.BytesIO(read_regular(packed.path / PLAN_FILE))
-    rows = pq.read_table(table, columns=["rows"]).column("rows")
-    return [np.asarray(each) for each in rows.to_pylist()]
+    try:
+        data = read_regular(packed.path / PLAN_FILE)
+        with unpacking(len(data)):
+            table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(["rows"], use_threads=False)
+            rows = [np.asarray(each, np.int64) for each in table.column("rows").to_pylist()]
+        if len(rows) != len(packed):
+            raise ValueError(f"it has {len(rows)} packs, the store {len(packed)}")
+        if any(((each < 0) | (each >= documents)).any() or each.ndim != 1 for each in rows):
+            raise ValueError(f"it names rows that a store of {documents} has not")
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise StoreError(f"{packed.path / PLAN_FILE} is missing or damaged: {error}", "pack again") from error
+    return rows
 
 
 def _chosen(packed: ShardDataset, rows: Sequence[NDArray[np.int64]]) -> list[int]:

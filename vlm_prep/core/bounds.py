@@ -23,6 +23,17 @@ MORE_BYTES = 1 << 30
 TABLE_BYTES = 6 << 30
 """The same for decoding a batch of a table; one of 16 MiB is asked for, and the least that can be decoded is a page."""
 
+MOST_TIMES = 200
+_ANYWAY = 1 << 30
+
+
+def most_unpacked(size: int) -> int:
+    """Return what `size` bytes of somebody else's may become where they are unpacked: 200 times as many, or 1 GiB.
+
+    Conversations become 3 to 20 times as large, a bomb of zeros 1,000 (gzip) to 700,000 times (bz2).
+    """
+    return max(_ANYWAY, MOST_TIMES * size)
+
 
 class _OutOfTime(BaseException):
     """No Exception: what a template raises is caught and becomes a row's reject."""
@@ -83,6 +94,21 @@ def _within(seconds: float, more_bytes: int) -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise _OutOfTime
+
+
+@contextmanager
+def unpacking(size: int) -> Iterator[None]:
+    """Let what a table of `size` bytes becomes in the block take 200 times as much, or 6 GiB.
+
+    Raises:
+        ValueError: it takes more.
+    """
+    most = max(TABLE_BYTES, MOST_TIMES * size)
+    try:
+        with at_most(most):
+            yield
+    except MemoryError as error:
+        raise ValueError(f"its rows take more than {most >> 30} GiB of memory") from error
 
 
 _lock = threading.Lock()

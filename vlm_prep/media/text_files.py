@@ -27,6 +27,7 @@ from typing import IO, Any, Final
 
 import pyarrow as pa
 
+from vlm_prep.core.bounds import MOST_TIMES, most_unpacked
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.remote import cache_folder
@@ -46,10 +47,6 @@ _MARKS: Final = (
 ENDINGS: Final = (".gz", ".zst", ".zstd", ".xz", ".bz2")
 _UTF8: Final = (None, "utf-8", "ascii", "utf-8-sig")
 _VERSION: Final = 1
-MOST_TIMES: Final = 200
-_ANYWAY: Final = 1 << 30
-"""Text may be this many times as large as its file, or have this many bytes: conversations become 3 to 20 times as
-large, a bomb of zeros 1,000 (gzip) to 700,000 times (bz2)."""
 _WINDOW: Final = 1 << 30
 """Most memory for what a decompressor remembers; `xz -9` needs 65 MiB."""
 
@@ -157,7 +154,7 @@ def _as_json_lines(source: Path, delimiter: str, target: Path) -> None:
 
 def most_bytes(path: str | Path) -> int:
     """Return how large what is unpacked of a file may be."""
-    return max(_ANYWAY, MOST_TIMES * os.path.getsize(path))
+    return most_unpacked(os.path.getsize(path))
 
 
 def _copy(path: str, form: str | None, encoding: str | None, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 schema.py    the Arrow columns of each kind of store
 heads.py     digests of the parts of a shard that tell Arrow where to look
+unpacked.py  what a compressed record batch becomes, looked at before it is unpacked
 store_names.py  the names that files of a store have, and no others
 shard_info.py  what the manifest says of a shard
 writer.py    rows → record batches → one shard file, renamed into place only when whole

@@ -5,7 +5,7 @@
 The schema message says what the bytes of each batch mean, the metadata of a record batch where its buffers lie. One
 changed byte in them makes Arrow read outside of the file, or end the process (measured: SIGSEGV, SIGABRT); no check of
 Arrow's looks at it. So the manifest holds a digest of each head (a few KB), compared when the shard or the batch is
-mapped; the bodies are validated by Arrow itself, decompressed first where they are compressed.
+mapped; the bodies are validated by Arrow itself, decompressed first where they are compressed (see `unpacked`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import xxhash
 
 from vlm_prep.shards.schema import must_be_readable
 from vlm_prep.shards.shard_info import ShardInfo
+from vlm_prep.shards.unpacked import BatchHead
 
 _MARK = b"\xff\xff\xff\xff"
 _PREFIX = 8
@@ -68,6 +69,23 @@ def checked_head(source: pa.MemoryMappedFile, info: ShardInfo, number: int) -> b
     return head
 
 
+def count_rows(path: Path) -> int:
+    """Return the rows in an Arrow stream by walking the heads of its messages; nothing is decompressed.
+
+    Raises:
+        ValueError: it is damaged, or a record batch becomes more than those of a store may.
+        pa.ArrowException: it is damaged.
+    """
+    rows = 0
+    with pa.memory_map(str(path)) as source:
+        for message in pa.ipc.MessageReader.open_stream(source):
+            if message.type == "record batch":
+                head = BatchHead(memoryview(message.metadata))
+                head.must_be_small(memoryview(message.body))
+                rows += head.rows
+    return rows
+
+
 def read_schema(source: pa.MemoryMappedFile, info: ShardInfo) -> pa.Schema:
     """Return the schema of a shard that has the manifest's size, end and schema message.
 
@@ -100,11 +118,17 @@ def read_batch(
         pa.ArrowException: it is damaged.
     """
     must_be_whole(source, info)  # where it was cut since it was mapped a read ends the process
-    checked_head(source, info, number + 1)
+    written = checked_head(source, info, number + 1)
+    head = BatchHead(written[_PREFIX:])
     start, rows = info.batches[number]
+    if head.rows != rows or head.compressed > info.compressed:
+        said = "compressed" if head.compressed else "not compressed"
+        raise ValueError(f"it has {head.rows} rows and is {said}, unlike what the manifest says ({rows} rows)")
     if info.compressed:
         stop = info.batches[number + 1][0] if number + 1 < len(info.batches) else info.bytes - len(_END)
-        alone = schema.serialize().to_pybytes() + source.read_at(stop - start, start)
+        message = source.read_at(stop - start, start)
+        head.must_be_small(memoryview(message)[len(written) :])
+        alone = schema.serialize().to_pybytes() + message
         # `read_record_batch` decompresses in threads of Arrow's, which a forked reader must not have
         options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=None if only is None else [only])
         with pa.ipc.open_stream(alone, options=options) as stream:
@@ -114,8 +138,6 @@ def read_batch(
         found = pa.ipc.read_record_batch(pa.ipc.read_message(source), schema)
         found = found if only is None else found.select([only])
     must_be_valid(found)
-    if found.num_rows != rows:
-        raise ValueError(f"it has {found.num_rows} rows, the manifest says {rows}")
     return found
 
 

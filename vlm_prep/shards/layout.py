@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlm_prep.core.atomic_files import write_bytes_atomically, write_table_atomically
+from vlm_prep.core.bounds import unpacking
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file
 from vlm_prep.core.plain_text import settled
@@ -229,8 +230,9 @@ def _read_rejects(data: bytes) -> list[dict[str, Any]]:
     content = pa.BufferReader(data)
     # in this thread: one of Arrow's own that lets go of Python's bytes while the interpreter ends aborts the process
     # ("terminate called without an active exception", in 1 of 3 short commands)
-    table = pq.ParquetFile(content, pre_buffer=False).read(use_threads=False)
-    if not (table.schema.equals(REJECTS) or table.schema.equals(REJECTS_KEPT)):
-        raise ValueError("its columns are others")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    with unpacking(len(data)):
+        table = pq.ParquetFile(content, pre_buffer=False).read(use_threads=False)
+        if not (table.schema.equals(REJECTS) or table.schema.equals(REJECTS_KEPT)):
+            raise ValueError("its columns are others")
+        rows: list[dict[str, Any]] = table.to_pylist()
     return rows

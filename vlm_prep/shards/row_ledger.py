@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vlm_prep.core.atomic_files import write_table_atomically
+from vlm_prep.core.bounds import unpacking
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_bytes, digest_file
 from vlm_prep.core.regular_files import read_regular
@@ -124,8 +125,8 @@ def read_ledger(folder: Path, manifest: Manifest, said: Mapping[str, Any] | None
     if not isinstance(said, Mapping) or said.get("xxh3") != digest_bytes(data):
         raise StoreError(f"{path} is not the one that was written with the store (checksum)", hint)
     try:
-        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
-        ledger = _of_table(table)
+        with unpacking(len(data)):
+            ledger = _of_table(pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False))
         _must_be_of(ledger, manifest)
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: {error}", hint) from error

@@ -18,13 +18,13 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.regular_files import read_regular
 from vlm_prep.shards.earlier import rejected_earlier
+from vlm_prep.shards.heads import count_rows
 from vlm_prep.shards.layout import changed_files, read_rejects
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.object_store import RemotePath, StorePath
 from vlm_prep.shards.reader import ShardReader
 from vlm_prep.shards.shard_info import ShardInfo
 from vlm_prep.shards.store_names import PLAN_FILE, REJECTS_FILE, WORK
-from vlm_prep.shards.writer import count_rows
 
 _SHARD = re.compile(r"[^/]+/data-[^/]*\.[^/]*")
 

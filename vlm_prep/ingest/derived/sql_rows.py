@@ -17,11 +17,12 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vlm_prep.core.bounds import MOST_TIMES
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fields import did_you_mean
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.remote import cache_folder
-from vlm_prep.media.text_files import MOST_TIMES, most_bytes
+from vlm_prep.media.text_files import most_bytes
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _TYPES: Final = {"integer": pa.int64(), "real": pa.float64(), "text": pa.string(), "blob": pa.binary()}
