@@ -49,6 +49,22 @@ def test_plan_as_json_says_that_it_is_a_sample(
     assert found["budgets"]["tried"] == []
 
 
+def test_a_job_is_planned_with_its_own_pixels(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "job.yaml").write_text("tokenize:\n  max_pixels: 100352\n")
+    common = ("--rows", 8, "--no-budgets", "--workers", 1, "--json", "--quiet")
+    found = {}
+    for name, more in (
+        ("job", ("--config", tmp_path / "job.yaml")),
+        ("argument", ("--processor-arg", "max_pixels=100352")),
+        ("own", ()),
+    ):
+        assert run(monkeypatch, *common, *more) in (0, None)
+        found[name] = json.loads(capfd.readouterr().out)["tokens"]
+    assert found["job"] == found["argument"] != found["own"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vlm_prep.builtin import builtin_data
-from vlm_prep.cli import doctor, flags, ingest, labels, main, pack, plan, tokenize
+from vlm_prep.cli import doctor, explain, flags, ingest, labels, main, merge, pack, plan, tokenize, view
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.settings import SourceConfig, TokenizeConfig
 
@@ -153,6 +153,56 @@ def test_a_command_takes_its_section_of_a_job_and_reads_what_the_one_before_wrot
     assert (packed["source"], packed["run"].out) == (str(tmp_path / "job/tokenized"), str(tmp_path / "job/packed"))
     assert packed["config"].format == "webdataset" and packed["run"].workers == 2
     assert flags.read(labels.command, ["--config", str(file)])["config"].max_length == 512
+
+
+INGESTED_JOB = """\
+source: rows.jsonl
+processor: builtin:qwen2.5-vl-mini
+out: job
+ingest:
+  media_dir: pictures
+tokenize:
+  max_pixels: 200704
+  fps: 2
+"""
+LOOKS = (plan.command, labels.command, explain.command, view.command)
+
+
+def test_commands_that_look_take_what_will_be_read_before_and_after_it_is_ingested(tmp_path: Path) -> None:
+    words = ["--config", str(written(tmp_path, INGESTED_JOB))]
+
+    def read(command: flags.CommandFunction) -> dict[str, Any]:
+        return flags.read(command, [*words, *(["3"] if command is explain.command else [])])
+
+    for command in LOOKS:
+        found = read(command)
+        rows = found.get("rows_config") or found["rows"]
+        assert (found["source"], rows.media_dir) == (str(tmp_path / "rows.jsonl"), str(tmp_path / "pictures"))
+        assert (found["config"].max_pixels, found["config"].fps) == (200_704, 2)
+    assert read(explain.command)["row"] == "3"
+    (tmp_path / "job" / "ingested").mkdir(parents=True)
+    (tmp_path / "job" / "ingested" / "manifest.json").write_text("{}")
+    for command in LOOKS:
+        found = read(command)
+        rows = found.get("rows_config") or found["rows"]
+        assert (found["source"], rows.media_dir) == (str(tmp_path / "job" / "ingested"), None)
+
+
+def test_where_a_job_writes_is_nothing_to_a_command_that_is_no_stage(tmp_path: Path) -> None:
+    file = str(written(tmp_path, INGESTED_JOB))
+    assert flags.read(view.command, ["--config", file])["out"] is None
+    with pytest.raises(InputError, match="--out is missing"):
+        flags.read(merge.command, ["a", "b", "--config", file])
+    flat = str(written(tmp_path, FULL))
+    assert flags.read(view.command, ["--config", flat])["out"] is None
+    assert flags.read(merge.command, ["a", "b", "--config", flat])["out"] == tmp_path / "out"
+
+
+def test_pixel_budgets_are_flags_and_those_of_a_file_are_the_rows(tmp_path: Path) -> None:
+    file = str(written(tmp_path, INGESTED_JOB))
+    found = flags.read(plan.command, ["--config", file, "--max-pixels", "50176", "--max-pixels", "100352"])
+    assert (found["max_pixels"], found["config"].max_pixels) == ([50_176, 100_352], 200_704)
+    assert flags.read(plan.command, ["--config", file, "--no-budgets"])["max_pixels"] is None
 
 
 @pytest.mark.parametrize("command", [tokenize.command, plan.command, labels.command, ingest.command, pack.command])

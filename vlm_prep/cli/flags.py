@@ -142,14 +142,16 @@ def as_yaml(name: str, arguments: Mapping[str, Any]) -> str:
     files = takes.in_files
     own = ((each, arguments[each.name]) for each in takes.own.values() if each in files)
     grouped = (
-        (each, getattr(arguments[group], each.name)) for group, (_, found) in takes.groups.items() for each in found
+        (each, getattr(arguments[group], each.name))
+        for group, (_, found) in takes.groups.items()
+        for each in (*found, *takes.of_files(group))
     )
     values = ((each, _absolute(each, value)) for each, value in (*own, *grouped))
     return run_yaml(f"vlm-prep {name} --config FILE", values)
 
 
 def _absolute(setting: Setting, value: Any) -> Any:
-    path = setting.note(IsPath)
+    path = setting.path
     if path is None or value is None or (path.only_existing and not Path(value).exists()):
         return value
     if setting.is_list:

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le
 
 from vlm_prep.cli import flags, options
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.fields import OnlyFlag
 from vlm_prep.core.run_settings import WorkerConfig
 from vlm_prep.core.settings import SourceConfig, TokenizeConfig
 
@@ -40,9 +41,10 @@ def command(
     max_pixels: Annotated[
         list[int] | None,
         Ge(1),
+        OnlyFlag(),
         Doc(
-            "A pixel budget to show, as `max_pixels` of tokenize sets it; may be repeated. [default: those of 256, "
-            "1024 and 4096 tokens a picture]"
+            "A pixel budget to show, as `max_pixels` of tokenize sets it; may be repeated. All else is that of the "
+            "processor, or of `max_pixels` in a run file. [default: those of 256, 1024 and 4096 tokens a picture]"
         ),
     ] = None,
     rows_file: Annotated[
@@ -75,12 +77,15 @@ def command(
         from vlm_prep.report.plan.preflight import preflight, preflight_text
 
         size = SampleSize(fraction=1.0 if fraction is None and rows is None else fraction, rows=rows)
-        told = preflight(samples, processor, config, how, sorted(set(max_length or ())), size, rows_file)
+        if max_pixels and len(max_pixels) > 1:
+            raise InputError(f"`rows_file` with {len(max_pixels)} values of `max_pixels`", "give one of them")
+        asked = replace(config, max_pixels=max_pixels[0]) if max_pixels else config
+        told = preflight(samples, processor, asked, how, sorted(set(max_length or ())), size, rows_file)
         options.show(told, preflight_text, as_json)
         return
     lengths, size = sorted(set(max_length or LENGTHS)), SampleSize(fraction=fraction, rows=rows)
     choices = Choices(lengths=lengths, budgets=max_pixels if budgets else (), size=size)
-    found = plan(samples, processor, replace(config, max_pixels=None), how, choices)
+    found = plan(samples, processor, config, how, choices)
     if html is not None:
         from vlm_prep.core.atomic_files import write_bytes_atomically
         from vlm_prep.report.view.plan_page import plan_page

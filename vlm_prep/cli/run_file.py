@@ -10,9 +10,10 @@
       pack_length: 8192
 
 A file without the sections `ingest`, `tokenize` and `pack` serves any one command; one with them is a whole job
-(`vlm-prep run`), of which a command takes its own section: that of `tokenize` also serves `plan`, `labels` and
-`doctor`. Settings above the sections are those of every stage that has them. A setting that a command does not have is
-passed over, a name that no command has is an error. Paths start from the file's folder.
+(`vlm-prep run`), of which a command takes its own section: that of `tokenize` also serves the commands that look at
+what it would make, before there is anything. Settings above the sections are those of every stage that has them; where
+stages read and write is nothing to commands that are none. A setting that a command does not have is passed over, a
+name that no command has is an error. Paths start from the file's folder.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import yaml
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.fields import IsPath, ReadsFile, Setting, did_you_mean
+from vlm_prep.core.fields import ReadsFile, Setting, did_you_mean
 from vlm_prep.core.named_sources import is_placed, settled
 from vlm_prep.core.regular_files import read_given
 from vlm_prep.core.remote import is_remote
@@ -36,8 +37,11 @@ from vlm_prep.core.yaml_text import YamlFault, read_yaml, read_yaml_nodes
 Keys = tuple[str, ...]
 STAGES = {"ingest": "ingested", "tokenize": "tokenized", "pack": "packed"}
 """The sections of a job in the order of their work, and the folder in the job's `out` that each makes."""
-SECTIONS = {**{name: name for name in STAGES}, **dict.fromkeys(("plan", "labels", "doctor"), "tokenize")}
+LOOKS = ("plan", "labels", "doctor", "explain", "view")
+"""Commands that look at what `tokenize` would make."""
+SECTIONS = {**{name: name for name in STAGES}, **dict.fromkeys(LOOKS, "tokenize")}
 """Command → the section that it takes."""
+_FINISHED = "manifest.json"
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
@@ -162,11 +166,33 @@ def settings_in(
             found[name] = ((name,), value)
     if file.sections:
         _check_top(file, found, known)
+        if section is None:
+            found.pop("source", None)
+        if unread := command in LOOKS and not _is_ingested(file):
+            found |= _of_section(file, "ingest")
         if section is not None:
-            found |= {name: ((section, name), value) for name, value in (file.data.get(section) or {}).items()}
+            found |= _of_section(file, section)
+        if command not in STAGES:
+            found.pop("out", None)
     mine = {each.name: each for each in takes}
     values = {name: _value(file, keys, mine[name], value) for name, (keys, value) in found.items() if name in mine}
-    return {**values, **(_flow(file, section, values) if section in file.sections else {})}
+    if section not in file.sections or unread:
+        return values
+    return {**values, **_flow(file, section, values)}
+
+
+def _of_section(file: RunFile, section: str) -> dict[str, tuple[Keys, Any]]:
+    return {name: ((section, name), value) for name, value in (file.data.get(section) or {}).items()}
+
+
+def _is_ingested(file: RunFile) -> bool:
+    """Whether what a job's `tokenize` reads is there: it is not where an `ingest` before it was not done."""
+    if "ingest" not in file.sections or "source" in (file.data.get("tokenize") or {}):
+        return True
+    if "tokenize" not in file.sections:
+        return False
+    made = str(_flow(file, "tokenize", {})["source"])
+    return is_remote(made) or os.path.exists(os.path.join(made, _FINISHED))
 
 
 def _check_names(file: RunFile, keys: Keys, value: Any, names: set[str]) -> None:
@@ -246,7 +272,7 @@ def _value(file: RunFile, keys: Keys, setting: Setting, raw: Any) -> Any:
         setting.check(value)
     except InputError as error:
         raise InputError(f"{file.where(keys)}: {error.message}", error.hint) from error
-    path = setting.note(IsPath)
+    path = setting.path
     if path is None:
         return value
     if setting.is_list:

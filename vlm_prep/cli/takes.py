@@ -13,7 +13,7 @@ import orjson
 import typer
 
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.fields import Flag, Positional, ReadsFile, Setting, Settings, read_annotation, settings_of
+from vlm_prep.core.fields import Flag, OnlyFlag, Positional, ReadsFile, Setting, Settings, read_annotation, settings_of
 from vlm_prep.core.regular_files import read_given
 from vlm_prep.processors.chat_template import FILES
 
@@ -41,8 +41,15 @@ class Taken:
 
     @property
     def in_files(self) -> list[Setting]:
-        """Those that a run file may say: all but the switches of a command itself."""
-        return [each for each in self.settings if each.group or each.kind is not bool or each.default is True]
+        """Those that a run file may say: all but the switches of a command itself, and what is a flag alone."""
+        said = [each for each in self.settings if each.group or each.kind is not bool or each.default is True]
+        fields = (each for name in self.groups for each in self.of_files(name))
+        return [*(each for each in said if not each.note(OnlyFlag)), *fields]
+
+    def of_files(self, group: str) -> list[Setting]:
+        """Return the fields of a group that run files alone give: a flag of that name means something else."""
+        only = {name for name, each in self.own.items() if each.note(OnlyFlag)}
+        return [each for each in settings_of(self.groups[group][0]) if each.name in only]
 
     @property
     def settings(self) -> list[Setting]:
@@ -59,19 +66,41 @@ class Taken:
         Raises:
             InputError: a value is not usable, or one is missing.
         """
-        values = {each.name: _value(each, given.get(each.name), written) for each in self.settings}
+        given = self._placed(given, written)
+        values = {
+            each.name: _value(each, given.get(each.name), {} if each.note(OnlyFlag) else written)
+            for each in self.settings
+        }
         for each in self.own.values():
             each.check(values[each.name])
         own = {name: values[name] for name in self.own}
         made = {
-            name: kind(**{each.name: values[each.name] for each in found}, **self._last(kind, own))
+            name: kind(
+                **{each.name: values[each.name] for each in found},
+                **{each.name: _value(each, None, written) for each in self.of_files(name)},
+                **self._last(kind, own),
+            )
             for name, (kind, found) in self.groups.items()
         }
         return own | made
 
+    def _placed(self, given: Mapping[str, Any], written: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options with the words of the command line at the arguments that a file does not say, where
+        there are as many: in `explain --config job.yaml 17` the file says the source."""
+        places = [each.name for each in self.own.values() if each.note(Positional) and not each.is_list]
+        words = [given[name] for name in places if given.get(name) is not None]
+        unsaid = [name for name in places if name not in written]
+        if not words or len(words) != len(unsaid):
+            return given
+        return {**given, **dict.fromkeys(places), **dict(zip(unsaid, words, strict=True))}
+
     def _last(self, kind: type[Settings], own: Mapping[str, Any]) -> dict[str, Any]:
         """Return what several values of a parameter mean for the field of a group whose place it takes: the last."""
-        fields = (each for each in settings_of(kind) if each.name in own and not each.is_list)
+        fields = (
+            each
+            for each in settings_of(kind)
+            if each.name in own and not each.is_list and not self.own[each.name].note(OnlyFlag)
+        )
         return {each.name: own[each.name][-1] for each in fields if self.own[each.name].is_list and own[each.name]}
 
 

@@ -12,7 +12,7 @@ from annotated_types import Ge
 
 from vlm_prep.cli import flags, terminal
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.fields import Flag, IsPath, Positional
+from vlm_prep.core.fields import Flag, IsPath, OnlyFlag, Positional
 from vlm_prep.core.remote import is_remote
 from vlm_prep.core.settings import PayloadConfig, ProofConfig, SourceConfig, TokenizeConfig
 from vlm_prep.pack.mix_file import is_mix
@@ -22,8 +22,8 @@ MANIFEST = "manifest.json"
 
 @flags.command
 def command(
-    what: Annotated[
-        str, Positional(), Doc("A finished store, or with `processor` a source that is not tokenized yet.")
+    source: Annotated[
+        str, Positional(), IsPath(), Doc("A finished store, or with `processor` a source that is not tokenized yet.")
     ],
     rows_config: SourceConfig,
     config: Annotated[TokenizeConfig, flags.Without(PayloadConfig, ProofConfig)],
@@ -33,7 +33,9 @@ def command(
         IsPath(only_existing=True),
         Doc("The processor whose tokenizer writes the ids out; a source needs it. [default: conversations are shown]"),
     ] = None,
-    out: Annotated[Path | None, Flag(short="-o"), Doc("The page. [default: the store's name with .html]")] = None,
+    out: Annotated[
+        Path | None, Flag(short="-o"), OnlyFlag(), Doc("The page. [default: the store's name with .html]")
+    ] = None,
     rows: Annotated[int, Ge(1), Doc("Most rows to show.")] = 200,
     seed: Annotated[int, Doc("Of the random sample among them.")] = 0,
     quiet: flags.Quiet = False,
@@ -41,16 +43,16 @@ def command(
     """Write a page to look at a store, or at what would become of a source: one file, opened from disk."""
     from vlm_prep.core.atomic_files import write_bytes_atomically
 
-    target = out or Path(f"{Path(what.rstrip('/')).name}.html")
+    target = out or Path(f"{Path(source.rstrip('/')).name}.html")
     if not target.parent.is_dir():
         raise InputError(f"`out`: there is no folder {target.parent}")
-    is_store = is_mix(what) or is_remote(what) or (Path(what) / MANIFEST).exists()
+    is_store = is_mix(source) or is_remote(source) or (Path(source) / MANIFEST).exists()
     if processor is None and not is_store:
-        raise InputError(f"{what} is no finished store", "give `processor` to see what would become of a source")
+        raise InputError(f"{source} is no finished store", "give `processor` to see what would become of a source")
     page = (
-        _of_store(what, processor, config, rows, seed)
+        _of_store(source, processor, config, rows, seed)
         if is_store
-        else _of_source(what, str(processor), rows_config, config, rows, seed)
+        else _of_source(source, str(processor), rows_config, config, rows, seed)
     )
     write_bytes_atomically(target, page.encode("utf-8", "replace"))
     if not quiet:

@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -41,6 +42,11 @@ class Flag:
 @dataclass(frozen=True)
 class Positional:
     """An argument without a flag on the command line."""
+
+
+@dataclass(frozen=True)
+class OnlyFlag:
+    """Given on the command line alone: in run files its name means a field of the command's groups, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,11 @@ class Setting:
     def note(self, kind: type[Note]) -> Note | None:
         """Return the annotation of a kind, None where there is none."""
         return next((each for each in self.notes if isinstance(each, kind)), None)
+
+    @property
+    def path(self) -> IsPath | None:
+        """How it is a path; None where it is none."""
+        return self.note(IsPath) or (IsPath() if self.kind is Path else None)
 
     @property
     def text(self) -> str:
