@@ -110,12 +110,27 @@ def test_a_killed_job_continues_to_the_same_bytes(job: Job, file: Path, tree: Tr
     [
         (["--set", "ingest.limit=0"], "expected a number of 1 or more"),
         (["--set", "pack.pack_lenth=9"], "Did you mean 'pack_length'"),
-        (["--set", "tokenize.part=1/2"], "--part is of one stage"),
+        (["--set", "tokenize.part=1/2"], "part is of one stage"),
+        (["--set", "ingest.work_dir=x"], "work_dir has no meaning for an out that is a folder"),
+        (["--set", "ingest.out=rows.jsonl", "--set", "ingest.source=rows.jsonl"], "error"),
         (["--set", "out=null"], "out: FOLDER"),
     ],
 )
 def test_what_is_wrong_anywhere_in_a_job_is_said_before_it_begins(job: Job, words: list[str], message: str) -> None:
-    assert message in job(*words, status=2)[0]["error"]
+    said = job(*words, status=2)[0]["error"]
+    assert message in said
+    # the file has no flags, and `run` has none of these
+    assert not [word for word in said.split() if word.startswith("--") and word != "--set"]
+
+
+def test_where_nothing_is_to_do_the_processor_is_loaded_by_the_workers_alone(job: Job, file: Path) -> None:
+    job()
+    script = (
+        "import sys\nfrom vlm_prep.cli.main import main\nsys.argv = sys.argv[1:]\ntry:\n    main()\n"
+        "finally:\n    sys.exit('transformers' in sys.modules or 'torch' in sys.modules)"
+    )
+    line = [sys.executable, "-c", script, "vlm-prep", "run", str(file), "--quiet"]
+    assert subprocess.run(line, check=True, capture_output=True, text=True).stdout.count("done before") == 3
 
 
 def test_too_many_rejects_stop_a_job_and_show_what_was_done(job: Job, tmp_path: Path) -> None:

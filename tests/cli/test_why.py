@@ -93,3 +93,21 @@ def test_a_packed_store_is_compared_with_its_source_as_it_is_now(
     status, out = why(tmp_path / "out", tokenized, "--pack-length", 4096)
     assert status == 1
     assert "flag       config.pack_length: 2048 then, 4096 now" in out
+
+
+def test_a_jobs_file_is_held_against_the_stores_before_a_pack_too(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: Why
+) -> None:
+    file = tmp_path / "job.yaml"
+    text = f"source: {source}\nprocessor: builtin:qwen2.5-vl-mini\nout: job\nworkers: 1\nmax_reject_rate: 1\n"
+    file.write_text(text + "ingest:\ntokenize:\n  max_length: 2000\npack:\n  pack_length: 2048\n")
+    monkeypatch.setattr(sys, "argv", ["vlm-prep", "run", str(file), "-q"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    packed = tmp_path / "job" / "packed"
+    assert why(packed, "--config", file)[0] == 0
+    status, out = why(packed, "--config", file, "--set", "tokenize.max_length=1000", "--set", "ingest.limit=3")
+    assert status == 1
+    assert "flag       tokenize: config.max_length: 2000 then, 1000 now" in out
+    assert "input      ingest: samples.datasets.0.picks: 4 then, 3 now" in out

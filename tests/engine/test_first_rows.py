@@ -79,6 +79,6 @@ def test_a_command_that_stopped_before_its_run_says_so_and_shows_no_store(tmp_pa
 
     (tmp_path / "_work").mkdir()  # what a run has begun
     place = Place(folder=tmp_path, url="s3://nowhere/at-all")
-    todo = Work(place=place, say=lambda line: None, run=run, preview=lambda: None)
+    todo = Work(place=place, say=lambda line: None, run=run, preview=lambda: None, identity=dict)
     with pytest.raises(FirstRowsError, match="stopped before the run"):
         todo.do_and_show(False)

@@ -77,8 +77,14 @@ def command(
         row_hook=row_hook,
         token_hook=token_hook,
     )
-    todo = Work(place=place, say=run.say, run=lambda: _finish(plan, run, now), preview=lambda: None)
-    todo.do_and_show(as_json)
+    work = Work(
+        place=place,
+        say=run.say,
+        run=lambda: _finish(plan, run, now),
+        preview=lambda: None,
+        identity=lambda: plan.identity,
+    )
+    work.do_and_show(as_json)
 
 
 @dataclass(frozen=True, kw_only=True)

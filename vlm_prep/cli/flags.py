@@ -15,6 +15,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +53,8 @@ Processor = Annotated[
 AsJson = Annotated[bool, Flag("--json"), Doc("Print JSON.")]
 Quiet = Annotated[bool, Flag(short="-q"), Doc("No progress, no notes.")]
 
+_RUNNING: ContextVar[str] = ContextVar("running", default="")
+"""The name of the command that was called last: messages are for who wrote its line."""
 _COMMANDS: dict[str, Taken] = {}
 """What the commands take that were made so far, by name."""
 
@@ -66,6 +69,7 @@ def command(function: CommandFunction) -> CommandFunction:
     context = [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.annotation is typer.Context]
 
     def called(**given: Any) -> None:
+        _RUNNING.set(name)
         arguments = takes.arguments(given, _written(name, given))
         if given.get("print_config"):
             terminal.echo(as_yaml(name, arguments), nl=False)
@@ -129,11 +133,21 @@ def of_stage(stage: str, file: RunFile) -> dict[str, Any]:
 
 def read(called: CommandFunction, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the arguments that a command's function would be called with for the words of a command line."""
+    name, given = _given(called, arguments)
+    return _COMMANDS[name].arguments(given, _written(name, given))
+
+
+def job_in(called: CommandFunction, arguments: Sequence[str]) -> RunFile:
+    """Return the run file of a command line; one that says nothing where it names none."""
+    _, given = _given(called, arguments)
+    return read_run_file(given["config_file"], given["set"] or ())
+
+
+def _given(called: CommandFunction, arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(cls=Grouped)(called)
     name: str = called.name  # type: ignore[attr-defined]
-    given = typer.main.get_command(app).make_context(f"vlm-prep {name}", list(arguments)).params
-    return _COMMANDS[name].arguments(given, _written(name, given))
+    return name, typer.main.get_command(app).make_context(f"vlm-prep {name}", list(arguments)).params
 
 
 def as_yaml(name: str, arguments: Mapping[str, Any]) -> str:
@@ -163,16 +177,23 @@ def _absolute(setting: Setting, value: Any) -> Any:
 
 # ---- messages ----
 
+_OF_FILE = "run"
+"""The command whose settings stand in a file alone."""
 _NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 
 
 def with_flags(text: str) -> str:
-    """Return a message of the library, which names settings as `max_length` or `train_on=last`, with flags for them."""
+    """Return a message of the library, which names settings as `max_length` or `train_on=last`, with flags for them;
+    where a job is run, which has no flags for its stages' settings, as its file names them."""
+    by_file = _RUNNING.get() == _OF_FILE
+    own = _COMMANDS[_OF_FILE].own if by_file else {}
 
     def flag(found: re.Match[str]) -> str:
         setting = _known().get(found[1])
         if setting is None:
             return found[0]
+        if by_file and setting.name not in own:
+            return setting.name if found[2] is None else f"{setting.name}: {found[2]}"
         if setting.kind is bool and found[2] in ("true", "false"):
             return setting.flag if found[2] == "true" else f"--no-{setting.flag.removeprefix('--')}"
         return setting.flag if found[2] is None else f"{setting.flag} {found[2]}"

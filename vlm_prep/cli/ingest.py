@@ -29,7 +29,7 @@ def command(
 
 def work(source: str, rows: SourceConfig, config: IngestConfig, run: RunConfig, quiet: bool) -> Work:
     """Open the source and return what is to be done."""
-    from vlm_prep.ingest.ingest_run import ingest
+    from vlm_prep.ingest.ingest_run import ingest, ingest_identity
     from vlm_prep.ingest.source import open_samples
 
     place = place_for(source, run, ".ingested")
@@ -44,4 +44,5 @@ def work(source: str, rows: SourceConfig, config: IngestConfig, run: RunConfig, 
             "datasets": samples.describe(),
             "first_rows": samples.first_rows(),
         },
+        identity=lambda: ingest_identity(samples, config),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,8 +54,13 @@ class Step:
 
         return all(is_made_good(line) for line in self.changes)
 
+    @property
+    def is_as_asked(self) -> bool:
+        """Whether it is done as its command would; a store of other settings is made anew, or brought up."""
+        return self.state != CHANGED and not self.updates
+
     def work(self, quiet: bool) -> Work:
-        """Return what is to be done; a store of other settings is made anew."""
+        """Return what is to be done."""
         arguments = {name: value for name, value in self.arguments.items() if name not in _SWITCHES}
         if self.updates:
             arguments["update"] = True
@@ -92,12 +98,11 @@ def run(
     told: list[dict[str, Any]] = []
     say = options.sayer(quiet)
     for step in steps:
-        _look_at(step)
+        todo = _look_at(step, quiet)
         for line in step.changes:
             say(f"{step.stage}: {'brought up' if step.updates else 'made again'}: {line}")
         say(f"{step.stage}: {step.state}, {step.out}")
         began = time.monotonic()
-        todo = step.work(quiet)
         try:
             todo.do()
         except FirstRowsError:
@@ -129,12 +134,20 @@ def _check(file: RunFile, steps: list[Step]) -> None:
 def _look_at_all(steps: list[Step]) -> None:
     """Find the state of each step, as far as its input is there."""
     for step in steps:
-        _look_at(step)
+        _find_state(step, partial(identity_of, step.stage, step.arguments))
         if step.state != DONE:
             return
 
 
-def _look_at(step: Step) -> None:
+def _look_at(step: Step, quiet: bool) -> Work:
+    """Find the state of a step and return what is to be done. Work that a state asks for is that which was looked
+    with, if it can be: what a processor is, is then known already."""
+    work = step.work(quiet)
+    _find_state(step, work.identity)
+    return work if step.is_as_asked else step.work(quiet)
+
+
+def _find_state(step: Step, identity: Callable[[], dict[str, Any]]) -> None:
     """Find out whether a step is missing, unfinished, done, or done with other settings or input."""
     from vlm_prep.core.fingerprint import changes
     from vlm_prep.engine.ownership import PLAN, read_run
@@ -147,7 +160,7 @@ def _look_at(step: Step) -> None:
     stage, then = read_run(folder)
     if stage != step.stage:
         raise InputError(f"{folder} holds the output of {stage}, not of {step.stage}", "choose another `out`")
-    step.changes = changes(then, identity_of(stage, step.arguments))
+    step.changes = changes(then, identity())
     finished = DONE if (folder / MANIFEST).exists() else UNFINISHED
     step.state = CHANGED if step.changes else finished
 

@@ -55,7 +55,8 @@ def work(
 ) -> Work:
     """Return what is to be done."""
     from vlm_prep.pack.mix_file import is_mix
-    from vlm_prep.pack.pack_run import dry_run, pack
+    from vlm_prep.pack.pack_run import dry_run, pack, pack_identity
+    from vlm_prep.pack.pack_source import open_packable
     from vlm_prep.shards.object_store import store_path
 
     # a store's own run.yaml names the first among all
@@ -69,4 +70,5 @@ def work(
         say=how.say,
         run=lambda: pack(stores, config, how, trust_remote_code=trust_remote_code, processor=processor),
         preview=lambda: dry_run(stores, config),
+        identity=lambda: pack_identity(open_packable(stores), config),
     )

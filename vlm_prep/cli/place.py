@@ -103,6 +103,8 @@ class Work:
     """Returns the manifest, None if there is no finished store to show."""
     preview: Callable[[], Any]
     """Returns what --dry-run shows."""
+    identity: Callable[[], dict[str, Any]]
+    """Returns all that the output depends on; what it takes to know that is there for the run, too."""
 
     def do(self) -> bool:
         """Run the stage and copy the store to its object store; return whether it is finished.

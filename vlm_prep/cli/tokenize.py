@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from functools import cache
 from typing import Annotated
 
 from annotated_doc import Doc
@@ -48,7 +49,7 @@ def work(
 ) -> Work:
     """Open the source and return what is to be done."""
     from vlm_prep.ingest.source import open_samples
-    from vlm_prep.tokenize.tokenize_run import dry_run, tokenize
+    from vlm_prep.tokenize.tokenize_run import begin, dry_run, tokenize
     from vlm_prep.tokenize.update_run import update as update_store
 
     if config.exact_length is not None and source.startswith("mock:") and not re.search(r"(words|tokens)=", source):
@@ -56,9 +57,17 @@ def work(
     place = place_for(source, run, ".tok")
     how = options.run_options(place.folder, run, quiet)  # first, so that what opening the source logs is told
     samples = open_samples(source, **asdict(rows))
+    begun = cache(lambda: begin(samples, processor, config, how))  # loads the processor
+
+    def run_stage() -> object:
+        if update:
+            return update_store(samples, processor, config, how)
+        return tokenize(samples, processor, config, how, begun=begun())
+
     return Work(
         place=place,
         say=how.say,
-        run=lambda: (update_store if update else tokenize)(samples, processor, config, how),
+        run=run_stage,
+        identity=lambda: begun()[1],
         preview=lambda: dry_run(samples, processor, config, how),
     )

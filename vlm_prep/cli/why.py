@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,8 @@ import typer
 from annotated_doc import Doc
 
 from vlm_prep.cli import flags, ingest, options, pack, terminal, tokenize
-from vlm_prep.cli.place import Local, TrustPlaces, local
+from vlm_prep.cli.place import Local, TrustPlaces, local, place_for
+from vlm_prep.cli.run_file import STAGES, RunFile
 
 if TYPE_CHECKING:
     from vlm_prep.core.pack_settings import PackConfig
@@ -48,7 +49,8 @@ def command(
     """Say which input, flag, tokenizer or template differs.
 
     Give SOURCE and the flags of the stage, or --config FILE, after the folder; the store's own run.yaml with other
-    flags behind it is the shortest. Without them the store is compared with what its own source and processor are now.
+    flags behind it is the shortest; with a job's file the stores before it are compared, too. Without them the store is
+    compared with what its own source and processor are now.
     Exit status 1 when something differs, 0 when the same command would continue the run.
     """
     from vlm_prep.core.fingerprint import changes
@@ -62,7 +64,8 @@ def command(
         now = _identity(stage, context.args)
     else:
         now = _identity_of_origin(folder, stage, then["config"], trust_places)
-    lines = [*changes(then, now), *_changed_media(folder, stage, all_media)]
+    earlier = _earlier_stages(stage, context.args)
+    lines = [*changes(then, now), *_changed_media(folder, stage, all_media), *earlier]
     if as_json:
         options.show_json(lines)
     else:
@@ -75,6 +78,22 @@ def command(
             origin = _origin(words) if words else options.origin_of(folder, None, None, trust_places)
             _say_update(folder, origin, now)
     raise typer.Exit(1 if lines else 0)
+
+
+def _earlier_stages(stage: str, words: Sequence[str]) -> Iterator[str]:
+    """Yield what differs in the stores from which a job makes this one: what they hold is in this store's rows."""
+    from vlm_prep.core.fingerprint import changes
+    from vlm_prep.engine.ownership import read_run
+
+    job = flags.job_in(_STAGES[stage], words) if words else RunFile()
+    before = job.sections[: job.sections.index(stage)] if stage in job.sections else ()
+    for each in before:
+        asked = flags.of_stage(each, job)
+        folder = place_for(asked["source"], asked["run"], f".{STAGES[each]}").folder
+        if not folder.exists():
+            continue  # this store holds what it took from there
+        made, then = read_run(folder)
+        yield from (f"{made}: {line}" for line in changes(then, identity_of(each, asked)))
 
 
 def _is_made_good(line: str) -> bool:
@@ -116,7 +135,8 @@ def _say_update(folder: Path, origin: options.Origin, now: dict[str, Any]) -> No
 
 
 def _meaning(line: str) -> str:
-    name = line.partition(": ")[0]
+    stage, colon, rest = line.partition(": ")
+    name = (rest if colon and stage in _STAGES else line).partition(": ")[0]
     return next((meaning for head, meaning in _MEANING.items() if name.startswith(head)), "other")
 
 

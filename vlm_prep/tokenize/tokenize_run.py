@@ -49,7 +49,9 @@ from vlm_prep.tokenize.verify.refusals import LastCheck, Refusals
 
 
 @as_before()
-def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> Manifest | None:
+def tokenize(
+    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions, *, begun: Begun | None = None
+) -> Manifest | None:
     """Tokenize `samples` into the store `options.out`.
 
     Examples:
@@ -64,6 +66,7 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         processor: Hugging Face id, folder, or `builtin:<name>`.
         config: settings that shape the output.
         options: how to run.
+        begun: what `begin` returned for these arguments, where it was called already.
 
     Returns:
         The manifest of the finished store; None where only a part of the run was asked for. Each part compares the
@@ -76,7 +79,8 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
         ExactnessError: a row differs from the real processor's output.
         RejectRateError: the store is complete, with too many rejects.
     """
-    job, identity, findings = begin(samples, processor, config, options)
+    job, identity, findings = begun or begin(samples, processor, config, options)
+    tell(findings, options)
     config = replace(config, template_date=findings.template_date)
     tasks, again = split_rows(len(samples), rows_per_task(len(samples))), origin_of(samples, processor)
     last = LastCheck(Refusals(tasks), config, options.say)
@@ -115,9 +119,10 @@ def tokenize(samples: Samples, processor: str, config: TokenizeConfig, options: 
     return manifest
 
 
-def begin(
-    samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
-) -> tuple[TokenizeJob, dict[str, Any], ProcessorFindings]:
+Begun = tuple[TokenizeJob, dict[str, Any], ProcessorFindings]
+
+
+def begin(samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions) -> Begun:
     """Return the job of a run, its identity, and what its workers, or this process where it has none, know of the
     processor: where there are workers, only they load it, and this process never imports torch."""
     if not len(samples):
@@ -136,8 +141,6 @@ def begin(
         job.setup()
         findings = job.findings(startup_task(job), options.out, no_heartbeat)
     job.payload = findings.runtime["payload"]
-    for note in findings.notes:
-        options.say(f"note: {note}")
     identity = {
         "stage": STAGE,
         "schema": SCHEMA_VERSION,
@@ -148,6 +151,12 @@ def begin(
         **({"token_hook": hook} if (hook := digest_of(config.token_hook)) else {}),
     }
     return job, identity, findings
+
+
+def tell(findings: ProcessorFindings, options: RunOptions) -> None:
+    """Say what there is to say of a processor, once a run."""
+    for note in findings.notes:
+        options.say(f"note: {note}")
 
 
 def _with_day(config: TokenizeConfig, options: RunOptions) -> TokenizeConfig:
@@ -165,7 +174,9 @@ def prepare(
     samples: Samples, processor: str, config: TokenizeConfig, options: RunOptions
 ) -> tuple[TokenizeJob, dict[str, Any]]:
     """Return the job, ready in this process, and the run's identity."""
-    return begin(samples, processor, config, replace(options, workers=0, engine="local"))[:2]
+    job, identity, findings = begin(samples, processor, config, replace(options, workers=0, engine="local"))
+    tell(findings, options)
+    return job, identity
 
 
 def _notes(manifest: Manifest, findings: ProcessorFindings, out: Path) -> Iterator[str]:
@@ -230,7 +241,8 @@ def retry_tokenize(
     stored = read_manifest(options.out, stage=STAGE).config
     code: dict[str, Any] = {"trust_remote_code": trust_remote_code, "token_hook": token_hook}
     config = stored_settings(TokenizeConfig, stored, options.out, **code)
-    job, identity, _ = begin(samples, processor, config, options)
+    job, identity, findings = begin(samples, processor, config, options)
+    tell(findings, options)
     retry = open_retry(options.out, reasons, identity, samples.numbers)
     before = {reject.sample_id: reject.reason for reject in retry.rejects}
     suspects = frozenset(number for name, number in retry.numbers.items() if before[name] in REFUSED)

@@ -43,7 +43,7 @@ from vlm_prep.tokenize.known_media import KnownRow
 from vlm_prep.tokenize.row_facts import ROWS
 from vlm_prep.tokenize.run_accounts import describe_run
 from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
-from vlm_prep.tokenize.tokenize_run import begin, tokenize
+from vlm_prep.tokenize.tokenize_run import begin, tell, tokenize
 from vlm_prep.tokenize.update_job import CopiedRow, UpdateJob
 from vlm_prep.tokenize.update_layers import Layers, layer_of
 from vlm_prep.tokenize.update_plan import NEW, plan_update
@@ -132,6 +132,7 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
         raise InputError("`update` excludes `part` and `fresh`", "leave one out")
     _settle(options)
     job, identity, findings = begin(samples, processor, config, options)
+    tell(findings, options)
     config = replace(config, template_date=findings.template_date)
     with no_garbage():  # millions of small objects, none of them garbage
         found = look(samples, identity, options.out)
