@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import io
 import json
@@ -54,7 +55,7 @@ def test_what_is_wrong_with_a_compressed_file_names_the_file(tmp_path: Path) -> 
 
 def test_a_table_parted_otherwise_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text('messages;image\n"[""a""]";a.png\n')
+    path.write_text('messages|image\n"[""a""]"|a.png\n')
     with pytest.raises(InputError, match="cannot be read as CSV text") as caught:
         open_samples(path)
     assert "commas" in str(caught.value)
@@ -120,3 +121,49 @@ def test_a_picture_in_base64_alone_is_that_picture(tmp_path: Path, kind: str) ->
     with pytest.raises(Reject) as caught:
         located(samples[3].media[0], ANYWHERE)
     assert len(str(caught.value)) < 1000 and "9," in str(caught.value)
+
+
+# ---- tables as other programs write them ----
+
+SAID = ['"hi" she said', "one\ntwo", "a\ttab", "plain", ""]
+QUOTED = {"read_delimited"}
+
+
+def _table(path: Path, **how: Any) -> list[Sample | Rejected]:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, **how)
+        writer.writerow(["instruction", "input", "output"])
+        writer.writerows(["Do", "", said] for said in SAID)
+    samples = open_samples(path)
+    return list(samples.read(0, len(samples)))
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("rows.tsv", {"delimiter": "\t"}),
+        ("rows.tsv", {"delimiter": "\t", "lineterminator": "\n"}),
+        ("rows.tsv", {"delimiter": "\t", "quoting": csv.QUOTE_ALL}),
+        ("rows.csv", {"delimiter": ";"}),
+        ("rows.csv", {"delimiter": "\t"}),
+    ],
+)
+def test_tables_are_read_as_they_are_written_whatever_their_names_say(
+    name: str, how: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = _table(tmp_path / name, **how)
+    assert [row.messages[1]["content"][0]["text"] for row in rows if isinstance(row, Sample)] == SAID
+    assert all(isinstance(row, Sample) and set(row.notes) >= QUOTED for row in rows)
+    assert [row.line for row in rows] == [2, 3, 5, 6, 7]
+
+
+@pytest.mark.parametrize("other", ['"Oh," he said', 'Say "hi"', '"Yes."', '"open', 'a""b'])
+def test_a_quote_that_stands_otherwise_anywhere_makes_quotes_of_a_tsv_texts(other: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text(f'instruction\tinput\toutput\nDo\t\t"""hi"" she"\nDo\t\t{other}\n')
+    rows = list(open_samples(path).read(0, 2))
+    assert [row.messages[1]["content"][0]["text"] for row in rows if isinstance(row, Sample)] == [
+        '"""hi"" she"',
+        other,
+    ]
+    assert not any(isinstance(row, Sample) and QUOTED & set(row.notes) for row in rows)

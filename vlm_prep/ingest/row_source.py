@@ -34,7 +34,7 @@ from vlm_prep.ingest.sniff import open_input
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 from vlm_prep.ingest.table_files import TableIndex, build_table_index
 from vlm_prep.media.delimited import delimiter_of
-from vlm_prep.media.text_files import form_of, is_encoded, plain_name
+from vlm_prep.media.text_files import form_of, is_encoded, is_table_otherwise, plain_name
 
 STAGE = "ingest"
 _OPTIONS: Final = (
@@ -46,6 +46,7 @@ _OPTIONS: Final = (
 _MOST_PICKS: Final = 1_000_000_000
 """Rows that may be taken of a dataset, each as often as it is taken; their numbers lie in memory."""
 RE_ENCODED: Final = "read_encoding"
+TABLE_OTHERWISE: Final = "read_delimited"
 OUTSIDE = "media_outside"
 """Note of a media outside of its data file's folder and its media folder."""
 
@@ -230,6 +231,7 @@ class RowSource:
             yield lambda row: (index.read(row), frozenset())
             return
         notes = index.notes | ({RE_ENCODED} if is_encoded(spec.file, spec.encoding) else set())
+        notes |= {TABLE_OTHERWISE} if is_table_otherwise(spec.text) else set()
         with open_input(spec.text) as file:
             yield lambda row: _json_row(file, index, row, spec, notes)
 

@@ -31,7 +31,7 @@ from vlm_prep.core.bounds import MOST_TIMES, most_unpacked
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.remote import cache_folder
-from vlm_prep.media.delimited import delimiter_of, json_lines
+from vlm_prep.media.delimited import delimiter_of, dialect_of, json_lines
 
 _CHUNK: Final = 8 << 20
 _COMPRESSED: Final[dict[bytes, str]] = {
@@ -46,7 +46,9 @@ _MARKS: Final = (
 )
 ENDINGS: Final = (".gz", ".zst", ".zstd", ".xz", ".bz2")
 _UTF8: Final = (None, "utf-8", "ascii", "utf-8-sig")
-_VERSION: Final = 1
+_VERSION: Final = 2
+_OTHERWISE: Final = ".otherwise"
+"""Ending of an empty file beside the copy of a table that is not written as its name says."""
 _WINDOW: Final = 1 << 30
 """Most memory for what a decompressor remembers; `xz -9` needs 65 MiB."""
 
@@ -127,7 +129,7 @@ def _utf8_path(path: str, size: int, changed: int, encoding: str | None) -> str:
                         raise InputError(f"{path}: is compressed twice ({form}, {again})", "Unpack it once.")
                 else:
                     _copy(path, form, encoding, Path(folder) / "plain")
-                    _as_json_lines(Path(folder) / "plain", delimiter, temporary)
+                    _as_json_lines(Path(folder) / "plain", delimiter, temporary, Path(f"{target}{_OTHERWISE}"))
                 os.replace(temporary, target)
         except _NO_TEXT as error:
             table = "CSV" if delimiter == "," else "TSV"
@@ -146,10 +148,20 @@ def plain_name(path: str | Path) -> str:
     return next((name.removesuffix(end) for end in ENDINGS if name.lower().endswith(end)), name)
 
 
-def _as_json_lines(source: Path, delimiter: str, target: Path) -> None:
+def is_table_otherwise(text: str) -> bool:
+    """Whether the copy of a table is of one that is not written as its name says, see `delimited.dialect_of`."""
+    return os.path.exists(f"{text}{_OTHERWISE}")
+
+
+def _as_json_lines(source: Path, delimiter: str, target: Path, otherwise: Path) -> None:
     # newline="": a line end inside quotes is the field's own
-    with open(source, encoding="utf-8-sig", newline="") as file, open(target, "w", encoding="utf-8", newline="") as out:
-        out.writelines(json_lines(file, delimiter))
+    with open(source, encoding="utf-8-sig", newline="") as file:
+        dialect = dialect_of(file, delimiter)
+        if not dialect.is_usual:  # before the copy, so that no copy is without it
+            otherwise.touch()
+        file.seek(0)
+        with open(target, "w", encoding="utf-8", newline="") as out:
+            out.writelines(json_lines(file, dialect))
 
 
 def most_bytes(path: str | Path) -> int:

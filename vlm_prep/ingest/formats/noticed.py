@@ -55,6 +55,7 @@ NOTES: Final[dict[str, str]] = {
     "read_keyed": "of files that are one object, whose values are the rows",
     "read_wrapped": "of files that are one object, with the rows under a key (rows_key)",
     "read_encoding": "of files in another encoding than UTF-8",
+    "read_delimited": "of CSV files whose fields are parted by semicolons or tabs, and of TSV files with quotes",
 }
 """Name of a note, as it stands in the totals → what it says of a number of rows."""
 
