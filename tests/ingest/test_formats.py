@@ -150,8 +150,8 @@ def test_an_unknown_role_is_rejected_with_its_name_and_the_option(role: str) -> 
 @pytest.mark.parametrize("arguments", [{"a": 1}, '{"a": 1}'])
 def test_a_function_call_turn_becomes_an_assistant_message_of_its_own(arguments: Any) -> None:
     call = json.dumps({"name": "add", "arguments": arguments})
-    row = chat(USER, ANSWER, {"role": "function_call", "content": call}, {"role": "tool", "content": "1"}, ANSWER)
-    messages = convert(row).messages
+    row = chat(USER, ANSWER, USER, {"role": "function_call", "content": call}, {"role": "tool", "content": "1"}, ANSWER)
+    messages = convert(row).messages[1:]
     assert len(messages) == 5
     assert messages[2] == {
         "role": "assistant",

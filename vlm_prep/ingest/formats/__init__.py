@@ -14,10 +14,13 @@ order:
     row_format    the format of a row in a file whose rows have several
     conversation  what the first three share: a row's messages, in any of the spellings → Sample
     row_turns     one message
+    message_media media beside the text of their message
     usual_turns   messages as the APIs of Anthropic and Gemini write them, before they are read
+    langchain     messages as LangChain writes them
     content_parts content that is a list of typed parts
     media_tags    which media stands where, and that the counts agree
     media_columns the row's media columns
+    media_words   columns that are media by what they hold
     spelt_tags    numbered placeholders, and other models'
     named_tags    a media column that says by which tag each media stands
     entries       one entry of a media column → Media
@@ -38,6 +41,7 @@ from vlm_prep.ingest.formats import alpaca, asr, by_mapping, by_package, message
 from vlm_prep.ingest.formats.common import shown
 from vlm_prep.ingest.formats.conversation import RowPlace
 from vlm_prep.ingest.formats.letter_case import KEY_CASE, row_of_usual_case
+from vlm_prep.ingest.formats.media_words import with_media_words
 from vlm_prep.ingest.formats.noticed import Noticed
 from vlm_prep.ingest.formats.row_format import spec_of_row
 from vlm_prep.ingest.formats.usual_turns import of_gemini
@@ -81,6 +85,7 @@ def to_sample(row: object, spec: DatasetSpec, *, sample_id: str, source: str, li
     if usual is not row:
         noticed.note(KEY_CASE)
     spec = spec_of_row(fields, spec, noticed)
+    fields = with_media_words(fields, spec, noticed)
     return _CONVERT[spec.format or "sharegpt"](fields, spec, place, noticed)
 
 

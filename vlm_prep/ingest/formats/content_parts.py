@@ -25,12 +25,14 @@ from vlm_prep.ingest.formats.entries import (
     CONTENT_KEYS,
     READ_KEYS,
     REFERENCE_KEYS,
+    entry_of_usual_case,
     flat,
     media_from,
     with_frames,
     with_path,
 )
 from vlm_prep.ingest.formats.entry_options import require_applied
+from vlm_prep.ingest.formats.letter_case import KEY_CASE, of_usual_case
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, TextPlace, split_tags
 from vlm_prep.ingest.formats.noticed import is_empty
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, written_calls
@@ -56,6 +58,8 @@ _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
 _CALL_TYPES = ("tool_call", "tool_calls")
 PART_TYPES = frozenset((*_TEXT_TYPES, *MEDIA_TYPES, *_REASONING_TYPES, *_CALL_TYPES))
+_KEYS: Final = PART_TYPES.union(READ_KEYS, TRAINING_KEYS, ("type", "content", "source", "frames", "index", "function"))
+"""Keys of parts, which are known in any letter case."""
 
 
 @dataclass(slots=True)
@@ -65,6 +69,8 @@ class Content:
     parts: list[Part] = field(default_factory=list)
     reasoning: str | None = None
     calls: ToolCalls = field(default_factory=list)
+    hole: str | None = None
+    """The name of a text part that holds nothing."""
 
 
 def read_parts(
@@ -95,11 +101,23 @@ def read_parts(
             queue.noticed.note("read_untyped_content")
             content.parts += as_text(part)
         elif isinstance(part, dict):
-            given = {key: value for key, value in part.items() if value is not None}
+            given = _given(part, queue)
+            if given.get("type") in _TEXT_TYPES and len(given) == 1:  # what a table makes of a part of another row
+                queue.noticed.note("read_untyped_content")
+                content.hole = name
+                continue
             _read_part(_with_media(_typed(given, queue, name), queue), role, content, queue, name)
         else:
             raise Reject(RejectReason.BAD_TYPE, f"{name} is {shown(part)}, not an object or a text")
     return content
+
+
+def _given(part: Row, queue: MediaQueue) -> Row:
+    """Return a part without nulls, its keys in their usual letter case."""
+    cased = entry_of_usual_case(of_usual_case(part, _KEYS))
+    if cased is not part:
+        queue.noticed.note(KEY_CASE)
+    return {key: value for key, value in cased.items() if value is not None}
 
 
 def plain_parts(parts: list[Any], role: str, queue: MediaQueue) -> list[Part] | None:

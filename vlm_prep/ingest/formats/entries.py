@@ -29,6 +29,7 @@ from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes, EmbeddedText
 from vlm_prep.ingest.formats.common import type_name
 from vlm_prep.ingest.formats.entry_options import (
+    OPTION_KEYS,
     RATE_KEYS,
     SEGMENT_ENDS,
     SEGMENT_STARTS,
@@ -37,7 +38,8 @@ from vlm_prep.ingest.formats.entry_options import (
     require_applied,
     segment_of,
 )
-from vlm_prep.ingest.formats.noticed import is_empty
+from vlm_prep.ingest.formats.letter_case import KEY_CASE, of_usual_case
+from vlm_prep.ingest.formats.noticed import MEDIA_NAME, is_empty
 
 REFERENCE_KEYS: Final = (
     *("path", "url", "uri", "value"),
@@ -46,9 +48,10 @@ REFERENCE_KEYS: Final = (
 )
 _OTHER_REFERENCES: Final = (
     *("file_name", "filename", "file_path", "filepath", "file"),
-    *("img", "picture", "img_path", "image_file", "audio_filepath", "audio_file", "video_file", "sound"),
+    *("img", "picture", "img_path", "image_file", "audio_filepath", "audio_file", "video_file", "sound", "src"),
 )
-"""Other names of an entry's path, read where it has none of the usual ones and one of these."""
+"""Other names of an entry's path, read where it has none of the usual ones and one of these; else `name`, where it is
+one of a media file."""
 OTHER_REFERENCE: Final = "read_path_keys"
 CONTENT_KEYS: Final = ("bytes", "data", "base64", "array")
 """Where an entry holds the media itself: a file's bytes, its base64 text, or decoded samples."""
@@ -56,6 +59,8 @@ READ_KEYS: Final = frozenset(
     (*REFERENCE_KEYS, *CONTENT_KEYS, *SEGMENT_STARTS, *SEGMENT_ENDS, *RATE_KEYS, "duration", "frame_indices", "format")
 )
 """The keys of an entry that are read; what else one has is counted as unread, or refused by `require_applied`."""
+_KNOWN: Final = READ_KEYS | OPTION_KEYS | {*_OTHER_REFERENCES, "frames", "name"}
+_NAMES_MEDIA: Final = re.compile(f"{MEDIA_NAME}$", re.IGNORECASE)
 _RELATIVE = re.compile(r"[^\s/:\0][^:\0]*\Z")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
@@ -161,7 +166,10 @@ def _from_object(
     if (start, end) != (None, None) and (is_list or content is not None):
         raise bad_entry(f"{where}: a part in seconds is taken of a file, not of frames or of bytes in the row")
     rate, notes = rate_of(given, kind, where, ignored)
-    if "path" in given and not entry.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS, "frames"}:
+    cased = entry_of_usual_case(entry)
+    if cased is not entry:
+        notes = (*notes, KEY_CASE)
+    if "path" in given and not cased.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS, "frames"}:
         notes = (*notes, OTHER_REFERENCE)
     return replace(
         media,
@@ -190,10 +198,18 @@ def _content(given: dict[str, Any], where: str) -> EmbeddedBytes | EmbeddedText 
     return None
 
 
+def entry_of_usual_case(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with its keys of other letter case, also of an object in it, under their usual names."""
+    found = of_usual_case(entry, _KNOWN)
+    inner = {key: value for key, value in found.items() if key in REFERENCE_KEYS and isinstance(value, dict)}
+    cased = {key: of_usual_case(value, _KNOWN) for key, value in inner.items()}
+    return found if all(cased[key] is inner[key] for key in inner) else found | cased
+
+
 def flat(entry: dict[str, Any]) -> dict[str, Any]:
     """Return an entry without nulls, and with `{"image_url": {"url": …}}` brought to one level."""
     given: dict[str, Any] = {}
-    for key, value in entry.items():
+    for key, value in entry_of_usual_case(entry).items():
         if key in REFERENCE_KEYS and isinstance(value, dict):
             given |= {inner: each for inner, each in value.items() if each is not None}
         elif value is not None:
@@ -206,6 +222,8 @@ def with_path(given: dict[str, Any]) -> dict[str, Any]:
     if given.keys() & {*REFERENCE_KEYS, *CONTENT_KEYS}:
         return given
     names = [key for key in _OTHER_REFERENCES if isinstance(given.get(key), str) and given[key]]
+    if not names and isinstance(name := given.get("name"), str) and _NAMES_MEDIA.search(name):
+        names = ["name"]
     if len(names) != 1:
         return given
     return {("path" if key == names[0] else key): value for key, value in given.items()}

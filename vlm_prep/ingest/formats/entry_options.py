@@ -56,6 +56,8 @@ _REFUSED: Final[dict[MediaKind, frozenset[str]]] = {
     "video": frozenset((*_SIZES, *_FRAMES, *_OTHERS, *_PARTS)),
     "audio": frozenset((*_SIZES, *_FRAMES, *_OTHERS, *_PARTS, "sampling_rate", "sample_rate", "sr", "channel")),
 }
+OPTION_KEYS: Final = frozenset[str]().union(*_REFUSED.values())
+"""Keys of an entry that mean something which is not applied."""
 _SAME_TIME = 1e-3
 _NUMBER: Final = re.compile(r"\d+(\.\d+)?")
 

@@ -46,6 +46,11 @@ def row_of_usual_case(row: dict[str, Any], spec: DatasetSpec) -> dict[str, Any]:
     return _renamed(row, known, {*spec.columns.values(), *spec.keep_columns, *spec.ignore_keys})
 
 
+def of_usual_case(item: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """Return a part of a message or an entry of a media column likewise; `known` are the keys that are read."""
+    return item if _is_usual(item) else _renamed(item, known, ())
+
+
 def message_of_usual_case(turn: dict[str, Any], own: Container[str]) -> dict[str, Any]:
     """Return a message likewise; `own` are keys that are read as they are."""
     return turn if _is_usual(turn) else _renamed(turn, _MESSAGE_KEYS, own)

@@ -26,6 +26,7 @@ NOTES: Final[dict[str, str]] = {
     "read_turns_by_key": "whose roles and texts are lists side by side",
     "read_media_by_key": "whose media's paths and bytes are lists side by side",
     "read_doubles": "with one thing given twice, equally",
+    "read_message_media": "with media beside the text of their message, as Ollama has them",
     "read_media_columns": "with media in a column of a less usual name",
     "read_path_keys": "with media whose path has a less usual name in its entry (file_name, img, ...)",
     "read_empty_media": "with nulls or empty texts among their media, which no placeholder asks for",
@@ -40,7 +41,8 @@ NOTES: Final[dict[str, str]] = {
     "read_named_tags": "whose media column names the tag of each media",
     "read_untyped_content": "with content as one object, or with parts that are texts, null or say no usual type",
     "read_tool_blocks": "with tool calls or results as blocks of a message's content (Anthropic)",
-    "read_joined_calls": "with calls in turns of their own, one after the other, that are one turn",
+    "read_joined_calls": "with calls in turns of their own, after an answer or other calls, with which they are one",
+    "read_langchain": "whose messages are LangChain's, by their type or as pairs of a role and a text",
     "read_gemini": "whose messages are parts in Gemini's form",
     "read_completion_text": "whose prompt or completion is a text, read as the user's or the assistant's turn",
     "read_json_text": "that are JSON text, or whose conversation, content, history or list of media is, in its column",
@@ -103,7 +105,8 @@ MESSAGE_KEYS_WITH_MEANING: Final[dict[str, str]] = {
     ),
     **dict.fromkeys(
         ("images", "image", "videos", "video", "audios", "audio"),
-        "holds media of one message; give them as parts of its content, or in the row's column with a tag in the text",
+        "holds media of one message, of which it is not said where they stand; write a tag in its text for each, or "
+        "give them as parts of its content",
     ),
 }
 _GROUNDING: Final = re.compile(r"<(?:ref-object|bbox|cls-ref|quad|point|polygon)>")

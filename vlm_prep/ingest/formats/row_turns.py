@@ -17,6 +17,7 @@ from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import REASONING_KEYS, TRAINING_KEYS, Row, reasoning, shown, text, training_options
 from vlm_prep.ingest.formats.content_parts import MEDIA_TYPES, Content, plain_parts, read_parts
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_paths, has_tags, split_tags
+from vlm_prep.ingest.formats.message_media import with_own_media
 from vlm_prep.ingest.formats.noticed import MESSAGE_KEYS_WITH_MEANING, Noticed, is_empty
 from vlm_prep.ingest.formats.spelt_tags import may_hold
 from vlm_prep.ingest.formats.tool_calls import ToolCalls, message_calls, written_calls
@@ -84,6 +85,7 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         raise Reject(RejectReason.BAD_TYPE, what + ("; the messages stand in a list of their own" if nested else ""))
     noticed = queue.noticed
     role = _role(turn, dialect, where, noticed)
+    turn = with_own_media(turn, dialect.content_keys, role, noticed)
     thought = reasoning(turn, role, where)
     calls = _own_calls(turn, role, where)
     value = _content(turn, dialect, where, noticed)
@@ -97,6 +99,8 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
             noticed.note("read_untyped_content")
         parts = value if isinstance(value, list) else [value]
         content = read_parts(parts, role, queue, where, lambda written: _string_parts(role, written, dialect, queue))
+        if content.hole and not (content.parts or content.calls or calls):
+            raise Reject(RejectReason.BAD_TYPE, f"{content.hole}: text is null, not a string")
     elif value is None and calls:
         content = Content()
     elif value is None and not any(key in turn for key in dialect.content_keys):

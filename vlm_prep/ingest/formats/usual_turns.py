@@ -2,6 +2,7 @@
 
     Anthropic   content blocks tool_use (a call) and tool_result (a tool's turn, inside of the user's)
     Gemini      {"contents": [{"role": "model", "parts": [...]}], "systemInstruction": {"parts": [...]}}
+    LangChain   see `langchain`
     pairs       {"human": ..., "assistant": ...} (ms-swift; any role names), {"system", "input", "output"} (XTuner)
     tables      content that is typed parts, or one, as JSON text, since a column has one type
 
@@ -19,10 +20,11 @@ from typing import Any, Final
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.formats.common import Row
+from vlm_prep.ingest.formats.common import TRAINING_KEYS, Row
 from vlm_prep.ingest.formats.content_parts import MEDIA_TYPES, PART_TYPES
+from vlm_prep.ingest.formats.langchain import is_langchain, of_langchain
 from vlm_prep.ingest.formats.letter_case import KEY_CASE, message_of_usual_case
-from vlm_prep.ingest.formats.noticed import Noticed
+from vlm_prep.ingest.formats.noticed import Noticed, is_empty
 from vlm_prep.ingest.formats.row_turns import Dialect
 from vlm_prep.ingest.spec import ROLE_NAMES, TOOL_CALL
 
@@ -64,10 +66,11 @@ def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[l
     for turn in turns:
         if type(turn) is dict and type(said := turn.get(key)) is str and said[:1] not in ("[", "{") and len(turn) == 2:
             continue  # as most are
-        if isinstance(turn, dict) and _is_other(turn, dialect):
+        if is_langchain(turn) or (isinstance(turn, dict) and _is_other(turn, dialect)):
             break
     else:
         return turns, range(1, len(turns) + 1)
+    turns = of_langchain(turns, dialect.role_of, (dialect.role_keys[0], dialect.content_keys[0]), noticed)
     own = (*dialect.role_keys, *dialect.content_keys)
     cased = [message_of_usual_case(turn, own) if isinstance(turn, dict) else turn for turn in turns]
     if any(one is not other for one, other in zip(cased, turns, strict=True)):
@@ -85,10 +88,10 @@ def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[l
 
 def system_parts(value: Any, noticed: Noticed) -> Any:
     """Return a system prompt of Gemini's `parts` as typed parts; any other as it is."""
-    if not isinstance(value, dict) or not isinstance(given := value.get("parts"), list | dict):
+    if not isinstance(value, dict) or not isinstance(given := value.get("parts"), list | dict | str):
         return value
     noticed.note("read_gemini")
-    listed = [given] if isinstance(given, dict) else given
+    listed = given if isinstance(given, list) else [given]
     return [_gemini_part(part, f"the system column, part {n}") for n, part in enumerate(listed)]
 
 
@@ -99,7 +102,7 @@ def _is_other(turn: Row, dialect: Dialect) -> bool:
         value = turn.get(key)
         if isinstance(value, list):
             return any(isinstance(part, dict) and part.get("type") in (_USE, _RESULT) for part in value)
-        if isinstance(value, str) and value.startswith(("[{", "{")):
+        if isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith(("[{", "{"))):
             return True
     return False
 
@@ -144,27 +147,42 @@ def _from_text(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[Any
 
 
 def _with_joined_calls(turns: list[Any], dialect: Dialect, noticed: Noticed) -> list[tuple[int, Any]]:
-    """Return the messages with their numbers; calls in turns of their own that follow each other are one turn, since
-    no result stands between them (ms-swift's parallel calls)."""
+    """Return the messages with their numbers; calls in turns of their own belong to the answer or the calls before
+    them, since no result stands between: one turn, as ms-swift trains them, and as a model writes it."""
     found: list[tuple[int, Any]] = []
+    calls: list[Any] | None = None
     for number, turn in enumerate(turns, 1):
+        before, calls = calls, _lone_call(turn, dialect)
         at, one = found[-1] if found else (0, {})
-        first, other = _lone_call(one, dialect), _lone_call(turn, dialect)
-        if first and other:
-            noticed.note("read_joined_calls")
-            key = next(key for key in dialect.content_keys if key in one)
-            found[-1] = at, {**one, key: [*first, *other]}
-        else:
+        if calls is None or not (before or _is_plain_answer(one, dialect)):
             found.append((number, turn))
+            continue
+        noticed.note("read_joined_calls")
+        key = "tool_calls" if "tool_calls" in one or not before else _content_key(one, dialect)
+        calls = [*(before or ()), *calls]
+        found[-1] = at, {**one, key: calls}
     return found
 
 
 def _lone_call(turn: Any, dialect: Dialect) -> list[Any] | None:
-    """Return the call of a turn of a role and an object as JSON text alone, or those joined so far; None for others."""
-    if not isinstance(turn, dict) or len(turn) != 2 or TOOL_CALL not in map(dialect.role_of, turn.values()):
+    """Return the calls of a turn of a role and an object as JSON text alone; None for others."""
+    filled = {key: value for key, value in turn.items() if not is_empty(value)} if isinstance(turn, dict) else {}
+    if len(filled) != 2 or TOOL_CALL not in map(dialect.role_of, filled.values()):
         return None
-    said = next((turn[key] for key in dialect.content_keys if key in turn), None)
-    return said if isinstance(said, list) else [said] if isinstance(said, str) and said.startswith("{") else None
+    said = next((filled[key] for key in dialect.content_keys if key in filled), None)
+    return [said] if isinstance(said, dict) or (isinstance(said, str) and said.lstrip().startswith("{")) else None
+
+
+def _is_plain_answer(turn: Any, dialect: Dialect) -> bool:
+    """Whether a message is the assistant's, a text without calls or options of its own."""
+    if not isinstance(turn, dict) or "assistant" not in (dialect.role_of(turn.get(key)) for key in dialect.role_keys):
+        return False
+    options = ("tool_calls", "function_call", *TRAINING_KEYS)
+    return isinstance(turn.get(_content_key(turn, dialect)), str) and all(is_empty(turn.get(key)) for key in options)
+
+
+def _content_key(turn: Row, dialect: Dialect) -> str:
+    return next((key for key in dialect.content_keys if turn.get(key) is not None), dialect.content_keys[0])
 
 
 def _typed_parts(value: Any, *, answers: bool) -> list[Row] | None:
@@ -187,9 +205,10 @@ def _made(turn: Row, dialect: Dialect, noticed: Noticed, called: dict[str, str],
         noticed.note("read_pairs")
         yield from _of_pair(turn, keys, dialect)
         return
-    if isinstance(given := turn.get("parts"), list | dict) and not any(turn.get(key) for key in dialect.content_keys):
+    given = turn.get("parts")
+    if isinstance(given, list | dict | str) and not any(turn.get(key) for key in dialect.content_keys):
         noticed.note("read_gemini")
-        listed = [given] if isinstance(given, dict) else given
+        listed = given if isinstance(given, list) else [given]
         parts: Any = [_gemini_part(part, f"{where}, part {n}") for n, part in enumerate(listed)]
         turn = {key: value for key, value in turn.items() if key != "parts"} | {dialect.content_keys[0]: parts}
     else:
