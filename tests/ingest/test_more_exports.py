@@ -135,7 +135,7 @@ def test_calls_of_one_turn_are_joined_whatever_keys_the_first_row_has(tmp_path: 
     assert isinstance(sample, Sample) and len(sample.messages[1]["tool_calls"]) == 2
 
 
-@pytest.mark.parametrize("columns", [{}, {"images": None}, {"images": ""}, {"picture": "a.png"}, {"images": []}])
+@pytest.mark.parametrize("columns", [{}, {"images": None}, {"images": ""}, {"depicted": "a.png"}, {"images": []}])
 def test_a_tag_of_a_row_of_plain_texts_asks_for_its_picture_whatever_the_first_row_is(
     tmp_path: Path, columns: dict[str, Any]
 ) -> None:
