@@ -135,9 +135,9 @@ def test_keys_one_level_below_a_part_are_told_when_nobody_reads_them() -> None:
 
 
 def test_media_that_fit_no_tag_name_the_column_that_nobody_reads() -> None:
-    reason, message = rejected(asked("<image>What?", picture="a.png", note="b"))
+    reason, message = rejected(asked("<image>What?", depicted="a.png", note="b"))
     assert reason == R.MEDIA_COUNT_MISMATCH
-    assert "nobody reads the row's 'picture' ('a.png'): `columns` says what it holds, e.g. images=picture" in message
+    assert "nobody reads the row's 'depicted' ('a.png'): `columns` says what it holds, e.g. images=depicted" in message
 
 
 @pytest.mark.parametrize("column", ["audios", "audio"])
