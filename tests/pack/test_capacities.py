@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from vlm_prep.pack.bins import best_fit_decreasing, fill_best
-from vlm_prep.pack.capacities import lower_bounds, pack_within
+from vlm_prep.pack.capacities import pack_within
+from vlm_prep.pack.lower_bounds import lower_bounds
 
 
 def documents(count: int, text: float, seed: int = 0, longest: int = 6000) -> NDArray[np.int64]:

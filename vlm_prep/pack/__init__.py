@@ -2,6 +2,10 @@
 
     bins.py       exact best-fit-decreasing over document lengths, global over a store
     capacities.py the same with several capacities: tokens, patches, media, documents, audio
+    mixed_bins.py how documents that take more than tokens are laid
+    alike.py      documents that are nearly alike, planned as one
+    lower_bounds.py  how many bins there are at least
+    order_by.py   rows sorted by several keys
     epochs.py     several epochs in one plan, and how often each has a row
     units.py      rows that are packed as one, and packs in the order of the source
     mix_file.py   which rows of which stores, as a file

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.pack_settings import PackConfig
-from vlm_prep.pack.capacities import lower_bounds, pack_within
+from vlm_prep.pack.capacities import pack_within
 from vlm_prep.pack.cost import read_cost
 from vlm_prep.pack.demands import Demands, demands_of
 from vlm_prep.pack.epochs import check_epochs, epoch_numbers, in_epoch, rounded_up, times_taken
 from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
+from vlm_prep.pack.lower_bounds import lower_bounds
 from vlm_prep.pack.units import in_order, units_of
 from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.kinds_apart import BOTH, sides_of
