@@ -207,10 +207,13 @@ def test_parts_of_gemini_may_be_one_text() -> None:
 # ---- calls in turns of their own ----
 
 
+@pytest.mark.parametrize(
+    "calls", [[AS_TEXT] * 2, [f" \n{AS_TEXT}\n"] * 2, [f"[{AS_TEXT}, {AS_TEXT}]"], [json.loads(AS_TEXT)] * 2]
+)
 @pytest.mark.parametrize("role", ["tool_call", "function_call"])
-def test_a_call_belongs_to_the_answer_before_it(role: str) -> None:
-    answer, call = {"role": "assistant", "content": "Look."}, {"role": role, "content": AS_TEXT}
-    sample = read(chat(USER, answer, call, call, TOLD, ANSWER))
+def test_a_call_belongs_to_the_answer_before_it(role: str, calls: list[Any]) -> None:
+    answer, call = {"role": "assistant", "content": "Look."}, {"role": role, "content": calls[0]}
+    sample = read(chat(USER, answer, *({"role": role, "content": each} for each in calls), TOLD, ANSWER))
     assert [message["role"] for message in sample.messages] == ["user", "assistant", "tool", "assistant"]
     assert said(sample)[1] == ["Look."] and sample.messages[1]["tool_calls"] == [CALL, CALL]
     assert sample.notes == ("read_joined_calls",)
@@ -229,3 +232,18 @@ def test_a_call_belongs_to_the_answer_before_it(role: str) -> None:
 def test_a_call_behind_a_turn_of_other_options_is_a_turn_of_its_own(answer: dict[str, Any]) -> None:
     sample = read(chat(USER, answer, {"role": "tool_call", "content": AS_TEXT}, TOLD, ANSWER))
     assert len(sample.messages) == 5
+
+
+# ---- masks of messages ----
+
+
+@pytest.mark.parametrize("key", ["trainable", "calculate_loss", "compute_loss", "Trainable"])
+def test_flags_of_training_are_read_whatever_they_are_called(key: str) -> None:
+    sample = read(chat(USER, {**ANSWER, key: False}, USER, {**ANSWER, key: True}))
+    assert [message.get("train") for message in sample.messages] == [None, False, None, True]
+    assert "read_training_keys" in sample.notes and not sample.unread
+
+
+def test_flags_that_say_the_opposite_are_refused() -> None:
+    reason, words = refused(chat(USER, {**ANSWER, "no_loss": True}))
+    assert reason == R.UNREAD_KEY and "message 2 has no_loss (true)" in words and "use train" in words

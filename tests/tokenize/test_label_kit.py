@@ -155,3 +155,26 @@ def test_answers_are_trained_behind_real_templates(
     assert trained(encoder, TWO) == two_turns
     assert trained(encoder, SPACED) == blanks
     assert trained(encoder, [user("A?"), assistant("")]) == empty
+
+
+def test_a_result_of_a_picture_between_a_call_and_its_text_is_not_trained(made: Make, picture: Media) -> None:
+    seen = {"role": "tool", "content": [{"type": "image"}]}
+    rows = {text: [user("A?"), assistant(text, tool_calls=[CALL]), seen, assistant("ok")] for text in ("", "Look.")}
+
+    def told(text: str) -> str:
+        full = [
+            each
+            if isinstance(each["content"], list)
+            else {**each, "content": [{"type": "text", "text": each["content"]}]}
+            for each in rows[text]
+        ]
+        sample = Sample(sample_id="a/0", dataset="a", source="a.jsonl", line=1, messages=full, media=(picture,))
+        encoder = made("gemma4")
+        try:
+            encoded = encoder.encode(sample, (None,))
+        except Reject as reject:
+            return reject.reason.value
+        return str(encoder.adapter.hf.tokenizer.decode(encoded.input_ids[encoded.labels != IGNORE]))
+
+    assert told("") == "<|tool_call>call:f{n:1}<tool_call|><|tool_response>ok<turn|>"
+    assert told("Look.") == "rewritten_history"  # its template writes the text behind the result

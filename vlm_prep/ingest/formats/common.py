@@ -25,7 +25,10 @@ _LARGEST_WEIGHT = 1e6
 _PAIRS: Final = ({"role", "content"}, {"from", "value"})
 _TAGS: Final = {name: tag for tag, names in ROLE_NAMES.items() for name in names}
 _WEIGHT_KEYS: Final = ("loss", "loss_weight", "weight", "loss_scale")
-_FLAG_KEYS: Final = ("loss_mask", "train_on_turn", "training")
+_FLAG_KEYS: Final = (
+    *("loss_mask", "train_on_turn", "training"),
+    *("trainable", "is_trainable", "calculate_loss", "compute_loss"),
+)
 TRAINING_KEYS: Final = ("train", *_WEIGHT_KEYS, *_FLAG_KEYS)
 """Whether or how strongly a message is trained: ours, and the names of ms-swift, axolotl, XTuner and OpenAI."""
 _TRAINING: Final = frozenset(TRAINING_KEYS)

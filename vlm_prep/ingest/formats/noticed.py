@@ -101,6 +101,9 @@ MESSAGE_KEYS_WITH_MEANING: Final[dict[str, str]] = {
         ("mask", "masked", "is_masked"), "says what is masked, and tools disagree on what 1 means; use train"
     ),
     **dict.fromkeys(
+        ("no_loss", "skip_loss", "ignore_loss", "mask_loss"), "says what is not trained, which is not read; use train"
+    ),
+    **dict.fromkeys(
         ("train_detail", "training_detail"), "trains ranges of characters; give parts of their own, with train"
     ),
     **dict.fromkeys(

@@ -41,6 +41,8 @@ _SNAKE: Final = {
 _ASKS: Final = frozenset(("input", *ROLE_NAMES["user_tag"]))
 _ANSWERS: Final = frozenset(("output", *ROLE_NAMES["assistant_tag"]))
 _OFFSETS: Final = {"startOffset": "start", "start_offset": "start", "endOffset": "end", "end_offset": "end"}
+_STARTS: Final = ("[", "{", " ", "\n", "\r", "\t")
+"""What JSON as text may begin with."""
 _PART_KINDS: Final = ("text", "inline_data", "file_data", "function_call", "function_response")
 
 
@@ -64,7 +66,7 @@ def usual_turns(turns: list[Any], dialect: Dialect, noticed: Noticed) -> tuple[l
     """
     key = dialect.content_keys[0]
     for turn in turns:
-        if type(turn) is dict and type(said := turn.get(key)) is str and said[:1] not in ("[", "{") and len(turn) == 2:
+        if type(turn) is dict and type(said := turn.get(key)) is str and said[:1] not in _STARTS and len(turn) == 2:
             continue  # as most are
         if is_langchain(turn) or (isinstance(turn, dict) and _is_other(turn, dialect)):
             break
@@ -165,12 +167,18 @@ def _with_joined_calls(turns: list[Any], dialect: Dialect, noticed: Noticed) -> 
 
 
 def _lone_call(turn: Any, dialect: Dialect) -> list[Any] | None:
-    """Return the calls of a turn of a role and an object as JSON text alone; None for others."""
+    """Return the calls of a turn of a role and calls alone, mostly as JSON text; None for others."""
     filled = {key: value for key, value in turn.items() if not is_empty(value)} if isinstance(turn, dict) else {}
     if len(filled) != 2 or TOOL_CALL not in map(dialect.role_of, filled.values()):
         return None
     said = next((filled[key] for key in dialect.content_keys if key in filled), None)
-    return [said] if isinstance(said, dict) or (isinstance(said, str) and said.lstrip().startswith("{")) else None
+    if isinstance(said, str) and said.lstrip().startswith("["):
+        try:
+            said, _ = parse_row(said.encode())
+        except (RowJsonError, UnicodeEncodeError):
+            return None  # said where the turn is read
+    one = isinstance(said, dict) or (isinstance(said, str) and said.lstrip().startswith("{"))
+    return [said] if one else said if isinstance(said, list) and said else None
 
 
 def _is_plain_answer(turn: Any, dialect: Dialect) -> bool:

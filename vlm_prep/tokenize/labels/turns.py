@@ -99,7 +99,18 @@ class _ByPieces:
         ends = self._ends(message, pieces[-1], limit)
         if start is None or ends is None or start > ends[0]:
             return None
+        if pieces[0].kind == "call" and pieces[-1].kind == "text" and not self._is_own(index, start, ends[0]):
+            return None
         return Turn(index, start, ends[0], ends[1], pieces)
+
+    def _is_own(self, index: int, start: int, said: int) -> bool:
+        """Whether a turn stands so without what follows it. A template may write the results of calls between these and
+        the text beside them (Gemma 4), and a result of media alone has no text that would part them."""
+        try:
+            closed = self._template.render(self._messages[: index + 1], self._tools)
+        except Reject:
+            return False
+        return self._text[start:said] in closed
 
     def _whole(self, message: Message, index: int, places: Sequence[TextPlace]) -> tuple[TextPlace, ...] | None:
         """The places of a message's pieces, where each piece is there once."""
