@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster test-trainers lint bench bench-smoke bench-families bench-pack bench-start bench-video bench-audio bench-text bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
+.PHONY: demo test test-fast test-cluster test-trainers lint bench bench-smoke bench-families bench-pack bench-start bench-update bench-video bench-audio bench-text bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
 
 # torch first: its CPU build where one can be had, see the script
 $(READY): pyproject.toml configs/constraints.txt
@@ -66,6 +66,9 @@ bench-families: $(READY)
 
 bench-start: $(READY)
 	$(BIN)/python scripts/bench_start.py --kit $(KIT)
+
+bench-update: $(READY)
+	$(BIN)/python scripts/bench_update.py out/bench/update
 
 bench-video: $(READY)
 	$(BIN)/python scripts/bench_video.py

@@ -1,96 +1,121 @@
-"""Measure an update of a tokenized store: 1 % of new rows against the run that makes the whole store.
+"""Measure updates of a tokenized store: 1 % of new rows, a row in the middle, other settings, against making it anew.
 
-    python scripts/bench_update.py FOLDER --rows 200000 [--processor P]
+    python scripts/bench_update.py FOLDER --rows 200000 [--processor P] [--media encoded --pictures 0]
 
-Rows are texts of a few turns; each second one has a picture of its own (224 x 224, about 6 KB). Times are as the
-command takes them, workers, start of processes and the proof included; with --workers 0 they are CPU seconds.
+Rows are texts of a few turns; each second one has a picture of 224 x 224, one of `--pictures` or (0) of its own, made
+`--picture-bytes` long. Each step is the command, with its start and its proof. Seconds are CPU seconds of all its
+processes (this one adopts and reaps what a command leaves), which a machine that others use can compare; wall seconds
+stand behind them.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import io
 import json
 import os
 import random
+import resource
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from vlm_prep.core.settings import TokenizeConfig
-from vlm_prep.engine.run_options import RunOptions
-from vlm_prep.ingest.source import open_samples
-from vlm_prep.shards.reader import Store
-from vlm_prep.tokenize.tokenize_run import tokenize
-from vlm_prep.tokenize.update_run import update
+_PR_SET_CHILD_SUBREAPER = 36
+OTHERS = {
+    "a shorter limit": ("--max-length", "200"),
+    "the last turn alone": ("--train-on", "last"),
+    "fewer pixels": ("--max-pixels", "25088"),
+}
+SIDE = 224
 
 
 def main() -> None:
-    """Build the corpus, time the whole and the update, and print both."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Build the corpus, run the commands, and print what they took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--share", type=float, default=0.01)
     parser.add_argument("--processor", default="builtin:qwen2.5-vl-mini")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--media", default="encoded")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--media", default="reference")
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--picture-bytes", type=int, default=0)
+    parser.add_argument("--rows-only", action="store_true", help="no other settings")
     asked = parser.parse_args()
-    settings = TokenizeConfig(media=asked.media)
-    clock.append(time.perf_counter if asked.workers else time.process_time)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     new = round(asked.rows * asked.share)
-    source, out = asked.folder / "rows.jsonl", asked.folder / "out"
+    source, out, anew = (asked.folder / name for name in ("rows.jsonl", "out", "anew"))
+    common = ["--processor", asked.processor, "--media", asked.media, "--workers", str(asked.workers)]
     shutil.rmtree(out, ignore_errors=True)
-    lines = corpus(asked.folder, asked.rows + new)
+    lines = corpus(asked.folder, asked.rows + new, asked.pictures, asked.picture_bytes)
+
+    def tokenize(folder: Path, *more: str) -> Cost:
+        return run("tokenize", str(source), *common, "--out", str(folder), *more)
+
     source.write_text("".join(lines[: asked.rows]))
-    run = RunOptions(out=out, workers=asked.workers, progress=False, max_reject_rate=1.0)
-    whole = timed(lambda: tokenize(open_samples(source), asked.processor, settings, run))
+    whole = tokenize(out)
+    size = sum(each.stat().st_size for each in (out / "train").glob("*.arrow"))
+    print(f"{asked.rows:,} rows, {size / 2**20:,.0f} MiB of shards: {whole}", flush=True)
     source.write_text("".join(lines))
-    part = timed(lambda: update(open_samples(source), asked.processor, settings, run))
-    print(f"{asked.rows:,} rows: {whole:.1f} s; {new:,} more: {part:.1f} s, {part / whole:.1%} of the whole")
+    told(f"{new:,} rows more", tokenize(out, "--update"), whole)
     middle = len(lines) // 2
     source.write_text("".join([*lines[:middle], lines[0], *lines[middle:]]))
-    part = timed(lambda: update(open_samples(source), asked.processor, settings, run))
-    print(f"one row in the middle, whose followers get other sample_ids: {part:.1f} s, {part / whole:.1%}")
-    print(f"{len(Store(out)):,} rows in the store")
-    for name, change in OTHERS.items():
-        config = replace(settings, **change)
-        shutil.rmtree(asked.folder / "anew", ignore_errors=True)
-        anew = replace(run, out=asked.folder / "anew")
-        whole = timed(lambda: tokenize(open_samples(source), asked.processor, config, anew))  # noqa: B023
-        shutil.rmtree(asked.folder / "copy", ignore_errors=True)
-        shutil.copytree(out, asked.folder / "copy", copy_function=os.link)
-        copy = replace(run, out=asked.folder / "copy")
-        part = timed(lambda: update(open_samples(source), asked.processor, config, copy))  # noqa: B023
-        print(f"{name}: {whole:.1f} s anew, {part:.1f} s by update, {part / whole:.1%}")
+    told("a row in the middle, which renames those behind it", tokenize(out, "--update"), whole)
+    for name, flags in () if asked.rows_only else OTHERS.items():
+        shutil.rmtree(anew, ignore_errors=True)
+        whole = tokenize(anew, *flags)
+        print(f"{name}, anew: {whole}", flush=True)
+        shutil.rmtree(anew)
+        shutil.copytree(out, anew, copy_function=os.link)
+        told(name, tokenize(anew, *flags, "--update"), whole)
 
 
-OTHERS: dict[str, dict[str, Any]] = {
-    "a shorter limit": {"max_length": 2000},
-    "the last turn alone": {"train_on": "last"},
-    "fewer pixels": {"max_pixels": 100_352},
-}
+@dataclass(frozen=True)
+class Cost:
+    """What a command took."""
+
+    cpu: float
+    wall: float
+
+    def __str__(self) -> str:
+        return f"{self.cpu:.1f} s ({self.wall:.0f} s wall)"
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that a call takes; without workers, CPU seconds."""
-    began = clock[0]()
-    work()
-    return clock[0]() - began
+def told(what: str, part: Cost, whole: Cost) -> None:
+    """Print what an update took."""
+    print(f"{what}: {part}, {part.cpu / whole.cpu:.1%} of the whole", flush=True)
 
 
-clock: list[Callable[[], float]] = []
+def run(*words: str) -> Cost:
+    """Run a command; return what it and all its processes took."""
+    before, began = children(), time.perf_counter()
+    line = [sys.executable, "-m", "vlm_prep", *words, "--quiet", "--max-reject-rate", "1"]
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    wall = time.perf_counter() - began
+    while True:  # its forkserver, which ends when the command has
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return Cost(children() - before, wall)
 
 
-def corpus(folder: Path, rows: int) -> list[str]:
+def children() -> float:
+    """Return the CPU seconds of all processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def corpus(folder: Path, rows: int, pictures: int, size: int) -> list[str]:
     """Return the lines of a data file, and make the pictures that they name where they are missing."""
     draw = random.Random(0)
-    (folder / "media").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     words = [f"w{number}" for number in range(3000)]
     base = np.random.default_rng(0).integers(0, 256, (64, 14, 14, 3), np.uint8)
     lines = []
@@ -100,17 +125,23 @@ def corpus(folder: Path, rows: int) -> list[str]:
             tag = "<image>" if number % 2 and not turn else ""
             turns.append({"role": "user", "content": tag + " ".join(draw.choices(words, k=25))})
             turns.append({"role": "assistant", "content": " ".join(draw.choices(words, k=60))})
-        images = [f"media/{number // 1000:04d}/{number}.jpg"] if number % 2 else []
-        for name in images:
-            path = folder / name
-            if not path.exists():
-                path.parent.mkdir(exist_ok=True)
-                buffer = io.BytesIO()
-                picture = Image.fromarray(base[number % 64]).resize((224, 224), Image.Resampling.BILINEAR)
-                picture.save(buffer, "JPEG", quality=85)
-                path.write_bytes(buffer.getvalue() + number.to_bytes(8, "little"))
+        images = []
+        if number % 2:
+            at = number % pictures if pictures else number
+            images = [f"media-{size}/{at // 1000:04d}/{at}.jpg"]
+            if not (folder / images[0]).exists():
+                draw_picture(folder / images[0], at, Image.fromarray(base[at % 64]), size)
         lines.append(json.dumps({"id": number, "messages": turns, "images": images}) + "\n")
     return lines
+
+
+def draw_picture(path: Path, number: int, base: Image.Image, size: int) -> None:
+    """Write a picture of about 6 KB, or of more bytes behind its end, which are another picture's for no other."""
+    buffer = io.BytesIO()
+    base.resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=85)
+    behind = np.random.default_rng(number).bytes(max(0, size - buffer.tell()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue() + behind + number.to_bytes(8, "little"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import fsspec
 import pytest
 from deaths import deaths
 from fsspec.implementations.local import LocalFileSystem
+from s3 import Server
 from typer.testing import CliRunner
 
 from vlm_prep.cli.main import app
@@ -21,6 +26,7 @@ from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.along import pull_with_media, push_with_media
 from vlm_prep.media.files import read_bytes
 from vlm_prep.shards.elsewhere import named_media
+from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 Tree = Callable[[Path], dict[str, str]]
@@ -89,6 +95,44 @@ def test_a_pull_killed_while_it_fetches_is_completed(made: Path, tmp_path: Path,
     for out in deaths(work, tmp_path, when, LocalFileSystem, ("get_file",)):
         work(out)
         assert tree(out / media_places.media_name(str(made / "media"))) == tree(made / "media")
+
+
+def ends(line: list[str], server: Server, request: str, after: int) -> bool:
+    """Run a command and kill it once it has made some requests more; return whether it was done before."""
+    before = len(re.findall(request, server.log.read_text()))
+    run = subprocess.Popen([str(Path(sys.executable).with_name("vlm-prep")), *line, "--with-media", "--quiet"])
+    while run.poll() is None and len(re.findall(request, server.log.read_text())) < before + after:
+        time.sleep(0.002)
+    run.kill()
+    return run.wait() == 0
+
+
+def test_commands_killed_again_and_again_complete_both_on_s3(
+    made: Path, bucket: str, server: Server, tmp_path: Path, tree: Tree
+) -> None:
+    named, here = media_places.media_name(str(made / "media")), tmp_path / "here"
+    key, kills = bucket.removeprefix("s3://"), 0
+    while not ends(["push", str(made / "tok"), f"{bucket}/tok"], server, f"PUT /{key}/", 7):
+        kills += 1
+        there = {name.partition("/")[2] for name in server.files.find(key)}
+        assert "tok/manifest.json" not in there or f"{named}/manifest.json" in there
+        if "tok/manifest.json" not in there:
+            with pytest.raises(StoreError, match="no finished store"):
+                pull_with_media(f"{bucket}/tok", tmp_path / "none" / "tok", silent)
+    assert kills >= 2
+    # a file of a kill may have come whole without being told: sent twice, never less than once
+    sent = {*re.findall(f"PUT /{key}/(\\S+)", server.log.read_text())}
+    assert {name for name in sent if name.startswith(named)} == {f"{named}/{name}" for name in tree(made / "media")}
+    kills = 0
+    while not ends(["pull", f"{bucket}/tok", str(here / "tok")], server, f"GET /{key}/", 9):
+        kills += 1
+        for name in ("tok", named):  # what has a manifest is whole
+            if (here / name / "manifest.json").exists():
+                Store(here / name, verify=True)
+    assert kills >= 2
+    assert tree(here / named) == tree(made / "media")
+    assert tree(here / "tok").keys() == tree(made / "tok").keys() - {"rows.parquet"}
+    assert all(read_bytes(uri) for uri in named_media(here / "tok"))
 
 
 def test_what_cannot_go_along_is_said(made: Path, tokenized: Path, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ class KnownMedia(RowProbe):
         if found is None:
             return super().probed(sample)
         keeps = self.config.media == "encoded"
-        data = tuple(tuple(bytes(file["bytes"]) for file in each["files"]) if keeps else None for each in stored)
+        # views of the store's map: the shard that is written is their first copy
+        data = tuple(tuple(file["bytes"] for file in each["files"]) if keeps else None for each in stored)
         return with_media(sample, found), data
 
     @cached_property
