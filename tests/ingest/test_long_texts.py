@@ -16,6 +16,7 @@ from vlm_prep.ingest.source import open_samples
 from vlm_prep.media.files import split_uri
 from vlm_prep.media.library_words import plain_words
 from vlm_prep.media.places import ANYWHERE, located
+from vlm_prep.tokenize.chat.sentinels import _kept
 
 LONG = 400_000
 """Characters. With the square of it each of these takes from minutes to days of a core."""
@@ -70,3 +71,23 @@ def test_a_path_with_thousands_of_readings(path: str) -> None:
 def test_what_a_library_says_of_a_long_text(said: str) -> None:
     with bounded("cleaning the message"):
         assert len(plain_words(RuntimeError(said))) <= 300
+
+
+def test_an_answer_that_begins_as_messages_in_json_almost_do(tmp_path: Path) -> None:
+    row = {"prompt": almost("", " ", "Q?"), "completion": almost("", "\n", "A.")}
+    (tmp_path / "rows.jsonl").write_bytes(orjson.dumps(row) + b"\n")
+    with bounded("reading the row"):
+        (found,) = open_samples(tmp_path / "rows.jsonl").read(0, 1)
+    assert isinstance(found, Sample)
+    assert [each["content"][0]["text"] for each in found.messages] == [row["prompt"], row["completion"]]
+
+
+def test_blanks_that_a_template_kept() -> None:
+    """Which of them are whose: all of a text's end, all of the next one's start, or it cannot be told."""
+    blanks = almost("", " ")
+    with bounded("placing the texts", seconds=10):
+        assert _kept(f"{blanks}<e>", "<e>", blanks, blanks) == (len(blanks), 0)
+        assert _kept(f"{blanks}<e>{blanks}", "<e>", blanks, blanks) == (len(blanks), len(blanks))
+        assert _kept(blanks, "", blanks, blanks) is None
+        assert _kept(blanks[1:] + "x", "x", blanks, "") == (len(blanks) - 1, 0)
+        assert _kept(blanks, blanks + "x", blanks, blanks) is None

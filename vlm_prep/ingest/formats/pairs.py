@@ -23,7 +23,7 @@ from vlm_prep.ingest.formats.row_turns import Dialect, dialect_of
 from vlm_prep.ingest.spec import DatasetSpec
 
 _PAIR: Final = Dialect(role_keys=("role",), content_keys=("content",), roles={"user": "user", "assistant": "assistant"})
-_MESSAGES: Final = re.compile(r"""\s*\[?\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
+_MESSAGES: Final = re.compile(r"""\s*+\[?+\s*+\{\s*+["'](?:role|from|content|value)["']\s*+:""")
 """How messages as JSON begin, or one of them."""
 _READ_OF_A_PAIR: Final = frozenset(("user", "assistant"))
 

@@ -260,12 +260,18 @@ def _kept(gap: str, bare: str, trail: str, lead: str) -> tuple[int, int] | None:
     its end: both were kept.
     """
     more = len(gap) - len(bare)
-    fits = [
-        (left, more - left)
-        for left in range(min(len(trail), more) + 1)
-        if more - left <= len(lead) and gap == trail[:left] + bare + lead[len(lead) - (more - left) :]
-    ]
-    return fits[0] if len(fits) == 1 else None
+    before, after = _alike(gap, trail), _alike(gap[::-1], lead[::-1])
+    left = gap.find(bare, max(0, more - after), before + len(bare)) if more >= 0 else -1
+    if left < 0 or gap.find(bare, left + 1, before + len(bare)) >= 0:
+        return None
+    return left, more - left
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts have in common at their start."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def without(messages: Sequence[Message], target: Piece, text: str, call_key: CallKey = "name") -> list[Message]:
