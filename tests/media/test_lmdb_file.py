@@ -89,3 +89,22 @@ def test_a_damaged_file_gives_values_or_a_message_and_ends_no_process(tmp_path: 
         path.unlink()
     assert refused > 100
     shutil.rmtree(tmp_path)
+
+
+def test_a_value_of_gigabytes_in_a_file_that_is_mostly_a_hole_is_refused(tmp_path: Path) -> None:
+    """The length alone is read: 3 GiB would come back as 2, without a word, since Linux reads no more at once."""
+    path = tmp_path / "a.lmdb"
+    with lmdb.open(str(path), subdir=False, map_size=1 << 24) as made, made.begin(write=True) as writing:
+        writing.put(b"a", b"x" * 100_000)
+    data, length = bytearray(path.read_bytes()), 3 << 30
+    data = data.replace((100_000).to_bytes(4, "little"), length.to_bytes(4, "little"))  # of the node
+    for page in (0, 4096):
+        place = page + 16 + 8 + 16 + 96  # last page
+        data[place : place + 8] = (1 << 20).to_bytes(8, "little")
+    head = next(at for at in range(0, len(data), 4096) if data[at + 10] == 0x04)
+    data[head + 12 : head + 16] = (1 << 20).to_bytes(4, "little")  # pages of the value
+    path.write_bytes(data)
+    with open(path, "r+b") as file:
+        file.truncate((1 << 20) * 4096 + 4096)
+    with pytest.raises(ValueError, match=r"a value of 3,221,225,472 bytes, more than"):
+        LmdbFile(str(path)).get(b"a")

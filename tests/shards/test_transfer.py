@@ -165,3 +165,15 @@ def test_who_copies_a_store_is_told_that_its_media_are_elsewhere(
     assert "chelsea.jpg" in str(said_of_media_elsewhere(ingested))
     for name in ("gathered", "packs"):
         assert f"such as {tmp_path / 'media'}, " in str(said_of_media_elsewhere(tmp_path / name))
+
+
+def test_nothing_is_fetched_through_a_link_in_the_work_folder(
+    there: str, ingested: Path, tmp_path: Path, tree: Tree
+) -> None:
+    """Of a folder that somebody passed on as the half of a pull."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out" / "_work").mkdir(parents=True)
+    (tmp_path / "out" / "_work" / "fetched").symlink_to(tmp_path / "mine")
+    pull(there, tmp_path / "out", silent)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert tree(tmp_path / "out") == tree(ingested)

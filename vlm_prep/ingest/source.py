@@ -29,6 +29,7 @@ from vlm_prep.ingest.row_source import RowSource
 from vlm_prep.shards.manifest import MANIFEST, WORK
 from vlm_prep.shards.object_store import RemotePath, StorePath, absolute, store_path
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.row_texts import conversation_of, media_of
 from vlm_prep.shards.schema import KEPT
 
 
@@ -177,8 +178,12 @@ def sample_row(sample: Sample) -> dict[str, Any]:
 
 
 def sample_from_row(row: dict[str, Any]) -> Sample:
-    """Read what `sample_row` wrote."""
-    conversation = orjson.loads(row["conversation"])
+    """Read what `sample_row` wrote.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    conversation = conversation_of(row)
     return Sample(
         sample_id=row["sample_id"],
         dataset=row["dataset"],
@@ -187,19 +192,20 @@ def sample_from_row(row: dict[str, Any]) -> Sample:
         messages=conversation["messages"],
         strings=tuple(conversation.get("strings", ())),
         tools=conversation.get("tools"),
-        media=tuple(_media(item) for item in orjson.loads(row["media"])),
+        media=tuple(_media(item) for item in media_of(row)),
         kept=row.get(KEPT, ""),
     )
 
 
 def _media(item: dict[str, Any]) -> Media:
-    header = item["header"]
+    header = item.get("header")
     if header is not None:
         pair = header.get("segment")
         times = header.get("times")
-        lists = {"digests": tuple(header["digests"]), "segment": pair and tuple(pair), "times": times and tuple(times)}
+        digests = tuple(header.get("digests", ()))
+        lists = {"digests": digests, "segment": pair and tuple(pair), "times": times and tuple(times)}
         header = MediaHeader(**{**header, **lists, "own_size": None})
-    indices = item["frame_indices"]
+    indices = item.get("frame_indices")
     return Media(
         **{
             **item,

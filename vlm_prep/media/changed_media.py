@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-import orjson
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.core.fingerprint import digest_bytes
@@ -18,6 +17,7 @@ from vlm_prep.media.files import digest_ends, is_of_ends, read_bytes, read_ends,
 from vlm_prep.media.mock_media import is_made
 from vlm_prep.media.row_media import rows_kind
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.row_texts import media_of
 
 FEW: Final = 256
 """Rows that are looked at where nobody asked."""
@@ -57,8 +57,8 @@ def _files(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (uri, digest) of the media of a row, of either kind of store."""
     media = row["media"]
     if isinstance(media, str):
-        for item in orjson.loads(media):
-            yield from zip(item["uris"], (item["header"] or {}).get("digests", ()), strict=False)
+        for item in media_of(row):
+            yield from zip(item["uris"], (item.get("header") or {}).get("digests", ()), strict=False)
         return
     for item in media:
         yield from ((file["uri"], file["digest"]) for file in item["files"])

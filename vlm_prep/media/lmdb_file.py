@@ -31,6 +31,8 @@ _OTHER_ORDER = 0x02 | 0x04 | 0x08
 """Flags of a tree whose keys are reversed, have several values, or are integers."""
 _NO_PAGE: Final = 2**64 - 1
 _DEEPEST: Final = 32
+MOST_BYTES: Final = (1 << 31) - 4097
+"""Of a value: Linux reads no more at once, and a cell of a shard holds no more."""
 
 
 class LmdbFile:
@@ -96,7 +98,10 @@ class LmdbFile:
             raise ValueError("damaged: it leads to a page that it does not have")
         if start + length > (size := os.fstat(self._descriptor).st_size):
             raise ValueError(f"cut short: {size} of at least {start + length} bytes")
-        return os.pread(self._descriptor, length, start)
+        found = os.pread(self._descriptor, length, start)
+        if len(found) != length:
+            raise ValueError(f"cut short while it was read: {len(found)} of {length} bytes")
+        return found
 
     def _value(self, page: _Page, key: bytes, size: int, last: int) -> bytes | None:
         place = page.last_not_after(key)
@@ -104,6 +109,8 @@ class LmdbFile:
             return None
         low, high, flags, start = page.node(place)
         length = low | high << 16
+        if length > MOST_BYTES:
+            raise ValueError(f"a value of {length:,} bytes, more than {MOST_BYTES:,}")
         if flags & _IS_TREE:
             raise ValueError("the key is that of a database inside")
         if not flags & _ELSEWHERE:

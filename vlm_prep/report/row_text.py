@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from vlm_prep.report.found_rows import Found
 from vlm_prep.report.labels_text import coloured, runs_json, runs_of_row
 from vlm_prep.report.token_runs import IGNORE, media_name
 from vlm_prep.report.view.shown_rows import Reader, messages_of
+from vlm_prep.shards.row_texts import kept_text_of, media_of
 from vlm_prep.shards.schema import BESIDE
 
 _SHOWN_APART = {"sample_id", "dataset", "source", "line", "input_ids", "labels", "media", "conversation", *BESIDE}
@@ -25,21 +26,20 @@ def facts_of(found: Found) -> dict[str, Any]:
     row = found.row
     facts: dict[str, Any] = {"sample_id": row["sample_id"], **found.where}
     facts |= {name: row[name] for name in ("dataset", "source", "line") if row.get(name)}
-    facts |= {name: orjson.loads(row[name]) for name in BESIDE if row.get(name)}
+    facts |= {name: kept_text_of(row, name) for name in BESIDE if row.get(name)}
     if "input_ids" in row:
         labels = np.asarray(row["labels"])
         facts |= {"tokens": len(row["input_ids"]), "trained": int((labels != IGNORE).sum())}
     for name, value in row.items():
         if name not in _SHOWN_APART and isinstance(value, np.ndarray) and value.size:
             facts[name] = value.tolist() if value.size <= _MOST_NUMBERS else f"{value.dtype} {list(value.shape)}"
-    facts["media"] = [_media(each) for each in media_of(row)]
+    facts["media"] = [_media(each) for each in _media_of(row)]
     return facts
 
 
-def media_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _media_of(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return the media of a row as structs; of an ingested row those that its JSON text says."""
-    media = row["media"]
-    return orjson.loads(media or "[]") if isinstance(media, str) else list(media)
+    return media_of(row) if isinstance(row["media"], str) else row["media"]
 
 
 def _media(struct: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def text_of(found: Found, reader: Reader, *, colour: bool) -> Iterator[str]:
     if reader.tokenizer is not None and "input_ids" in row:
         yield coloured(runs_of_row(row, reader.tokenizer, reader.media_ids), colour=colour)
     elif row.get("conversation"):
-        for message in messages_of(row["conversation"]):
+        for message in messages_of(row):
             yield f"{visible(message['role'])}: {visible(message['text'], lines=True)}"
     else:
         yield "(its text needs a tokenizer: give --processor)"
@@ -95,7 +95,7 @@ def to_json(found: Found, reader: Reader) -> dict[str, Any]:
     if reader.tokenizer is not None and "input_ids" in found.row:
         facts["runs"] = runs_json(runs_of_row(found.row, reader.tokenizer, reader.media_ids))
     elif found.row.get("conversation"):
-        facts["messages"] = messages_of(found.row["conversation"])
+        facts["messages"] = messages_of(found.row)
     return facts
 
 

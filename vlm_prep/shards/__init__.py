@@ -22,6 +22,7 @@ elsewhere.py  media that are named and not held: what a copy of a store lacks
 mapped.py    how much of a store is held ready in a process
 earlier.py   what was rejected by the stages before
 joined.py    several stores read as one
+row_texts.py  columns that are JSON texts
 row_ledger.py   what each row of a store was made of, for updates
 store_check.py   is a folder what its manifest says
 reader.py    memory-mapped rows as numpy views

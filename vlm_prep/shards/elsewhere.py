@@ -7,10 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from vlm_prep.shards.manifest import GATHERED, read_manifest
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.row_texts import media_of
 
 _ROWS = 64
 """With media, that are looked at: a store holds its media or names them, by a setting."""
@@ -36,7 +35,7 @@ def _named(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield the uris of a row's media that are not in it."""
     media = row["media"]
     if isinstance(media, str):  # of an ingested store
-        yield from (uri for item in orjson.loads(media) for uri in item["uris"])
+        yield from (uri for item in media_of(row) for uri in item["uris"])
         return
     for item in media:
         if item["tensors"] is None and item["same_as"] is None:

@@ -250,6 +250,7 @@ def _fetching(folder: Path) -> Iterator[Path]:
         try:
             if not locked(descriptor) or not is_at(descriptor, work / "fetch.lock"):
                 raise OutputError(f"{folder} is being fetched by another process", "wait for it, or stop it")
+            (work / "fetched").unlink(missing_ok=True)  # it may be a link: a folder can be somebody else's, too
             yield work / "fetched"
             shutil.rmtree(work)
         finally:

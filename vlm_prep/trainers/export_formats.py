@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.media.image import load_rgb
 from vlm_prep.media.image_formats import open_picture
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.row_texts import conversation_of
 from vlm_prep.shards.writer import ShardWriter
 
 _ORIENTATION = 0x0112
@@ -115,7 +115,7 @@ def ms_swift(store: Store, folder: Path) -> int:
 
 def _chats(store: Store) -> Iterator[dict[str, Any]]:
     for row in store.rows():
-        chat = json.loads(row["conversation"])
+        chat = conversation_of(row)
         if chat.get("tools") or any(message.get("tool_calls") for message in chat["messages"]):
             raise InputError(f"{row['sample_id']} has tools, which this form of chats has no place for", "leave it out")
         messages = [{"role": each["role"], "content": _plain(each["content"])} for each in chat["messages"]]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
@@ -29,6 +28,7 @@ from vlm_prep.shards.layout import file_digests, write_dataset_files
 from vlm_prep.shards.manifest import GATHERED, MANIFEST, WORK, Manifest, read_manifest, write_manifest
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import ShardReader, Store
+from vlm_prep.shards.row_texts import media_of
 from vlm_prep.shards.schema import has_media
 from vlm_prep.shards.store_check import fingerprint_of
 from vlm_prep.shards.writer import ShardWriter
@@ -172,7 +172,7 @@ def _uris(folder: StorePath) -> Iterator[str]:
     store = Store(folder)
     if store.manifest.stage == "ingest":
         for row in store.rows():
-            yield from (uri for media in orjson.loads(row["media"]) for uri in media["uris"])
+            yield from (uri for media in media_of(row) for uri in media["uris"])
         return
     if not store.shards or not has_media(store.shards[0].schema):
         raise InputError(f"{folder}: its rows hold no media", "name the store that it was made of")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import orjson
 import pyarrow as pa
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.media.mock_media import is_made
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
+from vlm_prep.shards.row_texts import media_of
 
 
 def media_groups(stores: Sequence[StorePath]) -> pa.Table:
@@ -46,7 +46,7 @@ def _files(store: Store) -> Iterator[tuple[str, str]]:
     for shard in store.shards:
         for chunk in shard.column("media").chunks:
             for text in chunk.to_pylist():
-                for media in orjson.loads(text):
-                    for uri, digest in zip(media["uris"], media["header"]["digests"], strict=True):
+                for media in media_of({"media": text}):
+                    for uri, digest in zip(media["uris"], (media.get("header") or {}).get("digests", ()), strict=False):
                         if not is_made(uri):
                             yield uri, digest

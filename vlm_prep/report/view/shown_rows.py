@@ -12,6 +12,7 @@ import orjson
 from vlm_prep.report.labels_text import runs_of_row
 from vlm_prep.report.token_runs import IGNORE, Run
 from vlm_prep.report.view.shown_media import shown_media
+from vlm_prep.shards.row_texts import conversation_of, kept_text_of, media_of
 from vlm_prep.shards.schema import BESIDE, BOXES, KEPT, LOSS_WEIGHTS, RESCUE
 
 Row = Mapping[str, Any]
@@ -30,15 +31,15 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
     ids, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
     trained = labels != IGNORE
     media = [shown_media(each) for each in row["media"]]
-    for place, shape, *name in orjson.loads(row.get(BOXES) or "[]"):
-        if place < len(media):  # of a talk that was cut, the pictures that were left
+    for place, shape, *name in kept_text_of(row, BOXES) or ():
+        if 0 <= place < len(media):  # of a talk that was cut, the pictures that were left
             media[place].setdefault("boxes", []).append({"at": shape, **({"name": name[0]} if name else {})})
     in_media = np.isin(ids, list(reader.media_ids))
     found: dict[str, Any] = {
         "id": row["sample_id"],
         "dataset": row.get("dataset", ""),
         "kept": row.get(KEPT) or "",
-        "rescue": _rescue(row.get(RESCUE)),
+        "rescue": _rescue(row),
         "tokens": len(ids),
         "trained": int(trained.sum()),
         "kind": "+".join(sorted({each["kind"] for each in media})) or "text",
@@ -52,27 +53,27 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
     if reader.tokenizer is not None:
         found["runs"] = [_shown_run(run) for run in runs_of_row(row, reader.tokenizer, reader.media_ids)]
     elif row.get("conversation"):
-        found["messages"] = messages_of(row["conversation"])
+        found["messages"] = messages_of(row)
     return found
 
 
-def _rescue(record: str | None) -> str:
+def _rescue(row: Row) -> str:
     """What was done to a row that was too long, in words."""
-    found = orjson.loads(record or "{}")
+    found = kept_text_of(row, RESCUE) or {}
     steps = ", ".join(f"{name} {was:,} → {now:,}" for name, (was, now) in found.items())
     return f"rescued: {steps}" if steps else ""
 
 
 def shown_sample(row: Row) -> dict[str, Any]:
     """Return a row of an ingested store, which has no tokens yet."""
-    media = orjson.loads(row["media"]) if row["media"] else []
+    media = media_of(row)
     return {
         "id": row["sample_id"],
         "dataset": row["dataset"],
         "kept": row.get(KEPT) or "",
         "kind": "+".join(sorted({each.get("kind", "") for each in media})) or "text",
         "media": [{"kind": each.get("kind", ""), "name": (each.get("uris") or [""])[0], "note": ""} for each in media],
-        "messages": messages_of(row["conversation"]),
+        "messages": messages_of(row),
     }
 
 
@@ -102,11 +103,13 @@ def _shown_run(run: Run) -> dict[str, Any]:
     return found
 
 
-def messages_of(conversation: str) -> list[dict[str, str]]:
-    """Return a stored conversation as (role, text) of its messages."""
-    row = orjson.loads(conversation)
-    messages = row["messages"] if isinstance(row, dict) else row
-    return [{"role": str(each.get("role", "")), "text": _text(each)} for each in messages]
+def messages_of(row: Row) -> list[dict[str, str]]:
+    """Return the stored conversation of a row as (role, text) of its messages.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    return [{"role": each["role"], "text": _text(each)} for each in conversation_of(row)["messages"]]
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -31,6 +30,7 @@ from vlm_prep.processors.payload.stored import CodedTensor
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.seen_pictures import SEEN, TILES, seen_pictures
 from vlm_prep.processors.token_types import ANSWER, answer_types, values_of
+from vlm_prep.shards.row_texts import conversation_of
 from vlm_prep.tokenize.coordinates import ByteSpan, RenderedSpan
 from vlm_prep.tokenize.cut_rows import cut_as
 from vlm_prep.tokenize.drafts import Labelled
@@ -82,7 +82,7 @@ class Oracle:
             Reject: the media can no longer be read; processor_error, when the processor raises on the row or makes
                 features of it that are not finite.
         """
-        conversation = orjson.loads(row["conversation"])
+        conversation = conversation_of(row)
         messages, tools = conversation["messages"], conversation.get("tools")
         real = self.real(row)
         if self._encoder.hook is not None:
@@ -131,7 +131,7 @@ class Oracle:
 
     def real(self, row: Row) -> Any:
         """Return what the real processor makes of a stored row's conversation and media."""
-        conversation = orjson.loads(row["conversation"])
+        conversation = conversation_of(row)
         return self._real(conversation["messages"], conversation.get("tools"), row["media"])
 
     def _real(self, messages: Sequence[Message], tools: Any, media: Sequence[Row]) -> Any:
