@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
@@ -120,3 +121,17 @@ def test_a_clip_is_cut_or_split_where_that_is_asked_for_and_proven(
     assert len(pieces) == 4 and sum(pieces[:3]) == 70 * RATE and max(pieces) <= 30 * RATE
     content = json.loads(written[3]["conversation"])["messages"][0]["content"]
     assert [part["type"] for part in content] == ["text", "audio", "audio", "audio", "text", "audio", "text"]
+
+
+@pytest.mark.parametrize("policy", ["cut", "split"])
+def test_what_to_do_with_clips_is_not_asked_of_a_processor_without_sound(policy: Any, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    options = RunOptions(out=tmp_path / "out", workers=0)
+    with pytest.raises(ProcessorError, match=f"`overlong_audio={policy}` changes nothing: .*takes no sound"):
+        tokenize(
+            open_samples(tmp_path / "rows.jsonl"),
+            "builtin:qwen2.5-vl-mini",
+            TokenizeConfig(overlong_audio=policy),
+            options,
+        )

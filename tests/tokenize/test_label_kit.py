@@ -157,24 +157,43 @@ def test_answers_are_trained_behind_real_templates(
     assert trained(encoder, [user("A?"), assistant("")]) == empty
 
 
+def told(encoder: SampleEncoder, messages: list[dict[str, Any]], *media: Media) -> str:
+    """The trained text of a row whose labels are found one way alone; or why it is rejected."""
+    full = [
+        each if isinstance(each["content"], list) else {**each, "content": [{"type": "text", "text": each["content"]}]}
+        for each in messages
+    ]
+    sample = Sample(sample_id="a/0", dataset="a", source="a.jsonl", line=1, messages=full, media=media)
+    try:
+        encoded = encoder.encode(sample, (None,) * len(media))
+    except Reject as reject:
+        return reject.reason.value
+    return str(encoder.adapter.hf.tokenizer.decode(encoded.input_ids[encoded.labels != IGNORE]))
+
+
 def test_a_result_of_a_picture_between_a_call_and_its_text_is_not_trained(made: Make, picture: Media) -> None:
-    seen = {"role": "tool", "content": [{"type": "image"}]}
-    rows = {text: [user("A?"), assistant(text, tool_calls=[CALL]), seen, assistant("ok")] for text in ("", "Look.")}
+    def row(text: str) -> list[dict[str, Any]]:
+        seen = {"role": "tool", "content": [{"type": "image"}]}
+        return [user("A?"), assistant(text, tool_calls=[CALL]), seen, assistant("ok")]
 
-    def told(text: str) -> str:
-        full = [
-            each
-            if isinstance(each["content"], list)
-            else {**each, "content": [{"type": "text", "text": each["content"]}]}
-            for each in rows[text]
-        ]
-        sample = Sample(sample_id="a/0", dataset="a", source="a.jsonl", line=1, messages=full, media=(picture,))
-        encoder = made("gemma4")
-        try:
-            encoded = encoder.encode(sample, (None,))
-        except Reject as reject:
-            return reject.reason.value
-        return str(encoder.adapter.hf.tokenizer.decode(encoded.input_ids[encoded.labels != IGNORE]))
+    alone = "<|tool_call>call:f{n:1}<tool_call|><|tool_response>ok<turn|>"
+    assert told(made("gemma4"), row(""), picture) == alone
+    # its template writes the text behind the result
+    assert told(made("gemma4"), row("Look."), picture) == "rewritten_history"
 
-    assert told("") == "<|tool_call>call:f{n:1}<tool_call|><|tool_response>ok<turn|>"
-    assert told("Look.") == "rewritten_history"  # its template writes the text behind the result
+
+@pytest.mark.parametrize(
+    ("name", "opens", "closes"),
+    [
+        ("kimi_k25", "<|tool_calls_section_begin|>", "<|tool_call_end|><|tool_calls_section_end|><|im_end|>"),
+        ("nemotron_omni", "\n<tool_call>", "</tool_call>\n<|im_end|>"),
+        ("qwen3_vl", "<tool_call>", "</tool_call><|im_end|>"),
+        ("gemma4", "<|tool_call>", "<tool_call|><|tool_response>"),
+    ],
+)
+def test_the_words_of_a_turns_end_in_arguments_are_text(made: Make, name: str, opens: str, closes: str) -> None:
+    end = "<turn|>" if name == "gemma4" else "<|im_end|>"
+    call = {"id": "functions.f:0", "type": "function", "function": {"name": "f", "arguments": {"n": f"a{end}b{end}"}}}
+    result = {"role": "tool", "content": "4", "tool_call_id": "functions.f:0"}
+    said = told(made(name), [user("A?"), assistant("", tool_calls=[call]), result, assistant("ok")])
+    assert said.startswith(opens) and said.endswith(f"{closes}ok{end}") and f"a{end}b{end}" in said

@@ -27,7 +27,7 @@ from vlm_prep.ingest.some_samples import keeps_columns
 from vlm_prep.ingest.source import Samples, how_read, read_task, sample_row
 from vlm_prep.ingest.unread_keys import UNREAD, Unread, count_unread, sum_unread, unread_notes
 from vlm_prep.media.changed_media import said_of_changes
-from vlm_prep.media.probe import probe, with_media
+from vlm_prep.media.probe import media_of, probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.shards.manifest import MANIFEST, Manifest, read_manifest
 from vlm_prep.shards.reader import Store
@@ -117,9 +117,9 @@ class IngestJob:
 
     def _probe(self, sample: Sample) -> Sample | Rejected:
         try:
-            media = tuple(
-                probe(item, decode=self.config.check_media != "header", rules=self._rules)[0] for item in sample.media
-            )
+            decode = self.config.check_media != "header"
+            with media_of(sample):
+                media = tuple(probe(item, decode=decode, rules=self._rules)[0] for item in sample.media)
         except Reject as reject:
             return rejected(sample, STAGE, reject)
         return with_media(sample, media)

@@ -5,11 +5,12 @@ With `keep_bytes` the files are read whole, once, and kept for the shard (payloa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.errors import InputError, Reject, RejectReason
 from vlm_prep.core.fingerprint import digest_bytes
 from vlm_prep.core.records import Media, MediaHeader, Sample
 from vlm_prep.media.animation import frames_of_picture
@@ -41,6 +42,19 @@ _SLACK_LENGTH, _SLACK_SHARE = 1.0, 0.02
 _SLACK_SOUND = 0.1
 """Seconds that are not noted: encoders begin their first frame a few milliseconds early."""
 Probed = tuple[Media, tuple[bytes, ...] | None]
+
+
+@contextmanager
+def media_of(sample: Sample) -> Iterator[None]:
+    """Name the row whose media an object store did not give: what stops the run is looked for there.
+
+    Raises:
+        InputError: as it was raised inside, with the row's file and line.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{sample.source}, line {sample.line}: {error.message}", error.hint) from error
 
 
 def probe(

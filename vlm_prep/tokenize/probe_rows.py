@@ -9,7 +9,7 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Media, Sample
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.media.files import digest_matches
-from vlm_prep.media.probe import Probed, found_media, probe, with_media
+from vlm_prep.media.probe import Probed, found_media, media_of, probe, with_media
 from vlm_prep.media.rules import MediaRules, rules_of
 from vlm_prep.tokenize.encoder import Payload
 from vlm_prep.tokenize.verify.choose import is_chosen
@@ -34,7 +34,8 @@ class RowProbe:
             Reject: a media cannot be read, with the reason.
         """
         decode = self._decodes(sample)
-        probed = [self._probe(media, decode=decode) for media in sample.media]
+        with media_of(sample):
+            probed = [self._probe(media, decode=decode) for media in sample.media]
         if not probed:
             return sample, ()
         return with_media(sample, [media for media, _ in probed]), tuple(data for _, data in probed)

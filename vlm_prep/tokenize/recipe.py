@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_prep.core.errors import ProcessorError
 from vlm_prep.core.own_process import one_thread
 from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.core.settings import TokenizeConfig
@@ -55,8 +56,16 @@ class ProcessorFindings:
 
 
 def findings_of(encoder: SampleEncoder, payload: dict[str, Any] | None) -> ProcessorFindings:
-    """Return what a run must know of its processor, see `Made`."""
-    adapter = encoder.adapter
+    """Return what a run must know of its processor, see `Made`.
+
+    Raises:
+        ProcessorError: a setting is about what the processor does not take.
+    """
+    adapter, overlong = encoder.adapter, encoder.config.overlong_audio
+    if overlong != "reject" and "audio" not in adapter.kinds:
+        raise ProcessorError(
+            f"`overlong_audio={overlong}` changes nothing: {adapter.loaded.name} takes no sound", "leave it out"
+        )
     video = getattr(adapter.hf, "video_processor", None)
     return ProcessorFindings(
         identity=adapter.loaded.identity,

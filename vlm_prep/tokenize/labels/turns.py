@@ -96,7 +96,7 @@ class _ByPieces:
             return None
         start = self._start(message, pieces, self.floor(index))
         limit = self._places[last + 1].start if last + 1 < len(self._places) else len(self._text)
-        ends = self._ends(message, pieces[-1], limit)
+        ends = self._ends(message, pieces[-1], limit, index)
         if start is None or ends is None or start > ends[0]:
             return None
         if pieces[0].kind == "call" and pieces[-1].kind == "text" and not self._is_own(index, start, ends[0]):
@@ -167,15 +167,31 @@ class _ByPieces:
         marks = around or [(start, end) for start, end in generated if start == turn.start]
         return replace(turn, start=min([*starts, turn.start]), generated=marks[0] if marks else None)
 
-    def _ends(self, message: Message, last: TextPlace, limit: int) -> Span | None:
+    def _ends(self, message: Message, last: TextPlace, limit: int, index: int) -> Span | None:
         turn_end, content = self._findings.turn_end, message["content"]
         if last.kind == "text" and (isinstance(content, str) or _are_empty(content[last.part + 1 :])):
             return last.end, self._findings.end_behind(self._text, last.end)
         for end in (turn_end, self._findings.call_end):
-            position = self._text.find(end, last.end, limit) if end and end.strip() not in _arguments(message) else -1
+            if not end:
+                continue
+            if end.strip() in _arguments(message):
+                position = self._end_behind_arguments(end, last, index)
+            else:
+                position = self._text.find(end, last.end, limit)
             if position >= 0:
                 return position, position + len(end)
         return None
+
+    def _end_behind_arguments(self, end: str, last: TextPlace, index: int) -> int:
+        """Where a turn ends whose calls hold the words of its end: where the conversation does that stops with it."""
+        try:
+            closed = self._template.render(self._messages[: index + 1], self._tools)
+        except Reject:
+            return -1
+        position = closed.rfind(end)
+        behind = position + len(end)
+        is_last = closed[behind:].strip() in ("", self._findings.after_last.strip())
+        return position if is_last and position >= last.end and self._text.startswith(closed[:behind]) else -1
 
 
 def _is_one_text(message: Message) -> bool:
