@@ -319,8 +319,7 @@ class Adapter(ABC):
             raise Reject(
                 RejectReason.MISSING_FPS,
                 f"{media.uris[0]}: a list of frames needs its frame rate for {self.family}: "
-                'write the entry as {"path": [...], "fps": 2} or give `fps` (a video_fps is not read: it may be the '
-                "rate of the file that the frames are from)",
+                'write the entry as {"path": [...], "fps": 2} or give `fps` (video_fps may be the rate of its file)',
             )
         return stated
 
