@@ -126,6 +126,22 @@ def test_packs_are_shown_as_bars_of_documents(browser: Any, packed: Path, reader
     assert errors(browser) == []
 
 
+def test_tokens_per_media_and_cost_across_ranks_are_charts(
+    tokenized: Path, packed: Path, packed_index: Path, reader: Reader
+) -> None:
+    from vlm_prep.report.view.viewing import overview
+
+    page = view(tokenized, rows=len(Store(tokenized)), seed=0, reader=reader)
+    media = sum(len(row["media"]) for row in Store(tokenized).rows())
+    assert f"Tokens per media of the rows shown</b> {media} in all" in page
+    assert "Tokens per media" not in view(tokenized, rows=5, seed=0)  # without a tokenizer nobody knows its runs
+    spread = Store(packed).manifest.extra["plan"]["steps"]["cost_spread"]
+    for page in (view(packed, rows=5, seed=0, reader=reader), overview(packed)):
+        assert "Difference in cost of a step&#x27;s packs" in page
+        assert f">{100 * spread['p99']:,.6g} %<" in page
+    assert "Tokens per media" in view(packed, rows=5, seed=0, reader=reader)
+
+
 def test_a_row_cannot_script_the_page(browser: Any, tmp_path: Path, options: Options, reader: Reader) -> None:
     rows = [
         {"conversations": [{"from": "human", "value": HOSTILE}, {"from": "gpt", "value": HOSTILE}]},

@@ -113,13 +113,33 @@ def _rows(store: Store, count: int, seed: int, reader: Reader) -> tuple[list[dic
     if stage == "tokenize":
         shown = [{**shown_row(store.row(row), reader), "row": row, "why": why} for row, why in picked.items()]
         share = np.array([100 * row["trained"] / max(1, row["tokens"]) for row in shown])
-        return shown, [*figures, charts.histogram("Trained share of the rows shown", share, "%")], ""
+        figures += [charts.histogram("Trained share of the rows shown", share, "%"), _of_media(shown)]
+        return shown, figures, ""
     documents = [
         {**shown_row(document, reader), "row": row, "pack": row, "why": why}
         for row, why in picked.items()
         for document in documents_of(store.row(row))
     ]
-    return documents[:count], figures, _packs(store, config["pack_length"])
+    return documents[:count], [*figures, _of_media(documents)], _packs(store, config["pack_length"])
+
+
+def _of_media(rows: Sequence[dict[str, Any]]) -> str:
+    """Tokens per media, of rows with text: without a tokenizer there are no runs of its tokens."""
+    runs = (run for row in rows for run in row.get("runs", ()))
+    times = np.array([run["times"] for run in runs if "times" in run], np.int64)
+    return charts.histogram("Tokens per media of the rows shown", times, "tokens")
+
+
+def _of_steps(steps: dict[str, Any]) -> str:
+    """How far the packs that ranks take in one step lie apart in cost, and would if they were dealt at random."""
+    found = {"as dealt": steps, "at random": steps.get("random_deal", {})}
+    spreads = {
+        f"{name}, {part}": 100 * each["cost_spread"][part]
+        for name, each in found.items()
+        if "cost_spread" in each
+        for part in ("median", "p99")
+    }
+    return charts.bars("Difference in cost of a step's packs", spreads, "%")
 
 
 def _packs(store: Store, length: int) -> str:
@@ -134,6 +154,7 @@ def _figures(store: Store, lengths: NDArray[np.int64], limit: int | None) -> lis
     sizes = _pixels(store)
     if len(sizes):
         figures.append(charts.histogram("Size of pictures and videos", sizes / 1e3, "thousand pixels"))
+    figures.append(_of_steps(store.manifest.extra.get("plan", {}).get("steps", {})))
     return figures
 
 
