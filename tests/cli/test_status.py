@@ -12,7 +12,7 @@ import pytest
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.cli import main
-from vlm_prep.cli.options import sayer
+from vlm_prep.cli.options import Log, sayer
 from vlm_prep.cli.status import status_of
 from vlm_prep.core.settings import IngestConfig
 from vlm_prep.engine import events, progress
@@ -65,7 +65,7 @@ def test_a_run_that_is_gone_is_not_called_running(tmp_path: Path, monkeypatch: p
 def test_what_data_say_is_made_visible_in_the_log_and_the_events(tmp_path: Path) -> None:
     text = "set \x1b]0;x\x07\x9b31m\r\u202e \udcff"  # the last is a byte of a file's name that is no UTF-8
     told = events.Events(tmp_path / "events.jsonl")
-    sayer(True, str(tmp_path / "log.txt"), told)(text)
+    sayer(True, Log(str(tmp_path / "log.txt")), told)(text)
     log, written = ((tmp_path / name).read_bytes().decode() for name in ("log.txt", "events.jsonl"))
     for each in (log, written):
         assert each.removesuffix("\n").isprintable()
@@ -119,7 +119,9 @@ def test_events_and_the_log_tell_what_happened(
     (reject,) = [each for each in told if each["event"] == "reject"]
     assert reject["sample_id"] == "rows/1"
     assert told[-1]["event"] == "end" and told[-1]["error"] is None and told[-1]["rows_rejected"] == 1
-    assert "complete already" in (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert "complete already" in log and " ingest begins: " in log
+    assert "ingest ends: rows_in 2, rows_written 1, rows_rejected 1, rejects " in log
     assert "complete already" not in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["vlm-prep", "status", str(tmp_path / "out")])
     with pytest.raises(SystemExit):

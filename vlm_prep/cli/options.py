@@ -65,7 +65,8 @@ def run_options(out: Path, run: WorkerConfig, quiet: bool) -> RunOptions:
         raise InputError("`fresh` and `part`: one part would discard what the others did", f"delete {out} first")
     if whole.ray_address is not None and whole.engine != "ray":
         raise InputError("`ray_address` has no meaning without `engine=ray`")
-    events = Events(None if run.events is None else Path(run.events))
+    log = None if run.log_file is None else Log(run.log_file)
+    events = Events(None if run.events is None else Path(run.events), log)
     return RunOptions(
         out=out,
         workers=run.workers or (0 if whole.ray_address else DEFAULT_WORKERS),
@@ -77,25 +78,36 @@ def run_options(out: Path, run: WorkerConfig, quiet: bool) -> RunOptions:
         part=None if whole.part is None else parse_part(whole.part),
         max_reject_rate=run.max_reject_rate if isinstance(run, FinishConfig) else 1.0,
         progress=False if quiet else None,
-        say=sayer(quiet, run.log_file, events),
+        say=sayer(quiet, log, events),
         events=events,
     )
 
 
-def sayer(quiet: bool, log_file: str | None = None, events: Events = Events()) -> Callable[[str], None]:  # noqa: B008
+@dataclass(frozen=True)
+class Log:
+    """A file of what was said, each line with its time."""
+
+    path: str
+
+    def __call__(self, line: str) -> None:
+        """Append a line."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"{now()} {visible(with_flags(line), lines=True)}\n")
+
+
+def sayer(quiet: bool, log: Log | None = None, events: Events = Events()) -> Callable[[str], None]:  # noqa: B008
     """Return how the user is told a line; what the library logs is told the same way."""
     shown = _silent if quiet else _say
 
     def say(line: str) -> None:
         shown(line)
         events("note", text=line)
-        if log_file is not None:
-            with open(log_file, "a", encoding="utf-8") as file:
-                file.write(f"{now()} {visible(with_flags(line), lines=True)}\n")
+        if log is not None:
+            log(line)
 
-    log = logging.getLogger("vlm_prep")
-    log.handlers = [_Said(say)]
-    log.setLevel(logging.INFO)
+    logger = logging.getLogger("vlm_prep")
+    logger.handlers = [_Said(say)]
+    logger.setLevel(logging.INFO)
     return say
 
 

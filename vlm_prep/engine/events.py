@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,12 +35,17 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Events:
-    """A file of events; without one they are told to nobody."""
+    """A file of events, and a log that is told when a stage begins and how it ends; without them nobody is."""
 
     path: Path | None = None
+    log: Callable[[str], None] | None = None
 
     def __call__(self, event: str, **facts: Any) -> None:
         """Append one event."""
+        if self.log is not None and event in ("start", "end"):
+            known = {name: value for name, value in facts.items() if name != "stage" and value not in (None, {})}
+            said = ", ".join(f"{name} {_said(value)}" for name, value in known.items())
+            self.log(f"{facts['stage']} {'begins' if event == 'start' else 'ends'}: {said}")
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +53,12 @@ class Events:
         told = json.dumps({"time": now(), "event": event, **facts}, ensure_ascii=False, separators=(",", ":"))
         with open(self.path, "ab") as file:  # one write, so that several runs may share the file
             file.write(visible_json(told).encode() + b"\n")
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{each} {_said(count)}" for each, count in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def write_progress(path: Path, facts: Mapping[str, Any]) -> None:
