@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from s3 import Server, running
 from xdist.scheduler import LoadScopeScheduling
 
 from vlm_prep.builtin import builtin_data
+from vlm_prep.cli import main as cli
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import IngestConfig, ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
@@ -191,6 +193,26 @@ def command() -> Command:
     return run
 
 
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`call("stats", folder)`: the same in this process, where none of its own is what is tested: a new one imports for
+    a second, and its workers for six."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        line = ["vlm-prep", *(str(each) for each in arguments)]
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", line)
+            patch.setattr(sys, "excepthook", sys.excepthook)
+            try:
+                cli.main()
+            except SystemExit as ended:
+                status = int(ended.code or 0)
+        return subprocess.CompletedProcess(line, status, out.getvalue(), err.getvalue())
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A meta JSON of 640 rows (three tasks): the built-in data, each row 16 times."""
@@ -283,14 +305,9 @@ def processors(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loaded(processors: Path) -> Callable[[str], LoadedProcessor]:
+def loaded(processors: Path, load_once: Loader) -> Callable[[str], LoadedProcessor]:
     """`loaded("qwen3_vl")` or `loaded("builtin")`: a processor, loaded once; tests must leave it as it is."""
-
-    @functools.cache
-    def load(name: str) -> LoadedProcessor:
-        return load_processor(PROCESSOR if name == "builtin" else str(processors / name))
-
-    return load
+    return lambda name: load_once(PROCESSOR if name == "builtin" else str(processors / name))
 
 
 @pytest.fixture(scope="module")

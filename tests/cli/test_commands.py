@@ -31,16 +31,13 @@ Call = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+def call(call: Command) -> Call:
     """`call("stats", folder)`: run a command that succeeds in this process; return its stdout and stderr."""
 
     def run(*arguments: object) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["vlm-prep", *(str(each) for each in arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert ended.value.code in (0, None), err
-        return out, err
+        done = call(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
 
     return run
 

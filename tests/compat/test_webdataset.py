@@ -149,20 +149,20 @@ def test_members_have_no_time_and_no_owner(tars: Path) -> None:
             assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
 
 
-def test_the_manifest_holds_rows_and_checksums(tars: Path, packed: Path, command: Any) -> None:
+def test_the_manifest_holds_rows_and_checksums(tars: Path, packed: Path, call: Any) -> None:
     manifest, arrow = read_manifest(tars), read_manifest(packed)
     assert manifest.extra["format"] == "webdataset"
     # what rows of an arrow shard could share is counted; rows of a tar stand alone
     assert manifest.totals == {name: total for name, total in arrow.totals.items() if "repeated" not in name}
     for name, shards in manifest.splits.items():
         assert sum(shard.rows for shard in shards) == sum(shard.rows for shard in arrow.splits[name])
-    assert command("verify", tars).returncode == 0
-    assert command("stats", tars).returncode == 0
+    assert call("verify", tars).returncode == 0
+    assert call("stats", tars).returncode == 0
     shard = next(tars.glob("rank_00001/*.tar"))
     data = shard.read_bytes()
     try:
         shard.write_bytes(data[:2000] + bytes([data[2000] ^ 1]) + data[2001:])
-        assert command("verify", tars).returncode != 0
+        assert call("verify", tars).returncode != 0
     finally:
         shard.write_bytes(data)
 

@@ -192,9 +192,9 @@ def test_a_deleted_file_beside_the_shards_is_named(store: Path, name: str) -> No
     assert any(name in line for line in damaged_files(store, manifest) + wrong_accounts(store, manifest))
 
 
-def test_the_command_ends_with_a_message_and_status_2(store: Path, command: Command) -> None:
+def test_the_command_ends_with_a_message_and_status_2(store: Path, call: Command) -> None:
     (name,) = deleted(store)
-    result = command("verify", store)
+    result = call("verify", store)
     assert result.returncode == 2
     assert name in result.stdout
     assert "makes exactly these again" in result.stderr

@@ -173,12 +173,12 @@ def test_fresh_does_not_delete_the_store_it_reads(
 
 
 def test_fresh_does_not_delete_the_ingested_store_it_ingests(
-    ingested: Path, tmp_path: Path, command: Command, tree: Tree
+    ingested: Path, tmp_path: Path, call: Command, tree: Tree
 ) -> None:
     out = tmp_path / "samples"
     shutil.copytree(ingested, out)
     before = tree(out)
-    result = command("ingest", out, "--out", out, "--fresh")
+    result = call("ingest", out, "--out", out, "--fresh")
     assert result.returncode == 2
     assert tree(out) == before
 

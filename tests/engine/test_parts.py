@@ -120,7 +120,7 @@ def talk(tmp_path: Path) -> Path:
 
 
 def test_finishing_tokenized_parts_completes_the_proof(
-    tmp_path: Path, talk: Path, options: Options, command: Command, tree: Tree
+    tmp_path: Path, talk: Path, options: Options, call: Command, tree: Tree
 ) -> None:
     samples, config = open_samples(talk), TokenizeConfig()
     manifest = tokenize(samples, PROCESSOR, config, options(tmp_path / "whole", max_reject_rate=1.0))
@@ -130,35 +130,35 @@ def test_finishing_tokenized_parts_completes_the_proof(
         assert tokenize(samples, PROCESSOR, config, run) is None
     checked = [json.loads(path.read_bytes()) for path in (tmp_path / "out" / "_work" / "done").iterdir()]
     assert sum(record["facts"]["checked"].get("text", 0) for record in checked) < manifest.proof["rows"]["text"]
-    result = command("finish", tmp_path / "out", "--workers", 1, "--max-reject-rate", 1)
+    result = call("finish", tmp_path / "out", "--workers", 1, "--max-reject-rate", 1)
     assert result.returncode == 0, result.stderr
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("layout", ["ranks", "index"])
 def test_packs_in_parts_are_the_same_bytes(
-    tmp_path: Path, tokenized: Path, options: Options, command: Command, tree: Tree, layout: str
+    tmp_path: Path, tokenized: Path, options: Options, call: Command, tree: Tree, layout: str
 ) -> None:
     config = PackConfig(pack_length=2048, world_size=3, layout=layout)  # type: ignore[arg-type]
     pack(tokenized, config, options(tmp_path / "whole"))
     for number in (2, 1):
         assert pack(tokenized, config, options(tmp_path / "out", part=Part(number=number, count=2))) is None
-    assert command("finish", tmp_path / "out").returncode == 0
+    assert call("finish", tmp_path / "out").returncode == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
 def test_parts_without_tasks_do_no_harm(
-    tmp_path: Path, part: Callable[..., None], whole: Path, command: Command, tree: Tree
+    tmp_path: Path, part: Callable[..., None], whole: Path, call: Command, tree: Tree
 ) -> None:
     for number in range(1, 6):
         part(number, 5)
-    assert command("finish", tmp_path / "out").returncode == 0
+    assert call("finish", tmp_path / "out").returncode == 0
     assert tree(tmp_path / "out") == tree(whole)
 
 
-def test_parts_that_were_never_begun_are_named(tmp_path: Path, part: Callable[..., None], command: Command) -> None:
+def test_parts_that_were_never_begun_are_named(tmp_path: Path, part: Callable[..., None], call: Command) -> None:
     part(2, 3)
-    result = command("finish", tmp_path / "out")
+    result = call("finish", tmp_path / "out")
     assert result.returncode == 2
     assert "2 of 3 parts are missing" in result.stderr
     assert "--part 1/3: never begun; task(s) 0 missing" in result.stderr
@@ -169,12 +169,12 @@ def test_parts_that_were_never_begun_are_named(tmp_path: Path, part: Callable[..
 
 
 def test_the_tasks_that_an_unfinished_whole_run_misses_are_named(
-    tmp_path: Path, part: Callable[..., None], command: Command
+    tmp_path: Path, part: Callable[..., None], call: Command
 ) -> None:
     part(1, 1)
     shutil.rmtree(tmp_path / "out" / "_work" / "parts")
     (tmp_path / "out" / "_work" / "done" / "task-000001.json").unlink()
-    result = command("finish", tmp_path / "out")
+    result = call("finish", tmp_path / "out")
     assert result.returncode == 2
     assert "of 3 tasks 1 are missing: 1" in result.stderr
 
@@ -190,15 +190,15 @@ def test_the_command_without_a_part_does_what_is_missing(
 
 
 def test_a_part_of_a_finished_store_has_nothing_to_do(
-    tmp_path: Path, part: Callable[..., None], command: Command, tree: Tree
+    tmp_path: Path, part: Callable[..., None], call: Command, tree: Tree
 ) -> None:
     part(1, 1)
-    command("finish", tmp_path / "out")
+    call("finish", tmp_path / "out")
     before = tree(tmp_path / "out")
     lines: list[str] = []
     part(1, 1, say=lines.append)
     assert lines == [f"{tmp_path / 'out'} is complete already: nothing to do"]
-    assert "complete already" in command("finish", tmp_path / "out").stderr
+    assert "complete already" in call("finish", tmp_path / "out").stderr
     assert tree(tmp_path / "out") == before
 
 
@@ -219,13 +219,13 @@ def test_another_number_of_parts_is_refused(tmp_path: Path, part: Callable[..., 
     part(2, 3)
 
 
-def test_finish_of_a_folder_that_is_no_run_is_refused(tmp_path: Path, command: Command) -> None:
-    assert command("finish", tmp_path / "nothing").returncode == 2
-    assert command("finish", tmp_path).returncode == 2
+def test_finish_of_a_folder_that_is_no_run_is_refused(tmp_path: Path, call: Command) -> None:
+    assert call("finish", tmp_path / "nothing").returncode == 2
+    assert call("finish", tmp_path).returncode == 2
 
 
-def test_fresh_with_a_part_is_refused(tmp_path: Path, many_rows: Path, command: Command) -> None:
-    result = command("ingest", many_rows, "--out", tmp_path / "out", "--part", "1/2", "--fresh")
+def test_fresh_with_a_part_is_refused(tmp_path: Path, many_rows: Path, call: Command) -> None:
+    result = call("ingest", many_rows, "--out", tmp_path / "out", "--part", "1/2", "--fresh")
     assert result.returncode == 2
     assert "--fresh and --part" in result.stderr
 
@@ -256,7 +256,7 @@ def held() -> Iterator[Callable[[Path, str], None]]:
 
 
 def test_a_part_that_is_at_work_is_not_begun_twice_and_others_are(
-    tmp_path: Path, part: Callable[..., None], held: Callable[[Path, str], None], command: Command
+    tmp_path: Path, part: Callable[..., None], held: Callable[[Path, str], None], call: Command
 ) -> None:
     part(1, 3)
     held(tmp_path / "out", "lock-00002-of-00003")
@@ -264,7 +264,7 @@ def test_a_part_that_is_at_work_is_not_begun_twice_and_others_are(
         part(2, 3)
     part(3, 3)
     (tmp_path / "out" / "_work" / "parts" / "00002-of-00003").touch()
-    result = command("finish", tmp_path / "out")
+    result = call("finish", tmp_path / "out")
     assert result.returncode == 2
     assert "--part 2/3: at work; task(s) 1 missing" in result.stderr
 

@@ -190,14 +190,14 @@ def test_a_retry_killed_at_any_change_ends_like_an_undisturbed_one_and_is_readab
 
 
 def test_a_tokenized_store_is_retried_by_the_command_and_its_packs_notice(
-    source: Path, tmp_path: Path, options: Options, command: Command
+    source: Path, tmp_path: Path, options: Options, call: Command
 ) -> None:
     out, packed = tmp_path / "tok", tmp_path / "packed"
     tokenize(open_samples(source), PROCESSOR, TokenizeConfig(), options(out, max_reject_rate=1.0))
     config = PackConfig(pack_length=4096, layout="index")
     pack(out, config, options(packed))
     repair(source)
-    result = command("retry", out, "--reason", "missing_file", "--workers", 1)
+    result = call("retry", out, "--reason", "missing_file", "--workers", 1)
     assert result.returncode == 0, result.stderr
     assert ids(out) == ["rows/0", "rows/3", "rows/1", "rows/2"]
     assert read_manifest(out).proof["rows"] == {"image": 4}

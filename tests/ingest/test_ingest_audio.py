@@ -113,15 +113,15 @@ def test_audio_in_a_cell_is_refused_when_its_file_changed(
     assert caught.value.reason.value == "media_changed"
 
 
-def test_the_command_reads_a_folder_of_speech(kit: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_the_command_reads_a_folder_of_speech(kit: Path, tmp_path: Path, call: Callable[..., Any]) -> None:
     folder = kit / "data" / "audio_dataset"
     flags = ("--split", "test", "--format", "asr", "--user-prompt", "Transcribe.", "--system-prompt", " ")
-    plan = command("ingest", folder, *flags, "--dry-run", "--json")
+    plan = call("ingest", folder, *flags, "--dry-run", "--json")
     assert plan.returncode == 0, plan.stderr
     described = json.loads(plan.stdout)["datasets"][0]
     assert (described["split"], described["user_prompt"], described["rows"]) == ("test", "Transcribe.", 12)
     assert "system_prompt" not in described
-    done = command("ingest", folder, *flags, "--out", tmp_path / "out", "--json", "--quiet")
+    done = call("ingest", folder, *flags, "--out", tmp_path / "out", "--json", "--quiet")
     assert done.returncode == 0, done.stderr
     totals = json.loads(done.stdout)["totals"]
     assert (totals["rows_written"], totals["audios"]) == (12, 12) and totals["audio_seconds"] > 0
@@ -137,8 +137,8 @@ def test_the_command_reads_a_folder_of_speech(kit: Path, tmp_path: Path, command
     ],
 )
 def test_the_command_says_what_is_wrong(
-    kit: Path, tmp_path: Path, command: Callable[..., Any], flags: tuple[str, ...], message: str
+    kit: Path, tmp_path: Path, call: Callable[..., Any], flags: tuple[str, ...], message: str
 ) -> None:
-    done = command("ingest", kit / "data" / "audio_dataset", *flags, "--out", tmp_path / "out")
+    done = call("ingest", kit / "data" / "audio_dataset", *flags, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "out").exists()

@@ -53,7 +53,7 @@ def test_a_change_amid_a_file_is_seen_where_all_of_it_is_known(
 
 @pytest.mark.parametrize("payload", [None, "reference", "encoded"])
 def test_what_changed_is_named(
-    payload: MediaMode | None, source: Path, tmp_path: Path, options: Callable[..., Any], command: Callable[..., Any]
+    payload: MediaMode | None, source: Path, tmp_path: Path, options: Callable[..., Any], call: Callable[..., Any]
 ) -> None:
     out = tmp_path / "out"
     said: list[str] = []
@@ -75,5 +75,5 @@ def test_what_changed_is_named(
     said.clear()
     run()
     assert any("2 media have changed since the store was made" in line and "1.png" in line for line in said), said
-    done = command("why", out, "--trust-places")
+    done = call("why", out, "--trust-places")
     assert done.returncode == 1 and "1.png: changed" in done.stdout and "2.png: missing_file" in done.stdout, done

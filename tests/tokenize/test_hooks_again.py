@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from vlm_prep.builtin import builtin_data
+from vlm_prep.core.user_code import load_hook
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
@@ -29,7 +30,7 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(tmp_path: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, call: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in a folder with hooks and rows, of whose pictures every second is missing."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hooks_done_again.py").write_text(CODE)
@@ -37,8 +38,14 @@ def run(tmp_path: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     shutil.copy(picture, tmp_path / "there.jpg")
     rows = [{"file": f"{'gone' if row % 2 else 'there'}.jpg", "said": f"a {row}"} for row in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))}
-    return lambda *words: command(*words, env=env)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def read_anew(*words: object) -> Any:
+        sys.modules.pop("hooks_done_again", None)
+        load_hook.cache_clear()
+        return call(*words)
+
+    return read_anew
 
 
 def tokenized(run: Run, out: str, *words: str) -> None:

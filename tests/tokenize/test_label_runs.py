@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from chat_styles import STYLES
 from turns import assistant, user
 
 from vlm_prep.builtin import builtin_processor
-from vlm_prep.cli.main import main
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
@@ -165,35 +164,12 @@ def test_tools_written_as_text_and_developer_turns_are_counted(tmp_path: Path, o
 
 # --- the labels command -----
 
-Command = Callable[..., Any]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@dataclass
-class Ran:
-    """What a command left."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`command("labels", source, ...)`: the command's own entry, in this process: a new one imports for seconds."""
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr("sys.argv", ["vlm-prep", *(str(each) for each in arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        shown = capsys.readouterr()
-        return Ran(int(end.value.code or 0), shown.out, shown.err)
-
-    return run
-
-
-def test_an_audit_counts_by_dataset_and_role_and_is_sound_for_good_rows(tmp_path: Path, command: Command) -> None:
+def test_an_audit_counts_by_dataset_and_role_and_is_sound_for_good_rows(tmp_path: Path, call: Command) -> None:
     source = write(tmp_path / "rows.jsonl", [[user("A?"), assistant("a b")]] * 2)
-    result = command("labels", source, "-p", PLAIN, "--audit", "--json")
+    result = call("labels", source, "-p", PLAIN, "--audit", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["sound"] is True
@@ -204,30 +180,30 @@ def test_an_audit_counts_by_dataset_and_role_and_is_sound_for_good_rows(tmp_path
     assert roles["template"]["trained"] == 0
 
 
-def test_an_audit_that_finds_something_fails(tmp_path: Path, command: Command, thinker: str) -> None:
+def test_an_audit_that_finds_something_fails(tmp_path: Path, call: Command, thinker: str) -> None:
     source = write(tmp_path / "rows.jsonl", [[user("A?"), assistant("a")], NEVER_TRAINED, THINKS_TWICE])
-    result = command("labels", source, "-p", thinker, "--audit")
+    result = call("labels", source, "-p", thinker, "--audit")
     assert result.returncode == 1
     assert "rows with nothing trained: 1: rows/1" in result.stdout
     assert "2 rejected (1 no_supervised_tokens, 1 rewritten_history)" in result.stdout
 
 
-def test_an_audit_finds_turns_that_do_not_close(tmp_path: Path, command: Command, thinker: str) -> None:
+def test_an_audit_finds_turns_that_do_not_close(tmp_path: Path, call: Command, thinker: str) -> None:
     (Path(thinker).parent / "open").mkdir(exist_ok=True)
     folder = Path(thinker).parent / "open" / "processor"
     shutil.copytree(thinker, folder)
     (folder / "chat_template.jinja").write_text(STYLES["last turn open"].template)
     source = write(tmp_path / "rows.jsonl", [[user("A?"), assistant("a"), user("B?"), assistant("b")]])
-    result = command("labels", source, "-p", folder, "--audit")
+    result = call("labels", source, "-p", folder, "--audit")
     assert result.returncode == 1
     assert "turns whose end token is not trained: 1: rows/0 message 4" in result.stdout
-    assert command("labels", source, "-p", folder, "--audit", "--train-end", "none").returncode == 0
+    assert call("labels", source, "-p", folder, "--audit", "--train-end", "none").returncode == 0
 
 
-def test_labels_reads_a_data_file_as_tokenize_does(tmp_path: Path, command: Command) -> None:
+def test_labels_reads_a_data_file_as_tokenize_does(tmp_path: Path, call: Command) -> None:
     row = {"talk": [{"who": "me", "what": "A?"}, {"who": "it", "what": "a"}]}
     (tmp_path / "odd.jsonl").write_text(json.dumps(row))
-    result = command(
+    result = call(
         "labels", tmp_path / "odd.jsonl", "-p", PLAIN, "--column", "messages=talk", "--tag", "role_tag=who",
         "--tag", "content_tag=what", "--tag", "user_tag=me", "--tag", "assistant_tag=it", "--train-end", "none",
         "--json",
@@ -237,19 +213,19 @@ def test_labels_reads_a_data_file_as_tokenize_does(tmp_path: Path, command: Comm
     assert [run["text"] for run in shown["runs"] if run["trained"]] == ["a"]
 
 
-def test_all_text_of_split_rows_is_refused(tmp_path: Path, command: Command) -> None:
+def test_all_text_of_split_rows_is_refused(tmp_path: Path, call: Command) -> None:
     source = write(tmp_path / "rows.jsonl", [THINKS_ONCE])
-    result = command("labels", source, "-p", PLAIN, "--train-on", "all", "--rewritten-history", "split")
+    result = call("labels", source, "-p", PLAIN, "--train-on", "all", "--rewritten-history", "split")
     assert result.returncode == 2
     assert "--rewritten-history reject or --rewritten-history mask" in result.stderr
 
 
-def test_doctor_prints_what_the_template_does(command: Command, thinker: str) -> None:
-    found = json.loads(command("doctor", "-p", thinker, "--json").stdout)
+def test_doctor_prints_what_the_template_does(call: Command, thinker: str) -> None:
+    found = json.loads(call("doctor", "-p", thinker, "--json").stdout)
     assert found["turn end"] == "<|im_end|>"
     assert found["generation mark"] == "no"
     assert found["prefix stable"].startswith("no")
     assert found["reasoning"].startswith("rewritten: dropped from earlier turns")
     assert found["trims content"] == "no"
-    plain = json.loads(command("doctor", "-p", PLAIN, "--json").stdout)
+    plain = json.loads(call("doctor", "-p", PLAIN, "--json").stdout)
     assert (plain["prefix stable"], plain["reasoning"].split()[0]) == ("yes", "ignored")
