@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
@@ -66,13 +66,12 @@ def command(
     """
     from vlm_prep.ingest.source import open_samples
     from vlm_prep.report.plan.estimate import SampleSize
-    from vlm_prep.report.plan.plan_text import render
-    from vlm_prep.report.plan.planning import LENGTHS, Choices, plan
 
     if max_pixels and not budgets:
         raise InputError("--max-pixels and --no-budgets exclude each other", "leave one out")
     samples = open_samples(source, **asdict(rows_config))
     how = options.run_options(Path(), run, quiet)
+    lengths = set(max_length or ())
     if rows_file is not None:
         from vlm_prep.report.plan.preflight import preflight, preflight_text
 
@@ -80,15 +79,22 @@ def command(
         if max_pixels and len(max_pixels) > 1:
             raise InputError(f"`rows_file` with {len(max_pixels)} values of `max_pixels`", "give one of them")
         asked = replace(config, max_pixels=max_pixels[0]) if max_pixels else config
-        told = preflight(samples, processor, asked, how, sorted(set(max_length or ())), size, rows_file)
+        told = preflight(samples, processor, asked, how, sorted(lengths), size, rows_file)
         options.show(told, preflight_text, as_json)
         return
-    lengths, size = sorted(set(max_length or LENGTHS)), SampleSize(fraction=fraction, rows=rows)
-    choices = Choices(lengths=lengths, budgets=max_pixels if budgets else (), size=size)
+    from vlm_prep.report.plan.plan_text import render
+    from vlm_prep.report.plan.planning import LENGTHS, Choices, plan
+
+    size = SampleSize(fraction=fraction, rows=rows)
+    choices = Choices(lengths=sorted(lengths or LENGTHS), budgets=max_pixels if budgets else (), size=size)
     found = plan(samples, processor, config, how, choices)
     if html is not None:
-        from vlm_prep.core.atomic_files import write_bytes_atomically
-        from vlm_prep.report.view.plan_page import plan_page
-
-        write_bytes_atomically(html, plan_page(found, f"plan for {source}").encode("utf-8", "replace"))
+        _write_page(html, found, source)
     options.show(found, render, as_json)
+
+
+def _write_page(path: Path, found: dict[str, Any], source: str) -> None:
+    from vlm_prep.core.atomic_files import write_bytes_atomically
+    from vlm_prep.report.view.plan_page import plan_page
+
+    write_bytes_atomically(path, plan_page(found, f"plan for {source}").encode("utf-8", "replace"))

@@ -126,29 +126,12 @@ def make_plan(
     coefficients, counted = read_cost(config.cost, model)
     cost = coefficients.of(demands)
     asked = Asked(demands=units.summed(limited), kinds=units.joined(demands.kinds), cost=units.summed(cost))
-    room, numbers = 0, Counter[str]()
     sides = units.joined(sides_of(demands.kinds, backbone))
     torn = sides == BOTH
     too_large = np.flatnonzero((asked.demands > capacities).any(axis=1) | torn)
-    epochs: list[list[Rows]] = []
-    firsts: list[tuple[int, int]] = []
-    for epoch in range(config.epochs):
-        whole: list[Rows] = []
-        last: list[Rows] = []
-        for group, (length, each) in enumerate(_by_length(asked.demands, too_large, sides, config)):
-            members = in_epoch(each, times, config, epoch)
-            part, limits = asked.of(members), [length, *capacities[1:]]
-            if not epoch:
-                deal = _deal(part, part.demands, limits, config)
-                firsts.append((deal.mixed_steps, len(deal.packs)))
-            else:
-                deal = _dealt_otherwise(part, limits, config, firsts[group] if times is None else None)
-            packs = [members[pack] for pack in deal.packs]
-            end = len(packs) // config.world_size * config.world_size
-            whole, last, room = whole + packs[:end], last + packs[end:], room + length * len(packs)
-            numbers.update(exchanged=deal.exchanged, split=deal.split, levelled=deal.levelled)
-            numbers.update(dict(zip(names, lower_bounds(part.demands, limits), strict=True)))
-        epochs.append([units.rows_of(pack) for pack in [*whole, *last]])
+    groups = list(_by_length(asked.demands, too_large, sides, config))
+    dealt_units, room, numbers = _deal_epochs(asked, groups, times, names, capacities, config)
+    epochs = [[units.rows_of(pack) for pack in dealt] for dealt in dealt_units]
     packs = [pack for dealt in epochs for pack in dealt]
     steps = _steps(epochs, demands, cost, config.world_size)
     if config.lockstep == "strict":
@@ -184,6 +167,47 @@ def make_plan(
     if isinstance(store, PickedStore):
         return replace(plan, rows=store.index[plan.rows], too_long=store.index[plan.too_long])
     return plan
+
+
+def _deal_epochs(
+    asked: Asked,
+    groups: Sequence[tuple[int, Rows]],
+    times: Rows | None,
+    names: Sequence[str],
+    capacities: Sequence[int],
+    config: PackConfig,
+) -> tuple[list[list[Rows]], int, Counter[str]]:
+    """Return the packs of each epoch as units, those that fill no step last; the room of all; and what dealing took.
+
+    Args:
+        asked: of all units.
+        groups: the units of each length of packs.
+        times: how often each epoch has each row; None for once.
+        names: of the capacities.
+        capacities: of a pack.
+        config: settings.
+    """
+    epochs: list[list[Rows]] = []
+    firsts: list[tuple[int, int]] = []
+    room, numbers = 0, Counter[str]()
+    for epoch in range(config.epochs):
+        whole: list[Rows] = []
+        last: list[Rows] = []
+        for group, (length, each) in enumerate(groups):
+            members = in_epoch(each, times, config, epoch)
+            part, limits = asked.of(members), [length, *capacities[1:]]
+            if not epoch:
+                deal = _deal(part, part.demands, limits, config)
+                firsts.append((deal.mixed_steps, len(deal.packs)))
+            else:
+                deal = _dealt_otherwise(part, limits, config, firsts[group] if times is None else None)
+            packs = [members[pack] for pack in deal.packs]
+            end = len(packs) // config.world_size * config.world_size
+            whole, last, room = whole + packs[:end], last + packs[end:], room + length * len(packs)
+            numbers.update(exchanged=deal.exchanged, split=deal.split, levelled=deal.levelled)
+            numbers.update(dict(zip(names, lower_bounds(part.demands, limits), strict=True)))
+        epochs.append([*whole, *last])
+    return epochs, room, numbers
 
 
 def _by_length(

@@ -105,6 +105,52 @@ class _Watched:
         return made
 
 
+@dataclass
+class _Seen:
+    """What calls of a processor that worked returned, put together."""
+
+    outputs: dict[str, tuple[str, int]] = field(default_factory=dict)
+    media: set[str] = field(default_factory=set)
+    types: list[TokenValues] = field(default_factory=list)
+    """One for each call."""
+    masks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    shapes: list[dict[str, tuple[int, ...]]] = field(default_factory=list)
+    lists: dict[str, str] = field(default_factory=dict)
+
+    def add(self, whole: Mapping[str, Any], watched: _Watched) -> None:
+        """Add what a call returned, and what its part was given and made."""
+        media = {key: value for key, value in whole.items() if not of_text(key)}
+        self.outputs |= _matched(watched.made, media)
+        self.media |= media.keys()
+        self.types.append(read_values(whole))
+        self.masks |= _masks({name: media[name] for name, _ in self.outputs.values() if name in media})
+        self.kwargs = watched.kwargs
+        self.lists = _lists(media, self.lists)
+        self.shapes.append({key: tuple(value.shape) for key, value in media.items() if hasattr(value, "shape")})
+
+    def record(self, part: Any) -> PartRecord:
+        """Return what that says of the part. Raises as `observe`."""
+        own = (*_OF_THE_ROW, *ARGUMENTS.values())
+        given = {key: value for key, value in self.kwargs.items() if key not in own and value is not None}
+        try:
+            kwargs = orjson.loads(orjson.dumps(given, default=_plain))
+            config = orjson.loads(part.to_json_string())
+        except (TypeError, orjson.JSONDecodeError) as error:
+            raise ProcessorError(f"{type(part).__name__}: a setting cannot be written as JSON: {error}") from error
+        return PartRecord(
+            part_class=type(part).__name__,
+            config=config,
+            kwargs=kwargs,
+            outputs=self.outputs,
+            added=tuple(sorted(self.media - {name for name, _ in self.outputs.values()})),
+            types=join_values(self.types),
+            masks=self.masks,
+            axes=_side_by_side(self.shapes),
+            lists=self.lists,
+        )
+
+
 def observe(
     hf: Any,
     kind: MediaKind,
@@ -128,16 +174,8 @@ def observe(
     if found is None:
         raise ValueError(f"{type(hf).__name__} has no part for {kind}")
     name, part = found
-    watched = _Watched(part)
-    outputs: dict[str, tuple[str, int]] = {}
-    added: set[str] = set()
-    types: list[TokenValues] = []
-    masks: dict[str, tuple[str, str]] = {}
-    kwargs: dict[str, Any] = {}
-    shapes: list[dict[str, tuple[int, ...]]] = []
-    lists: dict[str, str] = {}
+    watched, seen = _Watched(part), _Seen()
     fault: Exception | None = None
-    worked = False
     setattr(hf, name, watched)
     try:
         for call in small_calls(kind, scale):
@@ -146,43 +184,15 @@ def observe(
             except Exception as error:  # whatever a processor raises: it does not take such media together
                 fault = fault or error
                 continue
-            media = {key: value for key, value in whole.items() if not of_text(key)}
-            outputs |= _matched(watched.made, media)
-            added |= media.keys()
-            types.append(read_values(whole))
-            masks |= _masks({name: media[name] for name, _ in outputs.values() if name in media})
-            kwargs, worked = watched.kwargs, True
-            lists = _lists(media, lists)
-            shapes.append({key: tuple(value.shape) for key, value in media.items() if hasattr(value, "shape")})
+            seen.add(whole, watched)
     finally:
         setattr(hf, name, part)
-    if not worked and scale == 1:
+    if not seen.types and scale == 1:
         return observe(hf, kind, small_calls, LARGER)
-    if not worked:
+    if not seen.types:
         words = said(fault) if fault is not None else "there is none"
         raise ProcessorError(f"{type(hf).__name__} does not take a small {kind}: {words}") from fault
-    kept = {
-        key: value
-        for key, value in kwargs.items()
-        if key not in (*_OF_THE_ROW, *ARGUMENTS.values()) and value is not None
-    }
-    try:
-        settings = orjson.loads(orjson.dumps(kept, default=_plain))
-        config = orjson.loads(part.to_json_string())
-    except (TypeError, orjson.JSONDecodeError) as error:
-        raise ProcessorError(f"{type(part).__name__}: a setting cannot be written as JSON: {error}") from error
-    added -= {whole_name for whole_name, _ in outputs.values()}
-    return PartRecord(
-        part_class=type(part).__name__,
-        config=config,
-        kwargs=settings,
-        outputs=outputs,
-        added=tuple(sorted(added)),
-        types=join_values(types),
-        masks=masks,
-        axes=_side_by_side(shapes),
-        lists=lists,
-    )
+    return seen.record(part)
 
 
 def small_calls(

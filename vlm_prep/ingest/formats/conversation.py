@@ -9,7 +9,7 @@ rejected here and not in the middle of a shard.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,22 +69,7 @@ def build_sample(
     noticed.refuse("the row", row, ROW_KEYS_WITH_MEANING)
     if not spec.media_keys.isdisjoint(row):
         turns, row = by_name(turns, row, spec, noticed)
-    columns, system = media_columns(row, spec, noticed), system_parts(column(row, spec, "system", noticed), noticed)
-
-    def read_turns(queue: MediaQueue) -> tuple[MediaQueue, list[Message], list[Message]]:
-        lead = _system_prompt(system, queue)
-        named = zip(turns, numbers, strict=True)
-        return queue, lead, [read_turn(turn, dialect, queue, f"message {number}") for turn, number in named]
-
-    how: dict[str, Any] = {"repeats": spec.repeated_tags == "same", "strips": spec.tag_blanks == "strip"}
-    queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **how))
-    require_conversation(messages, row)
-    queue.drop_doubles()
-    if other := queue.other_reading():
-        queue, lead, messages = read_turns(MediaQueue(columns, spec.media_dir, noticed, **other[1], **how))
-        noticed.note(other[0])
-    if spec.missing_tags == "first":
-        queue.place_first(messages)
+    queue, lead, messages = _read_turns(turns, numbers, row, spec, dialect, noticed)
     try:
         media = queue.placed()
     except Reject as reject:
@@ -113,6 +98,31 @@ def build_sample(
         notes=tuple(sorted(noticed.notes)),
         unread=noticed.unread,
     )
+
+
+def _read_turns(
+    turns: list[Any], numbers: Sequence[int], row: Row, spec: DatasetSpec, dialect: Dialect, noticed: Noticed
+) -> tuple[MediaQueue, list[Message], list[Message]]:
+    """Return a row's media as its turns ask for them, the message of its system column, if any, and its messages; read
+    in the one other way in which each media has a placeholder, where there is one."""
+    columns, system = media_columns(row, spec, noticed), system_parts(column(row, spec, "system", noticed), noticed)
+
+    def read(**how: Any) -> tuple[MediaQueue, list[Message], list[Message]]:
+        repeats, strips = spec.repeated_tags == "same", spec.tag_blanks == "strip"
+        queue = MediaQueue(columns, spec.media_dir, noticed, repeats=repeats, strips=strips, **how)
+        lead = _system_prompt(system, queue)
+        named = zip(turns, numbers, strict=True)
+        return queue, lead, [read_turn(turn, dialect, queue, f"message {number}") for turn, number in named]
+
+    queue, lead, messages = read()
+    require_conversation(messages, row)
+    queue.drop_doubles()
+    if other := queue.other_reading():
+        queue, lead, messages = read(**other[1])
+        noticed.note(other[0])
+    if spec.missing_tags == "first":
+        queue.place_first(messages)
+    return queue, lead, messages
 
 
 def _with_unread(reject: Reject, row: Row, read: frozenset[str], parts: Mapping[str, Any]) -> Reject:
