@@ -178,3 +178,8 @@ def test_rows_of_an_epoch_keep_their_order_in_the_first_alone() -> None:
     assert in_epoch(members, times, settings, 0).tolist() == [0, 1, 1, 3, 4, 5]
     assert sorted(in_epoch(members, times, settings, 1).tolist()) == list(range(6))
     assert in_epoch(members, None, settings, 1).tolist() != list(range(6))
+
+
+def test_so_many_epochs_that_a_plan_would_have_no_end_are_refused() -> None:
+    with pytest.raises(InputError, match=r"`epochs=1001`: expected a number"):
+        config(epochs=1001)

@@ -92,8 +92,9 @@ def test_it_may_be_given_and_is_told(processor: str, tmp_path: Path, options: Op
     (text,) = texts(tmp_path / "tok", processor)
     assert "Today is 26 Jul 2024, after 2023<|im_end|>" in text
     assert any("writes the day, which is 2024-07-26 in all rows" in line for line in said)
-    with pytest.raises(InputError, match="no such day"):
-        TokenizeConfig(template_date="yesterday")
+    for none in ("yesterday", "2024-13-01", "2024-02-30", "0000-01-01", "\u0662024-01-01", "20240101", "2024-01-01\n"):
+        with pytest.raises(InputError, match="no such day"):
+            TokenizeConfig(template_date=none)
 
 
 def test_the_day_of_a_template_that_asks_for_none_is_nowhere(tmp_path: Path, options: Options) -> None:

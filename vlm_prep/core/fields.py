@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields
+from datetime import date
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -213,6 +214,14 @@ def read_annotation(name: str, hint: Any, default: Any = MISSING, group: type | 
     alone = [each for each in parts if each is not NoneType]
     whole = alone[0] if len(alone) == 1 else Union[tuple(alone)]  # noqa: UP007 - the parts are known at run time
     return Setting(name, whole, len(alone) < len(parts), default, tuple(notes), group)
+
+
+def is_day(text: str) -> bool:
+    """Whether a text is a day of the calendar in ISO form."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

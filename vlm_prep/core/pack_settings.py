@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from annotated_doc import Doc
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from vlm_prep.core.fields import Flag, IsPath, Later, Settings
 from vlm_prep.core.media_settings import Compress, ShareMedia
@@ -64,7 +64,11 @@ class PackConfig(Settings):
         ),
     ] = "best-fit"
     epochs: Annotated[
-        int, Ge(1), Later(), Doc("Epochs in one plan: each is another deal of the same rows, read one after the other.")
+        int,
+        Ge(1),
+        Le(1000),
+        Later(),
+        Doc("Epochs in one plan: each is another deal of the same rows, read one after the other."),
     ] = 1
     pack_seed: Annotated[int, Ge(0), Later(), Doc("Of what differs between epochs.")] = 0
     sample_weight: Annotated[

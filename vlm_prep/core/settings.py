@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le
 
 from vlm_prep.core.box_settings import BoxConfig as BoxConfig
 from vlm_prep.core.errors import InputError
-from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings
+from vlm_prep.core.fields import Flag, IsPath, Later, ReadsFile, Settings, is_day
 from vlm_prep.core.label_convention import Convention
 from vlm_prep.core.length_settings import LengthConfig as LengthConfig
 from vlm_prep.core.length_settings import OverlongAudio as OverlongAudio
@@ -291,7 +291,7 @@ class ProcessorConfig(Settings):
         if not re.fullmatch(r"transformers|qwen_vl_utils|llava|keyframes|uniform:[1-9]\d{0,5}", self.video_sampling):
             rules = "it is transformers, qwen_vl_utils, llava, keyframes, or uniform:N, such as uniform:32"
             raise InputError(f"`video_sampling={self.video_sampling}`: no such rule", rules)
-        if self.template_date is not None and not re.fullmatch(r"\d{4}-[01]\d-[0-3]\d", self.template_date):
+        if self.template_date is not None and not is_day(self.template_date):
             raise InputError(f"`template_date={self.template_date}`: no such day", "write it as 2026-07-31")
         if self.sound_offset == "keep" and not self.audio_in_video:
             raise InputError("`sound_offset=keep` changes nothing without `audio_in_video`", "leave one or give both")
