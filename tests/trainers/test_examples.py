@@ -146,6 +146,9 @@ def test_automodels_signature_collates(tokenized: Path, packs: Path, packed: Pat
     assert all("seq_lens" not in batch for batch in of.values())
     for batch in of.values():
         assert torch.equal(batch["_packed_seq_ids"], of["document_ids"]["attention_mask"])
+    # a model that says what it runs is given no mask that it would take for padding
+    with pytest.raises(InputError, match="documents see each other"):
+        trainers.packed_collate_fn([several], processor, mask="document_ids", attention="sdpa")
     # of a store, what its own collater makes
     told = trainers.collate_fn([rows[0], rows[1]], processor, store=str(tokenized))
     own = PadCollate.for_store(rows, pixel_dtype=torch.bfloat16)([rows[0], rows[1]])

@@ -178,6 +178,20 @@ def test_packs_are_laid_out_by_automodels_packed_contracts(case: Any, options: A
         assert set(contract.values()) == {0}
 
 
+def test_automodels_packs_train_like_ours_and_like_their_documents_alone(
+    case: Any, options: Any, tmp_path: Path
+) -> None:
+    made = case("nemo-automodel", "automodel", rows=8)
+    pack(made.store, PackConfig(pack_length=1280), options(tmp_path / "packed"))
+    found = made.run("nemo-automodel", tmp_path / "packed", "losses")
+    assert found["contract"] == "block_causal"
+    assert found["documents"] > found["packs"] > 1
+    assert found["ours"] == found["theirs"]
+    assert found["ours"] == pytest.approx(found["alone"], rel=1e-5)
+    # what its flash attention or models of its own read: stock attention lets documents see each other, and says nothing
+    assert found["document_ids"] != pytest.approx(found["alone"][:1], rel=1e-4)
+
+
 def test_megatron_reads_its_index(options: Any, tmp_path: Path) -> None:
     python = ROOT / ".venv-trainers-megatron-core" / "bin" / "python"
     if not python.exists():

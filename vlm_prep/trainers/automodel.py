@@ -51,19 +51,20 @@ def packed_collate_fn(
     max_length: int | None = None,
     mask: Mask = "sdpa",
     store: str | None = None,
+    attention: str | None = None,
 ) -> dict[str, Any]:
     """Lay out packs; `mask` is the packing contract (block-causal "sdpa", "document_ids", "varlen", "thd").
 
-    `document_ids` is what Automodel's neat packing gives (attention_implementation flash_attention_2 or sdpa, which it
-    patches to read them), `thd` what its Transformer Engine models read. With all but `thd`, packs of several documents
-    come with `_packed_seq_ids`, int64 (batch, length), 1-based document numbers, 0 where padded: its losses of further
+    Models with sdpa attention read `sdpa`, with flash attention `varlen`, those that declare it (and `fa4`)
+    `document_ids`, Transformer Engine `thd`. With `attention` (the model's implementation, in transformers' words) a
+    mask that it does not read is refused. With all but `thd`, packs of several documents come with `_packed_seq_ids`, int64 (batch, length), 1-based document numbers, 0 where padded: its losses of further
     tokens (MTP), its context parallelism and some of its models read there which document a token is of.
     """
     options: dict[str, Any] = {"max_length": max_length, "pixel_dtype": torch.bfloat16}
     if store is not None:
-        collate = _packed(store, max_length, mask)
+        collate = _packed(store, max_length, mask, attention)
     else:
-        collate = PackedCollate(mask=mask, shift=True, **options, **_tokens(processor))
+        collate = PackedCollate(mask=mask, shift=True, attention=attention, **options, **_tokens(processor))
     batch = dict(collate(examples))
     if mask != "thd":
         multiple = collate.document_multiple
@@ -79,9 +80,9 @@ def _padded(store: str, max_length: int | None) -> PadCollate:
 
 
 @functools.lru_cache(maxsize=8)
-def _packed(store: str, max_length: int | None, mask: Mask) -> PackedCollate:
-    rows = ShardDataset(store)
-    return PackedCollate.for_store(rows, max_length=max_length, mask=mask, shift=True, pixel_dtype=torch.bfloat16)
+def _packed(store: str, max_length: int | None, mask: Mask, attention: str | None) -> PackedCollate:
+    options: dict[str, Any] = {"max_length": max_length, "mask": mask, "attention": attention}
+    return PackedCollate.for_store(ShardDataset(store), shift=True, pixel_dtype=torch.bfloat16, **options)
 
 
 def _tokens(processor: Any) -> dict[str, Any]:
