@@ -188,7 +188,7 @@ def test_automodels_packs_train_like_ours_and_like_their_documents_alone(
     assert found["documents"] > found["packs"] > 1
     assert found["ours"] == found["theirs"]
     assert found["ours"] == pytest.approx(found["alone"], rel=1e-5)
-    # what its flash attention or models of its own read: stock attention lets documents see each other, and says nothing
+    # some models of its own read these; stock attention lets documents see each other, and says nothing
     assert found["document_ids"] != pytest.approx(found["alone"][:1], rel=1e-4)
 
 

@@ -57,8 +57,9 @@ def packed_collate_fn(
 
     Models with sdpa attention read `sdpa`, with flash attention `varlen`, those that declare it (and `fa4`)
     `document_ids`, Transformer Engine `thd`. With `attention` (the model's implementation, in transformers' words) a
-    mask that it does not read is refused. With all but `thd`, packs of several documents come with `_packed_seq_ids`, int64 (batch, length), 1-based document numbers, 0 where padded: its losses of further
-    tokens (MTP), its context parallelism and some of its models read there which document a token is of.
+    mask that it does not read is refused. With all but `thd`, packs of several documents come with `_packed_seq_ids`,
+    int64 (batch, length), 1-based document numbers, 0 where padded: its losses of further tokens (MTP), its context
+    parallelism and some of its models read there which document a token is of.
     """
     options: dict[str, Any] = {"max_length": max_length, "pixel_dtype": torch.bfloat16}
     if store is not None:
