@@ -26,6 +26,8 @@ LOOK_AFTER = 1 << 20
 """Characters after which gigatoken's memory is looked at."""
 MOST_GROWTH = 256 << 20
 """Bytes that a process may grow by before gigatoken is made again."""
+BYTES_A_CHARACTER = 40
+"""More than gigatoken keeps for a character of new text (10 for each of its bytes, of which there are 4 at most)."""
 PROBES = (
     "",
     " ",
@@ -195,21 +197,24 @@ class _Bounded:
 
     def __init__(self, make: Callable[[Any], Any], tokenizer: Any, made: Any) -> None:
         self._make, self._tokenizer, self._made = make, tokenizer, made
-        self._characters = 0
+        self._characters = self._since_look = 0
         self._begin = _own_memory()
 
     def __call__(self, text: str) -> Ids:
-        self._characters += len(text)
-        if self._characters >= LOOK_AFTER:
+        self._since_look += len(text)
+        if self._since_look >= LOOK_AFTER:
             self._look()
         return np.asarray(self._made.encode(text)).astype(np.int32)
 
     def _look(self) -> None:
-        self._characters = 0
+        self._characters += self._since_look
+        self._since_look = 0
+        if self._characters * BYTES_A_CHARACTER < MOST_GROWTH:
+            return  # the process may have grown, by pictures that were compared, but not by this
         if _own_memory() - self._begin > MOST_GROWTH:
             self._made = None  # its memory first, then that of the next one
             self._made = self._make(self._tokenizer)
-            self._begin = _own_memory()
+            self._characters, self._begin = 0, _own_memory()
 
 
 def _own_memory() -> int:

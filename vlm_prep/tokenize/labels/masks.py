@@ -8,15 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_prep.tokenize.coordinates import ByteSpan, PlacedChar, TextByte
-from vlm_prep.tokenize.text import Tokens, byte_positions
+from vlm_prep.tokenize.text import Tokens
 
 
 def in_bytes(text: str, positions: Sequence[PlacedChar]) -> list[TextByte]:
     """Return character positions as UTF-8 byte positions."""
     if text.isascii() or not positions:
         return [TextByte(position) for position in positions]
-    to_bytes = byte_positions(text)
-    return [TextByte(int(to_bytes[position])) for position in positions]
+    found: dict[int, TextByte] = {}
+    last = size = 0
+    for position in sorted(set(positions)):
+        size += len(text[last:position].encode())
+        last, found[position] = position, TextByte(size)
+    return [found[position] for position in positions]
 
 
 def mask_tokens(tokens: Tokens, spans: Sequence[tuple[TextByte, TextByte]]) -> NDArray[np.bool_]:
