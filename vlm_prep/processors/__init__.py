@@ -18,6 +18,7 @@
     placeholder_texts.py what a chat template writes for a media
     row_call.py          one call of the whole processor with a row's media
     text_probe.py        what a processor does to texts beside that
+    batch_probe.py       whether two rows in one call are each, one after the other
     token_formula.py     a processor's own arithmetic for pictures, where it is proved
     blank_media.py       media of a size that show nothing, or noise
     audio_limit.py       how much of a clip a processor takes
