@@ -150,6 +150,14 @@ def test_doctor_turns_whatever_is_raised_into_a_sentence(made: Made, monkeypatch
     assert "LlavaProcessor is not understood: its code fails in " in result.exception.message
 
 
+def test_doctor_tells_the_positions_of_a_model_that_borrows_a_processor(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "glm4v"}')
+    processor = str(made("LlavaProcessor"))
+    for told, model in (("plain\n", []), ("the model's own: ", ["--model", str(tmp_path)])):
+        result = CliRunner().invoke(app, ["doctor", "--processor", processor, *model])
+        assert f"positions            {told}" in result.output
+
+
 def test_families_prints_the_table() -> None:
     result = CliRunner().invoke(app, ["families"])
     assert result.exit_code == 0

@@ -46,7 +46,8 @@ def command(
     from vlm_prep.processors.families.table import adapter_for
     from vlm_prep.processors.fault_words import said
     from vlm_prep.processors.load import load_processor
-    from vlm_prep.processors.model_config import read_config
+    from vlm_prep.processors.model_config import config_of, read_config
+    from vlm_prep.processors.model_positions import positions_of
     from vlm_prep.report.certificate_text import certificate_lines
     from vlm_prep.tokenize.encoder import SampleEncoder
 
@@ -63,6 +64,9 @@ def command(
         ) from error
     data = read_config(model) if model is not None else loaded.model
     found |= _model_findings(data, type(loaded.hf))
+    if encoder.adapter.positions in ("plain", "unknown") and (config_of_model := config_of(data) if data else None):
+        # a model may borrow the processor of another, whose positions say nothing of its own
+        found["positions"] = _POSITIONS[positions_of(type(config_of_model))]
     certificate = _certify(encoder, data) if certify else None
     if certificate is not None:
         found["certificate"] = certificate.to_json()
