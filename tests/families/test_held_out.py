@@ -244,6 +244,7 @@ MADE = "        made = super().__call__(images=images, text=text, **options)\n  
             "",
             "texts otherwise than they are: blanks at the ends of a text",
         ),
+        ("text = [each.strip() for each in text]", "", "it leaves out blanks at the ends of a text"),
         ("import html; text = [html.unescape(each) for each in text]", "", "otherwise than they are: marked-up text"),
         ("text = [each.format(x=1) if '{' in each else each for each in text]", "", "they are: marked-up text"),
         (
@@ -259,7 +260,7 @@ MADE = "        made = super().__call__(images=images, text=text, **options)\n  
             "picture_bounds of two rows is not that of each, one after the other",
         ),
     ],
-    ids=["small letters", "one blank for two", "no blanks at ends", "unescaped", "formatted", "padded", "bounds"],
+    ids=["small letters", "one blank for two", "no blanks at ends", "stripped", "unescaped", "formatted", "padded", "bounds"],
 )
 def test_a_processor_that_writes_texts_otherwise_is_refused_at_the_start(
     before: str, after: str, told: str, made: Made, tmp_path: Path

@@ -90,7 +90,7 @@ class RowCall:
             ProcessorError: what they become cannot be told from the ids.
             Exception: whatever the processor raises on these media.
         """
-        call = self.arguments(media, options)
+        call, trims = self.arguments(media, options), False
         for separator in separators:
             text = separator + "".join(each.text + separator for each in written)
             captured: list[list[str]] = []
@@ -106,7 +106,9 @@ class RowCall:
                     around = self._around(ids, self._tokenize(separator + whole))
                     if around is not None:
                         return RowAnswer(tuple(texts), around, made)
-        raise ProcessorError(f"{self._name}: what its placeholders become cannot be told from the ids that it returns")
+                    trims = trims or ids == self._tokenize((separator + whole).strip())
+        fault = "what its placeholders become cannot be told from the ids that it returns"
+        raise ProcessorError(f"{self._name}: {'it leaves out blanks at the ends of a text' if trims else fault}")
 
     def keeps(self, text: str, written: Written, answer: RowAnswer, arguments: Mapping[str, Any]) -> bool:
         """Whether a text on both sides of a placeholder becomes the ids of just that text.
