@@ -25,7 +25,8 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.processor_record import ProcessorRecord
 from vlm_prep.pack.positions import Mrope
 from vlm_prep.processors.model_config import config_of
-from vlm_prep.processors.payload.pixels import PixelMaker, video_metadata
+from vlm_prep.processors.payload.pixels import PixelMaker
+from vlm_prep.processors.payload.stored_video import video_metadata
 from vlm_prep.processors.token_types import TokenValues, values_of
 
 if TYPE_CHECKING:

@@ -12,27 +12,33 @@ from typing import Any
 from vlm_prep.core.records import MediaKind
 from vlm_prep.processors.payload.join import join
 from vlm_prep.processors.payload.nested import Nested, kept, same_values
-from vlm_prep.processors.row_call import RowCall, Written
+from vlm_prep.processors.payload.pointers import Pointers, find_pointers
+from vlm_prep.processors.processor_parts import ARGUMENTS
 from vlm_prep.processors.token_types import of_text
 
 
-def why_no_batch(
-    call: RowCall, written: Written, media: tuple[MediaKind, Any], options: Mapping[str, Any]
-) -> str | None:
-    """Say why a batch of rows is not what a processor makes of them together; None where nothing shows it.
+def look_at_two_rows(hf: Any, kind: MediaKind, call: Mapping[str, Any]) -> tuple[Pointers, str | None]:
+    """Return which tensors point into others, and why a batch of rows is not what a processor makes of them together;
+    None where nothing shows it.
 
     Args:
-        call: of the processor.
-        written: what its template writes for a media.
-        media: (kind, one that it takes).
-        options: further arguments of the call.
+        hf: the processor.
+        kind: of media.
+        call: arguments of a call of `hf` with a row of one media of this kind.
     """
+    twice = {**call, "text": list(call["text"]) * 2, ARGUMENTS[kind]: list(call[ARGUMENTS[kind]]) * 2}
+    if metadata := call.get("videos_kwargs", {}).get("video_metadata"):
+        twice["videos_kwargs"] = {**call["videos_kwargs"], "video_metadata": list(metadata) * 2}
     try:
-        alone, together = (_media(call.equal_rows(count, written, media, options)) for count in (1, 2))
+        made, both = dict(hf(**call)), dict(hf(**twice))
     except Exception:  # whatever the processor raises: it takes no two such rows in one call
-        return None
-    other = [name for name, value in together.items() if not _is_twice(value, alone.get(name))]
-    return f"{', '.join(other)} of two rows is not that of each, one after the other" if other else None
+        return {}, None
+    if len(both["input_ids"]) != 2:
+        return {}, None  # it makes one row of any call
+    one, two = _media(made), _media(both)
+    pointers = find_pointers(one, two)
+    other = [name for name, value in two.items() if name not in pointers and not _is_twice(value, one.get(name))]
+    return pointers, f"{', '.join(other)} of two rows is not that of each, one after the other" if other else None
 
 
 def _media(made: Mapping[str, Any]) -> dict[str, Any]:

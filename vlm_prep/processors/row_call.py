@@ -142,26 +142,6 @@ class RowCall:
             self._hf(text=[text], **self.arguments(media, options))
         return captured[0] if len(captured) == 1 and len(captured[0]) == len(media) else None
 
-    def equal_rows(
-        self, count: int, written: Written, media: tuple[MediaKind, Any], options: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return what so many equal rows, of one media and nothing else, become in one call.
-
-        Args:
-            count: of rows.
-            written: the placeholder.
-            media: (kind, decoded media).
-            options: further arguments of the call, for one row.
-        """
-        argument = ARGUMENTS[media[0]]
-        call = self.arguments([media], options)
-        videos = {
-            name: value * count if name == "video_metadata" else value
-            for name, value in call.get("videos_kwargs", {}).items()
-        }
-        call |= {argument: call[argument] * count, **({"videos_kwargs": videos} if videos else {})}
-        return dict(self._hf(text=[written.text] * count, **call))
-
     def arguments(self, media: Sequence[tuple[MediaKind, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call beside the text."""
         call: dict[str, Any] = {"return_tensors": "pt"}

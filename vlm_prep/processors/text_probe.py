@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from vlm_prep.core.records import MediaKind
-from vlm_prep.processors.batch_probe import why_no_batch
 from vlm_prep.processors.row_call import RowAnswer, RowCall, Written
 
 TEXTS: Mapping[str, str] = {
@@ -43,6 +42,6 @@ def why_no_row(
         return "it pads each row by itself, to a length that rows here do not have"
     arguments = call.arguments([media], options)
     if call.keeps("".join(TEXTS.values()), written, answer, arguments):
-        return why_no_batch(call, written, media, options)
+        return None
     changed = [name for name, text in TEXTS.items() if not call.keeps(text, written, answer, arguments)]
     return f"it writes texts otherwise than they are: {', '.join(changed) or 'long ones'}"

@@ -25,7 +25,9 @@ from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.join import whole_mask
 from vlm_prep.processors.payload.nested import kept
+from vlm_prep.processors.payload.pointers import CountingOn
 from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
+from vlm_prep.processors.payload.stored_video import has_sound, video_metadata
 from vlm_prep.processors.processor_parts import ARGUMENTS, asked_for_tensors
 from vlm_prep.processors.quiet import quiet
 from vlm_prep.processors.token_types import of_text
@@ -63,6 +65,7 @@ class PixelMaker:
         self._shifted = runtime.get("sound_offset") == "keep"
         self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
         self.lists = {name: of for part in self._parts.values() for name, of in part.get("lists", {}).items()}
+        self._pointers = {name: of for part in self._parts.values() for name, of in part.get("pointers", {}).items()}
         self._axes = Counter(dict(each for part in self._parts.values() for each in part.get("axes", {}).items()))
         self.payload = StoredPayload(runtime.get("payload"), self.names)
         self._decoders: Mapping[str, str] = runtime.get("decoders", {})
@@ -152,10 +155,12 @@ class PixelMaker:
     ) -> dict[str, list[torch.Tensor | Stored]]:
         """Return what each tensor of a row's media is joined of, see `pixels`."""
         found: dict[str, list[torch.Tensor | Stored]] = {}
+        count_on = CountingOn(self._pointers)
         for kind, structs in self._grouped(media, documents):
             made: Mapping[str, Sequence[torch.Tensor | Stored]] | None = self.payload.stored(kind, structs)
             if made is None:
                 made = self.made(kind, structs)
+            made = count_on(made)
             if documents is not None and len(documents) > 1:
                 made = {**made, **self._absent_masks(kind, made)}
             for name, parts in made.items():
@@ -328,23 +333,3 @@ def _load_track(struct: StoredMedia, rate: int, shifted: bool) -> Any:
     from vlm_prep.media.decode import load_track
 
     return load_track(struct, rate=rate, shifted=shifted)
-
-
-def has_sound(struct: StoredMedia) -> bool:
-    """Whether a stored media is a video with an audio track that was asked for."""
-    return struct["kind"] == "video" and struct["samples"] is not None
-
-
-def video_metadata(struct: StoredMedia) -> dict[str, Any]:
-    """Return what transformers' VideoMetadata holds for a stored video."""
-    fps, times = struct["fps"], struct.get("times")
-    return {
-        "total_num_frames": struct["total_frames"],
-        "fps": fps,
-        "height": struct["height"],
-        "width": struct["width"],
-        "duration": struct["total_frames"] / fps if fps else None,
-        "frames_indices": [int(index) for index in np.asarray(struct["frame_indices"])]
-        if times is None
-        else [float(time) * (fps or 1.0) for time in times],
-    }

@@ -15,7 +15,7 @@ import xxhash
 
 from vlm_prep.core.errors import ExactnessError, Reject, RejectReason
 from vlm_prep.core.processor_record import ProcessorRecord
-from vlm_prep.processors.payload.pixels import has_sound
+from vlm_prep.processors.payload.stored_video import has_sound
 from vlm_prep.tokenize.verify.real_processor import Oracle, Row
 
 ROWS_PER_KIND = 8
