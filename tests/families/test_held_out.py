@@ -260,7 +260,16 @@ MADE = "        made = super().__call__(images=images, text=text, **options)\n  
             "picture_bounds of two rows is not that of each, one after the other",
         ),
     ],
-    ids=["small letters", "one blank for two", "no blanks at ends", "stripped", "unescaped", "formatted", "padded", "bounds"],
+    ids=[
+        "small letters",
+        "one blank for two",
+        "no blanks at ends",
+        "stripped",
+        "unescaped",
+        "formatted",
+        "padded",
+        "bounds",
+    ],
 )
 def test_a_processor_that_writes_texts_otherwise_is_refused_at_the_start(
     before: str, after: str, told: str, made: Made, tmp_path: Path

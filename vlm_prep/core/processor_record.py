@@ -35,6 +35,8 @@ class PartFields(TypedDict):
     axes: NotRequired[dict[str, int]]
     trims: NotRequired[dict[str, str]]
     lists: NotRequired[dict[str, str]]
+    pointers: NotRequired[dict[str, tuple[str, int]]]
+    """{tensor whose numbers are places in another: (that one, places in each of its rows)}, see `payload.pointers`."""
 
 
 class WholeRecord(TypedDict):

@@ -68,7 +68,7 @@ class RowCall:
     """
 
     def __init__(self, hf: Any, name: str, rate: int | None) -> None:
-        self._hf, self._name, self._rate = hf, name, rate
+        self.hf, self._name, self._rate = hf, name, rate
         self._added: dict[int, str] | None = None
 
     def __call__(
@@ -94,8 +94,8 @@ class RowCall:
         for separator in separators:
             text = separator + "".join(each.text + separator for each in written)
             captured: list[list[str]] = []
-            with _capturing(self._hf, captured):
-                made = dict(self._hf(text=[text], **call))
+            with _capturing(self.hf, captured):
+                made = dict(self.hf(text=[text], **call))
             if "input_ids" not in made:
                 raise ProcessorError(f"{self._name}: it returns no input_ids, so its text is no part of a chat")
             ids = [int(token) for token in np.asarray(made["input_ids"][0])]
@@ -120,7 +120,7 @@ class RowCall:
             arguments: of the call, see `arguments`.
         """
         try:
-            made = self._hf(text=[text + written.text + text], **arguments)
+            made = self.hf(text=[text + written.text + text], **arguments)
         except Exception:  # whatever the processor raises: it does not take such a text
             return False
         (replaced,), (first, last) = answer.texts, answer.around
@@ -138,8 +138,8 @@ class RowCall:
             options: further arguments of the call.
         """
         captured: list[list[str]] = []
-        with _capturing(self._hf, captured):
-            self._hf(text=[text], **self.arguments(media, options))
+        with _capturing(self.hf, captured):
+            self.hf(text=[text], **self.arguments(media, options))
         return captured[0] if len(captured) == 1 and len(captured[0]) == len(media) else None
 
     def arguments(self, media: Sequence[tuple[MediaKind, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class RowCall:
 
     def _text_of(self, ids: Sequence[int]) -> str:
         """Ids as the text that makes them."""
-        tokenizer = self._hf.tokenizer
+        tokenizer = self.hf.tokenizer
         if self._added is None:
             self._added = {int(index): str(token) for index, token in tokenizer.added_tokens_decoder.items()}
         added = self._added
@@ -175,7 +175,7 @@ class RowCall:
         )
 
     def _tokenize(self, text: str) -> list[int]:
-        return [int(token) for token in self._hf.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        return [int(token) for token in self.hf.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     @staticmethod
     def _around(ids: list[int], bare: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

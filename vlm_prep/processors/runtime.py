@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
-from vlm_prep.core.processor_record import ProcessorRecord, TensorRecord, WholeRecord
+from vlm_prep.core.processor_record import PartFields, ProcessorRecord, TensorRecord, WholeRecord
+from vlm_prep.core.records import MediaKind
 from vlm_prep.media.ffmpeg import decoders
 from vlm_prep.processors.backbone import describe_backbone
+from vlm_prep.processors.batch_probe import look_at_two_rows
 from vlm_prep.processors.model_config import models_of
-from vlm_prep.processors.processor_parts import in_transformers
+from vlm_prep.processors.processor_parts import PartRecord, in_transformers
 from vlm_prep.processors.stand_in import find_stand_in
 from vlm_prep.processors.token_types import ANSWER, join_kinds
 
@@ -29,7 +31,7 @@ def describe_processor(adapter: Adapter) -> ProcessorRecord:
         "family": adapter.family,
         "level": adapter.level,
         "identity": adapter.loaded.identity,
-        "parts": {kind: record.to_json() for kind, record in records.items()},
+        "parts": {kind: _part(adapter, kind, record) for kind, record in records.items()},
         "interleaved": adapter.interleaved,
         "whole": _whole(adapter) if added or not all(in_transformers(each) for each in records.values()) else None,
         "tensors": [cast(TensorRecord, asdict(tensor)) for tensor in adapter.geometry],
@@ -55,6 +57,12 @@ def describe_processor(adapter: Adapter) -> ProcessorRecord:
     if adapter.loaded.config.sound_offset == "keep":
         made["sound_offset"] = "keep"
     return made
+
+
+def _part(adapter: Adapter, kind: MediaKind, record: PartRecord) -> PartFields:
+    made = record.to_json()
+    pointers, _ = look_at_two_rows(adapter.hf, kind, adapter.small_calls(kind)[-1])
+    return {**made, "pointers": dict(pointers)} if pointers else made
 
 
 def _whole(adapter: Adapter) -> WholeRecord:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vlm_prep.core.records import MediaKind
+from vlm_prep.processors.batch_probe import look_at_two_rows
 from vlm_prep.processors.row_call import RowAnswer, RowCall, Written
 
 TEXTS: Mapping[str, str] = {
@@ -42,6 +43,6 @@ def why_no_row(
         return "it pads each row by itself, to a length that rows here do not have"
     arguments = call.arguments([media], options)
     if call.keeps("".join(TEXTS.values()), written, answer, arguments):
-        return None
+        return look_at_two_rows(call.hf, media[0], {"text": [written.text], **arguments})[1]
     changed = [name for name, text in TEXTS.items() if not call.keeps(text, written, answer, arguments)]
     return f"it writes texts otherwise than they are: {', '.join(changed) or 'long ones'}"

@@ -17,6 +17,7 @@
     dummy.py     a stand-in picture for batches without media
     buffers.py   memory for a batch's large tensors
     collate_base.py  what both collaters share
+    media_rows.py  the media tensors of a batch's rows, beside each other
     decoder_batches.py  what an encoder-decoder's two halves are given
     collate.py   PadCollate and PackedCollate
     tar_items.py  samples of tars → items, for webdataset's own loader

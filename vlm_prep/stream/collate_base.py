@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.kinds_apart import check_apart
-from vlm_prep.processors.payload.join import join, whole_mask
+from vlm_prep.processors.payload.join import join
 from vlm_prep.processors.payload.nested import Nested
+from vlm_prep.processors.payload.pointers import Pointers, pointers_of
 from vlm_prep.processors.payload.stored import CodedTensor, is_numpys
 from vlm_prep.processors.seen_pictures import SEEN, TILES, seen_pictures
 from vlm_prep.processors.token_types import ANSWER, TokenValues, answer_types, values_of
@@ -28,6 +29,7 @@ from vlm_prep.stream.buffers import Buffers
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.document_padding import PADDED_AT, REAL_LENGTHS
 from vlm_prep.stream.dummy import DummyMedia
+from vlm_prep.stream.media_rows import counted_on, trimmed, with_masks
 from vlm_prep.stream.restore import CODED, PIXEL_RULES, shared_rule
 
 IGNORE = -100
@@ -58,6 +60,7 @@ class Collate:
         apart: what the model needs, where it cannot read all kinds of media in one batch, see
             `processors.kinds_apart`; `for_store` knows.
         axes: {media tensor: the dimension along which media are joined}, where it is not the first; `for_store` knows.
+        pointers: {media tensor: (the one whose rows its numbers are places in, places in each)}; `for_store` knows.
         max_length: pad to it; None pads to the longest row.
         pad_to_multiple_of: round the padded length up to a multiple.
         pixel_dtype: cast floating pixels; None keeps the processor's float32.
@@ -83,6 +86,7 @@ class Collate:
         masks: Mapping[str, Sequence[str]] | None = None,
         apart: Backbone | None = None,
         axes: Mapping[str, int] | None = None,
+        pointers: Pointers | None = None,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         pixel_dtype: torch.dtype | None = None,
@@ -103,6 +107,7 @@ class Collate:
         # text that sees pictures by layers of their own is told which, by this token
         self._seen_token = image_token_id if apart is not None and apart.cross_attention else None
         self.masks, self.apart, self.axes, self.trims = masks or {}, apart, axes or {}, trims or {}
+        self.pointers = pointers or {}
         self.max_length, self.pad_to_multiple_of = max_length, pad_to_multiple_of
         self.pixel_dtype = pixel_dtype
         self.token_fill = {"input_ids": pad_token_id, **TOKEN_FILL, **(token_fill or {})}
@@ -172,7 +177,8 @@ class Collate:
     def _media(self, items: Sequence[Item]) -> Batch:
         """Media tensors of all items, concatenated in order; none if no item has any."""
         parts: dict[str, list[Any]] = {}
-        for item in self._trimmed(self._masked(items) if self.masks else items):
+        beside = counted_on(with_masks(items, self.masks), self.pointers)
+        for item in trimmed(beside, self.trims):
             for name, value in item.items():
                 if name not in self._not_media and isinstance(value, _TENSORS) and value.shape[0]:
                     parts.setdefault(name, []).append(value)
@@ -191,25 +197,6 @@ class Collate:
                 batch[name + CODED] = self._laid(name, arrays)
                 batch.setdefault(PIXEL_RULES, {})[name] = rule
         return batch
-
-    def _masked(self, items: Sequence[Item]) -> list[Item]:
-        """The items with a mask in each where one of them, or padding beside others, needs it."""
-        made = [dict(item) for item in items]
-        for name, (of, dtype) in self.masks.items():
-            having = [item for item in made if of in item and item[of].shape[0]]
-            for item in having if len(having) > 1 else ():
-                item.setdefault(name, whole_mask(item[of].shape, dtype))
-        return made
-
-    def _trimmed(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items with tensors that reach as far as the longest mask, as views."""
-        for name, mask in self.trims.items():
-            ends = [int(item[mask].any(0).nonzero().max()) + 1 for item in items if mask in item and item[mask].any()]
-            items = [
-                item | {key: item[key][..., : max(ends)] for key in (name, mask)} if ends and mask in item else item
-                for item in items
-            ]
-        return items
 
     def _joined(self, name: str, values: list[Any]) -> Any:
         if any(isinstance(value, Nested) for value in values):
@@ -265,7 +252,7 @@ class Collate:
             stand_in = slice(first, first + len(self.dummy.ids))
             batch["input_ids"][row, stand_in] = self.dummy.ids
             media = {name: tensor.clone() for name, tensor in self.dummy.tensors.items()}
-            media = {name: self._joined(name, [tensor]) for name, tensor in self._trimmed([media])[0].items()}
+            media = {name: self._joined(name, [tensor]) for name, tensor in trimmed([media], self.trims)[0].items()}
         for name, key in _COUNTS if self.counts else ():
             numbers = [item.get(key, 0) for item in items]
             if any(numbers):
@@ -344,6 +331,7 @@ def store_options(dataset: ShardDataset, options: Mapping[str, Any]) -> dict[str
         "axes": {name: axis for part in processor["parts"].values() for name, axis in part.get("axes", {}).items()},
         "masks": {name: of for part in processor["parts"].values() for name, of in part.get("masks", {}).items()},
         "trims": {name: mask for part in processor["parts"].values() for name, mask in part.get("trims", {}).items()},
+        "pointers": pointers_of(processor["parts"]),
         "columns": dataset.columns,
         **options,
     }

@@ -25,7 +25,7 @@ from vlm_prep.core.stored_media import StoredMedia
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.join import whole_mask
 from vlm_prep.processors.payload.nested import kept
-from vlm_prep.processors.payload.pointers import CountingOn
+from vlm_prep.processors.payload.pointers import CountingOn, pointers_of
 from vlm_prep.processors.payload.stored import CodedTensor, Stored, StoredPayload, coded_tensor, joined, stored_waveform
 from vlm_prep.processors.payload.stored_video import has_sound, video_metadata
 from vlm_prep.processors.processor_parts import ARGUMENTS, asked_for_tensors
@@ -65,7 +65,7 @@ class PixelMaker:
         self._shifted = runtime.get("sound_offset") == "keep"
         self._names = {kind: {name for name, _ in part["outputs"].values()} for kind, part in self._parts.items()}
         self.lists = {name: of for part in self._parts.values() for name, of in part.get("lists", {}).items()}
-        self._pointers = {name: of for part in self._parts.values() for name, of in part.get("pointers", {}).items()}
+        self._pointers = pointers_of(self._parts)
         self._axes = Counter(dict(each for part in self._parts.values() for each in part.get("axes", {}).items()))
         self.payload = StoredPayload(runtime.get("payload"), self.names)
         self._decoders: Mapping[str, str] = runtime.get("decoders", {})

@@ -12,14 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_prep.core.errors import StoreError
+from vlm_prep.core.processor_record import PartFields
 from vlm_prep.processors.payload.nested import Nested, same_values
 from vlm_prep.processors.payload.stored import Stored
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Pointers = Mapping[str, tuple[str, int]]
 """{tensor: (the one that it points into, places in each row of that)}."""
+
+
+_POOLING = frozenset({"image_token_pooling", "video_token_pooling"})
+"""Those of Molmo 2, of which stores of earlier versions do not say that they point."""
+
+
+def pointers_of(parts: Mapping[str, PartFields]) -> Pointers:
+    """Return what a store's parts say of tensors that point.
+
+    Raises:
+        StoreError: they are Molmo 2's, and made before they said so.
+    """
+    found = {name: of for part in parts.values() for name, of in part.get("pointers", {}).items()}
+    made = {name for part in parts.values() for name, _ in part["outputs"].values()}
+    if lacking := (made & _POOLING) - found.keys():
+        raise StoreError(
+            f"the store does not say that {', '.join(sorted(lacking))} points into the pixels of the whole batch: of "
+            "two rows, one would be given the other's pictures",
+            "tokenize it again with this version",
+        )
+    return found
 
 
 class CountingOn:
@@ -40,7 +63,9 @@ class CountingOn:
             start = self._starts[name]
             if name in row and start:
                 value = row[name]
-                moved[name] = [_moved(each, start) for each in value] if isinstance(value, list) else _moved(value, start)
+                moved[name] = (
+                    [_moved(each, start) for each in value] if isinstance(value, list) else _moved(value, start)
+                )
             if of in row:
                 parts = row[of] if isinstance(row[of], list) else [row[of]]
                 self._starts[name] += places * sum(int(part.shape[0]) for part in parts)
@@ -48,6 +73,8 @@ class CountingOn:
 
 
 def _moved(value: Any, start: int) -> Any:
+    if isinstance(value, list):
+        return [_moved(each, start) for each in value]
     if isinstance(value, Stored):
         return value._replace(array=_moved(value.array, start))
     if isinstance(value, np.ndarray):
@@ -87,6 +114,8 @@ def _step(one: Any, two: Any) -> int:
 def _places(tensor: Any, step: int) -> Sequence[int]:
     import torch
 
-    if not step or isinstance(tensor, Nested) or not torch.is_tensor(tensor) or not tensor.is_floating_point():
+    if not step or isinstance(tensor, Nested) or not torch.is_tensor(tensor):
         return []
+    if not tensor.is_floating_point() and tensor.dim() < 3:
+        return []  # numbers of something; Molmo 2's frames are of uint8
     return [places for places in {tensor.shape[1] if tensor.dim() > 1 else 1, 1} if places * len(tensor) == step]

@@ -24,9 +24,9 @@ from vlm_prep.media.decode import load_media, load_track
 from vlm_prep.processors.expansion import SOUND, as_reject
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.payload.nested import Nested, kept, same_values, tensors_in
-from vlm_prep.processors.payload.stored_video import has_sound, video_metadata
 from vlm_prep.processors.payload.quick import QuickMaker
 from vlm_prep.processors.payload.stored import CodedTensor
+from vlm_prep.processors.payload.stored_video import has_sound, video_metadata
 from vlm_prep.processors.runtime import describe_processor
 from vlm_prep.processors.seen_pictures import SEEN, TILES, seen_pictures
 from vlm_prep.processors.token_types import ANSWER, answer_types, values_of
