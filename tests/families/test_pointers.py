@@ -49,7 +49,8 @@ def test_batches_and_packs_of_molmo2_point_as_its_processor_does(
     coffee, cat, tiny = (picture(kit / "data", name) for name in ("coffee.png", "chelsea.png", "china_6x5.png"))
     files = str(kit / "data" / "videos" / "bikes.mp4"), str(kit / "data" / "videos" / "carphone_distorted.mp4")
     videos = [Media(kind="video", uris=(file,), frame_indices=(0, 10, 20)[: 3 - n]) for n, file in enumerate(files)]
-    rows = row("one", coffee), row("two", tiny, cat), row("text"), row("3", cat), *(row(f"v{v.uris}", v) for v in videos)
+    pictures = row("one", coffee), row("two", tiny, cat), row("text"), row("3", cat)
+    rows = (*pictures, *(row(f"video {number}", video) for number, video in enumerate(videos)))
     folder = made("Molmo2Processor")
     assert tokenize(Rows(rows), str(folder), TokenizeConfig(media=payload), options(tmp_path / "tok")) is not None
     hf = load_processor(str(folder)).hf
@@ -84,6 +85,8 @@ def test_stores_that_do_not_say_where_molmo2_points_are_refused() -> None:
 def test_what_grows_otherwise_is_no_pointer() -> None:
     pixels, ids = torch.zeros(3, 4, 2), torch.tensor([[0, 5], [-1, 11]])
     assert find_pointers({"p": pixels, "i": ids}, {"p": torch.cat([pixels] * 2), "i": torch.cat([ids, ids])}) == {}
+    flags = torch.tensor([True]), torch.tensor(3)
+    assert find_pointers({"a": flags[0], "b": flags[1]}, {"a": torch.cat([flags[0]] * 2), "b": flags[1]}) == {}
     on = torch.tensor([[12, 17], [-1, 23]])
     assert find_pointers({"p": pixels, "i": ids}, {"i": torch.cat([ids, on])}) == {"i": ("p", 4)}
     # a step that no rows of another tensor explain, and one that is not the same everywhere

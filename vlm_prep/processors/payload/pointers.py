@@ -103,9 +103,15 @@ def _step(one: Any, two: Any) -> int:
     """By how much the second half of a tensor of whole numbers is more than the first; 0 where that is not all."""
     import torch
 
-    if not isinstance(one, torch.Tensor) or not isinstance(two, torch.Tensor) or one.is_floating_point():
+    if not isinstance(one, torch.Tensor) or not isinstance(two, torch.Tensor) or not one.dim():
         return 0
-    if two.dtype != one.dtype or two.shape != (2 * len(one), *one.shape[1:]) or not (one >= 0).any():
+    if (
+        one.is_floating_point()
+        or one.dtype == torch.bool
+        or two.dtype != one.dtype
+        or two.shape != (2 * len(one), *one.shape[1:])
+        or not (one >= 0).any()
+    ):
         return 0
     step = int((two[len(one) :] - one)[one >= 0][0])
     return step if step > 0 and same_values(two, torch.cat([one, _moved(one, step)])) else 0
