@@ -21,6 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AyaVisionProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Gemma3Processor": {"vision_config": {"image_size": 224, "patch_size": 14}},
     "GlmAsrProcessor": MELS,
+    "HunYuanVLProcessor": {"text_config": {"num_key_value_heads": 8}},
     "Idefics3Processor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Ernie4_5_VLMoeProcessor": {"text_config": {"rope_parameters": {"mrope_section": [22, 22, 20]}}},
     "Llama4Processor": {"vision_config": {"image_size": 336, "hidden_size": 1408}},

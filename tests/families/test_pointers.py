@@ -79,7 +79,8 @@ def test_stores_that_do_not_say_where_molmo2_points_are_refused() -> None:
     part: Any = {"outputs": {"a": ("image_token_pooling", 0)}}
     with pytest.raises(StoreError, match="image_token_pooling points into the pixels of the whole batch"):
         pointers_of({"image": part})
-    assert pointers_of({"image": {**part, "pointers": {"image_token_pooling": ("pixel_values", 9)}}})
+    part["pointers"] = {"image_token_pooling": ("pixel_values", 9)}
+    assert pointers_of({"image": part})
 
 
 def test_what_grows_otherwise_is_no_pointer() -> None:

@@ -158,6 +158,8 @@ def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[i
 
 
 def _list(name: str, value: list[Any], kept: Sequence[int] | None) -> list[Any]:
+    if name == "vision_feature_layer":  # of another part's two layers, from the last one on
+        return [layer if layer < 0 else max(0, 1 - place) for place, layer in enumerate(value)]
     indexes = "index" in name or name.endswith("_idxs") or name in ("cross_attention_layers", _TAKEN)
     if indexes and value and all(isinstance(each, int) for each in value):
         count = len(kept) if kept is not None else 2
