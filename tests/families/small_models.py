@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MiniCPMV4_6Processor": {"vision_config": {"patch_size": 14}},
     "MiniCPMV4_7Processor": {"vision_config": {"patch_size": 14}},
     "MllamaProcessor": {"vision_config": {"image_size": 224}},
+    "Molmo2Processor": {"image_patch_id": 7},
     "MusicFlamingoProcessor": MELS,
     "Ovis2Processor": {"vision_config": {"image_size": 384, "patch_size": 14}},
     "Qwen2AudioProcessor": MELS,

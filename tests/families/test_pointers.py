@@ -26,7 +26,10 @@ from vlm_prep.stream import PadCollate, ShardDataset
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 Options = Callable[..., RunOptions]
-POINTING = ("image_token_pooling", "video_token_pooling")
+KINDS = {
+    "image": ("image_token_pooling", "pixel_values"),
+    "video": ("video_token_pooling", "pixel_values_videos"),
+}
 
 
 def real_batch(hf: Any, rows: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
@@ -34,6 +37,8 @@ def real_batch(hf: Any, rows: list[list[dict[str, Any]]]) -> dict[str, torch.Ten
     found: dict[str, torch.Tensor] = {}
     for kind, argument, token in (("image", "images", "<|image|>"), ("video", "videos", "<|video|>")):
         given = [each for media in rows if (each := [item for item in media if item["kind"] == kind])]
+        if not given:
+            continue
         call: dict[str, Any] = {argument: [[load_media(item) for item in each] for each in given]}
         if kind == "video":
             told = [video_metadata(item) for each in given for item in each]
@@ -55,24 +60,25 @@ def test_batches_and_packs_of_molmo2_point_as_its_processor_does(
     assert tokenize(Rows(rows), str(folder), TokenizeConfig(media=payload), options(tmp_path / "tok")) is not None
     hf = load_processor(str(folder)).hf
     data = ShardDataset(tmp_path / "tok")
-    batch = PadCollate.for_store(data)([data[number] for number in range(len(data))])
     store = Store(tmp_path / "tok")
     media = {row["sample_id"]: list(row["media"]) for row in map(store.row, range(len(store)))}
-    real = real_batch(hf, [media[each] for each in data_ids(data)])
-    assert int(batch["image_token_pooling"].max()) > len(batch["image_token_pooling"])  # counted on
-    for name in (*POINTING, "pixel_values", "pixel_values_videos"):
-        assert torch.equal(batch[name], real[name].to(batch[name].dtype)), name
+    collate, items = PadCollate.for_store(data), [data[number] for number in range(len(data))]
+    with pytest.raises(ValueError, match="takes no pictures and videos in one batch"):
+        collate(items)
+    for kind, names in KINDS.items():
+        of_kind = [item for item in items if item[f"n_{kind}s"]]
+        batch, real = collate(of_kind), real_batch(hf, [media[item["sample_id"]] for item in of_kind])
+        for name in names:
+            assert torch.equal(batch[name], real[name].to(batch[name].dtype)), name
 
     pack(tmp_path / "tok", PackConfig(pack_length=8192), options(tmp_path / "packed"))
     packs = ShardDataset(tmp_path / "packed")
-    (item,) = [packs[number] for number in range(len(packs))]
-    real = real_batch(hf, [media[each] for each in item["sample_ids"]])
-    for name in POINTING:
-        assert torch.equal(torch.as_tensor(item[name]), real[name].to(torch.as_tensor(item[name]).dtype)), name
-
-
-def data_ids(data: ShardDataset) -> list[str]:
-    return [str(data[number]["sample_id"]) for number in range(len(data))]
+    for item in (packs[number] for number in range(len(packs))):
+        assert len(item["sample_ids"]) > 1
+        real = real_batch(hf, [media[each] for each in item["sample_ids"]])
+        for name in (name for names in KINDS.values() for name in names if name in real):
+            ours = torch.as_tensor(item[name])
+            assert torch.equal(ours, real[name].to(ours.dtype)), name
 
 
 def test_stores_that_do_not_say_where_molmo2_points_are_refused() -> None:

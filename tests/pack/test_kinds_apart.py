@@ -92,7 +92,7 @@ def test_batches_of_packs_and_rows_of_both_sides_are_refused(tokenized: Path, op
     for collate, rows in ((PackedCollate, ShardDataset(tmp_path / "packed")), (PadCollate, ShardDataset(store))):
         kinds = rows.kinds()[[rows.row_number(number) for number in range(len(rows))]].tolist()
         seen, shown = kinds.index(IMAGE), kinds.index(VIDEO)
-        with pytest.raises(ValueError, match="takes pictures and videos for each other in one batch"):
+        with pytest.raises(ValueError, match="takes no pictures and videos in one batch"):
             collate.for_store(rows)([rows[seen], rows[shown]])
 
 

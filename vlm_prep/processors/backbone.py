@@ -44,6 +44,7 @@ _NEVER_TOLD = {"selective_scan_fn", "mamba_inner_fn"}
 """Mamba-1's, which know of one sequence only."""
 _STATEFUL = re.compile(r"class \w*(?:Rwkv|xLSTM|Mamba|RecurrentBlock|ShortConv|DeltaNet)\w*\(")
 _SHARED_TOKEN = "special_video_mask = input_ids == self.config.image_token_id"
+_NOT_BOTH = "pixel_values and pixel_values_videos are provided at the same time"
 _HEARS_PADDING = "audio_features = audio_features[input_features_mask]"
 """Of an encoder that runs over all of a batch's sound, and drops what comes of padding behind it."""
 SEQ_IDX, LENGTHS = "seq_idx", "cu_seq_lens_q"
@@ -75,7 +76,7 @@ class Backbone:
     kinds_apart: bool = False
     """Whether sound is read in another way once the batch has pictures, of whichever row (Phi-4)."""
     pictures_or_videos: bool = False
-    """Whether a batch may hold pictures or videos, not both: they share a token (GLM-4V)."""
+    """Whether a batch may hold pictures or videos, not both: they share a token (GLM-4V), or it says so (Molmo 2)."""
     hears_padding: bool = False
     """Whether the encoder of sound reads what pads a clip beside longer ones (Granite Speech)."""
     loss_reads_mask: bool = False
@@ -145,7 +146,7 @@ def backbone_of(config: Any) -> Backbone:
         cross_attention=bool(getattr(text, "cross_attention_layers", None)),
         encoder_decoder=bool(config.is_encoder_decoder),
         kinds_apart="audio_projection_mode" in both,
-        pictures_or_videos=_SHARED_TOKEN in both,
+        pictures_or_videos=_SHARED_TOKEN in both or _NOT_BOTH in both,
         hears_padding=_HEARS_PADDING in both,
         loss_reads_mask="shift_attention_mask = attention_mask[" in both,
         text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),

@@ -44,7 +44,7 @@ def sides_of(kinds: NDArray[np.uint8], backbone: Backbone) -> NDArray[np.uint8]:
 def why_apart(backbone: Backbone) -> str:
     """Say why sides must not meet."""
     if backbone.pictures_or_videos:
-        return f"{backbone.name} takes pictures and videos for each other in one batch"
+        return f"{backbone.name} takes no pictures and videos in one batch"
     return f"{backbone.name} reads the sound of a whole batch in another way once there are pictures in it"
 
 
