@@ -33,7 +33,10 @@ KINDS = {
 
 
 def real_batch(hf: Any, rows: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
-    """What the processor makes of the rows' media in one call a kind."""
+    """What the processor makes of the rows' media in one call a kind, in one thread as a run does: its resize in float
+    sums otherwise in two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     found: dict[str, torch.Tensor] = {}
     for kind, argument, token in (("image", "images", "<|image|>"), ("video", "videos", "<|video|>")):
         given = [each for media in rows if (each := [item for item in media if item["kind"] == kind])]
@@ -44,6 +47,7 @@ def real_batch(hf: Any, rows: list[list[dict[str, Any]]]) -> dict[str, torch.Ten
             told = [video_metadata(item) for each in given for item in each]
             call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": told}
         found |= dict(hf(text=[token * len(each) for each in given], padding=True, return_tensors="pt", **call))
+    torch.set_num_threads(threads)
     return found
 
 
