@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,11 +32,17 @@ KINDS = {
 }
 
 
-def real_batch(hf: Any, rows: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
-    """What the processor makes of the rows' media in one call a kind, in one thread as a run does: its resize in float
-    sums otherwise in two."""
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch in one thread, as in a run: the resize of Molmo 2's processor, in float, sums otherwise in two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def real_batch(hf: Any, rows: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
+    """What the processor makes of the rows' media in one call a kind."""
     found: dict[str, torch.Tensor] = {}
     for kind, argument, token in (("image", "images", "<|image|>"), ("video", "videos", "<|video|>")):
         given = [each for media in rows if (each := [item for item in media if item["kind"] == kind])]
@@ -47,10 +53,10 @@ def real_batch(hf: Any, rows: list[list[dict[str, Any]]]) -> dict[str, torch.Ten
             told = [video_metadata(item) for each in given for item in each]
             call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": told}
         found |= dict(hf(text=[token * len(each) for each in given], padding=True, return_tensors="pt", **call))
-    torch.set_num_threads(threads)
     return found
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("payload", ["reference", "pixels"])
 def test_batches_and_packs_of_molmo2_point_as_its_processor_does(
     payload: Literal["reference", "pixels"], made: Made, kit: Path, tmp_path: Path, options: Options
