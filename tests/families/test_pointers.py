@@ -34,7 +34,7 @@ KINDS = {
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """torch in one thread, as in a run: the resize of Molmo 2's processor, in float, sums otherwise in two."""
+    """Torch in one thread, as in a run: the resize of Molmo 2's processor, in float, sums otherwise in two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
