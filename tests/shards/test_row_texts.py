@@ -16,6 +16,7 @@ from vlm_prep.cli.main import app
 from vlm_prep.core.errors import StoreError, VlmPrepError
 from vlm_prep.ingest.source import IngestedSamples
 from vlm_prep.media.along import push_with_media
+from vlm_prep.report.view.shown_media import shown_media
 from vlm_prep.shards.manifest import read_manifest, write_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_texts import media_of
@@ -118,3 +119,26 @@ def test_a_conversation_that_is_none(ingested: Path, tokenized: Path, tmp_path: 
     for line in (["show", "0"], ["view", "--out", tmp_path / "b.html"], ["verify", "-p", "builtin:qwen2.5-vl-mini"]):
         ends_in_words(line[0], store, *line[1:])
     ends_in_words("export", store, tmp_path / "swift", "--to", "ms-swift")
+
+
+def test_labels_of_another_row(tokenized: Path, tmp_path: Path) -> None:
+    store = rewritten(tokenized, tmp_path / "tok", lambda row: {**row, "labels": row["labels"][:1]})
+    ends_in_words("show", store, "0")
+    ends_in_words("view", store, "--out", tmp_path / "a.html")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"kind": "evil"},
+        {"files": []},
+        {"kind": "video", "frame_indices": None},
+        {"kind": "video", "frame_list": True, "frame_indices": [-1]},
+    ],
+    ids=str,
+)
+def test_a_media_that_is_none_is_shown_as_such(said: dict[str, Any]) -> None:
+    file = {"uri": "/a.png", "digest": "", "bytes": None}
+    struct = {"kind": "image", "files": [file], "height": 1, "width": 1, "tensors": None, "frame_list": False}
+    shown = shown_media({**struct, "frame_indices": None, **said})
+    assert shown["note"].startswith("bad_row: the store says of a media what none has")

@@ -37,6 +37,7 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
     Raises:
         Reject: the file is gone, was changed since preparation, or does not decode.
     """
+    must_be_media(struct)
     files = struct["files"]
     if struct["kind"] == "image":
         return _scaled(load_rgb(file_bytes(files[0]), files[0]["uri"]), struct)
@@ -55,6 +56,20 @@ def load_media(struct: Mapping[str, Any], *, rate: int | None = None) -> Image.I
     if not struct.get("scaled"):
         return frames
     return np.stack([np.asarray(_scaled(Image.fromarray(frame), struct)) for frame in frames])
+
+
+def must_be_media(struct: Mapping[str, Any]) -> None:
+    """Make sure that a media of a store, whoever wrote it, is one that can be decoded.
+
+    Raises:
+        Reject: bad_row.
+    """
+    kind, files, indices = struct["kind"], struct["files"], struct["frame_indices"]
+    known = kind in ("image", "audio") or (kind == "video" and indices is not None)
+    if known and kind == "video" and struct["frame_list"]:
+        known = all(0 <= int(index) < len(files) for index in indices)
+    if not known or not files:
+        raise Reject(RejectReason.BAD_ROW, f"the store says of a media what none has: {kind!r}, {len(files)} files")
 
 
 def _scaled(picture: Image.Image, struct: Mapping[str, Any]) -> Image.Image:

@@ -13,7 +13,7 @@ from vlm_prep.report.found_rows import Found
 from vlm_prep.report.labels_text import coloured, runs_json, runs_of_row
 from vlm_prep.report.token_runs import IGNORE, media_name
 from vlm_prep.report.view.shown_rows import Reader, messages_of
-from vlm_prep.shards.row_texts import kept_text_of, media_of
+from vlm_prep.shards.row_texts import kept_text_of, media_of, must_have_labels
 from vlm_prep.shards.schema import BESIDE
 
 _SHOWN_APART = {"sample_id", "dataset", "source", "line", "input_ids", "labels", "media", "conversation", *BESIDE}
@@ -28,6 +28,7 @@ def facts_of(found: Found) -> dict[str, Any]:
     facts |= {name: row[name] for name in ("dataset", "source", "line") if row.get(name)}
     facts |= {name: kept_text_of(row, name) for name in BESIDE if row.get(name)}
     if "input_ids" in row:
+        must_have_labels(row)
         labels = np.asarray(row["labels"])
         facts |= {"tokens": len(row["input_ids"]), "trained": int((labels != IGNORE).sum())}
     for name, value in row.items():

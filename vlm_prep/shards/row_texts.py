@@ -81,6 +81,16 @@ def media_of(row: Row) -> list[dict[str, Any]]:
     return found
 
 
+def must_have_labels(row: Row) -> None:
+    """Make sure that a row, whoever wrote it, has a label for each of its ids.
+
+    Raises:
+        StoreError: it has not.
+    """
+    if len(row["input_ids"]) != len(row["labels"]):
+        raise _damaged(row, ValueError(f"{len(row['input_ids'])} ids, {len(row['labels'])} labels"))
+
+
 def kept_text_of(row: Row, name: str) -> Any:
     """Return what a column for people says, see `schema.BESIDE`; None where it says nothing.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlm_prep.core.errors import Reject
-from vlm_prep.media.decode import load_media
+from vlm_prep.media.decode import load_media, must_be_media
 
 PICTURE_SIDE = 384
 FRAME_SIDE = 176
@@ -47,6 +47,7 @@ def shown_media(struct: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decoded(struct: Mapping[str, Any]) -> dict[str, Any]:
+    must_be_media(struct)
     if struct["kind"] == "image":
         return {"picture": _jpeg(cast("Image.Image", load_media(struct)), PICTURE_SIDE)}
     if struct["kind"] == "audio":

@@ -12,7 +12,7 @@ import orjson
 from vlm_prep.report.labels_text import runs_of_row
 from vlm_prep.report.token_runs import IGNORE, Run
 from vlm_prep.report.view.shown_media import shown_media
-from vlm_prep.shards.row_texts import conversation_of, kept_text_of, media_of
+from vlm_prep.shards.row_texts import conversation_of, kept_text_of, media_of, must_have_labels
 from vlm_prep.shards.schema import BESIDE, BOXES, KEPT, LOSS_WEIGHTS, RESCUE
 
 Row = Mapping[str, Any]
@@ -28,6 +28,7 @@ class Reader:
 
 def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
     """Return a row of a tokenized store, or a document of a pack, as JSON-ready data."""
+    must_have_labels(row)
     ids, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
     trained = labels != IGNORE
     media = [shown_media(each) for each in row["media"]]
