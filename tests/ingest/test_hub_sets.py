@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from forked_commands import forked_commands
 from hub import Hub, running_hub
 
 from vlm_prep.core.errors import InputError
@@ -31,6 +32,13 @@ def environment(hub: Hub | None, cache: Path) -> dict[str, str]:
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT", "HF_DATASETS_CACHE"):
         base.pop(name, None)
     return {**base, "HF_ENDPOINT": hub.url} if hub else {**base, "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """`command("ingest", ..., env=environment(...))`, a process for each."""
+    with forked_commands(tmp_path) as run:
+        yield run
 
 
 def described(out: Path) -> dict[str, Any]:
