@@ -203,9 +203,14 @@ def test_boxes_are_drawn_with_their_names_as_text(
 
 @pytest.mark.parametrize("size", [(1400, 900), (1000, 700), (420, 800)])
 def test_nothing_is_wider_than_the_window(
-    browser: Any, tokenized: Path, reader: Reader, tmp_path: Path, size: tuple[int, int]
+    browser: Any, tokenized: Path, packed: Path, reader: Reader, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     browser.set_window_size(*size)
+    opened(browser, view(packed, rows=5, seed=0, reader=reader), tmp_path)
+    browser.execute_script("document.querySelector('[data-tab=packs]').click()")
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    drawn = browser.execute_script("return document.querySelector('#packs svg').getBoundingClientRect().width")
+    assert drawn > 700  # smaller letters cannot be read
     opened(browser, view(tokenized, rows=40, seed=0, reader=reader), tmp_path)
     for tab in ("rows", "rejects", "charts", "about"):
         browser.execute_script(f"document.querySelector('[data-tab={tab}]').click()")
