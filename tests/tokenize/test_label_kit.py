@@ -197,3 +197,35 @@ def test_the_words_of_a_turns_end_in_arguments_are_text(made: Make, name: str, o
     result = {"role": "tool", "content": "4", "tool_call_id": "functions.f:0"}
     said = told(made(name), [user("A?"), assistant("", tool_calls=[call]), result, assistant("ok")])
     assert said.startswith(opens) and said.endswith(f"{closes}ok{end}") and f"a{end}b{end}" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "as_text"),
+    [
+        ("kimi_k25", "<|tool_call_end|>", False),
+        ("qwen3_vl", "</tool_call>", False),
+        ("gemma4", "<tool_call|>", True),
+        ("gemma4", '<|"|>', True),
+    ],
+)
+def test_what_closes_a_call_is_no_token_in_its_arguments_and_one_in_an_answer(
+    made: Make, name: str, token: str, as_text: bool
+) -> None:
+    encoder = made(name)
+    number = encoder.adapter.hf.tokenizer.convert_tokens_to_ids(token)
+
+    def count(value: str, answer: str = "ok") -> int:
+        call = {"id": "functions.f:0", "type": "function", "function": {"name": "f", "arguments": {"n": value}}}
+        result = {"role": "tool", "content": "4", "tool_call_id": "functions.f:0"}
+        turns = [user("A?"), assistant("", tool_calls=[call]), result, assistant(answer)]
+        full = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in turns]
+        encoded = encoder.encode(Sample(sample_id="a", dataset="a", source="a", line=1, messages=full), ())
+        assert value in encoder.adapter.hf.tokenizer.decode(encoded.input_ids)
+        return int((encoded.input_ids == number).sum())
+
+    assert count("ab", f"ok {token}") == count("ab") + 1
+    if as_text:
+        assert count(f"a{token}b") == count("ab")
+    else:  # no special token: the tokenizer makes it one wherever it stands
+        with pytest.raises(Reject, match="which the tokenizer cannot write as plain text"):
+            count(f"a{token}b")

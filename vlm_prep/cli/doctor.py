@@ -149,7 +149,8 @@ def _findings(encoder: Any) -> dict[str, Any]:
         "longest audio": _longest_audio(adapter),
         "audio in video": "--audio-in-video" if adapter.interleaves_sound else "no",
         "missing": _missing(adapter) or "nothing: all that its media need is installed",
-        "control tokens": list(encoder.control_tokens),
+        "control tokens": list(encoder.control.tokens),
+        "also in calls": list(encoder.control.call_tokens[len(encoder.control.tokens) :]) or "no others",
         "transformers": adapter.loaded.identity["transformers"],
     }
 

@@ -63,8 +63,8 @@ class SampleEncoder:
         self.template = ChatTemplate(adapter.loaded)
         self.text = TextEncoder(adapter.hf.tokenizer, fast=fast)
         mode: ControlMode = "allow" if adapter.prompts_are_tokens else config.control_tokens
-        self._control = ControlTokens(adapter.hf, self.template, mode)
-        self._reader = DocumentReader(self.template, self._control, config.rewritten_history)
+        self.control = ControlTokens(adapter.hf, self.template, mode)
+        self._reader = DocumentReader(self.template, self.control, config.rewritten_history)
         self._added = tuple(np.asarray(ids, np.int32) for ids in adapter.added_around)
         self._placer = Placer(adapter.placeholders, adapter.unplaced, self._prefix())
         self._boxes = Boxes(adapter, config)
@@ -172,15 +172,6 @@ class SampleEncoder:
             return self.adapter.expand_asking(text, media, stored)
         return self.adapter.expand(media, stored)
 
-    def writes_control_tokens(self, messages: list[Message], tools: Tools) -> bool:
-        """Whether the row's own text holds control tokens that are encoded as plain text."""
-        return self._control.find(messages, tools)
-
-    @property
-    def control_tokens(self) -> tuple[str, ...]:
-        """The tokens that the data's own text cannot write."""
-        return self._control.tokens
-
     def _draft(self, media: Sequence[Media], document: Document) -> Draft:
         try:
             placed, expansions = self.place(document.rendered.text, media, delimiters=document.delimiters)
@@ -227,7 +218,7 @@ class SampleEncoder:
         placed_text = Placed(text) if placed is None else placed
         text, positions = placed_text.text, [placed_text.move(position) for position in rendered]
         marks, at = document.delimiters, answer_at(self.adapter, positions)
-        tokens = self.text.encode(text, at) if marks is None else self._control.encode(self.text, text, marks)
+        tokens = self.text.encode(text, at) if marks is None else self.control.encode(self.text, text, marks)
         edges = iter(self.in_bytes(document, positions, placed))
         in_text = [(next(edges), next(edges), weight) for _, _, weight in spans]
         ends = np.searchsorted(tokens.starts, list(edges), side="left").tolist()

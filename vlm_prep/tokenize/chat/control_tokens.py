@@ -5,6 +5,11 @@ special tokens that a chat template writes by itself around texts and media, and
 change the structure. Other special tokens (`<|box_start|>` of grounding data) are part of what is said and stay
 tokens; transformers' own `sanitize_control_tokens` would turn them into text too, in answers as well.
 
+What a template writes around calls and their results counts where it can be nothing else: special tokens (Gemma 4's) in
+calls, in results, in schemas and in what a user says; tokens that are not special (Kimi's `<|tool_call_end|>`, Qwen's
+`<tool_call>`) in calls, for results are found with them written out. In an answer they stay tokens, since calls may be
+written out there already.
+
 Rows that hold none, nearly all, take the fast path. In the others the tokens are marked, as transformers does it, with
 two private-use characters around each; those that transformers marks with (U+F0000 and U+F0001, which it deletes from
 the data first) where the row does not hold them, else two others. The ids are those that transformers makes of such
@@ -26,6 +31,8 @@ from vlm_prep.core.records import Message
 from vlm_prep.core.settings import ControlTokens as Mode
 from vlm_prep.tokenize.chat.sentinels import free_codes
 from vlm_prep.tokenize.chat.template import ChatTemplate
+from vlm_prep.tokenize.chat.template_probe import CALL_IDS, call
+from vlm_prep.tokenize.chat.template_probe import message as plain_message
 from vlm_prep.tokenize.coordinates import PlacedChar, TextByte
 from vlm_prep.tokenize.text import TextEncoder, Tokens
 
@@ -33,6 +40,8 @@ if TYPE_CHECKING:
     from vlm_prep.tokenize.chat.tool_text import Tools
 
 
+TOLD = ("user", "tool")
+"""Roles of what a model is told, in which special tokens of calls are text."""
 Delimiters = tuple[str, str]
 """The characters before and after a control token that is text."""
 
@@ -42,7 +51,13 @@ class ControlTokens:
 
     def __init__(self, hf: Any, template: ChatTemplate, mode: Mode) -> None:
         self._tokenizer, self._mode = hf.tokenizer, mode
-        self.tokens = _structural_tokens(hf, template)
+        frame, around = template.frame(), _around_calls(template)
+        self.tokens = _structural_tokens(hf, frame)
+        called = [each for each in hf.tokenizer.added_tokens_decoder.values() if each.content in around]
+        called = [each for each in called if each.content not in frame and each.content not in self.tokens]
+        self.told_tokens = (*self.tokens, *(each.content for each in called if each.special))
+        self.call_tokens = (*self.tokens, *(each.content for each in called))
+        self._patterns = {name: _any_of(getattr(self, f"{name}_tokens")) for name in ("told", "call")}
         self._pattern = _any_of(self.tokens)
         self._added = _any_of(tuple(hf.tokenizer.get_added_vocab()))
         self._newline: list[int] = hf.tokenizer.encode("\n", add_special_tokens=False)
@@ -55,9 +70,8 @@ class ControlTokens:
         """
         if self._mode == "allow":
             return False
-        search = self._pattern.search
-        for text in _texts(messages, tools):
-            found = search(text)
+        for text, pattern in self._texts(messages, tools):
+            found = pattern.search(text)
             if found is not None and self._mode == "reject":
                 raise Reject(
                     RejectReason.CONTROL_TOKENS, f"the row's own text holds {found.group()!r} (`control_tokens`)"
@@ -145,21 +159,42 @@ class ControlTokens:
             apart = ids[: len(self._newline)] == self._newline
             ids = ids[len(self._newline) :] if apart else encode(piece, **options)
             if as_text and self._tokenizer.convert_tokens_to_ids(piece) in ids:
-                raise Reject(RejectReason.CONTROL_TOKENS, f"the tokenizer cannot write {piece!r} as plain text")
+                what = f"the row's own text holds {piece!r}, which the tokenizer cannot write as plain text"
+                raise Reject(RejectReason.CONTROL_TOKENS, f"{what} (`control_tokens=allow` lets it act)")
             yield piece, ids, ("\n" if apart else "") + ("text" if as_text else "")
 
     def marked(self, messages: Sequence[Message], tools: Tools, delimiters: Delimiters) -> tuple[list[Message], Tools]:
         """Return the row with its control tokens between delimiters."""
         start, end = delimiters
 
-        def mark(value: Any) -> Any:
+        def mark(value: Any, pattern: re.Pattern[str]) -> Any:
             if isinstance(value, str):
-                return self._pattern.sub(f"{start}\\g<0>{end}", value)
+                return pattern.sub(f"{start}\\g<0>{end}", value)
             if isinstance(value, dict):
-                return {key: mark(item) for key, item in value.items()}
-            return [mark(item) for item in value] if isinstance(value, list | tuple) else value
+                return {key: mark(item, pattern) for key, item in value.items()}
+            return [mark(item, pattern) for item in value] if isinstance(value, list | tuple) else value
 
-        return mark(list(messages)), mark(tools)
+        made = [{key: mark(value, self._pattern_of(each, key)) for key, value in each.items()} for each in messages]
+        return made, mark(tools, self._patterns["told"])
+
+    def _pattern_of(self, message: Message, key: str) -> re.Pattern[str]:
+        if key == "tool_calls":
+            return self._patterns["call"]
+        return self._patterns["told"] if message["role"] in TOLD else self._pattern
+
+    def _texts(self, messages: Sequence[Message], tools: Tools) -> Iterator[tuple[str, re.Pattern[str]]]:
+        """Yield all strings that come from the row, with what may not stand in them: contents, reasoning, tool calls,
+        schemas (their keys are not rendered as control tokens by transformers either)."""
+        stack: list[tuple[Any, re.Pattern[str]]] = [(tools, self._patterns["told"])]
+        stack += [(value, self._pattern_of(each, key)) for each in messages for key, value in each.items()]
+        while stack:
+            item, pattern = stack.pop()
+            if isinstance(item, str):
+                yield item, pattern
+            elif isinstance(item, dict):
+                stack += [(value, pattern) for value in item.values()]
+            elif isinstance(item, list | tuple):
+                stack += [(value, pattern) for value in item]
 
 
 def without_delimiters(text: str, delimiters: Delimiters) -> str:
@@ -178,9 +213,8 @@ def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
-def _structural_tokens(hf: Any, template: ChatTemplate) -> tuple[str, ...]:
+def _structural_tokens(hf: Any, written: str) -> tuple[str, ...]:
     """Special tokens that the template writes, that stand for media, or that end or pad a sequence."""
-    written = template.frame()
     named = {getattr(hf, name, None) for name in ("image_token", "video_token", "audio_token")}
     named |= {str(getattr(hf.tokenizer, name, None)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     added = hf.tokenizer.added_tokens_decoder.values()
@@ -189,17 +223,15 @@ def _structural_tokens(hf: Any, template: ChatTemplate) -> tuple[str, ...]:
     )
 
 
-def _texts(value: Any, tools: Any = None) -> list[str]:
-    """All strings that come from the row: contents, reasoning, tool calls, schemas (their keys are not rendered as
-    control tokens by transformers either)."""
-    found: list[str] = []
-    stack = [value, tools]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            found.append(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, list | tuple):
-            stack.extend(item)
-    return found
+def _around_calls(template: ChatTemplate) -> str:
+    """What a template writes around a call, its result and a schema; nothing where it writes none."""
+    parts = template.findings.parts
+    user, answer = (plain_message(role, "x", parts) for role in ("user", "assistant"))
+    schema = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+    for identity in CALL_IDS:
+        told = {"role": "tool", "content": "r", "name": "f", "tool_call_id": identity or "f"}
+        try:
+            return template.render([user, {**answer, "tool_calls": [call("f", identity)]}, told, answer], [schema])
+        except Reject:
+            continue  # a template may refuse calls without an id, or with one of another form; or all
+    return ""

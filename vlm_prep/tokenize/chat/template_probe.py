@@ -18,7 +18,7 @@ from vlm_prep.tokenize.chat.sentinels import CallKey
 Render = Callable[..., str]
 Reasoning = Literal["kept", "dropped from earlier turns", "ignored"]
 _SENTINEL, _QUESTION, _CALL, _VALUE = "vlmprepsentinel", "vlmprepquestion", "vlmprepcall", "vlmprepvalue"
-_IDS = (None, "functions.f:0", "call00001")
+CALL_IDS = (None, "functions.f:0", "call00001")
 """Of calls: none, as Kimi's models write them, and of the nine letters that Mistral's templates ask for."""
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
@@ -235,7 +235,7 @@ class _Probe:
 
     def _name_of_calls(self, plain: Message) -> CallKey | None:
         """Where the name of a called function is taken from; None where calls or their arguments are left out."""
-        for identity in _IDS:
+        for identity in CALL_IDS:
             if self._mentions_all([self.user, {**plain, "tool_calls": [call(_CALL, identity)]}], _CALL, _VALUE):
                 return "name"
         with_id = call("f", f"functions.{_CALL}:0")
@@ -251,7 +251,7 @@ class _Probe:
     def _call_opening(self) -> str:
         text = ""
         by_id = self._call_key == "id"
-        for made in [call("f", _CALL)] if by_id else [call(_CALL, identity) for identity in _IDS]:
+        for made in [call("f", _CALL)] if by_id else [call(_CALL, identity) for identity in CALL_IDS]:
             try:
                 text = text or self._render([self.user, {**self.answer, "tool_calls": [made]}])
             except Reject:
@@ -261,7 +261,7 @@ class _Probe:
 
     def _call_end(self, plain: Message, turn_end: str) -> str:
         """What is written up to the first token behind a call and no text, where it holds no end of other turns."""
-        for identity in _IDS if self._call_key == "name" else ():
+        for identity in CALL_IDS if self._call_key == "name" else ():
             try:
                 text = self._render([self.user, {**plain, "tool_calls": [call(_CALL, identity)]}])
             except Reject:

@@ -141,10 +141,12 @@ class Oracle:
         options: dict[str, Any] = {}
         options |= self._adapter.call_options([video_metadata(struct) for struct in media if struct["kind"] == "video"])
         with as_reject("the processor cannot take this row"):
-            if self._encoder.writes_control_tokens(list(messages), tools):
-                with sanitizer(self._encoder.control_tokens, messages, tools) as mark:
-                    filled = _with_media(mark(list(messages)), loaded, sounds)
-                    real = self._adapter.call(filled, mark(tools), {**options, "sanitize_control_tokens": True})
+            if self._encoder.control.find(list(messages), tools):
+                control = self._encoder.control
+                tokens = control.tokens, control.told_tokens, control.call_tokens
+                with sanitizer(*tokens, messages, tools) as (marked, schemas):
+                    filled = _with_media(marked, loaded, sounds)
+                    real = self._adapter.call(filled, schemas, {**options, "sanitize_control_tokens": True})
             else:
                 real = self._adapter.call(_with_media(messages, loaded, sounds), tools, options)
         _require_finite(real)
@@ -217,7 +219,7 @@ class Oracle:
 
     def _second_labels(self, messages: list[Message], tools: Any, row: Row) -> Labelled | None:
         """Labels and weights by other renders and the tokenizer's own offsets; None where only sentinels can decide."""
-        if self._encoder.writes_control_tokens(messages, tools):
+        if self._encoder.control.find(messages, tools):
             return None
         found = second_spans(self._encoder.template, messages, tools, self._config)
         if found is None:

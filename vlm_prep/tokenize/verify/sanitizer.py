@@ -7,7 +7,7 @@ other characters here, so that the real side keeps what the row says: nothing bu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,18 @@ from vlm_prep.processors import internals
 
 
 @contextmanager
-def sanitizer(tokens: tuple[str, ...], messages: Any, tools: Any) -> Iterator[Callable[[Any], Any]]:
-    """Give transformers' function that marks `tokens` in a row; calls of a processor in the block know its marks."""
+def sanitizer(
+    tokens: tuple[str, ...], told: tuple[str, ...], calls: tuple[str, ...], messages: Any, tools: Any
+) -> Iterator[tuple[list[Any], Any]]:
+    """Give messages and tools as transformers' function marks them; calls of a processor in the block know its marks.
+
+    Args:
+        tokens: what is marked in any text.
+        told: what is marked in results of calls, schemas and what a user says.
+        calls: what is marked in calls.
+        messages: of the row.
+        tools: of the row.
+    """
     written = orjson.dumps([messages, tools]).decode()
     start, end = _absent(written, (internals.control_token_start.get(), internals.control_token_end.get()))
     changed: Mapping[internals.Internal, Any] = {
@@ -30,8 +40,16 @@ def sanitizer(tokens: tuple[str, ...], messages: Any, tools: Any) -> Iterator[Ca
     before = {name: name.get() for name in changed}
     try:
         _set(changed)
-        pattern, _ = internals.control_token_patterns.get()(tokens)
-        yield lambda value: internals.mark_control_tokens.get()(value, pattern)
+        patterns = internals.control_token_patterns.get()
+        of_text, of_told, of_calls = (patterns(each)[0] for each in (tokens, told, calls))
+        mark = internals.mark_control_tokens.get()
+        marked = []
+        for message in messages:
+            made = dict(mark(message, of_told if message["role"] in ("user", "tool") else of_text))
+            if "tool_calls" in message:
+                made["tool_calls"] = mark(message["tool_calls"], of_calls)
+            marked.append(made)
+        yield marked, mark(tools, of_told)
     finally:
         _set(before)
 
