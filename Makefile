@@ -41,7 +41,7 @@ test-cluster: $(READY)
 
 # other trainers' real packages, each in an environment of its own that reads this one's torch
 test-trainers: $(READY)
-	$(BIN)/python scripts/trainer_env.py axolotl llamafactory megatron-core ms-swift nemo-automodel torchtitan readers
+	$(BIN)/python scripts/trainer_env.py axolotl energon llamafactory megatron-core ms-swift nemo-automodel torchtitan readers
 	$(BIN)/pytest tests/trainers/test_real_trainers.py tests/compat/test_reordered.py
 
 lint: $(READY)

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,10 @@ def test_the_command_says_what_it_wrote(texts: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main.app, words)
     assert result.exit_code == 0 and "rows" in result.output
     assert CliRunner().invoke(main.app, words).exit_code != 0
+
+
+def test_without_energon_it_says_what_to_install(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "megatron", None)
+    with pytest.raises(InputError, match="Megatron-Energon is not installed"):
+        export(texts, "energon", tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ its batches, and the same model on ours. Trained positions are those of the trai
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -206,6 +207,28 @@ def test_megatron_reads_its_index(options: Any, tmp_path: Path) -> None:
     assert found["tokens"] == [row["input_ids"].tolist() for row in rows]
     assert found["labels"] == [row["labels"].tolist() for row in rows]
     assert found["documents"] == list(range(len(rows) + 1))
+
+
+def test_energon_reads_every_row_with_its_media_also_on_two_ranks(options: Any, tmp_path: Path) -> None:
+    python = ROOT / ".venv-trainers-energon" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("megatron-energon is not installed: `make test-trainers`")
+    samples = open_samples(builtin_data().parent / "photo_talk.jsonl")
+    tokenize(samples, PROCESSOR, TokenizeConfig(), options(tmp_path / "tok"))
+    pack(tmp_path / "tok", PackConfig(pack_length=2048, layout="ranks"), options(tmp_path / "packed"))
+    for store in (tmp_path / "tok", tmp_path / "packed"):
+        places = [str(store), str(tmp_path / f"{store.name}-export"), str(tmp_path / "out.json")]
+        line = [str(python), str(REAL / "energon_run.py"), *places]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found, rows = json.loads((tmp_path / "out.json").read_text()), list(Store(store).rows())
+        assert found["exported"] == len(rows) > 1
+        for read in (found["rows"], sorted(found["of_two"], key=lambda row: int(row["__key__"]))):
+            assert [row["arrays"]["input_ids"] for row in read] == [row["input_ids"].tolist() for row in rows]
+            assert [row["arrays"]["labels"] for row in read] == [row["labels"].tolist() for row in rows]
+            files = [[bytes(file["bytes"]) for item in row["media"] for file in item["files"]] for row in rows]
+            assert [row["files"] for row in read] == [[hashlib.sha256(each).hexdigest() for each in of] for of in files]
 
 
 def test_axolotl(case: Any) -> None:

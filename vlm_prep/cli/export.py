@@ -17,8 +17,11 @@ def command(
     store: AnyStore,
     folder: Annotated[Path, Positional(), Doc("Where it goes; there must be nothing.")],
     to: Annotated[
-        Literal["parquet", "llamafactory", "ms-swift", "megatron-indexed"],
-        Doc("parquet, llamafactory (tokenized_path), ms-swift (--cached_dataset), megatron-indexed (text alone)."),
+        Literal["parquet", "lance", "llamafactory", "ms-swift", "megatron-indexed", "energon"],
+        Doc(
+            "parquet, lance, llamafactory (tokenized_path), ms-swift (--cached_dataset), megatron-indexed (text "
+            "alone), energon (a WebDataset with its index)."
+        ),
     ],
     as_json: flags.AsJson = False,
 ) -> None:

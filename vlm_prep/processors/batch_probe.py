@@ -26,6 +26,8 @@ def look_at_two_rows(hf: Any, kind: MediaKind, call: Mapping[str, Any]) -> tuple
         kind: of media.
         call: arguments of a call of `hf` with a row of one media of this kind.
     """
+    if "text" not in call:
+        return {}, None  # of a processor that is given media alone (Whisper, Donut)
     twice = {**call, "text": list(call["text"]) * 2, ARGUMENTS[kind]: list(call[ARGUMENTS[kind]]) * 2}
     if metadata := call.get("videos_kwargs", {}).get("video_metadata"):
         twice["videos_kwargs"] = {**call["videos_kwargs"], "video_metadata": list(metadata) * 2}

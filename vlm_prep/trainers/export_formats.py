@@ -7,6 +7,7 @@ turns is stored upright, as PNG, since LLaMA-Factory reads pictures as they lie.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import struct
@@ -24,6 +25,7 @@ from vlm_prep.media.image import load_rgb
 from vlm_prep.media.image_formats import open_picture
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_texts import conversation_of
+from vlm_prep.shards.tar import TarWriter
 from vlm_prep.shards.writer import ShardWriter
 
 _ORIENTATION = 0x0112
@@ -142,6 +144,34 @@ def megatron_indexed(store: Store, folder: Path) -> int:
                 lengths.append(len(row[column]))
         (folder / f"{name}.idx").write_bytes(_index(np.array(lengths, np.int64)))
     return len(store)
+
+
+def energon(store: Store, folder: Path) -> int:
+    """Write a WebDataset of Megatron-Energon: a tar for each shard, its index by Energon itself, all of it `train`.
+
+    A row is a `CrudeSample`: its arrays as .npy, its media as their own files, `json` and `media.json` that say what
+    they are, see `shards.tar`.
+
+    Raises:
+        InputError: Energon is not installed.
+    """
+    try:
+        prepare = importlib.import_module("megatron.energon.flavors.webdataset.prepare").WebdatasetPreparator
+    except ModuleNotFoundError as error:
+        raise InputError("to=energon: Megatron-Energon is not installed", "pip install megatron-energon") from error
+    names, rows = [], 0
+    for number, shard in enumerate(store.shards):
+        names.append(f"shard_{number:05d}.tar")
+        with TarWriter(folder / names[-1], separate=True) as tar:
+            for row in (shard.row(index) for index in range(len(shard))):
+                named = {"pack_id": rows, "sample_ids": [row["sample_id"]]} if "sample_id" in row else {}
+                tar.write({**row, **named}, size=0, tokens=len(row["input_ids"]))
+                rows += 1
+            tar.commit()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints where it writes, which is renamed afterwards
+        prepare.prepare_dataset(folder, names, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1)
+    (folder / ".nv-meta" / "dataset.yaml").write_text("__module__: megatron.energon\n__class__: CrudeWebdataset\n")
+    return rows
 
 
 def _index(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> bytes:

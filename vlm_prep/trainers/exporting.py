@@ -20,12 +20,13 @@ from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import Store
 from vlm_prep.trainers import export_formats as formats
 
-Target = Literal["parquet", "llamafactory", "ms-swift", "megatron-indexed", "lance"]
+Target = Literal["parquet", "llamafactory", "ms-swift", "megatron-indexed", "energon", "lance"]
 WRITERS: Final[dict[Target, tuple[Callable[[Store, Path], int], tuple[str, ...]]]] = {
     "parquet": (formats.parquet, ("tokenize", "pack")),
     "llamafactory": (formats.llamafactory, ("tokenize",)),
     "ms-swift": (formats.ms_swift, ("tokenize",)),
     "megatron-indexed": (formats.megatron_indexed, ("tokenize", "pack")),
+    "energon": (formats.energon, ("tokenize", "pack")),
     "lance": (formats.lance, ("tokenize", "pack")),
 }
 """{target: what writes it, and the stages whose stores it takes}"""
@@ -96,6 +97,7 @@ _HINTS: Final[dict[Target, str]] = {
     "llamafactory": "give the tokenized store: LLaMA-Factory packs by itself (neat_packing)",
     "ms-swift": "give the tokenized store: ms-swift packs by itself",
     "megatron-indexed": "pack with `layout=ranks`",
+    "energon": "pack with `layout=ranks` for packs with their media in them",
     "lance": "pack with `layout=ranks` for packs with their media in them",
 }
 
