@@ -21,7 +21,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AyaVisionProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Gemma3Processor": {"vision_config": {"image_size": 224, "patch_size": 14}},
     "GlmAsrProcessor": MELS,
-    "HunYuanVLProcessor": {"text_config": {"num_key_value_heads": 8}},
+    "DeepseekOcr2Processor": {
+        "text_config": {
+            "mlp_layer_types": ["dense", *["sparse"] * 31],
+            **{"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
+        }
+    },
+    "HunYuanVLProcessor": {
+        "text_config": {"head_dim": 128, "rope_parameters": {"rope_type": "default", "mrope_section": [16, 16, 16, 16]}}
+    },
     "Idefics3Processor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Ernie4_5_VLMoeProcessor": {"text_config": {"rope_parameters": {"mrope_section": [22, 22, 20]}}},
     "Llama4Processor": {"vision_config": {"image_size": 336, "hidden_size": 1408}},

@@ -135,7 +135,7 @@ def certify_processor(encoder: SampleEncoder, config: Any = None) -> Certificate
         if backbone.cross_attention:
             numbers = sorted({len(row["media"]) for row in rows})
             groups = [[row for row in rows if len(row["media"]) == number] for number in numbers]
-        if backbone.hears_padding:
+        if backbone.hears_padding or backbone.numbers_pictures:
             groups = [[row] for row in rows]
         by_group = []
         for number, group in enumerate(groups):

@@ -47,6 +47,8 @@ _SHARED_TOKEN = "special_video_mask = input_ids == self.config.image_token_id"
 _NOT_BOTH = "pixel_values and pixel_values_videos are provided at the same time"
 _HEARS_PADDING = "audio_features = audio_features[input_features_mask]"
 """Of an encoder that runs over all of a batch's sound, and drops what comes of padding behind it."""
+_NUMBERS_PICTURES = re.compile(r"image_index = 0\s+for batch_idx")
+"""Of positions that say which picture it is: counted before the first row of a batch, and not before each."""
 SEQ_IDX, LENGTHS = "seq_idx", "cu_seq_lens_q"
 
 
@@ -79,6 +81,9 @@ class Backbone:
     """Whether a batch may hold pictures or videos, not both: they share a token (GLM-4V), or it says so (Molmo 2)."""
     hears_padding: bool = False
     """Whether the encoder of sound reads what pads a clip beside longer ones (Granite Speech)."""
+    numbers_pictures: bool = False
+    """Whether positions say which picture of a whole batch a token is of (HunYuan-VL): rows come out otherwise beside
+    each other, and packs, whose positions are made document by document, do not."""
     loss_reads_mask: bool = False
     """Whether the loss is taken where a 2-D mask says, so that the model takes no other with labels (Qwen2-Audio)."""
     text_axis: bool = False
@@ -113,7 +118,8 @@ class Backbone:
     @property
     def has_rows_apart(self) -> bool:
         """Whether there are rows that must not meet in a batch, see `kinds_apart`."""
-        return self.kinds_apart or self.pictures_or_videos or self.cross_attention or self.hears_padding
+        kinds = self.kinds_apart or self.pictures_or_videos
+        return kinds or self.cross_attention or self.hears_padding or self.numbers_pictures
 
     @property
     def name(self) -> str:
@@ -148,6 +154,7 @@ def backbone_of(config: Any) -> Backbone:
         kinds_apart="audio_projection_mode" in both,
         pictures_or_videos=_SHARED_TOKEN in both or _NOT_BOTH in both,
         hears_padding=_HEARS_PADDING in both,
+        numbers_pictures=_NUMBERS_PICTURES.search(both) is not None,
         loss_reads_mask="shift_attention_mask = attention_mask[" in both,
         text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),
     )
@@ -161,7 +168,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
     reads: set[str] = set()
     state: set[str] = set()
     blocks, axis, crosses, decoder, apart, shared, loss = False, True, True, True, False, False, False
-    hears = False
+    hears = numbers = False
     own_masks: set[str] = set()
     for name in models:
         config = CONFIG_MAPPING[name]()
@@ -175,6 +182,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         crosses, decoder = crosses and found.cross_attention, decoder and found.encoder_decoder
         apart = apart or found.kinds_apart
         hears = hears or found.hears_padding
+        numbers = numbers or found.numbers_pictures
         shared, loss = shared or found.pictures_or_videos, loss or found.loss_reads_mask
         own_masks |= set(found.own_masks)
     return Backbone(
@@ -188,6 +196,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         kinds_apart=apart,
         pictures_or_videos=shared,
         hears_padding=hears,
+        numbers_pictures=numbers,
         loss_reads_mask=loss,
         text_axis=bool(models) and axis,
     )

@@ -70,6 +70,12 @@ def check_apart(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
         _require_as_many(items, backbone)
     if backbone.hears_padding:
         _require_as_long(items, backbone)
+    seen = [str(item["sample_id"]) for item in items if item.get("n_images") and "sample_id" in item]
+    if backbone.numbers_pictures and len(seen) > 1:
+        raise ValueError(
+            f"{seen[0]} and {seen[1]} have pictures: {backbone.name} numbers those of a whole batch, so rows come out "
+            "otherwise beside each other; pack them (`vlm-prep pack`), or train with batch_size=1"
+        )
     first: dict[int, str] = {}
     for item in items:
         named = str(item.get("sample_id", item.get("sample_ids")))
