@@ -114,12 +114,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
 
+MAKE_TABLES = text_encoder._gigatoken
+
+
+@pytest.fixture
+def own_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gigatoken's tables are made in this test, whatever `load_once` keeps: it puts another package in its place."""
+    monkeypatch.setattr(text_encoder, "_gigatoken", MAKE_TABLES)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def load_once() -> Iterator[Loader]:
     """`load_once(name, config)`: a processor from memory while neither its files nor its settings change, as runs in
     this process take it: tests run hundreds of times with the same few, and a large vocabulary takes seconds to load
     and 200 MB to hold. So do gigatoken's tables. Tests must leave it as it is."""
-    load, make_tables = load_processor, text_encoder._gigatoken
+    load, make_tables = load_processor, MAKE_TABLES
     kept: dict[object, tuple[LoadedProcessor, list[Any]]] = {}
 
     def once(name: str, config: ProcessorConfig | None = None) -> LoadedProcessor:

@@ -85,7 +85,7 @@ def main() -> None:
             print(name, error, flush=True)
             left.append(f"- {name}: {NOT_SMALL}")
             continue
-        if {"failed", "different"} & set(lines[-1].replace("|", " ").split()):
+        if "failed" in lines[-1].replace("|", " ").split():  # what differs stands in the table, and a test finds it
             print(lines.pop(), flush=True)
             left.append(f"- {name}: {NOT_SMALL}")
     head, _, rest = PAGE.read_text(encoding="utf-8").partition(START)

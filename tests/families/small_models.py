@@ -21,12 +21,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AyaVisionProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Gemma3Processor": {"vision_config": {"image_size": 224, "patch_size": 14}},
     "GlmAsrProcessor": MELS,
-    "DeepseekOcr2Processor": {
-        "text_config": {
-            "mlp_layer_types": ["dense", *["sparse"] * 31],
-            **{"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
-        }
-    },
     "HunYuanVLProcessor": {
         "text_config": {"head_dim": 128, "rope_parameters": {"rope_type": "default", "mrope_section": [16, 16, 16, 16]}}
     },

@@ -43,7 +43,18 @@ def test_models_that_share_a_token_are_found(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["qwen2_vl", "qwen3_vl", "llava_onevision", "internvl"])
 def test_others_are_not(model: str) -> None:
-    assert not possible_backbone([model]).pictures_or_videos
+    found = possible_backbone([model])
+    assert not found.pictures_or_videos and not found.numbers_pictures
+
+
+def test_models_that_number_the_pictures_of_a_batch_take_one_row_with_pictures() -> None:
+    found = possible_backbone(["hunyuan_vl"])
+    assert found.numbers_pictures and found.has_rows_apart
+    rows = [{"sample_id": "a", "n_images": 1}, {"sample_id": "b"}, {"sample_id": "c", "n_images": 2}]
+    check_apart(rows[:2], found)
+    with pytest.raises(ValueError, match="a and c have pictures: hunyuan_vl numbers those of a whole batch"):
+        check_apart(rows, found)
+    check_apart([{"sample_ids": ["a", "c"], "n_images": 3}, {"sample_ids": ["d"], "n_images": 1}], found)  # packs
 
 
 def of_store(tokenized: Path, folder: Path, backbone: Backbone) -> Path:

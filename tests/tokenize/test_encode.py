@@ -205,6 +205,7 @@ def fails(tokenizer: Any, text: str) -> list[int]:
     raise RuntimeError("a panic in its core")
 
 
+@pytest.mark.usefixtures("own_tables")
 @pytest.mark.parametrize(("encode", "said"), [(off_on_emoji, "differs"), (fails, "cannot load")])
 def test_an_implementation_that_is_wrong_is_refused_and_said(
     loaded: Load, monkeypatch: pytest.MonkeyPatch, encode: Any, said: str
@@ -217,6 +218,7 @@ def test_an_implementation_that_is_wrong_is_refused_and_said(
     assert encoder.ids("👩 ok").tolist() == reference(processor, "👩 ok")
 
 
+@pytest.mark.usefixtures("own_tables")
 def test_without_the_package_tokenizers_is_used_in_silence(loaded: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     encoder = TextEncoder(loaded("builtin").hf.tokenizer)

@@ -13,6 +13,7 @@ from vlm_prep.processors.load import LoadedProcessor
 from vlm_prep.tokenize import text as module
 from vlm_prep.tokenize.text import TextEncoder
 
+pytestmark = pytest.mark.usefixtures("own_tables")
 ALPHABET = "abcdefghijklmnopqrstuvwxyzäöüß你好世界안녕привет"
 
 
