@@ -119,7 +119,7 @@ MAKE_TABLES = text_encoder._gigatoken
 
 @pytest.fixture
 def own_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gigatoken's tables are made in this test, whatever `load_once` keeps: it puts another package in its place."""
+    """Gigatoken's tables are made in this test, whatever `load_once` keeps: it puts another package in its place."""
     monkeypatch.setattr(text_encoder, "_gigatoken", MAKE_TABLES)
 
 

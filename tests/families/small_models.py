@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Qwen2_5OmniProcessor": {"thinker_config": MELS},
     "Qwen3OmniMoeProcessor": {"thinker_config": MELS},
     "SmolVLMProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
+    "Step3p7Processor": {"text_config": {"sliding_window": 512}},
     "VideoLlama3Processor": {"vision_config": {"patch_size": 14}},
 }
 """{class: settings of its model, by part}."""

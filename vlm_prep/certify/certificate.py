@@ -280,8 +280,9 @@ def _id_of(processor: Any, token: str) -> int | None:
         if isinstance(found, int):
             return found
         text = getattr(holder, token, None)
-        if isinstance(text, str):
-            return int(processor.tokenizer.convert_tokens_to_ids(text))
+        number = processor.tokenizer.convert_tokens_to_ids(text) if isinstance(text, str) else None
+        if number is not None:
+            return int(number)
     return None
 
 

@@ -115,6 +115,9 @@ def _shrunk(
             made[name] = HEADS if value == heads else min(2, value)
         else:
             made[name] = _size(name, value, kept, widths)
+    stages = data.get("depths")
+    if isinstance(stages, list) and data.get("num_hidden_layers") == len(stages):
+        made["num_hidden_layers"] = len(stages)  # of stages
     if isinstance(data.get("depths"), list) and "embed_dim" in made:  # of Swin, DaViT: widths double with each stage
         halved = range(len(data["depths"]) - 1, -1, -1)
         a_stage = {"embed_dim": HIDDEN, "num_heads": HEADS, "num_groups": HEADS}
@@ -148,7 +151,7 @@ def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[i
     if name.endswith(("layer_id", "layer_idx")):  # behind which something is put in
         return min(value, (len(kept) if kept is not None else 2) - 1)
     if name in _FIXED:
-        return _FIXED[name]
+        return _FIXED[name] if value else value  # of attention without rotated dimensions: none
     if name in _AT_MOST:
         return min(value, _AT_MOST[name])
     for pattern, small in ((_INNER, INNER), (_HIDDEN, HIDDEN), (_HEADS, HEADS)):
