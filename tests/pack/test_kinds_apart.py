@@ -50,7 +50,9 @@ def test_others_are_not(model: str) -> None:
 def test_models_that_number_the_pictures_of_a_batch_take_one_row_with_pictures() -> None:
     found = possible_backbone(["hunyuan_vl"])
     assert found.numbers_pictures and found.has_rows_apart
-    rows = [{"sample_id": "a", "n_images": 1}, {"sample_id": "b"}, {"sample_id": "c", "n_images": 2}]
+    rows: list[dict[str, Any]] = [
+        {"sample_id": name, "n_images": count} for name, count in (("a", 1), ("b", 0), ("c", 2))
+    ]
     check_apart(rows[:2], found)
     with pytest.raises(ValueError, match="a and c have pictures: hunyuan_vl numbers those of a whole batch"):
         check_apart(rows, found)
