@@ -50,7 +50,8 @@ def test_others_are_not(model: str) -> None:
 def test_models_that_number_the_pictures_of_a_batch_take_one_row_with_pictures() -> None:
     found = possible_backbone(["hunyuan_vl"])
     assert found.numbers_pictures and found.has_rows_apart
-    rows: list[dict[str, Any]] = [
+    counts = (("a", 1), ("b", 0), ("c", 2))
+    rows: list[dict[str, Any]] = [{"sample_id": name, "n_images": count} for name, count in counts]
         {"sample_id": name, "n_images": count} for name, count in (("a", 1), ("b", 0), ("c", 2))
     ]
     check_apart(rows[:2], found)
