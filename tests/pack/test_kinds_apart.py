@@ -52,8 +52,6 @@ def test_models_that_number_the_pictures_of_a_batch_take_one_row_with_pictures()
     assert found.numbers_pictures and found.has_rows_apart
     counts = (("a", 1), ("b", 0), ("c", 2))
     rows: list[dict[str, Any]] = [{"sample_id": name, "n_images": count} for name, count in counts]
-        {"sample_id": name, "n_images": count} for name, count in (("a", 1), ("b", 0), ("c", 2))
-    ]
     check_apart(rows[:2], found)
     with pytest.raises(ValueError, match="a and c have pictures: hunyuan_vl numbers those of a whole batch"):
         check_apart(rows, found)
