@@ -102,8 +102,8 @@ def test_rejects_of_counts_and_addresses_name_their_settings() -> None:
     two = {"role": "user", "content": "<image><image>"}
     assert "`repeated_tags=same`" in refused(chat(two, ANSWER, image="a.png"))[1]
     assert "`download`" in refused(chat({"role": "user", "content": "<image>"}, ANSWER, image="http://a.b/c.png"))[1]
-    sound = chat({"role": "user", "content": "<audio>"}, ANSWER, wav="a.wav")
-    assert refused(sound)[1].endswith("e.g. audios=wav")
+    sound = chat({"role": "user", "content": "<audio>"}, ANSWER, tape="a.wav")
+    assert refused(sound)[1].endswith("e.g. audios=tape")
 
 
 @pytest.mark.parametrize(("frames", "count"), [("clip", 1), ("v.mp4", 1), (["1.png", "2.png"], 1), (16, 0), ("16", 0)])

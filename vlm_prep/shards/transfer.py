@@ -14,6 +14,7 @@ by others. Files are fetched under a name in `_work/`, so that a kill leaves a f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -119,7 +120,9 @@ def _abort_uploads(file_system: Any, root: str, names: list[StoreName]) -> None:
     listed = file_system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
     for upload in listed.get("Uploads", ()):
         if upload["Key"] in ours:
-            file_system.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            with contextlib.suppress(FileNotFoundError):  # a server may still be ending what a killed push began
+                named = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                file_system.call_s3("abort_multipart_upload", **named)
 
 
 def etag_of(path: Path) -> str:
