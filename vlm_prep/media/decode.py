@@ -66,8 +66,8 @@ def must_be_media(struct: Mapping[str, Any]) -> None:
     """
     kind, files, indices = struct["kind"], struct["files"], struct.get("frame_indices")
     known = kind in ("image", "audio") or (kind == "video" and indices is not None)
-    if known and kind == "video" and struct["frame_list"]:
-        known = known and all(0 <= int(index) < len(files) for index in indices or ())
+    if known and indices is not None and kind == "video" and struct["frame_list"]:
+        known = all(0 <= int(index) < len(files) for index in indices)
     if not known or not files:
         raise Reject(RejectReason.BAD_ROW, f"the store says of a media what none has: {kind!r}, {len(files)} files")
 
