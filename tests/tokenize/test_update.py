@@ -25,6 +25,8 @@ from changing_rows import (
 )
 
 from vlm_prep.core.errors import OutputError, StoreError
+from vlm_prep.engine.claim import open_finished, reopen
+from vlm_prep.engine.ownership import plan_of
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.layout import read_rejects
@@ -283,3 +285,15 @@ def test_a_kill_at_any_instant_leaves_the_old_store_or_the_new_one(
             bring_up(source, at, options)
             assert tree(at) == files(whole)
     assert seen == {"old", "new"} and kills > 15
+
+
+def test_a_kill_while_what_a_kill_left_is_cleared_away_leaves_nothing(source: Source, options: Options) -> None:
+    source.write(rows_of(range(3)))
+    out = source.path.parent / "out"
+    tokenize(open_samples(source.path), PROCESSOR, CONFIG, options(out))
+    space = open_finished(out, plan_of(read_manifest(out)), say=print)
+    reopen(space)  # as an update does that finds a store which a killed one has completed
+    space.release()
+    assert (out / "_work" / "plan.json").exists()
+    update(open_samples(source.path), PROCESSOR, CONFIG, options(out))
+    assert not (out / "_work").exists()

@@ -180,7 +180,10 @@ def _is_over(folder: Path) -> bool:
     """Whether what stands in the work folder of a finished store was decided, or is left of what is complete."""
     if (folder / STAGED_LIST).exists() or not (folder / WORK / PLAN).exists():
         return True
-    made = read_plan(folder).identity.get("update")
+    identity = read_plan(folder).identity
+    made = identity.get("update")
+    if not identity:  # of what starts over: this settling, ended by a second kill
+        return True
     return type(made) is int and made <= int(read_manifest(folder).extra.get("updates", 0))
 
 
