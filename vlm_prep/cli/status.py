@@ -40,7 +40,7 @@ def command(
 
 
 def status_of(folder: Path) -> dict[str, Any]:
-    """Return what a folder shows of its run, JSON-ready.
+    """Return what a folder shows of its run, JSON-ready; of a finished store, too, what changes it (`change`).
 
     Raises:
         StoreError: there is no run.
@@ -53,7 +53,9 @@ def status_of(folder: Path) -> dict[str, Any]:
         manifest = read_manifest(folder)
         names = ("rows_in", "rows_written", "rows_rejected", "tokens")
         counts = {name: manifest.totals.get(name) for name in names}
-        return {"stage": manifest.stage, "state": "finished", **counts, "progress": []}
+        parts, state = _heard_of(folder)
+        change = {"change": state} if parts else {}
+        return {"stage": manifest.stage, "state": "finished", **counts, **change, "progress": parts}
     if not (folder / WORK / PLAN).exists():
         below = ", ".join(str(path) for path in runs_below(folder))
         raise StoreError(
@@ -62,12 +64,10 @@ def status_of(folder: Path) -> dict[str, Any]:
         )
     plan = read_plan(folder)
     done = sum(1 for _ in (folder / WORK / "done").glob("task-*.json"))
-    parts = [_read(path) for path in sorted((folder / WORK).glob("progress*.json"))]
-    alive = any(part["age"] < _SILENT and not part["gone"] for part in parts)
-    gone = bool(parts) and all(part["gone"] for part in parts)
+    parts, state = _heard_of(folder)
     return {
         "stage": plan.stage,
-        "state": "running" if alive else "stopped" if gone else "stopped, or nothing heard of it",
+        "state": state,
         "tasks": plan.tasks,
         "tasks_done": done,
         "progress": parts,
@@ -76,6 +76,16 @@ def status_of(folder: Path) -> dict[str, Any]:
 
 _SILENT = 60.0
 """Seconds without a word after which a run may have stopped: a row may take as long as its `sample_timeout`."""
+
+
+def _heard_of(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Return what runs at work in a folder last told of themselves, and whether they still run."""
+    from vlm_prep.shards.store_names import WORK
+
+    parts = [_read(path) for path in sorted((folder / WORK).glob("progress*.json"))]
+    alive = any(part["age"] < _SILENT and not part["gone"] for part in parts)
+    gone = bool(parts) and all(part["gone"] for part in parts)
+    return parts, "running" if alive else "stopped" if gone else "stopped, or nothing heard of it"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +54,23 @@ class Events:
         told = json.dumps({"time": now(), "event": event, **facts}, ensure_ascii=False, separators=(",", ":"))
         with open(self.path, "ab") as file:  # one write, so that several runs may share the file
             file.write(visible_json(told).encode() + b"\n")
+
+
+_TOTALS = ("rows_in", "rows_written", "rows_rejected", "tokens", "rejects")
+"""Of a manifest, those that are told at the end."""
+
+
+@contextmanager
+def from_start_to_end(events: Events, stage: str, out: Path, tasks: int) -> Iterator[dict[str, Any]]:
+    """Tell that a stage begins, and how it ends: by an error, or with the totals that are put into what this yields."""
+    events("start", stage=stage, out=str(out), tasks=tasks)
+    totals: dict[str, Any] = {}
+    try:
+        yield totals
+    except BaseException as error:
+        events("end", stage=stage, error=str(error) or type(error).__name__)
+        raise
+    events("end", stage=stage, error=None, **{name: totals.get(name) for name in _TOTALS if totals})
 
 
 def _said(value: Any) -> str:

@@ -21,11 +21,11 @@ from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.core.records import Rejected
 from vlm_prep.engine.accounts import sum_counts, sum_datasets
 from vlm_prep.engine.claim import open_finished, reopen
+from vlm_prep.engine.events import from_start_to_end
 from vlm_prep.engine.lock import Lock
 from vlm_prep.engine.ownership import MOST_CHANGES, plan_of, read_plan
-from vlm_prep.engine.progress import ProgressBar
 from vlm_prep.engine.publish import decide, publish_staged, staging
-from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender
+from vlm_prep.engine.stage import Commits, RunOptions, Send, executor_of, progress_of, sender
 from vlm_prep.engine.tasks import Assignment, Job, Poison, Record, Task, rows_per_task, tasks_of
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.shards.earlier import rejected_earlier
@@ -138,6 +138,13 @@ def run_retry(
         OutputError: another process writes the folder, or writing failed.
         VlmPrepError: from the rows.
     """
+    with from_start_to_end(options.events, "retry", retry.folder, len(retry.tasks())) as totals:
+        manifest = _run_retry(retry, options, job, amend, check)
+        totals.update(manifest.totals)
+    return manifest
+
+
+def _run_retry(retry: Retry, options: RunOptions, job: Job, amend: Amend, check: Check) -> Manifest:
     plan = {"retry": retry.round, "of": retry.manifest.fingerprint, "rows": sorted(retry.numbers.values())}
     workspace = open_finished(retry.folder, plan_of(retry.manifest), say=options.say)
     try:
@@ -165,12 +172,12 @@ def _records(
     tasks = retry.tasks()
     with (
         executor_of(job, workspace, options) as executor,
-        ProgressBar(len(retry.numbers), "retry", show=options.progress) as progress,
+        progress_of(len(retry.numbers), "retry", workspace, options) as progress,
     ):
         while True:
             knowing = [task.without(workspace.poison()) for task in tasks]
             assignments = [Assignment(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
-            executor.run(assignments, lambda assignment, record: workspace.commit(assignment.task, record), progress)
+            executor.run(assignments, Commits(workspace, options.events), progress)
             records = workspace.records(tasks)
             # staged again after a kill: shards that were moved there already come back first
             _unstage(retry, workspace, records)

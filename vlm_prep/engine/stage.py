@@ -13,7 +13,7 @@ from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.core.made_here import marked
 from vlm_prep.engine.array_parts import Part
 from vlm_prep.engine.claim import join, reopen, take_over
-from vlm_prep.engine.events import Events
+from vlm_prep.engine.events import Events, from_start_to_end
 from vlm_prep.engine.local import Executor, Limits, local_executor
 from vlm_prep.engine.ownership import RunPlan
 from vlm_prep.engine.progress import ProgressBar
@@ -69,18 +69,10 @@ def run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
         OutputError: the folder is not ours to write, or writing failed (disk full).
         VlmPrepError: from the tasks.
     """
-    options.events("start", stage=stage.name, out=str(options.out), tasks=len(stage.tasks))
-    try:
+    with from_start_to_end(options.events, stage.name, options.out, len(stage.tasks)) as totals:
         manifest = _run_stage(stage, options)
-    except BaseException as error:
-        options.events("end", stage=stage.name, error=str(error) or type(error).__name__)
-        raise
-    totals = {} if manifest is None else {name: manifest.totals.get(name) for name in _TOLD}
-    options.events("end", stage=stage.name, error=None, **totals)
+        totals.update({} if manifest is None else manifest.totals)
     return manifest
-
-
-_TOLD = ("rows_in", "rows_written", "rows_rejected", "tokens", "rejects")
 
 
 def _run_stage(stage: Stage, options: RunOptions) -> Manifest | None:
@@ -152,7 +144,7 @@ def _look_after(stage: Stage, workspace: Workspace, options: RunOptions) -> Mani
     total = sum(len(task.numbers) for task in redone.values())
     with (
         executor_of(stage.job, workspace, options) as executor,
-        ProgressBar(total, stage.name, show=options.progress) as progress,
+        progress_of(total, stage.name, workspace, options) as progress,
     ):
         executor.run(
             assignments, lambda assignment, record: put_back(options.out, record, lost, workspace.shards), progress
@@ -175,13 +167,7 @@ def _run(
     if len(pending) < len(tasks):
         options.say(f"continuing: {len(tasks) - len(pending)} of {len(tasks)} tasks are done")
     total = sum(len(task.numbers) for task in pending)
-    file = workspace.work / ("progress.json" if options.part is None else f"progress-{options.part.name}.json")
-    with (
-        executor,
-        ProgressBar(
-            total, stage.name, show=options.progress, say=options.say, file=file, events=options.events
-        ) as progress,
-    ):
+    with executor, progress_of(total, stage.name, workspace, options) as progress:
         begin = [stage.begin] if stage.begin is not None and pending else []
         while True:
             found = workspace.poison()
@@ -191,7 +177,7 @@ def _run(
             if first is not None:
                 first = replace(first, task=first.task.without(found), folder=workspace.shards)
                 assignments.insert(0, first)
-            commits = _Commits(workspace, first, stage.begun, options.events)
+            commits = Commits(workspace, options.events, first, stage.begun)
             executor.run(assignments, commits, progress)
             records = workspace.records(tasks)
             if options.part is None:  # shards get their final names by their number among those of all tasks
@@ -203,16 +189,16 @@ def _run(
                 return records
 
 
-class _Commits:
+class Commits:
     """Commits the records of tasks; those that are finished before the run's beginning is, after it: where it fails,
     none of them was."""
 
     def __init__(
         self,
         workspace: Workspace,
-        begin: Assignment | None,
-        begun: Callable[[Any], None] | None,
         events: Events,
+        begin: Assignment | None = None,
+        begun: Callable[[Any], None] | None = None,
     ) -> None:
         self._workspace, self._begin, self._begun, self._events = workspace, begin, begun, events
         self._held: list[tuple[Task, Record]] = []
@@ -230,6 +216,12 @@ class _Commits:
             self._events("task", task=task.index, **record.counts)
             for reject in record.rejects:
                 self._events("reject", sample_id=reject.sample_id, reason=reject.reason, message=reject.message)
+
+
+def progress_of(rows: int, label: str, workspace: Workspace, options: RunOptions) -> ProgressBar:
+    """Return who tells of a run's progress."""
+    file = workspace.work / ("progress.json" if options.part is None else f"progress-{options.part.name}.json")
+    return ProgressBar(rows, label, show=options.progress, say=options.say, file=file, events=options.events)
 
 
 def executor_of(job: Job, workspace: Workspace, options: RunOptions) -> Executor:

@@ -21,9 +21,9 @@ from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.accounts import check_reject_rate
 from vlm_prep.engine.claim import open_finished, reopen
+from vlm_prep.engine.events import from_start_to_end
 from vlm_prep.engine.ownership import MOST_CHANGES, PLAN, plan_of, read_plan
-from vlm_prep.engine.progress import ProgressBar
-from vlm_prep.engine.stage import RunOptions, Send, executor_of, sender
+from vlm_prep.engine.stage import Commits, RunOptions, Send, executor_of, progress_of, sender
 from vlm_prep.engine.tasks import Assignment, Poison, Record
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.ingest.row_digests import row_digests, sample_ids
@@ -40,9 +40,10 @@ from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_ledger import read_ledger
 from vlm_prep.shards.store_names import STAGED_LIST, WORK
 from vlm_prep.tokenize.known_media import KnownRow
+from vlm_prep.tokenize.recipe import ProcessorFindings
 from vlm_prep.tokenize.row_facts import ROWS
 from vlm_prep.tokenize.run_accounts import describe_run
-from vlm_prep.tokenize.tokenize_job import STAGE, TokenizeJob
+from vlm_prep.tokenize.tokenize_job import STAGE
 from vlm_prep.tokenize.tokenize_run import begin, tell, tokenize
 from vlm_prep.tokenize.update_job import CopiedRow, UpdateJob
 from vlm_prep.tokenize.update_layers import Layers, layer_of
@@ -137,19 +138,29 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
     with no_garbage():  # millions of small objects, none of them garbage
         found = look(samples, identity, options.out)
     options.say(f"{options.out}: {found.plan.said()}")
-    if found.plan.nothing and digest_json(found.manifest.identity) == digest_json(identity):
-        return found.manifest
-    rows, media = _copied_rows(found), _known_rows(found)
-    run = UpdateJob(samples, processor, config, job.payload, folder=options.out, rows=rows, media=media)
+    with from_start_to_end(options.events, "update", options.out, len(found.todo)) as totals:
+        if found.plan.nothing and digest_json(found.manifest.identity) == digest_json(identity):
+            manifest = found.manifest
+        else:
+            rows, media = _copied_rows(found), _known_rows(found)
+            run = UpdateJob(samples, processor, config, job.payload, folder=options.out, rows=rows, media=media)
+            manifest = _do(found, run, findings, options)
+        totals.update(manifest.totals)
+    check_reject_rate(manifest.totals, options)
+    return manifest
+
+
+def _do(found: Update, run: UpdateJob, findings: ProcessorFindings, options: RunOptions) -> Manifest:
+    """Do what there is to do, and return the store's new manifest."""
     if not options.workers:
         run.setup()
     workspace = _workspace(found.folder, found.manifest, options)
     try:
         reopen(workspace, {"update": found.round, "of": found.manifest.fingerprint, "to": _target(found)})
-        records, checked = _records(found, workspace, run, config, options)
-        made = describe_run(samples, config, findings.runtime, [checked], records, {})
+        records, checked = _records(found, workspace, run, options)
+        made = describe_run(run.samples, run.config, findings.runtime, [checked], records, {})
         with no_garbage():
-            stage(found, workspace, records, made, samples, processor, config)
+            stage(found, workspace, records, made, run.samples, run.processor, run.config)
         workspace.publish()
         workspace.close()
     except OSError as error:
@@ -158,9 +169,7 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
         ) from error
     finally:
         workspace.release()
-    manifest = read_manifest(options.out)
-    check_reject_rate(manifest.totals, options)
-    return manifest
+    return read_manifest(options.out)
 
 
 def _settle(options: RunOptions) -> None:
@@ -234,26 +243,26 @@ def _known_rows(found: Update) -> dict[str, KnownRow]:
 
 
 def _records(
-    found: Update, workspace: Workspace, job: TokenizeJob, config: TokenizeConfig, options: RunOptions
+    found: Update, workspace: Workspace, job: UpdateJob, options: RunOptions
 ) -> tuple[list[Record], Counter[str]]:
     """Do the tasks that are not kept; return the records of all, and what was compared beyond them."""
     plan = found.plan
     kept = {index: kept_record(found, index, workspace.shards) for index in plan.kept}
-    todo = [task for task in plan.tasks if task.index not in plan.kept]
+    todo = found.todo
     executor = executor_of(job, workspace, options)
     rows = sum(len(task.numbers) for task in todo)
     refusals, checked = Refusals(plan.tasks), Counter[str]()
-    with executor, ProgressBar(rows, "update", show=options.progress, say=options.say) as progress:
+    with executor, progress_of(rows, "update", workspace, options) as progress:
         while True:
             knowing = [task.without(workspace.poison()) for task in todo]
             assignments = [Assignment(task=task, folder=workspace.shards) for task in workspace.pending(knowing)]
-            executor.run(assignments, lambda done, record: workspace.commit(done.task, record), progress)
+            executor.run(assignments, Commits(workspace, options.events), progress)
             records = [kept.get(task.index) or workspace.records([task])[0] for task in plan.tasks]
             unstage(found, workspace, records)
             send = sender(executor, workspace.shards)
             refused = _refused(found, refusals, records, workspace.shards, send)
             if not refused:
-                checked, refused = top_up(config, records, workspace.shards, send, Counter())
+                checked, refused = top_up(job.config, records, workspace.shards, send, Counter())
                 refused = refusals.spread(refused, records, send)
             for poison in refused:
                 workspace.add_poison(poison)

@@ -16,7 +16,7 @@ from vlm_prep.core.made_here import marked
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.publish import decide, staging
-from vlm_prep.engine.tasks import Record
+from vlm_prep.engine.tasks import Record, Task
 from vlm_prep.engine.workspace import Workspace
 from vlm_prep.ingest.row_digests import Digests
 from vlm_prep.ingest.some_samples import earlier_rejects
@@ -58,6 +58,11 @@ class Update:
     def round(self) -> int:
         """1 for the first update of a store."""
         return int(self.manifest.extra.get("updates", 0)) + 1
+
+    @property
+    def todo(self) -> list[Task]:
+        """The tasks that are not kept."""
+        return [task for task in self.plan.tasks if task.index not in self.plan.kept]
 
 
 def kept_record(found: Update, index: int, shards: Path) -> Record:
