@@ -142,9 +142,8 @@ def test_cross_attention_and_encoder_decoders_take_no_packs() -> None:
     [
         ("sdpa", "varlen", "flash attention alone"),
         ("eager", "varlen", "flash attention alone"),
-        ("eager", "sdpa", "no 4-D bool mask"),
-        ("flex_attention", "sdpa", "no 4-D bool mask"),
-        ("flash_attention_2", "sdpa", "no 4-D bool mask"),
+        ("flex_attention", "sdpa", "no 4-D mask"),
+        ("flash_attention_2", "sdpa", "no 4-D mask"),
         ("flash_attention_3", "positions", "batches of one pack"),
         ("kernels-community/vllm-flash-attn3", "document_ids", "which tokens are padding"),
         ("sdpa", "thd", "Transformer Engine"),

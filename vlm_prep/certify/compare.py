@@ -26,7 +26,8 @@ _ATTENTION: Mapping[Mask, tuple[str, ...]] = {
     "document_ids": ("sdpa",),
     "thd": ("sdpa",),
 }
-"""The implementations that a form is tried with; the last two are no mask to any of transformers'."""
+"""The implementations that a form is tried with; the last two are no mask to any of transformers'. "sdpa" stands for
+what the model runs where nobody chooses, which is eager attention for some."""
 _NOT_FOR_MODELS = ("seq_lens", "seq_lens_padded", "qkv_format")
 
 
@@ -131,9 +132,9 @@ def compare_packed(
     for form in get_args(Mask):
         for attention in _ATTENTION[form]:
             try:
-                collate = PackedCollate(
-                    **{**options, "mask": form, "attention": attention, "model": config, "counts": False}
-                )
+                runs = attention if attention != "sdpa" else model.attention
+                given = {**options, "mask": form, "attention": runs, "model": config, "counts": False}
+                collate = PackedCollate(**given)
             except InputError as error:
                 findings.append(Finding(form=form, attention=attention, verdict="refused", why=error.message))
                 continue

@@ -72,14 +72,12 @@ def flash_attention(
         sliding_window: tokens that are seen back, the token itself included.
         softcap: of scores.
         is_causal: None takes the layer's.
-        s_aux: sinks, which this reference does not know.
+        s_aux: a score for each head that takes its share of the weight, and gives no value (an attention sink).
         cu_seq_lens_q: boundaries of runs over the flattened batch.
         others: of no meaning here.
     """
     import torch
 
-    if s_aux is not None:
-        raise NotImplementedError("attention with sinks")
     batch, heads, length, width = query.shape
     repeats = heads // key.shape[1]
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
@@ -90,7 +88,7 @@ def flash_attention(
     flat = [each.transpose(1, 2).reshape(batch * length, heads, -1).transpose(0, 1) for each in (query, key, value)]
     made = torch.zeros(heads, batch * length, flat[2].shape[-1])
     scale = scaling if scaling is not None else width**-0.5
-    causal = module.is_causal if is_causal is None else is_causal
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     for start, stop in itertools.pairwise(edges):  # the whole at once would be as large as all runs squared
         places = torch.arange(start, stop)
         seen = torch.ones(stop - start, stop - start, dtype=torch.bool)
@@ -102,13 +100,18 @@ def flash_attention(
             seen &= places[:, None] - places[None, :] < sliding_window
         seen |= torch.eye(len(places), dtype=torch.bool)
         of_q, of_k, of_v = (each[:, start:stop] for each in flat)
-        if softcap is None:  # the same, without the scores of all heads in memory
+        if softcap is None and s_aux is None:  # the same, without the scores of all heads in memory
             attend = torch.nn.functional.scaled_dot_product_attention
             made[:, start:stop] = attend(of_q, of_k, of_v, attn_mask=seen, scale=scale)
             continue
-        scores = torch.tanh(of_q @ of_k.transpose(1, 2) * scale / softcap) * softcap
-        made[:, start:stop] = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ of_v
-    return made.transpose(0, 1).reshape(batch, length, heads, -1), None
+        scores = of_q @ of_k.transpose(1, 2) * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.masked_fill(~seen, float("-inf"))
+        if s_aux is not None:
+            scores = torch.cat([scores, s_aux.reshape(heads, 1, 1).expand(heads, stop - start, 1)], -1)
+        made[:, start:stop] = scores.softmax(-1)[..., : stop - start] @ of_v
+    return made.transpose(0, 1).reshape(batch, length, heads, -1).contiguous(), None
 
 
 def _runs(index: torch.Tensor) -> list[tuple[int, int]]:

@@ -34,7 +34,7 @@ _FIXED: Mapping[str, int] = {
 _AT_MOST: Mapping[str, int] = {
     "num_experts": 4, "n_routed_experts": 4, "num_local_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "moe_k": 2, "top_k_experts": 2, "sliding_window": WINDOW, "attention_chunk_size": WINDOW, "n_shared_experts": 1,
-    "num_nextn_predict_layers": 0,
+    "num_nextn_predict_layers": 0, "index_topk": WINDOW, "index_topk_blocks": 2, "index_block_size": 8,
 }  # fmt: skip
 _MULTIPLES = ("intermediate_size", "projector_hidden_size", "projector_input_dim", "projector_output_dim")
 """Of a tower whose width they are a multiple of: some join neighbours, and what takes them is as wide."""

@@ -10,7 +10,7 @@ from vlm_prep.certify.kernels import reference_kernels
 from vlm_prep.certify.tiny_config import tiny_config, token_ids
 from vlm_prep.core.errors import ProcessorError
 from vlm_prep.processors import internals
-from vlm_prep.processors.backbone import sources_of
+from vlm_prep.processors.backbone import attention_of, sources_of
 from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.model_config import model_class
 
@@ -50,6 +50,11 @@ class TinyModel:
                 f"{cls.__name__} cannot be made small: {said(error)}",
                 "that is a limit of the certificate; compare a step of your model padded and packed by hand",
             ) from error
+
+    @property
+    def attention(self) -> str | None:
+        """What its language layers run where nobody chooses."""
+        return attention_of(self.model)
 
     def remap(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return a batch with the ids of the small vocabulary."""

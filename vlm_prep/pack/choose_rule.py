@@ -66,6 +66,7 @@ def choose_rule(store: Store, config: PackConfig, *, trust_remote_code: bool = F
     model = given if given is not None else runtime.get("model")
     backbone = _backbone(runtime, given)
     _require_packable(store, runtime, backbone)
+    _require_unscaled(store, backbone, config)
     rule, notes = _rule(store, config, runtime, model, trust_remote_code)
     identity = {"model": digest_json(given)} if given is not None else {}
     return Choice(rule=rule, model=model, backbone=backbone, identity=identity, notes=tuple(notes))
@@ -88,6 +89,16 @@ def _require_packable(store: Store, runtime: ProcessorRecord, backbone: Backbone
     if why is not None:
         name = backbone.name if backbone.known else runtime["family"]
         raise StoreError(f"{store.folder}: {name} {why}", f"do not pack it: {_UNPACKED}")
+
+
+def _require_unscaled(store: Store, backbone: Backbone, config: PackConfig) -> None:
+    limit, longest = backbone.scaled_from, max(config.pack_length, *(config.shorter_packs or ()), 0)
+    if limit is not None and longest >= limit:
+        raise StoreError(
+            f"{store.folder}: {backbone.name} {backbone.scaled}, and packs of {longest} tokens would show it",
+            f"set `pack_length` to {limit - 1} at most, or give the config of a model that is trained without it "
+            "(`model=FOLDER`)",
+        )
 
 
 def _rule(

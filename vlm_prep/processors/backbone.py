@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.typed_json import require_record
+from vlm_prep.processors import internals
+from vlm_prep.processors.attention_code import attention_code
 from vlm_prep.processors.model_config import config_of, read_config
 
 _STATE = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent")
@@ -33,6 +35,8 @@ _OWN_MASK = (
     "heavily_compressed_attention",
     "reference_sliding_attention",
 )
+_BLOCKS = {"compressed_sparse_attention", "heavily_compressed_attention", "minimax_m3_sparse", "indexed_attention"}
+"""Kinds that choose or sum up what was said before; in which of them it is done in blocks, the code says."""
 _KERNEL = re.compile(r'use_kernel_func_from_hub_with_fallback\("(\w+)"')
 _TOLD_BY_SEQ_IDX = {"causal_conv1d_fn", "mamba_chunk_scan_combined", "mamba_split_conv1d_scan_combined"}
 """Kernels of causal-conv1d and mamba-ssm that take `seq_idx`."""
@@ -88,6 +92,16 @@ class Backbone:
     """Whether the loss is taken where a 2-D mask says, so that the model takes no other with labels (Qwen2-Audio)."""
     text_axis: bool = False
     """Whether mRoPE positions may have the plain ones in front, by which the model then tells documents."""
+    attention: str | None = None
+    """What transformers runs of it where nobody chooses: "sdpa" or "eager"; None if it is not known."""
+    reads_positions: bool = True
+    """Whether its masks are made of positions, which restart in each document of a pack."""
+    hands_lengths_on: bool = True
+    """Whether `cu_seq_lens_q` reaches its attention."""
+    in_blocks: str | None = None
+    """Layers whose tokens are chosen or summed up in blocks from the beginning of a pack, in words; None if none."""
+    scaled_from: int | None = None
+    """Tokens of a row from which on queries are scaled by their place in it, whatever positions say (Llama 4)."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -113,7 +127,20 @@ class Backbone:
             return "has cross attention, which shows the pictures of all documents of a pack to each of them"
         if self.hears_padding:
             return "has an encoder of sound which reads what pads a clip beside a longer one"
+        if self.in_blocks is not None:
+            return (
+                f"has {self.in_blocks} layers, which count blocks of tokens from the beginning of a pack and not of a "
+                "document"
+            )
         return self.never_told
+
+    @property
+    def scaled(self) -> str:
+        """Why a pack must stay below `scaled_from`, as what the model does."""
+        return (
+            f"scales what a token asks by its place in the pack from {self.scaled_from} tokens on, as if the documents "
+            "before it were its own (attn_temperature_tuning)"
+        )
 
     @property
     def has_rows_apart(self) -> bool:
@@ -136,7 +163,7 @@ def backbone_of(config: Any) -> Backbone:
     text = config.get_text_config(decoder=True)
     sources = [*sources_of(config), *sources_of(text)]
     both, own = "\n".join(sources), "\n".join(sources_of(text))
-    kinds = _layer_kinds(text)
+    kinds, code = _layer_kinds(text), attention_code(own)
     state = tuple(sorted(kind for kind in kinds if kind in _STATE))
     if not state and not getattr(text, "layer_types", None) and _has_state(own):
         state = ("recurrent",)
@@ -157,6 +184,11 @@ def backbone_of(config: Any) -> Backbone:
         numbers_pictures=_NUMBERS_PICTURES.search(both) is not None,
         loss_reads_mask="shift_attention_mask = attention_mask[" in both,
         text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),
+        attention=code.default,
+        reads_positions=code.reads_positions,
+        hands_lengths_on=code.hands_lengths_on,
+        in_blocks=", ".join(sorted(kinds.keys() & _BLOCKS)) or None if code.in_blocks else None,
+        scaled_from=_scaled_from(text) if code.scales_by_place else None,
     )
 
 
@@ -169,6 +201,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
     state: set[str] = set()
     blocks, axis, crosses, decoder, apart, shared, loss = False, True, True, True, False, False, False
     hears = numbers = False
+    positions, lengths, attentions = not models, not models, set()
     own_masks: set[str] = set()
     for name in models:
         config = CONFIG_MAPPING[name]()
@@ -185,6 +218,8 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         numbers = numbers or found.numbers_pictures
         shared, loss = shared or found.pictures_or_videos, loss or found.loss_reads_mask
         own_masks |= set(found.own_masks)
+        positions, lengths = positions or found.reads_positions, lengths or found.hands_lengths_on
+        attentions.add(found.attention)
     return Backbone(
         models=tuple(models),
         state=tuple(state),
@@ -199,6 +234,9 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         numbers_pictures=numbers,
         loss_reads_mask=loss,
         text_axis=bool(models) and axis,
+        attention=attentions.pop() if len(attentions) == 1 else None,
+        reads_positions=positions,
+        hands_lengths_on=lengths,
     )
 
 
@@ -207,6 +245,11 @@ def describe_backbone(config: Mapping[str, Any] | None, models: Sequence[str]) -
     what any of `models` may need."""
     found = config_of(config) if config is not None else None
     return backbone_of(found) if found is not None else possible_backbone(models)
+
+
+def _scaled_from(text: Any) -> int | None:
+    tuned = getattr(text, "attn_temperature_tuning", None) and not all(getattr(text, "no_rope_layers", None) or [1])
+    return int(text.floor_scale) if tuned else None
 
 
 def _layer_kinds(text: Any) -> Counter[str]:
@@ -271,3 +314,12 @@ def backbone_of_model(model: Any) -> Backbone:
     if isinstance(model, str | Path | Mapping):
         return describe_backbone(config_json(model), ())
     return backbone_of(getattr(model, "config", model))
+
+
+def attention_of(model: Any) -> str | None:
+    """Return the attention that a model's language layers run; None of what does not say it, see `config_json`."""
+    config = getattr(model, "config", model)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config(decoder=True)
+    found: str | None = getattr(config, internals.attention.attribute, None)
+    return found

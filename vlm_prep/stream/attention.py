@@ -3,7 +3,8 @@
 - positions: no mask at all: plain positions that restart in each document, of which the model makes the mask of each
   of its layers. Each token of padding is a document of its own.
 - sdpa: bool (batch, 1, length, length), True = may attend: causal within a document, nothing across. Rows of
-  padding are all False. It grows with the square of the length: 4 x 16384 tokens are 1 GiB.
+  padding are all False. It grows with the square of the length: 4 x 16384 tokens are 1 GiB. Eager attention, which adds
+  it to its scores, gets float32, four times as large.
 - document ids: int64 (batch, length), 1-based number of the document, 0 for padding, for a trainer that builds its
   masks of them. Stock attention does not: it sees that no number is 0, and attends across all documents.
 - varlen: int32 `cu_seq_lens` over the flattened batch, each row's documents and then its padding as a run of its
@@ -14,7 +15,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 
@@ -39,6 +41,18 @@ def block_causal(documents: torch.Tensor) -> torch.Tensor:
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     real = (documents > 0).unsqueeze(2)
     return (same & causal & real).unsqueeze(1)
+
+
+Masks = Mapping[str, torch.Tensor | None] | torch.Tensor
+
+
+def additive(masks: Masks) -> Masks:
+    """Return bool masks, of each kind of layer or one, as float32 to be added to scores: 0 where True, else the lowest
+    number there is."""
+    if isinstance(masks, Mapping):
+        return {kind: None if mask is None else cast(torch.Tensor, additive(mask)) for kind, mask in masks.items()}
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(masks.shape, dtype=torch.float32).masked_fill_(~masks, lowest)
 
 
 def cumulative_lengths(seq_lens: Sequence[torch.Tensor], length: int) -> tuple[torch.Tensor, int]:

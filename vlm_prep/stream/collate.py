@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlm_prep.processors import internals
-from vlm_prep.processors.backbone import LENGTHS, SEQ_IDX, Backbone, backbone_of_model, config_json
+from vlm_prep.processors.backbone import LENGTHS, SEQ_IDX, Backbone, attention_of, backbone_of_model, config_json
 from vlm_prep.stream.attention import (
+    additive,
     block_causal,
     cumulative_lengths,
     document_ids,
@@ -44,7 +44,7 @@ from vlm_prep.stream.collate_base import (
 from vlm_prep.stream.dataset import Item, ShardDataset
 from vlm_prep.stream.decoder_batches import DECODER, for_decoder, for_encoder, opened, parted
 from vlm_prep.stream.document_padding import REAL_LENGTHS, boundaries, pad_documents, with_row_padding
-from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, failed_forms, form_for
+from vlm_prep.stream.forms import UNKNOWN, Mask, check_form, failed_forms, form_for, is_additive
 from vlm_prep.stream.layer_masks import LayerMasks
 
 _LOG = logging.getLogger(__name__)
@@ -156,8 +156,8 @@ class PackedCollate(Collate):
     has them; position_ids int64 (3, B, S) for mRoPE (float32 for Qwen3-Omni) or (B, S); seq_lens, a list of int64
     (documents,); media tensors concatenated; and by `mask`
 
-    - "sdpa": attention_mask bool (B, 1, S, S); {kind of layer: such a mask} for models whose layers have narrower ones
-      of their own, see `layer_masks`;
+    - "sdpa": attention_mask bool (B, 1, S, S), float32 where the model adds it to its scores (eager attention); {kind
+      of layer: such a mask} for models whose layers have narrower ones of their own, see `layer_masks`;
     - "positions": no attention_mask; the model makes each layer's mask of position_ids, which are (4, B, S) for mRoPE,
       the plain ones in front; use_cache False, since with a cache it would not;
     - "varlen": cu_seq_lens_q, cu_seq_lens_k int32, max_length_q, max_length_k, positions as above and no
@@ -218,7 +218,7 @@ class PackedCollate(Collate):
             raise ValueError(f"mask {mask!r}: it is one of {', '.join(get_args(Mask))}")
         if model is not None:
             backbone = backbone_of_model(model)
-            attention = attention or getattr(getattr(model, "config", model), internals.attention.attribute, None)
+            attention = attention or attention_of(model)
         narrow = bool(backbone.own_masks or backbone.media_blocks) and model is not None
         self._layer_masks = LayerMasks(config_json(model)) if narrow else None
         failed = failed_forms(certificate)
@@ -231,6 +231,7 @@ class PackedCollate(Collate):
                 self.mask,
             )
         self.shift, self.mrope, self.backbone = shift, mrope, backbone
+        self.additive = self.mask == "sdpa" and is_additive(attention, backbone)
 
     @classmethod
     def for_store(cls, dataset: ShardDataset, **options: Unpack[PackedOptions]) -> PackedCollate:
@@ -254,6 +255,7 @@ class PackedCollate(Collate):
         length = self._length(items, len(self.dummy.ids) if self.dummy is not None else 0)
         batch = self._tokens(items, length)
         counts = [array_of(item["seq_lens"]).astype(np.int64) for item in items]
+        self._require_unscaled(counts)
         for name, fill in ((name, self.token_fill[name]) for name in TRAINED if name in batch):
             for row, each in enumerate(counts):
                 self._within_documents(batch[name][row], each, fill)
@@ -267,6 +269,8 @@ class PackedCollate(Collate):
         if self.mask == "sdpa" and self._layer_masks is not None:
             types = {name: torch.from_numpy(batch[name]) for name in self.token_values if name in batch}
             told["attention_mask"] = self._layer_masks.of_batch(types, lengths, length)
+        if self.additive:
+            told["attention_mask"] = additive(told["attention_mask"])
         real = [torch.from_numpy(item[REAL_LENGTHS]) for item in items if REAL_LENGTHS in item] or lengths
         if self.mask == "thd":
             told["seq_lens"] = thd_lengths(real, length)[0]
@@ -274,6 +278,11 @@ class PackedCollate(Collate):
             told["cu_seqlens"] = boundaries(real, self.documents)
             told["cu_seqlens_padded"] = boundaries(with_row_padding(lengths, length), self.documents)
         return {**tensors(batch), "seq_lens": real, **media, **told}
+
+    def _require_unscaled(self, counts: Sequence[NDArray[np.int64]]) -> None:
+        limit = self.backbone.scaled_from
+        if limit is not None and any(len(each) > 1 and each.sum() >= limit for each in counts):
+            raise ValueError(f"{self.backbone.name} {self.backbone.scaled}: pack with pack_length={limit - 1} at most")
 
     def _empty_pack(self) -> Item:
         positions = torch.arange(2).expand(3, 2) if self.mrope else torch.arange(2)

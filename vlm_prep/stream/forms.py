@@ -5,7 +5,7 @@ others in silence, which trains documents that see each other. So the collater i
 what that does not read. What each implementation of transformers 5.23 reads (`masking_utils`, integrations/):
 
     sdpa             4-D masks; or, without a mask and a cache, positions that restart
-    eager            positions: it adds a mask to its scores, and a bool one would add 1
+    eager            positions; or 4-D masks that it adds to its scores (a bool one would add 1, see `is_additive`)
     flex_attention   positions: it takes block masks, which the model builds of them
     flash_attention  cu_seq_lens; it takes no 4-D mask, and reads positions in batches of one pack only
 
@@ -29,13 +29,13 @@ Mask = Literal["sdpa", "document_ids", "varlen", "thd", "positions"]
 _FLASH = "flash_attention"
 _READS: dict[str, tuple[Mask, ...]] = {
     "sdpa": ("sdpa", "positions"),
-    "eager": ("positions",),
+    "eager": ("positions", "sdpa"),
     "flex_attention": ("positions",),
     _FLASH: ("varlen",),
 }
 """{attention of transformers: the forms that it reads}."""
 _UNREAD: dict[Mask, str] = {
-    "sdpa": "it takes no 4-D bool mask",
+    "sdpa": "it takes no 4-D mask",
     "positions": "it finds documents in positions only in batches of one pack",
     "document_ids": "of a 2-D mask it reads which tokens are padding, and documents see each other",
     "varlen": "cu_seq_lens are read by flash attention alone",
@@ -48,6 +48,11 @@ def attention_name(attention: str) -> str:
     """Return the key of an implementation's name: flash attention has several versions and kernels of it."""
     plain = attention.removeprefix("paged|")
     return _FLASH if "flash" in plain and "flex" not in plain else plain
+
+
+def is_additive(attention: str | None, backbone: Backbone) -> bool:
+    """Whether the model adds 4-D masks to its scores: they are float32, 0 where a token may attend."""
+    return attention_name(attention or backbone.attention or "sdpa") == "eager"
 
 
 def problem(
@@ -63,7 +68,7 @@ def problem(
 
     Args:
         form: of the batch.
-        attention: the model's implementation; None if nobody said: what transformers takes by default, sdpa.
+        attention: the model's implementation; None if nobody said: what transformers takes of it by default.
         backbone: what the model needs.
         mrope: whether positions have three axes.
         layer_masks: whether masks can be made for each kind of layer.
@@ -73,10 +78,15 @@ def problem(
         return failed[form]
     if backbone.unpackable is not None:
         return f"{backbone.name} {backbone.unpackable}"
-    name = attention_name(attention or "sdpa")
+    runs = attention or backbone.attention or "sdpa"
+    name = attention_name(runs)
     told = attention is not None or form not in ("document_ids", "varlen", "thd")
     if told and name in _READS and form not in _READS[name]:
-        return f"the model runs {attention or 'sdpa'} attention: {_UNREAD[form]}"
+        return f"the model runs {runs} attention: {_UNREAD[form]}"
+    if form == "positions" and not backbone.reads_positions:
+        return f"{backbone.name} makes its masks without looking at positions"
+    if form == "varlen" and name == _FLASH and not backbone.hands_lengths_on:
+        return f"{backbone.name} does not hand cu_seq_lens on to its attention"
     if form == "sdpa" and not layer_masks and (backbone.own_masks or backbone.media_blocks):
         kinds = [*backbone.own_masks, *(["pictures seen in both directions"] if backbone.media_blocks else [])]
         return (
@@ -122,15 +132,16 @@ def form_for(
     Raises:
         InputError: there is none.
     """
-    tried = _READS.get(attention_name(attention or "sdpa"), ("sdpa", "positions", "varlen"))
+    runs = attention or backbone.attention or "sdpa"
+    tried = _READS.get(attention_name(runs), ("sdpa", "positions", "varlen"))
     for form in tried:
         if problem(form, attention, backbone, mrope=mrope, layer_masks=layer_masks, failed=failed) is None:
             return form
     why = problem(tried[0], attention, backbone, mrope=mrope, layer_masks=layer_masks, failed=failed)
     raise InputError(
         f"no form of attention keeps the documents of a pack apart: {why}",
-        "give the collater the model, its config or its folder (model=...), if it does not know it, or train unpacked: "
-        "the tokenized store itself, with PadCollate",
+        "give the collater the model, its config or its folder (model=...), if it does not know it, run the model with "
+        "another attention, or train unpacked: the tokenized store itself, with PadCollate",
     )
 
 
