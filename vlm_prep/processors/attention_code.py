@@ -94,9 +94,7 @@ def _dicts_with_positions(tree: ast.AST) -> set[str]:
 
 
 def _gives_positions(call: ast.Call, told: set[str]) -> bool:
-    return any(
-        each.arg == "position_ids" or (each.arg is None and _name(each.value) in told) for each in call.keywords
-    )
+    return any(each.arg == "position_ids" or (each.arg is None and _name(each.value) in told) for each in call.keywords)
 
 
 def _is_attention(call: ast.Call) -> bool:
