@@ -217,6 +217,25 @@ def test_nothing_is_wider_than_the_window(
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), tab
 
 
+@pytest.mark.parametrize("size", [(1400, 900), (1000, 700), (420, 800)])
+def test_rejects_are_read_without_scrolling_sideways(
+    browser: Any, tmp_path: Path, options: Options, reader: Reader, size: tuple[int, int]
+) -> None:
+    turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A"}]
+    gone = "/".join(["a-folder-with-quite-a-long-name"] * 5) + "/gone.jpg"
+    rows = [{"messages": [{"role": "user", "content": "Q"}, turns[1]]}, {"messages": turns, "images": [gone]}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    run = options(tmp_path / "out", max_reject_rate=1.0)
+    tokenize(open_samples(tmp_path / "rows.json"), "builtin:qwen2.5-vl-mini", TokenizeConfig(), run)
+    browser.set_window_size(*size)
+    opened(browser, view(tmp_path / "out", rows=5, seed=0, reader=reader), tmp_path)
+    browser.execute_script("document.querySelector('[data-tab=rejects]').click()")
+    assert "missing_file" in text_of(browser, "reject-rows") and "gone.jpg" in text_of(browser, "reject-rows")
+    wide, widths = "document.querySelector('#rejects .wide')", "[...document.querySelectorAll('#reject-rows td')]"
+    assert browser.execute_script(f"return {wide}.scrollWidth <= {wide}.clientWidth")
+    assert min(browser.execute_script(f"return {widths}.map(each => each.clientWidth)")) >= 120
+
+
 def test_a_sound_has_a_waveform_and_plays(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "tone.wav"
     soundfile.write(path, np.sin(np.arange(32_000) / 10).astype(np.float32), 16_000)
