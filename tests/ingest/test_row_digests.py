@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm_prep.ingest.row_digests import row_digests
+from vlm_prep.ingest.raw_samples import RawSamples
+from vlm_prep.ingest.row_digests import row_digests, sample_ids
 from vlm_prep.ingest.source import open_samples
 
 TURNS = ["user=<image>What?", "assistant={text}"]
@@ -70,3 +73,36 @@ def test_of_tars_those_of_a_further_one_are_new_alone(tmp_path: Path) -> None:
         if not shard:
             before = digests(folder)
     assert len(before) == 2 and digests(folder)[:2] == before
+
+
+def test_what_a_store_knows_changes_no_digest(tmp_path: Path) -> None:
+    """A row that holds its picture has its place in its digest, also where other rows are known by theirs."""
+    picture(tmp_path / "shown.png", 7)
+    inside = "data:image/png;base64," + base64.b64encode((tmp_path / "shown.png").read_bytes()).decode()
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "A"}]}) + "\n"
+        for n in range(4)
+    ]
+    shown = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A"}]
+    lines.insert(2, json.dumps({"messages": shown, "images": [inside]}) + "\n")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(lines))
+    before = row_digests(open_samples(rows))
+    rows.write_text("".join([lines[3], *lines, lines[2]]))
+    now = row_digests(open_samples(rows))
+    assert before is not None and now is not None
+    same = [row.tobytes() in {each.tobytes() for each in before} for row in now]
+    assert same == [True, True, True, False, True, True, False]
+    for known in (before, now):
+        found = row_digests(open_samples(rows), known=known)
+        assert found is not None and found.tolist() == now.tolist()
+
+
+@pytest.mark.parametrize("ratio", [None, 0.5, 2.5])
+def test_all_sample_ids_at_once_are_those_of_each_place(tmp_path: Path, ratio: float | None) -> None:
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    (tmp_path / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 40)
+    samples = open_samples(tmp_path / "rows.jsonl", sample_ratio=ratio)
+    assert isinstance(samples, RawSamples)
+    (source,) = samples.sources
+    assert sample_ids(samples) == [source.sample_id(place) for place in range(len(source))]

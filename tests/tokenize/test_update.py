@@ -34,7 +34,8 @@ from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.store_check import damaged_files
 from vlm_prep.tokenize.merge_run import merge
-from vlm_prep.tokenize.tokenize_run import retry_tokenize, tokenize
+from vlm_prep.tokenize.tokenize_run import begin, retry_tokenize, tokenize
+from vlm_prep.tokenize.update_job import UpdateJob
 from vlm_prep.tokenize.update_run import update
 
 Options = Callable[..., RunOptions]
@@ -143,6 +144,27 @@ def test_only_what_changed_is_done_and_shards_stay(
     assert done == ["rows/530", "rows/531"]
     assert any("2 rows added, 0 changed, 0 removed: 2 to do, 530 stay" in line for line in said)
     assert inodes < {path.stat().st_ino for path in out.glob("train/*.arrow")}
+
+
+def test_workers_have_what_the_forkserver_made_for_them(
+    store: tuple[Source, Path], options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker had loaded the processor again, since the day that its template does not write was left out."""
+    made, out = store
+    made.write([*rows_of(range(530)), row(9000)])
+    recipes: list[Any] = []
+
+    def noted(found: Any) -> Any:
+        recipes.append((found[0] if isinstance(found, tuple) else found).recipe)
+        return found
+
+    monkeypatch.setattr("vlm_prep.tokenize.update_run.begin", lambda *args: noted(begin(*args)))
+    monkeypatch.setattr(
+        "vlm_prep.tokenize.update_run.UpdateJob", lambda *args, **named: noted(UpdateJob(*args, **named))
+    )
+    bring_up(made, out, options)
+    first, second = (replace(each, payload=None) for each in recipes)
+    assert first == second
 
 
 def test_media_that_changed_are_read_again(

@@ -3,7 +3,8 @@
 Two rows with the same digest are read alike: the same columns and tags, the same media folder. A row of JSON that
 may hold media itself has its place in the file in its digest, since their uris name it. Rows of Parquet and Arrow
 files have the digest of their whole file and their place in it: a file that was rewritten is new, files that were
-added cost nothing of the others. 0.5 µs a row of JSON.
+added cost nothing of the others. Of a row of 1 KB of JSON 1 µs where its digest is known, else 8, in which it is looked
+through for media.
 """
 
 from __future__ import annotations
@@ -34,10 +35,16 @@ _NOT_READING = ("rows", "picks", "sample_ratio", "limit", "side")
 Digests = NDArray[np.uint8]
 
 
-def row_digests(samples: Samples) -> Digests | None:
-    """Return (rows, 16) the digest of each row, in order; None of a source that cannot tell."""
+def row_digests(samples: Samples, known: Digests | None = None) -> Digests | None:
+    """Return (rows, 16) the digest of each row, in order; None of a source that cannot tell.
+
+    Args:
+        samples: the source.
+        known: digests that a store has of rows, of which most are expected to be these.
+    """
     if isinstance(samples, RawSamples):
-        return _joined(_of_source(source) for source in samples.sources)
+        held = frozenset(() if known is None else pieces_of(known))
+        return _joined(_of_source(source, held) for source in samples.sources)
     if isinstance(samples, IngestedSamples):
         return _joined(_of_store(samples.store))[: len(samples)]
     return None
@@ -46,17 +53,23 @@ def row_digests(samples: Samples) -> Digests | None:
 def sample_ids(samples: Samples) -> list[str]:
     """Return the sample_id of each row, in order."""
     if isinstance(samples, RawSamples):
-        return [source.sample_id(place) for source in samples.sources for place in range(len(source))]
+        return [name for source in samples.sources for name in source.sample_ids()]
     assert isinstance(samples, IngestedSamples)
     found = [name for shard in samples.store.shards for name in shard.column("sample_id").to_pylist()]
     return found[: len(samples)]
+
+
+def pieces_of(digests: Digests) -> list[bytes]:
+    """Return digests one by one."""
+    data = digests.tobytes()
+    return [data[start : start + DIGEST_BYTES] for start in range(0, len(data), DIGEST_BYTES)]
 
 
 def _joined(parts: Iterator[bytes]) -> Digests:
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def _of_source(source: RowSource) -> bytes:
+def _of_source(source: RowSource, known: frozenset[bytes]) -> bytes:
     """Return the digests of a data set's picks, one after the other."""
     seed = _reading(source)
     index = source.index
@@ -65,7 +78,7 @@ def _of_source(source: RowSource) -> bytes:
     elif isinstance(index, TableIndex):
         by_row = _of_tables(index, seed)
     else:
-        by_row = _of_text(source, index, seed)
+        by_row = _of_text(source, index, seed, known)
     return by_row[source.picks].tobytes()
 
 
@@ -95,7 +108,7 @@ def _numbered(mark: bytes, rows: int, seed: int) -> Digests:
     return np.frombuffer(b"".join(pieces), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def _of_text(source: RowSource, index: RowIndex, seed: int) -> Digests:
+def _of_text(source: RowSource, index: RowIndex, seed: int, known: frozenset[bytes]) -> Digests:
     path = source.spec.text
     if not len(index):
         return np.empty((0, DIGEST_BYTES), np.uint8)
@@ -107,9 +120,11 @@ def _of_text(source: RowSource, index: RowIndex, seed: int) -> Digests:
         pieces = []
         for start, end in zip(index.starts.tolist(), index.ends.tolist(), strict=True):
             row = data[start:end]
-            if may_embed(row):
-                row += f"{name}\n{start}".encode()
-            pieces.append(digest(row, seed=seed))
+            found = digest(row, seed=seed)
+            # with a known digest it is a row without media: of one with media that of its place, too, is known
+            if found not in known and may_embed(row):
+                found = digest(row + f"{name}\n{start}".encode(), seed=seed)
+            pieces.append(found)
     return np.frombuffer(b"".join(pieces), np.uint8).reshape(-1, DIGEST_BYTES)
 
 

@@ -193,6 +193,13 @@ class RowSource:
         copy = int(self.repeats[place])
         return f"{self.spec.name}/{self.picks[place]}" + (f"#{copy}" if copy else "")
 
+    def sample_ids(self) -> list[str]:
+        """Return the ids of all picks, in order."""
+        head = f"{self.spec.name}/"
+        if not self.repeats.any():
+            return [head + row for row in map(str, self.picks.tolist())]
+        return [self.sample_id(place) for place in range(len(self))]
+
     def places(self, sample_ids: Collection[str]) -> list[int]:
         """Return the picks whose ids are among `sample_ids`, in order."""
         head = f"{self.spec.name}/"

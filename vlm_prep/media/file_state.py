@@ -31,19 +31,17 @@ def state_of(uris: Iterable[str], own: frozenset[str], known: Stats) -> int:
         own: real paths of the source's data files, whose rows are looked at otherwise.
         known: states that were found, and are found, of paths; an LMDB or a picture of many rows is asked for once.
     """
-    state: xxhash.xxh3_64 | None = None
+    states = []
     for uri in uris:
-        if is_remote(uri):
-            return UNKNOWN
         path = split_uri(uri)[0] if "::" in uri else uri
         found = known.get(path)
         if found is None:
+            if is_remote(uri):
+                return UNKNOWN
             found = known[path] = _stat(path, own)
         if found:
-            state = state or xxhash.xxh3_64()
-            state.update(uri.encode(errors="surrogateescape"))
-            state.update(found)
-    return NO_FILES if state is None else (state.intdigest() >> 2) + 1
+            states += [uri.encode(errors="surrogateescape"), found]
+    return (xxhash.xxh3_64_intdigest(b"".join(states)) >> 2) + 1 if states else NO_FILES
 
 
 @lru_cache(maxsize=8)

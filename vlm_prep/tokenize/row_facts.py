@@ -124,7 +124,7 @@ class RowFacts:
         }
 
 
-def _text(values: Sequence[int], dtype: Any) -> str:
+def _text(values: Sequence[int] | NDArray[np.int64], dtype: Any) -> str:
     return base64.b64encode(np.asarray(values, dtype).tobytes()).decode()
 
 
@@ -136,9 +136,9 @@ def facts_json(ledger: RowLedger, start: int, stop: int) -> dict[str, Any]:
     """Return what `RowFacts.to_json` returned for rows [start, stop) of a store."""
     rows = range(start, stop)
     return {
-        "states": _text(ledger.states[start:stop].tolist(), np.int64),
-        "documents": _text(ledger.documents[start:stop].tolist(), np.int32),
-        "compared": _text(ledger.compared[start:stop].tolist(), np.int8),
+        "states": _text(ledger.states[start:stop], np.int64),
+        "documents": _text(ledger.documents[start:stop], np.int32),
+        "compared": _text(ledger.compared[start:stop], np.int8),
         "files": {str(row - start): files for row in rows if (files := ledger.files[row])},
         "notes": {str(row - start): notes for row in rows if (notes := ledger.notes[row])},
     }
@@ -201,7 +201,7 @@ def write_ledger(
     identity: Mapping[str, Any],
     records: Sequence[Record],
     folder: Path,
-    digests: NDArray[np.uint8] | None = None,
+    known: tuple[NDArray[np.uint8], Sequence[str]] | None = None,
 ) -> dict[str, Any] | None:
     """Write the record of a store's rows; return what origin.json says of it.
 
@@ -210,13 +210,13 @@ def write_ledger(
         identity: of the samples when the run began.
         records: of all tasks.
         folder: where it is written.
-        digests: of all rows if they are known.
+        known: digests and sample_ids of all rows.
 
     None, and nothing written, where the source cannot tell its rows apart, or is not what it was when the run began: a
     digest would be of another row than the one that was tokenized.
     """
-    digests = row_digests(samples) if digests is None else digests
+    digests, ids = (row_digests(samples), None) if known is None else known
     if digests is None or samples.identity() != identity:
         return None
-    ledger = ledger_of(records, digests, sample_ids(samples))
+    ledger = ledger_of(records, digests, sample_ids(samples) if ids is None else ids)
     return None if ledger is None else ledger.write(folder)

@@ -11,9 +11,10 @@ unchanged ones as they stand in the store.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain
+from operator import eq
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import Reject
 from vlm_prep.engine.tasks import Task, rows_per_task
-from vlm_prep.ingest.row_digests import Digests
+from vlm_prep.ingest.row_digests import Digests, pieces_of
 from vlm_prep.media.file_state import Stats, state_of
 from vlm_prep.media.files import digest_ends, digest_matches, read_bytes, read_ends
 from vlm_prep.media.gathered import NOTHING_GATHERED, Gathered
@@ -120,64 +121,63 @@ def plan_update(
         gathered: the run's media stores.
     """
     matches = _matched(ledger, digests, sample_ids)
+    names = [ledger.sample_ids[old] if old != NEW else None for old in matches.tolist()]
+    same = np.fromiter(map(eq, sample_ids, names), np.bool_, len(matches))
     clean = _Clean(store, ledger, own, reasons, layers, gathered)
-    stays = layers.keeps(ledger, store.lengths).tolist()
+    stays = layers.keeps(ledger, store.lengths)
+    # of texts that were written, and stay under their names, there is nothing to look at
+    at_rest = (ledger.documents > 0) & (ledger.states == NO_FILES) & stays
     known = {}
-    for row in np.flatnonzero(matches != NEW).tolist():
+    for row in np.flatnonzero((matches != NEW) & ~(same & at_rest[matches])).tolist():
         old = int(matches[row])
-        moved = sample_ids[row] != ledger.sample_ids[old]
         if not clean(old) or (
-            moved and fraction and is_chosen(sample_ids[row], fraction) != is_chosen(ledger.sample_ids[old], fraction)
+            not same[row]
+            and fraction
+            and is_chosen(sample_ids[row], fraction) != is_chosen(ledger.sample_ids[old], fraction)
         ):
             matches[row] = NEW
         elif not stays[old] and ledger.documents[old]:
             matches[row] = NEW
             if ledger.documents[old] == 1:  # of several, the record has the first one's notes alone
                 known[row] = old
-    kept, tasks = _tasks(ledger, matches, sample_ids, none=layers.other_columns)
+    same &= matches != NEW
+    kept, tasks = _tasks(ledger, matches, same & (not layers.other_columns))
     before, now = set(ledger.sample_ids), set(sample_ids)
     done = [sample_ids[row] for row in np.flatnonzero(matches == NEW).tolist()]
+    renamed = [sample_ids[row] for row in np.flatnonzero((matches != NEW) & ~same).tolist()]
     added = sum(name not in before for name in sample_ids)
     return UpdatePlan(
         matches=matches,
         kept=kept,
         tasks=tuple(tasks),
         added=added,
-        changed=sum(name in before for name in done) + _renamed(ledger, matches, sample_ids, before),
+        # a renamed row's name was another one's
+        changed=sum(name in before for name in chain(done, renamed)),
         removed=sum(name not in now for name in ledger.sample_ids),
         known=known,
         renewed=clean.renewed,
     )
 
 
-def _renamed(ledger: RowLedger, matches: NDArray[np.int64], sample_ids: list[str], before: set[str]) -> int:
-    """Count the rows under whose name the store had another row."""
-    rows = np.flatnonzero(matches != NEW).tolist()
-    return sum(sample_ids[row] != ledger.sample_ids[int(matches[row])] and sample_ids[row] in before for row in rows)
-
-
 def _matched(ledger: RowLedger, digests: Digests, sample_ids: list[str]) -> NDArray[np.int64]:
     """Return the row of the store with the same digest for each row of the source, each at most once."""
-    before = ledger.digests.tobytes()
-    keys = [before[16 * row : 16 * row + 16] for row in range(len(ledger))]
-    now = digests.tobytes()
     place = {name: row for row, name in enumerate(ledger.sample_ids)}
-    matches = np.full(len(digests), NEW, np.int64)
-    taken = np.zeros(len(ledger), np.bool_)
-    left = []
-    for row, name in enumerate(sample_ids):
-        old = place.get(name)
-        if old is not None and keys[old] == now[16 * row : 16 * row + 16] and not taken[old]:
-            matches[row], taken[old] = old, True
-        else:
-            left.append(row)
-    if left:
-        free: dict[bytes, list[int]] = defaultdict(list)
-        for old in np.flatnonzero(~taken)[::-1].tolist():
-            free[keys[old]].append(old)
-        for row in left:
-            if same := free.get(now[16 * row : 16 * row + 16]):
-                matches[row] = same.pop()
+    matches = np.array([place.get(name, NEW) for name in sample_ids], np.int64)
+    rows = np.flatnonzero(matches != NEW)
+    rows = rows[(digests[rows] == ledger.digests[matches[rows]]).all(axis=1)]
+    olds, firsts = np.unique(matches[rows], return_index=True)
+    stay = np.zeros(len(matches), np.bool_)
+    stay[rows[firsts]] = True
+    matches[~stay] = NEW
+    left, unmatched = np.flatnonzero(~stay), np.ones(len(ledger), np.bool_)
+    unmatched[olds] = False
+    spare = np.flatnonzero(unmatched)[::-1]
+    free: dict[bytes, list[int]] = defaultdict(list)
+    for old, digest in zip(spare.tolist(), pieces_of(ledger.digests[spare]), strict=True):
+        free[digest].append(old)
+    for row, digest in zip(left.tolist(), pieces_of(digests[left]), strict=True):
+        if alike := free.get(digest):
+            matches[row] = alike.pop()
     return matches
 
 
@@ -201,7 +201,7 @@ class _Clean:
         self._begins = ledger.begins.tolist()
         self._documents = ledger.documents.tolist()
         self._states: list[int] = ledger.states.tolist()
-        self._uris = list(_stored_uris(store)) if any(state != NO_FILES for state in self._states) else []
+        self._uris, self._edges = _stored_uris(store) if (ledger.states != NO_FILES).any() else ([], [])
 
     def __call__(self, row: int) -> bool:
         """Whether the media of a row of the store are as they were; of a reject, whether it would be one again."""
@@ -214,7 +214,8 @@ class _Clean:
             return True
         if self._states[row] == UNKNOWN:
             return False
-        uris = self._uris[self._begins[row]]
+        first = self._begins[row]
+        uris = self._uris[self._edges[first] : self._edges[first + 1]]
         if (names := self._ledger.files[row]) and [self._gathered.place(uri)[0] for uri in names] != uris:
             return False  # another media store has them, or none
         now = self._now(uris)
@@ -255,28 +256,33 @@ def _is_same(file: Any, *, tensors: bool) -> bool:
     )
 
 
-def _stored_uris(store: Store) -> Iterator[list[str]]:
-    """Yield the places of the media files of each document, in order, read from a column of text alone."""
+def _stored_uris(store: Store) -> tuple[list[str], list[int]]:
+    """Return the places of the media files of all documents, in order, and where each document's begin and end in them;
+    read from a column of text alone."""
+    found: list[str] = []
+    edges = [np.zeros(1, np.int64)]
     for shard in store.shards:
         for chunk in shard.column("media").chunks:
             files = chunk.flatten().field("files")
-            uris = files.flatten().field("uri").to_pylist()
             of_files = np.concatenate([[0], np.cumsum(files.value_lengths().to_numpy(zero_copy_only=False))])
             of_media = np.concatenate([[0], np.cumsum(chunk.value_lengths().to_numpy(zero_copy_only=False))])
-            edges = of_files[of_media].astype(int).tolist()
-            yield from (uris[start:end] for start, end in pairwise(edges))
+            edges.append(of_files[of_media][1:].astype(np.int64) + len(found))
+            found += files.flatten().field("uri").to_pylist()
+    return found, np.concatenate(edges).tolist()
 
 
 def _tasks(
-    ledger: RowLedger, matches: NDArray[np.int64], sample_ids: list[str], *, none: bool
+    ledger: RowLedger, matches: NDArray[np.int64], same: NDArray[np.bool_]
 ) -> tuple[dict[int, KeptTask], list[Task]]:
-    """Return the new tasks: those of the store that stay, or none, and ranges of at most a task's rows between them."""
+    """Return the new tasks: those of the store that stay, and ranges of at most a task's rows between them.
+
+    Args:
+        ledger: the store's record of rows.
+        matches: of the source's rows, see `UpdatePlan`.
+        same: which of them may stay where they are, their names included.
+    """
     begins = np.cumsum([0, *(task.rows for task in ledger.tasks)]).tolist()
     by_start = {begin: number for number, begin in enumerate(begins[:-1]) if ledger.tasks[number].rows}
-    same = np.array(
-        [old != NEW and sample_ids[row] == ledger.sample_ids[old] for row, old in enumerate(matches.tolist())], np.bool_
-    )
-    same &= not none
     # a run of rows that follow each other in the store, too, and kept their names
     joins = np.concatenate([[False], same[1:] & same[:-1] & (np.diff(matches) == 1)]) if len(matches) else same
     run_end = np.append(np.flatnonzero(~joins), len(matches))

@@ -83,7 +83,7 @@ def look(samples: Samples, identity: dict[str, Any], folder: Path) -> Update:
             "store anew (`fresh`)",
         )
     ledger = read_ledger(folder, manifest, (read_origin(folder) or {}).get(ROWS))
-    digests = row_digests(samples)
+    digests = row_digests(samples, known=ledger.digests)
     if digests is None:
         raise InputError("this source cannot be updated from", "give the source itself")
     rejects = tuple(Rejected(**each) for each in read_rejects(folder))[rejected_earlier(manifest.totals) :]
@@ -143,14 +143,17 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
             manifest = found.manifest
         else:
             rows, media = _copied_rows(found), _known_rows(found)
-            run = UpdateJob(samples, processor, config, job.payload, folder=options.out, rows=rows, media=media)
-            manifest = _do(found, run, findings, options)
+            # with the settings of `job`, for which the forkserver has made all that workers need
+            run = UpdateJob(samples, processor, job.config, job.payload, folder=options.out, rows=rows, media=media)
+            manifest = _do(found, run, config, findings, options)
         totals.update(manifest.totals)
     check_reject_rate(manifest.totals, options)
     return manifest
 
 
-def _do(found: Update, run: UpdateJob, findings: ProcessorFindings, options: RunOptions) -> Manifest:
+def _do(
+    found: Update, run: UpdateJob, config: TokenizeConfig, findings: ProcessorFindings, options: RunOptions
+) -> Manifest:
     """Do what there is to do, and return the store's new manifest."""
     if not options.workers:
         run.setup()
@@ -158,9 +161,9 @@ def _do(found: Update, run: UpdateJob, findings: ProcessorFindings, options: Run
     try:
         reopen(workspace, {"update": found.round, "of": found.manifest.fingerprint, "to": _target(found)})
         records, checked = _records(found, workspace, run, options)
-        made = describe_run(run.samples, run.config, findings.runtime, [checked], records, {})
+        made = describe_run(run.samples, config, findings.runtime, [checked], records, {})
         with no_garbage():
-            stage(found, workspace, records, made, run.samples, run.processor, run.config)
+            stage(found, workspace, records, made, run.samples, run.processor, config)
         workspace.publish()
         workspace.close()
     except OSError as error:

@@ -144,7 +144,7 @@ def stage(
     shards = [info for info, _, _ in moves]
     earlier = earlier_rejects(samples)
     write_rejects(folder, [*earlier.rejects, *(reject for record in records for reject in record.rejects)])
-    said = write_ledger(samples, found.identity["samples"], records, folder, found.digests)
+    said = write_ledger(samples, found.identity["samples"], records, folder, (found.digests, found.ids))
     if said is None:
         raise StoreError(f"{found.folder}: its source changed while it was updated", "run the same command again")
     origin = {**origin_of(samples, processor), ROWS: said}
