@@ -39,9 +39,9 @@ class Hub:
 
 
 @contextmanager
-def running_hub(sets: dict[str, Path]) -> Iterator[Hub]:
-    """Serve folders as datasets of a hub."""
-    hub = Hub(sets)
+def running_hub() -> Iterator[Hub]:
+    """Serve the folders of `Hub.sets` as datasets of a hub."""
+    hub = Hub({})
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
