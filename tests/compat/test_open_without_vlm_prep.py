@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,57 +54,78 @@ def thumbnail(data):
     picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     return list(picture.resize((4, 4)).getdata())
 
-folder, out, *ways = sys.argv[1:]
+out, *asked = sys.argv[1:]
 try:
     import vlm_prep
     sys.exit("vlm_prep can be imported")
 except ImportError:
     pass
 open_by = {
-    "load_from_disk": lambda: load_from_disk(folder),
-    "load_dataset": lambda: load_dataset(folder),
-    "streaming": lambda: load_dataset(folder, streaming=True),
-    "ranks": lambda: load_dataset(folder, "ranks"),
-    "ipc": lambda: {
+    "load_from_disk": load_from_disk,
+    "load_dataset": load_dataset,
+    "streaming": lambda folder: load_dataset(folder, streaming=True),
+    "ranks": lambda folder: load_dataset(folder, "ranks"),
+    "ipc": lambda folder: {
         name: [row for shard in sorted(glob.glob(f"{folder}/{name}/*.arrow"))
                for row in pa.ipc.open_stream(pa.memory_map(shard)).read_all().to_pylist()]
         for name in sorted(os.listdir(folder)) if os.path.isdir(f"{folder}/{name}")
     },
 }
-found = {
-    way: {name: summaries(rows) for name, rows in open_by[way]().items()} for way in ways
-}
+found = [
+    {name: summaries(rows) for name, rows in open_by[way](folder).items()}
+    for folder, way in zip(asked[::2], asked[1::2])
+]
 with open(out, "w") as file:
     json.dump(found, file)
 '''
 
 
 WAYS = ("load_from_disk", "load_dataset", "streaming", "ipc")
+STORES = ("tokenized", "compressed", "packed", "packed_index", "ingested")
 Rows = dict[str, list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module", params=["tokenized", "compressed", "packed", "packed_index", "ingested"])
-def store(request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(scope="module", params=STORES)
+def store(request: pytest.FixtureRequest) -> str:
     """Each kind of store."""
-    folder: Path = request.getfixturevalue(request.param)
-    return folder
+    name: str = request.param
+    return name
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What stock tools gave in one process, which imports them once for all stores."""
+
+    folders: dict[str, Path]
+    rows: dict[tuple[str, str], Rows]
+    """By the store's name and the tool's."""
+    untouched: bool
+    """Whether all stores were afterwards what they had been."""
 
 
 @pytest.fixture(scope="module")
-def by_way(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
-    """The store's rows as each stock tool gives them."""
-    return opened(store, tmp_path_factory.mktemp("elsewhere"), *WAYS)
-
-
-def opened(store: Path, folder: Path, *ways: str) -> dict[str, Rows]:
-    """Open a store in a process without vlm_prep whose working directory is `folder`."""
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    """All stores, opened in a process without vlm_prep whose working directory is elsewhere."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    folders: dict[str, Path] = {name: request.getfixturevalue(name) for name in STORES}
+    folders["mapped"] = Path(shutil.copytree(folders["tokenized"], folder / "mapped"))
+    # what `load_from_disk(store).map(...)` leaves beside the shards
+    shard = folders["mapped"] / "train" / "data-00000-of-00001.arrow"
+    shutil.copy(shard, shard.with_name("cache-0123456789abcdef.arrow"))
+    asked = [*itertools.product(STORES, WAYS), ("packed", "ranks"), ("mapped", "load_dataset")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "PYTHONSAFEPATH": "1"}
     environment["HF_DATASETS_CACHE"] = str(folder / "cache")
-    line = [sys.executable, "-c", OPENER, str(store), str(folder / "rows.json"), *ways]
-    result = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    words = [word for name, way in asked for word in (str(folders[name]), way)]
+    line = [sys.executable, "-c", OPENER, str(folder / "rows.json"), *words]
+    before = times(folders)
+    result = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr[-3000:]
-    rows: dict[str, Rows] = json.loads((folder / "rows.json").read_bytes())
-    return rows
+    rows = dict(zip(asked, json.loads((folder / "rows.json").read_bytes()), strict=True))
+    return Opened(folders, rows, times(folders) == before)
+
+
+def times(folders: dict[str, Path]) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for folder in folders.values() for path in folder.rglob("*")}
 
 
 def ours(store: Path) -> Rows:
@@ -126,15 +149,15 @@ def thumbnail(picture: Image.Image) -> Any:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_store_opens_with_stock_tools_and_has_our_rows(store: Path, by_way: dict[str, Rows], way: str) -> None:
-    rows = ours(store)
+def test_a_store_opens_with_stock_tools_and_has_our_rows(store: str, opened: Opened, way: str) -> None:
+    rows = ours(opened.folders[store])
     if way in ("load_dataset", "streaming") and all(split.startswith("rank_") for split in rows):
         rows = {"train": [row for split in rows for row in rows[split]]}
-    assert by_way[way] == rows
+    assert opened.rows[store, way] == rows
 
 
-def test_the_ranks_of_a_packed_store_are_a_configuration(packed: Path, tmp_path: Path) -> None:
-    assert opened(packed, tmp_path, "ranks")["ranks"] == ours(packed)
+def test_the_ranks_of_a_packed_store_are_a_configuration(opened: Opened) -> None:
+    assert opened.rows["packed", "ranks"] == ours(opened.folders["packed"])
 
 
 def test_a_picture_in_a_shard_is_the_file_itself(tokenized: Path) -> None:
@@ -143,15 +166,10 @@ def test_a_picture_in_a_shard_is_the_file_itself(tokenized: Path) -> None:
         assert hashlib.sha256(file["bytes"]).digest() == hashlib.sha256(Path(file["uri"]).read_bytes()).digest()
 
 
-def test_opening_does_not_touch_the_store(tokenized: Path, tmp_path: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in tokenized.rglob("*")}
-    opened(tokenized, tmp_path, "load_from_disk", "load_dataset")
-    assert {path: path.stat().st_mtime_ns for path in tokenized.rglob("*")} == before
+def test_opening_does_not_touch_the_store(opened: Opened) -> None:
+    assert opened.untouched
 
 
-def test_a_mapped_dataset_beside_the_shards_does_not_change_what_opens(tokenized: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "store"
-    shutil.copytree(tokenized, copy)
-    # what `load_from_disk(store).map(...)` leaves beside the shards
-    shutil.copy(copy / "train" / "data-00000-of-00001.arrow", copy / "train" / "cache-0123456789abcdef.arrow")
-    assert len(opened(copy, tmp_path, "load_dataset")["load_dataset"]["train"]) == len(Store(copy))
+def test_a_mapped_dataset_beside_the_shards_does_not_change_what_opens(opened: Opened) -> None:
+    rows = opened.rows["mapped", "load_dataset"]["train"]
+    assert len(rows) == len(Store(opened.folders["mapped"]))
