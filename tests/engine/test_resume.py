@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -32,11 +33,20 @@ def every_death(when: str, work: Do, base: Path, calls: tuple[str, ...] = RENAME
         number += 1
 
 
+@pytest.fixture(scope="module")
+def three_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 520 short chats, as few as are three tasks: a run of them is its renames, and hardly its rows."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    path.write_text("".join(json.dumps({"messages": turns, "id": number}) + "\n" for number in range(520)))
+    return path
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_ingest_killed_at_any_rename_ends_like_an_undisturbed_one(
-    tmp_path: Path, many_rows: Path, options: Options, tree: Tree, when: str
+    tmp_path: Path, three_tasks: Path, options: Options, tree: Tree, when: str
 ) -> None:
-    samples = open_samples(many_rows)
+    samples = open_samples(three_tasks)
     ingest(samples, IngestConfig(), options(tmp_path / "whole"))
     killed = 0
     for out in every_death(when, lambda out: ingest(samples, IngestConfig(), options(out)), tmp_path):
@@ -61,9 +71,9 @@ def test_a_pack_killed_at_any_change_ends_like_an_undisturbed_one(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_finishing_of_parts_killed_at_any_change_ends_like_an_undisturbed_one(
-    tmp_path: Path, many_rows: Path, options: Options, tree: Tree, when: str
+    tmp_path: Path, three_tasks: Path, options: Options, tree: Tree, when: str
 ) -> None:
-    samples, parts = open_samples(many_rows), tmp_path / "parts"
+    samples, parts = open_samples(three_tasks), tmp_path / "parts"
     for number in (1, 2):
         ingest(samples, IngestConfig(), options(parts, part=Part(number=number, count=2)))
 
