@@ -49,7 +49,22 @@ READS_PADDING = ("phi4_multimodal",)
 """Models whose convolutions read what pads a sound, in the processor's own batches, too."""
 
 
-@pytest.mark.parametrize("name", MODELS)
+AGAIN = (
+    "gemma4",
+    "kimi_k25",
+    "llava_next",
+    "llava_onevision",
+    "qwen2_vl",
+    "qwen2_5_omni",
+    "qwen3_omni_moe",
+    "qwen3_vl",
+)
+"""Processors whose small likes `test_zoo_certificates.py` certifies, with the same adapter and the same model."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in AGAIN else []) for name in MODELS]
+)
 def test_batches_compute_what_the_processors_rows_do(adapters: Adapters, name: str) -> None:
     found = certificate(adapters, name, MODELS[name])
     tolerated = 1e-2 if name in READS_PADDING else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -56,9 +57,15 @@ def conversations(store: Path) -> dict[str, tuple[list[Any], list[str]]]:
     }
 
 
+@functools.cache
+def real_processor() -> Any:
+    """Loaded once, and changed: no other test has it."""
+    return load_processor(PROCESSOR).hf
+
+
 def processors_batch(conversations: dict[str, Any], names: list[str]) -> dict[str, torch.Tensor]:
     """What the processor makes of some conversations, with labels between its own markers of the assistant's turns."""
-    processor: Any = load_processor(PROCESSOR).hf
+    processor = real_processor()
     chosen = [conversations[name] for name in names]
     texts = [processor.apply_chat_template(messages, tokenize=False) for messages, _ in chosen]
     pictures = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for _, paths in chosen for path in paths]
