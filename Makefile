@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 CORPUS := out/bench/corpus
 KIT := ../shared/kit
 
-.PHONY: demo test test-fast test-cluster test-trainers lint bench bench-smoke bench-families bench-pack bench-start bench-update bench-video bench-audio bench-text bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
+.PHONY: demo test test-fast test-long test-cluster test-trainers lint bench bench-smoke bench-families bench-pack bench-start bench-update bench-video bench-audio bench-text bench-stream docs wheel try-wheel licences hashes audit bytes fuzz soak bombs steady clean
 
 # torch first: its CPU build where one can be had, see the script
 $(READY): pyproject.toml configs/constraints.txt
@@ -24,15 +24,19 @@ test: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
 	$(BIN)/ruff format --check vlm_prep scripts tests
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile tests/families
-	$(BIN)/pytest -n 2 --dist loadfile tests/tokenize tests/omni tests/oracle
-	$(BIN)/pytest -n 2 --dist loadfile $(LOADING:%=--ignore=%)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long" tests/families
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long" tests/tokenize tests/omni tests/oracle
+	$(BIN)/pytest -n 3 --dist loadfile -m "not long" $(LOADING:%=--ignore=%)
+
+# what `make test` leaves out because another test of the same code is in it
+test-long: $(READY)
+	$(BIN)/pytest -n 2 --dist loadfile -m long
 
 # for daily work: without worker processes, the kit's processors, trainers and servers
 test-fast: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not long"
 
 # Ray clusters on this machine; Ray is not in the usual environment
 test-cluster: $(READY)

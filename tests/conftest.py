@@ -12,15 +12,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from s3 import Server, running
-from xdist.scheduler import LoadScopeScheduling
+from sharing_out import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401  # hooks
 
 from vlm_prep.builtin import builtin_data
 from vlm_prep.cli import main as cli
+from vlm_prep.cli import options as cli_options
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import IngestConfig, ProcessorConfig, TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
@@ -29,49 +31,12 @@ from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.processors.load import LoadedProcessor, load_processor, resolve
+from vlm_prep.processors.template_date import today
 from vlm_prep.tokenize import recipe, tokenize_job
 from vlm_prep.tokenize import text as text_encoder
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
-SLOW = (
-    "compat",
-    "engine",
-    "families",
-    "omni",
-    "oracle",
-    "reference",
-    "trainers",
-    "cli/test_commands.py",
-    "cli/test_object_store.py",
-    "cli/test_plan.py",
-    "cli/test_run_files.py",
-    "cli/test_state.py",
-    "ingest/test_ingest_audio.py",
-    "pack/test_raise.py",
-    "processors",
-    "report/test_plan.py",
-    "shards/test_remote.py",
-    "shards/test_transfer.py",
-    "shards/test_untrusted.py",
-    "stream/test_object_store.py",
-    "stream/test_object_store_faults.py",
-    "stream/test_pixels.py",
-    "stream/test_resume.py",
-    "tokenize/test_label_kit.py",
-    "tokenize/test_label_parts.py",
-    "tokenize/test_label_reasoning.py",
-    "tokenize/test_label_styles.py",
-    "tokenize/test_payload.py",
-)
-"""What `make test-fast` leaves out, below tests/: worker processes, the kit's processors, trainers, servers."""
-BY_PARAMETER = (
-    "tests/families/test_certificates.py",
-    "tests/families/test_families.py",
-    "tests/families/test_zoo_certificates.py",
-    "tests/fuzz/test_fuzz.py",
-)
-"""Files whose tests belong to what their parameter names, and not to each other."""
 Options = Callable[..., RunOptions]
 Loader = Callable[..., LoadedProcessor]
 Tree = Callable[[Path], dict[str, str]]
@@ -85,33 +50,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(folder.cleanup)
     os.environ["XDG_CONFIG_HOME"] = folder.name
     os.environ.update(ONE_THREAD)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow."""
-    root = Path(__file__).parent
-    for item in items:
-        file = item.path.relative_to(root)
-        if {str(file), file.parts[0]} & set(SLOW):
-            item.add_marker(pytest.mark.slow)
-
-
-class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
-    """Gives the tests of a file to one worker: it makes their stores, and loads their processors, once. Those of
-    families go by the family, over files; those of no store go alone."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        if file == "tests/test_layers.py":
-            return nodeid
-        parameter = test.partition("[")[2].removesuffix("]")
-        return parameter if parameter and file in BY_PARAMETER else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    """How pytest-xdist shares the tests out. Its own groups do nothing under pytest 9.2, where a test's id, to which it
-    adds the group, cannot be changed any more."""
-    return ByFile(config, log)
 
 
 MAKE_TABLES = text_encoder._gigatoken
@@ -133,6 +71,7 @@ def load_once() -> Iterator[Loader]:
 
     def once(name: str, config: ProcessorConfig | None = None) -> LoadedProcessor:
         config = config or ProcessorConfig()
+        config = replace(config, template_date=config.template_date or today())  # as runs ask for it
         files = sorted(Path(resolve(name)).rglob("*"))
         key = name, repr(config), tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
         kept[key] = kept.pop(key) if key in kept else (load(name, config), [])  # the last one was asked for last
@@ -152,6 +91,15 @@ def load_once() -> Iterator[Loader]:
         patch.setattr(recipe, "load_processor", once)
         patch.setattr(text_encoder, "_gigatoken", tables_once)
         yield once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_workers_unasked() -> Iterator[None]:
+    """Commands that a test runs in this process do their work in it, too, unless they are given `--workers`: a worker
+    would load the processor anew. What workers do, and what commands tell of them, has tests that ask for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli_options, "DEFAULT_WORKERS", 0)
+        yield
 
 
 @pytest.fixture(scope="module")

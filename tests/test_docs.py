@@ -86,8 +86,7 @@ def test_commands_on_builtin_data_run(page: Path, tmp_path: Path, monkeypatch: p
         for words in commands(block):
             if words[0] == "demo":
                 continue  # tests/cli runs it
-            worker = ["--workers", "1"] if words[0] in {"tokenize", "ingest", "pack", "finish"} else []
-            result = runner.invoke(main.app, [*words, *worker])
+            result = runner.invoke(main.app, words)
             assert result.exit_code == 0, f"vlm-prep {shlex.join(words)}: {result.output} {result.exception!r}"
 
 

@@ -78,7 +78,7 @@ def test_help_does_not_import_the_heavy_libraries() -> None:
 
 
 def test_ingest_reports_rows_and_datasets(call: Call, tmp_path: Path) -> None:
-    out, _ = call("ingest", META, "--out", tmp_path / "out", "--workers", 1)
+    out, _ = call("ingest", META, "--out", tmp_path / "out")
     assert "40 in = 40 written + 0 rejected" in out
     assert re.search(r"photo_talk +20 of 20 rows", out)
 
@@ -91,14 +91,14 @@ def test_ingest_dry_run_writes_nothing(call: Call, tmp_path: Path) -> None:
 
 
 def test_limit_takes_the_first_rows_of_all_datasets_together(call: Call, tmp_path: Path) -> None:
-    call("ingest", META, "--out", tmp_path / "out", "--limit", 18, "--workers", 1)
+    call("ingest", META, "--out", tmp_path / "out", "--limit", 18)
     ids = [row["sample_id"] for row in Store(tmp_path / "out").rows()]
     assert ids == [*(f"parts_talk/{row}" for row in range(16)), "photo_talk/0", "photo_talk/1"]
 
 
 def test_dataset_takes_the_named_ones(call: Call, tmp_path: Path) -> None:
     named = ("--dataset", "tool_talk", "--dataset", "parts_talk")
-    call("ingest", META, "--out", tmp_path / "out", *named, "--workers", 1)
+    call("ingest", META, "--out", tmp_path / "out", *named)
     assert sorted(read_manifest(tmp_path / "out").totals["datasets"]) == ["parts_talk", "tool_talk"]
 
 
@@ -107,14 +107,14 @@ def test_column_and_tag_name_what_the_rows_use(call: Call, tmp_path: Path) -> No
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     tags = ("role_tag=who", "content_tag=says", "user_tag=q", "assistant_tag=a")
     named = ["--column", "messages=chat", *(word for tag in tags for word in ("--tag", tag))]
-    call("ingest", tmp_path / "rows.jsonl", "--out", tmp_path / "out", *named, "--workers", 1)
+    call("ingest", tmp_path / "rows.jsonl", "--out", tmp_path / "out", *named)
     conversation = json.loads(Store(tmp_path / "out").row(0)["conversation"])
     assert [message["role"] for message in conversation["messages"]] == ["user", "assistant"]
 
 
 def test_sample_ratio_repeats_rows(call: Call, tmp_path: Path) -> None:
     rows = META.parent / "tool_talk.json"
-    call("ingest", rows, "--out", tmp_path / "out", "--sample-ratio", 2.5, "--workers", 1)
+    call("ingest", rows, "--out", tmp_path / "out", "--sample-ratio", 2.5)
     assert len(Store(tmp_path / "out")) == 10
 
 
@@ -140,7 +140,7 @@ def test_tokenize_names_its_output_after_the_source(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    call("tokenize", META, "--processor", PROCESSOR, "--limit", 1, "--workers", 1)
+    call("tokenize", META, "--processor", PROCESSOR, "--limit", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["meta.tok"]
 
 
@@ -163,7 +163,7 @@ def test_quiet_prints_the_result_alone(command: Command, tmp_path: Path) -> None
 
 
 def test_notes_go_to_stderr(call: Call, tmp_path: Path) -> None:
-    line = ("ingest", META, "--out", tmp_path / "out", "--workers", 1, "--json")
+    line = ("ingest", META, "--out", tmp_path / "out", "--json")
     call(*line)
     out, err = call(*line)
     assert json.loads(out)["totals"]["rows_in"] == 40
@@ -190,7 +190,7 @@ def test_a_terminal_sees_progress(many_rows: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["ranks", "index"])
 def test_pack_reports_packs_and_fill(call: Call, tokenized: Path, tmp_path: Path, layout: str) -> None:
-    line = ("--pack-length", 2048, "--world-size", 2, "--layout", layout, "--workers", 1)
+    line = ("--pack-length", 2048, "--world-size", 2, "--layout", layout)
     out, _ = call("pack", tokenized, *line, "--out", tmp_path / "out")
     totals = read_manifest(tmp_path / "out").totals
     assert f"{totals['packs']} for 2 rank(s), fill {totals['fill']:.2%}" in out
@@ -234,16 +234,12 @@ def test_output_cut_by_a_pager_is_no_error(packed: Path) -> None:
 # ---- demo ----
 
 
-def test_demo_goes_from_rows_to_batches(call: Call, tmp_path: Path) -> None:
+def test_demo_goes_from_rows_to_batches_and_can_be_run_again(call: Call, tmp_path: Path, tree: Tree) -> None:
     pytest.importorskip("vlm_prep.stream")
     out, _ = call("demo", "--out", tmp_path / "demo")
     assert "40 in = 40 written" in out
     assert re.search(r"packed, rank 1 of 2: \d+ batches", out)
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["packed", "tok"]
-
-
-def test_demo_can_be_run_again(call: Call, tmp_path: Path, tree: Tree) -> None:
-    call("demo", "--out", tmp_path / "demo")
     before = tree(tmp_path / "demo")
     call("demo", "--out", tmp_path / "demo")
     assert tree(tmp_path / "demo") == before

@@ -138,12 +138,12 @@ def test_a_command_line_that_is_wrong(call: Command, arguments: tuple[object, ..
 
 
 def test_a_processor_folder_that_does_not_exist(call: Command, tmp_path: Path) -> None:
-    ended = call("tokenize", META, "-p", tmp_path / "gone", "--out", tmp_path / "out", "--workers", 1)
+    ended = call("tokenize", META, "-p", tmp_path / "gone", "--out", tmp_path / "out")
     assert_says(ended, f"{tmp_path / 'gone'}: no such folder")
 
 
 def test_a_builtin_processor_that_does_not_exist(call: Command, tmp_path: Path) -> None:
-    ended = call("tokenize", META, "-p", "builtin:gone", "--out", tmp_path / "out", "--workers", 1)
+    ended = call("tokenize", META, "-p", "builtin:gone", "--out", tmp_path / "out")
     assert ended.returncode == 2
     assert "known: qwen2.5-vl-mini" in ended.stderr
 

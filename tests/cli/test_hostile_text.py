@@ -68,7 +68,7 @@ def run() -> Run:
 @pytest.fixture(scope="module")
 def stores(source: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     out = tmp_path_factory.mktemp("stores")
-    rate = ("--max-reject-rate", 1, "--workers", 1)
+    rate = ("--max-reject-rate", 1)
     run("ingest", source / "meta.json", "--out", out / "i", *rate, words="NOT read")
     run("tokenize", source / "meta.json", "-p", PROCESSOR, "--out", out / "t", *rate, words="NOT read")
     return out / "i", out / "t"
@@ -95,7 +95,7 @@ def test_labels_show_the_mask_that_is_there(source: Path, run: Run) -> None:
 def test_dry_runs_and_plans(source: Path, run: Run) -> None:
     run("ingest", source / "meta.json", "--dry-run", words="row.thumb")
     run("tokenize", source / "meta.json", "-p", PROCESSOR, "--dry-run", words="row.thumb")
-    run("plan", source / "meta.json", "-p", PROCESSOR, "--no-budgets", "--workers", 1)
+    run("plan", source / "meta.json", "-p", PROCESSOR, "--no-budgets")
 
 
 def test_errors(source: Path, run: Run, tmp_path: Path) -> None:
@@ -136,18 +136,18 @@ def test_only_one_module_prints() -> None:
 
 
 def test_packs_parts_repairs_and_pages(source: Path, stores: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
-    few, rate = ("--workers", 1), ("--max-reject-rate", 1)
-    run("pack", stores[1], "--out", tmp_path / "p", "--pack-length", 512, *few, *rate)
+    rate = ("--max-reject-rate", 1)
+    run("pack", stores[1], "--out", tmp_path / "p", "--pack-length", 512, *rate)
     for command in ("stats", "rejects", "verify", "status"):
         run(command, tmp_path / "p")
     for number in (1, 2):
-        run("ingest", source / "meta.json", "--out", tmp_path / "f", "--part", f"{number}/2", *few)
+        run("ingest", source / "meta.json", "--out", tmp_path / "f", "--part", f"{number}/2")
         run("status", tmp_path / "f")
     run("finish", tmp_path / "f", *rate, words="\\u202e")
     for number, store in enumerate(stores):
         copy = Path(shutil.copytree(store, tmp_path / f"r{number}"))
-        run("retry", copy, "--reason", "missing_file", *few, words="\\u202e")
-        run("retry", copy, "--reason", EVIL, *few, words="no row was rejected for \\x1b]0;PWNED")
+        run("retry", copy, "--reason", "missing_file", words="\\u202e")
+        run("retry", copy, "--reason", EVIL, words="no row was rejected for \\x1b]0;PWNED")
         run("view", copy, "--out", tmp_path / f"{EVIL}.html", words="\\x1b]0;PWNED")
         assert not ACTS.search((tmp_path / f"{EVIL}.html").read_text(encoding="utf-8"))
         run("why", copy)

@@ -24,7 +24,6 @@ TEXT = f"""\
 source: {builtin_data()}
 processor: builtin:qwen2.5-vl-mini
 out: job
-workers: 1
 ingest:
   datasets: [photo_talk]
   limit: 6

@@ -42,7 +42,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Any:
 def test_plan_as_json_says_that_it_is_a_sample(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "--rows", 20, "--no-budgets", "--workers", 1, "--json", "--quiet") in (0, None)
+    assert run(monkeypatch, "--rows", 20, "--no-budgets", "--json", "--quiet") in (0, None)
     found = json.loads(capfd.readouterr().out)
     assert (found["rows"], found["sampled"], found["exact"]) == (40, 20, False)
     assert [each["max_length"] for each in found["lengths"]] == [2048, 4096, 8192, 16384, 32768]
@@ -53,7 +53,7 @@ def test_a_job_is_planned_with_its_own_pixels(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "job.yaml").write_text("tokenize:\n  max_pixels: 100352\n")
-    common = ("--rows", 8, "--no-budgets", "--workers", 1, "--json", "--quiet")
+    common = ("--rows", 8, "--no-budgets", "--json", "--quiet")
     found = {}
     for name, more in (
         ("job", ("--config", tmp_path / "job.yaml")),

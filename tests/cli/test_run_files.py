@@ -233,16 +233,16 @@ def test_a_store_holds_the_file_that_makes_it_again(
     tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ("tokenize", builtin_data(), "-p", PROCESSOR, "--dataset", "photo_talk", "--limit", 6, "--max-length", 900)
-    assert call(monkeypatch, *line, "--workers", 1, "--out", tmp_path / "a", "-q") == 0
-    again = ("tokenize", "--config", tmp_path / "a" / "run.yaml", "--out", tmp_path / "b", "--workers", 1, "-q")
+    assert call(monkeypatch, *line, "--out", tmp_path / "a", "-q") == 0
+    again = ("tokenize", "--config", tmp_path / "a" / "run.yaml", "--out", tmp_path / "b", "-q")
     assert call(monkeypatch, *again) == 0
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     for stage, source in (("pack", "a"), ("ingest", builtin_data())):
         more = ("--pack-length", 1024) if stage == "pack" else ("--limit", 3)
         given = tmp_path / "a" if source == "a" else source
-        assert call(monkeypatch, stage, given, *more, "--workers", 1, "--out", tmp_path / f"{stage}1", "-q") == 0
+        assert call(monkeypatch, stage, given, *more, "--out", tmp_path / f"{stage}1", "-q") == 0
         config, out = tmp_path / f"{stage}1" / "run.yaml", tmp_path / f"{stage}2"
-        assert call(monkeypatch, stage, "--config", config, "--out", out, "--workers", 1, "-q") == 0
+        assert call(monkeypatch, stage, "--config", config, "--out", out, "-q") == 0
         assert tree(tmp_path / f"{stage}1") == tree(tmp_path / f"{stage}2")
     capsys.readouterr()
     assert "trust_remote_code" not in (tmp_path / "a" / "run.yaml").read_text()

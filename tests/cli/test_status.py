@@ -107,7 +107,7 @@ def test_events_and_the_log_tell_what_happened(
     good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     rows.write_text(json.dumps(good) + "\n" + json.dumps({"messages": []}) + "\n")
     files = ["--events", str(tmp_path / "events.jsonl"), "--log-file", str(tmp_path / "log.txt")]
-    line = ["ingest", str(rows), "--out", str(tmp_path / "out"), "--max-reject-rate", "1", "--workers", "1", *files]
+    line = ["ingest", str(rows), "--out", str(tmp_path / "out"), "--max-reject-rate", "1", *files]
     for status in (0, 0):
         monkeypatch.setattr(sys, "argv", ["vlm-prep", *line, "--quiet"])
         with pytest.raises(SystemExit) as ended:

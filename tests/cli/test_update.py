@@ -36,7 +36,7 @@ def write(path: Path, count: int) -> None:
 
 def test_why_says_what_an_update_does_and_tokenize_does_it(tmp_path: Path) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out"
-    line = ("tokenize", rows, "-p", PROCESSOR, "--out", out, "--workers", 1, "--update")
+    line = ("tokenize", rows, "-p", PROCESSOR, "--out", out, "--update")
     write(rows, 30)
     call(*line)  # there is no store yet: it is made
     assert "update     nothing to do" in call("why", out)

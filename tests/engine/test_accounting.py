@@ -189,7 +189,7 @@ def test_pack_counts_every_document(store: Path, tmp_path: Path, options: Option
 
 
 def test_too_many_rejects_end_with_status_3_and_a_complete_store(source: Path, tmp_path: Path, call: Command) -> None:
-    result = call("ingest", source, "--out", tmp_path / "out", "--max-reject-rate", "0.1", "--workers", 1)
+    result = call("ingest", source, "--out", tmp_path / "out", "--max-reject-rate", "0.1")
     assert result.returncode == 3
     assert "rows were rejected" in result.stderr
     assert f"vlm-prep rejects {tmp_path / 'out'}" in result.stderr
@@ -198,7 +198,7 @@ def test_too_many_rejects_end_with_status_3_and_a_complete_store(source: Path, t
 
 
 def test_few_enough_rejects_end_with_status_0(source: Path, tmp_path: Path, call: Command) -> None:
-    result = call("ingest", source, "--out", tmp_path / "out", "--max-reject-rate", "0.9", "--workers", 1)
+    result = call("ingest", source, "--out", tmp_path / "out", "--max-reject-rate", "0.9")
     assert result.returncode == 0
 
 

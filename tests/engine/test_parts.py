@@ -130,7 +130,7 @@ def test_finishing_tokenized_parts_completes_the_proof(
         assert tokenize(samples, PROCESSOR, config, run) is None
     checked = [json.loads(path.read_bytes()) for path in (tmp_path / "out" / "_work" / "done").iterdir()]
     assert sum(record["facts"]["checked"].get("text", 0) for record in checked) < manifest.proof["rows"]["text"]
-    result = call("finish", tmp_path / "out", "--workers", 1, "--max-reject-rate", 1)
+    result = call("finish", tmp_path / "out", "--max-reject-rate", 1)
     assert result.returncode == 0, result.stderr
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 

@@ -197,7 +197,7 @@ def test_a_tokenized_store_is_retried_by_the_command_and_its_packs_notice(
     config = PackConfig(pack_length=4096, layout="index")
     pack(out, config, options(packed))
     repair(source)
-    result = call("retry", out, "--reason", "missing_file", "--workers", 1)
+    result = call("retry", out, "--reason", "missing_file")
     assert result.returncode == 0, result.stderr
     assert ids(out) == ["rows/0", "rows/3", "rows/1", "rows/2"]
     assert read_manifest(out).proof["rows"] == {"image": 4}

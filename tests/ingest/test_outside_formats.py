@@ -124,7 +124,7 @@ def test_another_version_or_source_of_it_is_another_run_and_an_update_reads_its_
     site: Path, rows: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "tok"
-    line = ("tokenize", rows, *PROCESSOR, "--out", store, "--workers", 1, "--max-reject-rate", 1, "--update")
+    line = ("tokenize", rows, *PROCESSOR, "--out", store, "--max-reject-rate", 1, "--update")
     call(*line)
     assert "update     nothing to do" in call("why", store)
     install(site, MODULE.replace("nobody knows", "not known"))
@@ -173,7 +173,7 @@ def to_sample(row, spec, place, noticed):
     path = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "an <image>?"}, {"role": "assistant", "content": "loud"}]
     path.write_text(json.dumps({"messages": turns}) + "\n")
-    call("tokenize", path, *PROCESSOR, "--out", tmp_path / "tok", "--workers", 1, "--verify-fraction", 1)
+    call("tokenize", path, *PROCESSOR, "--out", tmp_path / "tok", "--verify-fraction", 1)
     (named,) = open_samples(path, format="quiz").read(0, 1)
     (found,) = open_samples(path).read(0, 1)
     assert named == found and "AN <IMAGE>?" in str(found)

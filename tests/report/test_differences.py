@@ -209,11 +209,11 @@ def test_packs_of_several_stores_are_those_of_the_merged_one(
 
 def test_the_command_packs_several_stores_and_its_run_file_again(stores: dict[str, Path], tmp_path: Path) -> None:
     run = CliRunner()
-    words = ["pack", str(stores["one"]), str(stores["two"]), "--pack-length", "1024", "--workers", "1"]
+    words = ["pack", str(stores["one"]), str(stores["two"]), "--pack-length", "1024"]
     first = run.invoke(app, [*words, "--out", str(tmp_path / "a")], catch_exceptions=False)
     again = run.invoke(
         app,
-        ["pack", "--config", str(tmp_path / "a" / "run.yaml"), "--out", str(tmp_path / "b"), "--workers", "1"],
+        ["pack", "--config", str(tmp_path / "a" / "run.yaml"), "--out", str(tmp_path / "b")],
         catch_exceptions=False,
     )
     assert first.exit_code == again.exit_code == 0
