@@ -148,6 +148,9 @@ def test_a_size_gives_fewer_tokens_and_one_that_changes_nothing_is_refused(
         ("qwen2_vl", {"size": 448}, "size=448 cannot be taken"),
         ("qwen3_vl", {"num_frames": 8}, "samples by fps=2, and takes fps or num_frames"),
         ("gemma4", {"fps": 1}, "samples by num_frames=32"),
+        ("qwen2_5_vl", {"max_pixels": "big"}, "max_pixels is 'big', no number"),
+        ("qwen2_5_vl", {"max_pixels": True}, "max_pixels is True, no number"),
+        ("qwen2_vl", {"size": {"shortest_edge": 3136, "longest_edge": "1M"}}, "size's longest_edge is '1M', no number"),
         ("internvl3", {"min_patches": 4, "max_patches": 2}, "min_patches 4 is more than max_patches 2"),
     ],
 )

@@ -167,3 +167,22 @@ def test_a_quote_that_stands_otherwise_anywhere_makes_quotes_of_a_tsv_texts(othe
         other,
     ]
     assert not any(isinstance(row, Sample) and QUOTED & set(row.notes) for row in rows)
+
+
+def test_quotes_around_fields_with_commas_alone_may_be_a_spreadsheets_or_the_texts(tmp_path: Path) -> None:
+    """As Excel writes a table parted by tabs, and as a sentence that is a quotation stands in Common Voice's."""
+    head = "instruction\tinput\toutput\n"
+
+    def read(*answers: str, name: str = "rows.tsv") -> list[str]:
+        path = tmp_path / name
+        path.write_text(head + "".join(f"Do\t\t{answer}\n" for answer in answers))
+        samples = open_samples(path)
+        rows = list(samples.read(0, len(samples)))
+        return [row.messages[1]["content"][0]["text"] if isinstance(row, Sample) else row.message for row in rows]
+
+    plain, doubtful = read("plain", '"Yes, it is"')
+    assert plain == "plain" and '"Yes, it is"' in doubtful and ".csv" in doubtful
+    assert read("plain", '"Yes, it is"', name="rows.csv") == ["plain", "Yes, it is"]
+    assert read("well, plain", '"Yes, it is"') == ["well, plain", '"Yes, it is"']  # a spreadsheet quotes the first, too
+    assert read("plain", '"Yes, it is"', '"say ""so"""') == ["plain", "Yes, it is", 'say "so"']
+    assert read("plain", '"""Yes, it is"""') == ["plain", '"Yes, it is"']

@@ -46,7 +46,7 @@ _MARKS: Final = (
 )
 ENDINGS: Final = (".gz", ".zst", ".zstd", ".xz", ".bz2")
 _UTF8: Final = (None, "utf-8", "ascii", "utf-8-sig")
-_VERSION: Final = 2
+_VERSION: Final = 3
 _OTHERWISE: Final = ".otherwise"
 """Ending of an empty file beside the copy of a table that is not written as its name says."""
 _WINDOW: Final = 1 << 30

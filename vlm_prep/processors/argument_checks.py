@@ -41,6 +41,7 @@ def require_known(name: str, hf: Any, args: Mapping[str, Any]) -> None:
 def require_taken(name: str, hf: Any, args: Mapping[str, Any]) -> None:
     """Refuse settings that the processor does not have afterwards, and sizes of which the least is above the most."""
     held = _held(hf)
+    _require_numbers(name, args)
     for key, value in args.items():
         found = [settings[key] for settings in held if key in settings]
         if not any(_holds(each, value) for each in found):
@@ -67,6 +68,15 @@ def require_taken(name: str, hf: Any, args: Mapping[str, Any]) -> None:
                 f"{name}: pictures would have at least {least} and at most {most} pixels",
                 "lower min_pixels (the shortest edge of a size) or raise max_pixels (its longest edge)",
             )
+
+
+def _require_numbers(name: str, args: Mapping[str, Any]) -> None:
+    """Refuse bounds and edges that are no numbers: a processor takes true for 1, and fails late on others."""
+    bounds = {key: value for key, value in args.items() if key.startswith(("min_", "max_"))}
+    edges = size if isinstance(size := args.get("size"), Mapping) else {}
+    for key, value in (*bounds.items(), *((f"size's {edge}", value) for edge, value in edges.items())):
+        if value is not None and not _is_number(value):
+            raise ProcessorError(f"{name}: `processor_args` {key} is {value!r}, no number", "give it as one")
 
 
 def _is_number(value: Any) -> bool:

@@ -14,13 +14,15 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.row_json import RepeatedKeyError, RowJsonError, parse_row
 from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.embedded import EmbeddedBytes
-from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
+from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan, unread_key
 from vlm_prep.ingest.spec import ROLE_NAMES, DatasetSpec
 
 Row = dict[str, Any]
 
 _LARGEST = sys.float_info.max
 REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
+REASONING_DETAILS: Final = "reasoning_details"
+"""OpenRouter's list of the pieces of a message's reasoning."""
 _LARGEST_WEIGHT = 1e6
 _PAIRS: Final = ({"role", "content"}, {"from", "value"})
 _TAGS: Final = {name: tag for tag, names in ROLE_NAMES.items() for name in names}
@@ -180,13 +182,22 @@ def _as_weight(weight: Any, what: str) -> float:
     return float(weight)
 
 
-def reasoning(message: Row, role: str, where: str) -> str | None:
+def reasoning(message: Row, role: str, where: str, noticed: Noticed) -> str | None:
     """Return an assistant message's reasoning, or None.
 
     Raises:
-        Reject: BAD_TYPE, it is not a string; BAD_ROW, it is not an assistant's, or is given as two texts.
+        Reject: BAD_TYPE, it is not a string; BAD_ROW, it is not an assistant's, or is given as two texts; UNREAD_KEY,
+            it is not readable.
     """
     given = {key: text(message[key], f"{where}: {key}") for key in REASONING_KEYS if message.get(key) is not None}
+    if not is_empty(pieces := message.get(REASONING_DETAILS)) and REASONING_DETAILS not in noticed.ignored:
+        told = _told_pieces(pieces)
+        if told is not None:
+            given[REASONING_DETAILS] = told
+        elif any(given.values()):
+            noticed.unread.setdefault(f"message.{REASONING_DETAILS}", pieces)
+        else:
+            raise unread_key(where, REASONING_DETAILS, pieces, "holds reasoning that is no text (encrypted, a summary)")
     if not given:
         return None
     if role != "assistant":
@@ -197,6 +208,15 @@ def reasoning(message: Row, role: str, where: str) -> str | None:
         both = " and ".join(f"{key} ({excerpt(value)})" for key, value in given.items())
         raise Reject(RejectReason.BAD_ROW, f"{where}: {both} hold different texts; keep one")
     return next(iter(given.values()))
+
+
+def _told_pieces(pieces: Any) -> str | None:
+    """Return the text of `REASONING_DETAILS`; None where a piece is none."""
+    texts = [
+        piece.get("text") if isinstance(piece, dict) and piece.get("type") == "reasoning.text" else None
+        for piece in (pieces if isinstance(pieces, list) else [None])
+    ]
+    return None if None in texts or not all(isinstance(each, str) for each in texts) else "".join(map(str, texts))
 
 
 def is_positive_number(value: Any) -> bool:

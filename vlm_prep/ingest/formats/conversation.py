@@ -17,13 +17,20 @@ from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.fingerprint import canonical_json
 from vlm_prep.core.records import Media, Message, Sample
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.formats.common import Row, column, parsed_list, shown, text
+from vlm_prep.ingest.formats.common import REASONING_KEYS, Row, column, parsed_list, shown, text
 from vlm_prep.ingest.formats.content_parts import read_parts
 from vlm_prep.ingest.formats.entry_options import RATE_KEYS
 from vlm_prep.ingest.formats.media_columns import media_columns
 from vlm_prep.ingest.formats.media_tags import MediaQueue
 from vlm_prep.ingest.formats.named_tags import by_name
-from vlm_prep.ingest.formats.noticed import ROW_KEYS_WITH_MEANING, Noticed, is_empty, looks_like_media, media_role
+from vlm_prep.ingest.formats.noticed import (
+    ROW_KEYS_WITH_MEANING,
+    Noticed,
+    is_empty,
+    looks_like_media,
+    media_role,
+    unread_key,
+)
 from vlm_prep.ingest.formats.row_parts import SEGMENT_KEYS, part_of_row, rate_of_row
 from vlm_prep.ingest.formats.row_turns import Dialect, read_turn, text_parts
 from vlm_prep.ingest.formats.tool_calls import tool_schemas
@@ -67,6 +74,7 @@ def build_sample(
         raise Reject(RejectReason.BAD_TYPE, f"the messages are {shown(turns)}, not a list")
     turns, numbers = usual_turns(turns, dialect, noticed)
     noticed.refuse("the row", row, ROW_KEYS_WITH_MEANING)
+    _refuse_reasoning(row, noticed)
     if not spec.media_keys.isdisjoint(row):
         turns, row = by_name(turns, row, spec, noticed)
     queue, lead, messages = _read_turns(turns, numbers, row, spec, dialect, noticed)
@@ -98,6 +106,19 @@ def build_sample(
         notes=tuple(sorted(noticed.notes)),
         unread=noticed.unread,
     )
+
+
+def _refuse_reasoning(row: Row, noticed: Noticed) -> None:
+    """Refuse a row whose reasoning stands beside its messages; one word ("on") says of what kind the row is.
+
+    Raises:
+        Reject: UNREAD_KEY.
+    """
+    for key in REASONING_KEYS:
+        said = row.get(key)
+        if isinstance(said, str) and len(said.split()) > 1 and key not in noticed.ignored:
+            meaning = "may be the reasoning of an answer, which is read as reasoning_content of its message"
+            raise unread_key("the row", key, said, meaning)
 
 
 def _read_turns(

@@ -104,6 +104,10 @@ MESSAGE_KEYS_WITH_MEANING: Final[dict[str, str]] = {
         ("no_loss", "skip_loss", "ignore_loss", "mask_loss"), "says what is not trained, which is not read; use train"
     ),
     **dict.fromkeys(
+        ("thought", "thoughts"),
+        "may be its reasoning, which is read as reasoning_content, or a part of what it says",
+    ),
+    **dict.fromkeys(
         ("train_detail", "training_detail"), "trains ranges of characters; give parts of their own, with train"
     ),
     **dict.fromkeys(

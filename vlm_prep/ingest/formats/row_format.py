@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from vlm_prep.core.errors import Reject, RejectReason
+from vlm_prep.core.visible import excerpt
 from vlm_prep.ingest.formats.common import Row
 from vlm_prep.ingest.formats.noticed import Noticed, is_empty
 from vlm_prep.ingest.spec import ASR_AUDIO, COLUMN_NAMES, MEDIA_COLUMN_ALIASES, QUERY_COLUMNS, DatasetSpec, Format
@@ -29,6 +31,8 @@ def spec_of_row(row: Row, spec: DatasetSpec, noticed: Noticed) -> DatasetSpec:
     needed = _NEEDED.get(spec.format or "", "messages")
     if spec.is_given_format or spec.format == "mapping" or not spec.given_columns <= _BESIDE:
         return spec
+    if needed != "messages":
+        _require_no_messages(row, needed, spec, noticed)
     if isinstance(first := row.get(spec.column_names(needed)[0]), list | str) and first:
         return spec  # as most are
     if any(not is_empty(row.get(name)) for name in spec.column_names(needed)):
@@ -39,11 +43,34 @@ def spec_of_row(row: Row, spec: DatasetSpec, noticed: Noticed) -> DatasetSpec:
     return found
 
 
+def _require_no_messages(row: Row, needed: str, spec: DatasetSpec, noticed: Noticed) -> None:
+    """Refuse a row that is a conversation, too: had it been its file's first, it would be read as that.
+
+    Raises:
+        Reject: BAD_ROW.
+    """
+    own = spec.column_names(needed)[0]
+    for name in COLUMN_NAMES["messages"]:
+        if not row.get(name) or name in noticed.ignored or not isinstance(row[name], list) or is_empty(row.get(own)):
+            continue
+        both = f"{own!r} ({excerpt(row[own])}) and {name!r} ({excerpt(row[name])})"
+        how = f"`format` says how all rows are read, `ignore_keys={name}` reads the row without"
+        raise Reject(RejectReason.BAD_ROW, f"the columns {both} are two conversations; {how}")
+
+
 def _other(row: Row, spec: DatasetSpec) -> DatasetSpec:
     """Return the one other way in which a row can be read; the data set's own where there is none, or are several."""
+    forms = _forms(row) or _forms(row, or_empty=True)
+    has_prompts = (spec.system_prompt, spec.user_prompt) != (None, None)
+    return spec if len(forms) != 1 or has_prompts else _made(spec, *forms[0])
+
+
+def _forms(row: Row, *, or_empty: bool = False) -> list[tuple[Format, Mapping[str, str]]]:
+    """Return the forms that a row has the columns of, `or_empty` of a question or its answer alone."""
 
     def has(*names: str) -> bool:
-        return all(not is_empty(row.get(name)) for name in names)
+        empty = [name for name in names if is_empty(row.get(name))]
+        return not empty or (or_empty and len(empty) < len(names) and all(row.get(name) == "" for name in empty))
 
     forms: list[tuple[Format, Mapping[str, str]]] = [("alpaca", each) for each in _PAIRS if has(*each.values())]
     told = [row[name] for name in COLUMN_NAMES["messages"] if has(name)]
@@ -54,8 +81,7 @@ def _other(row: Row, spec: DatasetSpec) -> DatasetSpec:
         forms.append(("completion", {}))
     if any(map(has, ASR_AUDIO)) and any(map(has, COLUMN_NAMES["text"])):
         forms.append(("asr", {}))
-    has_prompts = (spec.system_prompt, spec.user_prompt) != (None, None)
-    return spec if len(forms) != 1 or has_prompts else _made(spec, *forms[0])
+    return forms
 
 
 def _made(spec: DatasetSpec, kind: Format, columns: Mapping[str, str]) -> DatasetSpec:

@@ -14,7 +14,16 @@ from typing import Any, Final
 from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.core.records import Message
 from vlm_prep.core.visible import excerpt
-from vlm_prep.ingest.formats.common import REASONING_KEYS, TRAINING_KEYS, Row, reasoning, shown, text, training_options
+from vlm_prep.ingest.formats.common import (
+    REASONING_DETAILS,
+    REASONING_KEYS,
+    TRAINING_KEYS,
+    Row,
+    reasoning,
+    shown,
+    text,
+    training_options,
+)
 from vlm_prep.ingest.formats.content_parts import MEDIA_TYPES, Content, plain_parts, read_parts
 from vlm_prep.ingest.formats.media_tags import MediaQueue, Part, has_paths, has_tags, split_tags
 from vlm_prep.ingest.formats.message_media import with_own_media
@@ -86,7 +95,7 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
     noticed = queue.noticed
     role = _role(turn, dialect, where, noticed)
     turn = with_own_media(turn, dialect.content_keys, role, noticed)
-    thought = reasoning(turn, role, where)
+    thought = reasoning(turn, role, where, noticed)
     calls = _own_calls(turn, role, where)
     value = _content(turn, dialect, where, noticed)
     kind = turn["type"].lower() if isinstance(turn.get("type"), str) else None
@@ -98,14 +107,14 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         if isinstance(value, dict):
             noticed.note("read_untyped_content")
         parts = value if isinstance(value, list) else [value]
+        _require_one_answer(parts, role, where)
         content = read_parts(parts, role, queue, where, lambda written: _string_parts(role, written, dialect, queue))
         if content.hole and not (content.parts or content.calls or calls):
             raise Reject(RejectReason.BAD_TYPE, f"{content.hole}: text is null, not a string")
     elif value is None and calls:
         content = Content()
-    elif value is None and not any(key in turn for key in dialect.content_keys):
-        wanted, has = " or ".join(map(repr, dialect.content_keys)), ", ".join(map(excerpt, turn))
-        raise Reject(RejectReason.BAD_TYPE, f"{where} has no {wanted}, but {has}; name the key with tags.content_tag")
+    elif value is None:
+        raise _without_content(turn, dialect, where)
     else:
         key = next((key for key in dialect.content_keys if turn.get(key) is not None), dialect.content_keys[0])
         content = Content(parts=_string_parts(role, text(value, f"{where}: {key}"), dialect, queue))
@@ -126,6 +135,8 @@ def read_turn(turn: Any, dialect: Dialect, queue: MediaQueue, where: str) -> Mes
         noticed.unread.setdefault(f"message.{key} of {role} turns", turn[key])
     noticed.refuse(where, turn, MESSAGE_KEYS_WITH_MEANING)
     read = _keys_read(dialect.role_keys, dialect.content_keys, role)
+    if all(turn.get(key) is None for key in dialect.content_keys):
+        read |= {"text"}
     typed = kind == "text" or (kind in MEDIA_TYPES and isinstance(value, list))
     noticed.leave("message", turn, read | {"type", *_PART_KEYS} if typed else read)
     return message | {key: option for key, option in options.items() if option is not None}
@@ -181,7 +192,10 @@ def _role(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> str:
 
 @lru_cache(maxsize=64)
 def _keys_read(role_keys: tuple[str, ...], content_keys: tuple[str, ...], role: str) -> frozenset[str]:
-    own = {"tool": ("name", "tool_call_id"), "assistant": ("tool_calls", "function_call", *REASONING_KEYS)}
+    own = {
+        "tool": ("name", "tool_call_id"),
+        "assistant": ("tool_calls", "function_call", *REASONING_KEYS, REASONING_DETAILS),
+    }
     return frozenset((*role_keys, *content_keys, *TRAINING_KEYS, *own.get(role, ())))
 
 
@@ -192,6 +206,8 @@ def _content(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> Any:
         Reject: BAD_ROW, two keys hold different things.
     """
     filled = {key: turn[key] for key in dialect.content_keys if turn.get(key) is not None}
+    if not filled and len(dialect.content_keys) > 1 and isinstance(turn.get("text"), str):  # Open Assistant's name
+        filled = {"text": turn["text"]}
     if not filled:
         return None
     (first, value), *others = filled.items()
@@ -202,6 +218,18 @@ def _content(turn: Row, dialect: Dialect, where: str, noticed: Noticed) -> Any:
     if others or first != dialect.content_keys[0]:
         noticed.note("read_other_tags")
     return value
+
+
+def _without_content(turn: Row, dialect: Dialect, where: str) -> Reject:
+    """Return the reject of a message that says nothing, with what else it has."""
+    key = next((key for key in dialect.content_keys if key in turn), None)
+    if key is None:
+        wanted, has = " or ".join(map(repr, dialect.content_keys)), ", ".join(map(excerpt, turn))
+        return Reject(RejectReason.BAD_TYPE, f"{where} has no {wanted}, but {has}; name the key with tags.content_tag")
+    known = (*dialect.role_keys, *dialect.content_keys)
+    others = [f"{name} ({excerpt(turn[name])})" for name in turn if name not in known and not is_empty(turn[name])]
+    more = f"; nobody reads its {' and '.join(others[:3])} in place of it" if others else ""
+    return Reject(RejectReason.BAD_TYPE, f"{where}: {key} is null, not a string{more}")
 
 
 def _string_parts(role: str, written: str, dialect: Dialect, queue: MediaQueue) -> list[Part]:
@@ -219,6 +247,19 @@ def text_parts(role: str, written: str, queue: MediaQueue) -> list[Part]:
     elif may_hold(written):
         queue.note_names(written)
     return [{"type": "text", "text": written}]
+
+
+def _require_one_answer(parts: list[Any], role: str, where: str) -> None:
+    """Refuse an answer of several texts and nothing else: the pieces of one, or answers that are all right (VQA).
+
+    Raises:
+        Reject: BAD_ROW.
+    """
+    if role == "assistant" and len(parts) > 1 and all(isinstance(part, str) for part in parts):
+        what = (
+            f"{where} is a list of {len(parts)} texts ({excerpt(parts)}), the pieces of one answer or several answers"
+        )
+        raise Reject(RejectReason.BAD_ROW, f"{what}; write one text, or the pieces as parts of type text")
 
 
 def _require_one(what: str, inside: Any, beside: Any, where: str, noticed: Noticed) -> None:

@@ -48,8 +48,9 @@ _PART_KINDS: Final = ("text", "inline_data", "file_data", "function_call", "func
 
 def of_gemini(row: Row) -> Row:
     """Return a row of Gemini's `contents` with the usual names of its columns; any other row as it is."""
-    if "contents" not in row or "messages" in row or not _has_parts(row["contents"]):
+    if "contents" not in row or not is_empty(row.get("messages")) or not _has_parts(row["contents"]):
         return row
+    row = {key: value for key, value in row.items() if key != "messages"}
     found = {("messages" if key == "contents" else "system" if key in _SYSTEM else key): row[key] for key in row}
     return found if len(found) == len(row) else row  # named twice: the row's own fault
 
@@ -214,7 +215,8 @@ def _made(turn: Row, dialect: Dialect, noticed: Noticed, called: dict[str, str],
         yield from _of_pair(turn, keys, dialect)
         return
     given = turn.get("parts")
-    if isinstance(given, list | dict | str) and not any(turn.get(key) for key in dialect.content_keys):
+    has_role = any(turn.get(key) for key in dialect.role_keys)  # without one it is a reject, in the row's own words
+    if has_role and isinstance(given, list | dict | str) and not any(turn.get(key) for key in dialect.content_keys):
         noticed.note("read_gemini")
         listed = given if isinstance(given, list) else [given]
         parts: Any = [_gemini_part(part, f"{where}, part {n}") for n, part in enumerate(listed)]
