@@ -46,7 +46,7 @@ def test_both_keys_of_a_pair_may_stand_where_they_say_one_thing(message: Any) ->
         ([USER, ANSWER], R.BAD_TYPE, "the messages stand in a list of their own"),
         ({"role": "user", "content": 12}, R.BAD_TYPE, "content is a number (12)"),
         ({"role": "user", "content": True}, R.BAD_TYPE, "a boolean (true)"),
-        ({"role": "user", "text": "x"}, R.BAD_TYPE, "tags.content_tag"),
+        ({"role": "user", "body": "x"}, R.BAD_TYPE, "tags.content_tag"),
         ({"speaker": "user", "content": "x"}, R.BAD_TYPE, "tags.role_tag"),
         ({"role": "bad\x1b[31mrole", "content": "x"}, R.UNKNOWN_ROLE, "'bad\\x1b[31mrole'"),
         ("hi", R.BAD_TYPE, "message 1 is a string ('hi')"),
