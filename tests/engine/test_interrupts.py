@@ -155,3 +155,20 @@ def test_a_killed_run_takes_a_decoder_that_hangs_with_it(tmp_path: Path, monkeyp
     run.kill()
     run.communicate(timeout=60)  # ends only when the last process of the run has closed its stderr
     assert processes_of(run.pid) == []
+
+
+def test_sigterm_while_workers_are_started_is_no_traceback(tmp_path: Path) -> None:
+    """The job of many rows is more than a pipe holds: its worker was cut off in the middle of it."""
+    row = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 20_000)
+    line = [VLM_PREP, "ingest", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(tmp_path / "out" / "_work" / "progress.json", run)
+    while len(_alive(run.pid)) < 3:  # the resource tracker and the forkserver, which imports for a second or more
+        time.sleep(0.01)
+    time.sleep(0.5)
+    run.terminate()
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 143 and "Traceback" not in errors
+    assert errors.startswith("terminated: what was committed is kept")
+    assert processes_of(run.pid) == []

@@ -110,16 +110,17 @@ class Worker:
         context = forkserver(job)
         self._heartbeat = SharedHeartbeat()
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(job, theirs, self._heartbeat), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self._heartbeat), daemon=True)
         try:
-            with without_main():
+            with theirs, without_main():
                 self._process.start()
+            # not as an argument: a job of megabytes (a place for each row) that an interrupt cuts on its way is a
+            # traceback of multiprocessing's, while here the worker ends without a word
+            self.connection.send(job)
         except BaseException:
             self._heartbeat.close()
             self.connection.close()
             raise
-        finally:
-            theirs.close()
         self.ready = False
         self.fresh = True
         """Whether it has done nothing yet."""
@@ -210,11 +211,15 @@ def _death_of(code: int | None) -> Death:
 # ---- inside the worker ----
 
 
-def _serve(job: Job, connection: Connection, heartbeat: SharedHeartbeat) -> None:
-    """Set the job up, then run assignments until the run is over."""
+def _serve(connection: Connection, heartbeat: SharedHeartbeat) -> None:
+    """Take a job and set it up, then run assignments until the run is over."""
     _die_with_parent()
     make_own()
     try:
+        data = _whole(connection)
+        if data is None:
+            return
+        job: Job = pickle.loads(data)
         job.setup()
         settle_memory()
         connection.send(("ready", None))
@@ -232,6 +237,13 @@ def _serve(job: Job, connection: Connection, heartbeat: SharedHeartbeat) -> None
         _tell(connection, ("memory", None))
     except Exception as error:
         _tell(connection, ("failed", _sendable(error)))
+
+
+def _whole(connection: Connection) -> bytes | None:
+    """Return what the run sends first; None where it ends before all of it is sent."""
+    with contextlib.suppress(OSError, EOFError):
+        return connection.recv_bytes()
+    return None
 
 
 def _tell(connection: Connection, last: tuple[str, object]) -> None:
