@@ -46,7 +46,7 @@ test-cluster: $(READY)
 # other trainers' real packages, each in an environment of its own that reads this one's torch
 test-trainers: $(READY)
 	$(BIN)/python scripts/trainer_env.py axolotl energon llamafactory megatron-core ms-swift nemo-automodel torchtitan readers
-	$(BIN)/pytest tests/trainers/test_real_trainers.py tests/compat/test_reordered.py
+	$(BIN)/pytest tests/trainers/test_real_trainers.py tests/trainers/test_recipes.py tests/compat/test_reordered.py
 
 lint: $(READY)
 	$(BIN)/ruff check vlm_prep scripts tests

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vlm_prep.pack.bins import best_fit_decreasing, plan_moves
 from vlm_prep.pack.capacities import pack_within
 from vlm_prep.pack.lockstep import Dealer, by_pack, step_numbers
-from vlm_prep.pack.lower_bounds import lower_bounds
+from vlm_prep.pack.lower_bounds import fewest_bins, lower_bounds
 
 SHORTEST = 20
 PATCHES_PER_TOKEN = 4
@@ -49,9 +49,9 @@ def draw_mixed(n: int, capacity: int, seed: int) -> tuple[NDArray[np.int64], NDA
     return np.stack([tokens, PATCHES_PER_TOKEN * media], axis=1).astype(np.int64), kinds
 
 
-def heap_best_fit_decreasing(lengths: list[int], capacity: int) -> int:
-    """Place documents of 1..capacity tokens one by one and return the number of bins."""
-    bins = 0
+def heap_best_fit_decreasing(lengths: list[int], capacity: int) -> tuple[int, int]:
+    """Place documents of 1..capacity tokens one by one; return how many bins there are, and documents in them."""
+    bins, placed = 0, 0
     by_residual: dict[int, int] = {}
     residuals: list[int] = []  # the keys of by_residual, ascending
     for length in sorted(lengths, reverse=True):
@@ -68,27 +68,30 @@ def heap_best_fit_decreasing(lengths: list[int], capacity: int) -> int:
                 by_residual[residual - length] = 0
                 insort(residuals, residual - length)
             by_residual[residual - length] += 1
-    return bins
+        placed += 1
+    return bins, placed
 
 
-def greedy_knapsack(lengths: list[int], capacity: int) -> int:
-    """Put each document, longest first, into the emptiest bin if it fits there, and return the number of bins."""
+def greedy_knapsack(lengths: list[int], capacity: int) -> tuple[int, int]:
+    """Put each document, longest first, into the emptiest bin if it fits there; return as the first does."""
     loads: list[int] = []
+    placed = 0
     for length in sorted(lengths, reverse=True):
         if loads and loads[0] + length <= capacity:
             heapq.heapreplace(loads, loads[0] + length)
         else:
             heapq.heappush(loads, length)
-    return len(loads)
+        placed += 1
+    return len(loads), placed
 
 
-def first_fit(lengths: list[int], capacity: int) -> int:
-    """Put each document, in the order of the data, into the first bin that has room; return the number of bins."""
+def first_fit(lengths: list[int], capacity: int) -> tuple[int, int]:
+    """Put each document, in the order of the data, into the first bin that has room; return as the first does."""
     size = 1 << max(1, len(lengths) - 1).bit_length()
     most = [0] * size + [capacity] * size  # a tree of the largest room below each node; leaves are bins
     for node in range(size - 1, 0, -1):
         most[node] = capacity
-    used = 0
+    used = placed = 0
     for length in lengths:
         node = 1
         while node < size:
@@ -98,7 +101,8 @@ def first_fit(lengths: list[int], capacity: int) -> int:
         while node > 1:
             node //= 2
             most[node] = max(most[2 * node], most[2 * node + 1])
-    return used
+        placed += 1
+    return used, placed
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -107,21 +111,21 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.process_time() - begin
 
 
-def report(name: str, n: int, seconds: float, n_bins: int, least: int) -> None:
-    """Print one line of figures."""
-    share = least / n_bins
-    print(f"{name:<34} {n:>13,} rows {seconds:>8.3f} CPU s {n_bins:>11,} packs  {share:8.4%} of the bound", flush=True)
+def report(name: str, n: int, seconds: float, n_bins: int, least: int, lost: int) -> None:
+    """Print one line of figures; `lost` rows of `n` are in no pack."""
+    figures = f"{n:>13,} rows {seconds:>8.3f} CPU s {n_bins:>11,} packs  {least / n_bins:8.4%} of the bound"
+    print(f"{name:<34} {figures}, {lost:,} rows lost", flush=True)
 
 
 def one_capacity(many: int, few: int, capacity: int, seed: int) -> None:
     """Tokens alone: ours, and the others on fewer rows."""
     lengths = draw_lengths(many, capacity, seed)
     bins, seconds = timed(lambda: best_fit_decreasing(lengths, capacity))
-    report("vlm-prep", many, seconds, bins.n_bins, -(-bins.tokens // capacity))
+    report("vlm-prep", many, seconds, bins.n_bins, fewest_bins(lengths, capacity), many - len(bins.rows))
     lengths = draw_lengths(few, capacity, seed + 1)
-    least = -(-int(lengths.sum()) // capacity)
+    least = fewest_bins(lengths, capacity)
     bins, ours = timed(lambda: best_fit_decreasing(lengths, capacity))
-    report("vlm-prep", few, ours, bins.n_bins, least)
+    report("vlm-prep", few, ours, bins.n_bins, least, few - len(bins.rows))
     as_list = lengths.tolist()
     others = {
         "plain best-fit-decreasing": heap_best_fit_decreasing,
@@ -129,22 +133,23 @@ def one_capacity(many: int, few: int, capacity: int, seed: int) -> None:
         "first-fit": first_fit,
     }
     for name, way in others.items():
-        count, seconds = timed(lambda way=way: way(as_list, capacity))  # type: ignore[misc]
-        report(f"{name} ({seconds / ours:.0f}x ours)", few, seconds, count, least)
+        (count, placed), seconds = timed(lambda way=way: way(as_list, capacity))  # type: ignore[misc]
+        report(f"{name} ({seconds / ours:.0f}x ours)", few, seconds, count, least, few - placed)
 
 
 def histogram_alone(count: int, capacity: int, seed: int) -> None:
     """So many lengths, of which only the histogram is kept."""
 
-    def plan() -> tuple[NDArray[np.int64], int]:
+    def plan() -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         histogram = np.zeros(capacity + 1, np.int64)
         chunk = draw_lengths(min(count, 10_000_000), capacity, seed)
         for start in range(0, count, len(chunk)):
             histogram += np.bincount(chunk[: count - start], minlength=capacity + 1)
-        return histogram, plan_moves(histogram)[1]
+        return histogram, *plan_moves(histogram)
 
-    (histogram, n_bins), seconds = timed(plan)
-    report("vlm-prep, histogram", count, seconds, n_bins, -(-int(histogram @ np.arange(capacity + 1)) // capacity))
+    (histogram, moves, n_bins), seconds = timed(plan)
+    least = -(-int(histogram @ np.arange(capacity + 1)) // capacity)
+    report("vlm-prep, histogram", count, seconds, n_bins, least, count - int(moves[:, 1] @ moves[:, 2]))
 
 
 def several_capacities(n: int, capacity: int, seed: int) -> None:
@@ -155,10 +160,11 @@ def several_capacities(n: int, capacity: int, seed: int) -> None:
         capacities, of = (capacity, *others), np.ascontiguousarray(demands[:, : 1 + len(others)])
         bins, seconds = timed(lambda capacities=capacities, of=of: pack_within(of, capacities))  # type: ignore[misc]
         bounds = lower_bounds(of[bins.rows], capacities)
-        report("tokens, " + "/".join(f"{each:,}" for each in others), n, seconds, bins.n_bins, max(bounds))
+        name = "tokens, " + "/".join(f"{each:,}" for each in others)
+        report(name, n, seconds, bins.n_bins, max(bounds), n - len(bins.rows))
         names = ("tokens", "patches", "media", "documents")
         by = ", ".join(f"{bound:,} by {name}" for name, bound in zip(names, bounds, strict=False))
-        print(f"{'':<34} at least {by}; {len(bins.too_long):,} rows too large")
+        print(f"{'':<34} at least {by}")
 
 
 def steps(n: int, capacity: int, seed: int) -> None:

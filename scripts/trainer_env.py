@@ -19,7 +19,7 @@ from pathlib import Path
 
 NEEDS = {
     "llamafactory": ("llamafactory==0.9.5", "peft==0.18.1", "omegaconf==2.3.0", "antlr4-python3-runtime==4.9.3",
-                     "einops==0.8.1", "tyro==0.8.14", "docstring-parser==0.17.0", "shtab==1.7.2"),
+                     "einops==0.8.1", "tyro==0.8.14", "docstring-parser==0.17.0", "shtab==1.7.2", "trl==0.24.0"),
     "ms-swift": ("ms-swift==4.6.0", "modelscope==1.31.0", "peft==0.18.1", "addict==2.4.0", "json-repair==0.53.0",
                  "sortedcontainers==2.4.0", "einops==0.8.1", "simplejson==3.20.2", "binpacking==1.5.2",
                  "dacite==1.9.2"),

@@ -1,11 +1,17 @@
-"""The examples' model: a random Qwen2.5-VL of 400,000 parameters that fits the built-in processor."""
+"""The examples' model: a random Qwen2.5-VL of 400,000 parameters that fits the built-in processor.
+
+python scripts/trainers/tiny_model.py out/tiny     # writes it with the processor, as trainers take a model
+"""
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 
 
@@ -45,3 +51,16 @@ def tiny_model(seed: int = 0) -> Any:
     )
     torch.manual_seed(seed)
     return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def main() -> None:
+    """Parse the command line and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    tiny_model().save_pretrained(folder)
+    load_processor("builtin:qwen2.5-vl-mini").hf.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()

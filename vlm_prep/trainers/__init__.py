@@ -5,6 +5,7 @@
     automodel.py   NeMo Automodel's collate functions
     axolotl_plugin.py  axolotl's plugin
     torchtitan_loader.py  torchtitan's data loader
+    start.py       another trainer's command, beside a CPU build of torch
     ranks.py          `vlm-prep check-trainer`: batches of every rank
     exporting.py       a store as another trainer's files, whole or not there
     export_formats.py  those files, form by form
