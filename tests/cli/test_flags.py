@@ -132,6 +132,11 @@ def test_a_message_of_the_library_names_settings_and_the_command_line_flags() ->
     assert flags.with_flags("`vlm-prep finish`, `no_setting`") == "`vlm-prep finish`, `no_setting`"
 
 
+def test_no_help_takes_the_datasets_library_for_a_setting() -> None:
+    names = [setting.name for group in flags.groups() for setting in settings_of(group) if "`datasets`" in setting.help]
+    assert names == []
+
+
 def test_help_is_as_wide_as_the_terminal_and_in_groups() -> None:
     told = {}
     for columns in (80, 200):

@@ -56,7 +56,27 @@ def test_packs_that_cannot_be_mended_are_counted() -> None:
     dealer = Dealer(tokens[:, None], [CAPACITY], np.array([0, 0, 0, 1, 1], np.uint8), tokens.astype(float), 4)
     found = dealer.deal([np.array([row]) for row in range(5)])
     assert len(found.packs) == 5
-    assert found.mixed_steps == 1
+    # (0 0 0 1), and the last one with three of these packs again
+    numbers = step_numbers(by_pack(dealer.kinds, found.packs, np.bitwise_or), tokens.astype(float), 4)
+    assert found.mixed_steps == numbers["mixed_steps"] == 2
+
+
+def test_a_last_step_that_is_filled_up_with_packs_of_other_kinds_is_counted_and_none_is_split_for_it() -> None:
+    # 75 packs of text, and three of one video each, which fills them, for two ranks: one step has to mix them
+    tokens = np.array([2000] * 150 + [4000] * 3)
+    kinds = np.array([0] * 150 + [2] * 3, np.uint8)
+    dealer = Dealer(tokens[:, None], [CAPACITY], kinds, tokens.astype(float), 2)
+    packs = [*np.arange(150).reshape(-1, 2), *np.arange(150, 153)[:, None]]
+    found = dealer.deal(packs)
+    assert (len(found.packs), found.split, found.mixed_steps) == (78, 0, 1)
+    # of an odd number the last step is filled up with a pack of the epoch's start, which may be a video
+    found = dealer.deal(packs[:-1])
+    assert (len(found.packs) % 2, found.mixed_steps) == (0, 0)
+    dealer.mend = False
+    found = dealer.deal(packs[:-1])
+    per_pack = by_pack(kinds, found.packs, np.bitwise_or)
+    assert (len(found.packs), found.mixed_steps) == (77, 1)
+    assert step_numbers(per_pack, per_pack + 1.0, 2)["mixed_steps"] == 1
 
 
 @pytest.mark.parametrize("seed", [1, 4])

@@ -28,8 +28,8 @@ ShareMedia = Annotated[
     Later(),
     Doc(
         "A media that several rows of a shard have: stored with each of them (none), so that any library may shuffle "
-        "and select rows; or once (shard), with the first of them, which readers of vlm-prep follow and `datasets`, "
-        "polars or a trainer's own loader do not. `stats` says what that would save."
+        "and select rows; or once (shard), with the first of them, which readers of vlm-prep follow and Hugging "
+        "Face datasets, polars or a trainer's own loader do not. `stats` says what that would save."
     ),
 ]
 

@@ -71,7 +71,7 @@ def hub_tables(address: str, subset: str | None, split: str | None) -> HubTables
         builder = _prepared(address, lambda: _from_hub(found["name"], subset, found["revision"]))
         if builder.hash != commit:
             raise InputError(
-                f"{address}: is commit {commit} on the hub, and `datasets` opened {builder.hash}",
+                f"{address}: is commit {commit} on the hub, and Hugging Face datasets opened {builder.hash}",
                 f"Start again if the set has just changed; hf:{found['name']}@COMMIT names what is read.",
             )
     if (as_files := _as_files(address, builder, split, HubCache(found["name"]).snapshot(commit))) is not None:

@@ -172,13 +172,13 @@ def _repository_files(folder: Path, subset: str | None) -> dict[str, Sequence[st
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise _no_dataset(folder, " ".join(str(error).split())[:300]) from error
     if builder.name not in ("parquet", "arrow"):
-        raise _no_dataset(folder, f"`datasets` reads it as {builder.name!r}")
+        raise _no_dataset(folder, f"Hugging Face datasets reads it as {builder.name!r}")
     return {str(split): list(files) for split, files in builder.config.data_files.items()}
 
 
 def _no_dataset(folder: Path, what: str) -> InputError:
     return InputError(
         f"{folder}: is a folder, and not a dataset of Parquet or Arrow files: {what}",
-        "Give a folder that `datasets` opens (of several configurations one by `subset`), the output of "
+        "Give a folder that Hugging Face datasets opens (of several configurations one by `subset`), the output of "
         "`vlm-prep ingest`, a data file, or a meta JSON.",
     )

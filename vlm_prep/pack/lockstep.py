@@ -38,7 +38,8 @@ class Deal:
     packs: list[Numbers]
     """The rows of each pack."""
     mixed_steps: int
-    """Steps in which ranks differ in kinds of media; a last step of fewer packs counts when its packs differ."""
+    """Steps in which ranks differ in kinds of media. A last step of fewer packs counts where there are packs of several
+    kinds: training fills it up with packs from the start of the epoch's order, whichever they are."""
     exchanged: int
     """Documents that changed places with another."""
     split: int
@@ -79,9 +80,9 @@ class Dealer:
         self._of_pack: NDArray[np.uint8] = by_pack(self.kinds, packs, np.bitwise_or)
         self._donors = [self._find_donors(bit) for bit in range(len(KINDS))]
         self._exchanged = self._split = self._levelled = 0
-        if self.mend and self.world_size > 1 and len(packs) >= self.world_size:
-            self._mend()
         order, mixed = self._steps()
+        if self.mend and self.world_size > 1 and len(packs) >= self.world_size:
+            order, mixed = self._mended(order, mixed)
         if self.mend:
             steps = order[: len(order) // self.world_size * self.world_size].reshape(-1, self.world_size)
             evener = Evener(self.demands, self.capacities, self.kinds, self.cost)
@@ -108,11 +109,27 @@ class Dealer:
         end = len(rest) // world * world
         steps = np.concatenate([*whole, rest[:end].reshape(-1, world)]).astype(np.int64)
         last = rest[end:]
-        groups = [kinds[step] for step in steps[len(steps) - end // world :]] + [kinds[last]]
-        mixed = sum(len(np.unique(each)) > 1 for each in groups)
+        groups = [kinds[step] for step in steps[len(steps) - end // world :]]
+        mixed = sum(len(np.unique(each)) > 1 for each in (*groups, *([kinds] if len(last) else [])))
         # the most expensive step first: what does not fit into memory is seen at once
         order = np.argsort(-cost[steps].max(axis=1), kind="stable") if len(steps) else np.empty(0, np.int64)
         return np.concatenate([steps[order].reshape(-1), last]), mixed
+
+    def _mended(self, order: Numbers, mixed: int) -> tuple[Numbers, int]:
+        """Return the steps of mended packs and how many are mixed; those there are where mending makes it no better."""
+        before, of_pack = list(self._packs), self._of_pack.copy()
+        self._mend()
+        mended = self._steps()
+        if self._faults(*mended) < self._faults(order, mixed):
+            return mended
+        self._packs, self._of_pack = before, of_pack
+        self._exchanged = self._split = 0
+        return order, mixed
+
+    def _faults(self, order: Numbers, mixed: int) -> tuple[int, int, bool]:
+        """Return the mixed steps, all steps, and whether the last one is of fewer packs."""
+        steps, partial = divmod(len(order), self.world_size)
+        return mixed, steps + bool(partial), bool(partial)
 
     def _mend(self) -> None:
         """Exchange and split until the groups of each kind divide by the world size, as far as that can be."""
@@ -264,13 +281,14 @@ def step_numbers(
         epochs: packs of each epoch, whose steps begin anew; one of all by default.
 
     Returns:
-        steps; mixed_steps: those whose packs differ in kinds; cost_spread: median, p99 and max over steps of how much
-        cheaper the cheapest pack of a step is than its most expensive one, in 0..1.
+        steps; mixed_steps: those whose packs differ in kinds, see `Deal.mixed_steps`; cost_spread: median, p99 and max
+        over steps of how much cheaper the cheapest pack of a step is than its most expensive one, in 0..1.
     """
     ends = np.cumsum(epochs or [len(kinds)])
     starts = [0, *ends[:-1].tolist()]
     of_whole = [slice(start, end - (end - start) % world_size) for start, end in zip(starts, ends, strict=True)]
-    lasts = [kinds[whole.stop : end] for whole, end in zip(of_whole, ends, strict=True) if whole.stop < end]
+    # of an epoch whose last step is not whole all kinds: training fills it up with some of them
+    lasts = [kinds[whole.start : end] for whole, end in zip(of_whole, ends, strict=True) if whole.stop < end]
     by_kind, by_cost = (
         np.concatenate([values[whole].reshape(-1, world_size) for whole in of_whole]) for values in (kinds, cost)
     )

@@ -90,7 +90,7 @@ def axolotl_meta(path: Path) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     for each in said["datasets"]:
         if not isinstance(each, Mapping) or not isinstance(each.get("path"), str):
-            raise InputError(f"{path}: a set of `datasets` has no path", _HINT)
+            raise InputError(f"{path}: a set of its list of datasets has no path", _HINT)
         stem = Path(each["path"]).stem
         name = stem if stem not in found else f"{stem}_{len(found)}"
         found[name] = _entry(path, each)
