@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from typer.testing import CliRunner
 
 from vlm_prep.builtin import builtin_data
+from vlm_prep.cli.main import app
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
@@ -104,6 +107,23 @@ def test_a_page_shows_rows_with_pictures_and_what_is_trained(
     )
     assert trained == reader.tokenizer.decode(row["input_ids"][row["labels"] != -100].tolist())
     assert errors(browser) == []
+
+
+def rows_on(page: str) -> list[dict[str, Any]]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return list(json.loads(found[1])["rows"])
+
+
+def test_a_store_is_read_by_the_processor_that_it_was_made_with(tokenized: Path, tmp_path: Path) -> None:
+    """Else the conversation is shown, and which of the tokens are media is not known and not said to be none."""
+    result = CliRunner().invoke(app, ["view", str(tokenized), "--out", str(tmp_path / "page.html"), "--rows", "9"])
+    assert result.exit_code == 0, result.output
+    rows = rows_on((tmp_path / "page.html").read_text())
+    shown = {name: sum(row["parts"][name] for row in rows) for name in ("trained", "media", "other")}
+    assert all(row["runs"] for row in rows) and shown["media"] > 0
+    for row in rows_on(view(tokenized, rows=9, seed=0)):
+        assert row["messages"] and row["parts"].keys() == {"trained", "other"}
 
 
 def test_rows_are_searched_and_filtered(browser: Any, tokenized: Path, reader: Reader, tmp_path: Path) -> None:

@@ -31,7 +31,10 @@ def command(
         str | None,
         Flag(short="-p"),
         IsPath(only_existing=True),
-        Doc("The processor whose tokenizer writes the ids out; a source needs it. [default: conversations are shown]"),
+        Doc(
+            "The processor whose tokenizer writes the ids out; a source needs it. [default: that of the store, if it "
+            "is on this machine, else conversations are shown]"
+        ),
     ] = None,
     out: Annotated[
         Path | None, Flag(short="-o"), OnlyFlag(), Doc("The page. [default: the store's name with .html]")
@@ -60,17 +63,10 @@ def command(
 
 
 def _of_store(store: str, processor: str | None, config: TokenizeConfig, rows: int, seed: int) -> str:
-    from vlm_prep.report.view.shown_rows import Reader
-    from vlm_prep.report.view.viewing import view
+    from vlm_prep.cli.store_reader import reader_for
+    from vlm_prep.report.view.viewing import opened, view
 
-    reader = None
-    if processor is not None:
-        from vlm_prep.processors.families.table import adapter_for
-        from vlm_prep.processors.load import load_processor
-
-        adapter = adapter_for(load_processor(processor, config.processor))
-        reader = Reader(tokenizer=adapter.hf.tokenizer, media_ids=frozenset(adapter.run_ids))
-    return view(store, rows=rows, seed=seed, reader=reader)
+    return view(store, rows=rows, seed=seed, reader=reader_for(opened(store), processor, config.processor))
 
 
 def _of_source(

@@ -36,6 +36,7 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
         if 0 <= place < len(media):  # of a talk that was cut, the pictures that were left
             media[place].setdefault("boxes", []).append({"at": shape, **({"name": name[0]} if name else {})})
     in_media = np.isin(ids, list(reader.media_ids))
+    known = reader.tokenizer is not None
     found: dict[str, Any] = {
         "id": row["sample_id"],
         "dataset": row.get("dataset", ""),
@@ -47,11 +48,11 @@ def shown_row(row: Row, reader: Reader) -> dict[str, Any]:
         "media": media,
         "parts": {
             "trained": int(trained.sum()),
-            "media": int(in_media.sum()),
+            **({"media": int(in_media.sum())} if known else {}),
             "other": int((~trained & ~in_media).sum()),
         },
     }
-    if reader.tokenizer is not None:
+    if known:
         found["runs"] = [_shown_run(run) for run in runs_of_row(row, reader.tokenizer, reader.media_ids)]
     elif row.get("conversation"):
         found["messages"] = messages_of(row)

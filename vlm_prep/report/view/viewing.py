@@ -44,7 +44,7 @@ def view(
         StoreError: unfinished, damaged or no store.
         InputError: a store that holds no rows to show: tars, or an index over another store.
     """
-    store = open_mix(str(folder)) if is_mix(folder) else Store(folder)
+    store = opened(folder)
     manifest = store.manifest
     if manifest.extra.get("format") == "webdataset" or manifest.extra.get("layout") == "index":
         raise InputError(f"{folder} holds no rows that can be shown", "view the tokenized store that it was made of")
@@ -64,6 +64,15 @@ def view(
             packs=packs,
         )
     )
+
+
+def opened(folder: str | StorePath) -> Store:
+    """Open a store, or what a mix file takes of several.
+
+    Raises:
+        StoreError: unfinished, damaged or no store.
+    """
+    return open_mix(str(folder)) if is_mix(folder) else Store(folder)
 
 
 def overview(folder: str | StorePath) -> str:
