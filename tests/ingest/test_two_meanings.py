@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ingest.spelt import ANSWER, USER, R, chat, read, refused
 
+from vlm_prep.core.errors import InputError
 from vlm_prep.core.records import Rejected
 from vlm_prep.ingest.source import open_samples
 
@@ -119,3 +120,48 @@ def test_geminis_message_without_a_role_is_shown_as_it_is_written() -> None:
     assert reason == R.BAD_TYPE and '"parts": [{"text": "Q"}]' in words
     asked = {"role": "user", "parts": [{"text": "Q"}]}
     assert len(read({"contents": [asked, model], "messages": None}).messages) == 2
+
+
+# ---- files and columns ----
+
+
+def test_transcripts_of_several_names_are_read_row_by_row(tmp_path: Path) -> None:
+    names = ("text", "sentence", "transcription")
+    rows: list[dict[str, Any]] = [{"audio": "a.wav", name: name} for name in names]
+    assert said_of(tmp_path / "rows.jsonl", *rows) == list(names)
+    both = {"audio": "a.wav", "text": "one", "sentence": "two"}
+    with pytest.raises(InputError, match="the transcript may be 'text' or 'sentence'"):
+        said_of(tmp_path / "both.jsonl", *rows, both)
+    many = said_of(tmp_path / "many.jsonl", *rows, *[{"audio": "a.wav", "text": "x"}] * 70, both)
+    assert many[-1].startswith("bad_row: the columns 'text' ('one') and 'sentence' ('two')")
+
+
+@pytest.mark.parametrize("tag", ["<|vision_start|><|image_pad|><|vision_end|>", "<image_1>", "<|image|>"])
+def test_a_placeholder_of_another_tool_without_its_picture_is_said(tag: str) -> None:
+    assert read(chat({"role": "user", "content": f"{tag}Q"}, ANSWER)).unread == {"text.placeholder": tag}
+    beside = read(chat({"role": "user", "content": f"<image>What does {tag} mean?"}, ANSWER, images=["a.png"]))
+    assert not beside.unread
+    assert not read(chat({"role": "user", "content": f"{tag}Q"}, ANSWER, images=["a.png"])).unread
+
+
+@pytest.mark.parametrize("nothing", ["None", "null", "nan", "N/A", ["None"]])
+def test_no_media_as_a_word_is_none(nothing: Any) -> None:
+    assert read(chat(image=nothing)).notes == ("read_empty_media",)
+    assert refused(chat({"role": "user", "content": "<image>Q"}, ANSWER, image=nothing))[0] == R.MISSING_MEDIA
+    assert [media.uris for media in read(chat({**USER, "content": "<image>"}, ANSWER, image="none.png")).media]
+
+
+def hint_of(path: Path, row: dict[str, Any]) -> str:
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError) as caught:
+        open_samples(path)
+    return str(caught.value)
+
+
+def test_what_is_proposed_reads_the_texts_and_leaves_none_out(tmp_path: Path) -> None:
+    said = [{"uuid": "u", "text": f"I am {name}", "sender": name} for name in ("human", "assistant")]
+    assert '"content":"text"' in hint_of(tmp_path / "a.jsonl", {"name": "n", "chat_messages": said})
+    dolly = {"instruction": "I", "context": "C", "response": "R"}
+    assert "`columns=input=context`" in hint_of(tmp_path / "b.jsonl", dolly)
+    sets = {"root": "m", "annotation": "a.jsonl", "repeat_time": 1}
+    assert "InternVL" in hint_of(tmp_path / "c.jsonl", sets)

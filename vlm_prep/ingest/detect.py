@@ -110,7 +110,7 @@ def _resolve_outside(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
 
 
 def _resolve_asr(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
-    """Return `spec` with the columns of the audio and of the transcript, which are the same in every row."""
+    """Return `spec` with the columns of the audio and of the transcript; of several transcripts each row its own."""
     columns = dict(spec.columns)
     for role, names in (("audios", ASR_AUDIO_COLUMNS), ("text", COLUMN_NAMES["text"])):
         if role in columns:
@@ -126,6 +126,9 @@ def _resolve_asr(spec: DatasetSpec, rows: list[Row]) -> DatasetSpec:
                 f"Its rows have: {has}. Name it: `columns={option}=NAME`, or columns in a meta JSON.",
             )
         if role == "text" and len(found) > 1:
+            said = ({row[name] for name in names if isinstance(row.get(name), str) and row[name]} for row in rows)
+            if all(len(each) < 2 for each in said):
+                continue  # no row has two
             raise InputError(
                 f"dataset {spec.name!r}: the transcript may be {' or '.join(map(repr, found))} in {spec.file_name}",
                 f"Say which: `columns=text={found[0]}`, or columns in a meta JSON.",

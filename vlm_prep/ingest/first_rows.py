@@ -31,6 +31,9 @@ _PICTURES: Final = (*COLUMN_NAMES["images"], *MEDIA_COLUMN_ALIASES["images"])
 _QUESTIONS: Final = ("question", "prompt", "problem", "query", "instruction", "input")
 _ANSWERS: Final = ("answer", "completion", "solution", "response", "output", "caption", "text")
 
+_BESIDE: Final = ("input", "context", "passage")
+"""Columns of what a question is about."""
+
 
 @dataclass
 class FirstRows:
@@ -107,6 +110,9 @@ def suggestions(row: dict[str, Any]) -> list[str]:
         return ['Its rows are messages: put the list of a conversation into an object, as {"messages": [...]}.']
     if "chosen" in row:
         return _of_preferences(row)
+    if {"root", "annotation"} <= row.keys():  # InternVL's list of sets
+        entry = '{"NAME": {"file_name": ANNOTATION, "media_dir": ROOT, "sample_ratio": REPEAT_TIME}}'
+        return [f"It is InternVL's list of sets, which a meta JSON says as {entry} (docs/sources.md)."]
     for name, value in row.items():
         if _is_conversation(value) and name not in ROW_KEYS_WITH_MEANING:
             return [f"`columns=messages={name}` reads the conversation."]
@@ -122,7 +128,9 @@ def suggestions(row: dict[str, Any]) -> list[str]:
         named = "" if picture in (*_PICTURES, "file_name") else f"`columns=images={picture}` and "
         return [f"{named}{turns} make a conversation of each row (docs/sources.md, Any table)."]
     if question and answer and not any(map(looks_like_media, row.values())):
-        columns = f"`columns=instruction={question}` and `columns=output={answer}`"
+        beside = next((name for name in _BESIDE if isinstance(row.get(name), str) and name != question), None)
+        also = f"`columns=input={beside}` and " if beside else ""
+        columns = f"`columns=instruction={question}`, {also}`columns=output={answer}`"
         return [f"`format=alpaca` with {columns} reads them as one exchange."]
     nested = next((name for name, value in row.items() if isinstance(value, list) and _holds_rows(value)), None)
     if nested:

@@ -3,7 +3,7 @@
     "a.png"   {"path": ...}   <bytes>        one entry
     ["a.png", "b.png"]                       several
     [["a.png"]]                              for pictures and audio a list in the list is its entries
-    null   ""   NaN   []                     none
+    null   ""   "None"   NaN   []            none
     ["a.png", null]                          a hole: left out unless a placeholder asks for it (missing_media)
 
 A column goes by any of its names; two that are filled must hold the same media. Only where one holds bytes, a path in
@@ -26,6 +26,8 @@ from vlm_prep.ingest.formats.noticed import Noticed, is_empty, is_nan
 from vlm_prep.ingest.spec import COLUMN_NAMES, DatasetSpec
 
 _FILM: Final = re.compile(r"\.(?:mp4|mkv|webm|mov|avi|m4v)$", re.IGNORECASE)
+_NOTHING: Final = ("none", "null", "nan", "n/a")
+"""No media as a text, as tables that were written without care have it."""
 Entries = list[Media | None]
 """A media column; None is a hole."""
 MEDIA_ROLES: Final[dict[MediaKind, str]] = {"image": "images", "video": "videos", "audio": "audios"}
@@ -60,7 +62,7 @@ def _column(row: Row, spec: DatasetSpec, kind: MediaKind, role: str, noticed: No
     filled = [name for name in names if not _is_hollow(row[name])]
     if not filled:
         holes = any(row[name] != [] for name in names)
-        if any(isinstance(row[name], list) and row[name] for name in names):
+        if any(isinstance(row[name], list | str) and row[name] for name in names):
             noticed.note("read_empty_media")
         return [None] if holes else []
     first, *others = sorted(filled, key=lambda name: not _holds_bytes(row[name])) if len(filled) > 1 else filled
@@ -154,6 +156,7 @@ def _is_hole(value: Any) -> bool:
     return (
         value is None
         or value == ""
+        or (isinstance(value, str) and len(value) < 5 and value.lower() in _NOTHING)
         or is_nan(value)
         or (isinstance(value, dict) and all(map(is_empty, value.values())))
     )

@@ -188,6 +188,7 @@ class MediaQueue:
         Raises:
             Reject: MEDIA_COUNT_MISMATCH, with both counts; MISSING_MEDIA, a placeholder asks for an entry that is null.
         """
+        self._note_lost()
         if not self._placed and not any(self._columns.values()):
             return []
         columns = {kind: self._balanced(kind, entries) for kind, entries in self._columns.items()}
@@ -202,6 +203,13 @@ class MediaQueue:
                 raise self._mismatch(wrong)
             self.noticed.note("read_media_again")
         return [each if isinstance(each, Media) else columns[each[0]][each[1]] for each in self._placed]
+
+    def _note_lost(self) -> None:
+        """Say a placeholder of another tool whose kind the row has no media of: they may have been lost on the way."""
+        own = {each.kind for each in self._placed if isinstance(each, Media)}
+        for tag in self._names:
+            if not (self._asked[tag.kind] or tag.kind in own or any(self._columns[tag.kind])):
+                self.noticed.unread.setdefault("text.placeholder", tag.written)
 
     def _balanced(self, kind: MediaKind, entries: list[Media | None]) -> list[Media]:
         there, asked = [entry for entry in entries if entry is not None], self._asked[kind]

@@ -28,6 +28,7 @@ _ANSWERS: Final = (
     *("answer", "answers", "response", "completion", "solution", "output", "caption", "captions", "text", "transcript"),
     *("transcription", "txt", "sentence", "description", "label", "category", "assistant", "reply", "target"),
 )
+_CONTENTS: Final = ("content", "text", "value", "message")
 _ROLES: Final = {"user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"}
 _DEEPEST: Final = 4
 NOTHING_ASKED: Final = "Continue."
@@ -102,7 +103,8 @@ def _speakers(value: Any) -> dict[str, Any] | None:
         others = [other for other in turns[0] if other != key and isinstance(turns[0][other], str)]
         if others and all(isinstance(each, str) and each.strip().lower() in names for each in said):
             roles = {each: names[each.strip().lower()] for each in dict.fromkeys(said)}
-            return {"role": key, "content": others[0], "roles": roles}
+            longest = max(others, key=lambda name: len(turns[0][name]))
+            return {"role": key, "content": next(filter(others.__contains__, _CONTENTS), longest), "roles": roles}
     return None
 
 
