@@ -60,10 +60,8 @@ BY_PARAMETER = (
 
 
 def scope_of(nodeid: str) -> str:
-    """What a test is handed out with: its file, or what its parameter names over files; those of no store go alone."""
+    """What a test is handed out with: its file, or what its parameter names over files."""
     file, _, test = nodeid.partition("::")
-    if file == "tests/test_layers.py":
-        return nodeid
     parameter = test.partition("[")[2].removesuffix("]")
     return parameter if parameter and file in BY_PARAMETER else file
 
