@@ -26,7 +26,6 @@ from changing_rows import (
 
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.engine.claim import open_finished, reopen
-from vlm_prep.engine.ownership import plan_of
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.layout import read_rejects
@@ -313,8 +312,8 @@ def test_a_kill_while_what_a_kill_left_is_cleared_away_leaves_nothing(source: So
     source.write(rows_of(range(3)))
     out = source.path.parent / "out"
     tokenize(open_samples(source.path), PROCESSOR, CONFIG, options(out))
-    space = open_finished(out, plan_of(read_manifest(out)), say=print)
-    reopen(space)  # as an update does that finds a store which a killed one has completed
+    space = open_finished(out, read_manifest(out), say=print)
+    reopen(space, read_manifest(out))  # as an update does that finds a store which a killed one has completed
     space.release()
     assert (out / "_work" / "plan.json").exists()
     update(open_samples(source.path), PROCESSOR, CONFIG, options(out))

@@ -63,6 +63,10 @@ class OutputError(VlmPrepError):
     exit_code = 2
 
 
+class ChangedStoreError(OutputError):
+    """Another run changed a store between a look at it and taking it into work."""
+
+
 class StoreError(VlmPrepError):
     """A store is unfinished, damaged, or written by another version."""
 

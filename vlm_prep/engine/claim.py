@@ -3,6 +3,7 @@
     take_over      a run takes its folder, new, unfinished or finished; with `fresh` another run's
     join           one part of a run takes its share, while others are at work
     open_finished  a finished store, read and then taken into work again by `reopen`
+    settle         completes what was decided of a finished store
 
 Raises throughout:
     OutputError: the folder holds something else, is in use, or cannot be written.
@@ -12,20 +13,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vlm_prep.core.atomic_files import sync_folder
-from vlm_prep.core.errors import OutputError
+from vlm_prep.core.errors import ChangedStoreError, OutputError
 from vlm_prep.core.fingerprint import digest_json
 from vlm_prep.engine.array_parts import Part, enter, must_be_idle
 from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.ownership import PLAN, RunPlan, read_plan
+from vlm_prep.engine.ownership import DISCARDED, PLAN, RunPlan, plan_of, read_plan
 from vlm_prep.engine.publish import publish_staged
 from vlm_prep.engine.workspace import Workspace
-from vlm_prep.shards.manifest import MANIFEST, WORK, read_manifest, read_stage
+from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, read_stage
 from vlm_prep.shards.store_names import is_store_entry
 
 Say = Callable[[str], None]
@@ -48,10 +49,10 @@ def take_over(folder: Path, plan: RunPlan, *, fresh: bool = False, say: Say = pr
             space.finished = True
             if space.work.exists():
                 # a kill between the manifest and the end, or while a finished store was repaired, leaves it behind
-                _acquire(space)
-                publish_staged(folder)
-                space.close()
+                settle(folder, say)
             return space
+        # a kill in discarding leaves what is nobody's
+        fresh = fresh or (_plan_of(folder).exists() and read_plan(folder).fingerprint == DISCARDED)
         if fresh and holds_run:
             _must_be_discardable(space)
         space.work.mkdir(parents=True, exist_ok=True)
@@ -88,25 +89,35 @@ def join(folder: Path, plan: RunPlan, part: Part, *, say: Say = print) -> Worksp
     return space
 
 
-def open_finished(folder: Path, plan: RunPlan, *, say: Say = print) -> Workspace:
+def open_finished(folder: Path, manifest: Manifest, *, say: Say = print) -> Workspace:
     """Return the workspace of a finished store, which stays as it is until `reopen`."""
-    space = _whole(folder, plan, say)
-    _must_be_the_finished(space)
+    space = _whole(folder, plan_of(manifest), say)
     space.finished = True
     return space
 
 
-def reopen(space: Workspace, identity: dict[str, Any] | None = None) -> None:
+def reopen(space: Workspace, manifest: Manifest, identity: dict[str, Any] | None = None) -> None:
     """Take a finished store into work again; its own files stay as they are.
 
     Args:
         space: of the store.
+        manifest: of the store, as what is done with it takes it to be: its rows are known by their numbers.
         identity: of what is done with it, to continue after a kill; None starts over.
+
+    Raises:
+        ChangedStoreError: another run has changed it since.
     """
     folder = space.folder
     space.work.mkdir(exist_ok=True)
     _acquire(space)
     publish_staged(folder)
+    if not (folder / MANIFEST).exists() or read_manifest(folder).fingerprint != manifest.fingerprint:
+        space.release()
+        with suppress(OSError):  # somebody's work is in it
+            space.work.rmdir()
+        raise ChangedStoreError(
+            f"another run changed {folder} while this one looked at it", "run the same command again"
+        )
     if identity is None or not _plan_of(folder).exists() or read_plan(folder).identity != identity:
         for path in space.work.iterdir():
             if path.is_dir():
@@ -114,6 +125,18 @@ def reopen(space: Workspace, identity: dict[str, Any] | None = None) -> None:
     space.make_folders(lambda task: False)
     space.plan = replace(space.plan, identity=identity or {}, fingerprint=digest_json(identity or {}))
     space.plan.write(folder)
+
+
+def settle(folder: Path, say: Say) -> None:
+    """Put in place what was decided of a finished store before a kill, and clear its work folder away."""
+    lock = Lock(folder, folder / WORK / "lock", say)
+    lock.acquire()
+    try:
+        must_be_idle(folder, say)
+        publish_staged(folder)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def _whole(folder: Path, plan: RunPlan, say: Say) -> Workspace:
@@ -197,7 +220,7 @@ def _must_be_discardable(space: Workspace) -> None:
 
 def _discard(space: Workspace) -> None:
     """Delete a former run, such that a kill in between leaves a folder that is nobody's and not complete."""
-    replace(space.plan, fingerprint="discarded").write(space.folder)
+    replace(space.plan, fingerprint=DISCARDED).write(space.folder)
     (space.folder / MANIFEST).unlink(missing_ok=True)
     sync_folder(space.folder)
     kept = (space.work, _plan_of(space.folder), space.lock.path)

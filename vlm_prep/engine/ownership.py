@@ -15,6 +15,8 @@ from vlm_prep.core.regular_files import read_regular
 from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest
 
 PLAN = "plan.json"
+DISCARDED = "discarded"
+"""In place of the fingerprint, while what the folder held is deleted."""
 MOST_CHANGES = 12
 MOST_TASKS = 10_000_000
 """Of 4,096 rows each: more than any source has."""
@@ -51,6 +53,8 @@ class RunPlan:
         """
         if fingerprint == self.fingerprint:
             return
+        if fingerprint == DISCARDED:
+            raise OutputError(f"{folder} was being discarded by a run that was ended", "run that command again")
         lines = changes(identity, self.identity)
         more = [f"and {len(lines) - MOST_CHANGES} more"] if len(lines) > MOST_CHANGES else []
         differs = "\n    ".join(["", *lines[:MOST_CHANGES], *more])

@@ -23,7 +23,7 @@ from vlm_prep.engine.accounts import sum_counts, sum_datasets
 from vlm_prep.engine.claim import open_finished, reopen
 from vlm_prep.engine.events import from_start_to_end
 from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.ownership import MOST_CHANGES, plan_of, read_plan
+from vlm_prep.engine.ownership import MOST_CHANGES, read_plan
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.engine.stage import Commits, RunOptions, Send, executor_of, progress_of, sender
 from vlm_prep.engine.tasks import Assignment, Job, Poison, Record, Task, rows_per_task, tasks_of
@@ -146,9 +146,9 @@ def run_retry(
 
 def _run_retry(retry: Retry, options: RunOptions, job: Job, amend: Amend, check: Check) -> Manifest:
     plan = {"retry": retry.round, "of": retry.manifest.fingerprint, "rows": sorted(retry.numbers.values())}
-    workspace = open_finished(retry.folder, plan_of(retry.manifest), say=options.say)
+    workspace = open_finished(retry.folder, retry.manifest, say=options.say)
     try:
-        reopen(workspace, plan)
+        reopen(workspace, retry.manifest, plan)
         records = _records(retry, workspace, options, job, amend, check)
         workspace.publish()
         workspace.close()

@@ -138,7 +138,7 @@ def _look_after(stage: Stage, workspace: Workspace, options: RunOptions) -> Mani
         options.say(f"{options.out} is complete already: nothing to do")
         return manifest
     options.say(f"making {len(lost)} missing or damaged shard(s) again: {', '.join(sorted(lost))}")
-    reopen(workspace)
+    reopen(workspace, manifest)
     redone = {maker.task.index: maker.task for maker in lost.values()}
     assignments = [Assignment(task=task, folder=workspace.shards) for task in redone.values()]
     total = sum(len(task.numbers) for task in redone.values())

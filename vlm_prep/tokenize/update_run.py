@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlm_prep.core.errors import InputError, OutputError
+from vlm_prep.core.errors import ChangedStoreError, InputError, OutputError
 from vlm_prep.core.fingerprint import changes, digest_json
 from vlm_prep.core.own_process import as_before
 from vlm_prep.core.records import Rejected
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.accounts import check_reject_rate
-from vlm_prep.engine.claim import open_finished, reopen
+from vlm_prep.engine.claim import open_finished, reopen, settle
 from vlm_prep.engine.events import from_start_to_end
-from vlm_prep.engine.ownership import MOST_CHANGES, PLAN, plan_of, read_plan
+from vlm_prep.engine.ownership import MOST_CHANGES, PLAN, read_plan
 from vlm_prep.engine.stage import Commits, RunOptions, Send, executor_of, progress_of, sender
 from vlm_prep.engine.tasks import Assignment, Poison, Record
 from vlm_prep.engine.workspace import Workspace
@@ -131,22 +131,27 @@ def update(samples: Samples, processor: str, config: TokenizeConfig, options: Ru
         return tokenize(samples, processor, config, options)
     if options.part is not None or options.fresh:
         raise InputError("`update` excludes `part` and `fresh`", "leave one out")
-    _settle(options)
+    if (options.out / WORK).exists() and _is_over(options.out):
+        settle(options.out, options.say)
     job, identity, findings = begin(samples, processor, config, options)
     tell(findings, options)
     config = replace(config, template_date=findings.template_date)
     with no_garbage():  # millions of small objects, none of them garbage
         found = look(samples, identity, options.out)
     options.say(f"{options.out}: {found.plan.said()}")
-    with from_start_to_end(options.events, "update", options.out, len(found.todo)) as totals:
-        if found.plan.nothing and digest_json(found.manifest.identity) == digest_json(identity):
-            manifest = found.manifest
-        else:
-            rows, media = _copied_rows(found), _known_rows(found)
-            # with the settings of `job`, for which the forkserver has made all that workers need
-            run = UpdateJob(samples, processor, job.config, job.payload, folder=options.out, rows=rows, media=media)
-            manifest = _do(found, run, config, findings, options)
-        totals.update(manifest.totals)
+    try:
+        with from_start_to_end(options.events, "update", options.out, len(found.todo)) as totals:
+            if found.plan.nothing and digest_json(found.manifest.identity) == digest_json(identity):
+                manifest = found.manifest
+            else:
+                rows, media = _copied_rows(found), _known_rows(found)
+                # with the settings of `job`, for which the forkserver has made all that workers need
+                run = UpdateJob(samples, processor, job.config, job.payload, folder=options.out, rows=rows, media=media)
+                manifest = _do(found, run, config, findings, options)
+            totals.update(manifest.totals)
+    except ChangedStoreError as error:
+        options.say(f"{error.message}: looking again")
+        return update(samples, processor, config, options)
     check_reject_rate(manifest.totals, options)
     return manifest
 
@@ -157,9 +162,10 @@ def _do(
     """Do what there is to do, and return the store's new manifest."""
     if not options.workers:
         run.setup()
-    workspace = _workspace(found.folder, found.manifest, options)
+    workspace = open_finished(found.folder, found.manifest, say=options.say)
     try:
-        reopen(workspace, {"update": found.round, "of": found.manifest.fingerprint, "to": _target(found)})
+        made_of = {"update": found.round, "of": found.manifest.fingerprint, "to": _target(found)}
+        reopen(workspace, found.manifest, made_of)
         records, checked = _records(found, workspace, run, options)
         made = describe_run(run.samples, config, findings.runtime, [checked], records, {})
         with no_garbage():
@@ -175,19 +181,6 @@ def _do(
     return read_manifest(options.out)
 
 
-def _settle(options: RunOptions) -> None:
-    """Complete what was being done with the store when a kill came, if it was decided."""
-    folder = options.out
-    if not (folder / WORK).exists() or not _is_over(folder):
-        return
-    workspace = _workspace(folder, read_manifest(folder), options)
-    try:
-        reopen(workspace)
-        workspace.close()
-    finally:
-        workspace.release()
-
-
 def _is_over(folder: Path) -> bool:
     """Whether what stands in the work folder of a finished store was decided, or is left of what is complete."""
     if (folder / STAGED_LIST).exists() or not (folder / WORK / PLAN).exists():
@@ -197,10 +190,6 @@ def _is_over(folder: Path) -> bool:
     if not identity:  # of what starts over: this settling, ended by a second kill
         return True
     return type(made) is int and made <= int(read_manifest(folder).extra.get("updates", 0))
-
-
-def _workspace(folder: Path, manifest: Manifest, options: RunOptions) -> Workspace:
-    return open_finished(folder, plan_of(manifest), say=options.say)
 
 
 def _target(found: Update) -> str:

@@ -8,7 +8,6 @@ manifest (`engine.publish`); a kill in between is made good by the same command.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +17,13 @@ import numpy as np
 
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.fingerprint import digest_json
-from vlm_prep.engine.claim import open_finished, reopen
-from vlm_prep.engine.lock import Lock
-from vlm_prep.engine.ownership import PLAN, RunPlan, read_plan
+from vlm_prep.engine.claim import open_finished, reopen, settle
+from vlm_prep.engine.ownership import PLAN, read_plan
 from vlm_prep.engine.publish import decide, publish_staged, staging
 from vlm_prep.ingest.gather.gather_run import CARD, SCHEMA
 from vlm_prep.media.gathered import open_media_store
 from vlm_prep.shards.layout import file_digests, write_dataset_files
-from vlm_prep.shards.manifest import GATHERED, MANIFEST, WORK, Manifest, read_manifest, write_manifest
+from vlm_prep.shards.manifest import MANIFEST, WORK, Manifest, read_manifest, write_manifest
 from vlm_prep.shards.object_store import StorePath
 from vlm_prep.shards.reader import ShardReader, Store
 from vlm_prep.shards.row_texts import media_of
@@ -76,15 +74,8 @@ def unused(folder: Path, used_by: Sequence[StorePath]) -> Unused:
 
 def _complete(folder: Path) -> None:
     """Put in place what a `free` had decided before it was killed, and remove what it left."""
-    if not (folder / WORK / PLAN).exists() or not (folder / MANIFEST).exists() or read_plan(folder).identity:
-        return
-    lock = Lock(folder, folder / WORK / "lock", lambda line: None)
-    lock.acquire()
-    try:
-        publish_staged(folder)
-        shutil.rmtree(folder / WORK, ignore_errors=True)
-    finally:
-        lock.release()
+    if (folder / WORK / PLAN).exists() and (folder / MANIFEST).exists() and not read_plan(folder).identity:
+        settle(folder, lambda line: None)
 
 
 def free(folder: Path, found: Unused) -> Manifest:
@@ -99,12 +90,9 @@ def free(folder: Path, found: Unused) -> Manifest:
     """
     store = open_media_store(folder)
     before = store.manifest
-    plan = RunPlan(
-        stage=GATHERED, fingerprint=before.fingerprint, identity=before.identity, tasks=len(before.tasks), again={}
-    )
-    space = open_finished(folder, plan)
+    space = open_finished(folder, before)
     try:
-        reopen(space)
+        reopen(space, before)
         staged = staging(folder) / "train"
         staged.mkdir(parents=True)
         infos = []
