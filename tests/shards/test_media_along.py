@@ -149,3 +149,18 @@ def test_what_cannot_go_along_is_said(made: Path, tokenized: Path, tmp_path: Pat
     (beside / "something").touch()
     with pytest.raises(OutputError, match="holds what this store does not"):
         push_with_media(made / "tok", url, silent)
+
+
+def test_rows_of_somebody_elses_store_do_not_say_what_is_sent(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody"))
+    url = f"file://{tmp_path}/bucket/tok"
+    said: list[str] = []
+    with pytest.raises(InputError, match="was not made here, and its rows name media stores") as refused:
+        push_with_media(made / "tok", url, said.append)
+    assert str(made / "media") in str(refused.value) and not (tmp_path / "bucket").exists()
+    push_with_media(made / "tok", url, said.append, trust_places=True)
+    assert f"{made / 'media'} goes along" in said[0]
+    pull_with_media(url, tmp_path / "here" / "tok", silent)  # what came with it goes with it
+    push_with_media(tmp_path / "here" / "tok", f"file://{tmp_path}/second/tok", silent)

@@ -22,13 +22,19 @@ def push(
     store: Annotated[Local, Doc("A finished folder made by ingest, tokenize or pack.")],
     url: Annotated[str, Positional(), Doc("Where it goes, e.g. s3://bucket/prefix.")],
     with_media: WithMedia = False,
+    trust_places: Annotated[
+        bool, Doc("Take media stores along that a store names which you did not make here.")
+    ] = False,
     quiet: flags.Quiet = False,
 ) -> None:
     """Copy a finished store to an object store, the manifest last; after a kill the same command continues."""
     check_remote(url)
     say = options.sayer(quiet)
-    (push_with_media if with_media else transfer.push)(local(store), url, say)
-    if not with_media and (note := said_of_media_elsewhere(local(store))):
+    if with_media:
+        push_with_media(local(store), url, say, trust_places=trust_places)
+        return
+    transfer.push(local(store), url, say)
+    if note := said_of_media_elsewhere(local(store)):
         say(note)
 
 

@@ -10,26 +10,39 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vlm_prep.core.errors import InputError
+from vlm_prep.core.made_here import is_ours
 from vlm_prep.core.media_places import media_name, store_of
 from vlm_prep.media.files import SEPARATOR, moved
 from vlm_prep.shards.elsewhere import named_media
+from vlm_prep.shards.layout import read_origin
 from vlm_prep.shards.manifest import GATHERED, MANIFEST, read_manifest
 from vlm_prep.shards.transfer import pull, push
 
 Say = Callable[[str], None]
 
 
-def push_with_media(folder: Path, url: str, say: Say) -> None:
+def push_with_media(folder: Path, url: str, say: Say, *, trust_places: bool = False) -> None:
     """Copy a finished store to `url` and the media stores that its rows refer to beside it, see `transfer.push`.
 
     Raises:
-        InputError: its rows refer to none.
+        InputError: its rows refer to none; or to some that did not come with it, and it was not made here: rows of
+            somebody else would say what of this machine is sent. Not with `trust_places`.
         StoreError: one is not finished.
         OutputError: something else is at one of the places.
     """
     parent = _parent(url)
-    for named, shard in _shards_of(folder).items():
-        push(_media_store(moved(shard)), f"{parent}/{media_name(named)}", say)
+    stores = {named: _media_store(moved(shard)) for named, shard in _shards_of(folder).items()}
+    if not (trust_places or is_ours(read_origin(folder) or {})):
+        beside = {named: folder.absolute().parent / media_name(named) for named in stores}
+        if apart := [str(stores[named]) for named, media in beside.items() if not (media / MANIFEST).is_file()]:
+            raise InputError(
+                f"{folder} was not made here, and its rows name media stores of this machine: {', '.join(apart)}",
+                "if they are to be sent, give `trust_places`; a store that was made here says so in its origin.json",
+            )
+        stores = beside
+    for named, media in stores.items():
+        say(f"{media} goes along, which rows of {folder} refer to")
+        push(media, f"{parent}/{media_name(named)}", say)
     push(folder, url, say)
 
 
