@@ -30,8 +30,10 @@ def pick_rows(total: int, ratio: float) -> NDArray[np.int64]:
     if ratio < 1:
         return _draw(total, max(1, math.floor(total * ratio)))
     passes = int(ratio)
-    extras = _draw(total, math.floor(total * (ratio - passes)))
-    return np.concatenate([np.tile(np.arange(total, dtype=np.int64), passes), extras])
+    picks = np.arange(total, dtype=np.int64)
+    if passes == ratio:  # no copies: of a million rows and once each it is all there is
+        return picks if passes == 1 else np.tile(picks, passes)
+    return np.concatenate([np.tile(picks, passes), _draw(total, math.floor(total * (ratio - passes)))])
 
 
 def copies(total: int, picks: int) -> NDArray[np.int64]:

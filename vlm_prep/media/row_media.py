@@ -83,6 +83,10 @@ def _table_value(path: str, row: str, steps: list[str]) -> Any:
         # lists of all kinds, views too; an entry of a map is a tuple
         is_field = not isinstance(value, tuple) and pa.types.is_struct(value.type)
         value = value[step if is_field else int(step)]
+    if not isinstance(value, tuple) and pa.types.is_struct(value.type):
+        value = value["bytes"]  # what is beside it is not looked at
+    if isinstance(value, tuple) or pa.types.is_nested(value.type):
+        raise TypeError("no bytes and no text")
     return value.as_py()
 
 

@@ -14,10 +14,11 @@ files of some hundred bytes become (a dictionary's one long text, 40,000 times) 
 from __future__ import annotations
 
 import os
+import sys
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from typing import Any, Final, Literal, Protocol
 
@@ -28,6 +29,7 @@ from vlm_prep.core.bounds import TABLE_BYTES, at_most
 from vlm_prep.core.errors import InputError
 from vlm_prep.core.regular_files import open_regular
 from vlm_prep.core.visible import excerpt
+from vlm_prep.media.row_values import values_of
 from vlm_prep.shards.heads import must_be_valid
 
 TableKind = Literal["parquet", "arrow"]
@@ -109,11 +111,10 @@ def _rows_ahead(batch: pa.RecordBatch, place: int, *, follows: bool) -> list[dic
     values of many rows several times as fast as of one."""
     one = batch.slice(place, 1)
     some = batch.slice(place, _AHEAD) if follows else one
-    try:
-        found: list[dict[str, Any]] = (some if some.nbytes <= _AHEAD_BYTES else one).to_pylist()
-    except (ValueError, OverflowError):  # of one of them; which it is, the rows say one by one
-        found = one.to_pylist()
-    return found
+    if follows and some.nbytes <= _AHEAD_BYTES:
+        with suppress(ValueError, OverflowError):  # of one of them; which it is, the rows say one by one
+            return values_of(some)
+    return values_of(one)
 
 
 def read_scalar(path: str, row: int, column: str) -> pa.Scalar:
@@ -260,6 +261,8 @@ class _ArrowTable:
             _distinct(each.schema)
         self.ahead: tuple[int, list[dict[str, Any]]] = 0, []
         self._starts = [0, *accumulate(lengths)]
+        if len(self._starts) > 1 and self._starts[-1] > sys.maxsize:
+            raise pa.ArrowInvalid(f"it says {self._starts[-1]} rows")
         self._is_valid: set[int] = set()
         self._last: tuple[int, pa.RecordBatch] | None = None
 
