@@ -16,8 +16,11 @@ from typer.testing import CliRunner
 
 from vlm_prep.cli import main as cli
 from vlm_prep.cli.main import app
-from vlm_prep.core.errors import VlmPrepError
+from vlm_prep.core.errors import InputError, VlmPrepError
+from vlm_prep.core.records import Rejected
 from vlm_prep.core.visible import excerpt, visible, visible_json
+from vlm_prep.engine.array_parts import parse_part
+from vlm_prep.shards.layout import read_rejects, write_rejects
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
 EVIL = "\x1b]0;PWNED\x07\x1b[2J\x9b31m\r\b\x7f\u202e\u2066\u200f\u2028"
@@ -212,3 +215,14 @@ def test_words_of_a_command_line_that_mean_nothing_are_shown_harmless(
     run(name, f"--no{EVIL}")
     run(name, "--workers", f"no{EVIL}")
     run(name, "--config", f"no{EVIL}")
+
+
+def test_numbers_that_are_none_are_text(stores: tuple[Path, Path], run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(stores[1], tmp_path / "t"))
+    digits = "9" * 5000  # more than Python makes an int of
+    rejects = [Rejected(**{**each, "message": f"{digits} tokens, --max-length is 1"}) for each in read_rejects(copy)]
+    write_rejects(copy, rejects)
+    run("view", copy, "--out", tmp_path / "page.html")
+    assert digits[:100] in (tmp_path / "page.html").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="expected i/n"):
+        parse_part(f"{digits}/{digits}")

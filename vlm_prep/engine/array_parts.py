@@ -56,7 +56,7 @@ def parse_part(text: str) -> Part:
     Raises:
         InputError: it is no such thing.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]) < 100_000:
         raise InputError(f"`part={text!r}`: expected i/n with i from 1 to n", "for example: `part=3/8`")
     return Part(number=int(found[1]), count=int(found[2]))

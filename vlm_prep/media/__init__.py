@@ -3,6 +3,7 @@
     table_rows.py  rows of Parquet and Arrow files by number
     delimited.py   CSV and TSV as JSON lines
     text_files.py  text that is compressed or in another encoding, as UTF-8
+    row_values.py  rows of tables as Python values, in bounded time and memory
     row_media.py   media inside the rows of a data file
     places.py  where media really lie, and within which bounds
     archives.py  files inside a zip or tar

@@ -15,7 +15,7 @@ from vlm_prep.shards.layout import read_origin
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_ledger import read_ledger
 
-_OVERLONG = re.compile(r"(\d+) tokens, --max-length is (\d+)")
+_OVERLONG = re.compile(r"(\d{1,12}) tokens, --max-length is (\d{1,12})")
 _ROWS = "rows"
 """Where origin.json says what the record of a store's rows is."""
 MOST_FILES = 4
