@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from vlm_prep.cli.main import app
 from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.settings import IngestConfig, TokenizeConfig
 from vlm_prep.engine.run_options import RunOptions
@@ -213,6 +215,14 @@ def test_what_nothing_refers_to_is_given_back(ingested: Path, source: Path, tmp_
     assert Store(again).manifest.totals["media_of_stores"] == 4  # b.png is read itself
     with pytest.raises(InputError, match="no store is named"):
         gather_free.unused(media, [])
+
+
+def test_a_store_whose_media_were_given_back_is_told_so(ingested: Path, source: Path, tmp_path: Path) -> None:
+    tokens, media = freed(tmp_path, ingested, source)
+    forgotten = tokenized(source, tmp_path / "forgotten", media_store=[str(media)])
+    gather_free.free(media, gather_free.unused(media, [tokens]))
+    result = CliRunner().invoke(app, ["verify", str(forgotten), "--processor", "builtin:qwen2.5-vl-mini"])
+    assert result.exit_code and "gc --free" in " ".join(result.output.split()), result.output
 
 
 @pytest.mark.parametrize("stop", range(6))

@@ -119,6 +119,9 @@ def _bytes_of(value: Any, where: str) -> bytes:
         value = value.get("bytes")
     if isinstance(value, bytes):
         return value
+    if value is None:
+        given_back = "nothing stands there (a media store: given back by `vlm-prep gc --free`)"
+        raise Reject(RejectReason.MISSING_KEY, f"{where}: {given_back}")
     if not isinstance(value, str):
         raise Reject(RejectReason.MISSING_KEY, f"{where}: no media, but {type(value).__name__}")
     return decode_base64(value, where)
