@@ -59,6 +59,8 @@ def test_a_row_of_two_conversations_is_not_read_by_what_the_first_row_was(tmp_pa
 @pytest.mark.parametrize("empty", [{"prompt": "P", "completion": ""}, {"query": "P", "response": ""}])
 def test_an_empty_answer_of_another_form_is_one_in_a_mixed_file_too(empty: dict[str, Any], tmp_path: Path) -> None:
     assert said_of(tmp_path / "rows.jsonl", chat(), empty) == ["ho", ""]
+    own = read({"instruction": "", "input": "I", "output": "O"}, format="alpaca")
+    assert own.messages[0]["content"][0]["text"] == "I" and not own.notes
     nothing = dict.fromkeys(empty, "")
     assert said_of(tmp_path / "none.jsonl", chat(), nothing)[1].startswith("missing_column")
 

@@ -28,7 +28,7 @@ _BESIDE: Final = frozenset((*MEDIA_COLUMN_ALIASES, "tools", "system", "id", "inp
 
 def spec_of_row(row: Row, spec: DatasetSpec, noticed: Noticed) -> DatasetSpec:
     """Return how a row is read: as the data set's first, or in another form."""
-    needed = _NEEDED.get(spec.format or "", "messages")
+    needed = _needed(spec)
     if spec.is_given_format or spec.format == "mapping" or not spec.given_columns <= _BESIDE:
         return spec
     if needed != "messages":
@@ -41,6 +41,10 @@ def spec_of_row(row: Row, spec: DatasetSpec, noticed: Noticed) -> DatasetSpec:
     if found is not spec:
         noticed.note("read_other_format")
     return found
+
+
+def _needed(spec: DatasetSpec) -> str:
+    return _NEEDED.get(spec.format or "", "messages")
 
 
 def _require_no_messages(row: Row, needed: str, spec: DatasetSpec, noticed: Noticed) -> None:
@@ -60,7 +64,10 @@ def _require_no_messages(row: Row, needed: str, spec: DatasetSpec, noticed: Noti
 
 def _other(row: Row, spec: DatasetSpec) -> DatasetSpec:
     """Return the one other way in which a row can be read; the data set's own where there is none, or are several."""
-    forms = _forms(row) or _forms(row, or_empty=True)
+    forms = _forms(row)
+    if not forms:
+        own = spec.column_names(_needed(spec))[0] in row  # an empty text in its own column is what it says
+        forms = [form for form in _forms(row, or_empty=True) if not (own and form[0] == spec.format)]
     has_prompts = (spec.system_prompt, spec.user_prompt) != (None, None)
     return spec if len(forms) != 1 or has_prompts else _made(spec, *forms[0])
 
