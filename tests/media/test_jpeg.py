@@ -12,7 +12,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from vlm_prep.core.errors import Reject
+from vlm_prep.core.errors import Reject, RejectReason
 from vlm_prep.media import jpeg
 from vlm_prep.media.image import load_rgb, load_rgbx
 
@@ -144,3 +144,17 @@ def test_real_photographs_are_pillows() -> None:
     for file in files:
         data = file.read_bytes()
         assert outcome(load_rgbx, data) == outcome(load_rgb, data), file
+
+
+def test_a_progressive_picture_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    """A scan of a dozen bytes that changes nothing is a pass over all pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert load_rgb(data[:-2] + last * 20 + b"\xff\xd9").size == (2000, 2000)
+    bomb = data[:-2] + last * 800 + b"\xff\xd9" + data[-400:] * 3  # what lies behind the picture is not counted
+    for load in (load_rgb, load_rgbx):
+        with pytest.raises(Reject, match=r"81\d scans of 2000x2000 are more than 16 x") as caught:
+            load(bomb)
+        assert caught.value.reason == RejectReason.IMAGE_TOO_LARGE

@@ -30,6 +30,8 @@ from vlm_prep.media.library_words import begins, named_words
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit for a decompression bomb (a quarter of a gigabyte of RGB, rounded by Pillow)."""
+_MOST_PASSES = 16
+"""Over so many pixels; progressive JPEGs have ten scans or so."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -246,10 +248,19 @@ def _saying(uri: str) -> Iterator[None]:
 
 
 def _whole(data: bytes, uri: str) -> Image.Image:
-    """Open a picture; a JPEG that was cut is rejected."""
+    """Open a picture; a JPEG that was cut is rejected, and one that passes over its pixels again and again."""
     picture = open_picture(data, uri)
-    if picture.format in ("JPEG", "MPO") and _lacks_end(picture, data):
-        raise Reject(RejectReason.TRUNCATED_IMAGE, f"{uri}: no end-of-image marker after its pixels")
+    if picture.format in ("JPEG", "MPO"):
+        # Pillow stops reading the header at the start of the pixels; an EXIF thumbnail with its own end lies before
+        pixels: int = getattr(picture, "fp").tell()  # noqa: B009 - ImageFile's, which Image.open does not promise
+        end = data.find(b"\xff\xd9", pixels)
+        if end < 0:  # filled up with zeros, it decodes without an error
+            raise Reject(RejectReason.TRUNCATED_IMAGE, f"{uri}: no end-of-image marker after its pixels")
+        # of a progressive one; a scan of some bytes is a pass over all pixels
+        scans, (width, height) = 1 + data.count(b"\xff\xda", pixels, end), picture.size
+        if scans * width * height > _MOST_PASSES * MAX_PIXELS:
+            message = f"{uri}: {scans} scans of {width}x{height} are more than {_MOST_PASSES} x {MAX_PIXELS} pixels"
+            raise Reject(RejectReason.IMAGE_TOO_LARGE, message)
     return picture
 
 
@@ -272,13 +283,6 @@ def four_bytes(picture: Image.Image) -> NDArray[np.uint8]:
     except ValueError:  # larger than a block of Pillow's memory
         data = np.asarray(picture.convert("RGBX"))
     return np.array(data, np.uint8).reshape(picture.height, picture.width, -1)
-
-
-def _lacks_end(picture: Image.Image, data: bytes) -> bool:
-    """Whether a JPEG was cut: filled up with zeros, it decodes without an error."""
-    # Pillow stops reading the header at the start of the pixels; an EXIF thumbnail with its own end lies before
-    pixels: int = getattr(picture, "fp").tell()  # noqa: B009 - ImageFile's, which Image.open does not promise
-    return data.rfind(b"\xff\xd9", pixels) < 0
 
 
 def _undecodable(uri: str, error: Exception) -> Reject:
