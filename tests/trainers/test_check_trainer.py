@@ -20,7 +20,7 @@ from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
-from vlm_prep.stream import PackedCollate
+from vlm_prep.stream import PackedCollate, ShardDataset
 from vlm_prep.tokenize.tokenize_run import tokenize
 from vlm_prep.trainers import ranks
 from vlm_prep.trainers.ranks import TrainerOptions, check_trainer
@@ -66,6 +66,18 @@ def test_ranks_that_would_wait_for_each_other_are_found(
     result = CliRunner().invoke(main.app, words)
     assert result.exit_code == 1
     assert "ranks call other modules" in result.output and "stand-ins" in result.output
+
+
+def test_a_step_that_no_rank_loads_here_is_looked_at_too(tokenized: Path) -> None:
+    asked = TrainerOptions(world_size=2, batches=1, workers=0)
+    (found,) = ranks._in_the_epoch(str(tokenized), asked)
+    kinds = ShardDataset(tokenized).kinds() > 0
+    steps = [
+        [row for row, _ in zip(ShardDataset(tokenized, rank, 2).sampler(), range(20), strict=True)] for rank in (0, 1)
+    ]
+    torn = [step for step, (one, other) in enumerate(zip(*steps, strict=True), 1) if kinds[one.row] != kinds[other.row]]
+    assert found.startswith(f"{len(torn)} of 20 steps of the epoch, the first is step {torn[0]}: ")
+    assert not ranks._in_the_epoch(str(tokenized), replace(asked, batch_size=20))
 
 
 def test_stand_ins_keep_ranks_of_text_and_pictures_together(

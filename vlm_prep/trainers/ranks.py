@@ -12,9 +12,11 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from vlm_prep.certify.tiny_model import TinyModel
@@ -100,7 +102,26 @@ def check_trainer(store: str, options: TrainerOptions) -> TrainerCheck:
     if check.model is None:
         check.notes.append("the model is not known, so none was run (--model FOLDER)")
     check.faults += _across_ranks(check.batches, options)
+    if options.world_size > 1 and not options.dummy:
+        check.faults += _in_the_epoch(store, options)
     return check
+
+
+def _in_the_epoch(store: str, options: TrainerOptions) -> list[str]:
+    """Steps of the first epoch, those that no rank loaded here too, in which some ranks have media and others none."""
+    world, trusted = options.world_size, options.trust_remote_code
+    rows = ShardDataset(store, world_size=world, seed=options.seed, trust_remote_code=trusted)
+    places = range(len(rows) * world)
+    order = np.fromiter(rows.rows_of(rows.epoch, places), np.int64, len(places)).reshape(-1, world)
+    starts = np.arange(0, len(order), options.batch_size)
+    media = np.logical_or.reduceat(rows.kinds()[order] > 0, starts, axis=0)
+    torn = np.flatnonzero(media.any(axis=1) & ~media.all(axis=1)) + 1
+    if not len(torn):
+        return []
+    return [
+        f"{len(torn):,} of {len(media):,} steps of the epoch, the first is step {torn[0]:,}: some ranks have media and "
+        "others none, which hangs sharded training: pack with lockstep for as many ranks, or use stand-ins (--dummy)"
+    ]
 
 
 def rank_processes(world_size: int) -> ProcessPoolExecutor:
@@ -133,15 +154,11 @@ def _rank(store: str, rank: int, options: TrainerOptions) -> tuple[list[BatchChe
     loader: Any = DataLoader(
         rows,
         batch_size=options.batch_size,
-        sampler=rows.sampler(),
+        sampler=list(islice(rows.sampler(), options.batches * options.batch_size)),  # then workers end by themselves
         num_workers=options.workers,
         collate_fn=_WithItems(collate),
     )
-    taken: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
-    for pair in loader:
-        taken.append(pair)
-        if len(taken) == options.batches:
-            break
+    taken: list[tuple[list[dict[str, Any]], dict[str, Any]]] = list(loader)
     model = _model(config, taken)
     batches = [
         check_batch(batch, items, model, rank=rank, step=step, attention=options.attention)
