@@ -165,5 +165,11 @@ def test_what_is_proposed_reads_the_texts_and_leaves_none_out(tmp_path: Path) ->
     assert '"content":"text"' in hint_of(tmp_path / "a.jsonl", {"name": "n", "chat_messages": said})
     dolly = {"instruction": "I", "context": "C", "response": "R"}
     assert "`columns=input=context`" in hint_of(tmp_path / "b.jsonl", dolly)
+    path = tmp_path / "d.jsonl"
+    chosen = {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]}
+    hint = hint_of(path, chosen)
+    mapping = json.loads(hint[hint.index('{"turns"') : hint.index(" trains what was preferred alone")])
+    (row,) = open_samples(path, mapping=mapping).read(0, 1)
+    assert not isinstance(row, Rejected) and [each["role"] for each in row.messages] == ["user", "assistant"]
     sets = {"root": "m", "annotation": "a.jsonl", "repeat_time": 1}
     assert "InternVL" in hint_of(tmp_path / "c.jsonl", sets)

@@ -31,6 +31,7 @@ _PICTURES: Final = (*COLUMN_NAMES["images"], *MEDIA_COLUMN_ALIASES["images"])
 _QUESTIONS: Final = ("question", "prompt", "problem", "query", "instruction", "input")
 _ANSWERS: Final = ("answer", "completion", "solution", "response", "output", "caption", "text")
 
+_PREFERENCES: Final = "It is preference data, which also says what not to answer."
 _BESIDE: Final = ("input", "context", "passage")
 """Columns of what a question is about."""
 
@@ -113,6 +114,9 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     if {"root", "annotation"} <= row.keys():  # InternVL's list of sets
         entry = '{"NAME": {"file_name": ANNOTATION, "media_dir": ROOT, "sample_ratio": REPEAT_TIME}}'
         return [f"It is InternVL's list of sets, which a meta JSON says as {entry} (docs/sources.md)."]
+    if "preferred_output" in row and isinstance(row.get("input"), dict) and "messages" in row["input"]:  # OpenAI's
+        turns = '{"turns":[{"conversation":"input.messages"},{"conversation":"preferred_output"}]}'
+        return [f"{_PREFERENCES} The mapping {turns} trains what was preferred alone."]
     for name, value in row.items():
         if _is_conversation(value) and name not in ROW_KEYS_WITH_MEANING:
             return [f"`columns=messages={name}` reads the conversation."]
@@ -156,9 +160,7 @@ def _of_preferences(row: dict[str, Any]) -> list[str]:
         how = "`format=completion` and `columns=completion=chosen`"
     elif prompt is not None:
         how = f"`format=alpaca`, `columns=instruction={prompt}` and `columns=output=chosen`"
-    return [
-        f"It is preference data, which also says what not to answer. {how}, with {others}, train what was chosen alone."
-    ]
+    return [f"{_PREFERENCES} {how}, with {others}, train what was chosen alone."]
 
 
 def _kind(value: Any) -> str:
