@@ -8,6 +8,7 @@ same bytes (it was copied or touched); who needs to know reads them.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
@@ -54,7 +55,7 @@ def _stat(path: str, own: frozenset[str]) -> bytes:
     """Return the state of a file; nothing of one that the source's rows lie in."""
     try:
         found = os.stat(path)
-        if os.path.isdir(path):  # an LMDB
+        if stat.S_ISDIR(found.st_mode):  # an LMDB
             found = os.stat(os.path.join(path, "data.mdb"))
     except (OSError, ValueError):
         return _MISSING
