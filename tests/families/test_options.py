@@ -18,13 +18,14 @@ from slim import slim
 
 from vlm_prep.core.errors import InputError, ProcessorError, StoreError
 from vlm_prep.core.fingerprint import digest_bytes
-from vlm_prep.core.records import Media, Sample
+from vlm_prep.core.records import Media, MediaHeader, Sample
 from vlm_prep.core.settings import ProcessorConfig, TokenizeConfig
 from vlm_prep.core.stored_media import stored_media
 from vlm_prep.media.probe import probe
 from vlm_prep.processors.adapter import Adapter
 from vlm_prep.processors.families.generic import Generic
 from vlm_prep.processors.families.table import adapter_for
+from vlm_prep.processors.frames import choose_frames
 from vlm_prep.processors.load import load_processor
 from vlm_prep.processors.payload.pixels import PixelMaker
 from vlm_prep.processors.payload.quick import QuickMaker
@@ -293,3 +294,12 @@ def test_what_a_processor_writes_before_the_frames_of_a_video_in_an_answer_is_no
     assert " A page." in trained
     assert "Frame" not in trained
     assert "Frame" in tokenizer.decode(encoded.input_ids)
+
+
+def test_the_rate_of_an_entry_comes_before_a_processors_number_of_frames(small: Folders) -> None:
+    header = MediaHeader(height=64, width=96, total_frames=480, fps=8.0)
+    own = load_processor(str(small("gemma4"))).hf.video_processor
+    of_run = load_processor(str(small("gemma4")), ProcessorConfig(fps=1)).hf.video_processor
+    asked, plain = (Media(kind="video", uris=("/v.mp4",), fps=fps) for fps in (1.0, None))
+    assert choose_frames(own, asked, header, {}) == choose_frames(of_run, plain, header, {}) == tuple(range(0, 480, 8))
+    assert len(choose_frames(own, plain, header, {})) == own.num_frames == 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from vlm_prep.core.errors import Reject, RejectReason
@@ -52,6 +53,9 @@ def choose_frames(
     rate = {"fps": media.fps, "num_frames": None} if media.fps is not None else {}
     if media.frame_list or not (video_processor.do_sample_frames or rate):
         return tuple(range(total))
+    if rate:  # a number of its own would come before any rate (Gemma 4)
+        video_processor = copy(video_processor)
+        video_processor.num_frames = None
     try:
         picked = video_processor.sample_frames(
             metadata=video_metadata(header, header.fps, None), **{**_settings(video_processor), **kwargs, **rate}
