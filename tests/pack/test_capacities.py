@@ -116,3 +116,17 @@ def test_new_bins_are_opened_where_nothing_fits() -> None:
 def test_what_is_no_demand_is_refused(demands: NDArray[np.int64], capacities: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"demands|capacities"):
         pack_within(demands, capacities)
+
+
+@pytest.mark.parametrize("count", [300, 3000, 30_000])
+def test_loose_capacities_cost_no_packs_where_two_others_are_tight(count: int) -> None:
+    draw = np.random.default_rng(0)
+    tokens = np.clip(draw.lognormal(5.5, 1, count), 20, 3000).astype(np.int64)
+    media = (draw.random(count) < 0.05).astype(np.int64)
+    demands = np.stack([tokens, media * draw.integers(100, 1500, count), media, np.ones(count, np.int64)], 1)
+    capacities = (4096, 6000, 3, int(4096 / tokens.mean()))
+    bins = pack_within(demands, capacities)
+    assert sorted(bins.rows.tolist()) == list(range(count))
+    assert (np.add.reduceat(demands[bins.rows], bins.offsets[:-1], axis=0) <= capacities).all()
+    # in 30,000 rows one pack of them breaks the media's capacity, and is laid in two
+    assert bins.n_bins <= pack_within(demands[:, [0, 3]], (capacities[0], capacities[3])).n_bins + (count > 3000)

@@ -39,6 +39,12 @@ Columns = Sequence[NDArray[np.int32] | NDArray[np.int64]]
 """(n,) what documents take of each capacity."""
 _SEED = 0
 """Of the order in which groups of one size are laid."""
+_LOOSE = 0.5
+"""Of the lower bound: a capacity that asks for less is planned for only where bins break it."""
+_MANY = 500_000
+"""Documents of which loose capacities are planned for at once: in 10 million they cost no bin, and time counts."""
+_CLOSE = 0.999
+"""Of it: as close as is looked for."""
 _FIRST_BINS = 1 << 12
 """Are looked at first, then twice as many, ..., for one that holds too much."""
 
@@ -70,7 +76,7 @@ def pack_within(demands: NDArray[Any], capacities: Sequence[int]) -> Bins:
     columns = [(of if rows is None else of[rows]).astype(dtype) for of in demands.T]
     bins = best_fit_decreasing(columns[0], capacities[0])
     if not _keeps(bins, columns, capacities):
-        bins = _pack_mixed(columns, capacities)
+        bins = _pack_several(columns, capacities)
     return replace(bins, rows=bins.rows if rows is None else rows[bins.rows], too_long=np.flatnonzero(~fits))
 
 
@@ -84,6 +90,37 @@ def _keeps(bins: Bins, columns: Columns, capacities: Sequence[int]) -> bool:
                 return False
         start, count = start + count, 2 * count
     return True
+
+
+def _pack_several(columns: Columns, capacities: Sequence[int]) -> Bins:
+    """Return the bins by the tight capacities alone, where those that break a loose one are laid anew; or by all.
+
+    A loose capacity seldom asks for anything, and planning for it costs some bins of few.
+    """
+    if len(columns[0]) > _MANY:
+        return _pack_mixed(columns, capacities)
+    bounds = [fewest_bins(column, each) for column, each in zip(columns, capacities, strict=True)]
+    tight = [0, *(number for number, bound in enumerate(bounds) if number and bound > _LOOSE * max(bounds))]
+    if len(tight) in (1, len(columns)):
+        return _pack_mixed(columns, capacities)
+    bins = _pack_mixed([columns[number] for number in tight], [capacities[number] for number in tight])
+    breaks = np.zeros(bins.n_bins, np.bool_)
+    for column, capacity in zip(columns, capacities, strict=True):
+        breaks |= np.add.reduceat(column[bins.rows], bins.offsets[:-1], dtype=np.int64) > capacity
+    if breaks.any():
+        counts = np.diff(bins.offsets)
+        again = np.repeat(breaks, counts)
+        rows = bins.rows[again]
+        anew = _pack_mixed([column[rows] for column in columns], capacities)
+        sizes = np.concatenate([counts[~breaks], np.diff(anew.offsets)])
+        bins = replace(
+            bins,
+            rows=np.concatenate([bins.rows[~again], rows[anew.rows]]),
+            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        )
+    if max(bounds) >= _CLOSE * bins.n_bins:
+        return bins
+    return min(bins, _pack_mixed(columns, capacities), key=lambda found: found.n_bins)
 
 
 def _pack_mixed(columns: Columns, capacities: Sequence[int]) -> Bins:
