@@ -15,12 +15,28 @@ from vlm_prep.processors.backbone import config_json
 from vlm_prep.processors.model_config import config_of
 
 MELS = {"audio_config": {"num_mel_bins": 80}}
+OCR2 = {
+    "text_config": {
+        "mlp_layer_types": ["dense", *["sparse"] * 31],
+        "num_experts_per_tok": 6,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "vision_config": {"encoder_config": {"hidden_size": 896}},
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "AudioFlamingo3Processor": MELS,
     "AriaProcessor": {"vision_config": {"image_size": 980, "patch_size": 14}},
     "AyaVisionProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Gemma3Processor": {"vision_config": {"image_size": 224, "patch_size": 14}},
+    "DeepseekOcr2Processor": OCR2,
     "GlmAsrProcessor": MELS,
+    "Granite4VisionProcessor": {
+        "downsample_rate": "1/2",
+        "deepstack_layer_map": [[-2, 0], [-1, 1]],
+        "vision_feature_select_strategy": "full",
+        "vision_config": {"model_type": "siglip_vision_model", "image_size": 336, "patch_size": 14},
+    },
     "HunYuanVLProcessor": {
         "text_config": {"head_dim": 128, "rope_parameters": {"rope_type": "default", "mrope_section": [16, 16, 16, 16]}}
     },
@@ -34,6 +50,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MllamaProcessor": {"vision_config": {"image_size": 224}},
     "Molmo2Processor": {"image_patch_id": 7},
     "MusicFlamingoProcessor": MELS,
+    "Nemotron3_5TranscribeProcessor": {
+        "audio_config": {"asr_config": {"num_mel_bins": 80}, "diarization_config": MELS}
+    },
     "Ovis2Processor": {"vision_config": {"image_size": 384, "patch_size": 14}},
     "Qwen2AudioProcessor": MELS,
     "Qwen2_5OmniProcessor": {"thinker_config": MELS},

@@ -59,7 +59,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "DeepseekVLProcessor": {"image_processor": {"size": {"height": 384, "width": 384}}},
     "AyaVisionProcessor": {"image_processor": {"size": {"height": 364, "width": 364}}},
     "InternVLProcessor": {"image_processor": {"size": SIDES_448}, "video_processor": {"size": SIDES_448}},
+    "Dots3NoteProcessor": {
+        "image_processor": {"patch_size": 14, "temporal_patch_size": 1},
+        "video_processor": {"patch_size": 14, "temporal_patch_size": 1},
+    },
     "Lfm3VlProcessor": {"image_processor": {"patch_size": 16}},
+    "Granite4VisionProcessor": {"image_processor": SIDE_336},
     "LlavaNextProcessor": {"image_processor": SIDE_336},
     "LlavaNextVideoProcessor": {"image_processor": SIDE_336, "video_processor": SIDE_336},
     "QianfanOCRProcessor": {"image_processor": {"size": SIDES_448}},
@@ -81,6 +86,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 """Arguments of a class beside its parts."""
 TOKENS: dict[str, dict[str, str]] = {
     "FuyuProcessor": {"speaker_token": "|SPEAKER|", "newline_token": "|NEWLINE|", "answer_token": "<0x04>"},
+    "MiniMaxM3VLProcessor": {
+        "image_token": "]<]image[>[",
+        "video_token": "]<]video[>[",
+        "vision_start_token": "]<]start of image[>[",
+        "vision_end_token": "]<]end of image[>[",
+    },
     "PaliGemmaProcessor": {"image_token": "<image>"},
     "SmolVLMProcessor": {"image_token": "<image>", "video_token": "<video>"},
 }

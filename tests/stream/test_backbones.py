@@ -45,12 +45,21 @@ MODELS: dict[str, tuple[Mask, ...]] = {
     "olmo3": PLAIN,
     "phi3": PLAIN,
     "qwen3_moe": PLAIN,
+    "qwen4_exp_text": ("sdpa", "positions"),
     "smollm3": PLAIN,
     "stablelm": ("sdpa", "positions"),
 }
 """{language model: the forms that it reads}"""
 EAGER = ("flint", "gemma2", "gpt_oss", "granite_swa", "hy_v4", "mimo_v2_flash")
 """Those which add a mask to their scores: transformers does not run them with sdpa."""
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 256, "indexer_budget": 16,
+        "indexer_compress_ratio": 4, "layer_types": ["indexed_attention"] * 4, "num_hidden_layers": 4,
+    },
+}  # fmt: skip
 
 
 def composite(name: str, **settings: Any) -> Any:
@@ -85,7 +94,7 @@ def gap(model: TinyModel, collate: PackedCollate) -> float:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_form_that_is_handed_out_keeps_documents_apart(name: str) -> None:
-    model = TinyModel(composite(name), list(range(60)))
+    model = TinyModel(composite(name, **SETTINGS.get(name, {})), list(range(60)))
     assert (model.attention == "eager") == (name in EAGER)
     for mask in PLAIN:
         if mask in MODELS[name]:

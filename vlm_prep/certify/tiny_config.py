@@ -23,18 +23,23 @@ _HIDDEN = re.compile(
 )
 _INNER = re.compile(r"^(\w*intermediate_size\w*|\w*ffn_dim|mlp_dim|\w*ffn_hidden_size|\w*ffn_size|intermediate_dim)$")
 _HEADS = re.compile(r"^(num_attention_heads|num_heads|\w*attention_heads|n_heads?|conf_num_attention_heads)$")
+_KEY_HEADS = re.compile(r"^(\w*num_(global_)?key_value_heads|num_kv_heads)$")
 _FIXED: Mapping[str, int] = {
     "head_dim": HEAD_DIM, "global_head_dim": HEAD_DIM, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 16, "v_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
     "linear_key_head_dim": 16, "linear_value_head_dim": 16, "mamba_num_heads": 4, "mamba_head_dim": 32,
     "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_ssm": 128, "ssm_state_size": 16, "mamba_d_state": 16,
     "n_groups": 1, "mamba_n_groups": 1, "num_kv_shared_layers": 0, "first_k_dense_replace": 1, "n_group": 1,
-    "topk_group": 1, "hidden_size_per_layer_input": 16, "laurel_rank": 16,
+    "topk_group": 1, "hidden_size_per_layer_input": 16, "laurel_rank": 16, "num_expert_group": 1,
+    "swa_head_dim": HEAD_DIM, "linear_head_dim": 16, "linear_num_heads": 4,
 }  # fmt: skip
 _AT_MOST: Mapping[str, int] = {
     "num_experts": 4, "n_routed_experts": 4, "num_local_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "moe_k": 2, "top_k_experts": 2, "sliding_window": WINDOW, "attention_chunk_size": WINDOW, "n_shared_experts": 1,
-    "num_nextn_predict_layers": 0, "index_topk": WINDOW, "index_topk_blocks": 2, "index_block_size": 8,
+    "num_experts_per_token": 2, "num_shared_experts": 1, "sliding_window_size": WINDOW, "rel_extent": WINDOW,
+    "log_scaling_n_floor": 16, "attn_layer_period": 2, "attn_layer_offset": 1, "layer_group_size": 2,
+    "num_nextn_predict_layers": 0, "index_topk": 32, "index_kpool": 8, "index_topk_blocks": 2,
+    "index_block_size": 8,
 }  # fmt: skip
 _MULTIPLES = ("intermediate_size", "projector_hidden_size", "projector_input_dim", "projector_output_dim")
 """Of a tower whose width they are a multiple of: some join neighbours, and what takes them is as wide."""
@@ -111,8 +116,9 @@ def _shrunk(
             made[name] = value
         elif "dropout" in name or "drop_path" in name or name.endswith("_pdrop"):
             made[name] = 0.0 if isinstance(value, float) else value
-        elif name in ("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads"):
-            made[name] = HEADS if value == heads else min(2, value)
+        elif _KEY_HEADS.match(name):
+            of = data.get(name.replace("key_value", "attention"), heads)
+            made[name] = HEADS if value == of else min(2, value)
         else:
             made[name] = _size(name, value, kept, widths)
     stages = data.get("depths")
@@ -125,6 +131,12 @@ def _shrunk(
             made[name] = [max(1, a_stage[name] >> times) for times in halved]
         if isinstance(data["embed_dim"], int):
             made["embed_dim"] = HIDDEN >> halved[0]
+    if isinstance(data.get("block_types"), list) and "num_hidden_layers" in made:
+        made["num_hidden_layers"] = len(data["block_types"])
+    tower: Mapping[str, Any] = data.get("vision_config") or {}
+    joined = int(tower.get("merge_size") or 0) ** 2
+    if joined and data.get("out_hidden_size") == tower.get("hidden_size", 0) * joined:  # of patches side by side
+        made["out_hidden_size"] = HIDDEN * joined
     if _TAKEN in made:  # of Llama 3.2 Vision: layers that are laid beside the last one
         made["vision_output_dim"] = HIDDEN * (1 + len(made[_TAKEN]))
     own = data.get("hidden_size")
@@ -136,14 +148,20 @@ def _shrunk(
                 made[name] = HIDDEN * (value // own)
     if "head_dim" in made and "vocab_size" not in made:
         made["head_dim"] = HIDDEN // HEADS
-    if "qk_rope_head_dim" in made and "head_dim" in made:
-        made["head_dim"] = made["qk_rope_head_dim"]  # of the part that is rotated
+    if "conv_output_size" in made and data.get("downsample_hidden_size"):  # bands of a spectrum, each as wide
+        made["conv_output_size"] = HIDDEN * (data["conv_output_size"] // data["downsample_hidden_size"])
+    if "qk_rope_head_dim" in made:
+        whole = made["qk_rope_head_dim"] + made.get("qk_nope_head_dim", 0)
+        if "head_dim" in made:  # of the part that is rotated, or of all
+            made["head_dim"] = made["qk_rope_head_dim"] if data["head_dim"] == data["qk_rope_head_dim"] else whole
+        if "qk_head_dim" in made:
+            made["qk_head_dim"] = whole
     return made
 
 
 def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[int]) -> Any:
     if isinstance(value, list):
-        return _list(name, value, kept)
+        return _list(name, value, kept, widths)
     if not isinstance(value, int):
         return value
     if LAYERS.match(name):
@@ -160,15 +178,23 @@ def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[i
     return HIDDEN if value in widths and name.endswith(_WIDTHS) and not name.startswith(_NO_WIDTHS) else value
 
 
-def _list(name: str, value: list[Any], kept: Sequence[int] | None) -> list[Any]:
+def _list(name: str, value: list[Any], kept: Sequence[int] | None, widths: frozenset[int]) -> list[Any]:
+    layers = len(kept) if kept is not None else 2
+    if name == "deepstack_layer_map":  # pairs of a tower's layer and one of another part
+        return [[of if of < 0 else of % 2, layer % 2] for of, layer in value]
+    if name == "spatial_target_layers":
+        return [layer % 2 for layer in value]
+    if name == "attn_layer_indices":  # of layers that attend, among others
+        return [layers - 1]
+    if name.endswith("_channels") and all(type(each) is int for each in value):
+        return [HIDDEN if each in widths else each for each in value]
     if name == "vision_feature_layer":  # of another part's two layers, from the last one on
         return [layer if layer < 0 else max(0, 1 - place) for place, layer in enumerate(value)]
     indexes = "index" in name or name.endswith("_idxs") or name in ("cross_attention_layers", _TAKEN)
     if indexes and value and all(isinstance(each, int) for each in value):
-        count = len(kept) if kept is not None else 2
         if name.endswith("_idxs") or name == "cross_attention_layers":
             return [place for place, layer in enumerate(kept or ()) if layer in value]
-        return list(range(min(len(value), count)))
+        return list(range(min(len(value), layers)))
     if kept is not None and len(value) > max(kept, default=0) and len(value) >= len(kept):
         if _INNER.match(name):
             return [INNER] * len(kept)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 _CAUSAL = re.compile(r"^create_(\w+_)?causal_mask$|^create_chunked_\w*mask$")
 _TOWER = re.compile(r"Vision|Audio|Image|Video|Speech|Encoder")
+_BASE = "PreTrainedModel"
 _ATTENDS = ("self_attn", "attn", "attention", "self_attention")
 _CACHES = ("past_key_values", "past_key_value", "layer_past")
-_BLOCKS = re.compile(r"\bself\.(block_size|compress_ratio|compress_rate)\b")
 _PLACES = re.compile(
     r"positions = torch\.arange\(hidden_states\.shape\[1\][^\n]*\n(?:[^\n]*\n){1,3}?[^\n]*self\.floor_scale"
 )
@@ -32,8 +32,6 @@ class AttentionCode:
     """Whether it finds documents in positions that restart."""
     hands_lengths_on: bool = True
     """Whether the lengths of documents (`cu_seq_lens_q`) reach its attention."""
-    in_blocks: bool = False
-    """Whether tokens are chosen or summed up in blocks that are counted from the beginning of a row."""
     scales_by_place: bool = False
     """Whether queries are scaled by their place in a row, whatever positions say (Llama 4)."""
 
@@ -47,6 +45,7 @@ def attention_code(source: str) -> AttentionCode:
     if not source:
         return AttentionCode()
     tree = ast.parse(source)
+    tree.body = list(_without_towers(tree.body))
     makers = [call for call in _calls(tree) if _CAUSAL.match(_name(call.func))]
     told = _dicts_with_positions(tree)
     layers = [call for call in _calls(tree) if _is_attention(call)]
@@ -54,19 +53,30 @@ def attention_code(source: str) -> AttentionCode:
         default="sdpa" if _says(tree, "_supports_sdpa") else "eager",
         reads_positions=all(_gives_positions(call, told) for call in makers),
         hands_lengths_on=_says(tree, "_supports_flash_attn") and all(_hands_on(call) for call in layers),
-        in_blocks=_BLOCKS.search(source) is not None,
         scales_by_place=_PLACES.search(source) is not None,
     )
 
 
+def _without_towers(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Leave out the classes that read media. A whole model's name, which theirs begin with, may speak of them, too."""
+    bases = [node.name for node in body if isinstance(node, ast.ClassDef) and node.name.endswith(_BASE)]
+    model = min(bases, key=len, default="").removesuffix(_BASE)
+    for node in body:
+        if not isinstance(node, ast.ClassDef) or not _TOWER.search(node.name.removeprefix(model)):
+            yield node
+
+
 def _says(tree: ast.AST, flag: str) -> bool:
-    """Whether the classes of the model, towers of media aside, set a flag, and none of them takes it off."""
-    said: list[bool] = []
+    """Whether the classes of the language model set a flag, and none of them takes it off; those of the whole model
+    speak where it has none of its own."""
+    said: dict[bool, list[bool]] = {True: [], False: []}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and not _TOWER.search(node.name):
+        if isinstance(node, ast.ClassDef):
             assigned = [each for each in node.body if isinstance(each, ast.Assign) and _name(each.targets[0]) == flag]
-            said += [bool(each.value.value) for each in assigned if isinstance(each.value, ast.Constant)]
-    return bool(said) and all(said)
+            values = [bool(each.value.value) for each in assigned if isinstance(each.value, ast.Constant)]
+            said["Text" in node.name] += values
+    spoken = said[True] or said[False]
+    return bool(spoken) and all(spoken)
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:

@@ -35,8 +35,9 @@ _OWN_MASK = (
     "heavily_compressed_attention",
     "reference_sliding_attention",
 )
-_BLOCKS = {"compressed_sparse_attention", "heavily_compressed_attention", "minimax_m3_sparse", "indexed_attention"}
-"""Kinds that choose or sum up what was said before; in which of them it is done in blocks, the code says."""
+_BLOCKS = {"compressed_sparse_attention", "heavily_compressed_attention", "minimax_m3_sparse"}
+"""Kinds that choose or sum up what was said before in blocks of a row's places; `indexed_attention` chooses tokens, or
+blocks of those that a mask lets it see."""
 _KERNEL = re.compile(r'use_kernel_func_from_hub_with_fallback\("(\w+)"')
 _TOLD_BY_SEQ_IDX = {"causal_conv1d_fn", "mamba_chunk_scan_combined", "mamba_split_conv1d_scan_combined"}
 """Kernels of causal-conv1d and mamba-ssm that take `seq_idx`."""
@@ -187,7 +188,7 @@ def backbone_of(config: Any) -> Backbone:
         attention=code.default,
         reads_positions=code.reads_positions,
         hands_lengths_on=code.hands_lengths_on,
-        in_blocks=", ".join(sorted(kinds.keys() & _BLOCKS)) or None if code.in_blocks else None,
+        in_blocks=", ".join(sorted(kinds.keys() & _BLOCKS)) or None,
         scaled_from=_scaled_from(text) if code.scales_by_place else None,
     )
 

@@ -45,7 +45,7 @@ def model_cost(data: Mapping[str, Any]) -> dict[str, float] | None:
     except Exception:  # whatever a model's constructor raises; the plan says whose coefficients it has
         return None
     text = config.get_text_config(decoder=True)
-    if not getattr(text, "num_attention_heads", 0):
+    if not text.to_dict().get("num_attention_heads"):
         return None
     encoded, merged = _patches(config)
     token = patch = 0.0
@@ -89,10 +89,10 @@ def _matrices(model: Any) -> Iterator[tuple[str, int]]:
 
 
 def _share_of_experts(text: Any) -> float:
-    many = next(
-        (getattr(text, n) for n in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(text, n, 0)), 1
-    )
-    return float(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or many) / many
+    said = text.to_dict()  # as attributes, what differs from layer to layer raises
+    many = next((said[n] for n in ("num_experts", "num_local_experts", "n_routed_experts") if said.get(n)), 1)
+    names = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+    return float(next((said[n] for n in names if said.get(n)), many)) / float(many)
 
 
 def _full_layers(text: Any) -> list[Any]:

@@ -86,7 +86,7 @@ def problem(
     if form == "positions" and not backbone.reads_positions:
         return f"{backbone.name} makes its masks without looking at positions"
     if form == "varlen" and name == _FLASH and not backbone.hands_lengths_on:
-        return f"{backbone.name} does not hand cu_seq_lens on to its attention"
+        return f"{backbone.name} runs no flash attention, or does not hand cu_seq_lens on to it"
     if form == "sdpa" and not layer_masks and (backbone.own_masks or backbone.media_blocks):
         kinds = [*backbone.own_masks, *(["pictures seen in both directions"] if backbone.media_blocks else [])]
         return (
