@@ -19,10 +19,14 @@ from vlm_prep.processors.backbone import Backbone
 from vlm_prep.processors.model_positions import positions_of
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
 from vlm_prep.shards.manifest import read_manifest
+from vlm_prep.stream import MixedDataset
 
 Options = Callable[..., RunOptions]
 CONFIG = PackConfig(pack_length=2048)
 NO_MODEL = Backbone().to_json()
+LATER = ("attention", "reads_positions", "hands_lengths_on", "in_blocks", "scaled_from")
+OLD = NO_MODEL.keys() - set(LATER)
+"""What stores said of a model before the code of its attention was read."""
 
 
 @pytest.fixture
@@ -100,3 +104,24 @@ def test_a_processor_outside_of_transformers_tells_nothing() -> None:
     from transformers.processing_utils import ProcessorMixin
 
     assert positions_of(type("MyProcessor", (ProcessorMixin,), {})) == "unknown"
+
+
+def test_an_older_store_is_asked_for_its_model_again(
+    changed: Callable[..., Path], options: Options, tmp_path: Path
+) -> None:
+    text = {"model_type": "minimax_m3_vl_text", "layer_types": ["minimax_m3_sparse"] * 2, "num_hidden_layers": 2}
+    model = {"model_type": "minimax_m3_vl", "text_config": text}
+    known = {**NO_MODEL, "models": ["minimax_m3_vl"], "known": True}
+    store = changed(mrope=None, positions="plain", model=model, backbone={k: v for k, v in known.items() if k in OLD})
+    with pytest.raises(StoreError, match=r"minimax_m3_sparse layers, which count blocks"):
+        pack(store, CONFIG, options(tmp_path / "out"))
+
+
+def test_stores_of_releases_that_found_more_or_less_of_a_model_go_together(
+    changed: Callable[..., Path], tokenized: Path, options: Options, tmp_path: Path
+) -> None:
+    found = read_manifest(tokenized).processor["backbone"]
+    assert found is not None
+    older = changed(backbone={name: value for name, value in found.items() if name in OLD})
+    pack([tokenized, older], CONFIG, options(tmp_path / "out"))
+    assert len(MixedDataset([tokenized, older], [1, 1])) > 0

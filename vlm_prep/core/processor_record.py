@@ -96,3 +96,8 @@ class ProcessorRecord(TypedDict):
     """See `processors.backbone.Backbone`."""
     payload: NotRequired[dict[str, Any] | None]
     """How media are stored as tensors, see `processors.payload.encodings.describe_payload`."""
+
+
+def meaning(record: ProcessorRecord) -> dict[str, Any]:
+    """Return what decides how rows are read, to be compared: not what is found of the model, again from its config."""
+    return {name: value for name, value in record.items() if name != "backbone"}

@@ -73,10 +73,12 @@ def choose_rule(store: Store, config: PackConfig, *, trust_remote_code: bool = F
 
 
 def _backbone(runtime: ProcessorRecord, given: dict[str, Any] | None) -> Backbone:
-    stored = runtime.get("backbone")
-    if given is None:
-        return Backbone.from_json(stored) if stored is not None else Backbone()
-    return describe_backbone(given, ())
+    stored, model = runtime.get("backbone"), runtime.get("model")
+    if given is None and stored is not None and model is not None and stored["known"] and "attention" not in stored:
+        given = model  # of a store made before the code of attention was read
+    if given is not None:
+        return describe_backbone(given, ())
+    return Backbone.from_json(stored) if stored is not None else Backbone()
 
 
 def _require_packable(store: Store, runtime: ProcessorRecord, backbone: Backbone) -> None:

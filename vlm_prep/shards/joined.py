@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes, digest_json
+from vlm_prep.core.processor_record import meaning
 from vlm_prep.shards.cache import ShardCache
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.mapped import MOST_OPEN, OpenShards
@@ -213,7 +214,8 @@ def must_share_a_processor(stores: Sequence[Store]) -> None:
                 f"`{first.manifest.stage}`",
                 "give stores of one stage",
             )
-        _refuse(first, other, changes(first.manifest.processor, other.manifest.processor), "with another processor")
+        meant = changes(meaning(first.manifest.processor), meaning(other.manifest.processor))
+        _refuse(first, other, meant, "with another processor")
 
 
 def must_be_alike(stores: Sequence[Store]) -> None:

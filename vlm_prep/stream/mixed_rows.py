@@ -11,6 +11,7 @@ import numpy as np
 
 from vlm_prep.core.errors import StoreError
 from vlm_prep.core.fingerprint import changes
+from vlm_prep.core.processor_record import meaning
 from vlm_prep.shards.manifest import Manifest
 from vlm_prep.shards.media_kinds import Kinds
 from vlm_prep.stream.order import Numbers, Places
@@ -83,8 +84,8 @@ def _must_mix(one: Manifest, other: Manifest) -> None:
             f"stores of different kinds do not mix: (stage, pack length, world size) {kinds[0]} and {kinds[1]}",
             "mix tokenized stores, or packed ones of one `pack_length` and `world_size`",
         )
-    if one.processor != other.processor:
+    if differ := changes(meaning(one.processor), meaning(other.processor)):
         raise StoreError(
-            "the stores were made with different processors: " + "; ".join(changes(one.processor, other.processor)),
+            "the stores were made with different processors: " + "; ".join(differ),
             "tokenize them with the same one",
         )
