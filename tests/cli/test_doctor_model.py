@@ -43,6 +43,22 @@ def test_it_says_what_the_layers_need(tmp_path: Path, model: str, says: list[str
     assert all(text in output for text in says), output
 
 
+def test_it_says_what_the_language_model_of_a_composite_one_reads(tmp_path: Path) -> None:
+    for name, says in {
+        "gemma2": "eager: positions, flash_attention_2: varlen",
+        "gpt_oss": "eager: sdpa, flash_attention_2: varlen",
+        "stablelm": "sdpa: sdpa, flash_attention_2: none",
+        "deepseek_v4": "none: llava has compressed_sparse_attention, heavily_compressed_attention layers",
+        "phi3": "sdpa: sdpa",
+    }.items():
+        rope = {"rope_type": "longrope", "original_max_position_embeddings": 4096, "rope_theta": 10000.0}
+        factors = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+        text = {"model_type": name} | ({"rope_parameters": rope | factors} if name == "phi3" else {})
+        output = doctor("--model", str(folder(tmp_path, "llava", text_config=text)))
+        assert says in output, output
+        assert ("a row of more than 4096 tokens" in output) == (name == "phi3"), output
+
+
 def test_a_config_alone_is_certified(tmp_path: Path) -> None:
     ids = {"image_token_id": 3723, "video_token_id": 3724, "vision_start_token_id": 3720, "vision_end_token_id": 3721}
     found = json.loads(doctor("--model", str(folder(tmp_path, "qwen2_5_vl", **ids)), "--certify", "--json"))

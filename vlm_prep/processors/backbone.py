@@ -101,6 +101,8 @@ class Backbone:
     """Whether `cu_seq_lens_q` reaches its attention."""
     in_blocks: str | None = None
     """Layers whose tokens are chosen or summed up in blocks from the beginning of a pack, in words; None if none."""
+    batch_turns_at: int | None = None
+    """Tokens of a row above which the model reads all rows of its batch by other rotations (longrope, dynamic NTK)."""
     scaled_from: int | None = None
     """Tokens of a row from which on queries are scaled by their place in it, whatever positions say (Llama 4)."""
 
@@ -189,6 +191,7 @@ def backbone_of(config: Any) -> Backbone:
         reads_positions=code.reads_positions,
         hands_lengths_on=code.hands_lengths_on,
         in_blocks=", ".join(sorted(kinds.keys() & _BLOCKS)) or None,
+        batch_turns_at=_turns_at(text),
         scaled_from=_scaled_from(text) if code.scales_by_place else None,
     )
 
@@ -246,6 +249,15 @@ def describe_backbone(config: Mapping[str, Any] | None, models: Sequence[str]) -
     what any of `models` may need."""
     found = config_of(config) if config is not None else None
     return backbone_of(found) if found is not None else possible_backbone(models)
+
+
+def _turns_at(text: Any) -> int | None:
+    """By `modeling_rope_utils.dynamic_rope_update`: the longest row of a batch decides."""
+    rope = getattr(text, "rope_parameters", None) or {}
+    for each in (rope, *(part for part in rope.values() if isinstance(part, Mapping))):
+        if each.get("rope_type") in ("longrope", "dynamic"):
+            return int(each.get("original_max_position_embeddings") or text.max_position_embeddings)
+    return None
 
 
 def _scaled_from(text: Any) -> int | None:

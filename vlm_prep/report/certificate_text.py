@@ -21,7 +21,12 @@ def layers_text(backbone: Backbone) -> str:
     if not backbone.known:
         return f"{backbone.name}, by the processor alone: give its config.json (--model) for what its layers need"
     kinds = ", ".join(f"{count} {kind}" for kind, count in backbone.layers.items())
-    return f"{backbone.name}: {kinds}"
+    turns = (
+        f"; a row of more than {backbone.batch_turns_at} tokens changes how the shorter ones of its batch are read"
+        if backbone.batch_turns_at is not None
+        else ""
+    )
+    return f"{backbone.name}: {kinds}{turns}"
 
 
 def packs_text(backbone: Backbone, *, config_known: bool) -> str:
@@ -29,7 +34,7 @@ def packs_text(backbone: Backbone, *, config_known: bool) -> str:
     if backbone.unpackable is not None:
         return f"none: {backbone.name} {backbone.unpackable}"
     forms = []
-    for attention in ("sdpa", "flash_attention_2"):
+    for attention in (backbone.attention or "sdpa", "flash_attention_2"):
         try:
             form: str = form_for(attention, backbone, mrope=False, layer_masks=config_known)
         except InputError:
