@@ -125,7 +125,7 @@ LlavaOnevisionProcessor | llava_onevision | image formula, video formula | unequ
 MiniCPMOcrProcessor | generic | image by row, video by size |
 MiniCPMV4_6Processor | generic | image by row, video by size |
 MiniCPMV4_7Processor | generic | image by row, video by size |
-MiniMaxM3VLProcessor | generic | image by size, video by size | video, videos, unequal videos, video and pictures
+MiniMaxM3VLProcessor | generic | image formula, video by size | video, videos, unequal videos, video and pictures
 MllamaProcessor | mllama | image formula |
 Molmo2Processor | generic | image by size, video by size | videos, unequal videos
 MossTranscribeDiarizeProcessor | generic | audio by size |
