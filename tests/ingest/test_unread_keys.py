@@ -133,7 +133,7 @@ def test_a_source_of_another_shape_stops_with_the_setting_that_reads_it(tmp_path
 def test_question_and_answer_columns_are_named(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"question": "a", "answer": "b"}) + "\n")
-    with pytest.raises(InputError, match="instruction=question` and `columns=output=answer"):
+    with pytest.raises(InputError, match="instruction=question`, `columns=output=answer"):
         open_samples(file)
     columns = {"instruction": "question", "output": "answer"}
     assert len(open_samples(file, format="alpaca", columns=columns)) == 1

@@ -43,7 +43,10 @@ def _count(array: pa.Array) -> int:
         inside = count * kind.list_size
     elif pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         inside = int(array.sizes.to_numpy().sum())
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+    elif pa.types.is_map(kind):
+        start, stop = (array.offsets[place].as_py() for place in (0, count)) if count else (0, 0)
+        return count + sum(_count(each.slice(start, stop - start)) for each in (array.keys, array.items))
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         inside = 0  # its values lie one after the other, each once
     elif isinstance(array, pa.ExtensionArray):
         return _count(array.storage)

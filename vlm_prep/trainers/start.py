@@ -5,6 +5,7 @@ python -m vlm_prep.trainers.start llamafactory-cli train recipe.yaml
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import entry_points
 
@@ -29,7 +30,7 @@ def start(words: list[str]) -> None:
         )
     told = ensure_torchvision()
     if told is not None:
-        print(told, file=sys.stderr)
+        logging.getLogger(__name__).warning(told)
     sys.argv = words
     sys.exit(found[0].load()())
 
