@@ -26,7 +26,7 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile -m "not long" tests/families
 	$(BIN)/pytest -n 2 --dist loadfile -m "not long" tests/tokenize tests/omni tests/oracle
-	$(BIN)/pytest -n 3 --dist loadfile -m "not long" $(LOADING:%=--ignore=%)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long" $(LOADING:%=--ignore=%)
 
 # what `make test` leaves out because another test of the same code is in it
 test-long: $(READY)
