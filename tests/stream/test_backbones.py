@@ -19,7 +19,7 @@ from vlm_prep.core.errors import InputError
 from vlm_prep.processors.backbone import backbone_of, config_json
 from vlm_prep.processors.model_config import config_of
 from vlm_prep.stream import PackedCollate
-from vlm_prep.stream.forms import Mask
+from vlm_prep.stream.forms import Mask, problem
 
 LENGTHS = (61, 75, 37, 90)
 EDGES = [0, *np.cumsum(LENGTHS).tolist()]
@@ -142,3 +142,16 @@ def test_the_masks_of_eager_attention_are_added() -> None:
     for mask in made.values():
         assert mask.dtype == torch.float32
         assert sorted(mask.unique().tolist()) == [torch.finfo(torch.float32).min, 0.0]
+
+
+def test_a_model_whose_whole_makes_the_mask_for_another_attention_takes_lengths_alone() -> None:
+    text = config_json(config_of({"model_type": "gemma2"}))
+    config = config_of({"model_type": "paligemma", "text_config": text})
+    why = problem("sdpa", None, backbone_of(config), mrope=False, layer_masks=True)
+    assert why is not None and "runs eager attention, which adds it" in why
+    masks: tuple[Mask | None, ...] = (None, "sdpa", "positions")
+    for mask in masks:
+        with pytest.raises(InputError, match="no form of attention"):
+            collater(config, mask)
+    assert collater(config, "varlen").mask == "varlen"
+    assert collater(config_of({"model_type": "paligemma"})).mask == "sdpa"

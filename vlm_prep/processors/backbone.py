@@ -101,6 +101,9 @@ class Backbone:
     """Whether `cu_seq_lens_q` reaches its attention."""
     in_blocks: str | None = None
     """Layers whose tokens are chosen or summed up in blocks from the beginning of a pack, in words; None if none."""
+    mask_for_another: bool = False
+    """Whether its whole makes the mask for sdpa, and the language model, which runs eager attention, adds it (PaliGemma
+    2): a bool mask adds 1, in its processor's own rows, too."""
     batch_turns_at: int | None = None
     """Tokens of a row above which the model reads all rows of its batch by other rotations (longrope, dynamic NTK)."""
     scaled_from: int | None = None
@@ -191,6 +194,7 @@ def backbone_of(config: Any) -> Backbone:
         reads_positions=code.reads_positions,
         hands_lengths_on=code.hands_lengths_on,
         in_blocks=", ".join(sorted(kinds.keys() & _BLOCKS)) or None,
+        mask_for_another=config is not text and code.default == "eager" and makes_one_mask(sources_of(config)),
         batch_turns_at=_turns_at(text),
         scaled_from=_scaled_from(text) if code.scales_by_place else None,
     )
@@ -249,6 +253,12 @@ def describe_backbone(config: Mapping[str, Any] | None, models: Sequence[str]) -
     what any of `models` may need."""
     found = config_of(config) if config is not None else None
     return backbone_of(found) if found is not None else possible_backbone(models)
+
+
+def makes_one_mask(sources: Sequence[str]) -> bool:
+    """Whether a whole model makes one mask for all layers of its language model, whatever their kinds."""
+    text = "\n".join(sources)
+    return "create_causal_mask(" in text and "isinstance(causal_mask_mapping := attention_mask, dict)" not in text
 
 
 def _turns_at(text: Any) -> int | None:

@@ -83,6 +83,8 @@ def problem(
     told = attention is not None or form not in ("document_ids", "varlen", "thd")
     if told and name in _READS and form not in _READS[name]:
         return f"the model runs {runs} attention: {_UNREAD[form]}"
+    if form == "sdpa" and backbone.mask_for_another:
+        return f"{backbone.name} makes its mask for sdpa, and its language model runs eager attention, which adds it"
     if form == "positions" and not backbone.reads_positions:
         return f"{backbone.name} makes its masks without looking at positions"
     if form == "varlen" and name == _FLASH and not backbone.hands_lengths_on:

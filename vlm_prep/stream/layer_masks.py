@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vlm_prep.processors import internals
+from vlm_prep.processors.backbone import makes_one_mask, sources_of
 from vlm_prep.processors.model_config import config_of, model_class
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class LayerMasks:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_json": self._json}
+
+    @cached_property
+    def _one_for_all(self) -> bool:
+        """Of PaliGemma 2: it takes no dict of masks, and its sliding layers see all that the one mask shows."""
+        return makes_one_mask(sources_of(self._function[1]))
 
     @cached_property
     def _function(self) -> tuple[Any, Any]:
@@ -114,5 +120,5 @@ class LayerMasks:
                         laid[kind] = eye.repeat(len(seq_lens), 1, 1, 1)
                     laid[kind][row, 0, place, place] = mask  # type: ignore[index]
                 start += count
-        only = laid.get("")
+        only = laid.get("full_attention" if self._one_for_all else "", laid.get(""))
         return laid if only is None else only
