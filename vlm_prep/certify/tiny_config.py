@@ -121,6 +121,13 @@ def _shrunk(
             made[name] = HEADS if value == of else min(2, value)
         else:
             made[name] = _size(name, value, kept, widths)
+    _link_towers(data, made)
+    _link_widths(data, made)
+    return made
+
+
+def _link_towers(data: Mapping[str, Any], made: dict[str, Any]) -> None:
+    """Make what follows from a tower's stages, patches and layers fit them again."""
     stages = data.get("depths")
     if isinstance(stages, list) and data.get("num_hidden_layers") == len(stages):
         made["num_hidden_layers"] = len(stages)  # of stages
@@ -139,6 +146,10 @@ def _shrunk(
         made["out_hidden_size"] = HIDDEN * joined
     if _TAKEN in made:  # of Llama 3.2 Vision: layers that are laid beside the last one
         made["vision_output_dim"] = HIDDEN * (1 + len(made[_TAKEN]))
+
+
+def _link_widths(data: Mapping[str, Any], made: dict[str, Any]) -> None:
+    """Make widths that are multiples or sums of others fit them again."""
     own = data.get("hidden_size")
     # Voxtral's encoder has a vocabulary's size, of Whisper's, and no vocabulary
     if type(own) is int and ("vocab_size" not in data or "num_mel_bins" in data):
@@ -156,7 +167,6 @@ def _shrunk(
             made["head_dim"] = made["qk_rope_head_dim"] if data["head_dim"] == data["qk_rope_head_dim"] else whole
         if "qk_head_dim" in made:
             made["qk_head_dim"] = whole
-    return made
 
 
 def _size(name: str, value: Any, kept: Sequence[int] | None, widths: frozenset[int]) -> Any:
