@@ -61,4 +61,4 @@ def test_clips_of_unequal_length_are_no_batch_and_no_packs() -> None:
         check_apart(clips, backbone)
     check_apart(clips, possible_backbone(["qwen2_audio"]))
     assert backbone.has_rows_apart
-    assert "reads what pads a clip" in str(backbone.unpackable)
+    assert "reads what pads a clip" in str(backbone.unpackable_sound)

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vlm_prep.core.errors import StoreError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
+from vlm_prep.pack import pack_plan
+from vlm_prep.pack.demands import demands_of
 from vlm_prep.pack.pack_plan import KINDS_APART, make_plan
 from vlm_prep.pack.pack_run import dry_run, pack
 from vlm_prep.processors.backbone import Backbone, possible_backbone
@@ -106,6 +109,18 @@ def test_batches_of_packs_and_rows_of_both_sides_are_refused(tokenized: Path, op
         seen, shown = kinds.index(IMAGE), kinds.index(VIDEO)
         with pytest.raises(ValueError, match="takes no pictures and videos in one batch"):
             collate.for_store(rows)([rows[seen], rows[shown]])
+
+
+def test_sound_beside_which_padding_is_heard_is_in_no_pack(tokenized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 3n and Granite Speech; rows of pictures and text are packed."""
+    hears, store = possible_backbone(["gemma3n"]), Store(tokenized)
+    assert make_plan(store, PackConfig(pack_length=2048), hears).n_packs > 0
+    demands = demands_of(store)
+    demands.kinds[-1] |= AUDIO
+    monkeypatch.setattr(pack_plan, "demands_of", lambda _: demands)
+    with pytest.raises(StoreError, match="gemma3n has an encoder of sound which reads what pads a clip"):
+        make_plan(store, PackConfig(pack_length=2048), hears)
+    assert make_plan(store, PackConfig(pack_length=2048), possible_backbone(["gemma4"])).n_packs > 0
 
 
 def test_kinds_of_a_packs_documents() -> None:

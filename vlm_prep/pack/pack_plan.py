@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vlm_prep.core.errors import InputError
+from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.pack.capacities import pack_within
 from vlm_prep.pack.cost import read_cost
@@ -27,7 +27,7 @@ from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
 from vlm_prep.pack.lower_bounds import lower_bounds
 from vlm_prep.pack.units import in_order, units_of
 from vlm_prep.processors.backbone import Backbone
-from vlm_prep.processors.kinds_apart import BOTH, sides_of
+from vlm_prep.processors.kinds_apart import AUDIO, BOTH, sides_of
 from vlm_prep.shards.joined import PickedStore
 from vlm_prep.shards.reader import Store
 
@@ -118,9 +118,15 @@ def make_plan(
 
     Raises:
         InputError: `lockstep` is strict and some steps cannot be, or a setting does not fit the store.
+        StoreError: it has sound, and the model cannot read that of several documents.
     """
     check_epochs(config)
     demands, units = demands_of(store), units_of(store, config.keep_together)
+    if backbone.unpackable_sound is not None and (demands.kinds & AUDIO).any():
+        raise StoreError(
+            f"{store.folder}: {backbone.name} {backbone.unpackable_sound}",
+            "pack the rows without sound by themselves (a mix with a filter), and do not pack the others",
+        )
     times = times_taken(store, config)
     names, limited, capacities = demands.limited(config)
     coefficients, counted = read_cost(config.cost, model)

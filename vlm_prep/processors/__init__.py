@@ -34,6 +34,7 @@
     model_cost.py        what a token and a patch cost in it
     backbone.py          what its layers need for documents that share a sequence
     attention_code.py    what a language model's code does with what a batch says of them
+    state_code.py        what its layers that carry state are told of them by
     kinds_apart.py       rows that a model cannot read in one batch
     seen_pictures.py     which tokens see which pictures, by cross attention
     model_positions.py   position ids by a model's own function

@@ -25,6 +25,7 @@ from vlm_prep.core.typed_json import require_record
 from vlm_prep.processors import internals
 from vlm_prep.processors.attention_code import attention_code
 from vlm_prep.processors.model_config import config_of, read_config
+from vlm_prep.processors.state_code import has_state, never_told, told_by
 
 _STATE = ("linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent")
 _OWN_MASK = (
@@ -38,23 +39,13 @@ _OWN_MASK = (
 _BLOCKS = {"compressed_sparse_attention", "heavily_compressed_attention", "minimax_m3_sparse"}
 """Kinds that choose or sum up what was said before in blocks of a row's places; `indexed_attention` chooses tokens, or
 blocks of those that a mask lets it see."""
-_KERNEL = re.compile(r'use_kernel_func_from_hub_with_fallback\("(\w+)"')
-_TOLD_BY_SEQ_IDX = {"causal_conv1d_fn", "mamba_chunk_scan_combined", "mamba_split_conv1d_scan_combined"}
-"""Kernels of causal-conv1d and mamba-ssm that take `seq_idx`."""
-_TOLD_BY_LENGTHS = {"chunk_gated_delta_rule", "chunk_kda"}
-"""Kernels of flash-linear-attention that take `cu_seqlens`."""
-_PASSED = "cu_seqlens=kwargs"
-"""How a module hands the lengths of a batch to such a kernel, which knows them under another name."""
-_NEVER_TOLD = {"selective_scan_fn", "mamba_inner_fn"}
-"""Mamba-1's, which know of one sequence only."""
-_STATEFUL = re.compile(r"class \w*(?:Rwkv|xLSTM|Mamba|RecurrentBlock|ShortConv|DeltaNet)\w*\(")
 _SHARED_TOKEN = "special_video_mask = input_ids == self.config.image_token_id"
 _NOT_BOTH = "pixel_values and pixel_values_videos are provided at the same time"
-_HEARS_PADDING = "audio_features = audio_features[input_features_mask]"
-"""Of an encoder that runs over all of a batch's sound, and drops what comes of padding behind it."""
+_HEARS_PADDING = ("audio_features = audio_features[input_features_mask]", "subsample_conv_projection(audio_mel)")
+"""Of encoders that run over all of a batch's sound, and drop what comes of padding behind them, or behind their first
+layers."""
 _NUMBERS_PICTURES = re.compile(r"image_index = 0\s+for batch_idx")
 """Of positions that say which picture it is: counted before the first row of a batch, and not before each."""
-SEQ_IDX, LENGTHS = "seq_idx", "cu_seq_lens_q"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +76,7 @@ class Backbone:
     pictures_or_videos: bool = False
     """Whether a batch may hold pictures or videos, not both: they share a token (GLM-4V), or it says so (Molmo 2)."""
     hears_padding: bool = False
-    """Whether the encoder of sound reads what pads a clip beside longer ones (Granite Speech)."""
+    """Whether the encoder of sound reads what pads a clip beside longer ones (Granite Speech, Gemma 3n)."""
     numbers_pictures: bool = False
     """Whether positions say which picture of a whole batch a token is of (HunYuan-VL): rows come out otherwise beside
     each other, and packs, whose positions are made document by document, do not."""
@@ -131,14 +122,18 @@ class Backbone:
             return "is an encoder-decoder, whose encoder takes one document at a time"
         if self.cross_attention:
             return "has cross attention, which shows the pictures of all documents of a pack to each of them"
-        if self.hears_padding:
-            return "has an encoder of sound which reads what pads a clip beside a longer one"
         if self.in_blocks is not None:
             return (
                 f"has {self.in_blocks} layers, which count blocks of tokens from the beginning of a pack and not of a "
                 "document"
             )
         return self.never_told
+
+    @property
+    def unpackable_sound(self) -> str | None:
+        """Why documents with sound cannot be packed, as what the model has; None if they can."""
+        why = "has an encoder of sound which reads what pads a clip beside a longer one"
+        return why if self.hears_padding else None
 
     @property
     def scaled(self) -> str:
@@ -171,22 +166,22 @@ def backbone_of(config: Any) -> Backbone:
     both, own = "\n".join(sources), "\n".join(sources_of(text))
     kinds, code = _layer_kinds(text), attention_code(own)
     state = tuple(sorted(kind for kind in kinds if kind in _STATE))
-    if not state and not getattr(text, "layer_types", None) and _has_state(own):
+    if not state and not getattr(text, "layer_types", None) and has_state(own):
         state = ("recurrent",)
     return Backbone(
         models=(str(config.model_type),),
         known=True,
         layers=dict(sorted(kinds.items())),
         state=state,
-        reads=_reads(own) if state else (),
-        never_told=_never_told(own, state) if state else None,
+        reads=told_by(own) if state else (),
+        never_told=never_told(own, state) if state else None,
         own_masks=tuple(sorted(kind for kind in kinds if kind in _OWN_MASK)),
         media_blocks=config is not text and _opens_pictures(both, text),
         cross_attention=bool(getattr(text, "cross_attention_layers", None)),
         encoder_decoder=bool(config.is_encoder_decoder),
         kinds_apart="audio_projection_mode" in both,
         pictures_or_videos=_SHARED_TOKEN in both or _NOT_BOTH in both,
-        hears_padding=_HEARS_PADDING in both,
+        hears_padding=any(sign in both for sign in _HEARS_PADDING),
         numbers_pictures=_NUMBERS_PICTURES.search(both) is not None,
         loss_reads_mask="shift_attention_mask = attention_mask[" in both,
         text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),
@@ -215,9 +210,9 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         config = CONFIG_MAPPING[name]()
         found = backbone_of(config)
         own = "\n".join(sources_of(config.get_text_config(decoder=True)))
-        if _has_state(own):
+        if has_state(own):
             state.add("possible")
-            reads |= set(_reads(own))
+            reads |= set(told_by(own))
         # with care for what any of them needs; one that takes no packs at all does not speak for the others
         blocks, axis = blocks or found.media_blocks, axis and found.text_axis
         crosses, decoder = crosses and found.cross_attention, decoder and found.encoder_decoder
@@ -292,27 +287,6 @@ def sources_of(config: Any) -> list[str]:
     folder = Path(sys.modules[module].__file__ or "").parent
     name = module.rpartition(".")[2].replace("configuration_", "modeling_") + ".py"
     return [(folder / name).read_text(encoding="utf-8")] if (folder / name).is_file() else []
-
-
-def _has_state(source: str) -> bool:
-    marks = (_KERNEL, _STATEFUL)
-    return "create_recurrent_attention_mask" in source or any(mark.search(source) for mark in marks)
-
-
-def _reads(source: str) -> tuple[str, ...]:
-    kernels = set(_KERNEL.findall(source))
-    reads = [SEQ_IDX] if kernels & _TOLD_BY_SEQ_IDX else []
-    return tuple(reads + ([LENGTHS] if kernels & _TOLD_BY_LENGTHS and _PASSED in source else []))
-
-
-def _never_told(source: str, state: Sequence[str]) -> str | None:
-    kernels = set(_KERNEL.findall(source))
-    scans = kernels & (_TOLD_BY_SEQ_IDX | _TOLD_BY_LENGTHS) - {"causal_conv1d_fn"}
-    deaf = bool(kernels & _NEVER_TOLD) or bool(kernels & _TOLD_BY_LENGTHS and _PASSED not in source)
-    alone = set(state) <= {"conv"} and "causal_conv1d_fn" in kernels
-    if not deaf and (scans or alone):
-        return None
-    return f"has {', '.join(state)} layers, which carry state from one document into the next whatever a batch says"
 
 
 def _opens_pictures(source: str, text: Any) -> bool:

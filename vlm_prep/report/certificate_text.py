@@ -41,6 +41,8 @@ def packs_text(backbone: Backbone, *, config_known: bool) -> str:
             form = "none without the model's config.json"
         forms.append(f"{attention}: {form}")
     text = ", ".join(forms)
+    if backbone.unpackable_sound is not None:
+        text += f"; none of sound: it {backbone.unpackable_sound}"
     if backbone.reads:
         kinds = "layers that carry state" if backbone.known else "layers that carry state in some of these models"
         text += f"; with {', '.join(backbone.reads)} for {kinds}, which need their kernels"

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlm_prep.processors.backbone import LENGTHS, SEQ_IDX, Backbone, attention_of, backbone_of_model, config_json
+from vlm_prep.processors.backbone import Backbone, attention_of, backbone_of_model, config_json
+from vlm_prep.processors.state_code import LENGTHS, SEQ_IDX
 from vlm_prep.stream.attention import (
     additive,
     block_causal,
