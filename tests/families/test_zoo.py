@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import transformers
 from families.outcomes import outcome
-from families.zoo import chat_classes
+from families.zoo import build, chat_classes
 
 from vlm_prep.processors.families.checked import TRANSFORMERS, checked, markdown
+from vlm_prep.processors.load import load_processor
 
 CLASSES = sorted(checked())
 
@@ -31,3 +32,10 @@ def test_rows_are_exact_or_the_table_says_why_not(name: str, tmp_path: Path) -> 
     found, wrong = outcome(name, tmp_path)
     assert wrong == []
     assert found == checked()[name]
+
+
+@pytest.mark.parametrize(("name", "asked"), [("Cosmos3EdgeProcessor", True), ("MiniMaxM3VLProcessor", False)])
+def test_types_are_asked_for_where_the_model_makes_positions_of_them(name: str, asked: bool, tmp_path: Path) -> None:
+    """Both name them and return them only when asked; MiniMax M3's model does not take them."""
+    hf = load_processor(str(build(name, tmp_path / name))).hf
+    assert ("mm_token_type_ids" in hf(text=["a"])) is asked

@@ -33,7 +33,7 @@ from vlm_prep.processors.chat_template import compiled_within_limits, template_t
 from vlm_prep.processors.fault_words import said
 from vlm_prep.processors.hub import ask_hub
 from vlm_prep.processors.lean_imports import no_garbage
-from vlm_prep.processors.model_config import config_beside
+from vlm_prep.processors.model_config import config_beside, config_of, model_class, models_of
 from vlm_prep.processors.quiet import quiet
 from vlm_prep.processors.template_date import asks_for_the_day, today, with_day
 from vlm_prep.processors.torchvision_cpu import ensure_torchvision
@@ -41,6 +41,7 @@ from vlm_prep.processors.voxtral import as_others, is_voxtral
 
 BUILTIN = "builtin:"
 DEFAULT = ProcessorConfig()
+_TYPES = "mm_token_type_ids"
 REMOTE_MODULES = "transformers_modules"
 """Where transformers puts the Python code that comes with a processor."""
 
@@ -151,6 +152,7 @@ def load_processor(name: str, config: ProcessorConfig = DEFAULT) -> LoadedProces
     require_known(name, hf, settings)
     _set_call_defaults(hf, settings)
     _set_size(hf, settings)
+    _ask_for_types(hf)
     require_taken(name, hf, settings)
     if config.processor_args:
         own = replace(config, processor_args={}, max_pixels=None, min_pixels=None)
@@ -235,6 +237,16 @@ def _set_size(hf: Any, args: Mapping[str, Any]) -> None:
             for edge, name in (("longest_edge", "max_pixels"), ("shortest_edge", "min_pixels")):
                 asked |= {edge: args[name]} if name in args and edge in asked else {}
             part.size = type(own)(**asked)
+
+
+def _ask_for_types(hf: Any) -> None:
+    """Let a processor return the types of tokens where it names them and gives them only when asked, and its model
+    makes no positions without them (Cosmos 3 Edge)."""
+    if _TYPES not in hf.model_input_names or getattr(hf, f"return_{_TYPES}", True):
+        return
+    config = config_of({"model_type": next(iter(models_of(type(hf))), "")})
+    if config is not None and _TYPES in inspect.signature(model_class(config).forward).parameters:
+        setattr(hf, f"return_{_TYPES}", True)
 
 
 def _set_sampling(name: str, hf: Any, fps: float | None, min_frames: int | None, max_frames: int | None) -> None:
