@@ -35,7 +35,8 @@ def find_stand_in(adapter: Adapter) -> StandIn | None:
     for kind, size in _tried(adapter):
         text = next(text for text, each in adapter.placeholders.items() if each == kind)
         media = _media(kind, size)
-        call: dict[str, Any] = {ARGUMENTS[kind]: [[media]] if kind == "image" else [media]}
+        # in tensors: some read off them how a picture was cut (Ovis 2)
+        call: dict[str, Any] = {ARGUMENTS[kind]: [[media]] if kind == "image" else [media], "return_tensors": "pt"}
         if kind == "audio":
             call["sampling_rate"] = adapter.sampling_rate
         try:
