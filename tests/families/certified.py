@@ -23,23 +23,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 NOT_SMALL = "transformers' default config of its model is not made small yet"
 LEFT = "Not certified here; `vlm-prep doctor --model FOLDER --certify` does it with the model's own config:"
 START, END = "<!-- certificates -->", "<!-- certificates end -->"
-SIDES = "the defaults of its processor and its model are for other sides of pictures"
 UNTRIED = {
     "ChameleonProcessor": "its default config has no vocabulary map",
-    "CohereCompassProcessor": "the default config of its model has no rotary settings",
     "ColModernVBertProcessor": "a model for retrieval",
-    "Cosmos3EdgeProcessor": "its model needs `mm_token_type_ids`, which its processor returns only when asked",
     "CsmProcessor": "a model that speaks; its codec cannot be made small",
-    "DeepseekVLHybridProcessor": SIDES,
-    "DeepseekVLProcessor": SIDES,
     "EmbeddingGemma2Processor": "a model for embeddings",
     "Emu3Processor": "its default config has no vocabulary map",
-    "Gemma3nProcessor": "its picture tower needs timm",
-    "Lfm3VlProcessor": "its videos' patches are not its model's by default (packs are refused: it has convolutions "
-    "that are told of documents by nothing)",
-    "Ovis2Processor": "the defaults of its processor and its model make other numbers of tokens",
     "PPChart2TableProcessor": "its pictures' token is not the one that the default config names",
-    "PerceptionLMProcessor": "its picture tower needs timm",
     "PixtralProcessor": "no model beside it; as LLaVA's and Mistral 3's in `test_certificates.py`",
     "VibeVoiceAsrProcessor": "its encoder draws at random",
     "VibeVoiceProcessor": "its encoder draws at random",

@@ -24,12 +24,34 @@ OCR2 = {
     },
     "vision_config": {"encoder_config": {"hidden_size": 896}},
 }
+PERCEPTION = {
+    "architecture": "vit_pe_core_large_patch14_336",
+    "model_args": {
+        "embed_dim": 1024,
+        "depth": 23,
+        "img_size": [448, 448],
+        "global_pool": "",
+        "use_post_transformer_norm": False,
+        "init_values": 0.1,
+        "ref_feat_shape": [32, 32],
+    },
+}
+"""As the config of facebook/Perception-LM-1B states it."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "AudioFlamingo3Processor": MELS,
     "AriaProcessor": {"vision_config": {"image_size": 980, "patch_size": 14}},
     "AyaVisionProcessor": {"vision_config": {"image_size": 364, "patch_size": 14}},
     "Gemma3Processor": {"vision_config": {"image_size": 224, "patch_size": 14}},
+    "CohereCompassProcessor": {
+        "text_config": {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [24, 20, 20]}
+            }
+        }
+    },
     "DeepseekOcr2Processor": OCR2,
+    "DeepseekVLHybridProcessor": {"vision_config": {"image_size": 384, "patch_size": 16}},
+    "DeepseekVLProcessor": {"vision_config": {"image_size": 384, "patch_size": 16}},
     "GlmAsrProcessor": MELS,
     "Granite4VisionProcessor": {
         "downsample_rate": "1/2",
@@ -53,7 +75,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Nemotron3_5TranscribeProcessor": {
         "audio_config": {"asr_config": {"num_mel_bins": 80}, "diarization_config": MELS}
     },
-    "Ovis2Processor": {"vision_config": {"image_size": 384, "patch_size": 14}},
+    "Ovis2Processor": {"vision_config": {"image_size": 448, "patch_size": 14, "hidden_stride": 2}},
+    "PerceptionLMProcessor": {"projector_pooling_ratio": 2, "vision_config": PERCEPTION},
     "Qwen2AudioProcessor": MELS,
     "Qwen2_5OmniProcessor": {"thinker_config": MELS},
     "Qwen3OmniMoeProcessor": {"thinker_config": MELS},

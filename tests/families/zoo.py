@@ -63,10 +63,13 @@ PARTS: dict[str, dict[str, Any]] = {
         "image_processor": {"patch_size": 14, "temporal_patch_size": 1},
         "video_processor": {"patch_size": 14, "temporal_patch_size": 1},
     },
+    "CohereCompassProcessor": {"image_processor": {"patch_size": 16}},
     "Lfm3VlProcessor": {"image_processor": {"patch_size": 16}},
     "Granite4VisionProcessor": {"image_processor": SIDE_336},
     "LlavaNextProcessor": {"image_processor": SIDE_336},
     "LlavaNextVideoProcessor": {"image_processor": SIDE_336, "video_processor": SIDE_336},
+    "Ovis2Processor": {"image_processor": {"size": SIDES_448}},
+    "PerceptionLMProcessor": {"image_processor": {"max_num_tiles": 4}},
     "QianfanOCRProcessor": {"image_processor": {"size": SIDES_448}},
     "Qwen3OmniMoeProcessor": {"image_processor": {"patch_size": 16}, "video_processor": {"patch_size": 16}},
     "Qwen3VLProcessor": {"image_processor": {"patch_size": 16}},
@@ -81,7 +84,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "LlavaNextVideoProcessor": LLAVA,
     "LlavaOnevisionProcessor": {"num_image_tokens": 729, "vision_feature_select_strategy": "full"},
     "Granite4VisionProcessor": {"patch_size": 14, "vision_feature_select_strategy": "full", "downsample_rate": "1/2"},
-    "PerceptionLMProcessor": {"patch_size": 14},
+    "PerceptionLMProcessor": {"patch_size": 14, "pooling_ratio": 2},
 }
 """Arguments of a class beside its parts."""
 TOKENS: dict[str, dict[str, str]] = {

@@ -49,12 +49,15 @@ _NO_WIDTHS = ("image_", "patch_", "crop_", "kernel_", "pos_emb_", "window_", "nu
 _TOKEN = re.compile(r"(token_id|token_ids|token_index|token_indices|_tokens?_ids?|bos_id|eos_id|patch_id)$")
 _TAKEN = "intermediate_layers_indices"
 _LABELS = ("id2label", "label2id")
-_VOCABULARY = ("vocab_size", "vocab_size_per_layer_input")
+_FROM_ID = ("vocab_offset", "vocab_size_per_layer_input")
+"""Ids from which on tokens have another table (Gemma 3n)."""
 
 
 def token_ids(data: Mapping[str, Any]) -> set[int]:
     """Return the token ids that a config's JSON names, its parts' included."""
     found: set[int] = set()
+    if "vocab_offset" in data:  # the last of a table of its own, which stands for padding
+        found.add(data["vocab_offset"] + data["vocab_size"] - 1)
     for name, value in data.items():
         if name in _LABELS or not isinstance(name, str):
             continue
@@ -110,8 +113,12 @@ def _shrunk(
         elif _TOKEN.search(name) and value is not None:
             many = [places.get(each, each) for each in (value if isinstance(value, list) else [value])]
             made[name] = many if isinstance(value, list) else many[0]
-        elif name in _VOCABULARY and isinstance(value, int):
+        elif name in _FROM_ID and isinstance(value, int):
+            made[name] = sum(token < value for token in places)
+        elif name == "vocab_size" and isinstance(value, int):
             made[name] = vocabulary
+        elif name == "hidden_size" and "architecture" in data and not data.get("model_args"):
+            made[name] = value  # of timm: the name decides it
         elif isinstance(value, bool) or value is None:
             made[name] = value
         elif "dropout" in name or "drop_path" in name or name.endswith("_pdrop"):
@@ -239,8 +246,10 @@ def _fit_rotary(made: dict[str, Any]) -> None:
         rope = made.get(key)
         if rope and isinstance(rope, dict) and "vocab_size" in made:
             width = made.get("head_dim") or HIDDEN // HEADS
-            factor = rope.get("partial_rotary_factor") or made.get("partial_rotary_factor") or 1.0
-            rope["mrope_section"] = _sections(rope.get("mrope_section") or (16, 24, 24), int(width * factor) // 2)
+            by_kind = [each for each in rope.values() if isinstance(each, dict)]  # of layers
+            for of in by_kind or [rope]:
+                factor = of.get("partial_rotary_factor") or made.get("partial_rotary_factor") or 1.0
+                of["mrope_section"] = _sections(of.get("mrope_section") or (16, 24, 24), int(width * factor) // 2)
 
 
 def _sections(sections: Sequence[int], half: int) -> list[int]:
