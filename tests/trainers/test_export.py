@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset, load_from_disk
@@ -102,14 +103,58 @@ def test_megatrons_index_is_what_its_writer_makes(texts: Path, tmp_path: Path) -
         assert all(np.array_equal(read[number], row) for number, row in enumerate(rows))
 
 
-def test_what_a_form_has_no_place_for_is_refused(photos: Path, tokenized: Path, tmp_path: Path) -> None:
+def test_what_a_form_has_no_place_for_is_refused(
+    photos: Path, tokenized: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, options: Any
+) -> None:
+    videos = tmp_path_factory.mktemp("videos") / "tok"
+    samples = open_samples(builtin_data(), datasets=["parts_talk"])
+    tokenize(samples, PROCESSOR, TokenizeConfig(fps=2.0), options(videos))
     for store, to, words in (
         (photos, "megatron-indexed", "tokens alone"),
         (tokenized, "llamafactory", "has video"),
+        (videos, "llamafactory", "has video"),
+        (videos, "ms-swift", "has video"),
     ):
         with pytest.raises(InputError, match=words):
             export(store, to, tmp_path / "out")  # type: ignore[arg-type]
         assert list(tmp_path.iterdir()) == []
+
+
+ANSWER = {"role": "assistant", "content": "A cat."}
+
+
+@pytest.mark.parametrize(
+    ("answer", "forms", "words"),
+    [
+        ({**ANSWER, "weight": 0.5}, ("llamafactory", "ms-swift", "megatron-indexed"), "has weights of tokens"),
+        ({**ANSWER, "reasoning_content": "It has whiskers."}, ("ms-swift",), "has reasoning_content"),
+        ({**ANSWER, "train": False}, ("ms-swift",), "has an answer that is not trained"),
+        (
+            {**ANSWER, "content": [{"type": "text", "text": "A", "train": False}, {"type": "text", "text": " cat."}]},
+            ("ms-swift",),
+            "has a part that is not trained",
+        ),
+    ],
+)
+def test_what_a_form_would_train_otherwise_is_refused(
+    answer: dict[str, Any], forms: tuple[Any, ...], words: str, tmp_path: Path, options: Any
+) -> None:
+    asked = {"role": "user", "content": "What is it?"}
+    chats = [[asked, ANSWER], [asked, answer, asked, ANSWER]]
+    data = tmp_path / "data.jsonl"
+    data.write_bytes(b"\n".join(orjson.dumps({"messages": chat}) for chat in chats))
+    own = (builtin_data().parent.parent / "processors" / "qwen2.5-vl-mini" / "chat_template.jinja").read_text()
+    turn = "{{- turn(message['role'], message['content']) -}}"
+    thought = "{%- if message.reasoning_content -%}{{- turn('thought', message.reasoning_content) -}}{%- endif -%}"
+    assert turn in own
+    config = TokenizeConfig(loss_weights=True, chat_template=own.replace(turn, thought + turn))
+    tokenize(open_samples(data), PROCESSOR, config, options(tmp_path / "tok"))
+    tokenize(open_samples(data, limit=1), PROCESSOR, config, options(tmp_path / "plain"))
+    for to in forms:
+        with pytest.raises(InputError, match=words):
+            export(tmp_path / "tok", to, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        assert export(tmp_path / "plain", to, tmp_path / to).rows == 1  # weights of 1 say what labels say
 
 
 def test_packs_and_places_that_are_taken_are_refused(

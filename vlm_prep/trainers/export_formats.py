@@ -25,8 +25,10 @@ from vlm_prep.media.image import load_rgb
 from vlm_prep.media.image_formats import open_picture
 from vlm_prep.shards.reader import Store
 from vlm_prep.shards.row_texts import conversation_of
+from vlm_prep.shards.schema import LOSS_WEIGHTS
 from vlm_prep.shards.tar import TarWriter
 from vlm_prep.shards.writer import ShardWriter
+from vlm_prep.stream.collate_base import IGNORE
 
 _ORIENTATION = 0x0112
 _ROWS = 64
@@ -100,6 +102,7 @@ def llamafactory(store: Store, folder: Path) -> int:
 def _examples(store: Store) -> Iterator[dict[str, Any]]:
     for row in store.rows():
         ids = row["input_ids"]
+        _refuse_weights(row, "LLaMA-Factory")
         yield {
             "input_ids": ids,
             "attention_mask": np.ones(len(ids), np.int8),
@@ -118,10 +121,39 @@ def ms_swift(store: Store, folder: Path) -> int:
 def _chats(store: Store) -> Iterator[dict[str, Any]]:
     for row in store.rows():
         chat = conversation_of(row)
-        if chat.get("tools") or any(message.get("tool_calls") for message in chat["messages"]):
-            raise InputError(f"{row['sample_id']} has tools, which this form of chats has no place for", "leave it out")
+        _refuse_weights(row, "ms-swift")
+        if without_place := _beside_text(chat):
+            raise InputError(
+                f"{row['sample_id']} has {without_place}, which this form of chats has no place for",
+                "leave it out, or train it over the store (docs/trainers.md)",
+            )
         messages = [{"role": each["role"], "content": _plain(each["content"])} for each in chat["messages"]]
         yield {"messages": messages, "images": _pictures(row, "ms-swift"), "lengths": [len(row["input_ids"])]}
+
+
+def _beside_text(chat: Mapping[str, Any]) -> str | None:
+    """What ms-swift would not render or would train, of a chat of which it gets roles and texts alone."""
+    messages = chat["messages"]
+    parts = [part for each in messages if not isinstance(each["content"], str) for part in each["content"]]
+    if chat.get("tools") or any(each.get("tool_calls") for each in messages):
+        return "tools"
+    if any(each.get("reasoning_content") for each in messages):
+        return "reasoning_content"
+    if any(each.get("train") is False and each["role"] == "assistant" for each in messages):
+        return "an answer that is not trained"
+    if any(part.get("train") is False for part in parts):
+        return "a part that is not trained"
+    return None
+
+
+def _refuse_weights(row: Mapping[str, Any], trainer: str) -> None:
+    """Refuse a row whose trained tokens do not weigh 1 each, for a form that holds labels alone."""
+    weights = row.get(LOSS_WEIGHTS)
+    if weights is not None and np.any(weights[row["labels"] != IGNORE] != 1):
+        raise InputError(
+            f"{_name(row)} has weights of tokens, which {trainer} has no place for",
+            "tokenize data without weights, or train it over the store (docs/trainers.md)",
+        )
 
 
 def _plain(content: str | Sequence[Mapping[str, Any]]) -> str:
@@ -136,6 +168,7 @@ def megatron_indexed(store: Store, folder: Path) -> int:
         lengths: list[int] = []
         with open(folder / f"{name}.bin", "wb") as file:
             for row in store.rows():
+                _refuse_weights(row, "an indexed dataset")
                 if row["media"]:
                     raise InputError(
                         f"{_name(row)} has media; an indexed dataset holds tokens alone", "train it by another way"
