@@ -157,6 +157,19 @@ def test_what_a_form_would_train_otherwise_is_refused(
         assert export(tmp_path / "plain", to, tmp_path / to).rows == 1  # weights of 1 say what labels say
 
 
+def test_rows_that_were_cut_inside_a_turn_are_refused_as_chats(tmp_path: Path, options: Any) -> None:
+    data = tmp_path / "data.jsonl"
+    answer = {"role": "assistant", "content": "A cat, " * 40}
+    data.write_bytes(orjson.dumps({"messages": [{"role": "user", "content": "What is it?"}, answer]}))
+    config = TokenizeConfig(max_length=40, overlong="cut")
+    tokenize(open_samples(data), PROCESSOR, config, options(tmp_path / "tok"))
+    with pytest.raises(InputError, match="1 rows were cut inside a turn"):
+        export(tmp_path / "tok", "ms-swift", tmp_path / "out")
+    export(tmp_path / "tok", "llamafactory", tmp_path / "out")
+    (row,) = load_from_disk(str(tmp_path / "out"))["train"]
+    assert len(row["input_ids"]) == 40
+
+
 def test_packs_and_places_that_are_taken_are_refused(
     photos: Path, packed: Path, packed_index: Path, tmp_path: Path
 ) -> None:

@@ -114,7 +114,16 @@ def _examples(store: Store) -> Iterator[dict[str, Any]]:
 
 
 def ms_swift(store: Store, folder: Path) -> int:
-    """Write what `--cached_dataset` names: chats, pictures and lengths; ms-swift renders and tokenizes them again."""
+    """Write what `--cached_dataset` names: chats, pictures and lengths; ms-swift renders and tokenizes them again.
+
+    Raises:
+        InputError: rows were cut inside a turn, and ms-swift would train all of it; or a row has what has no place.
+    """
+    if cut := store.manifest.totals.get("cut_inside"):
+        raise InputError(
+            f"{cut:,} rows were cut inside a turn, of which this form of chats holds the whole text",
+            "tokenize with `overlong=truncate`, or train over the store (docs/trainers.md)",
+        )
     return _dataset(folder, _CHAT, _chats(store), store.manifest.fingerprint)
 
 
