@@ -124,6 +124,40 @@ def test_geminis_message_without_a_role_is_shown_as_it_is_written() -> None:
     assert len(read({"contents": [asked, model], "messages": None}).messages) == 2
 
 
+@pytest.mark.parametrize(
+    ("key", "off", "usual"),
+    [
+        ("loss", False, 2.31),
+        ("train", False, "train"),
+        ("trainable", 0, True),
+        ("calculate_loss", False, 1),
+        ("loss_weight", 0.1, 1.0),
+        ("no_loss", True, False),
+        ("skip_loss", 1, 0),
+    ],
+)
+def test_a_row_that_says_it_is_not_trained_is_refused(key: str, off: Any, usual: Any) -> None:
+    """As of a message, but there is no way to apply it to a row; a measure called `loss` is none of it."""
+    reason, words = refused(chat(**{key: off}))
+    assert reason == R.UNREAD_KEY and f"the row has {key}" in words and f"`ignore_keys={key}`" in words
+    assert read(chat(**{key: usual})).unread == {f"row.{key}": usual}
+    assert read(chat(**{key: off}), ignore_keys=(key,)).messages[-1]["content"]
+
+
+@pytest.mark.parametrize("key", ["answers", "responses", "candidates"])
+def test_several_answers_beside_messages_without_one_are_named(key: str) -> None:
+    reason, words = refused(chat(USER, **{key: ["a", "b"]}))
+    assert reason == R.NO_ASSISTANT_TURN and f"nobody reads the row's {key}" in words
+
+
+def test_a_channel_that_is_picked_is_not_averaged_in_silence() -> None:
+    row = {"audio_filepath": "a.wav", "duration": 1.0, "text": "hi", "channel_selector": 1}
+    reason, words = refused(row, format="asr")
+    assert reason == R.UNREAD_KEY and "channel_selector (1)" in words and "mean" in words
+    (media,) = read(row, format="asr", ignore_keys=("channel_selector",)).media
+    assert media.end == 1.0
+
+
 # ---- files and columns ----
 
 
@@ -173,3 +207,10 @@ def test_what_is_proposed_reads_the_texts_and_leaves_none_out(tmp_path: Path) ->
     assert not isinstance(row, Rejected) and [each["role"] for each in row.messages] == ["user", "assistant"]
     sets = {"root": "m", "annotation": "a.jsonl", "repeat_time": 1}
     assert "InternVL" in hint_of(tmp_path / "c.jsonl", sets)
+
+
+def test_what_is_proposed_is_no_file_name_and_no_answer_that_was_not_the_better_one(tmp_path: Path) -> None:
+    hint = hint_of(tmp_path / "a.jsonl", {"audio_filepath": "a.wav", "text_filepath": "a.txt"})
+    assert "{text_filepath}" not in hint
+    hint = hint_of(tmp_path / "b.jsonl", {"prompt": "Q", "response_0": "A", "response_1": "B", "better_response_id": 1})
+    assert "preference data" in hint and "{response_0}" not in hint

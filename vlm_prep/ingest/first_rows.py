@@ -117,6 +117,8 @@ def suggestions(row: dict[str, Any]) -> list[str]:
     if "preferred_output" in row and isinstance(row.get("input"), dict) and "messages" in row["input"]:  # OpenAI's
         turns = '{"turns":[{"conversation":"input.messages"},{"conversation":"preferred_output"}]}'
         return [f"{_PREFERENCES} The mapping {turns} trains what was preferred alone."]
+    if not {"better_response_id", "better_response"}.isdisjoint(row):
+        return [f"{_PREFERENCES} Write the better answer of each into a column of its own."]
     for name, value in row.items():
         if _is_conversation(value) and name not in ROW_KEYS_WITH_MEANING:
             return [f"`columns=messages={name}` reads the conversation."]

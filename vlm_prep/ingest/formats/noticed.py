@@ -77,6 +77,9 @@ ROW_KEYS_WITH_MEANING: Final[dict[str, str]] = {
     **dict.fromkeys(("loss_mask", "loss_masks", "loss_scale", "mask", "assistant_masks", "completion_mask"), _MASK),
     **dict.fromkeys(("train_detail", "training_detail", "train_on_turn", "training"), _MASK),
     "chat_template_kwargs": "gives arguments to the chat template, which are not given",
+    **dict.fromkeys(("loss", "loss_weight", "train", "trainable", "is_trainable"), _MASK),
+    **dict.fromkeys(("calculate_loss", "compute_loss", "no_loss", "skip_loss", "ignore_loss", "mask_loss"), _MASK),
+    **dict.fromkeys(("better_response_id", "better_response"), _PREFERENCE),
 }
 """Keys of a row that change what it means in LLaMA-Factory, ms-swift, axolotl, TRL or NeMo, and are not applied."""
 SEGMENT_KEYS_WITH_MEANING: Final[dict[str, str]] = {
@@ -94,8 +97,11 @@ SEGMENT_KEYS_WITH_MEANING: Final[dict[str, str]] = {
         (f"{kind}_{end}" for kind in ("video", "audio", "clip", "segment") for end in ("start", "end")), _SEGMENT
     ),
     **dict.fromkeys(("start_timestamp", "end_timestamp"), _SEGMENT),
+    "channel_selector": "picks channels of a sound (NeMo), whose mean is taken here",
 }
 """Likewise, in a row whose video or audio is a file, unless they are applied (`row_parts`)."""
+_OFF_KEYS: Final = frozenset(("no_loss", "skip_loss", "ignore_loss", "mask_loss"))
+_ON_KEYS: Final = frozenset(("loss_weight", "trainable", "is_trainable", "calculate_loss", "compute_loss"))
 MESSAGE_KEYS_WITH_MEANING: Final[dict[str, str]] = {
     **dict.fromkeys(
         ("mask", "masked", "is_masked"), "says what is masked, and tools disagree on what 1 means; use train"
@@ -158,7 +164,7 @@ class Noticed:
         if meanings.keys().isdisjoint(item):
             return
         for key in item:
-            if key in meanings and key not in self.ignored and not is_empty(item[key]):
+            if key in meanings and key not in self.ignored and not _trains_as_ever(key, item[key]):
                 raise unread_key(where, key, item[key], meanings[key])
 
     def refuse_grounding(self, row: Mapping[str, Any], messages: Iterable[Mapping[str, Any]]) -> None:
@@ -183,6 +189,16 @@ def unread_key(where: str, key: str, value: Any, meaning: str) -> Reject:
     """Return the reject of a row with a key that has a meaning and is not applied."""
     message = f"{where} has {key} ({excerpt(value)}), which {meaning}; `ignore_keys={key}` reads the row without it"
     return Reject(RejectReason.UNREAD_KEY, message)
+
+
+def _trains_as_ever(key: str, value: Any) -> bool:
+    """Return whether a key says nothing, or that all is trained, as it would be without it.
+
+    `loss` and `train` are also the names of a measure and of a side of a split: only false and 0 are about training.
+    """
+    if key in ("loss", "train"):
+        return value is not False and value != 0
+    return is_empty(value) or (key in _ON_KEYS and value == 1) or (key in _OFF_KEYS and value == 0)
 
 
 def is_empty(value: Any) -> bool:

@@ -49,7 +49,11 @@ def proposed(row: dict[str, Any]) -> dict[str, Any] | None:
         if (kind := _kind(name, value)) is not None:
             media.setdefault(kind, []).append(name)
     named = {ROLES_OF_KINDS[kind]: names[0] if len(names) == 1 else names for kind, names in media.items()}
-    left = {name: value for name, value in flat.items() if all(name not in names for names in media.values())}
+    left = {
+        name: value
+        for name, value in flat.items()
+        if all(name not in names for names in media.values()) and not _names_a_text_file(value)
+    }
     for name, value in left.items():
         if _is_conversation(value):
             return {**named, "shared": True, "turns": [{"conversation": name}]}
@@ -85,6 +89,11 @@ def _flat(row: dict[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:
         else:
             of_first = dict(_flat(inner, f"{name}.*."))
             yield from ((path, [each] * len(value)) for path, each in of_first.items())
+
+
+def _names_a_text_file(value: Any) -> bool:
+    """Return whether a column names a file of text: its name is not what the file says."""
+    return isinstance(value, str) and re.fullmatch(r"\S{1,1000}\.(?:txt|json|srt|vtt|lab|trn)", value) is not None
 
 
 def _count(value: Any) -> int:
