@@ -16,7 +16,7 @@ from vlm_prep.core.errors import StoreError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.pack import pack_plan
-from vlm_prep.pack.demands import demands_of
+from vlm_prep.pack.demands import demands_of, frame_counts
 from vlm_prep.pack.pack_plan import KINDS_APART, make_plan
 from vlm_prep.pack.pack_run import dry_run, pack
 from vlm_prep.processors.backbone import Backbone, possible_backbone
@@ -121,6 +121,28 @@ def test_sound_beside_which_padding_is_heard_is_in_no_pack(tokenized: Path, monk
     with pytest.raises(StoreError, match="gemma3n has an encoder of sound which reads what pads a clip"):
         make_plan(store, PackConfig(pack_length=2048), hears)
     assert make_plan(store, PackConfig(pack_length=2048), possible_backbone(["gemma4"])).n_packs > 0
+
+
+def test_videos_of_unequal_frames_are_no_batch_and_no_pack_where_a_model_stacks_them(
+    tokenized: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks, store = possible_backbone(["llava_onevision"]), Store(tokenized)
+    shapes = (("a", (1, 4)), ("also a", (2, 4)), ("b", (1, 6)))
+    videos = [{"sample_id": name, "pixel_values_videos": np.zeros((*shape, 3, 8, 8))} for name, shape in shapes]
+    check_apart([{"sample_id": "text"}, *videos[:2]], stacks)
+    with pytest.raises(ValueError, match=r"b \(6\) and a \(4\) differ in their number of frames: llava_onevision"):
+        check_apart(videos, stacks)
+    check_apart(videos, possible_backbone(["internvl"]))
+    assert frame_counts(store) == [8]
+    assert make_plan(store, PackConfig(pack_length=2048), stacks).n_packs > 0
+    monkeypatch.setattr(pack_plan, "frame_counts", lambda _: [4, 8])
+    with pytest.raises(StoreError, match="as many frames of each video of a pack, and these have 4, 8"):
+        make_plan(store, PackConfig(pack_length=2048), stacks)
+
+
+@pytest.mark.parametrize("model", ["llava_next_video", "video_llava", "perception_lm"])
+def test_models_that_stack_videos_are_found(model: str) -> None:
+    assert possible_backbone([model]).stacks_videos
 
 
 def test_kinds_of_a_packs_documents() -> None:

@@ -138,9 +138,10 @@ def certify_processor(encoder: SampleEncoder, config: Any = None) -> Certificate
             groups = [[row for row in rows if len(row["media"]) == number] for number in numbers]
         if backbone.numbers_pictures:
             groups = [[row] for row in rows]
-        if backbone.hears_padding:
-            groups = [[row] for row in rows if "audio" in _kinds(row)]
-            groups.append([row for row in rows if "audio" not in _kinds(row)])
+        alone_in = {"audio": backbone.hears_padding, "video": backbone.stacks_videos}
+        if single := {kind for kind, needed in alone_in.items() if needed}:
+            groups = [[row] for row in rows if single & _kinds(row)]
+            groups.append([row for row in rows if not single & _kinds(row)])
         by_group = []
         for number, group in enumerate(groups):
             place = Path(folder) / f"group{number}"

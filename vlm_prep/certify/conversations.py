@@ -12,7 +12,7 @@ from vlm_prep.core.records import Media, MediaKind, Message, Sample
 from vlm_prep.media.probe import probe
 
 _SIZES = ((96, 64), (64, 128), (120, 120))
-_FRAMES = 4
+_FRAMES = (4, 6)
 _RATE = 16_000
 _LONG = "The first row says one, the second says two, the third says three, and so on until the end of the page. " * 3
 
@@ -36,7 +36,9 @@ def conversations(kinds: Sequence[MediaKind], folder: Path, *, one_turn: bool = 
             turns = [_user("image", "image", "Compare."), _said("They differ.")]
         yield _sample("pictures", turns, pictures[1:])
     if "video" in kinds:
-        yield _sample("video", [_user("video", "What happens?"), _said("Nothing much.")], (_video(folder),))
+        videos = [_video(folder, frames, size) for frames, size in zip(_FRAMES, _SIZES, strict=False)]
+        yield _sample("video", [_user("video", "What happens?"), _said("Nothing much.")], videos[:1])
+        yield _sample("other video", [_user("video", "And here?"), _said("Even less.")], videos[1:])
     if "audio" in kinds:
         sounds = [_sound(folder / f"{number}.wav", seconds) for number, seconds in enumerate((1.0, 1.7))]
         yield _sample("sound", [_user("audio", "Transcribe."), _said("Hiss.")], sounds[:1])
@@ -69,8 +71,8 @@ def _picture(path: Path, size: tuple[int, int], seed: int) -> Media:
     return Media(kind="image", uris=(str(path),))
 
 
-def _video(folder: Path) -> Media:
-    frames = [_picture(folder / f"frame{number}.png", _SIZES[0], 10 + number) for number in range(_FRAMES)]
+def _video(folder: Path, count: int, size: tuple[int, int]) -> Media:
+    frames = [_picture(folder / f"frame{number}of{count}.png", size, 10 + number) for number in range(count)]
     return Media(kind="video", uris=tuple(frame.uris[0] for frame in frames), frame_list=True, fps=2.0)
 
 

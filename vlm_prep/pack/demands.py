@@ -86,6 +86,18 @@ def _media(store: Store) -> tuple[Rows, Rows, NDArray[np.uint8]]:
     return counts, audio_ms, kinds
 
 
+def frame_counts(store: Store) -> list[int]:
+    """Return the different numbers of frames of its videos, sorted."""
+    if isinstance(store, PickedStore):
+        return frame_counts(store.base)
+    found: set[int] = set()
+    for shard in store.shards:
+        for chunk in shard.column(MEDIA_COLUMN).chunks:
+            frames = pc.list_value_length(chunk.flatten().field("frame_indices"))
+            found |= {count for count in pc.unique(frames).to_pylist() if count}
+    return sorted(found)
+
+
 def visual_tokens(store: Store) -> Rows:
     """Return (rows,) what the encoders of each row's media cost, in any unit.
 

@@ -21,13 +21,13 @@ from vlm_prep.core.errors import InputError, StoreError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.pack.capacities import pack_within
 from vlm_prep.pack.cost import read_cost
-from vlm_prep.pack.demands import Demands, demands_of
+from vlm_prep.pack.demands import Demands, demands_of, frame_counts
 from vlm_prep.pack.epochs import check_epochs, epoch_numbers, in_epoch, rounded_up, times_taken
 from vlm_prep.pack.lockstep import Deal, Dealer, by_pack, step_numbers
 from vlm_prep.pack.lower_bounds import lower_bounds
 from vlm_prep.pack.units import in_order, units_of
 from vlm_prep.processors.backbone import Backbone
-from vlm_prep.processors.kinds_apart import AUDIO, BOTH, sides_of
+from vlm_prep.processors.kinds_apart import AUDIO, BOTH, VIDEO, sides_of
 from vlm_prep.shards.joined import PickedStore
 from vlm_prep.shards.reader import Store
 
@@ -118,15 +118,11 @@ def make_plan(
 
     Raises:
         InputError: `lockstep` is strict and some steps cannot be, or a setting does not fit the store.
-        StoreError: it has sound, and the model cannot read that of several documents.
+        StoreError: its sound, or videos of unequal numbers of frames, are nothing that the model takes together.
     """
     check_epochs(config)
     demands, units = demands_of(store), units_of(store, config.keep_together)
-    if backbone.unpackable_sound is not None and (demands.kinds & AUDIO).any():
-        raise StoreError(
-            f"{store.folder}: {backbone.name} {backbone.unpackable_sound}",
-            "pack the rows without sound by themselves (a mix with a filter), and do not pack the others",
-        )
+    _require_alike(store, demands, backbone)
     times = times_taken(store, config)
     names, limited, capacities = demands.limited(config)
     coefficients, counted = read_cost(config.cost, model)
@@ -214,6 +210,21 @@ def _deal_epochs(
             numbers.update(dict(zip(names, lower_bounds(part.demands, limits), strict=True)))
         epochs.append([*whole, *last])
     return epochs, room, numbers
+
+
+def _require_alike(store: Store, demands: Demands, backbone: Backbone) -> None:
+    """Refuse documents whose media cannot meet in a pack."""
+    if backbone.unpackable_sound is not None and (demands.kinds & AUDIO).any():
+        raise StoreError(
+            f"{store.folder}: {backbone.name} {backbone.unpackable_sound}",
+            "pack the rows without sound by themselves (a mix with a filter), and do not pack the others",
+        )
+    if backbone.stacks_videos and (demands.kinds & VIDEO).any() and len(counts := frame_counts(store)) > 1:
+        raise StoreError(
+            f"{store.folder}: {backbone.name} takes as many frames of each video of a pack, and these have "
+            f"{', '.join(map(str, counts[:8]))}{', ...' * (len(counts) > 8)}",
+            "tokenize with as many of each (`video_sampling: uniform:N`), or do not pack it",
+        )
 
 
 def _by_length(

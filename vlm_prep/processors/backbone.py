@@ -44,6 +44,8 @@ _NOT_BOTH = "pixel_values and pixel_values_videos are provided at the same time"
 _HEARS_PADDING = ("audio_features = audio_features[input_features_mask]", "subsample_conv_projection(audio_mel)")
 """Of encoders that run over all of a batch's sound, and drop what comes of padding behind them, or behind their first
 layers."""
+_STACKS_VIDEOS = ("channels, height, width = pixel_values_videos.shape", "features(pixel_values=pixel_values_videos,")
+"""Of models that take the frames of a batch's videos as one dimension (LLaVA's, Perception-LM)."""
 _NUMBERS_PICTURES = re.compile(r"image_index = 0\s+for batch_idx")
 """Of positions that say which picture it is: counted before the first row of a batch, and not before each."""
 
@@ -77,6 +79,8 @@ class Backbone:
     """Whether a batch may hold pictures or videos, not both: they share a token (GLM-4V), or it says so (Molmo 2)."""
     hears_padding: bool = False
     """Whether the encoder of sound reads what pads a clip beside longer ones (Granite Speech, Gemma 3n)."""
+    stacks_videos: bool = False
+    """Whether all videos of a batch have as many frames (LLaVA-OneVision)."""
     numbers_pictures: bool = False
     """Whether positions say which picture of a whole batch a token is of (HunYuan-VL): rows come out otherwise beside
     each other, and packs, whose positions are made document by document, do not."""
@@ -146,7 +150,7 @@ class Backbone:
     @property
     def has_rows_apart(self) -> bool:
         """Whether there are rows that must not meet in a batch, see `kinds_apart`."""
-        kinds = self.kinds_apart or self.pictures_or_videos
+        kinds = self.kinds_apart or self.pictures_or_videos or self.stacks_videos
         return kinds or self.cross_attention or self.hears_padding or self.numbers_pictures
 
     @property
@@ -182,6 +186,7 @@ def backbone_of(config: Any) -> Backbone:
         kinds_apart="audio_projection_mode" in both,
         pictures_or_videos=_SHARED_TOKEN in both or _NOT_BOTH in both,
         hears_padding=any(sign in both for sign in _HEARS_PADDING),
+        stacks_videos=any(sign in both for sign in _STACKS_VIDEOS),
         numbers_pictures=_NUMBERS_PICTURES.search(both) is not None,
         loss_reads_mask="shift_attention_mask = attention_mask[" in both,
         text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),
@@ -203,7 +208,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
     reads: set[str] = set()
     state: set[str] = set()
     blocks, axis, crosses, decoder, apart, shared, loss = False, True, True, True, False, False, False
-    hears = numbers = False
+    hears = numbers = stacks = False
     positions, lengths, attentions = not models, not models, set()
     own_masks: set[str] = set()
     for name in models:
@@ -218,7 +223,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         crosses, decoder = crosses and found.cross_attention, decoder and found.encoder_decoder
         apart = apart or found.kinds_apart
         hears = hears or found.hears_padding
-        numbers = numbers or found.numbers_pictures
+        numbers, stacks = numbers or found.numbers_pictures, stacks or found.stacks_videos
         shared, loss = shared or found.pictures_or_videos, loss or found.loss_reads_mask
         own_masks |= set(found.own_masks)
         positions, lengths = positions or found.reads_positions, lengths or found.hands_lengths_on
@@ -234,6 +239,7 @@ def possible_backbone(models: Sequence[str]) -> Backbone:
         kinds_apart=apart,
         pictures_or_videos=shared,
         hears_padding=hears,
+        stacks_videos=stacks,
         numbers_pictures=numbers,
         loss_reads_mask=loss,
         text_axis=bool(models) and axis,

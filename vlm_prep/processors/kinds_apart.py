@@ -24,6 +24,7 @@ from vlm_prep.shards.media_kinds import KINDS
 
 IMAGE, VIDEO, AUDIO = (1 << bit for bit in range(len(KINDS)))
 BOTH = 3
+_VIDEOS = "pixel_values_videos"
 
 
 def sides_of(kinds: NDArray[np.uint8], backbone: Backbone) -> NDArray[np.uint8]:
@@ -70,6 +71,8 @@ def check_apart(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
         _require_as_many(items, backbone)
     if backbone.hears_padding:
         _require_as_long(items, backbone)
+    if backbone.stacks_videos:
+        _require_as_many_frames(items, backbone)
     seen = [str(item["sample_id"]) for item in items if item.get("n_images") and "sample_id" in item]
     if backbone.numbers_pictures and len(seen) > 1:
         raise ValueError(
@@ -107,6 +110,15 @@ def _require_as_long(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> 
         raise ValueError(
             f"{named} differ in the length of their sound: {backbone.name} reads what pads a clip beside a longer one; "
             "give rows of as long ones batches of their own, or train with batch_size=1"
+        )
+
+
+def _require_as_many_frames(items: Sequence[Mapping[str, Any]], backbone: Backbone) -> None:
+    shown = [item for item in items if _VIDEOS in item]
+    if named := _that_differ(shown, [int(item[_VIDEOS].shape[1]) for item in shown]):
+        raise ValueError(
+            f"{named} differ in their number of frames: {backbone.name} takes as many of each video of a batch; sample "
+            "as many (`video_sampling: uniform:N`), give such rows batches of their own, or train with batch_size=1"
         )
 
 

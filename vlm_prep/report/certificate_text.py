@@ -43,6 +43,8 @@ def packs_text(backbone: Backbone, *, config_known: bool) -> str:
     text = ", ".join(forms)
     if backbone.unpackable_sound is not None:
         text += f"; none of sound: it {backbone.unpackable_sound}"
+    if backbone.stacks_videos:
+        text += "; videos of as many frames alone"
     if backbone.reads:
         kinds = "layers that carry state" if backbone.known else "layers that carry state in some of these models"
         text += f"; with {', '.join(backbone.reads)} for {kinds}, which need their kernels"
