@@ -15,6 +15,7 @@ from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.engine.stage import RunOptions
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.shards.layout import read_rejects
+from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.tokenize_run import tokenize
 
 PROCESSOR = "builtin:qwen2.5-vl-mini"
@@ -86,3 +87,24 @@ def test_rejects_are_listed_and_filtered(
     assert json.loads(capsys.readouterr().out) == rows
     assert run(monkeypatch, "rejects", str(store), "--reason", "missing_file", "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_media_that_are_gone_are_said_to_be_and_not_to_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(builtin_data().parent, tmp_path / "data") / builtin_data().name
+    out = tmp_path / "tok"
+    config = TokenizeConfig(max_length=700, fps=2.0, media="reference")
+    tokenize(open_samples(data), PROCESSOR, config, RunOptions(out=out, max_reject_rate=1.0, say=lambda line: None))
+    rows = [row["media"] for row in Store(out).rows()]
+    gone = next(Path(media[0]["files"][0]["uri"]) for media in rows if media and media[0]["kind"] == "image")
+    gone.unlink()
+    capsys.readouterr()
+    assert run(monkeypatch, "verify", str(out), "-p", PROCESSOR, "--json") != 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["sound"]
+    assert sum(counts["unread"] for counts in found["kinds"].values()) > 0
+    assert sum(counts["differing"] for counts in found["kinds"].values()) == 0
+    assert run(monkeypatch, "verify", str(out), "-p", PROCESSOR) != 0
+    said = "".join(capsys.readouterr())
+    assert "are gone or were changed" in said and "do not train" not in said and gone.name in said

@@ -16,7 +16,7 @@ from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
 from vlm_prep.report import statistics
-from vlm_prep.report.view.viewing import view
+from vlm_prep.report.view.viewing import overview, view
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
@@ -78,6 +78,7 @@ def test_what_ingest_rejected_stands_in_all_that_follows(chain: tuple[Path, Path
     ]
     assert len(read_rejects(packed)) == 3
     assert "ingest: 10 in = 8 written + 2 rejected" in statistics.render(statistics.collect(packed))
+    assert "7 written + 1 rejected; ingest before it rejected 2; " in overview(tok)
     for store in chain:
         manifest = read_manifest(store)
         assert damaged_files(store, manifest) + wrong_accounts(store, manifest) == []

@@ -78,12 +78,12 @@ def _text(store: str, found: Findings, certificate: PacksCertificate | None) -> 
     lines = [
         *(f"damaged    {line}" for line in found.damaged),
         *(f"processor  {line}" for line in found.identity),
-        *([f"{'kind':<14}{'rows':>10}{'checked':>10}{'differing':>10}"] if found.kinds else []),
+        *([f"{'kind':<14}{'rows':>10}{'checked':>10}{'differing':>10}{'unread':>10}"] if found.kinds else []),
         *(
-            f"{kind:<14}{counts['rows']:>10,}{counts['checked']:>10,}{counts['differing']:>10,}"
+            f"{kind:<14}{counts['rows']:>10,}{counts['checked']:>10,}{counts['differing']:>10,}{counts['unread']:>10,}"
             for kind, counts in found.kinds.items()
         ),
-        *(f"differs    {line}" for line in found.differences),
+        *(f"{'differs' if found.differing else 'not read':<11}{line}" for line in found.differences),
         *(packs_certificate_lines(certificate.to_json()) if certificate is not None else []),
     ]
     return "\n  ".join([f"{store}: {found.shards} shard(s), {found.rows:,} rows", *lines])
@@ -104,8 +104,14 @@ def _judge(store: str, processor: str | None, found: Findings, certificate: Pack
             else "delete the shards named above and run the command that made the store: it makes exactly these again "
             "(other files than shards need --fresh)",
         )
-    if not found.sound:
+    if found.differing:
         raise ExactnessError(f"{store} differs from {processor}", "do not train on it with this processor")
+    if found.unread:
+        raise ExactnessError(
+            f"{store}: the media of {found.unread:,} row(s) are gone or were changed, so these were not compared; its "
+            "shards are as they were written",
+            "put the media back where they were, or run `tokenize` with --update, which rejects such rows",
+        )
     if certificate is not None and not certificate.passed:
         raise ExactnessError(
             f"{store}: a tiny {certificate.model} does not compute on packs what it does on their documents alone",

@@ -17,6 +17,7 @@ from vlm_prep.report.view.page import Page, render
 from vlm_prep.report.view.picked_rows import pick
 from vlm_prep.report.view.shown_rejects import shown_rejects
 from vlm_prep.report.view.shown_rows import Reader, documents_of, shown_row, shown_sample
+from vlm_prep.shards.earlier import EARLIER
 from vlm_prep.shards.joined import PickedStore
 from vlm_prep.shards.layout import read_rejects
 from vlm_prep.shards.object_store import StorePath
@@ -102,9 +103,12 @@ def overview(folder: str | StorePath) -> str:
 
 def _about(store: Store, shown: int) -> str:
     totals = store.manifest.totals
+    before = "".join(
+        f"{each['stage']} before it rejected {each['rows_rejected']:,}; " for each in totals.get(EARLIER, ())
+    )
     return (
         f"output of {store.manifest.stage}: {totals['rows_in']:,} rows in = {totals['rows_written']:,} written + "
-        f"{totals['rows_rejected']:,} rejected; {shown:,} shown here"
+        f"{totals['rows_rejected']:,} rejected; {before}{shown:,} shown here"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlm_prep.core.errors import Reject, StoreError
+from vlm_prep.core.errors import Reject, RejectReason, StoreError
 from vlm_prep.core.processor_record import FAMILY_FROM
 from vlm_prep.core.settings import TokenizeConfig
 from vlm_prep.core.stored_settings import stored_settings
@@ -22,6 +22,8 @@ from vlm_prep.tokenize.verify.choose import is_chosen, media_kind
 from vlm_prep.tokenize.verify.real_processor import Oracle
 
 MOST_SHOWN = 20
+_COUNTED = ("rows", "checked", "differing", "unread")
+_GONE = (RejectReason.MISSING_FILE, RejectReason.MEDIA_CHANGED)
 
 
 @dataclass(kw_only=True)
@@ -35,14 +37,25 @@ class Findings:
     identity: list[str] = field(default_factory=list)
     """What of the processor is not as it was when the store was made."""
     kinds: dict[str, dict[str, int]] = field(default_factory=dict)
-    """{kind of media: {rows, checked, differing}}."""
+    """{kind of media: {rows, checked, differing, unread}}; `unread` are those that could not be compared, since their
+    media are gone or were changed."""
     differences: list[str] = field(default_factory=list)
-    """The first differing rows, with what differs."""
+    """The first differing or unread rows, with what differs."""
+
+    @property
+    def differing(self) -> int:
+        """Rows that are others than the processor makes."""
+        return sum(counts["differing"] for counts in self.kinds.values())
+
+    @property
+    def unread(self) -> int:
+        """Rows whose media could not be read as they were tokenized."""
+        return sum(counts["unread"] for counts in self.kinds.values())
 
     @property
     def sound(self) -> bool:
         """Whether nothing is wrong (another processor identity is told, its rows decide)."""
-        return not self.damaged and not any(counts["differing"] for counts in self.kinds.values())
+        return not self.damaged and not self.differing and not self.unread
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -105,12 +118,12 @@ def _check_rows(
     oracle = Oracle(SampleEncoder(adapter, config), config, store.manifest.processor.get("payload"))
     found.identity = _identity_changes(store.manifest.processor["identity"], adapter.loaded.identity)
     for row in store.rows():
-        counts = found.kinds.setdefault(media_kind(row["media"]), {"rows": 0, "checked": 0, "differing": 0})
+        counts = found.kinds.setdefault(media_kind(row["media"]), dict.fromkeys(_COUNTED, 0))
         counts["rows"] += 1
         if is_chosen(row["sample_id"], fraction):
             counts["checked"] += 1
-            lines = _differences(oracle, row)
-            counts["differing"] += bool(lines)
+            what, lines = _differences(oracle, row)
+            counts[what] += bool(lines)
             if lines and len(found.differences) < MOST_SHOWN:
                 found.differences.append(f"{row['sample_id']}: " + "; ".join(lines))
         progress(1, len(row["input_ids"]), 0)
@@ -132,11 +145,12 @@ def _must_be_the_family(store: Store, adapter: Adapter) -> None:
         )
 
 
-def _differences(oracle: Oracle, row: dict[str, Any]) -> list[str]:
+def _differences(oracle: Oracle, row: dict[str, Any]) -> tuple[str, list[str]]:
+    """What a row counts as where there are any, and they."""
     try:
-        return list(oracle.compare(row).differences)
+        return "differing", list(oracle.compare(row).differences)
     except Reject as reject:
-        return [f"{reject.reason}: {reject.message}"]
+        return "unread" if reject.reason in _GONE else "differing", [f"{reject.reason}: {reject.message}"]
 
 
 def _identity_changes(stored: dict[str, str], now: dict[str, str]) -> list[str]:
