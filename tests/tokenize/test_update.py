@@ -24,6 +24,7 @@ from changing_rows import (
     rows_of,
 )
 
+from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.engine.claim import open_finished, reopen
 from vlm_prep.engine.stage import RunOptions
@@ -93,6 +94,23 @@ def test_rows_that_came_changed_or_went(
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     bring_up(made, out, options)  # and once more there is nothing to do
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.005, 1.0])
+def test_rows_with_videos_are_copied(source: Source, tmp_path: Path, options: Options, fraction: float) -> None:
+    """Their frames are read back as an array."""
+    clip = str(builtin_data().parent / "clips" / "ball.mp4")
+    turns = [{"role": "user", "content": "<video>And <video>?"}, {"role": "assistant", "content": "A ball."}]
+    two: dict[str, Any] = {"id": "two", "messages": turns, "videos": [clip, clip], "score": 1}
+    one = {**two, "id": "one", "videos": [clip], "messages": [{"role": "user", "content": "<video>?"}, turns[1]]}
+    rows, config = [one, two, *rows_of(range(8))], replace(CONFIG, fps=2.0, max_length=4096, verify_fraction=fraction)
+    source.write(rows)
+    samples = open_samples(source.path, keep_columns=["score"])
+    tokenize(samples, PROCESSOR, config, options(tmp_path / "out", max_reject_rate=1.0))
+    source.write([*rows[:-1], row(-1)])
+    said = bring_up(source, tmp_path / "out", options, config)
+    assert any("are copied into new ones" in line for line in said)
+    assert_as_from_scratch(source, tmp_path / "out", tmp_path, options, config)
 
 
 @pytest.mark.parametrize(("limit", "done"), [(4096, 6), (None, 6), (512, 12), (200, 45), (1023, 12)])

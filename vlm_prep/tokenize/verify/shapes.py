@@ -60,7 +60,7 @@ def _media_shape(media: Sequence[StoredMedia]) -> Shape:
         # processors stack what is equal, and may refuse what is not; the largest may decide how others are padded
         if len({_exact(item) for item in alike}) > 1:
             sizes[kind] += f" unequal, {_FAR[min(2, round(sides[-1]) - round(sides[0]))]}"
-        if len({len(item["frame_indices"] or ()) for item in alike}) > 1:
+        if len({_frames(item) for item in alike}) > 1:
             sizes[kind] += " in frames"
     return f"{order}: " + ", ".join(f"{kind} {size}" for kind, size in sizes.items())
 
@@ -89,8 +89,14 @@ def _size(item: StoredMedia) -> str:
         size += " scaled"
     if item["kind"] == "image":
         return size
-    frames = len(item["frame_indices"] or ())
+    frames = _frames(item)
     return f"{size} {_count(frames)}f{'odd' if frames % 2 else ''}{'' if item['fps'] else ' no rate'}"
+
+
+def _frames(item: StoredMedia) -> int:
+    """How many frames of a video are taken; of a row that is read back they are an array, not a list."""
+    indices = item["frame_indices"]
+    return 0 if indices is None else len(indices)
 
 
 def _extent(item: StoredMedia) -> str:
@@ -115,7 +121,7 @@ def _seconds(item: StoredMedia) -> float:
 def _exact(item: StoredMedia) -> tuple[int | None, ...]:
     if item["kind"] == "audio":
         return (item["samples"],)
-    return item["width"], item["height"], len(item["frame_indices"] or ())
+    return item["width"], item["height"], _frames(item)
 
 
 def _count(number: int) -> str:
