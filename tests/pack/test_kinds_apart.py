@@ -145,6 +145,11 @@ def test_models_that_stack_videos_are_found(model: str) -> None:
     assert possible_backbone([model]).stacks_videos
 
 
+@pytest.mark.parametrize("model", ["nemotron_h_omni", "hyperclovax_vision_v2", "qwen2_5_vl", "gemma4", "smolvlm"])
+def test_models_to_which_videos_are_frames_or_patches_are_not(model: str) -> None:
+    assert not possible_backbone([model]).stacks_videos
+
+
 def test_kinds_of_a_packs_documents() -> None:
     media = [{"kind": "image"}, {"kind": "audio"}, {"kind": "audio"}]
     assert kinds_of_documents(media, [1, 0, 2]) == (IMAGE, AUDIO)

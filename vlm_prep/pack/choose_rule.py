@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from vlm_prep.shards.reader import Store
 
 _COMPARED, _LOOKED_AT = 8, 2000
 """Documents with media that the family's rule is compared on, and rows that are looked through for them."""
+_ALL_READ = {each.name for each in fields(Backbone)}
 _UNPACKED = "give the tokenized store itself to ShardDataset, with PadCollate"
 
 
@@ -74,8 +75,8 @@ def choose_rule(store: Store, config: PackConfig, *, trust_remote_code: bool = F
 
 def _backbone(runtime: ProcessorRecord, given: dict[str, Any] | None) -> Backbone:
     stored, model = runtime.get("backbone"), runtime.get("model")
-    if given is None and stored is not None and model is not None and stored["known"] and "attention" not in stored:
-        given = model  # of a store made before the code of attention was read
+    if given is None and stored is not None and stored["known"] and not stored.keys() >= _ALL_READ:
+        given = model  # of a store made before all of it was read
     if given is not None:
         return describe_backbone(given, ())
     return Backbone.from_json(stored) if stored is not None else Backbone()

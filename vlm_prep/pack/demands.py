@@ -88,14 +88,23 @@ def _media(store: Store) -> tuple[Rows, Rows, NDArray[np.uint8]]:
 
 def frame_counts(store: Store) -> list[int]:
     """Return the different numbers of frames of its videos, sorted."""
+    rows, frames = _frames(store.base if isinstance(store, PickedStore) else store)
     if isinstance(store, PickedStore):
-        return frame_counts(store.base)
-    found: set[int] = set()
+        frames = frames[np.isin(rows, store.index)]
+    return [int(count) for count in np.unique(frames) if count]
+
+
+def _frames(store: Store) -> tuple[Rows, Rows]:
+    """The row of each media, and its frames, 0 of what is no video."""
+    rows, frames, start = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
     for shard in store.shards:
         for chunk in shard.column(MEDIA_COLUMN).chunks:
-            frames = pc.list_value_length(chunk.flatten().field("frame_indices"))
-            found |= {count for count in pc.unique(frames).to_pylist() if count}
-    return sorted(found)
+            lengths = chunk.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+            rows.append(np.repeat(np.arange(start, start + len(chunk)), lengths))
+            of_media = pc.fill_null(pc.list_value_length(chunk.flatten().field("frame_indices")), 0)
+            frames.append(of_media.to_numpy(zero_copy_only=False).astype(np.int64))
+            start += len(chunk)
+    return np.concatenate(rows), np.concatenate(frames)
 
 
 def visual_tokens(store: Store) -> Rows:

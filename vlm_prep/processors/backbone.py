@@ -44,8 +44,11 @@ _NOT_BOTH = "pixel_values and pixel_values_videos are provided at the same time"
 _HEARS_PADDING = ("audio_features = audio_features[input_features_mask]", "subsample_conv_projection(audio_mel)")
 """Of encoders that run over all of a batch's sound, and drop what comes of padding behind them, or behind their first
 layers."""
-_STACKS_VIDEOS = ("channels, height, width = pixel_values_videos.shape", "features(pixel_values=pixel_values_videos,")
-"""Of models that take the frames of a batch's videos as one dimension (LLaVA's, Perception-LM)."""
+_STACKS_VIDEOS = re.compile(
+    r"batch\w*, \w*frames, channels, height, width = pixel_values_videos\.shape"
+    r"|features\(pixel_values=pixel_values_videos, return_dict"
+)
+"""Of models to which a batch's videos are (videos, frames, ...), all of as many frames (LLaVA's, Perception-LM)."""
 _NUMBERS_PICTURES = re.compile(r"image_index = 0\s+for batch_idx")
 """Of positions that say which picture it is: counted before the first row of a batch, and not before each."""
 
@@ -186,7 +189,7 @@ def backbone_of(config: Any) -> Backbone:
         kinds_apart="audio_projection_mode" in both,
         pictures_or_videos=_SHARED_TOKEN in both or _NOT_BOTH in both,
         hears_padding=any(sign in both for sign in _HEARS_PADDING),
-        stacks_videos=any(sign in both for sign in _STACKS_VIDEOS),
+        stacks_videos=_STACKS_VIDEOS.search(both) is not None,
         numbers_pictures=_NUMBERS_PICTURES.search(both) is not None,
         loss_reads_mask="shift_attention_mask = attention_mask[" in both,
         text_axis=all(f"position_ids = position_ids{part}" in both for part in ("[0]", "[1:]")),
