@@ -17,9 +17,11 @@ from vlm_prep.builtin import builtin_data
 from vlm_prep.core.errors import OutputError, StoreError
 from vlm_prep.core.pack_settings import PackConfig
 from vlm_prep.core.settings import IngestConfig, TokenizeConfig
+from vlm_prep.engine.ownership import RunPlan
 from vlm_prep.ingest.ingest_run import ingest
 from vlm_prep.ingest.source import open_samples
 from vlm_prep.pack.pack_run import pack
+from vlm_prep.shards.manifest import read_manifest
 from vlm_prep.shards.reader import Store
 from vlm_prep.tokenize.tokenize_run import tokenize
 
@@ -97,6 +99,15 @@ def test_other_settings_are_refused_while_the_run_is_unfinished(tmp_path: Path, 
     killed_ingest(tmp_path / "out", options, 2)
     with pytest.raises(OutputError, match="holds another run"):
         ingest(open_samples(builtin_data()), IngestConfig(check_media="decode"), options(tmp_path / "out"))
+
+
+def test_a_folder_of_another_stage_is_named_as_such(tmp_path: Path, options: Options) -> None:
+    """And not by some of the hundreds of settings that two stages do not share."""
+    ingest(open_samples(builtin_data()), IngestConfig(), options(tmp_path / "out"))
+    manifest = read_manifest(tmp_path / "out")
+    packs = RunPlan(stage="pack", fingerprint="other", identity={"stage": "pack"})
+    with pytest.raises(OutputError, match="holds another run: the output of `ingest`, not of `pack`"):
+        packs.must_be(tmp_path / "out", manifest.fingerprint, manifest.identity)
 
 
 def test_a_changed_input_file_is_another_run(tmp_path: Path, options: Options) -> None:

@@ -55,13 +55,13 @@ class RunPlan:
             return
         if fingerprint == DISCARDED:
             raise OutputError(f"{folder} was being discarded by a run that was ended", "run that command again")
+        hint = "choose another `out`, or give `fresh` to discard it and start over"
+        if (stage := identity.get("stage", self.stage)) != self.stage:
+            raise OutputError(f"{folder} holds another run: the output of `{stage}`, not of `{self.stage}`", hint)
         lines = changes(identity, self.identity)
         more = [f"and {len(lines) - MOST_CHANGES} more"] if len(lines) > MOST_CHANGES else []
         differs = "\n    ".join(["", *lines[:MOST_CHANGES], *more])
-        raise OutputError(
-            f"{folder} holds another run; what differs:{differs}",
-            "choose another `out`, or give `fresh` to discard it and start over",
-        )
+        raise OutputError(f"{folder} holds another run; what differs:{differs}", hint)
 
 
 def plan_of(manifest: Manifest) -> RunPlan:

@@ -37,9 +37,8 @@ from vlm_prep.ingest.formats.tool_calls import tool_schemas
 from vlm_prep.ingest.formats.usual_turns import system_parts, usual_turns
 from vlm_prep.ingest.spec import DatasetSpec
 
-_ANSWERS: Final = (
-    *("response", "responses", "choices", "candidates", "completion", "output", "answer", "answers", "solution"),
-)
+_SEVERAL: Final = ("responses", "choices", "candidates", "answers")
+_ANSWERS: Final = ("response", "completion", "output", "answer", "solution", *_SEVERAL)
 """Columns that may hold an answer which the messages lack."""
 
 
